@@ -1,0 +1,39 @@
+# Two commands: `make demo` runs the main job, `make test` the tests. Both make .venv on first use.
+#   make demo MODEL=dla46_c CHECKPOINT=weights.pth.tar
+PYTHON ?= python3
+MODEL ?= dla60
+CHECKPOINT ?=
+BIN := .venv/bin
+# Paddle warns about a missing C++ compiler cache, which nothing here uses
+export PYTHONWARNINGS := ignore:No ccache found
+
+.PHONY: demo test test-paddle26 lint clean
+
+demo: .venv/.complete
+	@$(BIN)/python scripts/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+test: .venv/.complete
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+# the tests that need no torch, on the oldest supported Paddle
+test-paddle26: .venv-paddle26/.complete
+	.venv-paddle26/bin/python -m pytest -m "not torch"
+
+.venv/.complete: setup.cfg pyproject.toml constraints.txt
+	$(call venv,.venv)
+	$(BIN)/pip install --constraint constraints.txt --editable ".[cpu,torch,hub,demo,dev]"
+	@touch $@
+
+.venv-paddle26/.complete: setup.cfg pyproject.toml constraints-paddle26.txt
+	$(call venv,.venv-paddle26)
+	.venv-paddle26/bin/pip install --constraint constraints-paddle26.txt --editable ".[cpu,hub,dev]"
+	@touch $@
+
+define venv
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv"; exit 1; }
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
+
+clean:
+	rm -rf .venv .venv-paddle26 out

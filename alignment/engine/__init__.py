@@ -1,0 +1,1 @@
+"""The comparison itself; it knows no model. The core knows no framework: one ``capture_*`` file for each."""

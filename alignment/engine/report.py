@@ -1,0 +1,94 @@
+"""One result -> a terminal table, a JSON file, an HTML page. No framework."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from alignment.engine.result import Result, Row
+
+HEADINGS = ("layer", "kind", "output", "max abs", "relative", "rounding", "verdict")
+RIGHT = {3, 4, 5}  # columns of numbers
+FOLD = 12  # aligned rows shown at either end of a folded run
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One table row as text: a repeated call is numbered from 1."""
+    call = f" #{row.call + 1}" if row.call else ""
+    shape = "x".join(map(str, row.shape))
+    errors = ("-", "-", "-") if row.note else (f"{row.max_abs:.2e}", f"{row.relative:.1e}", f"{row.floor:.1e}")
+    return (row.layer + call, row.kind, shape, *errors, f"{row.verdict}: {row.note}" if row.note else row.verdict)
+
+
+def table(result: Result, fold: bool = True) -> str:
+    """The rows in the order of execution; long runs of aligned ones are folded unless ``fold`` is false."""
+    lines = [HEADINGS, *(_folded(result.rows) if fold else map(cells, result.rows))]
+    widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(HEADINGS))]
+    return "\n".join(_line(line, widths) for line in lines)
+
+
+def _line(line: Sequence[str], widths: Sequence[int]) -> str:
+    if len(line) == 1:
+        return f"  {line[0]}"
+    padded = [text.rjust(w) if i in RIGHT else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths))]
+    return "  ".join(padded).rstrip()
+
+
+def _folded(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
+    """Text rows; a run of aligned ones longer than two ends' worth becomes its ends and a line between."""
+    run: list[Row] = []
+    for row in [*rows, None]:
+        if row is not None and row.aligned:
+            run.append(row)
+            continue
+        if len(run) <= 2 * FOLD + 1:
+            yield from map(cells, run)
+        else:
+            hidden = run[FOLD:-FOLD]
+            worst = max(hidden, key=lambda r: r.relative)
+            yield from map(cells, run[:FOLD])
+            yield (
+                f"... {len(hidden)} more, all aligned, worst relative error {worst.relative:.1e} at {worst.layer} ...",
+            )
+            yield from map(cells, run[-FOLD:])
+        run = []
+        if row is not None:
+            yield cells(row)
+
+
+def coverage(result: Result) -> str:
+    """What was compared and what was not, with the reasons."""
+    leaves = sum(row.leaf for row in result.rows)
+    elements = sum(_size(row.shape) for row in result.rows)
+    lines = [
+        f"compared: {len(result.rows)} outputs ({leaves} of leaves, {len(result.rows) - leaves} of containers), "
+        f"{elements:,} elements, every one of them"
+    ]
+    lines += [f"not compared: {item.layer} ({item.kind}, {item.side}): {item.reason}" for item in result.skipped]
+    return "\n".join(lines)
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def text(result: Result, fold: bool = True) -> str:
+    """The whole terminal report: facts, table, coverage, and the verdict last, where the eye rests."""
+    facts = "\n".join(f"{name}: {value}" for name, value in result.facts.items())
+    return f"{result.title}\n{facts}\n\n{table(result, fold)}\n\n{coverage(result)}\n{result.verdict()}"
+
+
+def write_json(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
+    """One result as an object, several as a list."""
+    content = [result.to_dict() for result in results]
+    _write(path, json.dumps(content[0] if len(content) == 1 else content, indent=1) + "\n")
+
+
+def _write(path: str | os.PathLike[str], content: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(content, encoding="utf-8")

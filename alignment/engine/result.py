@@ -1,0 +1,114 @@
+"""What a comparison found, as plain values. No framework."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+ALIGNED, DIFFERS = "aligned", "differs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor that was compared.
+
+    ``layer`` and ``twin`` are the paths in the reference and in the port, ``depth`` is the position in the order of
+    execution, ``shape`` that of the reference. ``relative`` and ``floor`` are over the tensor's largest magnitude;
+    ``allowed`` is what the verdict was made with. ``worst`` is the index of the largest error. ``note`` says what
+    could not be measured (another shape, a call that is missing on one side).
+    """
+
+    layer: str
+    twin: str
+    kind: str
+    call: int
+    depth: int
+    leaf: bool
+    shape: tuple[int, ...]
+    max_abs: float
+    relative: float
+    floor: float
+    allowed: float
+    worst: tuple[int, ...] = ()
+    note: str = ""
+
+    @property
+    def aligned(self) -> bool:
+        """Whether rounding explains the difference. A difference that is not a number is none that it explains."""
+        return not self.note and self.relative <= self.allowed
+
+    @property
+    def verdict(self) -> str:
+        """``aligned`` or ``differs``."""
+        return ALIGNED if self.aligned else DIFFERS
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer that was not compared, on which ``side`` it is, and why."""
+
+    layer: str
+    kind: str
+    side: str
+    reason: str
+
+
+@dataclass
+class Result:
+    """The outcome of one comparison, in the order of execution. Nothing compared is no success.
+
+    ``facts`` are what the reader should know of the run (model, weights, inputs, type, versions), in order.
+    """
+
+    title: str
+    dtype: str
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and all of it is aligned."""
+        return bool(self.rows) and all(row.aligned for row in self.rows)
+
+    @property
+    def first_divergence(self) -> Row | None:
+        """The first tensor in the order of execution that rounding does not explain."""
+        return next((row for row in self.rows if not row.aligned), None)
+
+    @property
+    def worst(self) -> Row | None:
+        """The row with the largest relative error."""
+        return max(self.rows, key=lambda row: row.relative, default=None)
+
+    def verdict(self) -> str:
+        """One sentence."""
+        if not self.rows:
+            return "NOT ALIGNED: nothing was compared"
+        first, worst = self.first_divergence, self.worst
+        if first is None:
+            return (
+                f"ALIGNED: {len(self.rows)} tensors, worst relative error {worst.relative:.1e} at {worst.layer} "
+                f"({self.dtype}, rounding alone explains {worst.floor:.1e} there)"
+            )
+        faulty = sum(not row.aligned for row in self.rows)
+        why = first.note or f"relative error {first.relative:.1e}, rounding alone explains {first.floor:.1e}"
+        return f"NOT ALIGNED: {faulty} of {len(self.rows)} tensors differ, first at {first.layer}: {why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it; an infinite error is written as the string ``inf``."""
+        rows = [{**asdict(row), "verdict": row.verdict} for row in self.rows]
+        for row in rows:
+            for key in ("max_abs", "relative"):
+                row[key] = row[key] if row[key] < float("inf") else "inf"
+        return {
+            "title": self.title,
+            "passed": self.passed,
+            "verdict": self.verdict(),
+            "dtype": self.dtype,
+            "first_divergence": self.first_divergence.layer if self.first_divergence else None,
+            "facts": self.facts,
+            "compared": len(self.rows),
+            "rows": rows,
+            "skipped": [asdict(item) for item in self.skipped],
+        }

@@ -1,0 +1,161 @@
+"""The only place where the two models meet: a timm DLA and its Paddle twin with the same weights."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.engine import capture_paddle, capture_torch
+from alignment.engine.forward import compare_tapes
+from alignment.engine.noise import measure_floor
+from alignment.engine.result import Result
+from convert.conversion import Conversion
+from convert.key_map import to_timm
+from convert.readers import Source, source_from_arrays
+from paddle_dla import create_model
+from paddle_dla.checkpoint import check_fit
+from paddle_dla.models.dla import DLA
+from paddle_dla.storage.tensors import StoredTensor
+from torch_ref import model as reference
+from torch_ref.data import eval_batch
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The reference and its twin, with the same weights, both in float32 and in eval mode."""
+
+    name: str
+    torch_model: torch.nn.Module
+    paddle_model: DLA
+
+
+def seeded_source(
+    name: str, seed: int, num_classes: int = 1000, in_chans: int = 3, randomise_batch_norm: bool = False
+) -> Source:
+    """The weights of a timm model that torch initialised with ``seed``.
+
+    ``randomise_batch_norm`` also gives BatchNorm weights and statistics as training leaves them; fresh ones are all
+    0 or 1 and would hide a swap.
+    """
+    model = reference.create_model(name, seed=seed, num_classes=num_classes, in_chans=in_chans)
+    if randomise_batch_norm:
+        reference.randomise_batch_norm(model, seed)
+    origin = f"timm.create_model({name!r}) under torch.manual_seed({seed})"
+    if randomise_batch_norm:
+        origin += ", BatchNorm weights and statistics randomised"
+    return source_from_arrays(reference.state_arrays(model), origin=origin)
+
+
+def build_pair(source: Source, conversion: Conversion, paddle_arrays: Mapping[str, np.ndarray] | None = None) -> Pair:
+    """Both models with the weights of one conversion, loaded strictly.
+
+    timm's gets the tensors of ``source`` as they are, so that nothing the conversion did to them is taken for
+    granted; only a stem or head that was made anew comes from the conversion. Paddle's gets what was converted, or
+    ``paddle_arrays``, as read from a file. Raises ``CheckpointError`` where names or shapes do not fit.
+    """
+    sizes = dict(num_classes=conversion.num_classes, in_chans=conversion.in_chans)
+    torch_model = reference.create_model(conversion.model, **sizes)
+    reference.load_tensors(torch_model, _reference_tensors(source, conversion))
+    arrays = dict(conversion.arrays if paddle_arrays is None else paddle_arrays)
+    paddle_model = create_model(conversion.model, **sizes)
+    check_fit(arrays, {k: tuple(v.shape) for k, v in paddle_model.state_dict().items()}, "the converted file")
+    paddle_model.set_state_dict(arrays)
+    paddle_model.eval()
+    return Pair(conversion.model, torch_model, paddle_model)
+
+
+def _reference_tensors(source: Source, conversion: Conversion) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, entry in conversion.manifest["tensors"].items():
+        if "made" in entry:
+            tensors[to_timm(name)] = torch.from_numpy(conversion.arrays[name].copy())
+        else:
+            tensors[entry["from"]] = _torch_tensor(source.tensors[entry["from"]])
+    return tensors
+
+
+def _torch_tensor(stored: StoredTensor) -> torch.Tensor:
+    tensor = torch.from_numpy(stored.raw.copy())
+    return tensor.view(torch.bfloat16) if stored.dtype == "bfloat16" else tensor
+
+
+def align_forward(
+    source: Source,
+    conversion: Conversion,
+    inputs: np.ndarray | Sequence[str],
+    dtype: str = "float64",
+    paddle_arrays: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = lambda line: None,
+) -> Result:
+    """Run both models with the weights of one conversion and compare every layer's output.
+
+    ``inputs`` is an array (B, C, H, W), or paths of images, which timm's evaluation transform prepares.
+    ``paddle_arrays`` as in ``build_pair``. Raises ``CheckpointError`` where weights do not fit and ``OSError`` for a
+    file that is no image.
+    """
+    pair = build_pair(source, conversion, paddle_arrays)
+    if not isinstance(inputs, np.ndarray):
+        progress(f"{pair.name}: {len(inputs)} images through timm's transform")
+        inputs = eval_batch(pair.torch_model, inputs)
+    result = compare_forward(pair, inputs, dtype, progress)
+    result.facts = {"weights": source.describe(), **result.facts}
+    return result
+
+
+def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progress) -> Result:
+    """Every layer's output on ``inputs`` (B, C, H, W): the port in ``dtype`` against the reference in float64.
+
+    The floor is the reference's own float32 error. Both models change their type on the way and should not be used
+    afterwards.
+    """
+    progress(f"{pair.name}: timm in float32, for the noise floor")
+    rounded = capture_torch.capture(pair.torch_model, [inputs])
+    progress(f"{pair.name}: timm in float64")
+    epsilons = use_float32_epsilon(pair.torch_model.double())
+    exact = capture_torch.capture(pair.torch_model, [inputs])
+    progress(f"{pair.name}: Paddle in {dtype}")
+    pair.paddle_model.to(dtype=dtype)
+    port = capture_paddle.capture(pair.paddle_model, [inputs])
+    result = compare_tapes(
+        f"{pair.name}: forward, timm against Paddle", exact, port, measure_floor(exact, rounded, dtype)
+    )
+    result.facts.update(
+        compared=f"Paddle {dtype} against timm float64; the floor is timm's own float32 error"
+        + (" x 2**-29" if dtype == "float64" else ""),
+        epsilon=f"BatchNorm's, in timm: {epsilons}, as Paddle keeps it (float32)",
+        input="x".join(map(str, inputs.shape)),
+        versions=versions(),
+    )
+    return result
+
+
+def use_float32_epsilon(model: torch.nn.Module) -> str:
+    """Round BatchNorm's epsilon in ``model`` to float32, in which Paddle keeps it; returns the values for the record.
+
+    1e-5 in float64 and in float32 differ by 2.5e-8 relative, which alone would separate the logits by 5e-12.
+    """
+    values = set()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = float(np.float32(module.eps))
+            values.add(module.eps)
+    return ", ".join(map(repr, sorted(values)))
+
+
+def versions() -> str:
+    """What ran, in one line."""
+    found = {
+        "Paddle": paddle.__version__,
+        "torch": torch.__version__,
+        "timm": reference.import_timm().__version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+    }
+    return ", ".join(f"{name} {value}" for name, value in found.items())

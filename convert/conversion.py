@@ -1,0 +1,216 @@
+"""One conversion, from a source to Paddle's names and arrays and the manifest that accounts for them. No framework.
+
+``convert_source`` is pure: it reads nothing and writes nothing. ``load_for_paddle`` is what ``paddle_dla`` finds
+under its entry-point group ``paddle_dla.converters``.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+import paddle_dla
+from convert.audit import Account, audit
+from convert.hub import download, is_hub_id
+from convert.key_map import to_paddle
+from convert.layout import state_layout, unused_projections
+from convert.readers import Source, read_source
+from paddle_dla.models.adapt import HEAD, STEM, adapt_stem, new_head
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import FORMAT, describe
+from paddle_dla.storage.tensors import StoredTensor
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """``arrays`` by Paddle name, in the model's order; ``manifest`` as it is written; ``warnings`` to show the user."""
+
+    model: str
+    num_classes: int
+    in_chans: int
+    arrays: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+class ConversionError(CheckpointError):
+    """A source that does not account for the model exactly; ``faults`` holds one line for each difference."""
+
+    def __init__(self, message: str, faults: list[str]):
+        super().__init__("\n  ".join([message, *faults]))
+        self.faults = faults
+
+
+def convert_source(
+    source: Source,
+    model: str,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    head_seed: int = 0,
+) -> Conversion:
+    """Convert ``source`` for ``model``.
+
+    ``num_classes`` and ``in_chans`` as asked for: where the source has others, timm's rules apply (a new head,
+    seeded by ``head_seed``; the stem summed or repeated). ``None`` expects what the published weights have, 1000 and
+    3, and refuses anything else.
+
+    Half and bfloat16 weights become float32, which changes no value. Raises ``ConversionError``, which lists every
+    tensor that is missing, left over, or of another shape or type, and ``ValueError`` for an unknown model.
+    """
+    model = resolve_name(model)
+    _refuse_unasked(source, num_classes, in_chans)
+    num_classes, in_chans = num_classes or 1000, in_chans or 3
+    account = audit(
+        source.tensors,
+        state_layout(model, source.num_classes or num_classes, source.in_chans),
+        unused_projections(model),
+    )
+    if account.faults:
+        raise ConversionError(_misfit(source, model), account.faults)
+    arrays = {paddle: _float32(source.tensors[timm]) for timm, paddle in account.mapped.items()}
+    made = _adapt(arrays, account, source, num_classes, in_chans, head_seed)
+    arrays = _in_model_order(arrays, model, num_classes, in_chans)
+    notes = [*source.notes, *made.values()]
+    manifest = _manifest(source, model, num_classes, in_chans, arrays, account, made)
+    return Conversion(model, num_classes, in_chans, arrays, manifest, [*notes, *_non_finite(arrays)])
+
+
+def load_for_paddle(source: str, model: str) -> dict[str, np.ndarray]:
+    """``{Paddle name: array}`` of a timm file or hub id, with the classes and channels that it has.
+
+    Raises ``CheckpointError`` where it cannot be had or does not fit ``model``.
+    """
+    weights = read_source(download(source) if is_hub_id(source) else source)
+    return convert_source(weights, model, weights.num_classes or None, weights.in_chans).arrays
+
+
+def fitting_models(source: Source) -> list[str]:
+    """Variants of which ``source`` holds exactly the tensors."""
+    fits = []
+    for name in VARIANTS:
+        layout = state_layout(name, source.num_classes, source.in_chans)
+        if not audit(source.tensors, layout, unused_projections(name)).faults:
+            fits.append(name)
+    return fits
+
+
+def _refuse_unasked(source: Source, num_classes: int | None, in_chans: int | None) -> None:
+    faults = []
+    if num_classes is None and source.num_classes not in (0, 1000):
+        faults.append(
+            f"it has {source.num_classes} classes: pass --num-classes {source.num_classes} to keep them, or "
+            "another number for a new head"
+        )
+    if in_chans is None and source.in_chans != 3:
+        faults.append(f"it takes {source.in_chans} input channels: pass --in-chans {source.in_chans} to keep them")
+    if faults:
+        raise ConversionError(f"{_origin(source)} differs from the published models:", faults)
+
+
+def _misfit(source: Source, model: str) -> str:
+    fits = fitting_models(source)
+    hint = f"; it fits {' and '.join(fits)}: pass --model {fits[0]}" if fits else ""
+    return f"{_origin(source)} does not account for {model} (nothing was written){hint}"
+
+
+def _origin(source: Source) -> str:
+    return str(source.origin.get("file", "the source"))
+
+
+def _float32(tensor: StoredTensor) -> np.ndarray:
+    if tensor.dtype == "bfloat16":
+        return (tensor.raw.astype(np.uint32) << 16).view(np.float32)
+    return tensor.raw.astype(np.float32, copy=False)
+
+
+def _adapt(
+    arrays: dict[str, np.ndarray], account: Account, source: Source, num_classes: int, in_chans: int, head_seed: int
+) -> dict[str, str]:
+    """Fit stem and head of ``arrays`` in place; returns ``{Paddle name: what was done}``."""
+    made = {}
+    if source.in_chans != in_chans:
+        arrays[STEM] = adapt_stem(arrays[STEM], in_chans)
+        made[STEM] = f"adapted from {source.in_chans} to {in_chans} input channels by timm's rule"
+    if source.num_classes != num_classes:
+        features = arrays[HEAD[0]].shape[1]
+        for name in HEAD:
+            account.dropped[name] = f"a head for {source.num_classes} classes where {num_classes} were asked for"
+            del account.mapped[name]
+        arrays.update(new_head(num_classes, features, head_seed))
+        made.update(dict.fromkeys(HEAD, f"new head for {num_classes} classes, initialised with seed {head_seed}"))
+    return made
+
+
+def _in_model_order(
+    arrays: Mapping[str, np.ndarray], model: str, num_classes: int, in_chans: int
+) -> dict[str, np.ndarray]:
+    names = map(to_paddle, state_layout(model, num_classes, in_chans))
+    return {name: arrays[name] for name in names if name is not None}
+
+
+def _manifest(
+    source: Source,
+    model: str,
+    num_classes: int,
+    in_chans: int,
+    arrays: Mapping[str, np.ndarray],
+    account: Account,
+    made: Mapping[str, str],
+) -> dict[str, Any]:
+    origin = {paddle: timm for timm, paddle in account.mapped.items()}
+    tensors = {}
+    for name, array in arrays.items():
+        entry: dict[str, Any] = {"from": origin.get(name)}
+        if name in made:
+            entry["made"] = made[name]
+        if name in origin:
+            entry["source_dtype"] = source.tensors[origin[name]].dtype
+        tensors[name] = {**entry, **describe(array)}
+    return {
+        "format": FORMAT,
+        "model": model,
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "source": dict(source.origin),
+        "preprocessing": asdict(PRETRAINED[model].preprocessing),
+        "versions": _versions(),
+        "tensors": tensors,
+        "dropped": {name: _dropped(source.tensors[name], reason) for name, reason in account.dropped.items()},
+    }
+
+
+def _dropped(tensor: StoredTensor, reason: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"reason": reason, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+    if not tensor.shape:
+        entry["value"] = tensor.raw.item()
+    return entry
+
+
+def _versions() -> dict[str, str]:
+    found = {"paddle_dla": paddle_dla.__version__, "python": platform.python_version()}
+    for package in ("numpy", "safetensors", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    warnings = []
+    for name, array in arrays.items():
+        # a sum is finite unless something in it is not, or it overflows: only then every element is looked at
+        with np.errstate(all="ignore"):
+            if np.isfinite(array.sum()):
+                continue
+        nans, infs = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+        if nans or infs:
+            warnings.append(f"{name}: {nans} NaN and {infs} infinite of {array.size} values")
+    return warnings

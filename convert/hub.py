@@ -1,0 +1,48 @@
+"""timm's published files from the Hugging Face hub, through ``huggingface_hub`` and its cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.variants import resolve_name
+from paddle_dla.storage.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".pdparams")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether ``source`` is an ``owner/name`` and not the path of a weight file."""
+    owner, slash, name = source.removeprefix("hf-hub:").partition("/")
+    is_path = Path(source).exists() or Path(source).suffix in SUFFIXES or owner in ("", ".", "..")
+    return bool(slash and name) and "/" not in name and not is_path
+
+
+def hub_id(model: str) -> str:
+    """timm's hub id for a model name."""
+    return PRETRAINED[resolve_name(model)].hub_id
+
+
+def download(source: str) -> Path:
+    """The local path of ``model.safetensors`` of a hub repository, fetched once and cached by ``huggingface_hub``.
+
+    Raises ``CheckpointError`` where it cannot be had, and says how to go on without the network.
+    """
+    repository = source.removeprefix("hf-hub:")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise CheckpointError(
+            f"fetching {source} needs huggingface_hub: pip install -e .[hub], or name a local file instead"
+        ) from None
+    try:
+        return Path(hf_hub_download(repository, WEIGHTS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"cannot fetch {WEIGHTS} of {repository} from the hub: {type(error).__name__}: {reason}\n"
+            f"without a network: fetch https://huggingface.co/{repository}/resolve/main/{WEIGHTS} elsewhere and name "
+            f"the file (create_model(name, pretrained='{WEIGHTS}'), or --checkpoint {WEIGHTS})"
+        ) from error

@@ -1,0 +1,37 @@
+"""How a timm DLA state dict is called in Paddle. Strings alone.
+
+The classifier is a 1x1 convolution, so nothing is transposed; only BatchNorm's buffers have other names.
+"""
+
+from __future__ import annotations
+
+# last component of the name in timm -> in Paddle
+RENAMED = {
+    "running_mean": "_mean",
+    "running_var": "_variance",
+}
+
+# last component of a name that has no counterpart in Paddle -> why nothing is lost with it
+DROPPED = {
+    "num_batches_tracked": "a step counter that BatchNorm reads only with momentum=None; Paddle has none "
+    "(its value is kept in the manifest)",
+}
+
+_BACK = {paddle: timm for timm, paddle in RENAMED.items()}
+
+
+def to_paddle(name: str) -> str | None:
+    """The Paddle name of a timm tensor, or ``None`` where ``DROPPED`` says why there is none."""
+    prefix, dot, last = name.rpartition(".")
+    return None if last in DROPPED else f"{prefix}{dot}{RENAMED.get(last, last)}"
+
+
+def to_timm(name: str) -> str:
+    """The timm name of a Paddle tensor."""
+    prefix, dot, last = name.rpartition(".")
+    return f"{prefix}{dot}{_BACK.get(last, last)}"
+
+
+def drop_reason(name: str) -> str:
+    """Why ``to_paddle(name)`` is ``None``."""
+    return DROPPED[name.rpartition(".")[2]]

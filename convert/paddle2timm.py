@@ -1,0 +1,155 @@
+"""Weights of a Paddle DLA back to timm: ``.pdparams`` or ``.safetensors`` -> ``.safetensors`` or ``.pth``.
+
+Usage::
+
+    python convert/paddle2timm.py --checkpoint finetuned.pdparams --model dla60 --output dla60_finetuned.safetensors
+
+A file that ``timm2paddle.py`` wrote comes back bit for bit: its manifest knows the model, the batch counters that
+Paddle has no place for, and the type (half, bfloat16) that the tensors had. Weights that were trained since then no
+longer fit a shorter type and stay float32. ``timm.create_model(name, checkpoint_path=...)`` loads the result.
+
+Exit codes: 0 written, 1 refused (nothing was written), 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.audit import audit
+from convert.conversion import ConversionError
+from convert.key_map import to_paddle, to_timm
+from convert.layout import state_layout
+from convert.readers import source_from_arrays
+from paddle_dla import checkpoint
+from paddle_dla.models.variants import resolve_name
+from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.tensors import StoredTensor, write_safetensors
+
+SUFFIXES = (".safetensors", ".pth")
+
+
+def convert_back(
+    arrays: Mapping[str, np.ndarray],
+    model: str,
+    manifest: Mapping[str, Any] | None = None,
+) -> dict[str, StoredTensor]:
+    """``{timm name: tensor}`` in timm's order, out of ``{Paddle name: array}``.
+
+    ``manifest``, where there is one, gives batch counters and types their old values. Raises ``ConversionError``,
+    which lists every tensor that is missing, left over, or of another shape or type.
+    """
+    source = source_from_arrays({to_timm(name): array for name, array in arrays.items()})
+    layout = state_layout(model, source.num_classes or 1000, source.in_chans)
+    faults = audit(source.tensors, layout).faults
+    if faults:
+        raise ConversionError(f"these weights do not account for {model} (nothing was written)", faults)
+    types = _source_types(arrays, manifest or {})
+    counters = (manifest or {}).get("dropped", {})
+    tensors = {}
+    for name in layout:
+        paddle = to_paddle(name)
+        if paddle is None:
+            value = np.asarray(counters.get(name, {}).get("value", 0), np.int64)
+            tensors[name] = StoredTensor(value, "int64")
+        else:
+            tensors[name] = _as_type(arrays[paddle], types.get(paddle, "float32"))
+    return tensors
+
+
+def _source_types(arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The shorter types that the tensors came in, where every value still fits; else none."""
+    types = {
+        name: entry["source_dtype"]
+        for name, entry in manifest.get("tensors", {}).items()
+        if entry.get("source_dtype") in ("float16", "bfloat16") and name in arrays
+    }
+    exact = all(_fits(arrays[name], dtype) for name, dtype in types.items())
+    return types if exact else {}
+
+
+def _fits(array: np.ndarray, dtype: str) -> bool:
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    if dtype == "bfloat16":
+        return not np.any(bits & 0xFFFF)
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(array.astype(np.float16).astype(np.float32).view(np.uint32), bits))
+
+
+def _as_type(array: np.ndarray, dtype: str) -> StoredTensor:
+    if dtype == "bfloat16":
+        return StoredTensor((np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16), dtype)
+    return StoredTensor(array.astype(dtype, copy=False), dtype)
+
+
+def write_timm(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Write ``tensors`` to ``path``, complete or not at all. torch is needed for ``.pth`` and for bfloat16."""
+    with atomic_path(path) as part:
+        if path.suffix == ".safetensors" and all(t.dtype != "bfloat16" for t in tensors.values()):
+            write_safetensors(part, {name: tensor.raw for name, tensor in tensors.items()})
+            return
+        import torch
+
+        state = {
+            name: torch.from_numpy(t.raw.copy()).view(torch.bfloat16)
+            if t.dtype == "bfloat16"
+            else torch.from_numpy(t.raw.copy())
+            for name, t in tensors.items()
+        }
+        if path.suffix == ".pth":
+            torch.save(state, part)
+        else:
+            from safetensors.torch import save_file
+
+            save_file(state, part, metadata={"format": "pt"})
+
+
+def run(source: str, output: str, model: str | None = None) -> Path:
+    """Convert the file ``source`` and write ``output``; returns its path.
+
+    Raises ``CheckpointError`` where it cannot be read, does not account for the model, or cannot be written.
+    """
+    target = Path(output)
+    if target.suffix not in SUFFIXES:
+        raise CheckpointError(f"cannot write {target}: the suffix must be one of {', '.join(SUFFIXES)}")
+    check_writable(target)
+    arrays, manifest = checkpoint.read(source)
+    if model is None and manifest is None:
+        raise CheckpointError(f"{source} has no manifest that names its model; pass --model")
+    name = resolve_name(model or manifest["model"])
+    if manifest and manifest["model"] != name:
+        raise CheckpointError(f"{source} holds {manifest['model']}, not {name}")
+    tensors = convert_back(arrays, name, manifest)
+    write_timm(target, tensors)
+    print(f"{name}: {len(tensors)} tensors written to {target}")
+    return target
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="paddle2timm", description="Weights of a Paddle DLA back to timm.")
+    result.add_argument("--checkpoint", required=True, help=".pdparams or .safetensors with Paddle's names")
+    result.add_argument("--output", required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
+    result.add_argument("--model", help="timm's name; default: what the manifest says")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        run(args.checkpoint, args.output, args.model)
+    except (CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Files of the torch world -> ``{timm name: tensor}``. Nothing in a file is executed.
+
+``.safetensors`` is mapped, not read, and needs no torch. Pickles (``.pth``, ``.pth.tar``, ``.pt``, ``.bin``) go
+through ``torch.load(weights_only=True)``, and torch is imported for them alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from paddle_dla.models.adapt import HEAD, STEM
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import file_sha256
+from paddle_dla.storage.tensors import StoredTensor, read_safetensors
+
+# where training checkpoints keep the weights, in the order in which timm looks (timm/models/_helpers.py)
+CONTAINERS = ("state_dict", "model", "net")
+EMA_CONTAINERS = ("state_dict_ema", "model_ema")
+# what wrappers put before every name: DistributedDataParallel, torch.compile
+PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The weights of one file, as the file holds them."""
+
+    tensors: Mapping[str, StoredTensor]
+    origin: Mapping[str, object]
+    """What the manifest records of where they came from."""
+    notes: list[str] = field(default_factory=list)
+    """What was done to get at the tensors, one sentence each."""
+
+    def describe(self) -> str:
+        """Where the weights are from, in one line."""
+        if "sha256" in self.origin:
+            return f"{self.origin['file']} (sha256 {str(self.origin['sha256'])[:16]}...)"
+        return ", ".join(str(value) for value in self.origin.values())
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the file's head; 0 without one."""
+        head = self.tensors.get(HEAD[0])
+        return head.shape[0] if head is not None and head.shape else 0
+
+    @property
+    def in_chans(self) -> int:
+        """Input channels of the file's stem; 3 where it has none (which the audit then reports)."""
+        stem = self.tensors.get(STEM)
+        return stem.shape[1] if stem is not None and len(stem.shape) == 4 else 3
+
+
+def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
+    """The state dict in a timm checkpoint of any known kind.
+
+    Raises ``CheckpointError`` where the file is missing, damaged, names code, or holds no state dict (or, with
+    ``use_ema``, no averaged one).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"cannot read {path}: no such file" if not path.exists() else f"{path} is no file")
+    if path.suffix == ".safetensors":
+        tensors: Mapping[str, object] = read_safetensors(path)
+        container = ""
+        if use_ema:
+            raise CheckpointError(f"{path}: a .safetensors file holds one set of weights; use it without --use-ema")
+    else:
+        container, tensors = _find_state_dict(_load_pickle(path), path, use_ema)
+    names, notes = _without_prefixes(tensors)
+    if container:
+        notes.append(f"weights taken from {container!r}")
+    origin = {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path), "container": container}
+    return Source({name: _stored(name, tensors[old], path) for name, old in names.items()}, origin, notes)
+
+
+def source_from_arrays(arrays: Mapping[str, np.ndarray], **origin: object) -> Source:
+    """A ``Source`` out of arrays in memory; ``origin`` says where they came from."""
+    return Source({name: StoredTensor(array, array.dtype.name) for name, array in arrays.items()}, origin)
+
+
+def _load_pickle(path: Path) -> object:
+    try:
+        import torch
+    except ImportError:
+        raise CheckpointError(
+            f"reading {path} needs torch: pip install -e .[torch], or use a .safetensors file, which needs none"
+        ) from None
+    # plain attribute bags and scalars, which training checkpoints hold beside the weights
+    harmless = [
+        argparse.Namespace,
+        np.dtype,
+        type(np.dtype(np.float64)),
+        type(np.dtype(np.float32)),
+        type(np.dtype(np.int64)),
+        np.float64(0).__reduce__()[0],
+    ]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0].strip()
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            wanted = [word for word in str(error).replace("`", " ").split() if "." in word and "torch" not in word]
+            raise CheckpointError(
+                f"{path} names code ({wanted[0] if wanted else reason}) beside weights: refused, nothing was run. "
+                "Save the state dict alone, or as .safetensors"
+            ) from None
+        raise CheckpointError(f"{path} is no readable torch file: {reason}; it is truncated or damaged") from error
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        UnicodeDecodeError,
+        AssertionError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} is no readable torch file: {reason}; it is truncated or damaged") from error
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _find_state_dict(content: object, path: Path, use_ema: bool) -> tuple[str, Mapping[str, object]]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict()")
+    for container in EMA_CONTAINERS if use_ema else CONTAINERS:
+        if isinstance(content.get(container), Mapping):
+            return container, content[container]
+    if use_ema:
+        raise CheckpointError(f"{path} has no averaged weights ({' or '.join(EMA_CONTAINERS)}); leave --use-ema out")
+    return "", content
+
+
+def _without_prefixes(tensors: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
+    """``{clean name: name in the file}``; a prefix goes only where every name bears it."""
+    names = {str(name): str(name) for name in tensors}
+    notes = []
+    stripped = True
+    while stripped and names:
+        stripped = False
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in names):
+                names = {name.removeprefix(prefix): old for name, old in names.items()}
+                notes.append(f"prefix {prefix!r} removed from every name")
+                stripped = True
+    return names, notes
+
+
+def _stored(name: str, value: object, path: Path) -> StoredTensor:
+    if isinstance(value, StoredTensor):
+        return value
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    if not hasattr(value, "numpy") or not dtype:
+        raise CheckpointError(
+            f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; is this a state dict? "
+            f"(looked into {', '.join(CONTAINERS)})"
+        )
+    raw = value.detach().contiguous()
+    if dtype == "bfloat16":
+        import torch
+
+        return StoredTensor(raw.view(torch.int16).numpy().view(np.uint16), dtype)
+    return StoredTensor(raw.numpy(), dtype)

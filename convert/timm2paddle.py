@@ -1,0 +1,207 @@
+"""timm weights -> Paddle: read, map, audit, verify, write.
+
+Usage::
+
+    python convert/timm2paddle.py --model dla60 --checkpoint model.safetensors --output dla60.pdparams
+    python convert/timm2paddle.py --model dla60 --hub timm/dla60.in1k --output dla60.pdparams
+    python convert/timm2paddle.py --model all --seed 0 --output weights/
+
+``--checkpoint`` takes ``.safetensors`` (needs neither torch nor Paddle), ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin``:
+plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a ``.pdparams`` or
+``.safetensors`` file, or, with ``--model all``, a folder. A manifest with the origin and checksum of every tensor lies
+beside each file.
+
+Where torch, timm and Paddle are installed both models are run on the weights and every layer compared before
+anything is written; ``--no-verify`` leaves that out.
+
+Exit codes: 0 written, 1 refused (nothing was written), 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from convert.conversion import Conversion, ConversionError, convert_source
+from convert.hub import download, hub_id
+from convert.readers import Source, read_source
+from paddle_dla import checkpoint
+from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import manifest_path
+
+FRAMEWORKS = ("torch", "timm", "paddle")
+# of the random images that both models are run on: the smallest side the network takes twice, so that every level
+# still has more than one position
+VERIFY_SHAPE = (2, 64, 64)
+
+Progress = Callable[[str], None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="timm2paddle", description="timm weights -> Paddle, every tensor accounted for."
+    )
+    result.add_argument("--model", required=True, help="timm's name, or 'all'")
+    source = result.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
+    source.add_argument(
+        "--hub", metavar="ID", nargs="?", const="", help="timm/NAME on the hub; default: the model's own"
+    )
+    source.add_argument("--seed", type=int, metavar="N", help="no checkpoint: timm's initialisation under this seed")
+    result.add_argument("--output", required=True, help=".pdparams or .safetensors; a folder with --model all")
+    result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
+    result.add_argument("--num-classes", type=_positive, metavar="N", help="classes wanted; others get a new head")
+    result.add_argument("--in-chans", type=_positive, metavar="N", help="input channels wanted; the stem is adapted")
+    result.add_argument("--report", metavar="FILE.json", help="write what was done, or why it was refused")
+    result.add_argument("--no-verify", action="store_true", help="do not run both models")
+    return result
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[str, Path]:
+    """``{model: file to write}``; ends the program with exit code 2 for arguments that make no sense."""
+    output = Path(args.output)
+    if args.use_ema and not args.checkpoint:
+        usage.error("--use-ema needs --checkpoint")
+    if args.model == "all":
+        if args.checkpoint or args.hub:
+            usage.error("--checkpoint and --hub ID belong to one model; with 'all' use --hub or --seed N alone")
+        if output.suffix in checkpoint.WRITERS:
+            usage.error(f"with --model all, --output is a folder, not the file {output}")
+        return {name: output / f"{name}.pdparams" for name in VARIANTS}
+    try:
+        return {resolve_name(args.model): output}
+    except ValueError as error:
+        usage.error(str(error))
+
+
+def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
+    """Convert one model and write it; returns the report. Raises ``CheckpointError``; then nothing was written."""
+    checkpoint.check_suffix(target)
+    check_writable(target)
+    source = find_source(args, model, progress)
+    conversion = convert_source(source, model, args.num_classes, args.in_chans, head_seed=args.seed or 0)
+    for warning in conversion.warnings:
+        progress(f"warning: {warning}")
+    verification = {"run": False, "why": "--no-verify"} if args.no_verify else verify(source, conversion, progress)
+    checkpoint.save(target, conversion.arrays, conversion.manifest)
+    dropped = conversion.manifest["dropped"]
+    progress(
+        f"{len(conversion.arrays)} tensors mapped, {len(dropped)} dropped with a reason; wrote {target} and "
+        f"{manifest_path(target).name}"
+    )
+    manifest = {key: value for key, value in conversion.manifest.items() if key != "tensors"}
+    return {
+        "status": "converted",
+        "model": model,
+        "output": str(target),
+        "verification": verification,
+        "warnings": conversion.warnings,
+        "mapped": len(conversion.arrays),
+        **manifest,
+    }
+
+
+def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
+    """The weights that the command line names. Raises ``CheckpointError`` where they cannot be had."""
+    if args.checkpoint:
+        return read_source(args.checkpoint, args.use_ema)
+    if args.hub is not None:
+        repository = args.hub or hub_id(model)
+        progress(f"fetching {repository} from the hub")
+        return read_source(download(repository))
+    missing = _missing_frameworks(("torch", "timm"))
+    if missing:
+        raise CheckpointError(f"--seed lets timm initialise the model; {missing}: pip install -e .[torch]")
+    from alignment.pairs import seeded_source
+
+    return seeded_source(model, args.seed, args.num_classes or 1000, args.in_chans or 3)
+
+
+def verify(source: Source, conversion: Conversion, progress: Progress) -> dict[str, Any]:
+    """Run both models and compare every layer, where the frameworks are there.
+
+    Returns what the report says of it; raises ``CheckpointError`` where the models differ.
+    """
+    missing = _missing_frameworks(FRAMEWORKS)
+    if missing:
+        progress(f"not verified by running both models: {missing}")
+        return {"run": False, "why": missing}
+    import numpy as np
+
+    from alignment.pairs import align_forward
+
+    batch, height, width = VERIFY_SHAPE
+    inputs = np.random.RandomState(0).standard_normal((batch, conversion.in_chans, height, width))
+    result = align_forward(source, conversion, inputs, progress=progress)
+    progress(result.verdict())
+    if not result.passed:
+        raise CheckpointError(
+            f"the converted model does not compute what timm's does; {result.verdict()}\nsee every layer: "
+            f"python alignment/check_forward.py --model {conversion.model} --checkpoint FILE"
+        )
+    return {"run": True, "verdict": result.verdict(), "compared": len(result.rows), "worst": result.worst.relative}
+
+
+def _missing_frameworks(names: Sequence[str]) -> str:
+    missing = [name for name in names if find_spec(name) is None]
+    return f"{', '.join(missing)} not installed" if missing else ""
+
+
+def write_report(path: str, reports: Sequence[dict[str, Any]]) -> None:
+    """One report as an object, several as a list. Raises ``CheckpointError`` where the system refuses."""
+    content = reports[0] if len(reports) == 1 else list(reports)
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser()
+    args = usage.parse_args(argv)
+    reports: list[dict[str, Any]] = []
+    wanted = targets(args, usage)
+    try:
+        if args.report:
+            check_writable(args.report)
+        for number, (model, target) in enumerate(wanted.items(), 1):
+            prefix = f"[{number}/{len(wanted)}] {model}: " if len(wanted) > 1 else f"{model}: "
+            reports.append(_attempt(args, model, target, prefix))
+        if args.report:
+            write_report(args.report, reports)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if all(report["status"] == "converted" for report in reports) else 1
+
+
+def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) -> dict[str, Any]:
+    def progress(line: str) -> None:
+        print(prefix + line.removeprefix(f"{model}: "), file=sys.stderr, flush=True)
+
+    try:
+        if args.model == "all":
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return convert_one(args, model, target, progress)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        faults = error.faults if isinstance(error, ConversionError) else []
+        return {"status": "refused", "model": model, "output": str(target), "error": str(error), "faults": faults}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

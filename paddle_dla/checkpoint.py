@@ -1,0 +1,106 @@
+"""Weights between files and models: read, verified against their manifest, matched name by name. No framework.
+
+A converted file is read as it is. Anything else (a timm checkpoint, a hub id) goes to the converters that installed
+packages offer under the entry-point group ``paddle_dla.converters``: callables ``(source, model name) -> {Paddle
+name: array}``. So this package loads timm's files without knowing timm's names.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import manifest_path, verify, write_with_manifest
+from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
+from paddle_dla.storage.tensors import read_safetensors, write_safetensors
+
+__all__ = ["CheckpointError", "check_fit", "load_weights", "read", "save"]
+
+CONVERTERS = "paddle_dla.converters"
+WRITERS = {".pdparams": write_pdparams, ".safetensors": write_safetensors}
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Arrays of a ``.pdparams`` or ``.safetensors`` file, and the manifest that they were verified against, if any.
+
+    The arrays may be read-only views of the file. Raises ``CheckpointError`` where the file is unreadable or is not
+    what its manifest says.
+    """
+    if Path(path).suffix == ".safetensors":
+        arrays = {name: tensor.raw for name, tensor in read_safetensors(path).items()}
+    else:
+        arrays = read_pdparams(path)
+    return arrays, verify(path, arrays)
+
+
+def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
+    """Write ``.pdparams`` or ``.safetensors`` with its manifest, both or neither.
+
+    Raises ``CheckpointError`` for another suffix, or where the system refuses.
+    """
+    write_with_manifest(path, arrays, manifest, WRITERS[check_suffix(path)])
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix of a weight file that can be written; raises ``CheckpointError`` for any other."""
+    suffix = Path(path).suffix
+    if suffix not in WRITERS:
+        raise CheckpointError(f"cannot write {path}: the suffix must be one of {', '.join(WRITERS)}")
+    return suffix
+
+
+def load_weights(source: str, model: str) -> dict[str, np.ndarray]:
+    """``{Paddle name: array}`` for ``model`` from a converted file, a timm checkpoint or a hub id.
+
+    Raises ``CheckpointError`` where they cannot be had, were damaged, or belong to another model.
+    """
+    if not _is_converted(source):
+        return _convert(source, model)
+    arrays, manifest = read(source)
+    if manifest is None:
+        warnings.warn(f"{manifest_path(source).name} is absent: {source} is loaded unverified", stacklevel=4)
+    elif manifest["model"] != model:
+        raise CheckpointError(f"{source} holds {manifest['model']}, not {model}")
+    return arrays
+
+
+def _is_converted(source: str) -> bool:
+    """Whether ``source`` is a file that needs no conversion: Paddle's own format, or one with a manifest of ours."""
+    return Path(source).suffix == ".pdparams" or manifest_path(source).exists()
+
+
+def _convert(source: str, model: str) -> dict[str, np.ndarray]:
+    for entry in entry_points(group=CONVERTERS):
+        return entry.load()(source, model)
+    raise CheckpointError(
+        f"{source} is no converted file, and no converter is installed; install the whole project "
+        "(pip install -e .), or convert the file first: python convert/timm2paddle.py"
+    )
+
+
+def check_fit(
+    arrays: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    source: str,
+) -> None:
+    """Raises ``CheckpointError`` that lists every difference between ``arrays`` and the ``{name: shape}`` expected."""
+    faults = [*_listed("missing in the file", expected.keys() - arrays.keys())]
+    faults += _listed("not in the model", arrays.keys() - expected.keys())
+    faults += sorted(
+        f"{name}: the file has shape {list(arrays[name].shape)}, the model {list(shape)}"
+        for name, shape in expected.items()
+        if name in arrays and arrays[name].shape != tuple(shape)
+    )
+    if faults:
+        raise CheckpointError("\n  ".join([f"{source} does not fit the model:", *faults]))
+
+
+def _listed(what: str, names: Iterable[str]) -> list[str]:
+    return [f"{name}: {what}" for name in sorted(names)]

@@ -1,0 +1,42 @@
+"""timm's rules for weights whose stem or head has another size. Arrays alone, no framework."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddle_dla.storage.errors import CheckpointError
+
+STEM = "base_layer.0.weight"
+HEAD = ("fc.weight", "fc.bias")
+
+
+def adapt_stem(weight: np.ndarray, in_chans: int) -> np.ndarray:
+    """A stem for ``in_chans`` input channels out of one for RGB: (O, 3, K, K) -> (O, in_chans, K, K).
+
+    One channel: the sum over RGB. Otherwise RGB repeated as often as needed, cut, and scaled by ``3 / in_chans``, so
+    that the response to a grey image stays. Source: ``timm.models._manipulate.adapt_input_conv``.
+
+    Raises ``CheckpointError`` where the weight is neither for RGB nor for ``in_chans`` channels.
+    """
+    channels = weight.shape[1]
+    if channels == in_chans:
+        return weight
+    if channels != 3:
+        raise CheckpointError(
+            f"{STEM} is for {channels} input channels; only weights for 3 can be adapted to {in_chans}"
+        )
+    if in_chans == 1:
+        return weight.sum(axis=1, keepdims=True)
+    repeated = np.tile(weight, (1, -(-in_chans // 3), 1, 1))[:, :in_chans]
+    return repeated * np.asarray(3 / in_chans, weight.dtype)
+
+
+def new_head(num_classes: int, features: int, seed: int) -> dict[str, np.ndarray]:
+    """A fresh classifier as timm initialises DLA's: weight N(0, sqrt(2 / num_classes)), bias U(-1, 1) / sqrt(features).
+
+    float32, shapes (num_classes, features, 1, 1) and (num_classes,).
+    """
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(0.0, (2.0 / num_classes) ** 0.5, (num_classes, features, 1, 1))
+    bias = rng.uniform(-1, 1, num_classes) / features**0.5
+    return dict(zip(HEAD, (weight.astype(np.float32), bias.astype(np.float32))))

@@ -1,0 +1,77 @@
+"""``create_model`` and ``list_models``: a name becomes a Paddle network, with weights where they are asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from paddle_dla.checkpoint import check_fit, load_weights
+from paddle_dla.models.adapt import HEAD, STEM, adapt_stem
+from paddle_dla.models.dla import DLA, LEVELS, DLAFeatures
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.variants import VARIANTS, resolve_name
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the variants, as timm spells them, that match a shell pattern."""
+    return fnmatch.filter(VARIANTS, pattern)
+
+
+def create_model(
+    name: str,
+    pretrained: bool | str | os.PathLike[str] = False,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (1, 2, 3, 4, 5),
+    output_stride: int = 32,
+) -> DLA | DLAFeatures:
+    """A DLA network, by timm's name (``dla60``) or PaddleClas's (``DLA60``).
+
+    ``pretrained``: ``True`` for timm's weights from the hub; a hub id (``timm/dla60.in1k``); or a file: a converted
+    ``.pdparams`` or ``.safetensors``, whose manifest is verified, or a timm checkpoint, which is converted in
+    memory. Another number of classes starts a new head, other input channels fold or repeat the stem's weights, both
+    by timm's rules. ``features_only`` returns the maps of the levels ``out_indices`` (0: stride 1, ... 5: stride 32)
+    instead of logits. ``output_stride`` 8 or 16 trades the last strides for dilation: the denser map, sampled at the
+    original grid, is the original map.
+
+    Raises ``ValueError`` for an unknown name or an unsupported option, before anything is built or read, and
+    ``CheckpointError`` for weights that cannot be had or do not fit, with the way out.
+    """
+    key = resolve_name(name)
+    if features_only:
+        model = DLAFeatures(VARIANTS[key], out_indices, in_chans, output_stride)
+    else:
+        model = DLA(VARIANTS[key], num_classes, in_chans, global_pool, drop_rate, output_stride)
+    if pretrained:
+        source = PRETRAINED[key].hub_id if pretrained is True else os.fspath(pretrained)
+        _load_weights(model, key, source)
+    return model
+
+
+def _load_weights(model: DLA | DLAFeatures, name: str, source: str) -> None:
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    arrays = _without_unbuilt(load_weights(source, name), model)
+    if STEM in arrays:
+        arrays[STEM] = adapt_stem(arrays[STEM], model.in_chans)
+    head = [key for key in HEAD if key in arrays and key in expected]
+    if any(arrays[key].shape[0] != expected[key][0] for key in head):
+        # another number of classes: the model's own, freshly initialised head stays
+        for key in head:
+            del arrays[key], expected[key]
+    check_fit(arrays, expected, source)
+    model.set_state_dict(arrays)
+
+
+def _without_unbuilt(arrays: dict[str, np.ndarray], model: DLA | DLAFeatures) -> dict[str, np.ndarray]:
+    """What the model has room for: no head where it has none, no levels that ``out_indices`` made needless."""
+    built = {info["module"] for info in model.feature_info} | {"base_layer"}
+    if getattr(model, "num_classes", 0):
+        built.add("fc")
+    parts = {"base_layer", "fc", *LEVELS}
+    return {key: value for key, value in arrays.items() if key.split(".")[0] in built or key.split(".")[0] not in parts}

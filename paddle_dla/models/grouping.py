@@ -1,0 +1,41 @@
+"""Layer groups for layer-wise learning-rate decay, as ``timm.models.group_parameters`` forms them. No framework."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+# a suffix that ends in this ordinal joins the group before it instead of opening one (timm: MATCH_PREV_GROUP)
+JOIN_PREVIOUS = 99999
+
+
+def layer_groups(names: Iterable[str], matcher: Mapping[str, object]) -> dict[str, int]:
+    """Sort parameter names into consecutive groups from the input to the output.
+
+    ``matcher`` maps a section to one regular expression, or to a list of ``(expression, suffix)``; the first that
+    matches gives the ordinal ``(section, *captured numbers, *suffix)``. What nothing matches (the head) comes last.
+    Returns ``{name: group}``, groups numbered from 0.
+    """
+    rules = list(_rules(matcher))
+    ordinals = {name: _ordinal(name, rules) for name in names}
+    groups: dict[tuple[float, ...], int] = {}
+    group = -1
+    for ordinal in sorted(set(ordinals.values())):
+        if group < 0 or ordinal[-1] != JOIN_PREVIOUS:
+            group += 1
+        groups[ordinal] = group
+    return {name: groups[ordinal] for name, ordinal in ordinals.items()}
+
+
+def _rules(matcher: Mapping[str, object]) -> Iterable[tuple[re.Pattern[str], int, tuple[int, ...]]]:
+    for section, spec in enumerate(matcher.values()):
+        for expression, suffix in [(spec, None)] if isinstance(spec, str) else spec:
+            yield re.compile(expression), section, suffix or ()
+
+
+def _ordinal(name: str, rules: list[tuple[re.Pattern[str], int, tuple[int, ...]]]) -> tuple[float, ...]:
+    for pattern, section, suffix in rules:
+        match = pattern.match(name)
+        if match:
+            return (float(section), *(float(g) for g in match.groups() if g is not None), *map(float, suffix))
+    return (float("inf"),)

@@ -1,0 +1,156 @@
+"""Layers whose Paddle counterpart behaves unlike torch's, and the two pools that dilation needs.
+
+Legend: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+
+class BatchNorm2D(nn.BatchNorm2D):
+    """Batch normalisation that leaves the running statistics which ``torch.nn.BatchNorm2d`` leaves.
+
+    In evaluation it is Paddle's own layer. In training Paddle folds the *biased* batch variance into the running
+    one, torch the unbiased one (times ``n / (n - 1)``, ``n = B * H * W``), and torch refuses ``n == 1``, where the
+    variance says nothing. Both follow torch here. ``momentum`` keeps Paddle's convention: 0.9 is torch's 0.1.
+
+    Cost: the kernel writes the batch statistics into two fresh vectors of C values, and the running ones are then
+    updated by four operations on such vectors; nothing of the size of the activation is read or kept twice.
+    """
+
+    track_statistics: bool = True
+    """False while activations are recomputed, so that one step updates the statistics once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (B, C, H, W); same shape and type.
+
+        Raises ``ValueError`` in training where there is only one value per channel.
+        """
+        if not self.training or self._use_global_stats:
+            return super().forward(x)
+        count = x.shape[0] * x.shape[2] * x.shape[3]
+        if count == 1:
+            raise ValueError(
+                f"batch normalisation in training needs more than one value per channel, got input {list(x.shape)}; "
+                "use a larger batch or image, or eval()"
+            )
+        mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
+        # momentum 0: the buffers receive the statistics of this batch alone
+        out = F.batch_norm(
+            x,
+            mean,
+            variance,
+            self.weight,
+            self.bias,
+            training=True,
+            momentum=0.0,
+            epsilon=self._epsilon,
+            data_format=self._data_format,
+        )
+        if self.track_statistics:
+            self._update(mean, variance * (count / (count - 1)))
+        return out
+
+    @paddle.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
+        keep = self._momentum
+        paddle.assign(self._mean * keep + mean * (1 - keep), output=self._mean)
+        paddle.assign(self._variance * keep + variance * (1 - keep), output=self._variance)
+
+
+@contextmanager
+def frozen_statistics(layer: nn.Layer) -> Iterator[None]:
+    """Within it, training-mode forwards of ``layer`` leave every running statistic as it is."""
+    norms = [m for m in layer.sublayers(include_self=True) if isinstance(m, BatchNorm2D) and m.track_statistics]
+    for norm in norms:
+        norm.track_statistics = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_statistics = True
+
+
+class SelectAdaptivePool2D(nn.Layer):
+    """Global pooling by name, as ``timm.layers.SelectAdaptivePool2d``: ``avg max avgmax catavgmax`` or ``''``.
+
+    (B, C, H, W) -> (B, C, 1, 1); ``catavgmax`` doubles C, ``''`` passes the map through.
+
+    The average is ``x.mean``, not ``nn.AdaptiveAvgPool2D``, whose backward multiplies by a float32 1/(H*W) also in
+    float64 and so puts a uniform relative error of 2e-8 on every gradient below it.
+
+    Raises ``ValueError`` for another name.
+    """
+
+    TYPES = ("avg", "max", "avgmax", "catavgmax", "")
+
+    def __init__(self, pool_type: str = "avg"):
+        super().__init__()
+        if pool_type not in self.TYPES:
+            raise ValueError(f"unknown global_pool {pool_type!r}; one of {', '.join(map(repr, self.TYPES))}")
+        self.pool_type = pool_type
+
+    def feat_mult(self) -> int:
+        """By how much the pool multiplies the channels."""
+        return 2 if self.pool_type == "catavgmax" else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool ``x`` (B, C, H, W) over H and W."""
+        if not self.pool_type:
+            return x
+        if self.pool_type == "avg":
+            return x.mean([2, 3], keepdim=True)
+        maximum = F.adaptive_max_pool2d(x, 1)
+        if self.pool_type == "max":
+            return maximum
+        average = x.mean([2, 3], keepdim=True)
+        if self.pool_type == "avgmax":
+            return 0.5 * (average + maximum)
+        return paddle.concat([average, maximum], 1)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows of this layer."""
+        return f"pool_type={self.pool_type!r}"
+
+
+class DenseMaxPool2D(nn.Layer):
+    """The 2x2 stride-2 max pool on a dilated grid: stride 1, the four taps ``dilation`` apart, size kept.
+
+    At every position of the strided pool's output grid the value is the strided pool's. Taps beyond the lower and
+    right border read the lowest value, so they never win.
+    """
+
+    def __init__(self, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        d, height, width = self.dilation, x.shape[2], x.shape[3]
+        padded = F.pad(x, [0, d, 0, d], value=float(paddle.finfo(x.dtype).min))
+        rows = paddle.maximum(padded[:, :, :height], padded[:, :, d:])
+        return paddle.maximum(rows[:, :, :, :width], rows[:, :, :, d:])
+
+
+class DenseAvgPool2D(nn.Layer):
+    """The 3x3 average pool with padding 1 on a dilated grid: stride 1, nine taps ``dilation`` apart, zeros outside.
+
+    Paddle's pools know no dilation, hence a depthwise convolution with constant weight 1/9 (padding counts, as in
+    timm's ``nn.AvgPool2d(3, padding=1)``).
+    """
+
+    def __init__(self, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        channels = x.shape[1]
+        weight = paddle.full([channels, 1, 3, 3], 1 / 9, dtype=x.dtype)
+        return F.conv2d(x, weight, padding=self.dilation, dilation=self.dilation, groups=channels)

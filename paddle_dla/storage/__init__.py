@@ -1,0 +1,7 @@
+"""Names and arrays on disk: no framework, nothing in a file is ever executed, nothing is left half-written.
+
+``atomic``    files that appear complete or not at all
+``pdparams``  Paddle's pickle of arrays: streamed out, read through an allow-list
+``tensors``   safetensors as read-only views of the file
+``manifest``  the sidecar that says where every tensor came from, and proves that it is still the same
+"""

@@ -1,0 +1,144 @@
+"""``.pdparams`` files: a pickle of ``{name: numpy array}``, without Paddle and without trust.
+
+``paddle.load`` runs whatever code a pickle names, so files are read through an unpickler that knows three names of
+numpy and refuses every other. Writing emits the pickle opcodes of a plain dict of arrays directly: the bytes of each
+array go from its buffer to the file without a copy, and the result does not depend on the numpy that wrote it
+(numpy 2's own pickles name ``numpy._core``, which numpy before 1.26 lacks).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from paddle_dla.storage.errors import CheckpointError
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    (module, name): value
+    for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+    for name, value in {
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+        "_reconstruct": np.empty(0).__reduce__()[0],
+    }.items()
+}
+
+# what paddle.save adds beside the arrays: structured name -> the parameter's automatic name
+_NAME_TABLE = "StructuredToParameterName@@"
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Resolves numpy's array constructors and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) not in _ALLOWED:
+            raise CheckpointError(
+                f"it names {module}.{name}, which is no numpy array: refused, nothing was run. An honest .pdparams "
+                "holds arrays only; do not load this file"
+            )
+        return _ALLOWED[module, name]
+
+
+def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """``{name: array}`` of a file by ``paddle.save`` or ``write_pdparams``; nothing in it is executed.
+
+    Raises ``CheckpointError`` where the file is missing, damaged, holds something other than named arrays, or names
+    any code.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    # a damaged pickle can fail in any of these ways, numpy's constructors included
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        UnicodeDecodeError,
+        MemoryError,
+        OverflowError,
+        struct.error,
+        ImportError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} is no readable .pdparams: {type(error).__name__}: {error}; it is truncated, damaged or of another "
+            "format"
+        ) from error
+    return _named_arrays(content, path)
+
+
+def _named_arrays(content: object, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of named arrays")
+    arrays = {}
+    for name, value in content.items():
+        if name == _NAME_TABLE:
+            continue
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+            value = value[1]  # Paddle 2.x pickles a Tensor as (automatic name, array)
+        if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a named numeric array")
+        arrays[name] = value
+    return arrays
+
+
+def write_pdparams(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write ``arrays`` as ``paddle.save`` would: ``paddle.load`` and ``pickle.load`` give back a dict of arrays.
+
+    The opcodes are those of protocol 4 (https://peps.python.org/pep-3154/), the state of an array is what
+    ``ndarray.__reduce__`` documents: version, shape, dtype, Fortran order, bytes. Callers make it atomic.
+    """
+    with open(path, "wb") as file:
+        file.write(pickle.PROTO + b"\x04" + pickle.EMPTY_DICT)
+        for name, array in arrays.items():
+            file.write(_text(name))
+            _write_array(file, array)
+            file.write(pickle.SETITEM)
+        file.write(pickle.STOP)
+
+
+def _write_array(file: BinaryIO, array: np.ndarray) -> None:
+    array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+    file.write(_global("numpy.core.multiarray", "_reconstruct") + _global("numpy", "ndarray"))
+    file.write(_tuple(_int(0)) + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE)
+    file.write(pickle.MARK + _int(1) + _tuple(*map(_int, array.shape)) + _dtype(array.dtype.str) + pickle.NEWFALSE)
+    file.write(pickle.BINBYTES8 + struct.pack("<Q", array.nbytes))
+    file.write(array.reshape(-1).view(np.uint8).data)
+    file.write(pickle.TUPLE + pickle.BUILD)
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    return pickle.BINUNICODE + struct.pack("<I", len(raw)) + raw
+
+
+def _int(value: int) -> bytes:
+    return pickle.BININT + struct.pack("<i", value)
+
+
+def _tuple(*items: bytes) -> bytes:
+    return pickle.MARK + b"".join(items) + pickle.TUPLE
+
+
+def _global(module: str, name: str) -> bytes:
+    return _text(module) + _text(name) + pickle.STACK_GLOBAL
+
+
+def _dtype(code: str) -> bytes:
+    """``numpy.dtype(code[1:])`` with its state: version 3, byte order, no fields, no subtype, no alignment."""
+    arguments = _text(code[1:]) + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE3
+    build = _global("numpy", "dtype") + arguments + pickle.REDUCE
+    state = _tuple(_int(3), _text(code[0]), pickle.NONE, pickle.NONE, pickle.NONE, _int(-1), _int(-1), _int(0))
+    return build + state + pickle.BUILD

@@ -1,0 +1,91 @@
+"""safetensors files as read-only views of the mapped file, bfloat16 included, which numpy does not know.
+
+Format: https://github.com/huggingface/safetensors#format. The library validates the header (bounds, overlaps, sizes);
+the views are then made here, because its numpy interface copies and refuses bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from paddle_dla.storage.errors import CheckpointError
+
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it lies in a file: ``raw`` is a read-only view, bfloat16 seen as its 16-bit pattern."""
+
+    raw: np.ndarray
+    dtype: str
+    """``float32``, ``float16``, ``bfloat16``, ``float64``, ``int64``, ..."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.raw.shape
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
+    """``{name: tensor}`` in the order of the file, which stays mapped while the tensors live.
+
+    Raises ``CheckpointError`` where the file is missing, truncated, damaged, or of a type that no DLA weight has.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="numpy"):
+            pass
+        content = np.memmap(path, dtype=np.uint8, mode="r")
+    except FileNotFoundError:
+        raise CheckpointError(f"cannot read {path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no readable safetensors file: {error}; it is truncated or damaged") from error
+    length = int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    data = content[8 + length :]
+    entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+    return {name: _view(data, name, entry, path) for name, entry in entries}
+
+
+def _view(data: np.ndarray, name: str, entry: Mapping[str, object], path: str | os.PathLike[str]) -> StoredTensor:
+    code = str(entry["dtype"])
+    if code not in _DTYPES:
+        raise CheckpointError(f"{path}: tensor {name!r} is of type {code}, which no supported weight has")
+    begin, end = entry["data_offsets"]
+    raw = data[begin:end].view(_DTYPES[code]).reshape(entry["shape"])
+    return StoredTensor(raw.view(np.ndarray), "bfloat16" if code == "BF16" else raw.dtype.name)
+
+
+def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write ``arrays``; callers make it atomic. Raises ``OSError`` where the system refuses."""
+    contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
+    try:
+        save_file(contiguous, Path(path), metadata={"format": "np"})
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

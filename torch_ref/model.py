@@ -1,0 +1,94 @@
+"""timm's models as the reference, and the one place that deals with torchvision beside a CPU torch.
+
+Pinned to timm 1.0.31 (``constraints.txt``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+# schemas of the two operators that torchvision looks up while it is imported
+_TORCHVISION_OPS = ("nms", "qnms")
+_NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+@functools.cache
+def _declare_torchvision_ops() -> torch.library.Library | None:
+    """Make ``import torchvision`` work where its compiled operators do not fit the installed torch.
+
+    PyPI's torchvision is a CUDA build; beside a CPU torch its library does not load, and importing it (and so timm)
+    dies with ``operator torchvision::nms does not exist``. Declared schemas are all the import needs, and nothing
+    here calls the operators. Where the real ones load, nothing is declared. The result must stay referenced, which
+    the cache does.
+    """
+    import importlib.util
+    import pathlib
+
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return None
+    for extension in pathlib.Path(spec.origin).parent.glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(extension))
+            return None
+        except OSError:
+            continue
+    library = torch.library.Library("torchvision", "DEF")
+    for op in _TORCHVISION_OPS:
+        library.define(f"{op}{_NMS_SCHEMA}")
+    return library
+
+
+def import_timm():  # noqa: ANN201 - a module
+    """``import timm``, also where torchvision's operators do not load."""
+    _declare_torchvision_ops()
+    import timm
+
+    return timm
+
+
+def create_model(name: str, seed: int | None = None, **kwargs: object) -> torch.nn.Module:
+    """``timm.create_model(name, **kwargs)`` without pretrained weights, in eval mode; ``seed`` fixes the weights."""
+    timm = import_timm()
+    with torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        return timm.create_model(name, pretrained=False, **kwargs).eval()
+
+
+def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """Load a state dict into ``model``; strict, except that BN's batch counters may be absent.
+
+    Raises ``ValueError`` that lists missing and unexpected names.
+    """
+    result = model.load_state_dict(tensors, strict=False)
+    missing = [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"state dict does not fit: missing {missing}, unexpected {result.unexpected_keys}")
+    return model
+
+
+def state_arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The model's state dict as arrays of its own (copies)."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+
+
+@torch.no_grad()
+def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give every BatchNorm weights and statistics as a trained network has them, all different from the defaults.
+
+    Freshly initialised BN (mean 0, variance 1, weight 1, bias 0) hides swapped or dropped buffers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+            module.bias.normal_(0.0, 0.2, generator=generator)
+            module.running_mean.normal_(0.0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            module.num_batches_tracked.fill_(1000 + seed)
+    return model

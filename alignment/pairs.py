@@ -118,7 +118,7 @@ def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progre
     progress(f"{pair.name}: timm in float32, for the noise floor")
     rounded = capture_torch.capture(pair.torch_model, [inputs])
     progress(f"{pair.name}: timm in float64")
-    epsilons = use_float32_epsilon(pair.torch_model.double())
+    epsilons = reference.use_float32_epsilon(pair.torch_model.double())
     exact = capture_torch.capture(pair.torch_model, [inputs])
     progress(f"{pair.name}: Paddle in {dtype}")
     pair.paddle_model.to(dtype=dtype)
@@ -134,19 +134,6 @@ def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progre
         versions=versions(),
     )
     return result
-
-
-def use_float32_epsilon(model: torch.nn.Module) -> str:
-    """Round BatchNorm's epsilon in ``model`` to float32, in which Paddle keeps it; returns the values for the record.
-
-    1e-5 in float64 and in float32 differ by 2.5e-8 relative, which alone would separate the logits by 5e-12.
-    """
-    values = set()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = float(np.float32(module.eps))
-            values.add(module.eps)
-    return ", ".join(map(repr, sorted(values)))
 
 
 def versions() -> str:

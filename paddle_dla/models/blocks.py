@@ -18,7 +18,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
-from paddle_dla.models.layers import BatchNorm2D, DenseAvgPool2D, DenseMaxPool2D, frozen_statistics
+from paddle_dla.models.layers import AvgPool2D, BatchNorm2D, DenseMaxPool2D, frozen_statistics
 from paddle_dla.models.variants import Variant
 
 
@@ -122,10 +122,7 @@ class DlaBottle2neck(nn.Layer):
         )
         self.bns = nn.LayerList([BatchNorm2D(self.width) for _ in range(self.scale - 1)])
         if is_first:
-            # exclusive=False: padding counts, as in torch's count_include_pad
-            self.pool = (
-                nn.AvgPool2D(3, stride, padding=1, exclusive=False) if stride > 1 else DenseAvgPool2D(first_dilation)
-            )
+            self.pool = AvgPool2D(stride, first_dilation)
         self.conv3 = conv2d(total, outplanes, 1)
         self.bn3 = BatchNorm2D(outplanes)
         self.relu = nn.ReLU()

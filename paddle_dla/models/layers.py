@@ -138,19 +138,30 @@ class DenseMaxPool2D(nn.Layer):
         return paddle.maximum(rows[:, :, :, :width], rows[:, :, :, d:])
 
 
-class DenseAvgPool2D(nn.Layer):
-    """The 3x3 average pool with padding 1 on a dilated grid: stride 1, nine taps ``dilation`` apart, zeros outside.
+class AvgPool2D(nn.Layer):
+    """The 3x3 average pool with padding 1, zeros outside counted, as timm's ``nn.AvgPool2d(3, stride, padding=1)``.
 
-    Paddle's pools know no dilation, hence a depthwise convolution with constant weight 1/9 (padding counts, as in
-    timm's ``nn.AvgPool2d(3, padding=1)``).
+    ``dilation`` puts the nine taps that far apart, which no pool of Paddle can.
+
+    A depthwise convolution with the constant weight 1/9: ``nn.AvgPool2D`` would do for the forward pass, but its
+    backward multiplies by a float32 1/9 also in float64, an error of 1e-8 in every gradient below it. On a CPU both
+    take the same time (25 ms a step for 8 x 28 x 112 x 112 inputs).
     """
 
-    def __init__(self, dilation: int):
+    kernel_size = 3
+
+    def __init__(self, stride: int = 1, dilation: int = 1):
         super().__init__()
+        self.stride = stride
         self.dilation = dilation
+        self.padding = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """(B, C, H, W) -> (B, C, H / stride, W / stride)."""
         channels = x.shape[1]
         weight = paddle.full([channels, 1, 3, 3], 1 / 9, dtype=x.dtype)
-        return F.conv2d(x, weight, padding=self.dilation, dilation=self.dilation, groups=channels)
+        return F.conv2d(x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=channels)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows of this layer."""
+        return f"kernel_size=3, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

@@ -53,7 +53,8 @@ VARIANTS: dict[str, Variant] = {
 def resolve_name(name: str) -> str:
     """The table's key for a name as timm or PaddleClas spells it.
 
-    ``dla60``, ``dla60.in1k``, ``timm/dla60.in1k`` and ``DLA60`` are one. Raises ``ValueError`` for an unknown name, with the nearest known ones.
+    ``dla60``, ``dla60.in1k``, ``timm/dla60.in1k`` and ``DLA60`` are one. Raises ``ValueError`` for an unknown name,
+    with the nearest known ones.
     """
     key = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/").split(".")[0]
     key = "dla" + key[3:] if key.startswith("DLA") else key

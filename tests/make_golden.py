@@ -19,9 +19,10 @@ def main() -> None:
         module = load_tensors(create_model(model), weights).double()
         use_float32_epsilon(module)
         names, projections, scales = [], [], []
-        for record in capture(module, [images()]):
+        tape = capture(module, [images()])
+        for record in tape:
             name = f"{record.path}#{record.call}"
-            projection, scale = fingerprint(name, record.outputs[0])
+            projection, scale = fingerprint(name, tape.outputs(record)[0])
             names.append(name)
             projections.append(projection)
             scales.append(scale)

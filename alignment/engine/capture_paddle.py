@@ -1,42 +1,135 @@
-"""Run a Paddle layer and record every layer in it. Paddle only."""
+"""Run a Paddle layer and record every layer in it, forward and backward. Paddle only.
+
+Paddle has no hook on a layer's backward pass; hooks on the tensors that layers return tell the same.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
 
-from alignment.engine.tape import ROOT, Tape, leaves
+from alignment.engine.store import Ref, Store
+from alignment.engine.tape import ROOT, Record, Slot, Tape
+from alignment.engine.tree import leaves, mapped
+
+LATEST = 8
+"""How many tensors are remembered; layers nest less deeply than that where one returns what another did."""
 
 
-@paddle.no_grad()
-def capture(layer: paddle.nn.Layer, inputs: Sequence[np.ndarray]) -> Tape:
+def capture(
+    layer: paddle.nn.Layer,
+    inputs: Sequence[np.ndarray],
+    store: Store | None = None,
+    backward: Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]] | None = None,
+) -> Tape:
     """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
 
-    Floating-point inputs are cast to the type of the layer's parameters.
+    Floating-point inputs are cast to the type of the layer's parameters. ``backward`` as in ``capture_torch``; the
+    records hold no gradients of inputs.
     """
-    names = dict(layer.named_sublayers(include_self=True))
-    tape = Tape({path or ROOT: type(sub).__name__ for path, sub in names.items()})
-    handles = [sub.register_forward_post_hook(_recorder(tape, path or ROOT)) for path, sub in names.items()]
+    recorder = _Recorder(layer, store or Store(), backward is not None)
+    handles = recorder.attach()
     try:
-        layer(*(_tensor(array, layer) for array in inputs))
+        with paddle.set_grad_enabled(backward is not None):
+            output = layer(*(to_tensor(array, layer, backward is not None) for array in inputs))
+        if backward is not None:
+            layer.clear_gradients()
+            roots, grads = backward(output)
+            if len(roots) == 1 and roots[0].size == 1:
+                recorder.tape.loss = float(roots[0])
+            paddle.autograd.backward(roots, grads)
+            recorder.keep_param_grads()
+        recorder.keep_buffers()
     finally:
         for handle in handles:
             handle.remove()
-    return tape
+        if backward is not None:
+            layer.clear_gradients()
+    return recorder.tape
 
 
-def _tensor(array: np.ndarray, layer: paddle.nn.Layer) -> paddle.Tensor:
-    dtype = next((p.dtype for p in layer.parameters()), None)
+def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -> paddle.Tensor:
+    """``array`` as an input of ``layer``, cast to the type of its parameters where it is floating point."""
     tensor = paddle.to_tensor(array)
-    return tensor.astype(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point():
+        return tensor
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), tensor.dtype)
+    tensor = tensor.astype(dtype)
+    tensor.stop_gradient = not differentiable
+    return tensor
 
 
-def _recorder(tape: Tape, path: str) -> Callable[..., None]:
-    def hook(layer: paddle.nn.Layer, inputs: object, output: object) -> None:
-        arrays = [tensor.numpy().copy() for tensor in leaves(output, paddle.Tensor)]
-        leaf = next(layer.children(), None) is None
-        tape.add(path, type(layer).__name__, leaf, arrays)
+def is_tensor(value: object) -> bool:
+    """Whether ``value`` is a Paddle tensor."""
+    return isinstance(value, paddle.Tensor)
 
-    return hook
+
+def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """What a forward pass may change: buffers, and BatchNorm's statistics, which Paddle counts as parameters."""
+    return {name: value for name, value in layer.state_dict().items() if value.stop_gradient}
+
+
+class _Recorder:
+    """The hooks of one run and what they share."""
+
+    def __init__(self, layer: paddle.nn.Layer, store: Store, differentiate: bool):
+        self.layer = layer
+        self.names = dict(layer.named_sublayers(include_self=True))
+        self.tape = Tape({path or ROOT: type(sub).__name__ for path, sub in self.names.items()}, store)
+        self.differentiate = differentiate
+        self._open: list[Record] = []
+        # the latest tensors: a container mostly returns what its last layer returned, and one copy serves both
+        self._latest: deque[tuple[paddle.Tensor, int, Ref, Slot | None]] = deque(maxlen=LATEST)
+
+    def attach(self) -> list[Any]:
+        handles = []
+        for path, sub in self.names.items():
+            handles.append(sub.register_forward_pre_hook(self._before(path or ROOT)))
+            handles.append(sub.register_forward_post_hook(self._after))
+        return handles
+
+    def keep_param_grads(self) -> None:
+        for name, parameter in self.layer.named_parameters():
+            if not parameter.stop_gradient and parameter.grad is not None:
+                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.numpy())
+
+    def keep_buffers(self) -> None:
+        for name, value in state_tensors(self.layer).items():
+            self.tape.buffers[name] = self.tape.store.put(value.numpy(), shared=True)
+
+    def _before(self, path: str) -> Callable[..., None]:
+        def hook(sub: paddle.nn.Layer, args: tuple[Any, ...]) -> None:
+            parent = self._open[-1].key if self._open else None
+            leaf = next(sub.children(), None) is None
+            self._open.append(Record(path, type(sub).__name__, self.tape.next_call(path), leaf, parent))
+
+        return hook
+
+    def _after(self, sub: paddle.nn.Layer, args: Any, output: Any) -> None:
+        record = self._open.pop()
+        kept = [self._keep(tensor) for tensor in leaves(output, is_tensor)]
+        refs = iter([ref for ref, _ in kept])
+        record.outputs = mapped(output, is_tensor, lambda _: next(refs))
+        record.output_grads = [slot for _, slot in kept]
+        self.tape.records.append(record)
+
+    def _keep(self, tensor: paddle.Tensor) -> tuple[Ref, Slot | None]:
+        for known, version, ref, slot in self._latest:
+            if known is tensor and version == tensor.inplace_version:
+                return ref, slot
+        ref, slot = self.tape.store.put(tensor.numpy(), shared=True), None
+        if self.differentiate and not tensor.stop_gradient:
+            slot = Slot()
+            tensor.register_hook(self._filler(slot))
+        self._latest.append((tensor, tensor.inplace_version, ref, slot))
+        return ref, slot
+
+    def _filler(self, slot: Slot) -> Callable[[paddle.Tensor], None]:
+        def fill(grad: paddle.Tensor) -> None:
+            slot.ref = self.tape.store.put(grad.numpy())
+
+        return fill

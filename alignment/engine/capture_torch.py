@@ -1,46 +1,184 @@
-"""Run a torch module and record every layer. torch only.
+"""Run a torch module and record every layer, forward and backward. torch only.
 
 Outputs are copied inside the hook: models overwrite them in place later (timm's DLA does, by ``ReLU(inplace=True)``
-and ``out += shortcut``).
+and ``out += shortcut``). Each layer gets aliases of its inputs, so that the gradient which reaches an alias is this
+layer's share alone; ``register_full_backward_hook`` would tell the same and raises before an in-place operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from alignment.engine.tape import ROOT, Tape, leaves
+from alignment.engine.store import Ref, Store
+from alignment.engine.tape import ROOT, Record, Slot, Tape
+from alignment.engine.tree import leaves, mapped
+
+Loss = Callable[[Any], torch.Tensor]
 
 
-@torch.no_grad()
-def capture(module: torch.nn.Module, inputs: Sequence[np.ndarray]) -> Tape:
+def capture(
+    module: torch.nn.Module,
+    inputs: Sequence[np.ndarray],
+    store: Store | None = None,
+    backward: Callable[[Any], tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None,
+) -> Tape:
     """The tape of ``module(*inputs)``, in the mode and type that the module is in; hooks are removed again.
 
-    Floating-point inputs are cast to the type of the module's parameters.
+    Floating-point inputs are cast to the type of the module's parameters. ``backward`` turns the output into the
+    tensors from which gradients start and those gradients; without it nothing is differentiated. Gradients of the
+    parameters are cleared before and after.
     """
-    names = dict(module.named_modules())
-    tape = Tape({path or ROOT: type(layer).__name__ for path, layer in names.items()})
-    handles = [layer.register_forward_hook(_recorder(tape, path or ROOT)) for path, layer in names.items()]
+    recorder = _Recorder(module, store or Store(), backward is not None)
+    handles = recorder.attach()
     try:
-        module(*(_tensor(array, module) for array in inputs))
+        with torch.set_grad_enabled(backward is not None):
+            tensors = [_tensor(array, module, backward is not None) for array in inputs]
+            output = module(*tensors)
+        if backward is not None:
+            module.zero_grad(set_to_none=True)
+            roots, grads = backward(output)
+            if len(roots) == 1 and roots[0].numel() == 1:
+                recorder.tape.loss = float(roots[0])
+            torch.autograd.backward(roots, grads)
+            recorder.keep_param_grads()
+        recorder.keep_buffers()
     finally:
         for handle in handles:
             handle.remove()
-    return tape
+        if backward is not None:
+            module.zero_grad(set_to_none=True)
+    return recorder.tape
 
 
-def _tensor(array: np.ndarray, module: torch.nn.Module) -> torch.Tensor:
+def _tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:
     tensor = torch.from_numpy(np.array(array))
     dtype = next((p.dtype for p in module.parameters()), tensor.dtype)
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(dtype).requires_grad_(differentiable)
 
 
-def _recorder(tape: Tape, path: str) -> Callable[..., None]:
-    def hook(layer: torch.nn.Module, inputs: object, output: object) -> None:
-        arrays = [tensor.detach().cpu().numpy().copy() for tensor in leaves(output, torch.Tensor)]
-        leaf = next(layer.children(), None) is None
-        tape.add(path, type(layer).__name__, leaf, arrays)
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
 
-    return hook
+
+@dataclass
+class _Call:
+    """A call that has begun: its record, lists that were copied, and the tensors behind the aliases it got."""
+
+    record: Record
+    lists: list[tuple[list[Any], list[Any]]] = field(default_factory=list)
+    inputs: list[tuple[int, torch.Tensor, int, Slot | None]] = field(default_factory=list)
+
+
+class _Recorder:
+    """The hooks of one run and what they share."""
+
+    def __init__(self, module: torch.nn.Module, store: Store, differentiate: bool):
+        self.module = module
+        self.names = dict(module.named_modules())
+        self.tape = Tape({path or ROOT: type(layer).__name__ for path, layer in self.names.items()}, store)
+        self.differentiate = differentiate
+        self._open: list[_Call] = []
+        self._refs = WeakTensorKeyDictionary()  # tensor -> (version, Ref): one copy of what many layers see
+        self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
+
+    def attach(self) -> list[Any]:
+        handles = []
+        for path, layer in self.names.items():
+            handles.append(layer.register_forward_pre_hook(self._before(path or ROOT), with_kwargs=True))
+            handles.append(layer.register_forward_hook(self._after, with_kwargs=True))
+        return handles
+
+    def keep_param_grads(self) -> None:
+        for name, parameter in self.module.named_parameters():
+            if parameter.grad is not None:
+                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.detach().cpu().numpy(), shared=True)
+
+    def keep_buffers(self) -> None:
+        for name, buffer in self.module.named_buffers():
+            self.tape.buffers[name] = self.tape.store.put(buffer.detach().cpu().numpy(), shared=True)
+
+    def _before(self, path: str) -> Callable[..., Any]:
+        def hook(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            parent = self._open[-1].record.key if self._open else None
+            leaf = next(layer.children(), None) is None
+            record = Record(path, type(layer).__name__, self.tape.next_call(path), leaf, parent)
+            record.args, record.kwargs = mapped((args, kwargs), _is_tensor, self._keep)
+            call = _Call(record)
+            self._open.append(call)
+            if not self.differentiate:
+                return None
+            return self._alias(call, args), self._alias(call, kwargs)
+
+        return hook
+
+    def _alias(self, call: _Call, value: Any) -> Any:
+        """``value`` with an alias of each tensor, in the order of ``tree.leaves``."""
+        if isinstance(value, torch.Tensor):
+            return self._watched_alias(call, value)
+        if isinstance(value, dict):
+            return {key: self._alias(call, item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(self._alias(call, item) for item in value)
+        if isinstance(value, list):
+            copy = [self._alias(call, item) for item in value]
+            call.lists.append((value, copy))
+            return copy
+        return value
+
+    def _watched_alias(self, call: _Call, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.requires_grad:
+            call.record.input_grads.append(None)
+            return tensor
+        alias = tensor.view_as(tensor)
+        slot = Slot()
+        alias.register_hook(self._filler(slot))
+        call.inputs.append((len(call.record.input_grads), tensor, tensor._version, self._watch(tensor)))
+        call.record.input_grads.append(slot)
+        self._refs[alias] = (alias._version, self._keep(tensor))
+        return alias
+
+    def _after(self, layer: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        call = self._open.pop()
+        record = call.record
+        for original, copy in call.lists:
+            original.extend(copy[len(original) :])  # what the layer appended to a list that it was given
+        for index, tensor, version, slot in call.inputs:
+            if tensor._version != version:
+                # Overwritten by the layer: gradients bypass the alias then, and all later users of the tensor see
+                # what the layer made of it, so that the tensor's own gradient is this layer's share.
+                record.input_grads[index] = slot
+        record.outputs = mapped(output, _is_tensor, self._keep)
+        if self.differentiate:
+            record.output_grads = [self._watch(tensor) for tensor in leaves(output, _is_tensor)]
+        self.tape.records.append(record)
+
+    def _watch(self, tensor: torch.Tensor) -> Slot | None:
+        if not tensor.requires_grad:
+            return None
+        known = self._slots.get(tensor)
+        if known is None or known[0] != tensor._version:
+            slot = Slot()
+            tensor.register_hook(self._filler(slot))
+            known = self._slots[tensor] = (tensor._version, slot)
+        return known[1]
+
+    def _filler(self, slot: Slot) -> Callable[[torch.Tensor], None]:
+        def fill(grad: torch.Tensor) -> None:
+            slot.ref = self.tape.store.put(grad.detach().cpu().numpy(), shared=True)
+
+        return fill
+
+    def _keep(self, tensor: torch.Tensor) -> Ref:
+        known = self._refs.get(tensor)
+        if known is None or known[0] != tensor._version:
+            ref = self.tape.store.put(tensor.detach().cpu().numpy(), shared=True)
+            known = self._refs[tensor] = (tensor._version, ref)
+        return known[1]

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from alignment.engine.compare import compare
 from alignment.engine.noise import NoiseFloor
 from alignment.engine.result import Result, Row, Skipped
+from alignment.engine.store import Ref
 from alignment.engine.tape import Record, Tape
 
 REFERENCE, PORT = "torch", "Paddle"
 
 
-def compare_tapes(title: str, reference: Tape, port: Tape, floor: NoiseFloor) -> Result:
-    """Compare ``port`` with ``reference`` call by call; layers pair by their path.
+def compare_tapes(
+    title: str,
+    reference: Tape,
+    port: Tape,
+    floor: NoiseFloor,
+    twins: Mapping[str, str] | None = None,
+    partial: frozenset[str] = frozenset(),
+) -> Result:
+    """Compare ``port`` with ``reference`` call by call.
 
-    A layer that only one side has is listed as skipped; a call that only one side makes of a layer that both have
-    is a difference.
+    ``twins`` maps paths of the reference to paths of the port; without it layers pair by their path, and those that
+    one side lacks are listed as skipped. A call that only one side makes of a layer that both have is a difference.
+    ``partial`` are layers of the reference whose twin stands for their own computation only, without inner layers.
     """
-    result = Result(title, floor.dtype, skipped=[*_one_sided(reference, port)])
-    calls = port.by_key()
+    result = Result(title, floor.dtype)
+    if twins is None:
+        twins = {path: path for path in reference.layers if path in port.layers}
+        result.skipped = [*_one_sided(reference, port)]
+    calls, inside = port.by_key(), reference.children()
+    names = {twin: path for path, twin in twins.items()}
     for depth, record in enumerate(reference):
-        if record.path not in port.layers:
+        if record.path not in twins:
             continue
-        twin = calls.pop(record.key, None)
+        twin = calls.pop((twins[record.path], record.call), None)
         if twin is None:
             note = f"call {record.call + 1} of this layer is missing in {PORT}"
-            result.rows.append(_row(record, depth, _outer(record), np.inf, note))
-        else:
-            result.rows.extend(_compare_outputs(record, twin, depth, floor))
+            result.rows.append(_row(record, twins[record.path], depth, _outer(record), note))
+            continue
+        refs = reference.own(record, inside[record.key])[0] if record.path in partial else record.output_refs()
+        result.rows.extend(_compare_outputs(reference, record, refs, port, twin, depth, floor))
     for record in calls.values():
-        if record.path in reference.layers:
+        if record.path in names:
             note = f"call {record.call + 1} of this layer is missing in {REFERENCE}"
-            result.rows.append(_row(record, len(reference), _outer(record), np.inf, note))
+            result.rows.append(_row(record, record.path, len(reference), _outer(record), note, names[record.path]))
     return result
 
 
@@ -50,13 +64,22 @@ def _one_sided(reference: Tape, port: Tape) -> Iterator[Skipped]:
             yield Skipped(path, kind, PORT, f"no layer of this name in {REFERENCE}")
 
 
-def _compare_outputs(record: Record, twin: Record, depth: int, floor: NoiseFloor) -> Iterator[Row]:
-    if len(record.outputs) != len(twin.outputs):
-        note = f"{len(twin.outputs)} outputs in {PORT}, {len(record.outputs)} in {REFERENCE}"
-        yield _row(record, depth, _outer(record), np.inf, note)
+def _compare_outputs(
+    reference: Tape,
+    record: Record,
+    outputs: Sequence[Ref],
+    port: Tape,
+    twin: Record,
+    depth: int,
+    floor: NoiseFloor,
+) -> Iterator[Row]:
+    twin_outputs = twin.output_refs()
+    if len(outputs) != len(twin_outputs):
+        note = f"{len(twin_outputs)} outputs in {PORT}, {len(outputs)} in {REFERENCE}"
+        yield _row(record, twin.path, depth, _outer(record), note)
         return
-    for index, (expected, actual) in enumerate(zip(record.outputs, twin.outputs)):
-        found = compare(expected, actual)
+    for index, (expected, actual) in enumerate(zip(outputs, twin_outputs)):
+        found = compare(reference.get(expected), port.get(actual))
         yield Row(
             layer=record.path,
             twin=twin.path,
@@ -75,10 +98,10 @@ def _compare_outputs(record: Record, twin: Record, depth: int, floor: NoiseFloor
 
 
 def _outer(record: Record) -> tuple[int, ...]:
-    return record.outputs[0].shape if record.outputs else ()
+    refs = record.output_refs()
+    return refs[0].shape if refs else ()
 
 
-def _row(record: Record, depth: int, shape: tuple[int, ...], error: float, note: str) -> Row:
-    return Row(
-        record.path, record.path, record.kind, record.call, depth, record.leaf, shape, error, error, 0.0, 0.0, note=note
-    )
+def _row(record: Record, twin: str, depth: int, shape: tuple[int, ...], note: str, layer: str = "") -> Row:
+    error, path = np.inf, layer or record.path
+    return Row(path, twin, record.kind, record.call, depth, record.leaf, shape, error, error, 0.0, 0.0, note=note)

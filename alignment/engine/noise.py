@@ -52,7 +52,8 @@ def measure_floor(exact: Tape, rounded: Tape, dtype: str) -> NoiseFloor:
     runs = rounded.by_key()
     floors = {
         record.key: tuple(
-            _finite(compare(a, b).relative) * scale for a, b in zip(record.outputs, runs[record.key].outputs)
+            _finite(compare(a, b).relative) * scale
+            for a, b in zip(exact.outputs(record), rounded.outputs(runs[record.key]))
         )
         for record in exact
     }

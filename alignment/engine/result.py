@@ -15,7 +15,8 @@ class Row:
     ``layer`` and ``twin`` are the paths in the reference and in the port, ``depth`` is the position in the order of
     execution, ``shape`` that of the reference. ``relative`` and ``floor`` are over the tensor's largest magnitude;
     ``allowed`` is what the verdict was made with. ``worst`` is the index of the largest error. ``note`` says what
-    could not be measured (another shape, a call that is missing on one side).
+    could not be measured (another shape, a call that is missing on one side). ``direction`` is ``forward``,
+    ``gradient`` (of the output) or ``parameter gradient``.
     """
 
     layer: str
@@ -31,6 +32,7 @@ class Row:
     allowed: float
     worst: tuple[int, ...] = ()
     note: str = ""
+    direction: str = "forward"
 
     @property
     def aligned(self) -> bool:
@@ -53,6 +55,26 @@ class Skipped:
     reason: str
 
 
+CONFIG, WEIGHTS, COMPUTATION, WIRING, STATE, MODE = "config", "weights", "computation", "wiring", "state", "mode"
+"""The kinds of fault, in the order in which one explains the next."""
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A layer that is itself at fault, whatever it inherits from the layers before it.
+
+    ``layer`` and ``twin`` are the paths in the reference and in the port, ``kind`` is one of ``config``, ``weights``,
+    ``computation``, ``wiring``, ``state`` and ``mode``, ``cause`` says in words what is wrong (``unexplained`` is an
+    honest answer), ``evidence`` lists the measurements that show it.
+    """
+
+    layer: str
+    twin: str
+    kind: str
+    cause: str
+    evidence: tuple[str, ...] = ()
+
+
 @dataclass
 class Result:
     """The outcome of one comparison, in the order of execution. Nothing compared is no success.
@@ -65,11 +87,12 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    culprits: list[Culprit] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared and all of it is aligned."""
-        return bool(self.rows) and all(row.aligned for row in self.rows)
+        """Whether something was compared, all of it is aligned, and no layer is at fault."""
+        return bool(self.rows) and all(row.aligned for row in self.rows) and not self.culprits
 
     @property
     def first_divergence(self) -> Row | None:
@@ -86,6 +109,10 @@ class Result:
         if not self.rows:
             return "NOT ALIGNED: nothing was compared"
         first, worst = self.first_divergence, self.worst
+        if self.culprits:
+            found = self.culprits[0]
+            others = f" and {len(self.culprits) - 1} more" if len(self.culprits) > 1 else ""
+            return f"NOT ALIGNED: {found.kind} fault in {found.layer}{others}: {found.cause}"
         if first is None:
             return (
                 f"ALIGNED: {len(self.rows)} tensors, worst relative error {worst.relative:.1e} at {worst.layer} "
@@ -107,6 +134,7 @@ class Result:
             "verdict": self.verdict(),
             "dtype": self.dtype,
             "first_divergence": self.first_divergence.layer if self.first_divergence else None,
+            "culprits": [asdict(culprit) for culprit in self.culprits],
             "facts": self.facts,
             "compared": len(self.rows),
             "rows": rows,

@@ -1,0 +1,109 @@
+"""Which layers are at fault, of which kind: from settings, weights and what each layer did alone. No framework."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.engine.isolate import Finding
+from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, WIRING, Culprit
+
+# settings that a mode decides, not the author of the layer
+MODE_FIELDS = {"training", "use_batch"}
+
+
+@dataclass(frozen=True)
+class WeightFault:
+    """A parameter or buffer of ``layer`` that is not the reference's, before anything ran."""
+
+    layer: str
+    name: str
+    relative: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StateFault:
+    """A buffer of ``layer`` that one step changed otherwise than in the reference."""
+
+    layer: str
+    name: str
+    relative: float
+
+
+def locate(
+    order: Sequence[str],
+    twins: Mapping[str, str],
+    disagreements: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    weights: Iterable[WeightFault],
+    findings: Iterable[Finding],
+    states: Iterable[StateFault],
+) -> list[Culprit]:
+    """One culprit for each layer at fault, in the ``order`` of the reference's calls.
+
+    The first kind that applies names it: a wrong setting explains a wrong result, wrong weights do, and only what
+    neither explains is the computation's own.
+    """
+    by_layer: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_layer[finding.layer].append(finding)
+    wrong_weights: dict[str, list[WeightFault]] = defaultdict(list)
+    for fault in weights:
+        wrong_weights[fault.layer].append(fault)
+    wrong_states: dict[str, list[StateFault]] = defaultdict(list)
+    for state in states:
+        wrong_states[state.layer].append(state)
+    culprits = []
+    suspects = [*disagreements, *wrong_weights, *by_layer, *wrong_states]
+    for layer in sorted(set(suspects), key=_position(order)):
+        kind, cause = _kind(layer, disagreements, wrong_weights, by_layer, wrong_states)
+        evidence = [*_settings_lines(disagreements.get(layer, {}))]
+        evidence += [_weight_line(fault) for fault in wrong_weights[layer]]
+        evidence += [finding_line(finding) for finding in by_layer[layer]]
+        evidence += [f"{s.name} after the step: relative error {s.relative:.1e}" for s in wrong_states[layer]]
+        culprits.append(Culprit(layer, twins[layer], kind, cause, tuple(evidence)))
+    return culprits
+
+
+def _position(order: Sequence[str]):  # noqa: ANN202 - a sort key
+    index = {path: number for number, path in reversed([*enumerate(order)])}
+    return lambda layer: index.get(layer, len(order))
+
+
+def _kind(
+    layer: str,
+    disagreements: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    weights: Mapping[str, Sequence[WeightFault]],
+    findings: Mapping[str, Sequence[Finding]],
+    states: Mapping[str, Sequence[StateFault]],
+) -> tuple[str, str]:
+    settings = disagreements.get(layer, {})
+    modes = {name: pair for name, pair in settings.items() if name in MODE_FIELDS}
+    if settings.keys() - modes.keys():
+        return CONFIG, "; ".join(_settings_lines({k: v for k, v in settings.items() if k not in modes}))
+    if weights.get(layer):
+        names = ", ".join(fault.name for fault in weights[layer])
+        return WEIGHTS, f"{names} not as in the reference"
+    if modes:
+        return MODE, "; ".join(_settings_lines(modes))
+    if findings.get(layer):
+        leaf = findings[layer][0].leaf
+        return (COMPUTATION if leaf else WIRING), "unexplained"
+    return STATE, ", ".join(f"{state.name} is updated otherwise" for state in states[layer])
+
+
+def _settings_lines(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{name} {port} instead of {reference}" for name, (reference, port) in settings.items()]
+
+
+def _weight_line(fault: WeightFault) -> str:
+    return f"{fault.name}: {fault.note or f'relative error {fault.relative:.1e}'}"
+
+
+def finding_line(finding: Finding) -> str:
+    """One measurement in words."""
+    place = f" to {finding.inner}" if finding.inner else ""
+    what = finding.note or f"relative error {finding.difference.relative:.1e} at {list(finding.difference.worst)}"
+    return f"alone on the reference's inputs, {finding.where}{place} {finding.index}: {what}"

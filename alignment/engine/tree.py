@@ -1,0 +1,30 @@
+"""Nested lists, tuples and dicts with tensors in them, as layers take and return them. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
+    """The leaves in order; everything else that is no container is passed over."""
+    if is_leaf(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from leaves(item, is_leaf)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item, is_leaf)
+
+
+def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    """The same structure with every leaf changed; named tuples become tuples."""
+    if is_leaf(value):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, is_leaf, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [mapped(item, is_leaf, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value

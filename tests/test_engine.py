@@ -1,0 +1,184 @@
+"""The comparison itself, on tapes made by hand: what it measures, what it lists, what it must not pass."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alignment.engine.compare import compare
+from alignment.engine.forward import compare_tapes
+from alignment.engine.noise import MARGIN, NoiseFloor, measure_floor
+from alignment.engine.page import write_html
+from alignment.engine.report import coverage, table, text, write_json
+from alignment.engine.result import Result, Row
+from alignment.engine.store import Store
+from alignment.engine.tape import Record, Tape
+
+
+def tape(calls, extra_layers=()):
+    """A tape out of ``(path, array, ...)`` tuples in the order of execution."""
+    result = Tape({path: "Layer" for path, *_ in calls} | dict.fromkeys(extra_layers, "Layer"), Store())
+    for path, *arrays in calls:
+        outputs = tuple(result.store.put(np.asarray(array, np.float64)) for array in arrays)
+        result.records.append(Record(path, "Layer", result.next_call(path), True, None, outputs=outputs))
+    return result
+
+
+def result_of(reference, port):
+    floor = NoiseFloor("float64", {record.key: (0.0,) * len(record.output_refs()) for record in reference})
+    return compare_tapes("made by hand", reference, port, floor)
+
+
+def row(layer="layer", relative=0.0, **changes):
+    values = dict(
+        layer=layer, twin=layer, kind="Conv2d", call=0, depth=0, leaf=True, shape=(2, 3), max_abs=relative,
+        relative=relative, floor=1e-16, allowed=1e-12,
+    )  # fmt: skip
+    return Row(**(values | changes))
+
+
+def test_one_wrong_element_among_a_million_is_measured_and_found():
+    reference = np.ones((100, 100, 100))
+    candidate = reference.copy()
+    candidate[3, 14, 15] += 0.25
+    found = compare(reference, candidate)
+    assert (found.max_abs, found.relative, found.worst, found.count) == (0.25, 0.25, (3, 14, 15), 1_000_000)
+
+
+def test_errors_that_cancel_in_the_mean_are_seen():
+    assert compare(np.array([1.0, 1.0]), np.array([2.0, 0.0])).relative == 1.0
+
+
+def test_the_error_is_relative_to_the_largest_magnitude():
+    assert compare(np.array([-8.0, 1e-9]), np.array([-8.0, 2e-9])).relative == pytest.approx(1e-9 / 8)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate"), [(1.0, np.nan), (np.nan, 1.0), (np.inf, -np.inf), (1.0, np.inf), (np.nan, np.inf)]
+)
+def test_a_value_that_is_not_a_number_on_one_side_is_an_infinite_error(reference, candidate):
+    found = compare(np.array([1.0, reference]), np.array([1.0, candidate]))
+    assert found.max_abs == np.inf
+    assert found.worst == (1,)
+
+
+def test_the_same_non_finite_values_on_both_sides_are_equal():
+    values = np.array([1.0, np.nan, np.inf, -np.inf])
+    assert compare(values, values.copy()).max_abs == 0
+
+
+def test_another_shape_is_a_mismatch_even_where_it_would_broadcast():
+    found = compare(np.zeros((2, 1)), np.zeros((2, 3)))
+    assert found.mismatch == "shape [2, 3] instead of [2, 1]"
+    assert found.relative == np.inf
+
+
+def test_a_difference_from_nothing_is_infinite():
+    assert compare(np.zeros(3), np.full(3, 1e-30)).relative == np.inf
+
+
+def test_the_floor_is_the_error_of_the_reference_in_float32():
+    exact = tape([("layer", [1.0, 2.0])])
+    rounded = tape([("layer", [1.0, 2.0 + 4e-7])])
+    assert measure_floor(exact, rounded, "float32").of(("layer", 0), 0) == pytest.approx(2e-7)
+    in_float64 = measure_floor(exact, rounded, "float64")
+    assert in_float64.of(("layer", 0), 0) == pytest.approx(2e-7 * 2.0**-29)
+    assert in_float64.allowed(("layer", 0), 0) == pytest.approx(MARGIN["float64"] * 2e-7 * 2.0**-29)
+
+
+def test_an_exact_reference_still_leaves_the_unit_roundoff():
+    exact = tape([("layer", [1.0])])
+    assert measure_floor(exact, exact, "float64").of(("layer", 0), 0) == 2.0**-53
+
+
+def test_equal_tapes_are_aligned():
+    calls = [("a", [1.0]), ("b", [2.0])]
+    result = result_of(tape(calls), tape(calls))
+    assert result.passed
+    assert result.first_divergence is None
+
+
+def test_the_first_difference_in_the_order_of_execution_is_named():
+    result = result_of(
+        tape([("a", [1.0]), ("b", [1.0]), ("c", [1.0])]), tape([("a", [1.0]), ("c", [9.0]), ("b", [1.5])])
+    )
+    assert result.first_divergence.layer == "b"
+    assert not result.passed
+
+
+def test_calls_of_one_layer_are_compared_one_by_one():
+    result = result_of(tape([("relu", [1.0]), ("relu", [2.0])]), tape([("relu", [1.0]), ("relu", [3.0])]))
+    assert [r.aligned for r in result.rows] == [True, False]
+    assert result.first_divergence.call == 1
+
+
+def test_a_missing_call_is_a_difference():
+    result = result_of(tape([("relu", [1.0]), ("relu", [2.0])]), tape([("relu", [1.0])]))
+    assert result.first_divergence.note == "call 2 of this layer is missing in Paddle"
+
+
+def test_an_extra_call_is_a_difference():
+    result = result_of(tape([("relu", [1.0])]), tape([("relu", [1.0]), ("relu", [2.0])]))
+    assert result.first_divergence.note == "call 2 of this layer is missing in torch"
+
+
+def test_another_number_of_outputs_is_a_difference():
+    one, two = tape([("split", np.ones(2))]), tape([("split", np.ones(2), np.ones(2))])
+    assert result_of(one, two).first_divergence.note == "2 outputs in Paddle, 1 in torch"
+
+
+def test_layers_of_one_side_are_listed_with_the_reason():
+    result = result_of(tape([("a", [1.0]), ("t", [1.0])], ["idle"]), tape([("a", [1.0]), ("p", [1.0])], ["idle"]))
+    assert [(s.layer, s.side, s.reason) for s in result.skipped] == [
+        ("t", "torch", "no layer of this name in Paddle"),
+        ("idle", "both", "not called in torch"),
+        ("p", "Paddle", "no layer of this name in torch"),
+    ]
+    assert "not compared: t (Layer, torch): no layer of this name in Paddle" in coverage(result)
+
+
+def test_nothing_compared_is_no_success():
+    result = result_of(tape([("a", [1.0])]), tape([("b", [1.0])]))
+    assert result.rows == []
+    assert not result.passed
+    assert result.verdict() == "NOT ALIGNED: nothing was compared"
+
+
+def test_a_nan_is_never_aligned():
+    assert not row(relative=np.nan).aligned
+
+
+def test_the_table_folds_aligned_rows_and_never_a_difference():
+    rows = [row(f"layer{i}") for i in range(100)]
+    rows[50] = row("culprit", relative=0.5)
+    result = Result("folded", "float64", rows)
+    folded = table(result).splitlines()
+    assert len(folded) < 60
+    assert sum("culprit" in line and "differs" in line for line in folded) == 1
+    assert len(table(result, fold=False).splitlines()) == 101
+
+
+def test_the_report_ends_with_the_verdict():
+    result = Result("title", "float64", [row(), row("bad", relative=0.1)], facts={"weights": "seeded"})
+    lines = text(result).splitlines()
+    assert lines[:2] == ["title", "weights: seeded"]
+    assert lines[-1].startswith("NOT ALIGNED: 1 of 2 tensors differ, first at bad: relative error 1.0e-01")
+
+
+def test_json_holds_every_row_and_stays_valid_with_infinite_errors(tmp_path):
+    result = Result("title", "float64", [row(), row("bad", relative=np.inf, note="shape")])
+    write_json([result], tmp_path / "deep" / "report.json")
+    content = json.loads((tmp_path / "deep" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert content["passed"] is False
+    assert content["first_divergence"] == "bad"
+    assert [r["verdict"] for r in content["rows"]] == ["aligned", "differs"]
+
+
+def test_the_page_is_one_file_that_shows_every_row_and_escapes_names(tmp_path):
+    rows = [row(f"layer{i}", relative=10.0 ** -(i % 20)) for i in range(250)] + [row("<script>", relative=np.inf)]
+    write_html([Result("page", "float64", rows)], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<circle") == page.count("<tr class=") == 251
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", "")

@@ -1,0 +1,96 @@
+"""Who may import whom: read from the source, and shown by running each part with the other frameworks blocked."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TORCH, PADDLE = {"torch", "timm", "torchvision"}, {"paddle"}
+
+# part of the tree -> what it must not import, at any depth of nesting in the file
+FORBIDDEN = {
+    "paddle_dla": TORCH | {"torch_ref", "convert", "alignment", "scripts"},
+    "paddle_dla/storage": TORCH | PADDLE | {"torch_ref", "convert", "alignment"},
+    "paddle_dla/checkpoint.py": TORCH | PADDLE,
+    "paddle_dla/cli.py": TORCH | PADDLE,
+    "paddle_dla/models/variants.py": TORCH | PADDLE,
+    "paddle_dla/models/pretrained.py": TORCH | PADDLE,
+    "paddle_dla/models/adapt.py": TORCH | PADDLE,
+    "paddle_dla/models/grouping.py": TORCH | PADDLE,
+    "torch_ref": PADDLE | {"paddle_dla", "convert", "alignment"},
+    "convert/key_map.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
+    "convert/audit.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
+    "convert/layout.py": TORCH | PADDLE | {"torch_ref", "alignment"},
+    "convert/conversion.py": TORCH | PADDLE | {"torch_ref", "alignment"},
+    "convert/readers.py": PADDLE | {"timm", "torch_ref", "alignment"},
+    "convert/paddle2timm.py": PADDLE | {"timm", "torch_ref", "alignment"},
+    "alignment/engine": {"paddle_dla", "torch_ref", "convert", "alignment.pairs"},
+}
+# a file of the engine is of the framework that its name ends with, or of none
+FORBIDDEN |= {
+    f"alignment/engine/{path.name}": (set() if path.stem.endswith("_torch") else TORCH)
+    | (set() if path.stem.endswith("_paddle") else PADDLE)
+    for path in (ROOT / "alignment/engine").glob("*.py")
+}
+
+# modules that must import, and which frameworks are blocked meanwhile
+STANDALONE = [
+    ("paddle_dla.models.factory", TORCH),
+    ("paddle_dla.models.grouping", TORCH),
+    ("alignment.engine.capture_paddle", TORCH),
+    ("torch_ref.model", PADDLE),
+    ("torch_ref.data", PADDLE),
+    ("alignment.engine.capture_torch", PADDLE),
+    ("alignment.engine.forward", TORCH | PADDLE),
+    ("alignment.engine.report", TORCH | PADDLE),
+    ("alignment.engine.page", TORCH | PADDLE),
+    ("alignment.check_forward", TORCH | PADDLE),
+    ("convert.timm2paddle", TORCH | PADDLE),
+    ("convert.paddle2timm", TORCH | PADDLE),
+    ("paddle_dla.checkpoint", TORCH | PADDLE),
+    ("paddle_dla.cli", TORCH | PADDLE),
+]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def violations(path, forbidden):
+    return sorted({name for name in imported(path) for bad in forbidden if name == bad or name.startswith(f"{bad}.")})
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_imports_go_one_way(part):
+    path = ROOT / part
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    assert files
+    assert {str(f.relative_to(ROOT)): v for f in files if (v := violations(f, FORBIDDEN[part]))} == {}
+
+
+def test_a_forbidden_import_is_seen(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text("def f():\n    from torch.nn import Module\n")
+    assert violations(file, TORCH) == ["torch.nn", "torch.nn.Module"]
+
+
+@pytest.mark.parametrize(("module", "blocked"), STANDALONE, ids=[module for module, _ in STANDALONE])
+def test_each_part_runs_without_the_other_framework(module, blocked):
+    if module.startswith(("torch_ref", "alignment.engine.capture_torch")):
+        pytest.importorskip("torch")
+    block = f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked)}))"
+    done = subprocess.run([sys.executable, "-c", f"{block}; import {module}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_no_framework():
+    code = "import sys, paddle_dla; sys.exit(bool({'paddle', 'numpy'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -95,7 +95,7 @@ def fitting_models(source: Source) -> list[str]:
     """Variants of which ``source`` holds exactly the tensors."""
     fits = []
     for name in VARIANTS:
-        layout = state_layout(name, source.num_classes, source.in_chans)
+        layout = state_layout(name, source.num_classes or 1000, source.in_chans)
         if not audit(source.tensors, layout, unused_projections(name)).faults:
             fits.append(name)
     return fits

@@ -37,9 +37,12 @@ def download(source: str) -> Path:
         raise CheckpointError(
             f"fetching {source} needs huggingface_hub: pip install -e .[hub], or name a local file instead"
         ) from None
+    # the first base is the error of the HTTP library beneath, which differs between versions and comes through bare
+    # where a download breaks off
+    transport = HfHubHTTPError.__bases__[0]
     try:
         return Path(hf_hub_download(repository, WEIGHTS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HfHubHTTPError, transport, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
             f"cannot fetch {WEIGHTS} of {repository} from the hub: {type(error).__name__}: {reason}\n"

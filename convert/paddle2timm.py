@@ -14,6 +14,7 @@ Exit codes: 0 written, 1 refused (nothing was written), 2 usage.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,25 +90,36 @@ def _as_type(array: np.ndarray, dtype: str) -> StoredTensor:
 
 
 def write_timm(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write ``tensors`` to ``path``, complete or not at all. torch is needed for ``.pth`` and for bfloat16."""
+    """Write ``tensors`` to ``path``, complete or not at all.
+
+    Raises ``CheckpointError`` where ``.pth`` is asked for without torch, or where the system refuses.
+    """
+    if path.suffix == ".safetensors":
+        with atomic_path(path) as part:
+            write_safetensors(part, tensors, framework="pt")
+        return
+    content = _torch_bytes(path, tensors)
     with atomic_path(path) as part:
-        if path.suffix == ".safetensors" and all(t.dtype != "bfloat16" for t in tensors.values()):
-            write_safetensors(part, {name: tensor.raw for name, tensor in tensors.items()})
-            return
+        part.write_bytes(content)
+
+
+def _torch_bytes(path: Path, tensors: Mapping[str, StoredTensor]) -> memoryview:
+    """The content of a ``.pth``; torch's own writing to disk reports a full one as a ``RuntimeError``."""
+    try:
         import torch
-
-        state = {
-            name: torch.from_numpy(t.raw.copy()).view(torch.bfloat16)
-            if t.dtype == "bfloat16"
-            else torch.from_numpy(t.raw.copy())
-            for name, t in tensors.items()
-        }
-        if path.suffix == ".pth":
-            torch.save(state, part)
-        else:
-            from safetensors.torch import save_file
-
-            save_file(state, part, metadata={"format": "pt"})
+    except ImportError:
+        raise CheckpointError(
+            f"writing {path} needs torch: pip install -e .[torch], or name a .safetensors file, which needs none"
+        ) from None
+    state = {
+        name: torch.from_numpy(t.raw.copy()).view(torch.bfloat16)
+        if t.dtype == "bfloat16"
+        else torch.from_numpy(t.raw.copy())
+        for name, t in tensors.items()
+    }
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getbuffer()
 
 
 def run(source: str, output: str, model: str | None = None) -> Path:
@@ -136,8 +148,15 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="paddle2timm", description="Weights of a Paddle DLA back to timm.")
     result.add_argument("--checkpoint", required=True, help=".pdparams or .safetensors with Paddle's names")
     result.add_argument("--output", required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
-    result.add_argument("--model", help="timm's name; default: what the manifest says")
+    result.add_argument("--model", type=_model, help="timm's name; default: what the manifest says")
     return result
+
+
+def _model(text: str) -> str:
+    try:
+        return resolve_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from paddle_dla.models.adapt import HEAD, STEM
-from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors
 
@@ -25,6 +26,8 @@ CONTAINERS = ("state_dict", "model", "net")
 EMA_CONTAINERS = ("state_dict_ema", "model_ema")
 # what wrappers put before every name: DistributedDataParallel, torch.compile
 PREFIXES = ("module.", "_orig_mod.")
+# how torch words the refusal of a name, among pages of advice
+REFUSED_NAME = re.compile(r"GLOBAL:? ([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def _load_pickle(path: Path) -> object:
         raise CheckpointError(
             f"reading {path} needs torch: pip install -e .[torch], or use a .safetensors file, which needs none"
         ) from None
+    scalar = np.float64(0).__reduce__()[0]
     # plain attribute bags and scalars, which training checkpoints hold beside the weights
     harmless = [
         argparse.Namespace,
@@ -98,36 +102,29 @@ def _load_pickle(path: Path) -> object:
         type(np.dtype(np.float64)),
         type(np.dtype(np.float32)),
         type(np.dtype(np.int64)),
-        np.float64(0).__reduce__()[0],
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
     ]
     try:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0].strip()
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            wanted = [word for word in str(error).replace("`", " ").split() if "." in word and "torch" not in word]
+        refused = REFUSED_NAME.search(str(error))
+        if refused:
             raise CheckpointError(
-                f"{path} names code ({wanted[0] if wanted else reason}) beside weights: refused, nothing was run. "
-                "Save the state dict alone, or as .safetensors"
+                f"{path} names code ({refused[1]}) beside weights: refused, nothing was run. Save the state dict "
+                "alone, or as .safetensors"
             ) from None
-        raise CheckpointError(f"{path} is no readable torch file: {reason}; it is truncated or damaged") from error
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        AttributeError,
-        TypeError,
-        IndexError,
-        UnicodeDecodeError,
-        AssertionError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} is no readable torch file: {reason}; it is truncated or damaged") from error
+        raise _unreadable(path, error) from error
+    except UNPICKLING_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """The line of torch's message that says what it met; the others advise to load the file unsafely."""
+    lines = [line for line in str(error).split("\n") if line] or [type(error).__name__]
+    reason = next((line for line in lines if line.startswith("Unsupported")), lines[0])
+    return CheckpointError(f"{path} is no readable torch file: {reason}; it is truncated, damaged or of another format")
 
 
 def _is_zip(path: Path) -> bool:
@@ -170,9 +167,13 @@ def _stored(name: str, value: object, path: Path) -> StoredTensor:
             f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; is this a state dict? "
             f"(looked into {', '.join(CONTAINERS)})"
         )
-    raw = value.detach().contiguous()
-    if dtype == "bfloat16":
-        import torch
+    try:
+        raw = value.detach().contiguous()
+        if dtype == "bfloat16":
+            import torch
 
-        return StoredTensor(raw.view(torch.int16).numpy().view(np.uint16), dtype)
-    return StoredTensor(raw.numpy(), dtype)
+            return StoredTensor(raw.view(torch.int16).numpy().view(np.uint16), dtype)
+        return StoredTensor(raw.numpy(), dtype)
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path}: entry {name!r} is no plain dense tensor ({dtype}): {reason}") from error

@@ -31,13 +31,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     """Arrays of a ``.pdparams`` or ``.safetensors`` file, and the manifest that they were verified against, if any.
 
     The arrays may be read-only views of the file. Raises ``CheckpointError`` where the file is unreadable or is not
-    what its manifest says.
+    what its manifest says; then nothing in it was interpreted.
     """
+    manifest = verify(path)
     if Path(path).suffix == ".safetensors":
-        arrays = {name: tensor.raw for name, tensor in read_safetensors(path).items()}
-    else:
-        arrays = read_pdparams(path)
-    return arrays, verify(path, arrays)
+        return {name: tensor.raw for name, tensor in read_safetensors(path).items()}, manifest
+    return read_pdparams(path), manifest
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ same target removes.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +40,7 @@ def _process_runs(pid: str) -> bool:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove the hidden files that killed writers of ``target`` left behind."""
-    for leftover in target.parent.glob(f".{target.name}.*.part"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         if not _process_runs(leftover.name.split(".")[-2]):
             leftover.unlink(missing_ok=True)
 

@@ -1,9 +1,12 @@
-"""The sidecar of a weight file: where every tensor came from, and a checksum that proves it is still the same.
+"""The sidecar of a weight file: where every tensor came from, and checksums that prove it is still the same.
 
 ``dla60.pdparams`` has ``dla60.pdparams.manifest.json`` beside it. Both are replaced together although a file system
 can rename only one file at a time: the new manifest is put in place first and carries the old one along
 (``previous``), so whichever weight file is found, one of the two records fits it. The rename of the weight file is
 the moment at which the new state begins.
+
+The checksum of the whole file (``file``) is held against it before anything in it is interpreted; those of the
+tensors (``tensors``) say what was converted, whatever the format of the file.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ def manifest_path(path: str | os.PathLike[str]) -> Path:
 
 def describe(array: np.ndarray) -> dict[str, Any]:
     """Type, shape and SHA-256 (of the little-endian C-order bytes) of one tensor."""
-    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
     digest = hashlib.sha256(flat.view(np.uint8).data).hexdigest()
     return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
 
@@ -43,6 +46,11 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Size and SHA-256 of a weight file, as its manifest records them."""
+    return {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}
+
+
 def write_with_manifest(
     path: str | os.PathLike[str],
     arrays: Mapping[str, np.ndarray],
@@ -51,16 +59,16 @@ def write_with_manifest(
 ) -> None:
     """Put ``arrays`` (through ``write``) and ``manifest`` in place together, or leave both as they were.
 
-    ``manifest["tensors"]`` must describe exactly ``arrays``. Raises ``CheckpointError`` where the system refuses.
+    ``manifest["tensors"]`` must describe exactly ``arrays``; ``file`` is added. Raises ``CheckpointError`` where the
+    system refuses.
     """
     target, sidecar = Path(path), manifest_path(path)
-    previous = _read_json(sidecar) or {}
-    previous.pop("previous", None)
     replacing = target.exists()
     try:
         with atomic_path(target) as part:
             write(part, arrays)
-            _write_json(sidecar, {**manifest, "previous": previous} if replacing else manifest)
+            manifest = {**manifest, "file": describe_file(part)}
+            _write_json(sidecar, {**manifest, "previous": _current_record(target)} if replacing else manifest)
     except BaseException:
         if not replacing:
             sidecar.unlink(missing_ok=True)
@@ -74,7 +82,7 @@ def write_with_manifest(
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The manifest of the weight file ``path``, or ``None`` where there is none.
 
-    Raises ``CheckpointError`` where it is unreadable or of a newer format.
+    Raises ``CheckpointError`` where it is unreadable or of another format.
     """
     sidecar = manifest_path(path)
     if not sidecar.exists():
@@ -82,49 +90,62 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     manifest = _read_json(sidecar)
     if manifest is None:
         raise CheckpointError(f"{sidecar} is no readable manifest; convert again, or remove it to load unverified")
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{sidecar} has format {manifest.get('format')!r}; this version reads {FORMAT}")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{sidecar} has format {manifest['format']!r}; this version reads {FORMAT}")
     return manifest
 
 
-def verify(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """The manifest record that ``arrays``, read from ``path``, agree with; ``None`` where there is no manifest.
+def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The manifest record that the weight file ``path`` agrees with; ``None`` where there is no manifest.
 
-    Raises ``CheckpointError`` that lists every tensor which is missing, unknown or changed.
+    Nothing in the file is interpreted. Raises ``CheckpointError`` where it is missing or not what was written.
     """
-    manifest = read_manifest(path)
+    try:
+        manifest = read_manifest(path)
+        actual = None if manifest is None else describe_file(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     if manifest is None:
         return None
-    actual = {name: describe(array) for name, array in arrays.items()}
-    faults = _faults(manifest, actual)
     previous = manifest.pop("previous", None)
-    if not faults:
+    if manifest["file"] == actual:
         return manifest
-    if previous is not None and not (previous and _faults(previous, actual)):
-        return previous or None  # the writer was stopped between its two renames: this is still the old file
-    listed = "\n  ".join(faults)
+    if isinstance(previous, dict) and previous.get("file") == actual:
+        # the writer was stopped between its two renames: this is still the old file
+        return previous if "tensors" in previous else None
     raise CheckpointError(
-        f"{path} is not what was written, says {manifest_path(path).name}:\n  {listed}\n"
-        "the file was damaged or replaced; convert or copy it again"
+        f"{path} is not what was written, says {manifest_path(path).name}: {_difference(manifest['file'], actual)}; "
+        "it was damaged or replaced. Convert or copy it again, or remove the manifest to load it unverified"
     )
 
 
-def _faults(manifest: Mapping[str, Any], actual: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    recorded = manifest["tensors"]
-    faults = [f"{name}: missing in the file" for name in recorded if name not in actual]
-    faults += [f"{name}: unknown to the manifest" for name in actual if name not in recorded]
-    for name in recorded.keys() & actual.keys():
-        changed = [key for key in ("dtype", "shape", "sha256") if recorded[name][key] != actual[name][key]]
-        faults += [f"{name}: {key} {recorded[name][key]} became {actual[name][key]}" for key in changed]
-    return sorted(faults)
+def _difference(recorded: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
+    key = "bytes" if recorded.get("bytes") != actual["bytes"] else "sha256"
+    return f"{key} {recorded.get(key)} became {actual[key]}"
+
+
+def _current_record(target: Path) -> dict[str, Any]:
+    """The record of the file that stands at ``target``; where it has none, what identifies it."""
+    with suppress(CheckpointError):
+        record = verify(target)
+        if record is not None:
+            return record
+    return {"file": describe_file(target)}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a manifest, or ``None`` where it lacks what every manifest has."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and isinstance(content.get("tensors"), dict) else None
+    complete = (
+        isinstance(content, dict)
+        and "format" in content
+        and isinstance(content.get("model"), str)
+        and all(isinstance(content.get(key), dict) for key in ("tensors", "file"))
+    )
+    return content if complete else None
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

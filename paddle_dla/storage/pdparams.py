@@ -10,30 +10,73 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    (module, name): value
-    for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-    for name, value in {
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-        "_reconstruct": np.empty(0).__reduce__()[0],
-    }.items()
-}
+_CODE = re.compile(r"[biufc]\d{1,2}")
 
 # what paddle.save adds beside the arrays: structured name -> the parameter's automatic name
 _NAME_TABLE = "StructuredToParameterName@@"
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Resolves numpy's array constructors and nothing else."""
+class _Dtype:
+    """Stands for ``numpy.dtype``: numbers alone. A dtype of objects would make pointers out of a file's bytes."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, code: str, align: object = False, copy: object = False):
+        if not _CODE.fullmatch(code):
+            raise CheckpointError(f"it holds an array of {code!r}, which are no numbers: refused, nothing was run")
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for ``numpy.ndarray``: becomes a read-only view of the bytes in the file."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *arguments: object):
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        raw = data.encode("latin1") if isinstance(data, str) else data  # a str where Python 2 wrote the file
+        self.value = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if is_fortran else "C")
+
+
+class _Encode:
+    """Stands for ``codecs.encode``, by which protocol 2 spells bytes."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise CheckpointError(f"it spells bytes in {encoding!r}, which numpy never does: refused, nothing was run")
+        return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    (module, name): value
+    for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+    for name, value in {"ndarray": _Array, "dtype": _Dtype, "_reconstruct": _Array}.items()
+}
+_ALLOWED["_codecs", "encode"] = _Encode()
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Resolves the names that arrays need, to the stand-ins above, and nothing else.
+
+    The unpickler written in Python: its C twin allocates whatever memo a damaged opcode asks for.
+    """
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in _ALLOWED:
@@ -57,21 +100,7 @@ def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    # a damaged pickle can fail in any of these ways, numpy's constructors included
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        UnicodeDecodeError,
-        MemoryError,
-        OverflowError,
-        struct.error,
-        ImportError,
-    ) as error:
+    except UNPICKLING_ERRORS as error:
         raise CheckpointError(
             f"{path} is no readable .pdparams: {type(error).__name__}: {error}; it is truncated, damaged or of another "
             "format"
@@ -86,11 +115,11 @@ def _named_arrays(content: object, path: str | os.PathLike[str]) -> dict[str, np
     for name, value in content.items():
         if name == _NAME_TABLE:
             continue
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
             value = value[1]  # Paddle 2.x pickles a Tensor as (automatic name, array)
-        if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        if not isinstance(name, str) or not isinstance(value, _Array) or value.value is None:
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a named numeric array")
-        arrays[name] = value
+        arrays[name] = value.value
     return arrays
 
 

@@ -1,21 +1,19 @@
 """safetensors files as read-only views of the mapped file, bfloat16 included, which numpy does not know.
 
 Format: https://github.com/huggingface/safetensors#format. The library validates the header (bounds, overlaps, sizes);
-the views are then made here, because its numpy interface copies and refuses bfloat16.
+the views are then made here, because its numpy interface copies and refuses bfloat16. Files are written here too: the
+library (0.8) writes to a hidden file of its own, which stays for ever where the process is killed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from paddle_dla.storage.errors import CheckpointError
 
@@ -31,6 +29,7 @@ _DTYPES = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
+_CODES = {np.dtype(layout).name: code for code, layout in _DTYPES.items() if code != "BF16"} | {"bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
 
     Raises ``CheckpointError`` where the file is missing, truncated, damaged, or of a type that no DLA weight has.
     """
+    if os.path.isdir(path):
+        raise CheckpointError(f"cannot read {path}: it is a folder")
     try:
         with safe_open(os.fspath(path), framework="numpy"):
             pass
@@ -79,13 +80,30 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, object], path: str | 
     return StoredTensor(raw.view(np.ndarray), "bfloat16" if code == "BF16" else raw.dtype.name)
 
 
-def write_safetensors(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``arrays``; callers make it atomic. Raises ``OSError`` where the system refuses."""
-    contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
-    try:
-        save_file(contiguous, Path(path), metadata={"format": "np"})
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray | StoredTensor], framework: str = "np"
+) -> None:
+    """Write ``tensors``, the widest types first, so that all lie aligned; callers make it atomic.
+
+    ``framework`` is what the file says it was written by, which some readers insist on (``pt`` for torch). Raises
+    ``CheckpointError`` for a type that no weight has, and ``OSError`` where the system refuses.
+    """
+    entries = [
+        (name, tensor if isinstance(tensor, StoredTensor) else StoredTensor(tensor, tensor.dtype.name))
+        for name, tensor in tensors.items()
+    ]
+    entries.sort(key=lambda entry: -entry[1].raw.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": framework}}
+    end = 0
+    for name, tensor in entries:
+        if tensor.dtype not in _CODES:
+            raise CheckpointError(f"cannot write {name!r}: no supported weight is of type {tensor.dtype}")
+        begin, end = end, end + tensor.raw.nbytes
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in entries:
+            raw = np.ascontiguousarray(tensor.raw, tensor.raw.dtype.newbyteorder("<"))
+            file.write(raw.reshape(-1).view(np.uint8).data)

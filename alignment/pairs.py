@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 import torch
 
+from alignment.aligner import align
 from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.forward import compare_tapes
 from alignment.engine.noise import measure_floor
@@ -106,6 +107,36 @@ def align_forward(
         inputs = eval_batch(pair.torch_model, inputs)
     result = compare_forward(pair, inputs, dtype, progress)
     result.facts = {"weights": source.describe(), **result.facts}
+    return result
+
+
+def align_backward(
+    source: Source,
+    conversion: Conversion,
+    inputs: np.ndarray | Sequence[str],
+    mode: str = "eval",
+    seed: int = 0,
+    paddle_arrays: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = lambda line: None,
+) -> Result:
+    """``align`` on both models with the weights of one conversion: gradients too, and every layer alone.
+
+    Arguments as in ``align_forward``.
+    """
+    pair = build_pair(source, conversion, paddle_arrays)
+    if not isinstance(inputs, np.ndarray):
+        inputs = eval_batch(pair.torch_model, inputs)
+    result = align(
+        pair.torch_model,
+        pair.paddle_model,
+        inputs,
+        mode=mode,
+        seed=seed,
+        progress=lambda line: progress(f"{pair.name}: {line}"),
+    )
+    result.title = f"{pair.name}: forward and backward in {mode} mode, timm against Paddle"
+    shape = "x".join(map(str, inputs.shape))
+    result.facts = {"weights": source.describe(), "input": shape, **result.facts, "versions": versions()}
     return result
 
 

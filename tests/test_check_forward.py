@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy_weights import timm_weights
 
-from alignment import check_forward
+from alignment import check_backward, check_forward, check_weights
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
@@ -118,3 +118,28 @@ def test_hooks_leave_both_models_as_they_were():
     capture_paddle.capture(port, [x])
     assert not any(module._forward_hooks for module in reference.modules())
     assert not any(layer._forward_post_hooks for layer in port.sublayers(include_self=True))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_gradients_of_a_correct_port_are_aligned(weights, mode, capsys):
+    files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "paddle.pdparams")]
+    assert check_backward.main(["--model", SMALL, *files, "--mode", mode]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("ALIGNED: 520 tensors")
+
+
+def test_the_weights_of_a_converted_file_are_those_of_timm(weights, capsys):
+    files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "paddle.pdparams")]
+    assert check_weights.main(["--model", SMALL, *files]) == 0
+    assert "ALIGNED: 242 tensors, worst relative error 0.0e+00" in capsys.readouterr().out
+
+
+def test_one_bit_in_one_weight_is_named(weights, capsys):
+    arrays, manifest = checkpoint.read(weights / "paddle.pdparams")
+    name = "level2.root.conv.weight"
+    arrays[name] = arrays[name].copy()
+    arrays[name].flat[7] = np.nextafter(arrays[name].flat[7], np.float32(1))
+    checkpoint.save(weights / "wrong.pdparams", arrays, manifest)
+    files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "wrong.pdparams")]
+    assert check_weights.main(["--model", SMALL, *files]) == 1
+    assert "NOT ALIGNED: weights fault in level2.root.conv.weight" in capsys.readouterr().out

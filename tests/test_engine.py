@@ -95,36 +95,36 @@ def test_equal_tapes_are_aligned():
     calls = [("a", [1.0]), ("b", [2.0])]
     result = result_of(tape(calls), tape(calls))
     assert result.passed
-    assert result.first_divergence is None
+    assert result.first_difference is None
 
 
 def test_the_first_difference_in_the_order_of_execution_is_named():
     result = result_of(
         tape([("a", [1.0]), ("b", [1.0]), ("c", [1.0])]), tape([("a", [1.0]), ("c", [9.0]), ("b", [1.5])])
     )
-    assert result.first_divergence.layer == "b"
+    assert result.first_difference.layer == "b"
     assert not result.passed
 
 
 def test_calls_of_one_layer_are_compared_one_by_one():
     result = result_of(tape([("relu", [1.0]), ("relu", [2.0])]), tape([("relu", [1.0]), ("relu", [3.0])]))
     assert [r.aligned for r in result.rows] == [True, False]
-    assert result.first_divergence.call == 1
+    assert result.first_difference.call == 1
 
 
 def test_a_missing_call_is_a_difference():
     result = result_of(tape([("relu", [1.0]), ("relu", [2.0])]), tape([("relu", [1.0])]))
-    assert result.first_divergence.note == "call 2 of this layer is missing in Paddle"
+    assert result.first_difference.note == "call 2 of this layer is missing in Paddle"
 
 
 def test_an_extra_call_is_a_difference():
     result = result_of(tape([("relu", [1.0])]), tape([("relu", [1.0]), ("relu", [2.0])]))
-    assert result.first_divergence.note == "call 2 of this layer is missing in torch"
+    assert result.first_difference.note == "call 2 of this layer is missing in torch"
 
 
 def test_another_number_of_outputs_is_a_difference():
     one, two = tape([("split", np.ones(2))]), tape([("split", np.ones(2), np.ones(2))])
-    assert result_of(one, two).first_divergence.note == "2 outputs in Paddle, 1 in torch"
+    assert result_of(one, two).first_difference.note == "2 outputs in Paddle, 1 in torch"
 
 
 def test_layers_of_one_side_are_listed_with_the_reason():

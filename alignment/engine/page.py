@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -37,10 +37,28 @@ def _section(result: Result) -> str:
     body = "".join(map(_table_row, result.rows))
     return (
         f'<section><h2>{escape(result.title)}</h2><p class="verdict {state}">{escape(result.verdict())}</p>'
-        f"<dl>{facts}</dl>{_picture(result) if result.rows else ''}"
+        f"<dl>{facts}</dl>{_culprits(result)}{''.join(_pictures(result))}"
         f"<pre>{escape(coverage(result))}</pre>"
         f"<table><thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table></section>"
     )
+
+
+def _culprits(result: Result) -> str:
+    """A card for each layer at fault."""
+    cards = []
+    for found in result.culprits:
+        evidence = "".join(f"<li>{escape(line)}</li>" for line in found.evidence)
+        cards.append(
+            f'<div class="culprit"><b>{escape(found.layer)}</b> <span class="kind">{escape(found.kind)}</span> '
+            f"<p>{escape(found.cause)}</p><ul>{evidence}</ul></div>"
+        )
+    return "".join(cards)
+
+
+def _pictures(result: Result) -> Iterator[str]:
+    """One picture for each direction that was compared."""
+    for direction in dict.fromkeys(row.direction for row in result.rows):
+        yield _picture([row for row in result.rows if row.direction == direction], direction)
 
 
 def _align(column: int) -> str:
@@ -52,9 +70,8 @@ def _table_row(row: Row) -> str:
     return f'<tr class="{row.verdict}{"" if row.leaf else " container"}">{columns}</tr>'
 
 
-def _picture(result: Result) -> str:
+def _picture(rows: Sequence[Row], direction: str) -> str:
     """Relative error of every tensor over the order of execution, logarithmic; exact ones lie on the lowest line."""
-    rows = result.rows
     values = [v for row in rows for v in (row.relative, row.floor, row.allowed) if 0 < v < math.inf]
     low = math.floor(math.log10(min(values, default=1e-17))) - 1
     high = math.ceil(math.log10(max(values, default=1.0)))
@@ -81,20 +98,20 @@ def _picture(result: Result) -> str:
         f"<title>{escape(' | '.join(cells(row)))}</title></circle>"
         for i, row in enumerate(rows)
     )
-    first = result.first_divergence
+    first = next((row for row in rows if not row.aligned), None)
     mark = ""
     if first is not None:
         at = x(rows.index(first))
         anchor = "start" if at < WIDTH / 2 else "end"
         mark = (
             f'<line class="first" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            f'<text class="first" x="{at + (6 if anchor == "start" else -6):.1f}" y="{TOP + 12}" '
+            f'<text class="first" x="{at + (6 if anchor == "start" else -6):.1f}" y="{0.4 * HEIGHT:.0f}" '
             f'text-anchor="{anchor}">first difference: {escape(first.layer)}</text>'
         )
     floors, limits = line("floor", [r.floor for r in rows]), line("allowed", [r.allowed for r in rows])
+    caption = f"{direction}: relative error of {len(rows)} tensors in the order of execution"
     legend = (
-        f'<text class="label" x="{LEFT}" y="{HEIGHT - 14}">relative error of {len(rows)} tensors in the order of '
-        "execution</text>"
+        f'<text class="label" x="{LEFT}" y="{HEIGHT - 14}">{escape(caption)}</text>'
         f'<text class="label" x="{WIDTH - 16}" y="{HEIGHT - 14}" text-anchor="end">'
         '<tspan class="aligned">&#9679; aligned</tspan>  <tspan class="differs">&#9679; differs</tspan>  '
         '<tspan class="floor">&#8212; rounding alone</tspan>  <tspan class="allowed">- - limit</tspan></text>'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alignment.engine.result import Result, Row
 
-HEADINGS = ("layer", "kind", "output", "max abs", "relative", "rounding", "verdict")
+HEADINGS = ("layer", "kind", "shape", "max abs", "relative", "rounding", "verdict")
 RIGHT = {3, 4, 5}  # columns of numbers
 FOLD = 12  # aligned rows shown at either end of a folded run
 
@@ -19,7 +19,8 @@ def cells(row: Row) -> tuple[str, ...]:
     call = f" #{row.call + 1}" if row.call else ""
     shape = "x".join(map(str, row.shape))
     errors = ("-", "-", "-") if row.note else (f"{row.max_abs:.2e}", f"{row.relative:.1e}", f"{row.floor:.1e}")
-    return (row.layer + call, row.kind, shape, *errors, f"{row.verdict}: {row.note}" if row.note else row.verdict)
+    name = row.layer + call + ("" if row.direction == "forward" else f" ({row.direction})")
+    return (name, row.kind, shape, *errors, f"{row.verdict}: {row.note}" if row.note else row.verdict)
 
 
 def table(result: Result, fold: bool = True) -> str:
@@ -60,27 +61,32 @@ def _folded(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
 
 def coverage(result: Result) -> str:
     """What was compared and what was not, with the reasons."""
-    leaves = sum(row.leaf for row in result.rows)
-    elements = sum(_size(row.shape) for row in result.rows)
+    found = result.coverage
     lines = [
-        f"compared: {len(result.rows)} outputs ({leaves} of leaves, {len(result.rows) - leaves} of containers), "
-        f"{elements:,} elements, every one of them"
+        f"compared: {found.compared} tensors ({found.leaves} of leaves, {found.compared - found.leaves} of "
+        f"containers), {found.elements:,} elements, every one of them"
     ]
-    lines += [f"not compared: {item.layer} ({item.kind}, {item.side}): {item.reason}" for item in result.skipped]
+    lines += [f"not compared: {item.layer} ({item.kind}, {item.side}): {item.reason}" for item in found.skipped]
     return "\n".join(lines)
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
+def culprits(result: Result) -> str:
+    """The layers at fault, each with its cause and the evidence."""
+    lines = []
+    for found in result.culprits:
+        twin = "" if found.twin == found.layer else f" (in Paddle {found.twin})"
+        lines += [
+            f"{found.kind} fault in {found.layer}{twin}: {found.cause}",
+            *(f"  {line}" for line in found.evidence),
+        ]
+    return "\n".join(lines)
 
 
 def text(result: Result, fold: bool = True) -> str:
-    """The whole terminal report: facts, table, coverage, and the verdict last, where the eye rests."""
+    """The whole terminal report: facts, table, coverage, culprits, and the verdict last, where the eye rests."""
     facts = "\n".join(f"{name}: {value}" for name, value in result.facts.items())
-    return f"{result.title}\n{facts}\n\n{table(result, fold)}\n\n{coverage(result)}\n{result.verdict()}"
+    blocks = [f"{result.title}\n{facts}", table(result, fold), coverage(result), culprits(result)]
+    return "\n\n".join(filter(None, blocks)) + f"\n{result.verdict()}"
 
 
 def write_json(results: Sequence[Result], path: str | os.PathLike[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -75,6 +77,16 @@ class Culprit:
     evidence: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """``compared`` tensors, ``leaves`` of them of layers without sublayers, with ``elements`` numbers; what was not."""
+
+    compared: int
+    leaves: int
+    elements: int
+    skipped: tuple[Skipped, ...]
+
+
 @dataclass
 class Result:
     """The outcome of one comparison, in the order of execution. Nothing compared is no success.
@@ -95,9 +107,20 @@ class Result:
         return bool(self.rows) and all(row.aligned for row in self.rows) and not self.culprits
 
     @property
-    def first_divergence(self) -> Row | None:
+    def first_difference(self) -> Row | None:
         """The first tensor in the order of execution that rounding does not explain."""
         return next((row for row in self.rows if not row.aligned), None)
+
+    @property
+    def first_divergence(self) -> str | None:
+        """The layer of the first difference, as the reference calls it."""
+        return self.first_difference.layer if self.first_difference else None
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much was compared, and what was not."""
+        sizes = [math.prod(row.shape) for row in self.rows]
+        return Coverage(len(self.rows), sum(row.leaf for row in self.rows), sum(sizes), tuple(self.skipped))
 
     @property
     def worst(self) -> Row | None:
@@ -108,7 +131,7 @@ class Result:
         """One sentence."""
         if not self.rows:
             return "NOT ALIGNED: nothing was compared"
-        first, worst = self.first_divergence, self.worst
+        first, worst = self.first_difference, self.worst
         if self.culprits:
             found = self.culprits[0]
             others = f" and {len(self.culprits) - 1} more" if len(self.culprits) > 1 else ""
@@ -133,10 +156,27 @@ class Result:
             "passed": self.passed,
             "verdict": self.verdict(),
             "dtype": self.dtype,
-            "first_divergence": self.first_divergence.layer if self.first_divergence else None,
+            "first_divergence": self.first_divergence,
             "culprits": [asdict(culprit) for culprit in self.culprits],
             "facts": self.facts,
             "compared": len(self.rows),
             "rows": rows,
             "skipped": [asdict(item) for item in self.skipped],
         }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that was measured."""
+        from alignment.engine.report import write_json
+
+        write_json([self], path)
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page with a picture."""
+        from alignment.engine.page import write_html
+
+        write_html([self], path)
+
+    def __str__(self) -> str:
+        from alignment.engine.report import text
+
+        return text(self)

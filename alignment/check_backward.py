@@ -1,0 +1,45 @@
+"""Do the gradients agree, and does every layer alone do what its twin does? Forward and backward, chained and alone.
+
+Usage::
+
+    python alignment/check_backward.py --model dla60 --checkpoint dla60.pth
+    python alignment/check_backward.py --model all --mode train --html report.html
+
+Everything is computed in float64. Gradients start from a random direction at the output. In ``--mode train`` the
+statistics that BatchNorm keeps are compared after the step, too. The layer at fault is named with its kind.
+
+Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from alignment.command import Progress, add_inputs, chosen_inputs, chosen_source, parser, run
+from alignment.engine.result import Result
+from convert.conversion import convert_source
+from paddle_dla import checkpoint
+
+
+def check_backward(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+    """Compare one model as the command line asks. Raises ``CheckpointError`` where weights do not fit."""
+    from alignment.pairs import align_backward
+
+    source = chosen_source(args, model, progress)
+    conversion = convert_source(source, model, source.num_classes or None, source.in_chans)
+    arrays = checkpoint.read(args.converted)[0] if args.converted else None
+    return align_backward(source, conversion, chosen_inputs(args, source), args.mode, args.seed, arrays, progress)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser("check_backward", __doc__.split("\n")[0])
+    add_inputs(usage)
+    usage.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
+    return run(usage, argv, check_backward)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

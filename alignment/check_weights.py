@@ -1,0 +1,77 @@
+"""Does a converted file hold exactly the weights of a timm checkpoint? Every tensor, bit for bit; runs no model.
+
+Usage::
+
+    python alignment/check_weights.py --model dla60 --checkpoint model.safetensors --converted dla60.pdparams
+
+Needs neither framework (torch for a ``.pth``). Exit codes: 0 the same, 1 not, or a file does not fit, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignment.command import Progress, chosen_source, parser, run
+from alignment.engine.compare import compare
+from alignment.engine.result import WEIGHTS, Culprit, Result, Row
+from convert.conversion import convert_source
+from convert.key_map import to_timm
+from paddle_dla import checkpoint
+
+
+def check_weights(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+    """Compare the two files tensor by tensor. Raises ``CheckpointError`` where one is unreadable or does not fit."""
+    source = chosen_source(args, model, progress)
+    expected = convert_source(source, model, source.num_classes or None, source.in_chans).arrays
+    actual, _ = checkpoint.read(args.converted)
+    result = Result(f"{model}: weights, timm against Paddle", "float32")
+    result.facts = {"timm": source.describe(), "Paddle": args.converted}
+    for depth, name in enumerate(dict.fromkeys([*expected, *actual])):
+        row = _row(name, depth, expected.get(name), actual.get(name))
+        result.rows.append(row)
+        if not row.aligned:
+            cause = row.note or f"relative error {row.relative:.1e} at {list(row.worst)}"
+            result.culprits.append(Culprit(row.layer, name, WEIGHTS, cause))
+    return result
+
+
+def _row(name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray | None) -> Row:
+    shown = expected if expected is not None else actual
+    if expected is None or actual is None:
+        side = "timm" if expected is None else "Paddle"
+        return Row(
+            to_timm(name), name, "Tensor", 0, depth, True, shown.shape, np.inf, np.inf, 0, 0, (), f"not in {side}"
+        )
+    found = compare(expected, actual)
+    return Row(
+        layer=to_timm(name),
+        twin=name,
+        kind="Tensor",
+        call=0,
+        depth=depth,
+        leaf=True,
+        shape=expected.shape,
+        max_abs=found.max_abs,
+        relative=found.relative,
+        floor=0.0,  # nothing is computed, so nothing is rounded
+        allowed=0.0,
+        worst=found.worst,
+        note=found.mismatch,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser("check_weights", __doc__.split("\n")[0])
+    arguments = usage.parse_args(argv)
+    if not arguments.converted:
+        usage.error("--converted names the file to check")
+    return run(usage, argv, check_weights)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

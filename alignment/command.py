@@ -1,0 +1,102 @@
+"""What the ``check_*`` scripts share: arguments, the loop over models, reports, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alignment.engine.page import write_html
+from alignment.engine.report import text, write_json
+from alignment.engine.result import Result
+from convert.readers import Source, read_source
+from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.errors import CheckpointError
+
+SIDE_MULTIPLE = 32  # of an image that every variant takes
+
+Progress = Callable[[str], None]
+Check = Callable[[argparse.Namespace, str, Progress], Result]
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The arguments of every check of one model: weights and reports."""
+    result = argparse.ArgumentParser(prog=name, description=description)
+    result.add_argument("--model", required=True, help="timm's name, or 'all'")
+    result.add_argument("--checkpoint", help="timm checkpoint; default: timm's initialisation, seeded")
+    result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
+    result.add_argument("--converted", help="load this converted file into Paddle instead of converting in memory")
+    result.add_argument("--seed", type=int, default=0, help="of random inputs and of seeded weights (default 0)")
+    result.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    result.add_argument("--html", metavar="FILE", help="write a page with a picture")
+    result.add_argument("--full", action="store_true", help="print every row of the table")
+    return result
+
+
+def add_inputs(to: argparse.ArgumentParser) -> None:
+    """The arguments that say what the models run on."""
+    to.add_argument("--image", nargs="+", metavar="PATH", help="images, through timm's evaluation transform")
+    to.add_argument("--batch", type=int, default=2, help="without images: random inputs, this many (default 2)")
+    to.add_argument("--size", type=int, default=64, help="their side in pixels (default 64)")
+
+
+def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
+    """The weights that the command line names, or seeded ones. Raises ``CheckpointError`` where they are unreadable."""
+    if args.checkpoint:
+        return read_source(args.checkpoint, args.use_ema)
+    # imports both frameworks, for which usage errors need not wait
+    from alignment.pairs import seeded_source
+
+    progress(f"{model}: no checkpoint given, weights seeded with {args.seed}")
+    return seeded_source(model, args.seed, randomise_batch_norm=True)
+
+
+def chosen_inputs(args: argparse.Namespace, source: Source) -> np.ndarray | list[str]:
+    """The paths of the images that the command line names, or random inputs (B, C, H, W)."""
+    shape = (args.batch, source.in_chans, args.size, args.size)
+    return args.image or np.random.RandomState(args.seed).standard_normal(shape)
+
+
+def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check) -> int:
+    """Check every model that the command line names, print and write the reports; returns the exit code.
+
+    0: all aligned; 1: not, or the weights do not fit; ends the program with 2 for arguments that make no sense.
+    """
+    args = usage.parse_args(argv)
+    models = _models(args, usage)
+    results: list[Result] = []
+    try:
+        for number, model in enumerate(models, 1):
+            results.append(check(args, model, _announcer(f"[{number}/{len(models)}] ")))
+            print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if results and args.json:
+            write_json(results, args.json)
+        if results and args.html:
+            write_html(results, args.html)
+    if len(results) > 1:
+        print("\n".join(f"{result.title.split(':')[0]:16}{result.verdict()}" for result in results))
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _announcer(prefix: str) -> Progress:
+    return lambda line: print(prefix + line, file=sys.stderr, flush=True)
+
+
+def _models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> list[str]:
+    try:
+        models = list(VARIANTS) if args.model == "all" else [resolve_name(args.model)]
+    except ValueError as error:
+        usage.error(str(error))
+    if len(models) > 1 and (args.checkpoint or args.converted):
+        usage.error("--checkpoint and --converted belong to one model; name it instead of 'all'")
+    if args.use_ema and not args.checkpoint:
+        usage.error("--use-ema needs --checkpoint")
+    if "size" in args and (args.batch < 1 or args.size < 1 or args.size % SIDE_MULTIPLE):
+        usage.error(f"--batch must be at least 1 and --size a multiple of {SIDE_MULTIPLE}")
+    return models

@@ -34,7 +34,7 @@ test-paddle26: .venv-paddle26/.complete
 	@touch $@
 
 define venv
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv"; exit 1; }
+	@scripts/system_packages.sh $(PYTHON)
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 endef
 

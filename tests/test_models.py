@@ -204,7 +204,8 @@ def test_pretrained_weights_serve_a_dense_model(converted):
 
 def test_another_number_of_classes_starts_a_new_head(converted):
     arrays, _ = checkpoint.read(converted)
-    model = create_model(SMALL, pretrained=converted, num_classes=7)
+    with pytest.warns(UserWarning, match="has 1000 classes, the model 7: the model keeps its own, untrained head"):
+        model = create_model(SMALL, pretrained=converted, num_classes=7)
     assert same_weights(model, arrays, but=("fc.weight", "fc.bias"))
     assert model(tensor()).shape == [1, 7]
 

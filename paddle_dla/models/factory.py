@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,7 +62,8 @@ def _load_weights(model: DLA | DLAFeatures, name: str, source: str) -> None:
         arrays[STEM] = adapt_stem(arrays[STEM], model.in_chans)
     head = [key for key in HEAD if key in arrays and key in expected]
     if any(arrays[key].shape[0] != expected[key][0] for key in head):
-        # another number of classes: the model's own, freshly initialised head stays
+        classes = f"{arrays[head[0]].shape[0]} classes, the model {expected[head[0]][0]}"
+        warnings.warn(f"{source} has {classes}: the model keeps its own, untrained head", stacklevel=3)
         for key in head:
             del arrays[key], expected[key]
     check_fit(arrays, expected, source)
@@ -69,9 +71,8 @@ def _load_weights(model: DLA | DLAFeatures, name: str, source: str) -> None:
 
 
 def _without_unbuilt(arrays: dict[str, np.ndarray], model: DLA | DLAFeatures) -> dict[str, np.ndarray]:
-    """What the model has room for: no head where it has none, no levels that ``out_indices`` made needless."""
-    built = {info["module"] for info in model.feature_info} | {"base_layer"}
+    """``arrays`` less what the model has no room for: a head where it has none, levels that are needless for it."""
+    unbuilt = {"fc", *LEVELS} - {info["module"] for info in model.feature_info}
     if getattr(model, "num_classes", 0):
-        built.add("fc")
-    parts = {"base_layer", "fc", *LEVELS}
-    return {key: value for key, value in arrays.items() if key.split(".")[0] in built or key.split(".")[0] not in parts}
+        unbuilt.remove("fc")
+    return {name: array for name, array in arrays.items() if name.split(".")[0] not in unbuilt}

@@ -1,0 +1,69 @@
+"""pytest for a port of one's own: ``assert_aligned`` in a test, and a suite with one test a layer.
+
+A whole layer-diff suite::
+
+    from alignment.pytest_plugin import layer_diff
+
+    def pair():
+        return torch_model, paddle_model, inputs
+
+    test_layer = layer_diff(pair)
+
+runs the comparison once, while tests are collected, and gives every compared tensor an id such as
+``test_layer[layer1.0.conv1]`` or ``test_layer[layer1.0.conv1.weight-parameter gradient]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alignment.engine.result import Result, Row
+
+Pair = Callable[[], tuple[Any, Any, Any]]
+
+
+def assert_aligned(torch_module: Any, paddle_layer: Any, inputs: Any, **options: Any) -> Result:
+    """``align`` with these arguments; raises ``AssertionError`` with the whole report where the two differ."""
+    from alignment import align
+
+    result = align(torch_module, paddle_layer, inputs, **options)
+    if not result.passed:
+        raise AssertionError(str(result))
+    return result
+
+
+def layer_diff(pair: Pair, **options: Any) -> Callable[..., None]:
+    """A test function with one test for each compared tensor, and one for the layers at fault.
+
+    ``pair`` returns the torch module, the Paddle layer and the inputs; ``options`` go to ``align``.
+    """
+
+    def test_layer(aligned_row: Row | Result) -> None:
+        if isinstance(aligned_row, Result):
+            assert aligned_row.passed, str(aligned_row)
+            return
+        row = aligned_row
+        assert row.aligned, f"relative error {row.relative:.2e} where rounding explains {row.floor:.2e}; {row.note}"
+
+    test_layer.aligned_pair = pair
+    test_layer.aligned_options = options
+    return test_layer
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the comparison of a ``layer_diff`` suite and give each row a test."""
+    pair = getattr(metafunc.function, "aligned_pair", None)
+    if pair is None:
+        return
+    from alignment import align
+
+    result = align(*pair(), **metafunc.function.aligned_options)
+    metafunc.parametrize("aligned_row", [*result.rows, result], ids=[*map(_identify, result.rows), "verdict"])
+
+
+def _identify(row: Row) -> str:
+    call = f"#{row.call}" if row.call else ""
+    return f"{row.layer}{call}" + ("" if row.direction == "forward" else f"-{row.direction}")

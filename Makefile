@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Paddle warns about a missing C++ compiler cache, which nothing here uses
 export PYTHONWARNINGS := ignore:No ccache found
 
-.PHONY: demo test test-paddle26 clean
+.PHONY: demo test test-heavy test-paddle26 clean
 
 demo: .venv/.complete
 	@$(BIN)/python scripts/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -16,9 +16,13 @@ test: .venv/.complete
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
+# what is too large for every run
+test-heavy: .venv/.complete
+	$(BIN)/python -m pytest -m heavy
+
 # the tests that need no torch, on the oldest supported Paddle
 test-paddle26: .venv-paddle26/.complete
-	.venv-paddle26/bin/python -m pytest -m "not torch"
+	.venv-paddle26/bin/python -m pytest -m "not torch and not heavy"
 
 .venv/.complete: setup.cfg pyproject.toml constraints.txt
 	$(call venv,.venv)

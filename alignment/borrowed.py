@@ -18,11 +18,7 @@ from alignment.engine import settings_paddle, settings_torch
 from alignment.engine.capture_paddle import state_tensors
 from alignment.engine.settings import Settings
 from alignment.engine.tape import ROOT
-
-# how the buffers of torch's BatchNorm are called in Paddle
-BUFFER_NAMES = {"running_mean": "_mean", "running_var": "_variance"}
-# a step counter that BatchNorm reads only with momentum=None; Paddle has none
-IGNORED_BUFFERS = {"num_batches_tracked"}
+from convert.key_map import DROPPED, RENAMED
 
 
 @dataclass
@@ -145,7 +141,7 @@ def _paddle_restored(layer: paddle.nn.Layer) -> Iterator[None]:
 def torch_tensors(module: torch.nn.Module) -> dict[str, np.ndarray]:
     """A layer's own parameters and buffers by name."""
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return {name: value.detach().numpy().copy() for name, value in own.items() if name not in IGNORED_BUFFERS}
+    return {name: value.detach().numpy().copy() for name, value in own.items() if name not in DROPPED}
 
 
 def paddle_tensors(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -159,7 +155,7 @@ def paddle_tensors(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
 
 def twin_name(name: str) -> str:
     """What Paddle calls a layer's own tensor that torch calls ``name``."""
-    return BUFFER_NAMES.get(name, name)
+    return RENAMED.get(name, name)
 
 
 def parameter_pairs(models: Borrowed, twins: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from alignment.engine.compare import compare
+from alignment.engine.layout import laid_out
 from alignment.engine.noise import BITS, MARGIN
 from alignment.engine.result import Row
 from alignment.engine.store import Ref
-from alignment.engine.tape import Record, Slot, Tape
+from alignment.engine.tape import Key, Record, Slot, Tape
 
 # Paddle keeps some constants of its backward kernels in float32 also in float64 (2e-8 relative, measured); layers on
 # the way back pass such an error on and may enlarge it. A mistake in a backward pass is larger by far: a gradient that
@@ -22,18 +23,18 @@ def compare_gradients(
     reference: Tape,
     rounded: Tape,
     port: Tape,
-    twins: Mapping[str, str],
+    pairs: Mapping[Key, Key],
     parameters: Mapping[str, tuple[str, str]],
     partial: frozenset[str],
 ) -> Iterator[Row]:
     """Rows in the order of the backward pass, last layer first; then parameters, by ``{torch name: (layer, name)}``.
 
-    ``rounded`` is the reference in float32, whose distance from ``reference`` gives the floor. ``partial`` as in
-    ``compare_tapes``.
+    ``rounded`` is the reference in float32, whose distance from ``reference`` gives the floor. ``pairs`` and
+    ``partial`` as in ``compare_tapes``.
     """
     calls, noisy, inside = port.by_key(), rounded.by_key(), reference.children()
     for depth, record in reversed([*enumerate(reference)]):
-        twin = calls.get((twins.get(record.path, ""), record.call))
+        twin = calls.get(pairs.get(record.key))
         if twin is None or (record.path in partial and inside[record.key]):
             continue
         passed_on = {ref.index for ref in record.input_refs()}
@@ -82,11 +83,7 @@ def _array(tape: Tape, slot: Slot | None) -> np.ndarray | None:
 
 def _like(array: np.ndarray, other: np.ndarray | None) -> np.ndarray:
     """``other`` in the layout of ``array``; zeros where no gradient arrived."""
-    if other is None:
-        return np.zeros_like(array)
-    if other.shape != array.shape and other.size == array.size and other.ndim == 2:
-        return other.T.reshape(array.shape)
-    return other.T if other.shape != array.shape and other.T.shape == array.shape else other
+    return np.zeros_like(array) if other is None else laid_out(other, array.shape)
 
 
 def _absent(array: np.ndarray) -> str:

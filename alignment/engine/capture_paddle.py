@@ -25,11 +25,13 @@ def capture(
     inputs: Sequence[np.ndarray],
     store: Store | None = None,
     backward: Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]] | None = None,
+    failed: Callable[[Exception], None] | None = None,
 ) -> Tape:
     """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
 
     Floating-point inputs are cast to the type of the layer's parameters. ``backward`` as in ``capture_torch``; the
-    records hold no gradients of inputs.
+    records hold no gradients of inputs. An exception in the layer goes to ``failed``, where there is one, and the
+    tape holds what had returned by then.
     """
     recorder = _Recorder(layer, store or Store(), backward is not None)
     handles = recorder.attach()
@@ -44,9 +46,14 @@ def capture(
             paddle.autograd.backward(roots, grads)
             recorder.keep_param_grads()
         recorder.keep_buffers()
+    except Exception as error:
+        if failed is None:
+            raise
+        failed(error)
     finally:
         for handle in handles:
             handle.remove()
+        recorder.forget()
         if backward is not None:
             layer.clear_gradients()
     return recorder.tape
@@ -92,10 +99,18 @@ class _Recorder:
             handles.append(sub.register_forward_post_hook(self._after))
         return handles
 
+    def forget(self) -> None:
+        """Let the tensors go: their hooks hold the recorder, a cycle through C++ that no collector sees."""
+        self._latest.clear()
+
     def keep_param_grads(self) -> None:
         for name, parameter in self.layer.named_parameters():
             if not parameter.stop_gradient and parameter.grad is not None:
-                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.numpy())
+                owner = self.names[name.rpartition(".")[0]]
+                grad = parameter.grad.numpy()
+                # as torch lays it out
+                turned = isinstance(owner, paddle.nn.Linear) and name.endswith("weight")
+                self.tape.param_grads[name] = self.tape.store.put(grad.T if turned else grad)
 
     def keep_buffers(self) -> None:
         for name, value in state_tensors(self.layer).items():

@@ -46,6 +46,7 @@ def capture(
             if len(roots) == 1 and roots[0].numel() == 1:
                 recorder.tape.loss = float(roots[0])
             torch.autograd.backward(roots, grads)
+            recorder.fill_bypassed()
             recorder.keep_param_grads()
         recorder.keep_buffers()
     finally:
@@ -88,6 +89,8 @@ class _Recorder:
         self._open: list[_Call] = []
         self._refs = WeakTensorKeyDictionary()  # tensor -> (version, Ref): one copy of what many layers see
         self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
+        self._origins = WeakTensorKeyDictionary()  # alias -> (tensor, Slot of the layer that got the alias)
+        self._bypassed: list[tuple[Slot, Slot]] = []
 
     def attach(self) -> list[Any]:
         handles = []
@@ -140,7 +143,8 @@ class _Recorder:
         alias = tensor.view_as(tensor)
         slot = Slot()
         alias.register_hook(self._filler(slot))
-        call.inputs.append((len(call.record.input_grads), tensor, tensor._version, self._watch(tensor)))
+        call.inputs.append((len(call.record.input_grads), tensor, tensor._version, self._watch(self._base(tensor))))
+        self._origins[alias] = (tensor, slot)
         call.record.input_grads.append(slot)
         self._refs[alias] = (alias._version, self._keep(tensor))
         return alias
@@ -155,10 +159,29 @@ class _Recorder:
                 # Overwritten by the layer: gradients bypass the alias then, and all later users of the tensor see
                 # what the layer made of it, so that the tensor's own gradient is this layer's share.
                 record.input_grads[index] = slot
+                self._note_bypassed(tensor, slot)
         record.outputs = mapped(output, _is_tensor, self._keep)
         if self.differentiate:
             record.output_grads = [self._watch(tensor) for tensor in leaves(output, _is_tensor)]
         self.tape.records.append(record)
+
+    def _base(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor behind an alias that a layer returned as it came (``nn.Identity``)."""
+        while tensor in self._origins:
+            tensor = self._origins[tensor][0]
+        return tensor
+
+    def _note_bypassed(self, tensor: torch.Tensor, slot: Slot | None) -> None:
+        """Aliases behind an overwritten one are bypassed, too: their gradient is that of the tensor behind them all."""
+        while tensor in self._origins:
+            known = self._slots.get(tensor)
+            tensor, share = self._origins[tensor]
+            self._bypassed += [(lost, slot) for lost in (share, known and known[1]) if lost and slot]
+
+    def fill_bypassed(self) -> None:
+        """After the backward pass, what no hook could see."""
+        for lost, slot in self._bypassed:
+            lost.ref = lost.ref or slot.ref
 
     def _watch(self, tensor: torch.Tensor) -> Slot | None:
         if not tensor.requires_grad:

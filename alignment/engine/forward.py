@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from alignment.engine.compare import compare
+from alignment.engine.layout import laid_out
+from alignment.engine.match import numbered
 from alignment.engine.noise import NoiseFloor
 from alignment.engine.result import Result, Row, Skipped
 from alignment.engine.store import Ref
-from alignment.engine.tape import Record, Tape
+from alignment.engine.tape import ROOT, Key, Record, Tape
 
 REFERENCE, PORT = "torch", "Paddle"
 
@@ -20,35 +22,36 @@ def compare_tapes(
     reference: Tape,
     port: Tape,
     floor: NoiseFloor,
-    twins: Mapping[str, str] | None = None,
+    pairs: Mapping[Key, Key] | None = None,
     partial: frozenset[str] = frozenset(),
 ) -> Result:
     """Compare ``port`` with ``reference`` call by call.
 
-    ``twins`` maps paths of the reference to paths of the port; without it layers pair by their path, and those that
-    one side lacks are listed as skipped. A call that only one side makes of a layer that both have is a difference.
+    ``pairs`` maps calls of the reference to calls of the port; without it layers pair by their path, and those that
+    one side lacks are listed as skipped. A call in it that only one side makes is a difference.
     ``partial`` are layers of the reference whose twin stands for their own computation only, without inner layers.
     """
     result = Result(title, floor.dtype)
-    if twins is None:
-        twins = {path: path for path in reference.layers if path in port.layers}
+    if pairs is None:
+        common = {path: path for path in reference.layers if path in port.layers}
+        pairs = numbered(common, (record.key for record in reference), (record.key for record in port))
         result.skipped = [*_one_sided(reference, port)]
     calls, inside = port.by_key(), reference.children()
-    names = {twin: path for path, twin in twins.items()}
+    names = {twin: path for (path, _), twin in pairs.items()}
     for depth, record in enumerate(reference):
-        if record.path not in twins:
+        if record.key not in pairs:
             continue
-        twin = calls.pop((twins[record.path], record.call), None)
+        twin = calls.pop(pairs[record.key], None)
         if twin is None:
             note = f"call {record.call + 1} of this layer is missing in {PORT}"
-            result.rows.append(_row(record, twins[record.path], depth, _outer(record), note))
+            result.rows.append(_row(record, pairs[record.key][0], depth, _outer(record), note))
             continue
         refs = reference.own(record, inside[record.key])[0] if record.path in partial else record.output_refs()
         result.rows.extend(_compare_outputs(reference, record, refs, port, twin, depth, floor))
     for record in calls.values():
-        if record.path in names:
+        if record.key in names:
             note = f"call {record.call + 1} of this layer is missing in {REFERENCE}"
-            result.rows.append(_row(record, record.path, len(reference), _outer(record), note, names[record.path]))
+            result.rows.append(_row(record, record.path, len(reference), _outer(record), note, names[record.key]))
     return result
 
 
@@ -79,7 +82,10 @@ def _compare_outputs(
         yield _row(record, twin.path, depth, _outer(record), note)
         return
     for index, (expected, actual) in enumerate(zip(outputs, twin_outputs)):
-        found = compare(reference.get(expected), port.get(actual))
+        array = port.get(actual)
+        # what the model itself returns has one shape; between layers a flattened tensor is the same tensor
+        array = array if record.path == ROOT else laid_out(array, expected.shape)
+        found = compare(reference.get(expected), array)
         yield Row(
             layer=record.path,
             twin=twin.path,

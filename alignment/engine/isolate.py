@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from alignment.engine.compare import Difference, compare
-from alignment.engine.tape import Record, Slot, Tape
+from alignment.engine.layout import laid_out
+from alignment.engine.tape import ROOT, Key, Record, Slot, Tape
 
 # What a layer alone may differ by in float64, over the largest magnitude. Isolated layers do not inherit anything, so
 # the floor is that of one sum: 2**-53 times the root of its length (2**18 terms at most in practice), a few times.
@@ -27,7 +28,8 @@ class Finding:
     """One tensor of one isolated layer that is not the reference's.
 
     ``where`` is ``output``, ``input gradient``, ``parameter gradient``, ``handed`` (to the inner layer ``inner``),
-    ``returned gradient`` (to it), ``state`` or ``call``; ``index`` counts tensors. ``note`` says what is no number.
+    ``returned gradient`` (to it) or ``call``; ``index`` counts tensors, ``inner`` is the parameter's name where it is
+    one's gradient. ``call`` is the layer's call, ``inner_call`` that of ``inner``. ``note`` says what is no number.
     """
 
     layer: str
@@ -40,6 +42,8 @@ class Finding:
     note: str = ""
     expected: np.ndarray | None = field(default=None, repr=False, compare=False)
     actual: np.ndarray | None = field(default=None, repr=False, compare=False)
+    call: int = 0
+    inner_call: int = 0
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Judge:
         self.tape = tape
         self.twins = twins
         self.measured = Measured()
+        self._param_grads: dict[str, np.ndarray] = {}
+        self._replayed: dict[str, tuple[Record, bool]] = {}
 
     def outputs(self, record: Record, replay: Any, leaf: bool, expected: Sequence[np.ndarray]) -> None:
         """The arrays that came back."""
@@ -77,21 +83,41 @@ class Judge:
             expected = [self.tape.get(ref) for ref in handed.record.input_refs()]
             if len(expected) != len(handed.tensors):
                 note = f"{len(handed.tensors)} tensors instead of {len(expected)}"
-                self._note(record, False, "handed", note, handed.record.path)
+                self._note(record, False, "handed", note, handed.record)
                 continue
             for index, (one, other) in enumerate(zip(expected, handed.tensors)):
-                self.number(record, False, "handed", index, one, other, FORWARD_LIMIT, handed.record.path)
+                self.number(record, False, "handed", index, one, other, FORWARD_LIMIT, handed.record)
 
     def answered(self, record: Record, replay: Any) -> None:
         """The gradients that flow back into the inner layers of a container."""
         for call, grads in replay.answered:
             for index, (slot, actual) in enumerate(zip(call.output_grads, grads)):
-                self._gradient(record, False, "returned gradient", index, slot, actual, call.path)
+                self._gradient(record, False, "returned gradient", index, slot, actual, call)
 
-    def missing_calls(self, record: Record, keys: Sequence[tuple[str, int]]) -> None:
+    def missing_calls(self, record: Record, calls: Sequence[Record]) -> None:
         """Calls that the reference made and the port did not."""
-        for path, call in keys:
-            self._note(record, False, "call", f"call {call + 1} of {path} is missing", path)
+        for call in calls:
+            self._note(record, False, "call", f"call {call.call + 1} of {call.path} is missing", call)
+
+    def add_param_grads(self, record: Record, replay: Any, leaf: bool) -> None:
+        """Gradients of parameters add up over the calls, and over the layers that share them."""
+        self._replayed[record.path] = record, leaf
+        for name, grad in replay.param_grads.items():
+            known = self._param_grads.get(name)
+            self._param_grads[name] = grad if known is None else known + grad
+
+    def param_grads(self, parameters: Mapping[str, tuple[str, str]]) -> None:
+        """Gradients of parameters, when all calls were replayed; ``{torch name: (layer, unique name in the port)}``."""
+        for name, (path, unique) in parameters.items():
+            if path not in self._replayed or name not in self.tape.param_grads:
+                continue
+            record, leaf = self._replayed[path]
+            expected, actual = self.tape.get(self.tape.param_grads[name]), self._param_grads.get(unique)
+            actual = np.zeros_like(expected) if actual is None else actual
+            if actual.size == expected.size:
+                actual = actual.reshape(expected.shape)
+            role = name.rpartition(".")[2]
+            self.number(record, leaf, "parameter gradient", 0, expected, actual, BACKWARD_LIMIT, inner=role)
 
     def failure(self, record: Record, leaf: bool, error: str) -> None:
         """A replay that ended in an exception."""
@@ -99,21 +125,20 @@ class Judge:
 
     def number(
         self, record: Record, leaf: bool, where: str, index: int, expected: np.ndarray, actual: np.ndarray,
-        limit: float, inner: str = "",
+        limit: float, inner: Record | str = "",
     ) -> None:  # fmt: skip
         """Compare two arrays and keep what exceeds ``limit``."""
-        found = compare(expected, actual)
+        # what the model itself returns has one shape; between layers a flattened tensor is the same tensor
+        strict = record.path == ROOT and where == "output"
+        found = compare(expected, actual if strict else laid_out(actual, expected.shape))
         key = (record.path, where)
         self.measured.errors[key] = max(self.measured.errors.get(key, 0.0), found.relative)
         if found.mismatch or not found.relative <= limit:
-            twin = self.twins[record.path]
-            self.measured.findings.append(
-                Finding(record.path, twin, leaf, where, index, found, inner, found.mismatch, expected, actual)
-            )
+            self._keep(record, leaf, where, index, found, inner, found.mismatch, expected, actual)
 
     def _gradient(
         self, record: Record, leaf: bool, where: str, index: int, slot: Slot | None, actual: np.ndarray | None,
-        inner: str = "",
+        inner: Record | str = "",
     ) -> None:  # fmt: skip
         expected = None if slot is None or slot.ref is None else self.tape.get(slot.ref)
         if expected is None and actual is None:
@@ -124,11 +149,20 @@ class Judge:
             expected = np.zeros_like(actual)
         self.number(record, leaf, where, index, expected, actual, BACKWARD_LIMIT, inner)
 
-    def _note(self, record: Record, leaf: bool, where: str, note: str, inner: str = "") -> None:
-        infinite = Difference(np.inf, np.inf, (), 0, note)
+    def _note(self, record: Record, leaf: bool, where: str, note: str, inner: Record | str = "") -> None:
         self.measured.errors[record.path, where] = np.inf
-        twin = self.twins[record.path]
-        self.measured.findings.append(Finding(record.path, twin, leaf, where, 0, infinite, inner, note))
+        self._keep(record, leaf, where, 0, Difference(np.inf, np.inf, (), 0, note), inner, note)
+
+    def _keep(
+        self, record: Record, leaf: bool, where: str, index: int, found: Difference, inner: Record | str, note: str,
+        expected: np.ndarray | None = None, actual: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        name, inner_call = (inner.path, inner.call) if isinstance(inner, Record) else (inner, 0)
+        finding = Finding(
+            record.path, self.twins[record.path], leaf, where, index, found, name, note, expected, actual,
+            record.call, inner_call,
+        )  # fmt: skip
+        self.measured.findings.append(finding)
 
 
 LeafReplay = Callable[[str, Record, Sequence[Slot | None]], Any]
@@ -138,28 +172,37 @@ ContainerReplay = Callable[[str, Record, Sequence[Record]], Any]
 def isolate(
     tape: Tape,
     twins: Mapping[str, str],
+    pairs: Mapping[Key, Key],
     leaf: LeafReplay,
     container: ContainerReplay,
     composite: Callable[[str], bool],
     partial: frozenset[str] = frozenset(),
+    parameters: Mapping[str, tuple[str, str]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Measured:
-    """Replay every call of every layer that has a twin.
+    """Replay every call of the reference that is among ``pairs``, its calls and those of the port.
 
     ``leaf(twin, record, output grads)`` and ``container(twin, record, calls)`` return a replay; ``composite(twin)``
-    tells whether the twin has layers inside, whatever the reference's has. ``partial`` as in ``compare_tapes``.
+    tells whether the twin has layers inside, whatever the reference's has. ``partial`` as in ``compare_tapes``,
+    ``parameters`` as in ``Judge.param_grads``.
     """
     judge, inside = Judge(tape, twins), tape.children()
-    chosen = [record for record in tape if record.path in twins]
+    chosen = [record for record in tape if record.key in pairs]
     for number, record in enumerate(chosen):
         progress(number, len(chosen))
-        twin = twins[record.path]
-        if composite(twin):
-            _judge_container(judge, record, container(twin, record, inside[record.key]), inside[record.key])
+        twin = pairs[record.key][0]
+        leafless = composite(twin)
+        if leafless:
+            within = tape.within(record, pairs, partial)
+            replay = container(twin, record, within)
+            _judge_container(judge, record, replay, within)
         else:
             calls = inside[record.key] if record.path in partial else []
             refs, grads = tape.own(record, calls)
-            _judge_leaf(judge, record, leaf(twin, record, grads), [tape.get(ref) for ref in refs])
+            replay = leaf(twin, record, grads)
+            _judge_leaf(judge, record, replay, [tape.get(ref) for ref in refs])
+        judge.add_param_grads(record, replay, not leafless)
+    judge.param_grads(parameters or {})
     return judge.measured
 
 
@@ -177,7 +220,7 @@ def _judge_container(judge: Judge, record: Record, replay: Any, calls: Sequence[
         judge.failure(record, False, replay.error)
         return
     made = {handed.record.key for handed in replay.handed}
-    judge.missing_calls(record, [call.key for call in calls if call.path in judge.twins and call.key not in made])
+    judge.missing_calls(record, [call for call in calls if call.path in judge.twins and call.key not in made])
     judge.outputs(record, replay, False, judge.tape.outputs(record))
     judge.answered(record, replay)
     judge.input_grads(record, replay, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class WeightFault:
     name: str
     relative: float
     note: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class StateFault:
     layer: str
     name: str
     relative: float
+    cause: str = ""
 
 
 def locate(
@@ -40,11 +42,12 @@ def locate(
     weights: Iterable[WeightFault],
     findings: Iterable[Finding],
     states: Iterable[StateFault],
+    explain: Callable[[Sequence[Finding]], str] = lambda findings: "unexplained",
 ) -> list[Culprit]:
     """One culprit for each layer at fault, in the ``order`` of the reference's calls.
 
     The first kind that applies names it: a wrong setting explains a wrong result, wrong weights do, and only what
-    neither explains is the computation's own.
+    neither explains is the computation's own. ``explain`` puts what a layer did alone into words.
     """
     by_layer: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
@@ -58,11 +61,11 @@ def locate(
     culprits = []
     suspects = [*disagreements, *wrong_weights, *by_layer, *wrong_states]
     for layer in sorted(set(suspects), key=_position(order)):
-        kind, cause = _kind(layer, disagreements, wrong_weights, by_layer, wrong_states)
+        kind, cause = _kind(layer, disagreements, wrong_weights, by_layer, wrong_states, explain)
         evidence = [*_settings_lines(disagreements.get(layer, {}))]
         evidence += [_weight_line(fault) for fault in wrong_weights[layer]]
         evidence += [finding_line(finding) for finding in by_layer[layer]]
-        evidence += [f"{s.name} after the step: relative error {s.relative:.1e}" for s in wrong_states[layer]]
+        evidence += [_state_line(state) for state in wrong_states[layer]]
         culprits.append(Culprit(layer, twins[layer], kind, cause, tuple(evidence)))
     return culprits
 
@@ -78,20 +81,20 @@ def _kind(
     weights: Mapping[str, Sequence[WeightFault]],
     findings: Mapping[str, Sequence[Finding]],
     states: Mapping[str, Sequence[StateFault]],
+    explain: Callable[[Sequence[Finding]], str],
 ) -> tuple[str, str]:
     settings = disagreements.get(layer, {})
     modes = {name: pair for name, pair in settings.items() if name in MODE_FIELDS}
     if settings.keys() - modes.keys():
         return CONFIG, "; ".join(_settings_lines({k: v for k, v in settings.items() if k not in modes}))
     if weights.get(layer):
-        names = ", ".join(fault.name for fault in weights[layer])
-        return WEIGHTS, f"{names} not as in the reference"
+        return WEIGHTS, "; ".join(f"{f.name}: {f.cause or f.note or 'unexplained'}" for f in weights[layer])
     if modes:
         return MODE, "; ".join(_settings_lines(modes))
     if findings.get(layer):
         leaf = findings[layer][0].leaf
-        return (COMPUTATION if leaf else WIRING), "unexplained"
-    return STATE, ", ".join(f"{state.name} is updated otherwise" for state in states[layer])
+        return (COMPUTATION if leaf else WIRING), explain(findings[layer])
+    return STATE, "; ".join(f"{s.name} is updated otherwise: {s.cause or 'unexplained'}" for s in states[layer])
 
 
 def _settings_lines(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
@@ -100,6 +103,10 @@ def _settings_lines(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 def _weight_line(fault: WeightFault) -> str:
     return f"{fault.name}: {fault.note or f'relative error {fault.relative:.1e}'}"
+
+
+def _state_line(state: StateFault) -> str:
+    return f"{state.name} after the step: relative error {state.relative:.1e}"
 
 
 def finding_line(finding: Finding) -> str:

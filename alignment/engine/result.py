@@ -117,6 +117,11 @@ class Result:
         return self.first_difference.layer if self.first_difference else None
 
     @property
+    def layers(self) -> list[Row]:
+        """One row for each tensor of each layer and direction."""
+        return self.rows
+
+    @property
     def coverage(self) -> Coverage:
         """How much was compared, and what was not."""
         sizes = [math.prod(row.shape) for row in self.rows]

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# the one can stand for the other, with the same weights in another shape; where it does not, the numbers show it
+AFFINE = {"conv", "linear"}
+
 OTHER = "other"
 CONTAINER = "container"
 
@@ -38,7 +41,7 @@ def disagreements(reference: Settings, port: Settings) -> dict[str, tuple[Any, A
     """
     if {reference.category, port.category} & {OTHER, CONTAINER}:
         return {}
-    if reference.category != port.category:
+    if reference.category != port.category and {reference.category, port.category} != AFFINE:
         return {"category": (reference.category, port.category)}
     common = [name for name in reference.fields if name in port.fields]
     return {
@@ -73,3 +76,8 @@ def both_sides(padding: Any, dims: int) -> tuple[tuple[int, int], ...] | str:
     if len(sizes) == 2 * dims:
         return tuple((sizes[2 * i], sizes[2 * i + 1]) for i in range(dims))
     return tuple((size, size) for size in sizes)
+
+
+def is_padded(padding: tuple[tuple[int, int], ...] | str) -> bool:
+    """Whether anything is added at all; without it, whether a mean counts what was added is no setting."""
+    return isinstance(padding, str) or any(map(any, padding))

@@ -11,7 +11,7 @@ from typing import Any
 
 from paddle import nn
 
-from alignment.engine.settings import CONTAINER, OTHER, Settings, both_sides, pairs_of
+from alignment.engine.settings import CONTAINER, OTHER, Settings, both_sides, is_padded, pairs_of
 
 ACTIVATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "ReLU": lambda m: {"kind": "relu"},
@@ -118,7 +118,8 @@ def _pool(m: Any) -> tuple[str, dict[str, Any]]:
         ceil_mode=bool(m.ceil_mode),
     )
     if fields["kind"] == "avg":
-        fields["count_include_pad"] = not m.exclusive
+        if is_padded(fields["padding"]):
+            fields["count_include_pad"] = not m.exclusive
     else:
         fields["dilation"] = (1,) * dims
     return "pool", fields
@@ -130,10 +131,8 @@ def _adaptive(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _dropout(m: Any) -> tuple[str, dict[str, Any]]:
-    fields = dict(rate=float(m.p))
-    if getattr(m, "mode", "upscale_in_train") != "upscale_in_train":
-        fields["mode"] = m.mode
-    return "dropout", fields
+    # the other mode, downscale_in_infer, changes values in evaluation
+    return "dropout", dict(rate=float(m.p), mode=getattr(m, "mode", "upscale_in_train"))
 
 
 def _flatten(m: Any) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alignment.engine.settings import CONTAINER, OTHER, Settings, both_sides, pairs_of
+from alignment.engine.settings import CONTAINER, OTHER, Settings, both_sides, is_padded, pairs_of
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.ReLU: lambda m: {"kind": "relu"},
@@ -96,14 +96,16 @@ def _max_pool(m: Any) -> tuple[str, dict[str, Any]]:
 
 def _avg_pool(m: Any) -> tuple[str, dict[str, Any]]:
     dims = _dims(m)
-    return "pool", dict(
+    fields = dict(
         kind="avg",
         kernel_size=pairs_of(m.kernel_size, dims),
         stride=pairs_of(m.stride or m.kernel_size, dims),
         padding=both_sides(m.padding, dims),
         ceil_mode=m.ceil_mode,
-        count_include_pad=m.count_include_pad,
     )
+    if is_padded(fields["padding"]):
+        fields["count_include_pad"] = m.count_include_pad
+    return "pool", fields
 
 
 def _adaptive(kind: str) -> Callable[[Any], tuple[str, dict[str, Any]]]:
@@ -114,7 +116,7 @@ def _adaptive(kind: str) -> Callable[[Any], tuple[str, dict[str, Any]]]:
 
 
 def _dropout(m: Any) -> tuple[str, dict[str, Any]]:
-    return "dropout", dict(rate=float(m.p))
+    return "dropout", dict(rate=float(m.p), mode="upscale_in_train")
 
 
 def _flatten(m: Any) -> tuple[str, dict[str, Any]]:

@@ -6,8 +6,8 @@ Arrays live in a ``Store``; a record holds handles (``Ref``) in the structure in
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,18 @@ class Tape:
                 found[record.parent].append(record)
         return found
 
+    def begun(self) -> list[Key]:
+        """The calls in the order in which they began: a container before those within it."""
+        inside, returned = self.children(), {record.key for record in self.records}
+        # a run that ended in an exception lacks the containers in which it did
+        waiting = [record for record in reversed(self.records) if record.parent not in returned]
+        order = []
+        while waiting:
+            record = waiting.pop()
+            order.append(record.key)
+            waiting += reversed(inside[record.key])
+        return order
+
     def own(self, record: Record, calls: list[Record]) -> tuple[list[Ref], list[Slot | None]]:
         """What a layer with weights and inner layers computes itself: what it hands to the first of them.
 
@@ -120,6 +132,27 @@ class Tape:
             return record.output_refs(), record.output_grads
         first = calls[0]
         return first.input_refs(), first.input_grads
+
+    def within(self, record: Record, calls: Container[Key], partial: Container[str]) -> list[Record]:
+        """What a container's own code sees: the calls among ``calls`` within it, at any depth, none inside another.
+
+        A layer that is ``partial`` appears with what it computes itself, and the calls within it appear beside it.
+        """
+        inside, found = self.children(), []
+
+        def visit(outer: Record) -> None:
+            for call in inside[outer.key]:
+                if call.key not in calls:
+                    visit(call)
+                elif call.path in partial and inside[call.key]:
+                    refs, grads = self.own(call, inside[call.key])
+                    found.append(replace(call, outputs=refs[0] if len(refs) == 1 else tuple(refs), output_grads=grads))
+                    visit(call)
+                else:
+                    found.append(call)
+
+        visit(record)
+        return found
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)

@@ -15,6 +15,7 @@ from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.forward import compare_tapes
 from alignment.engine.noise import measure_floor
 from alignment.engine.result import Result
+from alignment.engine.settings_torch import round_epsilons
 from convert.conversion import Conversion
 from convert.key_map import to_timm
 from convert.readers import Source, source_from_arrays
@@ -149,7 +150,8 @@ def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progre
     progress(f"{pair.name}: timm in float32, for the noise floor")
     rounded = capture_torch.capture(pair.torch_model, [inputs])
     progress(f"{pair.name}: timm in float64")
-    epsilons = reference.use_float32_epsilon(pair.torch_model.double())
+    rounded_epsilons = round_epsilons(pair.torch_model.double())
+    epsilons = ", ".join(map(repr, sorted(set(rounded_epsilons.values()))))
     exact = capture_torch.capture(pair.torch_model, [inputs])
     progress(f"{pair.name}: Paddle in {dtype}")
     pair.paddle_model.to(dtype=dtype)

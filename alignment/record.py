@@ -48,8 +48,9 @@ def record_torch(args: argparse.Namespace, model: str) -> None:
     import torch
 
     from alignment.engine.capture_torch import capture
+    from alignment.engine.settings_torch import round_epsilons
     from torch_ref.data import eval_batch
-    from torch_ref.model import create_model, load_tensors, use_float32_epsilon
+    from torch_ref.model import create_model, load_tensors
 
     source = read_source(args.checkpoint)
     reference = create_model(model, num_classes=source.num_classes or 1000, in_chans=source.in_chans)
@@ -58,7 +59,7 @@ def record_torch(args: argparse.Namespace, model: str) -> None:
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
     facts = {"model": model, "weights": source.describe(), "torch": torch.__version__}
     save_tape(capture(reference, [inputs]), Path(args.dump) / ROUNDED, facts)
-    epsilon = use_float32_epsilon(reference.double())
+    epsilon = ", ".join(map(repr, sorted(set(round_epsilons(reference.double()).values()))))
     save_tape(capture(reference, [inputs]), Path(args.dump) / EXACT, {**facts, "epsilon": epsilon})
     np.save(Path(args.dump) / "inputs.npy", inputs)
 

@@ -8,8 +8,9 @@ from fingerprints import Golden, fingerprint, save
 from numpy_weights import images, timm_weights
 
 from alignment.engine.capture_torch import capture
+from alignment.engine.settings_torch import round_epsilons
 from paddle_dla.models.variants import VARIANTS
-from torch_ref.model import create_model, load_tensors, use_float32_epsilon
+from torch_ref.model import create_model, load_tensors
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     for model in VARIANTS:
         weights = {name: torch.from_numpy(array) for name, array in timm_weights(model).items()}
         module = load_tensors(create_model(model), weights).double()
-        use_float32_epsilon(module)
+        round_epsilons(module)
         names, projections, scales = [], [], []
         tape = capture(module, [images()])
         for record in tape:

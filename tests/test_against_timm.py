@@ -22,8 +22,9 @@ def pair(name=SMALL, **options):
     """timm's model and its twin with the same weights, in float64 and eval mode."""
     import torch
 
+    from alignment.engine.settings_torch import round_epsilons
     from torch_ref.model import create_model as create_timm
-    from torch_ref.model import load_tensors, use_float32_epsilon
+    from torch_ref.model import load_tensors
 
     weights = timm_weights(name, options.get("num_classes", 1000) or 1000, options.get("in_chans", 3))
     arrays = convert_source(
@@ -35,7 +36,7 @@ def pair(name=SMALL, **options):
     load_tensors(reference, {k: torch.from_numpy(v) for k, v in weights.items() if k in names})
     kept = set(port.state_dict())
     port.set_state_dict({k: v for k, v in arrays.items() if k in kept})
-    use_float32_epsilon(reference.double())
+    round_epsilons(reference.double())
     port.eval()
     return reference, port.to(dtype="float64")
 

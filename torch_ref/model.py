@@ -92,16 +92,3 @@ def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
             module.running_var.uniform_(0.5, 2.0, generator=generator)
             module.num_batches_tracked.fill_(1000 + seed)
     return model
-
-
-def use_float32_epsilon(model: torch.nn.Module) -> str:
-    """Round BatchNorm's epsilon in ``model`` to float32, in which Paddle keeps it; returns the values for the record.
-
-    1e-5 in float64 and in float32 differ by 2.5e-8 relative, which alone would separate the logits by 5e-12.
-    """
-    values = set()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = float(np.float32(module.eps))
-            values.add(module.eps)
-    return ", ".join(map(repr, sorted(values)))

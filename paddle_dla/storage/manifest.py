@@ -150,4 +150,17 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(_lines(content), encoding="utf-8")
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each key, and for each tensor: to be read, and made by the encoder that is written in C."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, dict) and len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
+            inner = ",\n".join(f"  {json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
+            text = f"{{\n{inner}\n }}"
+        else:
+            text = json.dumps(value)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -17,19 +17,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alignment.command import Progress, add_inputs, chosen_inputs, chosen_source, parser, run
+from alignment.command import Progress, add_inputs, chosen_inputs, chosen_weights, parser, run
 from alignment.engine.result import Result
-from convert.conversion import convert_source
-from paddle_dla import checkpoint
 
 
 def check_backward(args: argparse.Namespace, model: str, progress: Progress) -> Result:
     """Compare one model as the command line asks. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.pairs import align_backward
 
-    source = chosen_source(args, model, progress)
-    conversion = convert_source(source, model, source.num_classes or None, source.in_chans)
-    arrays = checkpoint.read(args.converted)[0] if args.converted else None
+    source, conversion, arrays = chosen_weights(args, model, progress)
     return align_backward(source, conversion, chosen_inputs(args, source), args.mode, args.seed, arrays, progress)
 
 

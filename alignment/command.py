@@ -11,7 +11,9 @@ import numpy as np
 from alignment.engine.page import write_html
 from alignment.engine.report import text, write_json
 from alignment.engine.result import Result
+from convert.conversion import Conversion, convert_source
 from convert.readers import Source, read_source
+from paddle_dla import checkpoint
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.storage.errors import CheckpointError
 
@@ -51,6 +53,18 @@ def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> S
 
     progress(f"{model}: no checkpoint given, weights seeded with {args.seed}")
     return seeded_source(model, args.seed, randomise_batch_norm=True)
+
+
+def chosen_weights(
+    args: argparse.Namespace, model: str, progress: Progress
+) -> tuple[Source, Conversion, dict[str, np.ndarray] | None]:
+    """The source, its conversion, and the arrays of ``--converted`` where it is given.
+
+    Raises ``CheckpointError`` where a file is unreadable or does not fit ``model``.
+    """
+    source = chosen_source(args, model, progress)
+    conversion = convert_source(source, model, source.num_classes or None, source.in_chans)
+    return source, conversion, checkpoint.read(args.converted)[0] if args.converted else None
 
 
 def chosen_inputs(args: argparse.Namespace, source: Source) -> np.ndarray | list[str]:

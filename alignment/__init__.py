@@ -1,13 +1,14 @@
 """The proof that two models are the same: every layer of both compared.
 
-``align`` serves any torch module and Paddle layer; the ``check_*`` scripts serve DLA; ``engine`` is what both use.
+``align`` (one pass) and ``align_training`` (steps of training) serve any torch module and Paddle layer; the
+``check_*`` scripts serve DLA; ``engine`` is what both use.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["align"]
+__all__ = ["align", "align_training"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from alignment.aligner import align
 
         return align
+    if name == "align_training":
+        from alignment.training import align_training
+
+        return align_training
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,96 @@
+"""Two trainings -> rows in the order of the steps, and in each as one quantity makes the next. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from alignment.engine.compare import compare
+from alignment.engine.growth import Judge
+from alignment.engine.layout import laid_out
+from alignment.engine.result import Row, Skipped
+from alignment.engine.training import (
+    AVERAGE,
+    GIVEN,
+    GRADIENT,
+    KINDS,
+    PARAMETER,
+    RATE,
+    STATE,
+    WHOLE,
+    Key,
+    Run,
+    Step,
+)
+
+
+def compare_steps(reference: Run, port: Run, judge: Judge) -> Iterator[Row]:
+    """A row for each tensor of each step, in the order of the steps and of ``KINDS``."""
+    for number, (step, other) in enumerate(zip(reference.steps, port.steps)):
+        shared = [name for name in step.rates if name in other.rates]
+        for kind in KINDS:
+            if kind == RATE and shared:
+                yield _rates(number, shared, step, other, judge)
+            for key in step.arrays:
+                if key[0] == kind and number < judge.horizon and not _left_out(key, judge.noisy):
+                    yield _row(number, key, step, other, judge)
+
+
+def _left_out(key: Key, noisy: set[str]) -> bool:
+    return key[0] in (STATE, PARAMETER, AVERAGE) and key[1] in noisy
+
+
+def _rates(number: int, names: Sequence[str], step: Step, other: Step, judge: Judge) -> Row:
+    ours, theirs = (np.array([of.rates[name] for name in names]) for of in (step, other))
+    return _measured(number, (RATE, WHOLE[RATE], ""), ours, theirs, judge)
+
+
+def _row(number: int, key: Key, step: Step, other: Step, judge: Judge) -> Row:
+    array, theirs, note = step.arrays[key], other.arrays.get(key), ""
+    if theirs is None and key[0] == GIVEN:
+        theirs = other.get(GRADIENT, key[1])  # not clipped
+    if theirs is None:
+        gradient = key[0] in (GRADIENT, GIVEN)
+        note = ("no gradient arrived" if np.any(array) else "") if gradient else "missing in Paddle"
+        theirs = np.zeros_like(array)
+    return _measured(number, key, array, laid_out(theirs, array.shape), judge, note)
+
+
+def _measured(number: int, key: Key, array: np.ndarray, theirs: np.ndarray, judge: Judge, note: str = "") -> Row:
+    found = compare(array, theirs)
+    kind, name, role = key
+    return Row(
+        layer=name,
+        twin=name,
+        kind=kind,
+        call=0,
+        depth=number,
+        leaf=True,
+        shape=array.shape,
+        max_abs=found.max_abs,
+        relative=found.relative,
+        floor=judge.floor(number, key),
+        allowed=judge.allowed(number, key),
+        worst=found.worst,
+        note=note,
+        direction=f"step {number} {kind}" + (f", {role}" if role else ""),
+    )
+
+
+def left_out(reference: Run, port: Run, judge: Judge) -> Iterator[Skipped]:
+    """What was not compared, each once, and why."""
+    seen: set[Key] = set()
+    for side, here, there in (("torch", reference, port), ("Paddle", port, reference)):
+        for step, other in zip(here.steps, there.steps):
+            for key in step.arrays:
+                if key in seen:
+                    continue
+                if side == "torch" and _left_out(key, judge.noisy):
+                    reason = "its gradient is rounding alone, of which the optimizer makes whole steps"
+                elif side == "Paddle" and key not in other.arrays and key[0] not in (GRADIENT, GIVEN):
+                    reason = "torch has none"
+                else:
+                    continue
+                seen.add(key)
+                yield Skipped(key[1], " ".join(filter(None, (key[0], key[2]))), side, reason)

@@ -22,7 +22,7 @@ from alignment.engine.result import Result, Skipped
 from alignment.engine.settings import Settings
 from alignment.engine.store import Store
 from alignment.engine.training import Run, Step
-from alignment.engine.training_causes import Evidence, find_culprits
+from alignment.engine.training_causes import Evidence, find_culprits, find_suspects
 from alignment.engine.training_rows import compare_steps, left_out
 from convert.pairing import Layer, pair_layers
 
@@ -63,7 +63,8 @@ def align_training(
       optimizer's own ``grad_clip`` is seen as well.
 
     ``key_map`` and ``mode`` as in ``align``; dropout is off. torch trains in float64, Paddle in ``dtype``. Both models
-    are given back as they came. ``max_memory`` bytes of each of three records stay in memory, the rest goes to a file.
+    are given back as they came, Paddle's without gradients. A record of a step is about six times the weights;
+    ``max_memory`` bytes of each of the two records stay in memory, the rest goes to temporary files.
 
     Rows are in the order of steps and of ``alignment.engine.training.KINDS``, in which one quantity makes the next:
     ``result.first_difference`` is the first departure. ``result.culprits`` says why.
@@ -85,7 +86,7 @@ def align_training(
         training = steps_paddle.Training(paddle_layer, theirs, {twin: name for name, twin in names.items()})
         stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
         progress(f"Paddle in {dtype}, {len(batches)} steps")
-        port = _recorded(training, training.run(batches, Store(max_memory)), batches)
+        port = _recorded(training, batches, max_memory)
         torch_runs = _TorchRuns(torch_module, ours, training.float32_settings(), max_memory)
         progress("torch in float64")
         reference = torch_runs.exact(batches)
@@ -94,15 +95,15 @@ def align_training(
         if dtype == "float64":
             spread = larger(spread, measure_spread(reference, torch_runs.rounded(batches[:1], "float32")))
         progress("torch's optimizer on Paddle's gradients")
-        replayed = torch_runs.replayed(port, dtype)
+        suspects = find_suspects(port, torch_runs.replayed(port, dtype), dtype)
         judge = Judge(spread, dtype, first_leak(reference, port) if dtype == "float64" else 0.0)
         judge.noisy = noisy_parameters(reference, judge)
         title = f"{type(torch_module).__name__}: {len(batches)} steps of training, torch against Paddle"
-        result = Result(title, dtype, [*compare_steps(reference, port, judge)])
+        result = Result(title, dtype, [*compare_steps(reference, port, judge, names)])
         result.skipped = [*_unpaired(models, names), *left_out(reference, port, judge)]
         result.facts = {**models.notes, **_facts(judge, torch_runs, momenta, len(batches))}
         found = Evidence(
-            reference, port, replayed, result.rows, dtype, names | layers, _momenta(models), training.clip_groups()
+            reference, port, suspects, result.rows, dtype, names | layers, _momenta(models), training.clip_groups()
         )
         result.culprits = find_culprits(found)
     _name_first(result)
@@ -142,19 +143,19 @@ class _TorchRuns:
         with torch_in(self.module, torch.float64):
             training = self._training(rounded=False)
             self.settings = training.settings
-            return _recorded(training, training.run(batches, Store(self.max_memory)), batches)
+            return _recorded(training, batches, self.max_memory)
 
     def rounded(self, batches: Sequence[steps_torch.Batch], dtype: str) -> Iterator[Step]:
         """What the floor is measured with: rounded at each step, or for a port in float32 in float32 as a whole."""
         with torch_in(self.module, getattr(torch, dtype)):
             training = self._training(rounded=dtype == "float64")
-            yield from training.run(batches, Store(0))
+            yield from training.run(batches, lambda: Store(self.max_memory))
 
-    def replayed(self, port: Run, dtype: str) -> Run:
+    def replayed(self, port: Run, dtype: str) -> Iterator[Step]:
         """The optimizer alone, on the port's gradients and learning rates, in the port's type."""
         with torch_in(self.module, getattr(torch, dtype)):
             training = self._training(rounded=False, alone=True)
-            return Run([*training.replay(port.steps, Store(self.max_memory))])
+            yield from training.replay(port.steps, lambda: Store(self.max_memory))
 
     def _training(self, rounded: bool, alone: bool = False) -> steps_torch.Training:
         recipe = steps_torch.Recipe(self.recipe.loss, self.recipe.optimizer) if alone else self.recipe
@@ -165,8 +166,12 @@ class _TorchRuns:
         return training
 
 
-def _recorded(training: Any, steps: Iterator[Step], batches: Sequence[steps_torch.Batch]) -> Run:
-    return Run([*steps], training.given(), training.frozen(), [np.asarray(labels) for _, labels in batches])
+def _recorded(
+    training: steps_torch.Training | steps_paddle.Training, batches: Sequence[steps_torch.Batch], max_memory: int
+) -> Run:
+    store = Store(max_memory)
+    steps = [*training.run(batches, lambda: store)]
+    return Run(steps, training.given(), training.frozen(), [np.asarray(labels) for _, labels in batches])
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -263,6 +263,12 @@ def half_rate_for_vectors(layer, decay=DECAY):
     return found
 
 
+def double_rate_for_one(layer, decay=DECAY):
+    found = groups(layer, decay)
+    last = {"params": found[1]["params"][-1:], "weight_decay": 0.0, "learning_rate": 2.0}
+    return [found[0], found[1] | {"params": found[1]["params"][:-1]}, last]
+
+
 def without_first_convolution(layer, decay=DECAY):
     found = groups(layer, decay)
     found[0]["params"] = found[0]["params"][1:]
@@ -354,6 +360,20 @@ FAULTS = {
     "rate_of_a_group": (
         "sgd", None, {"optimizer": lambda: paddle_momentum(params=half_rate_for_vectors)},
         VECTORS, "config", "0.5 times", "learning rate", 1,
+    ),
+    "rate_of_one": (
+        "sgd", None, {"optimizer": lambda: paddle_momentum(params=double_rate_for_one)},
+        {"5.bias"}, "config", "2 times", "learning rate", 1,
+    ),
+    "momentum_where_none_is": (
+        "sgd", None,
+        {
+            "optimizer": (
+                lambda: torch_sgd(momentum=0.0, nesterov=False),
+                lambda: paddle_momentum(nesterov=False),
+            )
+        },
+        "(optimizer)", "config", "momentum 0.9 where the reference has none", "parameter", 2,
     ),
     "momentum": (
         "sgd", None, {"optimizer": lambda: paddle_momentum(momentum=0.8)},

@@ -66,25 +66,23 @@ class Judge:
     dtype: str
     leak: float = 0.0
     noisy: set[str] = field(default_factory=set)
+    horizon: int = field(init=False)
+    """The first step that is not judged."""
     _grown: dict[tuple[int, Key], float] = field(init=False, repr=False)
     _worst: dict[tuple[int, str], float] = field(init=False, repr=False)
 
     def __post_init__(self):
-        """The largest spread up to each step: one number alone, as a loss, may agree by chance at a step."""
+        # the largest spread up to each step: one number alone, as a loss, may agree by chance at a step
         self._grown, self._worst = {}, {}
         for number, key in sorted(self.spread, key=lambda found: found[0]):
             last = self._grown.get((number - 1, key), 0.0)
             grown = self._grown[number, key] = max(self.spread[number, key], last)
             kind = number, key[0]
             self._worst[kind] = max(grown, self._worst.get(kind, 0.0))
-
-    @property
-    def horizon(self) -> int:
-        """The first step that is not judged."""
         output = (OUTPUT, WHOLE[OUTPUT], "")
         chaotic = [number for number, key in self.spread if key == output and self.spread[number, key] > CLOSE]
         # the first step starts from the same weights, and is judged in any case
-        return max(2, min(chaotic, default=1 + max((number for number, _ in self.spread), default=0)))
+        self.horizon = max(2, min(chaotic, default=1 + max((number for number, _ in self.spread), default=0)))
 
     def floor(self, number: int, key: Key) -> float:
         """The relative error that rounding alone explains; at least the unit roundoff."""

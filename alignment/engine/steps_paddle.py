@@ -125,9 +125,9 @@ class Training:
                 groups.setdefault(number, []).append(known[parameter.name])
         return [*groups.values()]
 
-    def run(self, batches: Sequence[Batch], store: Store) -> Iterator[Step]:
-        """The start, then each step as it was taken."""
-        yield Step({}, Kept(store, self._after()))
+    def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
+        """The start, then each step as it was taken; each is kept in what ``store`` returns."""
+        yield Step({}, Kept(store(), self._after()))
         for number, (inputs, labels) in enumerate(batches, 1):
             arrays = self._differentiate(inputs, labels)
             arrays |= self._gradients(GRADIENT)
@@ -146,7 +146,7 @@ class Training:
                 advance(self.scheduler, number)
             arrays |= self._after()
             self._clear()
-            yield Step(rates, Kept(store, arrays))
+            yield Step(rates, Kept(store(), arrays))
 
     def _scheduler(self) -> Any:
         if self.recipe.scheduler is not None:

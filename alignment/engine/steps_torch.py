@@ -90,9 +90,9 @@ class Training:
         """The parameters that are set not to be trained."""
         return frozenset(name for name, parameter in self.parameters.items() if not parameter.requires_grad)
 
-    def run(self, batches: Sequence[Batch], store: Store) -> Iterator[Step]:
-        """The start, then each step as it was taken."""
-        yield Step({}, Kept(store, self._after()))
+    def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
+        """The start, then each step as it was taken; each is kept in what ``store`` returns."""
+        yield Step({}, Kept(store(), self._after()))
         for number, (inputs, labels) in enumerate(batches, 1):
             arrays = self._differentiate(inputs, labels)
             if self.rounded:
@@ -104,19 +104,21 @@ class Training:
             arrays[NORM, WHOLE[NORM], ""] = global_norm(arrays, GIVEN if self.recipe.clip else GRADIENT)
             yield self._finish(number, arrays, store)
 
-    def replay(self, steps: Sequence[Step], store: Store) -> Iterator[Step]:
+    def replay(self, steps: Sequence[Step], store: Callable[[], Store]) -> Iterator[Step]:
         """The optimizer alone on another run's weights, gradients and learning rates: the start, then each step."""
         for name, array in steps[0].of(PARAMETER).items():
             self.parameters[name].data.copy_(torch.tensor(array).view_as(self.parameters[name]))
-        yield Step({}, Kept(store, self._after()))
+        # the port may have other rates within a group
+        groups = self.optimizer.param_groups
+        groups[:] = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
+        yield Step({}, Kept(store(), self._after()))
         for number, step in enumerate(steps[1:], 1):
             gradients = step.of(GIVEN) or step.of(GRADIENT)
             for name, parameter in self.parameters.items():
                 grad = gradients.get(name)
                 parameter.grad = None if grad is None else torch.tensor(grad).to(parameter.dtype).view_as(parameter)
             for group in self.optimizer.param_groups:
-                names = [self._names[id(p)] for p in group["params"] if id(p) in self._names]
-                group["lr"] = next((step.rates[name] for name in names if name in step.rates), group["lr"])
+                group["lr"] = step.rates.get(self._names.get(id(group["params"][0]), ""), group["lr"])
             yield self._finish(number, {}, store)
 
     def _differentiate(self, inputs: Sequence[np.ndarray], labels: np.ndarray) -> dict[Key, np.ndarray]:
@@ -127,7 +129,7 @@ class Training:
         found = next(leaves(output, lambda value: isinstance(value, torch.Tensor)))
         return {(OUTPUT, WHOLE[OUTPUT], ""): _array(found), (LOSS, WHOLE[LOSS], ""): _array(loss)}
 
-    def _finish(self, number: int, arrays: dict[Key, np.ndarray], store: Store) -> Step:
+    def _finish(self, number: int, arrays: dict[Key, np.ndarray], store: Callable[[], Store]) -> Step:
         rates = self._rates()
         self.optimizer.step()
         arrays |= self._state()
@@ -139,7 +141,7 @@ class Training:
             advance(self.scheduler, number)
         arrays |= self._after()
         self._clear()
-        return Step(rates, Kept(store, arrays))
+        return Step(rates, Kept(store(), arrays))
 
     def _clear(self) -> None:
         """As a training loop does, and what the optimizer does not hold as well."""

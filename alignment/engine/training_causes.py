@@ -29,6 +29,7 @@ from alignment.engine.training import (
     POWER_2,
     RATE,
     Run,
+    Step,
 )
 from alignment.engine.training_parts import average_cause, clip_cause, loss_cause
 
@@ -37,9 +38,32 @@ from alignment.engine.training_parts import average_cause, clip_cause, loss_caus
 OPERATIONS = 4
 
 
+@dataclass(frozen=True)
+class Suspect:
+    """Where a parameter is first updated otherwise than the reference's optimizer does with the same gradients."""
+
+    number: int
+    relative: float
+
+
+def find_suspects(port: Run, replayed: Iterable[Step], dtype: str) -> dict[str, Suspect]:
+    """By parameter; ``replayed``: the reference's optimizer on the port's gradients and rates, step by step."""
+    suspects: dict[str, Suspect] = {}
+    for number, (step, other) in enumerate(zip(replayed, port.steps)):
+        limit = 2.0 ** -BITS[dtype] * (MARGIN[dtype] + OPERATIONS * number)
+        for name, expected in step.of(PARAMETER).items():
+            theirs = other.get(PARAMETER, name)
+            if name in suspects or theirs is None or name not in port.given:
+                continue
+            relative = compare(expected, laid_out(theirs, expected.shape)).relative
+            if not relative <= limit:
+                suspects[name] = Suspect(number, relative)
+    return suspects
+
+
 @dataclass
 class Evidence:
-    """What the causes are drawn from. ``replayed``: the reference's optimizer on the port's gradients and rates.
+    """What the causes are drawn from. ``suspects``: as ``find_suspects`` returns them.
 
     ``twins``: names in Paddle by names in torch; ``momenta``: of BatchNorm by layer, in torch's convention;
     ``clip_groups``: parameters that the port's optimizer clips together.
@@ -47,7 +71,7 @@ class Evidence:
 
     reference: Run
     port: Run
-    replayed: Run
+    suspects: Mapping[str, Suspect]
     rows: Sequence[Row]
     dtype: str
     twins: Mapping[str, str]
@@ -201,45 +225,17 @@ def _clip(found: Evidence) -> Iterator[Culprit]:
 # --- optimizer ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Suspect:
-    """A parameter that the port's optimizer updates otherwise than the reference's does with the same gradients."""
-
-    number: int
-    what: str
-    relative: float
-
-
-def _suspects(found: Evidence) -> dict[str, _Suspect]:
-    unit = 2.0 ** -BITS[found.dtype]
-    suspects: dict[str, _Suspect] = {}
-    for number in range(1, len(found.port) + 1):
-        step, other = found.replayed.steps[number], found.port.steps[number]
-        limit = unit * (MARGIN[found.dtype] + OPERATIONS * number)
-        for kind, name, role in step.arrays:
-            theirs = other.get(kind, name, role)
-            if kind != PARAMETER or name in suspects or theirs is None or name not in found.port.steps[1].rates:
-                continue
-            expected = step.arrays[kind, name, role]
-            relative = compare(expected, laid_out(theirs, expected.shape)).relative
-            if not relative <= limit:
-                suspects[name] = _Suspect(number, kind, relative)
-    return suspects
-
-
 def _optimizer(found: Evidence) -> Iterator[Culprit]:
     held = found.reference.given & found.twins.keys()
     for name in sorted(held - found.port.given - found.port.frozen):
         yield found.culprit(name, CONFIG, "never updated: the optimizer was not given it")
-    suspects = _suspects(found)
+    suspects = found.suspects
     causes: dict[str, list[str]] = {}
     for name in suspects:
         causes.setdefault(_rule_cause(found, name), []).append(name)
-    # of what only some parameters show (a decay that is zero cannot be told from one on weights of zero) the others
-    # are known by the causes that they share
     for cause, names in causes.items():
         worst = suspects[names[0]]
-        shown = f"on the same gradients, step {worst.number}, {worst.what} of {names[0]}: relative {worst.relative:.1e}"
+        shown = f"on the same gradients, step {worst.number}, {names[0]}: relative error {worst.relative:.1e}"
         layer = "(optimizer)" if len(names) == len(held & found.port.given) else names[0]
         yield found.culprit(layer, CONFIG, cause, [_named(names, [*held]), shown])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,8 +26,13 @@ from alignment.engine.training import (
 )
 
 
-def compare_steps(reference: Run, port: Run, judge: Judge) -> Iterator[Row]:
-    """A row for each tensor of each step, in the order of the steps and of ``KINDS``."""
+def compare_steps(reference: Run, port: Run, judge: Judge, twins: Mapping[str, str]) -> Iterator[Row]:
+    """A row for each tensor of each step, in the order of the steps and of ``KINDS``; ``twins``: names in Paddle."""
+    for row in _rows(reference, port, judge):
+        yield replace(row, twin=twins.get(row.layer, row.layer))
+
+
+def _rows(reference: Run, port: Run, judge: Judge) -> Iterator[Row]:
     for number, (step, other) in enumerate(zip(reference.steps, port.steps)):
         shared = [name for name in step.rates if name in other.rates]
         for kind in KINDS:
@@ -80,6 +86,9 @@ def _measured(number: int, key: Key, array: np.ndarray, theirs: np.ndarray, judg
 
 def left_out(reference: Run, port: Run, judge: Judge) -> Iterator[Skipped]:
     """What was not compared, each once, and why."""
+    if judge.horizon <= len(reference):
+        reason = "the training is chaotic, and two correct ones separate; its parts are judged"
+        yield Skipped(f"steps {judge.horizon} to {len(reference)}", "training", "both", reason)
     seen: set[Key] = set()
     for side, here, there in (("torch", reference, port), ("Paddle", port, reference)):
         for step, other in zip(here.steps, there.steps):

@@ -6,7 +6,7 @@ It knows no model and no optimizer. Both frameworks meet here; what is compared 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from alignment.borrowed import Borrowed, borrow, join, paddle_tensors, torch_in, torch_tensors, twin_name
 from alignment.engine import steps_paddle, steps_torch
-from alignment.engine.growth import Judge, first_leak, larger, measure_spread, noisy_parameters
+from alignment.engine.growth import Judge, Spread, first_leak, larger, measure_spread, noisy_parameters
 from alignment.engine.noise import BITS
 from alignment.engine.result import Result, Skipped
 from alignment.engine.settings import Settings
@@ -91,11 +91,12 @@ def align_training(
         progress("torch in float64")
         reference = torch_runs.exact(batches)
         progress("torch again, for what rounding does")
-        spread = measure_spread(reference, torch_runs.rounded(batches, dtype))
+        spread = torch_runs.spread(reference, batches, dtype)
         if dtype == "float64":
-            spread = larger(spread, measure_spread(reference, torch_runs.rounded(batches[:1], "float32")))
+            spread = larger(spread, torch_runs.spread(reference, batches[:1], "float32"))
         progress("torch's optimizer on Paddle's gradients")
-        suspects = find_suspects(port, torch_runs.replayed(port, dtype), dtype)
+        with closing(torch_runs.replayed(port, dtype)) as replayed:
+            suspects = find_suspects(port, replayed, dtype)
         judge = Judge(spread, dtype, first_leak(reference, port) if dtype == "float64" else 0.0)
         judge.noisy = noisy_parameters(reference, judge)
         title = f"{type(torch_module).__name__}: {len(batches)} steps of training, torch against Paddle"
@@ -145,7 +146,12 @@ class _TorchRuns:
             self.settings = training.settings
             return _recorded(training, batches, self.max_memory)
 
-    def rounded(self, batches: Sequence[steps_torch.Batch], dtype: str) -> Iterator[Step]:
+    def spread(self, reference: Run, batches: Sequence[steps_torch.Batch], dtype: str) -> Spread:
+        """How far the reference's exact run and its rounded one are apart."""
+        with closing(self._rounded(batches, dtype)) as rounded:
+            return measure_spread(reference, rounded)
+
+    def _rounded(self, batches: Sequence[steps_torch.Batch], dtype: str) -> Iterator[Step]:
         """What the floor is measured with: rounded at each step, or for a port in float32 in float32 as a whole."""
         with torch_in(self.module, getattr(torch, dtype)):
             training = self._training(rounded=dtype == "float64")

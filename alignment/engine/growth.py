@@ -42,7 +42,7 @@ Spread = Mapping[tuple[int, Key], float]
 def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key], float]:
     """How far rounding to float32 separates the reference's run from itself,; by step and tensor."""
     spread = {}
-    for number, (step, other) in enumerate(zip(exact.steps, rounded)):
+    for number, (other, step) in enumerate(zip(rounded, exact.steps)):
         for key in step.arrays:
             found = compare(step.arrays[key], other.arrays[key]) if key in other.arrays else None
             spread[number, key] = found.relative if found and np.isfinite(found.relative) else 0.0

@@ -118,8 +118,8 @@ def line(row: Row) -> str:
 def _start(found: Evidence) -> Iterator[Culprit]:
     rows = [row for kind in (PARAMETER, BUFFER) for row in found.bad(0, kind)]
     if rows:
-        names = ", ".join(row.layer for row in rows)
-        yield found.culprit(rows[0].layer, WEIGHTS, f"differs before the first step, with {names}", map(line, rows[:1]))
+        others = f", as {len(rows) - 1} others do" if len(rows) > 1 else ""
+        yield found.culprit(rows[0].layer, WEIGHTS, f"differs before the first step{others}", map(line, rows))
 
 
 # --- learning rate --------------------------------------------------------------------------------------------------

@@ -46,6 +46,10 @@ STANDALONE = [
     ("torch_ref.model", PADDLE),
     ("torch_ref.data", PADDLE),
     ("alignment.engine.capture_torch", PADDLE),
+    ("alignment.engine.steps_torch", PADDLE),
+    ("alignment.engine.steps_paddle", TORCH),
+    ("alignment.engine.training_rows", TORCH | PADDLE),
+    ("alignment.engine.training_causes", TORCH | PADDLE),
     ("alignment.engine.forward", TORCH | PADDLE),
     ("alignment.engine.report", TORCH | PADDLE),
     ("alignment.engine.page", TORCH | PADDLE),
@@ -92,7 +96,7 @@ def test_a_forbidden_import_is_seen(tmp_path):
 
 @pytest.mark.parametrize(("module", "blocked"), STANDALONE, ids=[module for module, _ in STANDALONE])
 def test_each_part_runs_without_the_other_framework(module, blocked):
-    if module.startswith(("torch_ref", "alignment.engine.capture_torch")):
+    if module.startswith(("torch_ref", "alignment.engine.capture_torch", "alignment.engine.steps_torch")):
         pytest.importorskip("torch")
     block = f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked)}))"
     done = subprocess.run([sys.executable, "-c", f"{block}; import {module}"], capture_output=True, text=True)

@@ -183,6 +183,13 @@ class PaddleEma:
         return self.averages
 
 
+class StillEma(PaddleEma):
+    """Is never updated."""
+
+    def update(self, layer):
+        pass
+
+
 class LateEma(PaddleEma):
     """Takes the weights of the last call: those from before the step."""
 
@@ -302,6 +309,12 @@ def paddles_own_norm():
     return small_pair(paddle.nn.BatchNorm2D)
 
 
+def other_epsilon():
+    ours, theirs = small_pair()
+    theirs[1]._epsilon = 1e-3
+    return ours, theirs
+
+
 def other_weight():
     ours, theirs = small_pair()
     theirs[0].weight.set_value(theirs[0].weight.numpy() * 1.5)
@@ -323,6 +336,12 @@ def paddle_loss(**options):
     import paddle
 
     return lambda output, labels: paddle.nn.functional.cross_entropy(output, labels, **options)
+
+
+def summed_loss():
+    import torch
+
+    return lambda output, labels: torch.nn.functional.cross_entropy(output, labels, reduction="sum")
 
 
 def scaled_gradient_loss():
@@ -464,6 +483,10 @@ FAULTS = {
         "sgd_all", None, {"grad_clip": lambda: paddle_clip(added=0.0)},
         "(clip)", "config", "divided by the norm itself", "clipped gradient", 1,
     ),
+    "clip_where_none_is": (
+        "sgd", None, {"grad_clip": (lambda: None, lambda: paddle_clip())},
+        "(clip)", "config", "gradients are clipped; the reference's are not", "gradient norm", 1,
+    ),
     "not_given": (
         "sgd", None, {"optimizer": lambda: paddle_momentum(params=without_first_convolution)},
         {"0.weight"}, "config", "the optimizer was not given it", "optimizer state", 1,
@@ -486,6 +509,13 @@ FAULTS = {
     "gradient_doubled": (
         "sgd", None, {"loss": scaled_gradient_loss}, ALL, "computation", "all gradients are 2 times", "gradient", 1,
     ),
+    "loss_averaged": (
+        "sgd", None, {"loss": (summed_loss, lambda: paddle_loss())},
+        "(loss)", "computation", "0.125 times the reference's (averaged, not summed)", "loss", 1,
+    ),
+    "another_model": (
+        "sgd", other_epsilon, {}, "(model)", "computation", "align tells the layer", "output", 1,
+    ),
     "bn_momentum_swapped": (
         "sgd", swapped_momentum, {}, {"1"}, "state", "swapped for its complement", "buffer", 1,
     ),
@@ -502,6 +532,9 @@ FAULTS = {
     "ema_lacks_buffers": (
         "sgd_all", None, {"ema": lambda: lambda layer: PaddleEma(layer, buffers="missing")},
         "(ema)", "config", "lacks buffers", "averaged weight", 0,
+    ),
+    "ema_never_updated": (
+        "sgd_all", None, {"ema": lambda: StillEma}, "(ema)", "config", "decay 1 instead of 0", "averaged weight", 1,
     ),
     "ema_copies_buffers": (
         "sgd_all", None, {"ema": lambda: lambda layer: PaddleEma(layer, buffers="copied")},
@@ -551,6 +584,53 @@ def test_a_fault_is_found_named_and_laid_at_the_right_door(name):
         assert found.layer in layers, shown
         if len(layers) > 1 and layers != ALL:
             assert all(layer in " ".join(found.evidence) for layer in layers), shown
+
+
+# --- rules that no optimizer of Paddle gets wrong, in numpy -----------------------------------------------------------
+
+
+def adam_run(steps=6, corrected=True, factor=1.0, epsilon=1e-8, decay=0.0, rate=0.01):
+    """Adam by its formula, as a recorded run."""
+    from alignment.engine.training import FIRST, GRADIENT, PARAMETER, SECOND, STATE, Run, Step
+
+    rng = np.random.RandomState(0)
+    p, m, v = rng.standard_normal(50), np.zeros(50), np.zeros(50)
+    record = [Step({}, {(PARAMETER, "w", ""): p})]
+    for k in range(1, steps + 1):
+        g = rng.standard_normal(50)
+        used = factor * g + decay * p
+        m, v = 0.9 * m + 0.1 * used, 0.999 * v + 0.001 * used**2
+        c1, c2 = (1 - 0.9**k, 1 - 0.999**k) if corrected else (1.0, 1.0)
+        p = p - rate * (m / c1) / (np.sqrt(v / c2) + epsilon)
+        arrays = {(GRADIENT, "w", ""): g, (PARAMETER, "w", ""): p, (STATE, "w", FIRST): m, (STATE, "w", SECOND): v}
+        record.append(Step({"w": rate}, arrays))
+    return Run(record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"corrected": False}, ["bias correction is missing"]),
+        ({"factor": 0.5}, ["the gradient enters 0.5 times"]),
+        ({"epsilon": 1e-5}, ["epsilon 1e-05 instead of 1e-08"]),
+        ({"decay": 0.1}, ["weight decay 0.1 where the reference has none"]),
+    ],
+)
+def test_what_an_adam_does_otherwise_is_solved_from_its_numbers(changes, words):
+    from alignment.engine.rules import differences, rule_of
+
+    rules = [rule_of(run, "w", "float64") for run in (adam_run(), adam_run(**changes))]
+    assert differences(*rules) == words
+
+
+def test_a_rule_that_does_not_fit_is_not_taken():
+    from alignment.engine.rules import rule_of
+    from alignment.engine.training import PARAMETER
+
+    run = adam_run()
+    run.steps[3].arrays[PARAMETER, "w", ""][7] += 1e-6
+    assert "epsilon" not in rule_of(run, "w", "float64")
 
 
 # --- what else is promised ------------------------------------------------------------------------------------------
@@ -638,6 +718,42 @@ def test_an_optimizer_of_which_no_rule_is_known_is_compared_and_not_explained():
     # torch adds epsilon to the root, Paddle to what the root is drawn of
     assert result.first_difference.kind == "parameter"
     assert [(c.layer, c.cause) for c in result.culprits] == [("(optimizer)", "unexplained")]
+
+
+def test_paddles_clip_by_the_global_norm_is_told_from_torchs():
+    import paddle
+
+    def make(layer):
+        parameters = [p for p in layer.parameters() if not p.stop_gradient]
+        return paddle.optimizer.Momentum(0.1, 0.9, parameters, grad_clip=paddle.nn.ClipGradByGlobalNorm(0.2))
+
+    result = train(small_pair(), (plain_sgd, make), grad_clip=(torch_clip(0.2), None))
+    assert [c.layer for c in result.culprits] == ["(clip)"]
+    assert "divided by the norm itself" in result.culprits[0].cause
+
+
+def plain_sgd(model):
+    import torch
+
+    return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "theirs"),
+    [("Adagrad", {"eps": 1e-3}, {"epsilon": 1e-3}), ("Adadelta", {"rho": 0.9}, {"rho": 0.9, "epsilon": 1e-6})],
+)
+def test_other_optimizers_that_agree_are_aligned(kind, ours, theirs):
+    import paddle
+    import torch
+
+    recipe = (
+        lambda model: getattr(torch.optim, kind)(model.parameters(), 0.1, **ours),
+        lambda layer: getattr(paddle.optimizer, kind)(
+            0.1, parameters=[p for p in layer.parameters() if not p.stop_gradient], **theirs
+        ),
+    )
+    result = train(small_pair(), recipe)
+    assert result.passed, str(result)
 
 
 def test_a_fault_of_the_schedule_is_not_laid_at_the_optimizers_door_nor_hides_one():

@@ -6,6 +6,7 @@ their error; a rule that does not fit to rounding is not taken. Formulas: torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,10 @@ class Number:
         return abs(self.value) <= 2 * self.bound + 2.0**-48
 
     def __str__(self) -> str:
-        return "0" if self.is_zero else f"{self.value:.6g}"
+        if self.is_zero:
+            return "0"
+        known = math.log10(abs(self.value) / self.bound) if self.bound else 6
+        return f"{self.value:.{min(6, max(1, int(known)))}g}"
 
 
 Rule = Mapping[str, Number]

@@ -30,6 +30,7 @@ from alignment.engine.training import (
     POWER_2,
     SECOND,
     STATE,
+    SUM,
     WHOLE,
     Kept,
     Key,
@@ -47,14 +48,20 @@ ROLES = {
     "moment2": SECOND,
     "moment2_max": LARGEST,
     "mean_square": SECOND,
+    "moment": SUM,
+    "_avg_squared_grad": SECOND,
+    "_avg_squared_update": "acc_delta",
 }
 """What Paddle's optimizers call their state. Other accumulators keep their own name as their role."""
 
+OWN_ROLES = {("Adamax", "moment"): FIRST, ("Adamax", "inf_norm"): "exp_inf"}
+"""Where one kind of optimizer means something else by a name."""
+
 POWERS = {"beta1_pow_acc": (POWER_1, "beta1"), "beta2_pow_acc": (POWER_2, "beta2")}
 
-# Hyperparameters, by their names in torch, that a kernel takes as float32 whatever the type of the weights (seen with
-# 3.3.1: a run with them rounded in torch too agrees to 1e-16, without to 1e-8). Rates, and the betas and epsilon of
-# Adam and AdamW, are float64 where the weights are.
+# Hyperparameters, by their names in torch, that a kernel takes as float32 whatever the type of the weights. Seen with
+# 3.3.1: with them rounded in torch too, Momentum and AdamW agree with it to 1e-16, Adagrad, Adadelta and RAdam to
+# 1e-12; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as the weights are.
 FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "Momentum": ("momentum", "weight_decay"),
     "AdamW": ("weight_decay",),
@@ -62,6 +69,9 @@ FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "RMSProp": ("alpha", "momentum", "eps"),
     "Adagrad": ("eps",),
     "Adadelta": ("rho", "eps"),
+    "NAdam": ("betas",),
+    "RAdam": ("betas",),
+    "Adamax": ("betas", "eps"),
 }
 
 Batch = tuple[Sequence[np.ndarray], np.ndarray]
@@ -229,7 +239,8 @@ class Training:
                     # after step t it holds beta to the t + 1
                     found[STATE, self.names[name], role] = value.numpy().reshape(()) / self._beta(unique, setting)
                 else:
-                    found[STATE, self.names[name], ROLES.get(kind, kind)] = self._array(name, value)
+                    role = OWN_ROLES.get((type(self.optimizer).__name__, kind), ROLES.get(kind, kind))
+                    found[STATE, self.names[name], role] = self._array(name, value)
         return found
 
     def _beta(self, unique: str, setting: str) -> float:

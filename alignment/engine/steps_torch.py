@@ -26,6 +26,7 @@ from alignment.engine.training import (
     POWER_2,
     SECOND,
     STATE,
+    SUM,
     WHOLE,
     Kept,
     Key,
@@ -42,6 +43,7 @@ ROLES = {
     "exp_avg_sq": SECOND,
     "max_exp_avg_sq": LARGEST,
     "square_avg": SECOND,
+    "sum": SUM,
 }
 """What torch's and timm's optimizers call their state. Other tensors keep their own name as their role."""
 

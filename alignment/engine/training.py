@@ -17,10 +17,12 @@ PARAMETER, BUFFER, AVERAGE = "parameter", "buffer", "averaged weight"
 KINDS = (RATE, OUTPUT, LOSS, GRADIENT, GIVEN, NORM, STATE, PARAMETER, BUFFER, AVERAGE)
 """What is compared of a step, in the order in which one makes the next."""
 
-MOMENTUM, FIRST, SECOND, LARGEST, POWER_1, POWER_2 = (
-    "momentum", "first moment", "second moment", "largest second moment", "beta1 power", "beta2 power",
-)  # fmt: skip
-"""Roles of optimizer state, whatever a framework calls them."""
+MOMENTUM, FIRST, SECOND, LARGEST = "momentum", "first moment", "second moment", "largest second moment"
+SUM, POWER_1, POWER_2 = "sum of squares", "beta1 power", "beta2 power"
+"""Roles of optimizer state, whatever a framework calls them. State of no known role keeps its own name."""
+
+MOMENTS = {MOMENTUM, FIRST, SECOND, LARGEST, SUM}
+"""The roles without which an optimizer is another one."""
 
 WHOLE = {RATE: "(schedule)", OUTPUT: "(model)", LOSS: "(loss)", NORM: "(model)"}
 """What stands in the place of a name where a quantity is one for the whole model."""

@@ -23,10 +23,9 @@ from alignment.engine.training import (
     FIRST,
     GRADIENT,
     LOSS,
+    MOMENTS,
     OUTPUT,
     PARAMETER,
-    POWER_1,
-    POWER_2,
     RATE,
     Run,
     Step,
@@ -244,7 +243,7 @@ def _rule_cause(found: Evidence, name: str) -> str:
     last, other = found.reference.steps[-1], found.port.steps[-1]
     if compare(found.port.steps[0].get(PARAMETER, name), other.get(PARAMETER, name)).max_abs == 0.0:
         return "never updated, though the optimizer holds it"
-    kept = [step.roles(name) - {POWER_1, POWER_2} for step in (last, other)]
+    kept = [step.roles(name) & MOMENTS for step in (last, other)]
     if kept[0] - kept[1] or (FIRST in kept[1]) != (FIRST in kept[0]):
         ours, theirs = (", ".join(sorted(roles)) or "no state" for roles in kept)
         return f"another optimizer: it keeps {theirs} instead of {ours}"

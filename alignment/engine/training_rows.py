@@ -16,6 +16,7 @@ from alignment.engine.training import (
     GIVEN,
     GRADIENT,
     KINDS,
+    MOMENTS,
     PARAMETER,
     RATE,
     STATE,
@@ -39,12 +40,18 @@ def _rows(reference: Run, port: Run, judge: Judge) -> Iterator[Row]:
             if kind == RATE and shared:
                 yield _rates(number, shared, step, other, judge)
             for key in step.arrays:
-                if key[0] == kind and number < judge.horizon and not _left_out(key, judge.noisy):
+                if key[0] == kind and number < judge.horizon and not _left_out(key, judge.noisy, other):
                     yield _row(number, key, step, other, judge)
 
 
-def _left_out(key: Key, noisy: set[str]) -> bool:
-    return key[0] in (STATE, PARAMETER, AVERAGE) and key[1] in noisy
+def _left_out(key: Key, noisy: set[str], other: Step) -> str:
+    """Why a tensor of the reference is not compared, if it is not."""
+    kind, name, role = key
+    if kind in (STATE, PARAMETER, AVERAGE) and name in noisy:
+        return "its gradient is rounding alone, of which the optimizer makes whole steps"
+    if kind == STATE and role not in MOMENTS and key not in other.arrays:
+        return "Paddle's optimizer keeps nothing of this name"
+    return ""
 
 
 def _rates(number: int, names: Sequence[str], step: Step, other: Step, judge: Judge) -> Row:
@@ -95,11 +102,10 @@ def left_out(reference: Run, port: Run, judge: Judge) -> Iterator[Skipped]:
             for key in step.arrays:
                 if key in seen:
                     continue
-                if side == "torch" and _left_out(key, judge.noisy):
-                    reason = "its gradient is rounding alone, of which the optimizer makes whole steps"
-                elif side == "Paddle" and key not in other.arrays and key[0] not in (GRADIENT, GIVEN):
+                reason = _left_out(key, judge.noisy, other) if side == "torch" else ""
+                if side == "Paddle" and key not in other.arrays and key[0] not in (GRADIENT, GIVEN):
                     reason = "torch has none"
-                else:
+                if not reason:
                     continue
                 seen.add(key)
                 yield Skipped(key[1], " ".join(filter(None, (key[0], key[2]))), side, reason)

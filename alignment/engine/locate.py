@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.engine.isolate import Finding
+from alignment.engine.isolate import BACKWARD_LIMIT, FORWARD_LIMIT, Finding
+from alignment.engine.layout import laid_out
 from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, WIRING, Culprit
+from alignment.engine.spread import Spread, spread
 
 # settings that a mode decides, not the author of the layer
 MODE_FIELDS = {"training", "use_batch"}
+# of several tensors of a layer, the one whose difference is looked at: what the layer makes before what it passes back
+SHOWN_FIRST = ("output", "handed", "returned gradient", "input gradient", "parameter gradient")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def locate(
         evidence += [_weight_line(fault) for fault in wrong_weights[layer]]
         evidence += [finding_line(finding) for finding in by_layer[layer]]
         evidence += [_state_line(state) for state in wrong_states[layer]]
-        culprits.append(Culprit(layer, twins[layer], kind, cause, tuple(evidence)))
+        shown = spread_of(by_layer[layer])
+        evidence += [shown.line] if shown else []
+        culprits.append(Culprit(layer, twins[layer], kind, cause, tuple(evidence), shown))
     return culprits
 
 
@@ -107,6 +113,33 @@ def _weight_line(fault: WeightFault) -> str:
 
 def _state_line(state: StateFault) -> str:
     return f"{state.name} after the step: relative error {state.relative:.1e}"
+
+
+def spread_of(findings: Sequence[Finding]) -> Spread | None:
+    """Where the difference sits in the first tensor, by ``SHOWN_FIRST``, that both sides have in one shape."""
+    for where in SHOWN_FIRST:
+        for finding in (found for found in findings if found.where == where):
+            if finding.expected is None or finding.actual is None:
+                continue
+            expected, actual = finding.expected, laid_out(finding.actual, finding.expected.shape)
+            if actual.shape == expected.shape:
+                limit = FORWARD_LIMIT if where in ("output", "handed") else BACKWARD_LIMIT
+                return spread(expected, actual, limit, _tensor_name(finding), _axes(finding))
+    return None
+
+
+def _tensor_name(finding: Finding) -> str:
+    call = f", call {finding.call + 1}" if finding.call else ""
+    if finding.where == "parameter gradient":
+        return f"gradient of {finding.inner}"
+    return f"{finding.where}{f' to {finding.inner}' if finding.inner else ''} {finding.index}{call}"
+
+
+def _axes(finding: Finding) -> tuple[str, str]:
+    """What the first two axes are."""
+    if finding.where != "parameter gradient":
+        return "batch element", "feature" if finding.expected.ndim == 2 else "channel"
+    return "output channel", "input channel" if finding.expected.ndim > 1 else "channel"
 
 
 def finding_line(finding: Finding) -> str:

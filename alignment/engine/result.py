@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from alignment.engine.spread import Spread
 
 ALIGNED, DIFFERS = "aligned", "differs"
 
@@ -67,7 +69,8 @@ class Culprit:
 
     ``layer`` and ``twin`` are the paths in the reference and in the port, ``kind`` is one of ``config``, ``weights``,
     ``computation``, ``wiring``, ``state`` and ``mode``, ``cause`` says in words what is wrong (``unexplained`` is an
-    honest answer), ``evidence`` lists the measurements that show it.
+    honest answer), ``evidence`` lists the measurements that show it. ``spread`` says where in a tensor the difference
+    sits, where there is one that was measured.
     """
 
     layer: str
@@ -75,6 +78,12 @@ class Culprit:
     kind: str
     cause: str
     evidence: tuple[str, ...] = ()
+    spread: Spread | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        spread = self.spread.to_dict() if self.spread else None
+        return {**asdict(replace(self, spread=None)), "spread": spread}
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class Result:
             "verdict": self.verdict(),
             "dtype": self.dtype,
             "first_divergence": self.first_divergence,
-            "culprits": [asdict(culprit) for culprit in self.culprits],
+            "culprits": [culprit.to_dict() for culprit in self.culprits],
             "facts": self.facts,
             "compared": len(self.rows),
             "rows": rows,

@@ -10,7 +10,8 @@ from alignment.engine.forward import compare_tapes
 from alignment.engine.noise import MARGIN, NoiseFloor, measure_floor
 from alignment.engine.page import write_html
 from alignment.engine.report import coverage, table, text, write_json
-from alignment.engine.result import Result, Row
+from alignment.engine.result import Culprit, Result, Row
+from alignment.engine.spread import spread
 from alignment.engine.store import Store
 from alignment.engine.tape import Record, Tape
 
@@ -158,11 +159,25 @@ def test_the_table_folds_aligned_rows_and_never_a_difference():
     assert len(table(result, fold=False).splitlines()) == 101
 
 
-def test_the_report_ends_with_the_verdict():
-    result = Result("title", "float64", [row(), row("bad", relative=0.1)], facts={"weights": "seeded"})
-    lines = text(result).splitlines()
-    assert lines[:2] == ["title", "weights: seeded"]
-    assert lines[-1].startswith("NOT ALIGNED: 1 of 2 tensors differ, first at bad: relative error 1.0e-01")
+def test_the_report_tells_the_verdict_then_the_culprits_then_what_was_run_then_the_table_then_the_coverage():
+    culprit = Culprit("bad", "twin", "config", "another epsilon", ("epsilon 1 instead of 2",))
+    result = Result("title", "float64", [row(), row("bad", relative=0.1)], facts={"weights": "x"}, culprits=[culprit])
+    lines = [line for line in text(result).splitlines() if line]
+    assert lines[:5] == [
+        "title",
+        "NOT ALIGNED: config fault in bad: another epsilon",
+        "config fault in bad (in Paddle twin): another epsilon",
+        "  epsilon 1 instead of 2",
+        "weights: x",
+    ]
+    assert lines[5].startswith("layer ")
+    assert lines[-1].startswith("compared: 2 tensors")
+
+
+def test_a_report_longer_than_a_screen_repeats_the_verdict_at_its_end():
+    result = Result("title", "float64", [row(str(number)) for number in range(100)])
+    assert text(result).splitlines()[-1] == result.verdict() == text(result).splitlines()[1]
+    assert text(Result("title", "float64", [row()])).count("ALIGNED") == 1
 
 
 def test_json_holds_every_row_and_stays_valid_with_infinite_errors(tmp_path):
@@ -172,6 +187,16 @@ def test_json_holds_every_row_and_stays_valid_with_infinite_errors(tmp_path):
     assert content["passed"] is False
     assert content["first_divergence"] == "bad"
     assert [r["verdict"] for r in content["rows"]] == ["aligned", "differs"]
+
+
+def test_json_keeps_lists_of_numbers_on_one_line_and_changes_nothing_else(tmp_path):
+    found = spread(np.ones((2, 3, 4, 4)), np.full((2, 3, 4, 4), np.nan))
+    words = "[\n 1,\n 2\n]"
+    result = Result("title", "float64", [row()], culprits=[Culprit("bad", "bad", "config", words, (words,), found)])
+    write_json([result], tmp_path / "report.json")
+    written = (tmp_path / "report.json").read_text()
+    assert json.loads(written) == json.loads(json.dumps(result.to_dict()))
+    assert '["inf", "inf", "inf", "inf"]' in written
 
 
 def test_the_page_is_one_file_that_shows_every_row_and_escapes_names(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alignment.engine.result import Result, Row
 HEADINGS = ("layer", "kind", "shape", "max abs", "relative", "rounding", "verdict")
 RIGHT = {3, 4, 5}  # columns of numbers
 FOLD = 12  # aligned rows shown at either end of a folded run
+SCREEN = 24  # lines of a terminal: what is longer scrolls the verdict away, which is then repeated
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -83,16 +85,23 @@ def culprits(result: Result) -> str:
 
 
 def text(result: Result, fold: bool = True) -> str:
-    """The whole terminal report: facts, table, coverage, culprits, and the verdict last, where the eye rests."""
+    """The whole terminal report: verdict, culprits, facts, table, coverage; the verdict again where it is long."""
     facts = "\n".join(f"{name}: {value}" for name, value in result.facts.items())
-    blocks = [f"{result.title}\n{facts}", table(result, fold), coverage(result), culprits(result)]
-    return "\n\n".join(filter(None, blocks)) + f"\n{result.verdict()}"
+    blocks = [f"{result.title}\n{result.verdict()}", culprits(result), facts, table(result, fold), coverage(result)]
+    report = "\n\n".join(filter(None, blocks))
+    return f"{report}\n{result.verdict()}" if report.count("\n") >= SCREEN else report
 
 
 def write_json(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
     """One result as an object, several as a list."""
     content = [result.to_dict() for result in results]
-    _write(path, json.dumps(content[0] if len(content) == 1 else content, indent=1) + "\n")
+    _write(path, _numbers_on_one_line(json.dumps(content[0] if len(content) == 1 else content, indent=1)) + "\n")
+
+
+def _numbers_on_one_line(text: str) -> str:
+    """Indented JSON with each list of numbers on one line; a line break is never part of a string in JSON."""
+    numbers = re.compile(r'\[\n\s+((?:[-+.\deE]+|"inf")(?:,\n\s+(?:[-+.\deE]+|"inf"))*)\n\s*\]')
+    return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def _write(path: str | os.PathLike[str], content: str) -> None:

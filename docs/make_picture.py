@@ -15,7 +15,7 @@ from alignment import align
 from alignment.pairs import build_pair, seeded_source
 from convert.conversion import convert_source
 
-SIZE = "1200,670"  # of the window: the verdict, the culprit and the first picture
+SIZE = "1200,880"  # of the window: the verdict, the culprit and the first picture
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars"

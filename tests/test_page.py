@@ -110,6 +110,11 @@ def test_a_long_run_of_aligned_siblings_is_one_line(tmp_path):
     assert "149 aligned: 101 to 249" in page
 
 
+def test_a_run_of_layers_that_were_not_compared_is_not_called_aligned(tmp_path):
+    skipped = [Skipped(f"idle{number}", "Conv2d", "both", "not called in torch") for number in range(20)]
+    assert "20 not compared: idle0 to idle19" in html(tmp_path, result([row(relative=1.0)], skipped=skipped))
+
+
 # --- the page as text -----------------------------------------------------------------------------------------------
 
 

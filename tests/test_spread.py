@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from alignment.engine.locate import spread_of
+from alignment.engine.locate import locate, spread_of
 from alignment.engine.spread import BARS, CELLS, spread
 
 LAST_ROW = np.arange(8)[:, None].repeat(8, 1) == 7
@@ -106,7 +106,8 @@ def test_where_nothing_lies_inside_there_is_no_border():
         ((2, 16, 8, 8), np.s_[:, 3], "only in channel 3: "),
         ((2, 16, 8, 8), np.s_[:, [1, 2, 5]], "only in channels 1, 2, 5: "),
         ((2, 16, 8, 8), np.s_[:, ::2], "only in channels 0, 2, 4, ... 14: "),
-        ((2, 16, 8, 8), np.s_[:, [0, 1, 2, 5, 9, 10]], "in 6 of 16 channels: "),
+        ((2, 16, 8, 8), np.s_[:, [0, 1, 2, 5, 9, 10]], "in 6 of 16 channels (none outside 0 to 10): "),
+        ((2, 16, 8, 8), np.s_[:, [0, 1, 2, 5, 9, 15]], "in 6 of 16 channels: "),
         ((2, 16, 8, 8), np.s_[..., -1, :], "all of it at the lower border: "),
         ((2, 16, 8, 8), (np.s_[:], np.s_[:], *np.nonzero(LAST_ROW | LAST_ROW.T)),
          "all of it at the lower and right border: "),
@@ -159,6 +160,33 @@ def test_a_tensor_of_another_shape_is_passed_over():
     findings = [finding("output", ones, np.ones((3, 4))), finding("input gradient", ones, twos)]
     assert spread_of(findings).what == "input gradient 0"
     assert spread_of(findings[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("output", "output 0, call 3"),
+        ("handed", "tensor 0 handed to inner, call 3"),
+        ("returned gradient", "gradient 0 returned to inner, call 3"),
+        ("parameter gradient", "gradient of inner"),
+    ],
+)
+def test_the_tensor_is_named(where, name):
+    assert spread_of([finding(where, np.ones(2), np.zeros(2), inner="inner", call=2)]).what == name
+
+
+def test_a_culprit_tells_in_its_evidence_where_its_difference_is():
+    expected = np.ones((1, 2, 8, 8))
+    actual = expected.copy()
+    actual[..., -1] = 2.0
+    culprits = locate(["layer"], {"layer": "twin"}, {}, [], [finding("output", expected, actual)], [])
+    assert culprits[0].spread.differing == 16
+    assert culprits[0].evidence[-1] == "where in output 0: all of it at the right border: 16 of 128 elements (12.5 %)"
+
+
+def test_a_culprit_without_a_measured_tensor_has_no_spread():
+    culprits = locate(["layer"], {"layer": "twin"}, {"layer": {"epsilon": (1, 2)}}, [], [], [])
+    assert culprits[0].spread is None
 
 
 def test_a_flattened_output_is_the_same_tensor():

@@ -132,7 +132,11 @@ def _tensor_name(finding: Finding) -> str:
     call = f", call {finding.call + 1}" if finding.call else ""
     if finding.where == "parameter gradient":
         return f"gradient of {finding.inner}"
-    return f"{finding.where}{f' to {finding.inner}' if finding.inner else ''} {finding.index}{call}"
+    if finding.where == "handed":
+        return f"tensor {finding.index} handed to {finding.inner}{call}"
+    if finding.where == "returned gradient":
+        return f"gradient {finding.index} returned to {finding.inner}{call}"
+    return f"{finding.where} {finding.index}{call}"
 
 
 def _axes(finding: Finding) -> tuple[str, str]:

@@ -13,6 +13,8 @@ from alignment.engine.tape import ROOT
 
 RUN = 12  # aligned siblings that are shown one by one; a longer run is one line that opens
 UNSEEN = "unseen"
+QUIET = {ALIGNED: "aligned", UNSEEN: "not compared"}
+"""Verdicts that need no attention, in words."""
 COLUMNS = {"forward": True, "gradient": False}
 """Their headings, and whether they are forward."""
 
@@ -127,7 +129,9 @@ def _siblings(nodes: Iterable[Node]) -> str:
 
 
 def _folded(run: Sequence[Node], text: str) -> str:
-    title = f"{len(run)} aligned: {run[0].name} to {run[-1].name}"
+    verdicts = {node.verdict for node in run}
+    words = " or ".join(word for verdict, word in QUIET.items() if verdict in verdicts)
+    title = f"{len(run)} {words}: {run[0].name} to {run[-1].name}"
     return f'<details class="run"><summary class="row"><i></i>{escape(title)}</summary>{text}</details>'
 
 

@@ -204,7 +204,8 @@ def _indices(hit: np.ndarray, name: str) -> str:
         return f"only in {name}s {', '.join(map(str, found))}"
     if len(steps) == 1:
         return f"only in {name}s {found[0]}, {found[1]}, {found[2]}, ... {found[-1]}"
-    return f"in {len(found)} of {hit.size} {name}s"
+    within = "" if found[-1] - found[0] == hit.size - 1 else f" (none outside {found[0]} to {found[-1]})"
+    return f"in {len(found)} of {hit.size} {name}s{within}"
 
 
 def _places(hit: np.ndarray) -> str:

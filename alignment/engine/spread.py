@@ -204,8 +204,9 @@ def _indices(hit: np.ndarray, name: str) -> str:
         return f"only in {name}s {', '.join(map(str, found))}"
     if len(steps) == 1:
         return f"only in {name}s {found[0]}, {found[1]}, {found[2]}, ... {found[-1]}"
-    within = "" if found[-1] - found[0] == hit.size - 1 else f" (none outside {found[0]} to {found[-1]})"
-    return f"in {len(found)} of {hit.size} {name}s{within}"
+    # a range of more than half of the axis narrows nothing down
+    narrow = 2 * (found[-1] - found[0] + 1) <= hit.size
+    return f"in {len(found)} of {hit.size} {name}s" + (f", all within {found[0]} to {found[-1]}" if narrow else "")
 
 
 def _places(hit: np.ndarray) -> str:

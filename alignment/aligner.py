@@ -5,14 +5,15 @@ It knows no model. Both frameworks meet here; the comparison itself is ``alignme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import paddle
 import torch
 
+from alignment.audit import After, left_in_chain, setting_faults, state_faults, weight_faults
 from alignment.borrowed import (
     Borrowed,
     borrow,
@@ -20,137 +21,118 @@ from alignment.borrowed import (
     paddle_tensors,
     parameter_pairs,
     state_restored,
-    torch_in,
     torch_tensors,
-    twin_name,
 )
-from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.backward import compare_gradients
-from alignment.engine.causes import Causes, WeightIndex, state_cause, weight_cause
+from alignment.engine.causes import Causes
 from alignment.engine.causes_torch import alternatives
-from alignment.engine.compare import compare
 from alignment.engine.forward import compare_tapes
-from alignment.engine.isolate import FORWARD_LIMIT, Finding, isolate
-from alignment.engine.locate import StateFault, WeightFault, locate
+from alignment.engine.isolate import FORWARD_LIMIT, Finding, isolate_layers
+from alignment.engine.locate import locate
 from alignment.engine.match import Matching, Side, match
-from alignment.engine.noise import measure_floor
+from alignment.engine.noise import NoiseFloor
 from alignment.engine.replay_paddle import replay_container, replay_leaf
 from alignment.engine.result import Result, Skipped
-from alignment.engine.settings import AFFINE, Settings, disagreements
-from alignment.engine.store import Store
+from alignment.engine.settings import AFFINE, Settings
+from alignment.engine.store import MEMORY, Budget
 from alignment.engine.tape import Record, Tape, is_ref
-from alignment.engine.tree import leaves, mapped
+from alignment.engine.tree import mapped
+from alignment.runs import LOSS, Loss, Reference, Start, run_port, run_reference, start_of
 from convert.pairing import Layer, pair_layers
 
-Inputs = np.ndarray | Sequence[np.ndarray]
+Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
-Tensors = Mapping[str, Mapping[str, np.ndarray]]
-"""Parameters and buffers by layer and name."""
-After = Mapping[str, tuple[Mapping[str, np.ndarray], float]]
-"""By layer: the buffers that a run left, by their names in Paddle, and the error that rounding explains in them."""
-
-
-@dataclass
-class Reference:
-    """The reference's two runs, kept so that several ports can be compared with it.
-
-    Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
-    """
-
-    rounded: Tape | None = None
-    exact: Tape | None = None
 
 
 def align(
     torch_module: torch.nn.Module,
     paddle_layer: paddle.nn.Layer,
     inputs: Inputs,
+    labels: Any = None,
+    loss: str | tuple[Loss, Loss] | None = None,
     *,
     key_map: str | Mapping[str, str] = "auto",
     mode: str = "eval",
+    dtype: str = "float64",
     backward: bool = True,
-    isolated: bool = True,
+    isolate: bool = True,
     seed: int = 0,
-    max_memory: int = 256 * 2**20,
+    max_memory: int = MEMORY,
     reference: Reference | None = None,
     progress: Progress = lambda line: None,
 ) -> Result:
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
-    ``inputs``: the arguments of both models, one array or several. ``key_map``: ``"auto"``, or ``{layer path in torch:
-    in Paddle}`` for layers that cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in either.
-    Gradients start from a random direction, drawn with ``seed``, at every output. Everything is computed in float64
-    and both models are given back as they came. ``max_memory`` bytes of each record stay in memory, the others go to
-    a temporary file. ``reference`` saves the runs of torch when one module is compared with several ports.
+    ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name. ``loss``: a name
+    of ``alignment.runs.LOSSES``, or two functions ``(output, *labels) -> number``, for torch and for Paddle; it is
+    compared as one more layer, ``(loss)``, and gradients start at it. Labels without a loss mean cross entropy.
+    Without either, gradients start from a random direction, drawn with ``seed``, at every output.
 
-    An exception in the Paddle model ends its chained run; its layers are then still compared alone.
+    ``key_map``: ``"auto"``, or ``{layer path in torch: in Paddle}`` for layers that cannot be told apart. ``mode`` is
+    ``eval`` or ``train``; dropout is off in either. Everything is judged in float64, and both models are given back as
+    they came. With ``dtype="float32"`` the port runs in float32 too, beside the reference's own float32 noise:
+    ``result.working`` informs, float64 judges.
+
+    ``max_memory`` bytes of the records stay in memory, the others go to a temporary file. ``reference`` saves the runs
+    of torch when one module is compared with several ports. An exception in the Paddle model ends its chained run;
+    its layers are then still compared alone.
 
     Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, and ``ValueError`` for an unknown
-    ``mode``.
+    ``mode``, ``dtype`` or loss, or a loss that is not one number.
     """
-    if mode not in ("eval", "train"):
-        raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
-    arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+    _refuse_unknown_words(mode, dtype)
+    start = start_of(loss, labels, seed) if backward else None
+    runs, budget = reference or Reference(), Budget(max_memory)
     with borrow(torch_module, paddle_layer, mode) as models:
+        if start is not None and start.torch_loss is not None:
+            models.add(LOSS, start.torch_loss, start.paddle_loss)
         initial = {path: torch_tensors(layer) for path, layer in models.reference.items()}
-        runs = reference or Reference()
-        if runs.rounded is None or runs.exact is None:
-            progress("torch in float32, for the noise floor")
-            runs.rounded = _run_torch(torch_module, torch.float32, arrays, Store(max_memory), seed, backward)
-            progress("torch in float64")
-            runs.exact = _run_torch(torch_module, torch.float64, arrays, Store(max_memory), seed, backward)
-        tape, errors = runs.exact, []
+        if runs.tape is None:
+            ran = run_reference(models, inputs, start, budget, progress)
+            runs.tape, runs.errors = ran.tape, ran.errors
         progress("Paddle in float64")
-        paddle_layer.to(dtype="float64")
-        start = _start(paddle, seed, backward)
-        with state_restored(paddle_layer):
-            port = capture_paddle.capture(paddle_layer, arrays, Store(max_memory), start, errors.append)
-        matching = _match(models, tape, port, key_map)
-        result = _chained(models, tape, runs.rounded, port, matching, backward)
-        for error in errors:
-            result.facts["Paddle raised"] = f"{type(error).__name__}: {str(error).strip()}"
-        weights = [*_weight_faults(models, matching, initial)]
+        result, port, matching = _chained_run(models, runs, inputs, start, "float64", budget, key_map)
         findings: list[Finding] = []
-        after = _after_step(models, port, matching, result)
-        if isolated:
+        after = left_in_chain(models, port, matching, result)
+        if isolate:
             progress("every layer alone, on the reference's inputs")
-            findings, after = _isolated(models, tape, port, matching, backward)
+            findings, after = _isolated(models, runs, port, matching, start is not None)
+        weights = [*weight_faults(models, matching, initial)]
+        known = {(fault.layer, fault.name) for fault in weights}
         result.culprits = locate(
-            [record.path for record in tape],
+            [record.path for record in runs.tape],
             matching.twins,
-            _disagreements(models, matching),
+            setting_faults(models, matching),
             weights,
             findings,
-            [*_state_faults(models, tape, after, {(fault.layer, fault.name) for fault in weights}, initial)],
-            Causes(tape, models.reference_settings, initial, alternatives).explain,
+            [*state_faults(models, runs.tape, after, known, initial)],
+            Causes(runs.tape, models.reference_settings, initial, alternatives).explain,
         )
+        if dtype == "float32":
+            progress("Paddle in float32, for information")
+            result.working = _chained_run(models, runs, inputs, start, dtype, budget, key_map)[0]
     return result
 
 
-def _run_torch(
-    module: torch.nn.Module, dtype: torch.dtype, arrays: Sequence[np.ndarray], store: Store, seed: int, backward: bool
-) -> Tape:  # fmt: skip
-    with torch_in(module, dtype):
-        return capture_torch.capture(module, arrays, store, _start(torch, seed, backward))
+def _refuse_unknown_words(mode: str, dtype: str) -> None:
+    if mode not in ("eval", "train"):
+        raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
 
 
-def _start(framework: Any, seed: int, backward: bool) -> Callable[[Any], tuple[list[Any], list[Any]]] | None:
-    """From which tensors of the output gradients start, and with which: random ones, the same in both frameworks."""
-    if not backward:
-        return None
-    tensor = framework.from_numpy if framework is torch else framework.to_tensor
-
-    def start(output: Any) -> tuple[list[Any], list[Any]]:
-        rng = np.random.RandomState(seed)
-        roots = [
-            value
-            for value in leaves(output, lambda v: isinstance(v, framework.Tensor))
-            if (value.requires_grad if framework is torch else not value.stop_gradient)
-        ]
-        grads = [tensor(rng.standard_normal(tuple(root.shape))) for root in roots]
-        return roots, [grad.to(root.dtype) if framework is torch else grad for grad, root in zip(grads, roots)]
-
-    return start
+def _chained_run(
+    models: Borrowed, runs: Reference, inputs: Inputs, start: Start | None, dtype: str, budget: Budget,
+    key_map: str | Mapping[str, str],
+) -> tuple[Result, Tape, Matching]:  # fmt: skip
+    """The whole port in ``dtype``, compared layer by layer with the reference in float64."""
+    errors: list[Exception] = []
+    port = run_port(models, inputs, start, dtype, budget, errors.append)
+    matching = _match(models, runs.tape, port, key_map)
+    result = _compared(models, runs.tape, port, runs.floor(dtype), matching, start is not None)
+    for error in errors:
+        result.facts["Paddle raised"] = f"{type(error).__name__}: {str(error).strip()}"
+    return result, port, matching
 
 
 def _match(models: Borrowed, tape: Tape, port: Tape, key_map: str | Mapping[str, str]) -> Matching:
@@ -164,12 +146,12 @@ def _match(models: Borrowed, tape: Tape, port: Tape, key_map: str | Mapping[str,
     reference = side(models.reference_settings, models.reference_leaves(), tape)
     theirs = side(models.port_settings, models.port_leaves(), port)
     given = {} if isinstance(key_map, str) else dict(key_map)
-    _refuse_unknown(given, models)
+    _refuse_unknown_layers(given, models)
     with_weights = {path: twin for path, twin in given.items() if reference.layers[path].has_weights}
     return match(reference, theirs, given | pair_layers(weighted(reference), weighted(theirs), with_weights))
 
 
-def _refuse_unknown(given: Mapping[str, str], models: Borrowed) -> None:
+def _refuse_unknown_layers(given: Mapping[str, str], models: Borrowed) -> None:
     unknown = [f"{path} in torch" for path in given if path not in models.reference]
     unknown += [f"{twin} in Paddle" for twin in given.values() if twin not in models.port]
     if unknown:
@@ -189,15 +171,15 @@ def _partial(models: Borrowed, matching: Matching) -> frozenset[str]:
     )
 
 
-def _chained(
-    models: Borrowed, tape: Tape, rounded: Tape, port: Tape, matching: Matching, backward: bool
+def _compared(
+    models: Borrowed, tape: Tape, port: Tape, floor: NoiseFloor, matching: Matching, backward: bool
 ) -> Result:  # fmt: skip
     title = f"{type(models.torch_module).__name__}: torch against Paddle"
     partial = _partial(models, matching)
-    result = compare_tapes(title, tape, port, measure_floor(tape, rounded, "float64"), matching.calls, partial)
+    result = compare_tapes(title, tape, port, floor, matching.calls, partial)
     if backward:
         parameters = parameter_pairs(models, matching.twins)
-        result.rows += compare_gradients(tape, rounded, port, matching.calls, parameters, partial)
+        result.rows += compare_gradients(tape, port, floor, matching.calls, parameters, partial)
     for paths, side, kinds in (
         (matching.only_reference, "torch", tape.layers),
         (matching.only_port, "Paddle", port.layers),
@@ -207,35 +189,11 @@ def _chained(
     return result
 
 
-def _disagreements(models: Borrowed, matching: Matching) -> dict[str, dict[str, tuple[Any, Any]]]:
-    found: dict[str, dict[str, tuple[Any, Any]]] = {}
-    for path, twin in matching.pairs():
-        if fields := disagreements(models.reference_settings[path], models.port_settings[twin]):
-            found[path] = found.get(path, {}) | fields
-    return found
-
-
-def _weight_faults(models: Borrowed, matching: Matching, initial: Tensors) -> Iterator[WeightFault]:
-    index = WeightIndex({join(path, name): array for path, own in initial.items() for name, array in own.items()})
-    for path, twin in matching.twins.items():
-        theirs = paddle_tensors(models.port[twin])
-        for name, array in initial[path].items():
-            other = theirs.get(twin_name(name))
-            if other is None:
-                yield WeightFault(path, name, np.inf, "missing in Paddle")
-                continue
-            if other.shape != array.shape and other.size == array.size:
-                other = other.reshape(array.shape)
-            found = compare(array, other)
-            if found.max_abs:
-                yield WeightFault(path, name, found.relative, found.mismatch, weight_cause(array, other, index))
-
-
 def _isolated(
-    models: Borrowed, tape: Tape, port: Tape, matching: Matching, backward: bool
+    models: Borrowed, runs: Reference, port: Tape, matching: Matching, backward: bool
 ) -> tuple[list[Finding], After]:
     """What every layer did alone, and the buffers that it left."""
-    leaf_twins, made = models.port_leaves(), port.by_key()
+    tape, leaf_twins, made = runs.tape, models.port_leaves(), port.by_key()
     returns = {
         key: [ref.shape for ref in made[twin].output_refs()] for key, twin in matching.calls.items() if twin in made
     }
@@ -249,8 +207,9 @@ def _isolated(
         return replay_container(models.port[twin], tape, record, calls, inner, backward, returns)
 
     with state_restored(models.paddle_layer):
-        measured = isolate(
+        measured = isolate_layers(
             tape,
+            runs.floor("float64"),
             matching.twins,
             matching.calls,
             leaf,
@@ -277,17 +236,6 @@ def _judged_parameters(models: Borrowed, matching: Matching) -> dict[str, tuple[
     return {name: (path, unique[twin]) for name, (path, twin) in pairs.items() if twin in unique}
 
 
-def _after_step(models: Borrowed, port: Tape, matching: Matching, result: Result) -> After:
-    """From the chained run: of layers whose outputs are still the reference's."""
-
-    def buffers(twin: str) -> dict[str, np.ndarray]:
-        names = {name: join(twin, name) for name in paddle_tensors(models.port[twin])}
-        return {name: port.get(port.buffers[full]) for name, full in names.items() if full in port.buffers}
-
-    rows = [row for row in result.rows if row.direction == "forward" and row.aligned]
-    return {row.layer: (buffers(row.twin), row.allowed) for row in rows if matching.twins.get(row.layer) == row.twin}
-
-
 def _as_taken(tape: Tape, record: Record, reference: Settings, port: Settings) -> Record:
     """The record with its inputs as the twin takes them: (B, C, H, W) as (B, C * H * W) where it is a linear layer."""
     if {reference.category, port.category} != AFFINE:
@@ -295,27 +243,6 @@ def _as_taken(tape: Tape, record: Record, reference: Settings, port: Settings) -
     sides = (-1,) if port.category == "linear" else port.shapes["weight"][1:]
 
     def reshaped(ref: Any) -> Any:
-        return tape.store.put(tape.get(ref).reshape(ref.shape[0], *sides), shared=True)
+        return tape.store.put(tape.get(ref).reshape(ref.shape[0], *sides))
 
     return replace(record, args=mapped(record.args, is_ref, reshaped))
-
-
-def _state_faults(
-    models: Borrowed,
-    tape: Tape,
-    after: After,
-    wrong: set[tuple[str, str]],
-    initial: Tensors,
-) -> Iterator[StateFault]:
-    """Buffers that were right (not in ``wrong``) and that the run left otherwise than the reference's."""
-    for path, (buffers, allowed) in after.items():
-        for name, before in initial[path].items():
-            full, actual = join(path, name), buffers.get(twin_name(name))
-            if full not in tape.buffers or actual is None or (path, name) in wrong:
-                continue
-            expected = tape.get(tape.buffers[full])
-            found = compare(expected, actual)
-            if not found.relative <= allowed:
-                momentum = models.reference_settings[path].fields.get("momentum")
-                cause = state_cause(before.astype(np.float64), expected, actual, momentum)
-                yield StateFault(path, name, found.relative, cause)

@@ -33,6 +33,12 @@ class Borrowed:
     port_settings: dict[str, Settings]
     notes: dict[str, str]
 
+    def add(self, path: str, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer) -> None:
+        """Count two layers beside the models (a loss) among theirs, as ``path``."""
+        self.reference[path], self.port[path] = torch_module, paddle_layer
+        self.reference_settings[path] = settings_torch.describe(torch_module)
+        self.port_settings[path] = settings_paddle.describe(paddle_layer)
+
     def reference_leaves(self) -> frozenset[str]:
         """Paths of the reference's layers without sublayers."""
         return frozenset(path for path, layer in self.reference.items() if next(layer.children(), None) is None)
@@ -139,9 +145,9 @@ def _paddle_restored(layer: paddle.nn.Layer) -> Iterator[None]:
 
 
 def torch_tensors(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A layer's own parameters and buffers by name."""
+    """A layer's own parameters and buffers by name: what the module holds now, not a copy."""
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return {name: value.detach().numpy().copy() for name, value in own.items() if name not in DROPPED}
+    return {name: value.detach().numpy() for name, value in own.items() if name not in DROPPED}
 
 
 def paddle_tensors(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:

@@ -13,25 +13,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import measure_floor
+from alignment.engine.noise import NoiseFloor
 from alignment.engine.page import write_html
 from alignment.engine.report import text, write_json
 from alignment.engine.result import Result
 from alignment.engine.tape_file import TapeError, load_tape
-from alignment.record import EXACT, ROUNDED
 
 
 def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     """The Paddle side against the torch side. Raises ``TapeError`` where a record is missing or damaged."""
-    exact, facts = load_tape(Path(torch_folder) / EXACT)
-    rounded, _ = load_tape(Path(torch_folder) / ROUNDED)
-    port, port_facts = load_tape(paddle_folder)
-    result = compare_tapes(
-        f"{facts['model']}: forward, timm against Paddle", exact, port, measure_floor(exact, rounded, "float64")
-    )
+    exact, facts, errors = load_tape(torch_folder)
+    if errors is None:
+        raise TapeError(f"{torch_folder} is no record of the torch side: it has no noise floor; is it the second one?")
+    port, port_facts, _ = load_tape(paddle_folder)
+    floor = NoiseFloor("float64", errors)
+    result = compare_tapes(f"{facts['model']}: forward, timm against Paddle", exact, port, floor)
     result.facts = {
         **{f"torch side, {name}": value for name, value in facts.items()},
         **{f"Paddle side, {name}": value for name, value in port_facts.items()},

@@ -13,7 +13,7 @@ import torch
 from alignment.aligner import align
 from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import measure_floor
+from alignment.engine.noise import NoiseFloor, RoundedRun
 from alignment.engine.result import Result
 from alignment.engine.settings_torch import round_epsilons
 from convert.conversion import Conversion
@@ -147,17 +147,17 @@ def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progre
     The floor is the reference's own float32 error. Both models change their type on the way and should not be used
     afterwards.
     """
-    progress(f"{pair.name}: timm in float32, for the noise floor")
-    rounded = capture_torch.capture(pair.torch_model, [inputs])
     progress(f"{pair.name}: timm in float64")
-    rounded_epsilons = round_epsilons(pair.torch_model.double())
-    epsilons = ", ".join(map(repr, sorted(set(rounded_epsilons.values()))))
-    exact = capture_torch.capture(pair.torch_model, [inputs])
+    epsilons = ", ".join(map(repr, sorted(set(round_epsilons(pair.torch_model).values()))))
+    exact = capture_torch.capture(pair.torch_model.double(), inputs)
+    progress(f"{pair.name}: timm in float32, for the noise floor")
+    rounded = RoundedRun(exact.store)
+    capture_torch.capture(pair.torch_model.float(), inputs, rounded)
     progress(f"{pair.name}: Paddle in {dtype}")
     pair.paddle_model.to(dtype=dtype)
-    port = capture_paddle.capture(pair.paddle_model, [inputs])
+    port = capture_paddle.capture(pair.paddle_model, inputs)
     result = compare_tapes(
-        f"{pair.name}: forward, timm against Paddle", exact, port, measure_floor(exact, rounded, dtype)
+        f"{pair.name}: forward, timm against Paddle", exact, port, NoiseFloor(dtype, dict(enumerate(rounded.errors)))
     )
     result.facts.update(
         compared=f"Paddle {dtype} against timm float64; the floor is timm's own float32 error"

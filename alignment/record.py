@@ -6,8 +6,8 @@ Usage::
     python alignment/record.py paddle --model dla60 --converted dla60.pdparams --inputs A/inputs.npy --dump B
     python alignment/compare.py A B
 
-The torch side records float64 and float32, whose distance is the noise floor. Without ``--inputs`` both sides draw
-the same random images from ``--seed``. Exit codes: 0 recorded, 1 refused, 2 usage.
+The torch side runs in float64, which is recorded, and in float32: their distance is the noise floor. Without
+``--inputs`` both sides draw the same random images from ``--seed``. Exit codes: 0 recorded, 1 refused, 2 usage.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from paddle_dla import checkpoint
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
 
-EXACT, ROUNDED = "float64", "float32"  # folders of the torch side
-
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -44,10 +42,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def record_torch(args: argparse.Namespace, model: str) -> None:
-    """Run timm's model in both types and write both tapes and the inputs. Raises ``CheckpointError``."""
+    """Run timm's model in both types; write the exact tape, how far the rounded one is from it, and the inputs.
+
+    Raises ``CheckpointError``.
+    """
     import torch
 
     from alignment.engine.capture_torch import capture
+    from alignment.engine.noise import RoundedRun
     from alignment.engine.settings_torch import round_epsilons
     from torch_ref.data import eval_batch
     from torch_ref.model import create_model, load_tensors
@@ -57,10 +59,12 @@ def record_torch(args: argparse.Namespace, model: str) -> None:
     tensors = {name: torch.from_numpy(stored.raw.copy()) for name, stored in source.tensors.items()}
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
-    facts = {"model": model, "weights": source.describe(), "torch": torch.__version__}
-    save_tape(capture(reference, [inputs]), Path(args.dump) / ROUNDED, facts)
-    epsilon = ", ".join(map(repr, sorted(set(round_epsilons(reference.double()).values()))))
-    save_tape(capture(reference, [inputs]), Path(args.dump) / EXACT, {**facts, "epsilon": epsilon})
+    epsilon = ", ".join(map(repr, sorted(set(round_epsilons(reference).values()))))
+    exact = capture(reference.double(), inputs)
+    rounded = RoundedRun(exact.store)
+    capture(reference.float(), inputs, rounded)
+    facts = {"model": model, "weights": source.describe(), "torch": torch.__version__, "epsilon": epsilon}
+    save_tape(exact, args.dump, facts, rounded.errors)
     np.save(Path(args.dump) / "inputs.npy", inputs)
 
 
@@ -75,7 +79,7 @@ def record_paddle(args: argparse.Namespace, model: str) -> None:
     classes, in_chans = arrays["fc.weight"].shape[0], arrays["base_layer.0.weight"].shape[1]
     port = create_model(model, pretrained=args.converted, num_classes=classes, in_chans=in_chans)
     port.eval()
-    tape = capture(port.to(dtype="float64"), [_inputs(args, in_chans)])
+    tape = capture(port.to(dtype="float64"), _inputs(args, in_chans))
     save_tape(tape, args.dump, {"model": model, "weights": args.converted, "Paddle": paddle.__version__})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.engine.compare import compare
 from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import MARGIN, NoiseFloor, measure_floor
+from alignment.engine.noise import MARGIN, NoiseFloor, RoundedRun
 from alignment.engine.page import write_html
 from alignment.engine.report import coverage, table, text, write_json
 from alignment.engine.result import Culprit, Result, Row
@@ -26,8 +26,7 @@ def tape(calls, extra_layers=()):
 
 
 def result_of(reference, port):
-    floor = NoiseFloor("float64", {record.key: (0.0,) * len(record.output_refs()) for record in reference})
-    return compare_tapes("made by hand", reference, port, floor)
+    return compare_tapes("made by hand", reference, port, NoiseFloor("float64", {}))
 
 
 def row(layer="layer", relative=0.0, **changes):
@@ -78,18 +77,37 @@ def test_a_difference_from_nothing_is_infinite():
     assert compare(np.zeros(3), np.full(3, 1e-30)).relative == np.inf
 
 
+def floor(first, second, dtype):
+    """The floor of the only array that two runs store."""
+    exact = Store()
+    ref, rounded = exact.put(np.array(first)), RoundedRun(exact)
+    rounded.put(np.array(second, np.float32))
+    return NoiseFloor(dtype, dict(enumerate(rounded.errors))), ref
+
+
 def test_the_floor_is_the_error_of_the_reference_in_float32():
-    exact = tape([("layer", [1.0, 2.0])])
-    rounded = tape([("layer", [1.0, 2.0 + 4e-7])])
-    assert measure_floor(exact, rounded, "float32").of(("layer", 0), 0) == pytest.approx(2e-7)
-    in_float64 = measure_floor(exact, rounded, "float64")
-    assert in_float64.of(("layer", 0), 0) == pytest.approx(2e-7 * 2.0**-29)
-    assert in_float64.allowed(("layer", 0), 0) == pytest.approx(MARGIN["float64"] * 2e-7 * 2.0**-29)
+    found, ref = floor([1.0, 2.0], [1.0, 2.0 + 2.0**-22], "float32")
+    assert found.of(ref) == 2.0**-23
+    in_float64, ref = floor([1.0, 2.0], [1.0, 2.0 + 2.0**-22], "float64")
+    assert in_float64.of(ref) == 2.0**-52
+    assert in_float64.allowed(ref) == MARGIN["float64"] * 2.0**-52
 
 
 def test_an_exact_reference_still_leaves_the_unit_roundoff():
-    exact = tape([("layer", [1.0])])
-    assert measure_floor(exact, exact, "float64").of(("layer", 0), 0) == 2.0**-53
+    found, ref = floor([1.0], [1.0], "float64")
+    assert found.of(ref) == 2.0**-53
+
+
+def test_runs_that_differ_in_kind_are_granted_nothing():
+    found, ref = floor([1.0, 2.0], [[1.0], [2.0]], "float64")
+    assert found.of(ref) == 2.0**-53
+
+
+def test_a_tensor_that_is_nothing_but_rounding_is_known_as_such():
+    found, ref = floor([1e-17], [1e-9], "float64")
+    assert found.vanishes(ref)
+    found, ref = floor([1.0], [1.01], "float64")
+    assert not found.vanishes(ref)
 
 
 def test_equal_tapes_are_aligned():

@@ -75,8 +75,9 @@ def test_a_tape_comes_back_as_it_was(tmp_path):
         Record("b", "Layer", 0, False, None),
     ]
     tape.param_grads = {"a.weight": refs[0]}
-    save_tape(tape, tmp_path / "tape", {"model": "a"})
-    loaded, facts = load_tape(tmp_path / "tape")
+    save_tape(tape, tmp_path / "tape", {"model": "a"}, [0.5] * len(tape.store.refs))
+    loaded, facts, errors = load_tape(tmp_path / "tape")
+    assert {errors[ref.index] for record in loaded for ref in record.output_refs()} == {0.5}
     assert facts == {"model": "a"}
     assert loaded.layers == tape.layers
     assert [(r.key, r.kind, r.leaf, r.parent) for r in loaded] == [(r.key, r.kind, r.leaf, r.parent) for r in tape]

@@ -6,7 +6,7 @@ Paddle has no hook on a layer's backward pass; hooks on the tensors that layers 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import paddle
 
 from alignment.engine.store import Ref, Store
 from alignment.engine.tape import ROOT, Record, Slot, Tape
-from alignment.engine.tree import leaves, mapped
+from alignment.engine.tree import as_call, leaves, mapped
 
 LATEST = 8
 """How many tensors are remembered; layers nest less deeply than that where one returns what another did."""
@@ -22,27 +22,26 @@ LATEST = 8
 
 def capture(
     layer: paddle.nn.Layer,
-    inputs: Sequence[np.ndarray],
+    inputs: Any,
     store: Store | None = None,
     backward: Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]] | None = None,
     failed: Callable[[Exception], None] | None = None,
+    beside: Mapping[str, paddle.nn.Layer] | None = None,
 ) -> Tape:
     """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
 
-    Floating-point inputs are cast to the type of the layer's parameters. ``backward`` as in ``capture_torch``; the
-    records hold no gradients of inputs. An exception in the layer goes to ``failed``, where there is one, and the
-    tape holds what had returned by then.
+    ``inputs``, ``backward`` and ``beside`` as in ``capture_torch``; the records hold no gradients of inputs. An
+    exception in the layer goes to ``failed``, where there is one, and the tape holds what had returned by then.
     """
-    recorder = _Recorder(layer, store or Store(), backward is not None)
+    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {})
     handles = recorder.attach()
     try:
         with paddle.set_grad_enabled(backward is not None):
-            output = layer(*(to_tensor(array, layer, backward is not None) for array in inputs))
+            args, kwargs = mapped(as_call(inputs), _is_array, lambda a: to_tensor(a, layer, backward is not None))
+            output = layer(*args, **kwargs)
         if backward is not None:
             layer.clear_gradients()
             roots, grads = backward(output)
-            if len(roots) == 1 and roots[0].size == 1:
-                recorder.tape.loss = float(roots[0])
             paddle.autograd.backward(roots, grads)
             recorder.keep_param_grads()
         recorder.keep_buffers()
@@ -70,6 +69,10 @@ def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -
     return tensor
 
 
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def is_tensor(value: object) -> bool:
     """Whether ``value`` is a Paddle tensor."""
     return isinstance(value, paddle.Tensor)
@@ -83,9 +86,11 @@ def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
 class _Recorder:
     """The hooks of one run and what they share."""
 
-    def __init__(self, layer: paddle.nn.Layer, store: Store, differentiate: bool):
+    def __init__(
+        self, layer: paddle.nn.Layer, store: Store, differentiate: bool, beside: Mapping[str, paddle.nn.Layer]
+    ):
         self.layer = layer
-        self.names = dict(layer.named_sublayers(include_self=True))
+        self.names = {**dict(layer.named_sublayers(include_self=True)), **beside}
         self.tape = Tape({path or ROOT: type(sub).__name__ for path, sub in self.names.items()}, store)
         self.differentiate = differentiate
         self._open: list[Record] = []
@@ -114,7 +119,7 @@ class _Recorder:
 
     def keep_buffers(self) -> None:
         for name, value in state_tensors(self.layer).items():
-            self.tape.buffers[name] = self.tape.store.put(value.numpy(), shared=True)
+            self.tape.buffers[name] = self.tape.store.put(value.numpy())
 
     def _before(self, path: str) -> Callable[..., None]:
         def hook(sub: paddle.nn.Layer, args: tuple[Any, ...]) -> None:
@@ -136,7 +141,7 @@ class _Recorder:
         for known, version, ref, slot in self._latest:
             if known is tensor and version == tensor.inplace_version:
                 return ref, slot
-        ref, slot = self.tape.store.put(tensor.numpy(), shared=True), None
+        ref, slot = self.tape.store.put(tensor.numpy()), None
         if self.differentiate and not tensor.stop_gradient:
             slot = Slot()
             tensor.register_hook(self._filler(slot))

@@ -7,7 +7,9 @@ layer's share alone; ``register_full_backward_hook`` would tell the same and rai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,34 +19,38 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from alignment.engine.store import Ref, Store
 from alignment.engine.tape import ROOT, Record, Slot, Tape
-from alignment.engine.tree import leaves, mapped
+from alignment.engine.tree import as_call, leaves, mapped
 
-Loss = Callable[[Any], torch.Tensor]
+LATEST = 4
+"""How many tensors are remembered by their memory: operations and layers next to each other see the same ones."""
+SMALL = 2**14
+"""Bytes of a tensor that is not worth a detour."""
 
 
 def capture(
     module: torch.nn.Module,
-    inputs: Sequence[np.ndarray],
+    inputs: Any,
     store: Store | None = None,
     backward: Callable[[Any], tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None,
+    beside: Mapping[str, torch.nn.Module] | None = None,
 ) -> Tape:
     """The tape of ``module(*inputs)``, in the mode and type that the module is in; hooks are removed again.
 
-    Floating-point inputs are cast to the type of the module's parameters. ``backward`` turns the output into the
-    tensors from which gradients start and those gradients; without it nothing is differentiated. Gradients of the
-    parameters are cleared before and after.
+    ``inputs`` are one array, a sequence of them, or a mapping by the names of arguments; floating-point ones are cast
+    to the type of the module's parameters. ``backward`` turns the output into the tensors from which gradients start
+    and those gradients; without it nothing is differentiated. Modules ``beside`` the model, by path, are recorded
+    where ``backward`` calls them. Gradients of the parameters are cleared before and after.
     """
-    recorder = _Recorder(module, store or Store(), backward is not None)
+    recorder = _Recorder(module, store or Store(), backward is not None, beside or {})
     handles = recorder.attach()
     try:
-        with torch.set_grad_enabled(backward is not None):
-            tensors = [_tensor(array, module, backward is not None) for array in inputs]
-            output = module(*tensors)
+        with torch.set_grad_enabled(backward is not None), recorder.graph_in_store():
+            args, kwargs = mapped(as_call(inputs), _is_array, lambda a: to_tensor(a, module, backward is not None))
+            output = module(*args, **kwargs)
         if backward is not None:
             module.zero_grad(set_to_none=True)
-            roots, grads = backward(output)
-            if len(roots) == 1 and roots[0].numel() == 1:
-                recorder.tape.loss = float(roots[0])
+            with torch.enable_grad():
+                roots, grads = backward(output)
             torch.autograd.backward(roots, grads)
             recorder.fill_bypassed()
             recorder.keep_param_grads()
@@ -57,12 +63,17 @@ def capture(
     return recorder.tape
 
 
-def _tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:
+def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:
+    """``array`` as an input of ``module``, cast to the type of its parameters where it is floating point."""
     tensor = torch.from_numpy(np.array(array))
     dtype = next((p.dtype for p in module.parameters()), tensor.dtype)
     if not tensor.is_floating_point():
         return tensor
     return tensor.to(dtype).requires_grad_(differentiable)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 def _is_tensor(value: object) -> bool:
@@ -78,12 +89,34 @@ class _Call:
     inputs: list[tuple[int, torch.Tensor, int, Slot | None]] = field(default_factory=list)
 
 
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+class _Latest:
+    """What was just stored, by its memory; the tensors are held, so that their memory is not another's meanwhile."""
+
+    def __init__(self):
+        self._tensors: deque[tuple[torch.Tensor, int, Ref]] = deque(maxlen=LATEST)
+
+    def keep(self, tensor: torch.Tensor, store: Store) -> Ref:
+        """Its handle, a new one where it is not among the latest."""
+        for known, version, ref in self._tensors:
+            if version == tensor._version and _same_memory(known, tensor):
+                return ref
+        ref = store.put(tensor.detach().cpu().numpy())
+        self._tensors.append((tensor.detach(), tensor._version, ref))
+        return ref
+
+
 class _Recorder:
     """The hooks of one run and what they share."""
 
-    def __init__(self, module: torch.nn.Module, store: Store, differentiate: bool):
+    def __init__(
+        self, module: torch.nn.Module, store: Store, differentiate: bool, beside: Mapping[str, torch.nn.Module]
+    ):
         self.module = module
-        self.names = dict(module.named_modules())
+        self.names = {**dict(module.named_modules()), **beside}
         self.tape = Tape({path or ROOT: type(layer).__name__ for path, layer in self.names.items()}, store)
         self.differentiate = differentiate
         self._open: list[_Call] = []
@@ -91,6 +124,8 @@ class _Recorder:
         self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
         self._origins = WeakTensorKeyDictionary()  # alias -> (tensor, Slot of the layer that got the alias)
         self._bypassed: list[tuple[Slot, Slot]] = []
+        self._latest = _Latest()
+        self._latest_grads = _Latest()
 
     def attach(self) -> list[Any]:
         handles = []
@@ -99,14 +134,29 @@ class _Recorder:
             handles.append(layer.register_forward_hook(self._after, with_kwargs=True))
         return handles
 
+    def graph_in_store(self) -> AbstractContextManager[None]:
+        """Within it the graph holds handles of what it needs for the backward pass: the record has it already."""
+
+        def pack(tensor: torch.Tensor) -> Any:
+            if tensor.nbytes < SMALL or (tensor.is_leaf and tensor.requires_grad) or not tensor.is_floating_point():
+                return tensor
+            ref = self._latest.keep(tensor, self.tape.store)
+            return ref if self.tape.store.keeps else tensor
+
+        def unpack(packed: Any) -> torch.Tensor:
+            # a copy, since stored arrays are shared
+            return torch.from_numpy(self.tape.store.get(packed).copy()) if isinstance(packed, Ref) else packed
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
     def keep_param_grads(self) -> None:
         for name, parameter in self.module.named_parameters():
             if parameter.grad is not None:
-                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.detach().cpu().numpy(), shared=True)
+                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.detach().cpu().numpy())
 
     def keep_buffers(self) -> None:
         for name, buffer in self.module.named_buffers():
-            self.tape.buffers[name] = self.tape.store.put(buffer.detach().cpu().numpy(), shared=True)
+            self.tape.buffers[name] = self.tape.store.put(buffer.detach().cpu().numpy())
 
     def _before(self, path: str) -> Callable[..., Any]:
         def hook(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -195,13 +245,12 @@ class _Recorder:
 
     def _filler(self, slot: Slot) -> Callable[[torch.Tensor], None]:
         def fill(grad: torch.Tensor) -> None:
-            slot.ref = self.tape.store.put(grad.detach().cpu().numpy(), shared=True)
+            slot.ref = self._latest_grads.keep(grad, self.tape.store)
 
         return fill
 
     def _keep(self, tensor: torch.Tensor) -> Ref:
         known = self._refs.get(tensor)
         if known is None or known[0] != tensor._version:
-            ref = self.tape.store.put(tensor.detach().cpu().numpy(), shared=True)
-            known = self._refs[tensor] = (tensor._version, ref)
+            known = self._refs[tensor] = (tensor._version, self._latest.keep(tensor, self.tape.store))
         return known[1]

@@ -129,6 +129,18 @@ def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, mo
     return ""
 
 
+def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: float | None) -> np.ndarray:
+    """What an update from ``before`` to ``expected`` leaves if the share that is kept is a float32 number.
+
+    Paddle's kernel takes the momentum as one, also in float64.
+    """
+    if not momentum:
+        return expected
+    batch = (expected - (1 - momentum) * before) / momentum
+    kept = float(np.float32(1 - momentum))
+    return kept * before + (1 - kept) * batch
+
+
 def _ratio(a: np.ndarray, b: np.ndarray) -> float:
     """The number by which ``b`` becomes ``a``; 0 where there is none."""
     square = float(np.vdot(b, b))

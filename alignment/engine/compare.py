@@ -38,10 +38,12 @@ def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
         return Difference(0.0, 0.0, (), 0)
     a, b = reference.astype(np.float64, copy=False), candidate.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore"):
-        error = np.abs(a - b)
-    if not np.isfinite(error.max()):
+        error = np.asarray(a - b)
+    np.abs(error, out=error)
+    position = int(error.argmax())  # of the first NaN where there is one
+    if not np.isfinite(error.flat[position]):
         error = _with_non_finite(a, b, error)
-    position = int(error.argmax())
+        position = int(error.argmax())
     largest = float(error.flat[position])
     scale = _scale(a)
     relative = largest / scale if scale else (np.inf if largest else 0.0)
@@ -55,7 +57,7 @@ def _with_non_finite(a: np.ndarray, b: np.ndarray, error: np.ndarray) -> np.ndar
 
 
 def _scale(a: np.ndarray) -> float:
-    largest = float(np.abs(a).max())
+    largest = max(float(a.max()), -float(a.min()))
     if np.isfinite(largest):
         return largest
     finite = np.abs(a[np.isfinite(a)])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from alignment.engine.compare import compare
 from alignment.engine.layout import laid_out
 from alignment.engine.match import numbered
 from alignment.engine.noise import NoiseFloor
 from alignment.engine.result import Result, Row, Skipped
+from alignment.engine.rows import measured, unmeasured
 from alignment.engine.store import Ref
 from alignment.engine.tape import ROOT, Key, Record, Tape
 
@@ -44,14 +43,14 @@ def compare_tapes(
         twin = calls.pop(pairs[record.key], None)
         if twin is None:
             note = f"call {record.call + 1} of this layer is missing in {PORT}"
-            result.rows.append(_row(record, pairs[record.key][0], depth, _outer(record), note))
+            result.rows.append(unmeasured(record, pairs[record.key][0], depth, note))
             continue
         refs = reference.own(record, inside[record.key])[0] if record.path in partial else record.output_refs()
         result.rows.extend(_compare_outputs(reference, record, refs, port, twin, depth, floor))
     for record in calls.values():
         if record.key in names:
             note = f"call {record.call + 1} of this layer is missing in {REFERENCE}"
-            result.rows.append(_row(record, record.path, len(reference), _outer(record), note, names[record.key]))
+            result.rows.append(unmeasured(record, record.path, len(reference), note, names[record.key]))
     return result
 
 
@@ -79,35 +78,12 @@ def _compare_outputs(
     twin_outputs = twin.output_refs()
     if len(outputs) != len(twin_outputs):
         note = f"{len(twin_outputs)} outputs in {PORT}, {len(outputs)} in {REFERENCE}"
-        yield _row(record, twin.path, depth, _outer(record), note)
+        yield unmeasured(record, twin.path, depth, note)
         return
-    for index, (expected, actual) in enumerate(zip(outputs, twin_outputs)):
+    for expected, actual in zip(outputs, twin_outputs):
         array = port.get(actual)
         # what the model itself returns has one shape; between layers a flattened tensor is the same tensor
         array = array if record.path == ROOT else laid_out(array, expected.shape)
         found = compare(reference.get(expected), array)
-        yield Row(
-            layer=record.path,
-            twin=twin.path,
-            kind=record.kind,
-            call=record.call,
-            depth=depth,
-            leaf=record.leaf,
-            shape=expected.shape,
-            max_abs=found.max_abs,
-            relative=found.relative,
-            floor=floor.of(record.key, index),
-            allowed=floor.allowed(record.key, index),
-            worst=found.worst,
-            note=found.mismatch,
-        )
-
-
-def _outer(record: Record) -> tuple[int, ...]:
-    refs = record.output_refs()
-    return refs[0].shape if refs else ()
-
-
-def _row(record: Record, twin: str, depth: int, shape: tuple[int, ...], note: str, layer: str = "") -> Row:
-    error, path = np.inf, layer or record.path
-    return Row(path, twin, record.kind, record.call, depth, record.leaf, shape, error, error, 0.0, 0.0, note=note)
+        limits = floor.of(expected), floor.allowed(expected)
+        yield measured(record, twin.path, depth, found, expected.shape, limits, note=found.mismatch)

@@ -13,6 +13,8 @@ import numpy as np
 
 from alignment.engine.compare import Difference, compare
 from alignment.engine.layout import laid_out
+from alignment.engine.noise import NoiseFloor
+from alignment.engine.store import Ref
 from alignment.engine.tape import ROOT, Key, Record, Slot, Tape
 
 # What a layer alone may differ by in float64, over the largest magnitude. Isolated layers do not inherit anything, so
@@ -57,14 +59,15 @@ class Measured:
 class Judge:
     """Compares one replay after the other with the record."""
 
-    def __init__(self, tape: Tape, twins: Mapping[str, str]):
+    def __init__(self, tape: Tape, twins: Mapping[str, str], floor: NoiseFloor):
         self.tape = tape
         self.twins = twins
+        self.floor = floor
         self.measured = Measured()
         self._param_grads: dict[str, np.ndarray] = {}
         self._replayed: dict[str, tuple[Record, bool]] = {}
 
-    def outputs(self, record: Record, replay: Any, leaf: bool, expected: Sequence[np.ndarray]) -> None:
+    def outputs(self, record: Record, replay: Any, leaf: bool, expected: Sequence[Ref]) -> None:
         """The arrays that came back."""
         if len(expected) != len(replay.outputs):
             self._note(record, leaf, "output", f"{len(replay.outputs)} outputs instead of {len(expected)}")
@@ -80,7 +83,7 @@ class Judge:
     def handed(self, record: Record, replay: Any) -> None:
         """What the inner layers of a container received."""
         for handed in replay.handed:
-            expected = [self.tape.get(ref) for ref in handed.record.input_refs()]
+            expected = handed.record.input_refs()
             if len(expected) != len(handed.tensors):
                 note = f"{len(handed.tensors)} tensors instead of {len(expected)}"
                 self._note(record, False, "handed", note, handed.record)
@@ -112,9 +115,9 @@ class Judge:
             if path not in self._replayed or name not in self.tape.param_grads:
                 continue
             record, leaf = self._replayed[path]
-            expected, actual = self.tape.get(self.tape.param_grads[name]), self._param_grads.get(unique)
-            actual = np.zeros_like(expected) if actual is None else actual
-            if actual.size == expected.size:
+            expected, actual = self.tape.param_grads[name], self._param_grads.get(unique)
+            actual = np.zeros(expected.shape) if actual is None else actual
+            if actual.size == np.prod(expected.shape, dtype=int):
                 actual = actual.reshape(expected.shape)
             role = name.rpartition(".")[2]
             self.number(record, leaf, "parameter gradient", 0, expected, actual, BACKWARD_LIMIT, inner=role)
@@ -124,10 +127,14 @@ class Judge:
         self._note(record, leaf, "output", f"raised {error}")
 
     def number(
-        self, record: Record, leaf: bool, where: str, index: int, expected: np.ndarray, actual: np.ndarray,
+        self, record: Record, leaf: bool, where: str, index: int, ref: Ref | None, actual: np.ndarray,
         limit: float, inner: Record | str = "",
     ) -> None:  # fmt: skip
-        """Compare two arrays and keep what exceeds ``limit``."""
+        """Compare an array with the recorded one, zeros where there is none, and keep what exceeds ``limit``."""
+        expected = np.zeros_like(actual) if ref is None else self.tape.get(ref)
+        if ref is not None and self.floor.vanishes(ref):
+            # nothing of it but rounding is there to agree
+            limit = max(limit, self.floor.allowed(ref))
         # what the model itself returns has one shape; between layers a flattened tensor is the same tensor
         strict = record.path == ROOT and where == "output"
         found = compare(expected, actual if strict else laid_out(actual, expected.shape))
@@ -140,13 +147,11 @@ class Judge:
         self, record: Record, leaf: bool, where: str, index: int, slot: Slot | None, actual: np.ndarray | None,
         inner: Record | str = "",
     ) -> None:  # fmt: skip
-        expected = None if slot is None or slot.ref is None else self.tape.get(slot.ref)
+        expected = None if slot is None else slot.ref
         if expected is None and actual is None:
             return
-        if actual is None and expected is not None:
-            actual = np.zeros_like(expected)
-        if expected is None:
-            expected = np.zeros_like(actual)
+        if actual is None:
+            actual = np.zeros(expected.shape)
         self.number(record, leaf, where, index, expected, actual, BACKWARD_LIMIT, inner)
 
     def _note(self, record: Record, leaf: bool, where: str, note: str, inner: Record | str = "") -> None:
@@ -169,8 +174,9 @@ LeafReplay = Callable[[str, Record, Sequence[Slot | None]], Any]
 ContainerReplay = Callable[[str, Record, Sequence[Record]], Any]
 
 
-def isolate(
+def isolate_layers(
     tape: Tape,
+    floor: NoiseFloor,
     twins: Mapping[str, str],
     pairs: Mapping[Key, Key],
     leaf: LeafReplay,
@@ -183,10 +189,11 @@ def isolate(
     """Replay every call of the reference that is among ``pairs``, its calls and those of the port.
 
     ``leaf(twin, record, output grads)`` and ``container(twin, record, calls)`` return a replay; ``composite(twin)``
-    tells whether the twin has layers inside, whatever the reference's has. ``partial`` as in ``compare_tapes``,
+    tells whether the twin has layers inside, whatever the reference's has. ``floor`` tells which tensors are nothing
+    but rounding. ``partial`` as in ``compare_tapes``,
     ``parameters`` as in ``Judge.param_grads``.
     """
-    judge, inside = Judge(tape, twins), tape.children()
+    judge, inside = Judge(tape, twins, floor), tape.children()
     chosen = [record for record in tape if record.key in pairs]
     for number, record in enumerate(chosen):
         progress(number, len(chosen))
@@ -200,13 +207,13 @@ def isolate(
             calls = inside[record.key] if record.path in partial else []
             refs, grads = tape.own(record, calls)
             replay = leaf(twin, record, grads)
-            _judge_leaf(judge, record, replay, [tape.get(ref) for ref in refs])
+            _judge_leaf(judge, record, replay, refs)
         judge.add_param_grads(record, replay, not leafless)
     judge.param_grads(parameters or {})
     return judge.measured
 
 
-def _judge_leaf(judge: Judge, record: Record, replay: Any, expected: Sequence[np.ndarray]) -> None:
+def _judge_leaf(judge: Judge, record: Record, replay: Any, expected: Sequence[Ref]) -> None:
     if replay.error:
         judge.failure(record, True, replay.error)
         return
@@ -221,6 +228,6 @@ def _judge_container(judge: Judge, record: Record, replay: Any, calls: Sequence[
         return
     made = {handed.record.key for handed in replay.handed}
     judge.missing_calls(record, [call for call in calls if call.path in judge.twins and call.key not in made])
-    judge.outputs(record, replay, False, judge.tape.outputs(record))
+    judge.outputs(record, replay, False, record.output_refs())
     judge.answered(record, replay)
     judge.input_grads(record, replay, False)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.engine.compare import compare
+from alignment.engine.store import Ref, Store
 from alignment.engine.tape import Tape
 
 BITS = {"float32": 24, "float64": 53}
@@ -29,36 +30,81 @@ MARGIN = {
 }
 """By how much a tensor may exceed its floor."""
 
+# Of a tensor that loses its third bit to float32 nothing is left but rounding: it is zero in theory, as the gradient
+# of a bias in front of a normalisation by the batch's own statistics.
+VANISHING = 2.0**-3
+
+
+class RoundedRun(Store):
+    """What the reference's second run, in float32, puts here is measured against its first and not kept.
+
+    The same module on the same inputs records the same tensors in the same order: the nth array of one run is the nth
+    of the other, and ``errors[n]`` its relative error. A module that does otherwise in float32 falls out of step.
+    """
+
+    keeps = False
+
+    def __init__(self, exact: Store):
+        super().__init__()
+        self.errors: list[float] = []
+        self._exact = exact
+
+    def put(self, array: np.ndarray) -> Ref:
+        """Measure ``array`` and let it go."""
+        ref = Ref(len(self.refs), array.shape, array.dtype.str)
+        self.refs.append(ref)
+        known = ref.index < len(self._exact.refs)
+        relative = compare(self._exact.get(self._exact.refs[ref.index]), array).relative if known else 0.0
+        self.errors.append(relative if np.isfinite(relative) else 0.0)
+        return ref
+
+    @property
+    def in_step(self) -> bool:
+        """Whether both runs stored arrays of the same shapes in the same order, after the second has ended."""
+        return [ref.shape for ref in self.refs] == [ref.shape for ref in self._exact.refs]
+
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Relative error, by record and output, that rounding alone explains in ``dtype``."""
+    """Relative error that rounding alone explains in ``dtype``; ``errors`` are the reference's own in float32.
+
+    ``errors`` go by the index of the reference's stored tensor.
+    """
 
     dtype: str
-    floors: Mapping[tuple[str, int], tuple[float, ...]]
+    errors: Mapping[int, float]
 
-    def of(self, key: tuple[str, int], output: int) -> float:
-        """The floor of one output; at least the unit roundoff, where the reference happens to be exact."""
-        return max(self.floors[key][output], 2.0 ** -BITS[self.dtype])
+    def of(self, ref: Ref) -> float:
+        """The floor of one tensor; at least the unit roundoff, where the reference happens to be exact."""
+        scale = 2.0 ** (BITS["float32"] - BITS[self.dtype])
+        return max(self.errors.get(ref.index, 0.0) * scale, 2.0 ** -BITS[self.dtype])
 
-    def allowed(self, key: tuple[str, int], output: int) -> float:
+    def allowed(self, ref: Ref) -> float:
         """The largest relative error that is still taken for rounding."""
-        return MARGIN[self.dtype] * self.of(key, output)
+        return MARGIN[self.dtype] * self.of(ref)
+
+    def vanishes(self, ref: Ref) -> bool:
+        """Whether the tensor is nothing but rounding."""
+        return self.errors.get(ref.index, 0.0) > VANISHING
 
 
-def measure_floor(exact: Tape, rounded: Tape, dtype: str) -> NoiseFloor:
-    """The floor in ``dtype``, from the reference's runs in float64 (``exact``) and in float32 (``rounded``)."""
-    scale = 2.0 ** (BITS["float32"] - BITS[dtype])
-    runs = rounded.by_key()
-    floors = {
-        record.key: tuple(
-            _finite(compare(a, b).relative) * scale
-            for a, b in zip(exact.outputs(record), rounded.outputs(runs[record.key]))
-        )
-        for record in exact
-    }
-    return NoiseFloor(dtype, floors)
+def measure_errors(exact: Tape, rounded: Tape) -> dict[int, float]:
+    """The errors of a run that was kept, record by record; what only one of them has is granted nothing."""
+    errors: dict[int, float] = {}
+    others = rounded.by_key()
+    for record in exact:
+        other = others.get(record.key, record)
+        pairs = [*zip(record.output_refs(), other.output_refs())]
+        for slot, twin in zip([*record.output_grads, *record.input_grads], [*other.output_grads, *other.input_grads]):
+            pairs += [(slot.ref, twin.ref)] if slot and twin and slot.ref and twin.ref else []
+        for ref, twin in pairs if other is not record else ():
+            errors[ref.index] = _error(exact, ref, rounded, twin)
+    for name in exact.param_grads.keys() & rounded.param_grads.keys():
+        ref = exact.param_grads[name]
+        errors[ref.index] = _error(exact, ref, rounded, rounded.param_grads[name])
+    return errors
 
 
-def _finite(value: float) -> float:
-    return value if np.isfinite(value) else 0.0
+def _error(exact: Tape, ref: Ref, rounded: Tape, twin: Ref) -> float:
+    relative = compare(exact.get(ref), rounded.get(twin)).relative
+    return relative if np.isfinite(relative) else 0.0

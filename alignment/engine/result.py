@@ -10,6 +10,8 @@ from typing import Any
 from alignment.engine.spread import Spread
 
 ALIGNED, DIFFERS = "aligned", "differs"
+FORWARD, GRADIENT, PARAMETER = "forward", "gradient", "parameter gradient"
+"""The directions in which tensors are compared."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Row:
     allowed: float
     worst: tuple[int, ...] = ()
     note: str = ""
-    direction: str = "forward"
+    direction: str = FORWARD
 
     @property
     def aligned(self) -> bool:
@@ -101,6 +103,7 @@ class Result:
     """The outcome of one comparison, in the order of execution. Nothing compared is no success.
 
     ``facts`` are what the reader should know of the run (model, weights, inputs, type, versions), in order.
+    ``working`` is the same comparison at working precision, where it was asked for; it informs and judges nothing.
     """
 
     title: str
@@ -109,6 +112,7 @@ class Result:
     skipped: list[Skipped] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     culprits: list[Culprit] = field(default_factory=list)
+    working: Result | None = None
 
     @property
     def passed(self) -> bool:

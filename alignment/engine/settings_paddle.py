@@ -88,11 +88,22 @@ def _batch_norm(m: Any) -> tuple[str, dict[str, Any]]:
         epsilon=float(m._epsilon),
         momentum=1 - float(m._momentum),
         affine=m.weight is not None and m.bias is not None,
-        use_batch=m.training and not getattr(m, "_use_global_stats", False),
+        use_batch=_uses_batch(m),
     )
     if getattr(m, "_act", None):
         fields["activation"] = m._act
     return "batch_norm", fields
+
+
+def _uses_batch(m: Any) -> bool:
+    """Whether a normalisation uses the batch's statistics: ``use_global_stats`` decides where it is given.
+
+    The older ``nn.BatchNorm`` has False for not given.
+    """
+    chosen = m._use_global_stats
+    if isinstance(m, nn.BatchNorm) or chosen is None:
+        return m.training and not chosen
+    return not chosen
 
 
 def _layer_norm(m: Any) -> tuple[str, dict[str, Any]]:

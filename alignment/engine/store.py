@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from dataclasses import dataclass
 
 import numpy as np
 
+MEMORY = 256 * 2**20
+"""How many bytes the stores of one comparison keep in memory, unless told otherwise."""
+ALIGNMENT = 64  # bytes of a cache line
+
 
 @dataclass(frozen=True, eq=False)
 class Ref:
-    """A handle of one stored array; ``Store.get`` returns it."""
+    """A handle of one stored array, numbered in the order of storing; ``Store.get`` returns it."""
 
     index: int
     shape: tuple[int, ...]
@@ -23,31 +28,54 @@ class Ref:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
-class Store:
-    """Keeps arrays. ``max_memory`` bytes stay in memory, what comes later goes to the file."""
+class Budget:
+    """How many bytes several stores together may keep in memory, in a place of their own.
 
-    def __init__(self, max_memory: int = 256 * 2**20):
-        self._room = max_memory
+    What lives long between what is freed soon would keep the allocator from giving memory back.
+    """
+
+    def __init__(self, max_memory: int = MEMORY):
+        self._arena = mmap.mmap(-1, max(max_memory, 1))  # touched, and so taken, only as far as it is used
+        self._used = 0
+
+    def keep(self, array: np.ndarray) -> np.ndarray | None:
+        """A copy of ``array``, or ``None`` where there is no room."""
+        if self._used + array.nbytes > len(self._arena):
+            return None
+        kept = np.frombuffer(self._arena, array.dtype, array.size, self._used).reshape(array.shape)
+        np.copyto(kept, array)
+        self._used += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        return kept
+
+
+class Store:
+    """Keeps arrays: in memory while the ``budget`` lasts, what comes later in the file."""
+
+    keeps = True
+    """Whether ``get`` gives back what was put."""
+
+    def __init__(self, budget: Budget | None = None):
+        self.refs: list[Ref] = []
+        self._budget = budget or Budget()
         self._arrays: dict[int, np.ndarray] = {}
         self._offsets: dict[int, int] = {}
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the store
         self._end = 0
-        self._count = 0
 
-    def put(self, array: np.ndarray, shared: bool = False) -> Ref:
-        """Store ``array``; it is copied unless it goes to the file or the caller gives it away (``shared`` false)."""
-        ref = Ref(self._count, array.shape, array.dtype.str)
-        self._count += 1
-        if array.nbytes <= self._room:
-            self._room -= array.nbytes
-            self._arrays[ref.index] = array.copy() if shared else array
-        else:
-            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-            written = 0
-            while written < array.nbytes:
-                written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
-            self._offsets[ref.index] = self._end
-            self._end += array.nbytes
+    def put(self, array: np.ndarray) -> Ref:
+        """Store a copy of ``array``."""
+        ref = Ref(len(self.refs), array.shape, array.dtype.str)
+        self.refs.append(ref)
+        kept = self._budget.keep(array)
+        if kept is not None:
+            self._arrays[ref.index] = kept
+            return ref
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        written = 0
+        while written < array.nbytes:
+            written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
+        self._offsets[ref.index] = self._end
+        self._end += array.nbytes
         return ref
 
     def get(self, ref: Ref) -> np.ndarray:
@@ -59,8 +87,3 @@ class Store:
         while done < array.nbytes:
             done += os.preadv(self._file.fileno(), [view[done:]], self._offsets[ref.index] + done)
         return array
-
-    def close(self) -> None:
-        """Give everything back."""
-        self._arrays.clear()
-        self._file.close()

@@ -74,7 +74,7 @@ class Tape:
     """Records in the order in which the calls returned: children before their container.
 
     ``layers`` are the kinds of all layers by path, called or not. ``param_grads`` and ``buffers`` are by name, after
-    the run; ``loss`` where there was one.
+    the run.
     """
 
     layers: Mapping[str, str]
@@ -82,7 +82,6 @@ class Tape:
     records: list[Record] = field(default_factory=list)
     param_grads: dict[str, Ref] = field(default_factory=dict)
     buffers: dict[str, Ref] = field(default_factory=dict)
-    loss: float | None = None
     _calls: Counter[str] = field(default_factory=Counter, repr=False)
 
     def next_call(self, path: str) -> int:

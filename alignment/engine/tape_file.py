@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from alignment.engine.store import Ref, Store
+from alignment.engine.store import Budget, Ref, Store
 from alignment.engine.tape import Key, Record, Slot, Tape
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, INDEX = "tensors.safetensors", "tape.json"
 
 
@@ -25,8 +26,13 @@ class TapeError(ValueError):
     """A folder that holds no readable tape; the message says what is wrong and what to do."""
 
 
-def save_tape(tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str]) -> None:
-    """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed."""
+def save_tape(
+    tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str], errors: Sequence[float] | None = None
+) -> None:  # fmt: skip
+    """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed.
+
+    ``errors`` are the relative errors of a run in float32, by the index of the stored tensor.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
@@ -61,12 +67,17 @@ def save_tape(tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str])
         "param_grads": {key: name(ref) for key, ref in tape.param_grads.items()},
         "buffers": {key: name(ref) for key, ref in tape.buffers.items()},
     }
+    if errors is not None:
+        content["float32_errors"] = {key: errors[int(key[1:])] for key in arrays}
     save_file(arrays, target / TENSORS)
     (target / INDEX).write_text(json.dumps(content), encoding="utf-8")
 
 
-def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str]]:
-    """The tape in ``folder`` and its facts. Raises ``TapeError`` where there is none, or it is damaged."""
+def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dict[int, float] | None]:
+    """The tape in ``folder``, its facts, and the errors in float32 by the index of the stored tensor, if it has any.
+
+    Raises ``TapeError`` where there is no tape, or it is damaged.
+    """
     source = Path(folder)
     try:
         content = json.loads((source / INDEX).read_text(encoding="utf-8"))
@@ -77,12 +88,13 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str]]:
         raise TapeError(f"{source} holds a damaged tape: {error}; record it again") from error
     if content.get("format") != FORMAT:
         raise TapeError(f"{source} has format {content.get('format')!r}; this version reads {FORMAT}")
-    tape = Tape(content["layers"], Store(max_memory=sum(a.nbytes for a in arrays.values())))
+    tape = Tape(content["layers"], Store(Budget(sum(a.nbytes for a in arrays.values()))))
     refs = {key: tape.store.put(array) for key, array in arrays.items()}
     tape.records = [_record(entry, refs) for entry in content["records"]]
     tape.param_grads = {key: refs[name] for key, name in content["param_grads"].items()}
     tape.buffers = {key: refs[name] for key, name in content["buffers"].items()}
-    return tape, content["facts"]
+    errors = content.get("float32_errors")
+    return tape, content["facts"], errors and {refs[key].index: value for key, value in errors.items()}
 
 
 def _record(entry: dict[str, Any], refs: dict[str, Ref]) -> Record:

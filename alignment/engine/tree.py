@@ -28,3 +28,10 @@ def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], A
         items = [mapped(item, is_leaf, change) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a model: from one array, a sequence of them, or a mapping by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (list, tuple)) else ((inputs,), {})

@@ -27,21 +27,32 @@ from alignment.engine.backward import compare_gradients
 from alignment.engine.causes import Causes
 from alignment.engine.causes_torch import alternatives
 from alignment.engine.forward import compare_tapes
-from alignment.engine.isolate import FORWARD_LIMIT, Finding, isolate_layers
+from alignment.engine.isolate import Finding, isolate_layers, seen_alone
 from alignment.engine.locate import locate
 from alignment.engine.match import Matching, Side, match
-from alignment.engine.noise import NoiseFloor
+from alignment.engine.noise import FORWARD_LIMIT, NoiseFloor
 from alignment.engine.replay_paddle import replay_container, replay_leaf
 from alignment.engine.result import Result, Skipped
 from alignment.engine.settings import AFFINE, Settings
 from alignment.engine.store import MEMORY, Budget
 from alignment.engine.tape import Record, Tape, is_ref
 from alignment.engine.tree import mapped
-from alignment.runs import LOSS, Loss, Reference, Start, run_port, run_reference, start_of
+from alignment.runs import (
+    LOSS,
+    Loss,
+    Reference,
+    Start,
+    give_back_memory,
+    run_port,
+    run_reference,
+    start_of,
+    threads_as_torch,
+)
 from convert.pairing import Layer, pair_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
+SEEN = "not run again: in the chain each took and returned the reference's own values, to the limit of a layer alone"
 
 
 def align(
@@ -83,7 +94,7 @@ def align(
     _refuse_unknown_words(mode, dtype)
     start = start_of(loss, labels, seed) if backward else None
     runs, budget = reference or Reference(), Budget(max_memory)
-    with borrow(torch_module, paddle_layer, mode) as models:
+    with borrow(torch_module, paddle_layer, mode) as models, threads_as_torch():
         if start is not None and start.torch_loss is not None:
             models.add(LOSS, start.torch_loss, start.paddle_loss)
         initial = {path: torch_tensors(layer) for path, layer in models.reference.items()}
@@ -92,20 +103,24 @@ def align(
             runs.tape, runs.errors = ran.tape, ran.errors
         progress("Paddle in float64")
         result, port, matching = _chained_run(models, runs, inputs, start, "float64", budget, key_map)
-        findings: list[Finding] = []
-        after = left_in_chain(models, port, matching, result)
-        if isolate:
-            progress("every layer alone, on the reference's inputs")
-            findings, after = _isolated(models, runs, port, matching, start is not None)
-        weights = [*weight_faults(models, matching, initial)]
+        settings, weights = setting_faults(models, matching), [*weight_faults(models, matching, initial)]
         known = {(fault.layer, fault.name) for fault in weights}
+        states = [*state_faults(models, runs.tape, left_in_chain(models, port, matching, result), known, initial)]
+        findings: list[Finding] = []
+        if isolate and not (settings or weights or states) and seen_alone(result.rows):
+            result.facts["every layer alone"] = SEEN
+        elif isolate:
+            progress("every layer alone, on the reference's inputs")
+            give_back_memory()
+            findings, after = _isolated(models, runs, port, matching, start is not None)
+            states = [*state_faults(models, runs.tape, after, known, initial)]
         result.culprits = locate(
             [record.path for record in runs.tape],
             matching.twins,
-            setting_faults(models, matching),
+            settings,
             weights,
             findings,
-            [*state_faults(models, runs.tape, after, known, initial)],
+            states,
             Causes(runs.tape, models.reference_settings, initial, alternatives).explain,
         )
         if dtype == "float32":
@@ -127,7 +142,7 @@ def _chained_run(
 ) -> tuple[Result, Tape, Matching]:  # fmt: skip
     """The whole port in ``dtype``, compared layer by layer with the reference in float64."""
     errors: list[Exception] = []
-    port = run_port(models, inputs, start, dtype, budget, errors.append)
+    port = run_port(models, inputs, start, dtype, budget, runs.tape, errors.append)
     matching = _match(models, runs.tape, port, key_map)
     result = _compared(models, runs.tape, port, runs.floor(dtype), matching, start is not None)
     for error in errors:

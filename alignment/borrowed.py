@@ -131,7 +131,9 @@ def _paddle_restored(layer: paddle.nn.Layer) -> Iterator[None]:
     types = {value.dtype for value in state.values() if value.is_floating_point()}
     if len(types) > 1:
         raise ValueError(f"the Paddle model has weights of several types: {', '.join(sorted(map(str, types)))}")
-    kept = {name: value.numpy().copy() for name, value in state.items()}
+    # parameters come back from float64 as they were; buffers change, and float64 itself may have been narrowed
+    narrowed = paddle.float64 in types
+    kept = {name: value.numpy().copy() for name, value in state.items() if value.stop_gradient or narrowed}
     try:
         yield
     finally:
@@ -140,7 +142,8 @@ def _paddle_restored(layer: paddle.nn.Layer) -> Iterator[None]:
         if types:
             layer.to(dtype=types.pop())
         for name, value in layer.state_dict().items():
-            value.set_value(kept[name])
+            if name in kept:
+                value.set_value(kept[name])
         layer.clear_gradients()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import ctypes
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import paddle
 import torch
 import torch.nn.functional
+from threadpoolctl import threadpool_limits
 
 from alignment.borrowed import Borrowed, state_restored, torch_in
 from alignment.engine import capture_paddle, capture_torch
+from alignment.engine.echo import EchoStore
 from alignment.engine.noise import NoiseFloor, RoundedRun, measure_errors
 from alignment.engine.store import Budget, Store
 from alignment.engine.tape import Tape
@@ -106,6 +109,20 @@ def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> St
     return Start(seed, given, _TorchLoss(for_torch), _PaddleLoss(for_paddle))
 
 
+@contextmanager
+def threads_as_torch() -> Iterator[None]:
+    """Within it Paddle computes with as many threads as torch; by itself it takes one."""
+    with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
+        yield
+
+
+def give_back_memory() -> None:
+    """What an earlier phase freed goes back to the system; glibc keeps it otherwise, and peaks add up."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def run_reference(
     models: Borrowed, inputs: Any, start: Start | None, budget: Budget, progress: Callable[[str], None]
 ) -> Reference:  # fmt: skip
@@ -131,14 +148,25 @@ def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.
 
 
 def run_port(
-    models: Borrowed, inputs: Any, start: Start | None, dtype: str, budget: Budget, failed: Callable[[Exception], None]
+    models: Borrowed, inputs: Any, start: Start | None, dtype: str, budget: Budget, guide: Tape,
+    failed: Callable[[Exception], None],
 ) -> Tape:  # fmt: skip
-    """Run Paddle in ``dtype``, in which the model then stays; its buffers are put back."""
+    """Run Paddle in ``dtype``, in which the model then stays; its buffers are put back.
+
+    Of what the reference's tape, the ``guide``, holds already only the difference is kept.
+    """
     loss = start.paddle_loss if start else None
+    give_back_memory()
     models.paddle_layer.to(dtype=dtype)
     with state_restored(models.paddle_layer):
         return capture_paddle.capture(
-            models.paddle_layer, inputs, Store(budget), start and start.in_paddle, failed, _named(loss)
+            models.paddle_layer,
+            inputs,
+            EchoStore(guide.store, budget),
+            start and start.in_paddle,
+            failed,
+            _named(loss),
+            guide,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from alignment.engine.compare import compare
-from alignment.engine.layout import laid_out
+from alignment.engine.echo import difference
 from alignment.engine.noise import NoiseFloor
 from alignment.engine.result import GRADIENT, PARAMETER, Row
 from alignment.engine.rows import measured
@@ -53,9 +53,11 @@ def _row(
     reference: Tape, expected: Ref, port: Tape, actual: Slot | None, floor: NoiseFloor,
     record: Record, twin: str, depth: int, direction: str,
 ) -> Row:  # fmt: skip
-    array = reference.get(expected)
     arrived = actual is not None and actual.ref is not None
-    found = compare(array, laid_out(port.get(actual.ref), array.shape) if arrived else np.zeros_like(array))
+    if arrived:
+        found, note = difference(reference, expected, port, actual.ref), ""
+    else:
+        array = reference.get(expected)
+        found, note = compare(array, np.zeros_like(array)), "no gradient arrived" if np.any(array) else ""
     limits = floor.of(expected), max(floor.allowed(expected), CONSTANTS)
-    note = "" if arrived or not np.any(array) else "no gradient arrived"
-    return measured(record, twin, depth, found, array.shape, limits, direction, note)
+    return measured(record, twin, depth, found, expected.shape, limits, direction, note)

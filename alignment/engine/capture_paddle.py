@@ -6,14 +6,15 @@ Paddle has no hook on a layer's backward pass; hooks on the tensors that layers 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat, zip_longest
 from typing import Any
 
 import numpy as np
 import paddle
 
 from alignment.engine.store import Ref, Store
-from alignment.engine.tape import ROOT, Record, Slot, Tape
+from alignment.engine.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.tree import as_call, leaves, mapped
 
 LATEST = 8
@@ -27,13 +28,15 @@ def capture(
     backward: Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]] | None = None,
     failed: Callable[[Exception], None] | None = None,
     beside: Mapping[str, paddle.nn.Layer] | None = None,
+    guide: Tape | None = None,
 ) -> Tape:
     """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
 
     ``inputs``, ``backward`` and ``beside`` as in ``capture_torch``; the records hold no gradients of inputs. An
     exception in the layer goes to ``failed``, where there is one, and the tape holds what had returned by then.
+    ``guide`` is the reference's tape: the store learns which of its tensors, by path and call, might be the same.
     """
-    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {})
+    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {}, guide)
     handles = recorder.attach()
     try:
         with paddle.set_grad_enabled(backward is not None):
@@ -87,12 +90,15 @@ class _Recorder:
     """The hooks of one run and what they share."""
 
     def __init__(
-        self, layer: paddle.nn.Layer, store: Store, differentiate: bool, beside: Mapping[str, paddle.nn.Layer]
-    ):
+        self, layer: paddle.nn.Layer, store: Store, differentiate: bool, beside: Mapping[str, paddle.nn.Layer],
+        guide: Tape | None,
+    ):  # fmt: skip
         self.layer = layer
         self.names = {**dict(layer.named_sublayers(include_self=True)), **beside}
         self.tape = Tape({path or ROOT: type(sub).__name__ for path, sub in self.names.items()}, store)
         self.differentiate = differentiate
+        self._guide = guide.by_key() if guide else {}
+        self._guide_grads = guide.param_grads if guide else {}
         self._open: list[Record] = []
         # the latest tensors: a container mostly returns what its last layer returned, and one copy serves both
         self._latest: deque[tuple[paddle.Tensor, int, Ref, Slot | None]] = deque(maxlen=LATEST)
@@ -115,7 +121,9 @@ class _Recorder:
                 grad = parameter.grad.numpy()
                 # as torch lays it out
                 turned = isinstance(owner, paddle.nn.Linear) and name.endswith("weight")
-                self.tape.param_grads[name] = self.tape.store.put(grad.T if turned else grad)
+                self.tape.param_grads[name] = self.tape.store.put(
+                    grad.T if turned else grad, self._guide_grads.get(name)
+                )
 
     def keep_buffers(self) -> None:
         for name, value in state_tensors(self.layer).items():
@@ -131,25 +139,33 @@ class _Recorder:
 
     def _after(self, sub: paddle.nn.Layer, args: Any, output: Any) -> None:
         record = self._open.pop()
-        kept = [self._keep(tensor) for tensor in leaves(output, is_tensor)]
+        tensors = [*leaves(output, is_tensor)]
+        kept = [self._keep(tensor, *like) for tensor, like in zip(tensors, self._likes(record.key))]
         refs = iter([ref for ref, _ in kept])
         record.outputs = mapped(output, is_tensor, lambda _: next(refs))
         record.output_grads = [slot for _, slot in kept]
         self.tape.records.append(record)
 
-    def _keep(self, tensor: paddle.Tensor) -> tuple[Ref, Slot | None]:
+    def _likes(self, key: Key) -> Iterator[tuple[Ref | None, Slot | None]]:
+        """For each output of a call what the guide's call of that name returned, and where its gradient is."""
+        twin = self._guide.get(key)
+        if twin is not None:
+            yield from zip_longest(twin.output_refs(), twin.output_grads)
+        yield from repeat((None, None))
+
+    def _keep(self, tensor: paddle.Tensor, like: Ref | None, like_grad: Slot | None) -> tuple[Ref, Slot | None]:
         for known, version, ref, slot in self._latest:
             if known is tensor and version == tensor.inplace_version:
                 return ref, slot
-        ref, slot = self.tape.store.put(tensor.numpy()), None
+        ref, slot = self.tape.store.put(tensor.numpy(), like), None
         if self.differentiate and not tensor.stop_gradient:
             slot = Slot()
-            tensor.register_hook(self._filler(slot))
+            tensor.register_hook(self._filler(slot, like_grad))
         self._latest.append((tensor, tensor.inplace_version, ref, slot))
         return ref, slot
 
-    def _filler(self, slot: Slot) -> Callable[[paddle.Tensor], None]:
+    def _filler(self, slot: Slot, like: Slot | None) -> Callable[[paddle.Tensor], None]:
         def fill(grad: paddle.Tensor) -> None:
-            slot.ref = self.tape.store.put(grad.numpy())
+            slot.ref = self.tape.store.put(grad.numpy(), like and like.ref)
 
         return fill

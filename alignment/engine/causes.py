@@ -12,7 +12,8 @@ import numpy as np
 
 from alignment.engine.compare import compare
 from alignment.engine.hypotheses import BACKWARD, FORWARD, Case, explain, narrowed, partly, permuted, scaled
-from alignment.engine.isolate import BACKWARD_LIMIT, FORWARD_LIMIT, Finding
+from alignment.engine.isolate import Finding
+from alignment.engine.noise import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.settings import Settings
 from alignment.engine.tape import Record, Slot, Tape
 

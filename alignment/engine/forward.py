@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from alignment.engine.compare import compare
-from alignment.engine.layout import laid_out
+from alignment.engine.echo import difference
 from alignment.engine.match import numbered
 from alignment.engine.noise import NoiseFloor
 from alignment.engine.result import Result, Row, Skipped
@@ -81,9 +80,7 @@ def _compare_outputs(
         yield unmeasured(record, twin.path, depth, note)
         return
     for expected, actual in zip(outputs, twin_outputs):
-        array = port.get(actual)
         # what the model itself returns has one shape; between layers a flattened tensor is the same tensor
-        array = array if record.path == ROOT else laid_out(array, expected.shape)
-        found = compare(reference.get(expected), array)
+        found = difference(reference, expected, port, actual, strict=record.path == ROOT)
         limits = floor.of(expected), floor.allowed(expected)
         yield measured(record, twin.path, depth, found, expected.shape, limits, note=found.mismatch)

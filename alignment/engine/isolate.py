@@ -13,16 +13,13 @@ import numpy as np
 
 from alignment.engine.compare import Difference, compare
 from alignment.engine.layout import laid_out
-from alignment.engine.noise import NoiseFloor
+from alignment.engine.noise import BACKWARD_LIMIT, BITS, FORWARD_LIMIT, VANISHING, NoiseFloor
+from alignment.engine.result import FORWARD, GRADIENT, PARAMETER, Row
 from alignment.engine.store import Ref
 from alignment.engine.tape import ROOT, Key, Record, Slot, Tape
 
-# What a layer alone may differ by in float64, over the largest magnitude. Isolated layers do not inherit anything, so
-# the floor is that of one sum: 2**-53 times the root of its length (2**18 terms at most in practice), a few times.
-FORWARD_LIMIT = 2.0**-53 * 2**9 * 8
-# Paddle's kernels keep some constants of their backward pass in float32 also in float64 (1/49 of an average pool,
-# 2e-8 relative, measured); a real mistake changes a gradient by far more.
-BACKWARD_LIMIT = 2.0**-23
+# a floor in float64 above which nothing of a tensor but rounding is there to agree
+VANISHED = VANISHING * 2.0 ** (BITS["float32"] - BITS["float64"])
 
 
 @dataclass(frozen=True)
@@ -168,6 +165,19 @@ class Judge:
             record.call, inner_call,
         )  # fmt: skip
         self.measured.findings.append(finding)
+
+
+def seen_alone(rows: Sequence[Row]) -> bool:
+    """Whether the chained run has shown already what every layer does on the reference's own inputs.
+
+    It has where every output and every gradient of it is the reference's to the limit that holds for a layer alone:
+    then each layer was fed the reference's values and answered with them. One that is not, anywhere, leaves others
+    unseen.
+    """
+    limits = {FORWARD: FORWARD_LIMIT, GRADIENT: BACKWARD_LIMIT, PARAMETER: BACKWARD_LIMIT}
+    return bool(rows) and all(
+        row.aligned and (row.relative <= limits[row.direction] or row.floor > VANISHED) for row in rows
+    )
 
 
 LeafReplay = Callable[[str, Record, Sequence[Slot | None]], Any]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.engine.isolate import BACKWARD_LIMIT, FORWARD_LIMIT, Finding
+from alignment.engine.isolate import Finding
 from alignment.engine.layout import laid_out
+from alignment.engine.noise import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, WIRING, Culprit
 from alignment.engine.spread import Spread, spread
 

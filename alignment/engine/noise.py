@@ -30,6 +30,13 @@ MARGIN = {
 }
 """By how much a tensor may exceed its floor."""
 
+# What a layer alone may differ by in float64, over the largest magnitude. Isolated layers do not inherit anything, so
+# the floor is that of one sum: 2**-53 times the root of its length (2**18 terms at most in practice), a few times.
+FORWARD_LIMIT = 2.0**-53 * 2**9 * 8
+# Paddle's kernels keep some constants of their backward pass in float32 also in float64 (1/49 of an average pool,
+# 2e-8 relative, measured); a real mistake changes a gradient by far more.
+BACKWARD_LIMIT = 2.0**-23
+
 # Of a tensor that loses its third bit to float32 nothing is left but rounding: it is zero in theory, as the gradient
 # of a bias in front of a normalisation by the batch's own statistics.
 VANISHING = 2.0**-3
@@ -49,7 +56,7 @@ class RoundedRun(Store):
         self.errors: list[float] = []
         self._exact = exact
 
-    def put(self, array: np.ndarray) -> Ref:
+    def put(self, array: np.ndarray, like: Ref | None = None) -> Ref:
         """Measure ``array`` and let it go."""
         ref = Ref(len(self.refs), array.shape, array.dtype.str)
         self.refs.append(ref)

@@ -18,8 +18,8 @@ import paddle
 
 from alignment.engine.capture_paddle import is_tensor
 from alignment.engine.compare import compare
-from alignment.engine.isolate import FORWARD_LIMIT
 from alignment.engine.layout import laid_out
+from alignment.engine.noise import FORWARD_LIMIT
 from alignment.engine.tape import Key, Record, Slot, Tape, is_ref
 from alignment.engine.tree import leaves, mapped
 

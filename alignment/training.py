@@ -20,7 +20,7 @@ from alignment.engine.growth import Judge, Spread, first_leak, larger, measure_s
 from alignment.engine.noise import BITS
 from alignment.engine.result import Result, Skipped
 from alignment.engine.settings import Settings
-from alignment.engine.store import Store
+from alignment.engine.store import Budget, Store
 from alignment.engine.training import Run, Step
 from alignment.engine.training_causes import Evidence, find_culprits, find_suspects
 from alignment.engine.training_rows import compare_steps, left_out
@@ -155,13 +155,13 @@ class _TorchRuns:
         """What the floor is measured with: rounded at each step, or for a port in float32 in float32 as a whole."""
         with torch_in(self.module, getattr(torch, dtype)):
             training = self._training(rounded=dtype == "float64")
-            yield from training.run(batches, lambda: Store(self.max_memory))
+            yield from training.run(batches, lambda: Store(Budget(self.max_memory)))
 
     def replayed(self, port: Run, dtype: str) -> Iterator[Step]:
         """The optimizer alone, on the port's gradients and learning rates, in the port's type."""
         with torch_in(self.module, getattr(torch, dtype)):
             training = self._training(rounded=False, alone=True)
-            yield from training.replay(port.steps, lambda: Store(self.max_memory))
+            yield from training.replay(port.steps, lambda: Store(Budget(self.max_memory)))
 
     def _training(self, rounded: bool, alone: bool = False) -> steps_torch.Training:
         recipe = steps_torch.Recipe(self.recipe.loss, self.recipe.optimizer) if alone else self.recipe
@@ -175,7 +175,7 @@ class _TorchRuns:
 def _recorded(
     training: steps_torch.Training | steps_paddle.Training, batches: Sequence[steps_torch.Batch], max_memory: int
 ) -> Run:
-    store = Store(max_memory)
+    store = Store(Budget(max_memory))
     steps = [*training.run(batches, lambda: store)]
     return Run(steps, training.given(), training.frozen(), [np.asarray(labels) for _, labels in batches])
 

@@ -49,8 +49,12 @@ class Borrowed:
 
 
 @contextmanager
-def borrow(torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str) -> Iterator[Borrowed]:
+def borrow(
+    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str, trained: bool = False
+) -> Iterator[Borrowed]:
     """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
+
+    ``trained`` says that the parameters of the Paddle model will change, too.
 
     A model whose layers are all in one mode is put into ``mode``. One whose layers are in several keeps them: that is
     either meant (a frozen BatchNorm) or the fault to be found. Dropout is read, then switched off.
@@ -60,7 +64,7 @@ def borrow(torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: s
     with ExitStack() as stack:
         stack.enter_context(_random_states_restored())
         stack.enter_context(_torch_restored(torch_module))
-        stack.enter_context(_paddle_restored(paddle_layer))
+        stack.enter_context(_paddle_restored(paddle_layer, trained))
         reference = {path or ROOT: layer for path, layer in torch_module.named_modules()}
         port = {path or ROOT: layer for path, layer in paddle_layer.named_sublayers(include_self=True)}
         notes = {}
@@ -124,7 +128,7 @@ def _torch_restored(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _paddle_restored(layer: paddle.nn.Layer) -> Iterator[None]:
+def _paddle_restored(layer: paddle.nn.Layer, trained: bool) -> Iterator[None]:
     layers = layer.sublayers(include_self=True)
     modes = [sub.training for sub in layers]
     state = layer.state_dict()
@@ -133,7 +137,7 @@ def _paddle_restored(layer: paddle.nn.Layer) -> Iterator[None]:
         raise ValueError(f"the Paddle model has weights of several types: {', '.join(sorted(map(str, types)))}")
     # parameters come back from float64 as they were; buffers change, and float64 itself may have been narrowed
     narrowed = paddle.float64 in types
-    kept = {name: value.numpy().copy() for name, value in state.items() if value.stop_gradient or narrowed}
+    kept = {name: value.numpy().copy() for name, value in state.items() if value.stop_gradient or narrowed or trained}
     try:
         yield
     finally:

@@ -76,7 +76,7 @@ def align_training(
     batches = [([inputs] if isinstance(inputs, np.ndarray) else [*inputs], labels) for inputs, labels in batches]
     ours, theirs = _recipes(loss, optimizer, scheduler, ema, grad_clip)
     with ExitStack() as stack:
-        models = stack.enter_context(borrow(torch_module, paddle_layer, mode))
+        models = stack.enter_context(borrow(torch_module, paddle_layer, mode, trained=True))
         stack.enter_context(steps_paddle.optimizer_attributes_restored(paddle_layer))
         twins = _twins(models, key_map)
         layers = {path: twin for path, twin in twins.items() if path in models.reference}

@@ -42,7 +42,6 @@ from alignment.runs import (
     Loss,
     Reference,
     Start,
-    add_shares,
     give_back_memory,
     run_port,
     run_reference,
@@ -113,8 +112,6 @@ def align(
         elif isolate:
             progress("every layer alone, on the reference's inputs")
             give_back_memory()
-            if start is not None and not runs.shares:
-                add_shares(models, inputs, start, runs)
             findings, after = _isolated(models, runs, port, matching, start is not None)
             states = [*state_faults(models, runs.tape, after, known, initial)]
         result.culprits = locate(

@@ -148,7 +148,7 @@ def _paddle_restored(layer: paddle.nn.Layer, trained: bool) -> Iterator[None]:
         for name, value in layer.state_dict().items():
             if name in kept:
                 value.set_value(kept[name])
-        layer.clear_gradients()
+        layer.clear_gradients(set_to_zero=False)
 
 
 def torch_tensors(module: torch.nn.Module) -> dict[str, np.ndarray]:

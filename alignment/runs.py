@@ -18,7 +18,7 @@ from alignment.borrowed import Borrowed, state_restored, torch_in
 from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.echo import EchoStore
 from alignment.engine.noise import NoiseFloor, RoundedRun, measure_errors
-from alignment.engine.store import Budget, Discard, Store
+from alignment.engine.store import Budget, Store
 from alignment.engine.tape import Tape
 from alignment.engine.tree import leaves, mapped
 
@@ -45,13 +45,11 @@ LOSSES: Mapping[str, tuple[Loss, Loss]] = {
 class Reference:
     """The reference's run, and its errors in float32 by the index of the tensor.
 
-    Kept so that several ports can be compared with it. ``shares`` tells whether the tape has each call's share of the
-    gradients of its inputs.
+    Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
     """
 
     tape: Tape | None = None
-    shares: bool = False
     errors: dict[int, float] = field(default_factory=dict)
 
     def floor(self, dtype: str) -> NoiseFloor:
@@ -135,36 +133,18 @@ def run_reference(
     rounded = RoundedRun(tape.store)
     _torch_run(models, inputs, start, torch.float32, rounded)
     if rounded.in_step:
-        return Reference(tape, errors=dict(enumerate(rounded.errors)))
+        return Reference(tape, dict(enumerate(rounded.errors)))
     kept = _torch_run(models, inputs, start, torch.float32, Store(budget))
-    return Reference(tape, errors=measure_errors(tape, kept))
+    return Reference(tape, measure_errors(tape, kept))
 
 
-def add_shares(models: Borrowed, inputs: Any, start: Start, runs: Reference) -> None:
-    """Run torch in float64 again for what layers alone are compared with: each call's share of gradients.
-
-    An input that several layers use has the sum of their shares as its gradient, and so has the output of a layer
-    that returns its input as it came.
-    """
-    again = _torch_run(models, inputs, start, torch.float64, Discard(), runs.tape.store).by_key()
-    for record in runs.tape:
-        twin = again[record.key]
-        for known, share in zip(record.output_grads, twin.output_grads):
-            if known and share and known.ref and share.ref:
-                runs.errors[share.ref.index] = runs.errors.get(known.ref.index, 0.0)
-        record.input_grads, record.output_grads = twin.input_grads, twin.output_grads
-    runs.shares = True
-
-
-def _torch_run(
-    models: Borrowed, inputs: Any, start: Start | None, dtype: torch.dtype, store: Store, shares: Store | None = None
-) -> Tape:  # fmt: skip
+def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.dtype, store: Store) -> Tape:
     loss = start.torch_loss if start else None
     with ExitStack() as stack:
         for module in (models.torch_module, loss and loss.function):
             if isinstance(module, torch.nn.Module):
                 stack.enter_context(torch_in(module, dtype))
-        return capture_torch.capture(models.torch_module, inputs, store, start and start.in_torch, _named(loss), shares)
+        return capture_torch.capture(models.torch_module, inputs, store, start and start.in_torch, _named(loss))
 
 
 def run_port(

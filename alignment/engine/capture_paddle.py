@@ -43,7 +43,7 @@ def capture(
             args, kwargs = mapped(as_call(inputs), _is_array, lambda a: to_tensor(a, layer, backward is not None))
             output = layer(*args, **kwargs)
         if backward is not None:
-            layer.clear_gradients()
+            layer.clear_gradients(set_to_zero=False)
             roots, grads = backward(output)
             paddle.autograd.backward(roots, grads)
             recorder.keep_param_grads()
@@ -57,7 +57,7 @@ def capture(
             handle.remove()
         recorder.forget()
         if backward is not None:
-            layer.clear_gradients()
+            layer.clear_gradients(set_to_zero=False)
     return recorder.tape
 
 

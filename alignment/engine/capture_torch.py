@@ -1,9 +1,8 @@
 """Run a torch module and record every layer, forward and backward. torch only.
 
 Outputs are copied inside the hook: models overwrite them in place later (timm's DLA does, by ``ReLU(inplace=True)``
-and ``out += shortcut``). Where shares are asked for, each layer gets aliases of its inputs, so that the gradient which
-reaches an alias is this layer's share alone; ``register_full_backward_hook`` would tell the same and raises before an
-in-place operation.
+and ``out += shortcut``). Each layer gets aliases of its inputs, so that the gradient which reaches an alias is this
+layer's share alone; ``register_full_backward_hook`` would tell the same and raises before an in-place operation.
 """
 
 from __future__ import annotations
@@ -34,17 +33,15 @@ def capture(
     store: Store | None = None,
     backward: Callable[[Any], tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None,
     beside: Mapping[str, torch.nn.Module] | None = None,
-    shares: Store | None = None,
 ) -> Tape:
     """The tape of ``module(*inputs)``, in the mode and type that the module is in; hooks are removed again.
 
     ``inputs`` are one array, a sequence of them, or a mapping by the names of arguments; floating-point ones are cast
     to the type of the module's parameters. ``backward`` turns the output into the tensors from which gradients start
     and those gradients; without it nothing is differentiated. Modules ``beside`` the model, by path, are recorded
-    where ``backward`` calls them. With ``shares`` each call's share of the gradients of its inputs is recorded, too,
-    and all gradients of activations go there. Gradients of the parameters are cleared before and after.
+    where ``backward`` calls them. Gradients of the parameters are cleared before and after.
     """
-    recorder = _Recorder(module, store or Store(), backward is not None, beside or {}, shares)
+    recorder = _Recorder(module, store or Store(), backward is not None, beside or {})
     handles = recorder.attach()
     try:
         with torch.set_grad_enabled(backward is not None), recorder.graph_in_store():
@@ -116,14 +113,12 @@ class _Recorder:
     """The hooks of one run and what they share."""
 
     def __init__(
-        self, module: torch.nn.Module, store: Store, differentiate: bool, beside: Mapping[str, torch.nn.Module],
-        shares: Store | None,
-    ):  # fmt: skip
+        self, module: torch.nn.Module, store: Store, differentiate: bool, beside: Mapping[str, torch.nn.Module]
+    ):
         self.module = module
         self.names = {**dict(module.named_modules()), **beside}
         self.tape = Tape({path or ROOT: type(layer).__name__ for path, layer in self.names.items()}, store)
         self.differentiate = differentiate
-        self.shares = shares
         self._open: list[_Call] = []
         self._refs = WeakTensorKeyDictionary()  # tensor -> (version, Ref): one copy of what many layers see
         self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
@@ -171,7 +166,7 @@ class _Recorder:
             record.args, record.kwargs = mapped((args, kwargs), _is_tensor, self._keep)
             call = _Call(record)
             self._open.append(call)
-            if not self.differentiate or self.shares is None:
+            if not self.differentiate:
                 return None
             return self._alias(call, args), self._alias(call, kwargs)
 
@@ -249,10 +244,8 @@ class _Recorder:
         return known[1]
 
     def _filler(self, slot: Slot) -> Callable[[torch.Tensor], None]:
-        store = self.tape.store if self.shares is None else self.shares
-
         def fill(grad: torch.Tensor) -> None:
-            slot.ref = self._latest_grads.keep(grad, store)
+            slot.ref = self._latest_grads.keep(grad, self.tape.store)
 
         return fill
 

@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alignment.command import Progress, add_inputs, chosen_inputs, chosen_weights, parser, run
+from alignment.command import Progress, add_inputs, add_weights, chosen_inputs, chosen_weights, parser, run
 from alignment.engine.result import Result
 
 
@@ -32,6 +32,7 @@ def check_backward(args: argparse.Namespace, model: str, progress: Progress) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check_backward", __doc__.split("\n")[0])
+    add_weights(usage)
     add_inputs(usage)
     usage.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
     return run(usage, argv, check_backward)

@@ -19,7 +19,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alignment.command import Progress, add_inputs, chosen_inputs, chosen_weights, parser, run
+from alignment.command import Progress, add_inputs, add_weights, chosen_inputs, chosen_weights, parser, run
 from alignment.engine.result import Result
 
 
@@ -34,6 +34,7 @@ def check_forward(args: argparse.Namespace, model: str, progress: Progress) -> R
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check_forward", __doc__.split("\n")[0])
+    add_weights(usage)
     add_inputs(usage)
     usage.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the Paddle model")
     return run(usage, argv, check_forward)

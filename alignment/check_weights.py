@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignment.command import Progress, chosen_source, parser, run
+from alignment.command import Progress, add_weights, chosen_source, parser, run
 from alignment.engine.compare import compare
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
 from convert.conversion import convert_source
@@ -67,6 +67,7 @@ def _row(name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check_weights", __doc__.split("\n")[0])
+    add_weights(usage)
     arguments = usage.parse_args(argv)
     if not arguments.converted:
         usage.error("--converted names the file to check")

@@ -24,17 +24,21 @@ Check = Callable[[argparse.Namespace, str, Progress], Result]
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The arguments of every check of one model: weights and reports."""
+    """The arguments of every check of one model: which, and reports."""
     result = argparse.ArgumentParser(prog=name, description=description)
     result.add_argument("--model", required=True, help="timm's name, or 'all'")
-    result.add_argument("--checkpoint", help="timm checkpoint; default: timm's initialisation, seeded")
-    result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
-    result.add_argument("--converted", help="load this converted file into Paddle instead of converting in memory")
-    result.add_argument("--seed", type=int, default=0, help="of random inputs and of seeded weights (default 0)")
+    result.add_argument("--seed", type=int, default=0, help="of everything that is random (default 0)")
     result.add_argument("--json", metavar="FILE", help="write everything that was measured")
     result.add_argument("--html", metavar="FILE", help="write a page with a picture")
     result.add_argument("--full", action="store_true", help="print every row of the table")
     return result
+
+
+def add_weights(to: argparse.ArgumentParser) -> None:
+    """The arguments that say which weights the models get."""
+    to.add_argument("--checkpoint", help="timm checkpoint; default: timm's initialisation, seeded")
+    to.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
+    to.add_argument("--converted", help="load this converted file into Paddle instead of converting in memory")
 
 
 def add_inputs(to: argparse.ArgumentParser) -> None:
@@ -79,38 +83,50 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check
     0: all aligned; 1: not, or the weights do not fit; ends the program with 2 for arguments that make no sense.
     """
     args = usage.parse_args(argv)
-    models = _models(args, usage)
+    models = chosen_models(args, usage)
     results: list[Result] = []
     try:
         for number, model in enumerate(models, 1):
-            results.append(check(args, model, _announcer(f"[{number}/{len(models)}] ")))
+            results.append(check(args, model, announcer(f"[{number}/{len(models)}] ")))
             print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
-        if results and args.json:
-            write_json(results, args.json)
-        if results and args.html:
-            write_html(results, args.html)
+        write_reports(results, args)
     if len(results) > 1:
         print("\n".join(f"{result.title.split(':')[0]:16}{result.verdict()}" for result in results))
     return 0 if all(result.passed for result in results) else 1
 
 
-def _announcer(prefix: str) -> Progress:
+def write_reports(results: Sequence[Result], args: argparse.Namespace) -> None:
+    """The files that ``--json`` and ``--html`` name, where there is anything to write."""
+    if results and args.json:
+        write_json(results, args.json)
+    if results and args.html:
+        write_html(results, args.html)
+
+
+def announcer(prefix: str) -> Progress:
+    """Prints what a check does next, on the standard error."""
     return lambda line: print(prefix + line, file=sys.stderr, flush=True)
 
 
-def _models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> list[str]:
+def chosen_models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> list[str]:
+    """The models that the command line names; ends the program with 2 where its arguments make no sense."""
     try:
         models = list(VARIANTS) if args.model == "all" else [resolve_name(args.model)]
     except ValueError as error:
         usage.error(str(error))
-    if len(models) > 1 and (args.checkpoint or args.converted):
-        usage.error("--checkpoint and --converted belong to one model; name it instead of 'all'")
-    if args.use_ema and not args.checkpoint:
-        usage.error("--use-ema needs --checkpoint")
+    if "checkpoint" in args:
+        _refuse_weights(args, usage, len(models))
     if "size" in args and (args.batch < 1 or args.size < 1 or args.size % SIDE_MULTIPLE):
         usage.error(f"--batch must be at least 1 and --size a multiple of {SIDE_MULTIPLE}")
     return models
+
+
+def _refuse_weights(args: argparse.Namespace, usage: argparse.ArgumentParser, models: int) -> None:
+    if models > 1 and (args.checkpoint or args.converted):
+        usage.error("--checkpoint and --converted belong to one model; name it instead of 'all'")
+    if args.use_ema and not args.checkpoint:
+        usage.error("--use-ema needs --checkpoint")

@@ -57,6 +57,8 @@ STANDALONE = [
     ("alignment.check_forward", TORCH | PADDLE),
     ("alignment.check_backward", TORCH | PADDLE),
     ("alignment.check_weights", TORCH | PADDLE),
+    ("alignment.check_init", TORCH | PADDLE),
+    ("alignment.engine.initialisation", TORCH | PADDLE),
     ("alignment.record", TORCH | PADDLE),
     ("alignment.compare", TORCH | PADDLE),
     ("convert.automap", TORCH | PADDLE),

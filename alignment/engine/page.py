@@ -15,7 +15,7 @@ from string import Template
 from alignment.engine.page_depth import depth_figure
 from alignment.engine.page_spread import spread_figures
 from alignment.engine.page_tree import module_tree
-from alignment.engine.report import HEADINGS, RIGHT, cells, coverage
+from alignment.engine.report import RIGHT, cells, coverage, headings
 from alignment.engine.result import Culprit, Result, Row
 
 OPEN = 1  # culprits that are shown whole, so that the picture of all layers stays near; the others open with a click
@@ -114,7 +114,7 @@ def _table(result: Result, number: int) -> str:
     wrong = sum(not row.aligned for row in result.rows)
     state, ticked = (" open", " checked") if wrong else ("", "")
     count = f"{wrong} of {len(result.rows)} differ" if wrong else f"{len(result.rows)} aligned"
-    heading = "".join(f"<th{_align(i)}>{escape(name)}</th>" for i, name in enumerate(HEADINGS))
+    heading = "".join(f"<th{_align(i)}>{escape(name)}</th>" for i, name in enumerate(headings(result.rows)))
     faulty = {culprit.layer for culprit in result.culprits}
     body = "".join(_table_row(row, row.layer in faulty) for row in result.rows)
     return (

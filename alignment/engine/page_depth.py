@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from alignment.engine.report import cells
-from alignment.engine.result import Row
+from alignment.engine.result import Row, terms
 
 WIDTH, HEIGHT = 1080, 270  # in user units
 LEFT, RIGHT, TOP, BOTTOM = 86, 16, 18, 16  # margins
 TICKS = 8  # labelled lines, about
-ORDER = {"gradient": "in the order of the backward pass", "parameter gradient": "in the order of the parameters"}
+ORDER = {
+    "gradient": "in the order of the backward pass",
+    "parameter gradient": "in the order of the parameters",
+    "init": "in the order of the parameters",
+}
 NAME = 44  # letters of a layer's name: half the width, in the larger type of a narrow window
 
 
@@ -88,10 +92,10 @@ def _caption(rows: Sequence[Row], direction: str) -> str:
     marks = [
         ('<i class="dot aligned"></i>', "aligned"),
         ('<i class="dot differs"></i>', "differs"),
-        ('<i class="dash floor"></i>', "rounding alone"),
+        ('<i class="dash floor"></i>', f"{terms(direction).explained} alone"),
         ('<i class="dash allowed"></i>', "limit"),
     ]
     legend = "".join(f"<span>{mark}{name}</span>" for mark, name in marks)
     order = ORDER.get(direction, "in the order of execution")
-    title = f"{direction}: relative error of {len(rows)} tensors {order}"
+    title = f"{direction}: {terms(direction).measured} of {len(rows)} tensors {order}"
     return f'<figcaption><span>{escape(title)}</span><span class="legend">{legend}</span></figcaption>'

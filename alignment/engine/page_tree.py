@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby
 
-from alignment.engine.result import ALIGNED, DIFFERS, Culprit, Result, Row
+from alignment.engine.result import ALIGNED, DIFFERS, INIT, Culprit, Result, Row, terms
 from alignment.engine.tape import ROOT
 
 RUN = 12  # aligned siblings that are shown one by one; a longer run is one line that opens
@@ -111,7 +111,10 @@ def module_tree(result: Result) -> str:
     """The tree as HTML, one element of class ``node`` for each layer."""
     root = grown(result)
     directions = {row.direction == "forward" for row in result.rows}
-    columns = "".join(f"<span>{name}</span>" for name, used in COLUMNS.items() if used in directions)
+    headings = [name for name, used in COLUMNS.items() if used in directions]
+    if all(row.direction == INIT for row in result.rows):
+        headings = [INIT]
+    columns = "".join(f"<span>{name}</span>" for name in headings)
     head = f'<div class="row head"><span class="name">layer</span>{columns}</div>'
     state = "" if len(directions) > 1 else " narrow"
     own = f'<div class="node {root.verdict}">{_row(root)}</div>' if root.rows or root.culprits else ""
@@ -168,6 +171,7 @@ def _error(row: Row | None) -> str:
     if row is None:
         return '<span class="none"></span>'
     call = f", call {row.call + 1}" if row.call else ""
-    title = f"{row.layer}{call}, {row.direction}: {row.note or f'rounding alone explains {row.floor:.1e}'}"
+    explained = f"{terms(row.direction).explained} alone explains {row.floor:.1e}"
+    title = f"{row.layer}{call}, {row.direction}: {row.note or explained}"
     text = "&ne;" if row.note else f"{row.relative:.1e}" if row.relative else "exact"
     return f'<span class="error {row.verdict}" title="{escape(title)}">{text}</span>'

@@ -8,12 +8,17 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from alignment.engine.result import Result, Row
+from alignment.engine.result import FORWARD, INIT, Result, Row, terms
 
-HEADINGS = ("layer", "kind", "shape", "max abs", "relative", "rounding", "verdict")
 RIGHT = {3, 4, 5}  # columns of numbers
 FOLD = 12  # aligned rows shown at either end of a folded run
 SCREEN = 24  # lines of a terminal: what is longer scrolls the verdict away, which is then repeated
+
+
+def headings(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Of the columns of a table; the rows of one table are measured alike."""
+    words = terms(rows[0].direction if rows else FORWARD)
+    return ("layer", "kind", "shape", "max abs", words.heading, words.explained, "verdict")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -21,14 +26,15 @@ def cells(row: Row) -> tuple[str, ...]:
     call = f" #{row.call + 1}" if row.call else ""
     shape = "x".join(map(str, row.shape))
     errors = ("-", "-", "-") if row.note else (f"{row.max_abs:.2e}", f"{row.relative:.1e}", f"{row.floor:.1e}")
-    name = row.layer + call + ("" if row.direction == "forward" else f" ({row.direction})")
+    name = row.layer + call + ("" if row.direction in (FORWARD, INIT) else f" ({row.direction})")
     return (name, row.kind, shape, *errors, f"{row.verdict}: {row.note}" if row.note else row.verdict)
 
 
 def table(result: Result, fold: bool = True) -> str:
     """The rows in the order of execution; long runs of aligned ones are folded unless ``fold`` is false."""
-    lines = [HEADINGS, *(_folded(result.rows) if fold else map(cells, result.rows))]
-    widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(HEADINGS))]
+    columns = headings(result.rows)
+    lines = [columns, *(_folded(result.rows) if fold else map(cells, result.rows))]
+    widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(columns))]
     return "\n".join(_line(line, widths) for line in lines)
 
 
@@ -52,9 +58,8 @@ def _folded(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
             hidden = run[FOLD:-FOLD]
             worst = max(hidden, key=lambda r: r.relative)
             yield from map(cells, run[:FOLD])
-            yield (
-                f"... {len(hidden)} more, all aligned, worst relative error {worst.relative:.1e} at {worst.layer} ...",
-            )
+            measured = f"{terms(worst.direction).measured} {worst.relative:.1e}"
+            yield (f"... {len(hidden)} more, all aligned, worst {measured} at {worst.layer} ...",)
             yield from map(cells, run[-FOLD:])
         run = []
         if row is not None:

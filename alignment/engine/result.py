@@ -10,8 +10,22 @@ from typing import Any
 from alignment.engine.spread import Spread
 
 ALIGNED, DIFFERS = "aligned", "differs"
-FORWARD, GRADIENT, PARAMETER = "forward", "gradient", "parameter gradient"
-"""The directions in which tensors are compared."""
+FORWARD, GRADIENT, PARAMETER, INIT = "forward", "gradient", "parameter gradient", "init"
+"""The directions in which tensors are compared; in ``init`` it is the distributions that they are drawn from."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the number ``Row.relative`` is called, its heading in a table, and what explains ``Row.floor`` of it."""
+
+    measured: str = "relative error"
+    heading: str = "relative"
+    explained: str = "rounding"
+
+
+def terms(direction: str) -> Terms:
+    """The terms of one direction."""
+    return Terms("distance of distributions", "distance", "chance") if direction == INIT else Terms()
 
 
 @dataclass(frozen=True)
@@ -22,7 +36,9 @@ class Row:
     execution, ``shape`` that of the reference. ``relative`` and ``floor`` are over the tensor's largest magnitude;
     ``allowed`` is what the verdict was made with. ``worst`` is the index of the largest error. ``note`` says what
     could not be measured (another shape, a call that is missing on one side). ``direction`` is ``forward``,
-    ``gradient`` (of the output) or ``parameter gradient``.
+    ``gradient`` (of the output), ``parameter gradient`` or ``init``. There ``relative`` is the Kolmogorov-Smirnov
+    distance of two distributions, ``floor`` what chance reaches every second time, and ``max_abs`` the difference of
+    the means or of the standard deviations, whichever is larger.
     """
 
     layer: str
@@ -155,12 +171,15 @@ class Result:
             others = f" and {len(self.culprits) - 1} more" if len(self.culprits) > 1 else ""
             return f"NOT ALIGNED: {found.kind} fault in {found.layer}{others}: {found.cause}"
         if first is None:
+            words = terms(worst.direction)
             return (
-                f"ALIGNED: {len(self.rows)} tensors, worst relative error {worst.relative:.1e} at {worst.layer} "
-                f"({self.dtype}, rounding alone explains {worst.floor:.1e} there)"
+                f"ALIGNED: {len(self.rows)} tensors, worst {words.measured} {worst.relative:.1e} at {worst.layer} "
+                f"({self.dtype}, {words.explained} alone explains {worst.floor:.1e} there)"
             )
         faulty = sum(not row.aligned for row in self.rows)
-        why = first.note or f"relative error {first.relative:.1e}, rounding alone explains {first.floor:.1e}"
+        words = terms(first.direction)
+        measured = f"{words.measured} {first.relative:.1e}, {words.explained} alone explains {first.floor:.1e}"
+        why = first.note or measured
         return f"NOT ALIGNED: {faulty} of {len(self.rows)} tensors differ, first at {first.layer}: {why}"
 
     def to_dict(self) -> dict[str, Any]:

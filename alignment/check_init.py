@@ -1,0 +1,105 @@
+"""Does the Paddle model start training from the same distribution as timm's? Every parameter and buffer.
+
+Usage::
+
+    python alignment/check_init.py --model dla60
+    python alignment/check_init.py --model all --seeds 5 --html report.html
+
+Either model is made under several seeds. What is constant must be equal; what is random is compared by the
+Kolmogorov-Smirnov test, by mean and by standard deviation, with the number of tests corrected for. The same seed must
+draw the same numbers again, and no two tensors of the port may be drawn from the same ones.
+
+Exit codes: 0 aligned, 1 not aligned, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignment.command import Progress, parser, run
+from alignment.engine.distribution import Drawn
+from alignment.engine.initialisation import collect, compare_draws
+from alignment.engine.result import Result, Skipped
+from convert.key_map import drop_reason, to_paddle, to_timm
+
+SEEDS = 5
+
+
+def check_init(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+    """Compare the fresh models of ``--seeds`` seeds, beginning with ``--seed``."""
+    from alignment.pairs import versions
+
+    seeds = range(args.seed, args.seed + args.seeds)
+    names = f"{seeds[0]} to {seeds[-1]}"
+    progress(f"{model}: timm's initialisation under the seeds {names}")
+    reference = collect(lambda seed: fresh_timm(model, seed), seeds)
+    progress(f"{model}: Paddle's initialisation under the seeds {names}")
+    port = collect(lambda seed: fresh_paddle(model, seed), seeds)
+    skipped = _take_out_dropped(reference.tensors)
+    twins = {name: to_paddle(name) or name for name in reference.tensors}
+    result = compare_draws(f"{model}: initialisation, timm against Paddle", reference, port, twins, skipped)
+    result.facts = {"seeds": f"{names} in either framework", **result.facts, "versions": versions()}
+    return result
+
+
+def fresh_timm(model: str, seed: int) -> dict[str, np.ndarray]:
+    """Every parameter and buffer of a new timm model, by timm's names."""
+    from torch_ref.model import create_model, state_arrays
+
+    return state_arrays(create_model(model, seed=seed))
+
+
+def fresh_paddle(model: str, seed: int) -> dict[str, np.ndarray]:
+    """Every parameter and buffer of a new Paddle model, by timm's names; Paddle's random state stays as it was."""
+    import paddle
+
+    from paddle_dla import create_model
+
+    state = paddle.get_rng_state()
+    try:
+        paddle.seed(seed)
+        tensors = create_model(model).state_dict()
+    finally:
+        paddle.set_rng_state(state)
+    return {to_timm(name): np.array(tensor.numpy()) for name, tensor in tensors.items()}
+
+
+def _take_out_dropped(tensors: dict[str, Drawn]) -> list[Skipped]:
+    """Remove what has no counterpart in Paddle; one entry for all tensors of one reason."""
+    names: dict[str, list[str]] = {}
+    for name in [name for name in tensors if to_paddle(name) is None]:
+        names.setdefault(drop_reason(name), []).append(name)
+        del tensors[name]
+    return [Skipped(_several(found), "Tensor", "torch", reason) for reason, found in names.items()]
+
+
+def _several(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more like it"
+
+
+def add_seeds(to: argparse.ArgumentParser) -> None:
+    """The argument that says how often the models are drawn."""
+    to.add_argument(
+        "--seeds", type=_at_least_two, default=SEEDS, metavar="N", help=f"draw N models of either (default {SEEDS})"
+    )
+
+
+def _at_least_two(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 2 on; one seed cannot tell random from constant")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser("check_init", __doc__.split("\n")[0])
+    add_seeds(usage)
+    return run(usage, argv, check_init)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

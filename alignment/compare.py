@@ -1,11 +1,14 @@
-"""Compare two records that ``record.py`` made on other machines; needs neither torch nor Paddle.
+"""Compare what was recorded on other machines: folders of ``record.py``, or files of reprod_log. No framework.
 
 Usage::
 
     python alignment/compare.py A B [--json FILE] [--html FILE] [--full]
+    python alignment/compare.py A.npy B.npy [--tolerance 1e-6]
 
-``A`` is the folder of the torch side, ``B`` that of the Paddle side. Exit codes: 0 aligned, 1 not, or a record is
-unreadable, 2 usage.
+``A`` is the folder of the torch side, ``B`` that of the Paddle side. Files of reprod_log are compared name by name, by
+the largest relative error of each array; they hold no layers, so none is named.
+
+Exit codes: 0 aligned, 1 not, or a record is unreadable, 2 usage.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from alignment.engine.forward import compare_tapes
 from alignment.engine.noise import NoiseFloor
@@ -20,6 +24,8 @@ from alignment.engine.page import write_html
 from alignment.engine.report import text, write_json
 from alignment.engine.result import Result
 from alignment.engine.tape_file import TapeError, load_tape
+from alignment.reprod_files import SUFFIX, compare_reprod
+from paddle_dla.storage.errors import CheckpointError
 
 
 def compare_records(torch_folder: str, paddle_folder: str) -> Result:
@@ -42,13 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="compare", description=__doc__.split("\n")[0])
     parser.add_argument("torch_folder", metavar="A")
     parser.add_argument("paddle_folder", metavar="B")
+    parser.add_argument(
+        "--tolerance", type=float, help="of files: largest relative error (default: what rounding explains)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
     parser.add_argument("--html", metavar="FILE", help="write a page with a picture")
     parser.add_argument("--full", action="store_true", help="print every row of the table")
     args = parser.parse_args(argv)
+    files = _are_files(parser, args)
     try:
-        result = compare_records(args.torch_folder, args.paddle_folder)
-    except TapeError as error:
+        if files:
+            result = compare_reprod(args.torch_folder, args.paddle_folder, args.tolerance)
+        else:
+            result = compare_records(args.torch_folder, args.paddle_folder)
+    except (TapeError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if args.json:
@@ -57,6 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_html([result], args.html)
     print(text(result, fold=not args.full))
     return 0 if result.passed else 1
+
+
+def _are_files(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
+    """Whether the command line names two files of reprod_log; ends the program with 2 where it makes no sense."""
+    files = [Path(path).suffix == SUFFIX for path in (args.torch_folder, args.paddle_folder)]
+    if any(files) and not all(files):
+        parser.error(f"a folder and a {SUFFIX} file cannot be compared; give two of either")
+    if args.tolerance is not None and not (all(files) and args.tolerance >= 0):
+        parser.error(f"--tolerance is for {SUFFIX} files, and not negative; records bring their own noise floor")
+    return all(files)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ STANDALONE = [
     ("alignment.engine.initialisation", TORCH | PADDLE),
     ("alignment.record", TORCH | PADDLE),
     ("alignment.compare", TORCH | PADDLE),
+    ("alignment.reprod_files", TORCH | PADDLE),
     ("convert.automap", TORCH | PADDLE),
     ("convert.timm2paddle", TORCH | PADDLE),
     ("convert.paddle2timm", TORCH | PADDLE),

@@ -25,7 +25,7 @@ _CODE = re.compile(r"[biufc]\d{1,2}")
 _NAME_TABLE = "StructuredToParameterName@@"
 
 
-class _Dtype:
+class StoredDtype:
     """Stands for ``numpy.dtype``: numbers alone. A dtype of objects would make pointers out of a file's bytes."""
 
     __slots__ = ("value",)
@@ -39,7 +39,7 @@ class _Dtype:
         self.value = self.value.newbyteorder(state[1])
 
 
-class _Array:
+class StoredArray:
     """Stands for ``numpy.ndarray``: becomes a read-only view of the bytes in the file."""
 
     __slots__ = ("value",)
@@ -64,27 +64,31 @@ class _Encode:
         return text.encode("latin1")
 
 
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     (module, name): value
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-    for name, value in {"ndarray": _Array, "dtype": _Dtype, "_reconstruct": _Array}.items()
+    for name, value in {"ndarray": StoredArray, "dtype": StoredDtype, "_reconstruct": StoredArray}.items()
 }
-_ALLOWED["_codecs", "encode"] = _Encode()
+ALLOWED["_codecs", "encode"] = _Encode()
 
 
-class _ArrayUnpickler(pickle._Unpickler):
+class ArrayUnpickler(pickle._Unpickler):
     """Resolves the names that arrays need, to the stand-ins above, and nothing else.
 
-    The unpickler written in Python: its C twin allocates whatever memo a damaged opcode asks for.
+    The unpickler written in Python: its C twin allocates whatever memo a damaged opcode asks for. ``allowed`` are the
+    names, ``format`` is what the file calls itself.
     """
 
+    allowed = ALLOWED
+    format = ".pdparams"
+
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self.allowed:
             raise CheckpointError(
-                f"it names {module}.{name}, which is no numpy array: refused, nothing was run. An honest .pdparams "
+                f"it names {module}.{name}, which is no numpy array: refused, nothing was run. An honest {self.format} "
                 "holds arrays only; do not load this file"
             )
-        return _ALLOWED[module, name]
+        return self.allowed[module, name]
 
 
 def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -95,7 +99,7 @@ def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     try:
         with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+            content = ArrayUnpickler(file, encoding="latin1").load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
@@ -105,19 +109,20 @@ def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"{path} is no readable .pdparams: {type(error).__name__}: {error}; it is truncated, damaged or of another "
             "format"
         ) from error
-    return _named_arrays(content, path)
+    return named_arrays(content, path)
 
 
-def _named_arrays(content: object, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def named_arrays(content: object, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of what ``ArrayUnpickler`` loaded; raises ``CheckpointError`` where it is no dict of arrays."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of named arrays")
     arrays = {}
     for name, value in content.items():
         if name == _NAME_TABLE:
             continue
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], _Array):
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], StoredArray):
             value = value[1]  # Paddle 2.x pickles a Tensor as (automatic name, array)
-        if not isinstance(name, str) or not isinstance(value, _Array) or value.value is None:
+        if not isinstance(name, str) or not isinstance(value, StoredArray) or value.value is None:
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a named numeric array")
         arrays[name] = value.value
     return arrays
@@ -130,19 +135,43 @@ def write_pdparams(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray
     ``ndarray.__reduce__`` documents: version, shape, dtype, Fortran order, bytes. Callers make it atomic.
     """
     with open(path, "wb") as file:
-        file.write(pickle.PROTO + b"\x04" + pickle.EMPTY_DICT)
-        for name, array in arrays.items():
-            file.write(_text(name))
-            _write_array(file, array)
-            file.write(pickle.SETITEM)
+        file.write(pickle.PROTO + b"\x04")
+        _write_dict(file, arrays)
         file.write(pickle.STOP)
+
+
+def write_object_array(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the pickle of an array of objects without dimensions, whose one element is the dict ``arrays``.
+
+    That is what ``numpy.save`` makes of a dict, behind the header of the format.
+    """
+    file.write(pickle.PROTO + b"\x04" + _begun_array((), "|O8", _OBJECT_FLAGS) + pickle.EMPTY_LIST)
+    _write_dict(file, arrays)
+    file.write(pickle.APPEND + pickle.TUPLE + pickle.BUILD + pickle.STOP)
+
+
+_OBJECT_FLAGS = 63
+"""Of numpy's dtype of objects (``numpy.dtype("O").flags``): counted references, among others."""
+
+
+def _write_dict(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    file.write(pickle.EMPTY_DICT)
+    for name, array in arrays.items():
+        file.write(_text(name))
+        _write_array(file, array)
+        file.write(pickle.SETITEM)
+
+
+def _begun_array(shape: tuple[int, ...], code: str, flags: int = 0) -> bytes:
+    """An array and the beginning of its state, of which the elements are missing."""
+    made = _global("numpy.core.multiarray", "_reconstruct") + _global("numpy", "ndarray")
+    made += _tuple(_int(0)) + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE
+    return made + pickle.MARK + _int(1) + _tuple(*map(_int, shape)) + _dtype(code, flags) + pickle.NEWFALSE
 
 
 def _write_array(file: BinaryIO, array: np.ndarray) -> None:
     array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    file.write(_global("numpy.core.multiarray", "_reconstruct") + _global("numpy", "ndarray"))
-    file.write(_tuple(_int(0)) + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE)
-    file.write(pickle.MARK + _int(1) + _tuple(*map(_int, array.shape)) + _dtype(array.dtype.str) + pickle.NEWFALSE)
+    file.write(_begun_array(array.shape, array.dtype.str))
     file.write(pickle.BINBYTES8 + struct.pack("<Q", array.nbytes))
     file.write(array.reshape(-1).view(np.uint8).data)
     file.write(pickle.TUPLE + pickle.BUILD)
@@ -165,9 +194,9 @@ def _global(module: str, name: str) -> bytes:
     return _text(module) + _text(name) + pickle.STACK_GLOBAL
 
 
-def _dtype(code: str) -> bytes:
+def _dtype(code: str, flags: int = 0) -> bytes:
     """``numpy.dtype(code[1:])`` with its state: version 3, byte order, no fields, no subtype, no alignment."""
     arguments = _text(code[1:]) + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE3
     build = _global("numpy", "dtype") + arguments + pickle.REDUCE
-    state = _tuple(_int(3), _text(code[0]), pickle.NONE, pickle.NONE, pickle.NONE, _int(-1), _int(-1), _int(0))
+    state = _tuple(_int(3), _text(code[0]), pickle.NONE, pickle.NONE, pickle.NONE, _int(-1), _int(-1), _int(flags))
     return build + state + pickle.BUILD

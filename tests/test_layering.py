@@ -58,6 +58,7 @@ STANDALONE = [
     ("alignment.check_backward", TORCH | PADDLE),
     ("alignment.check_weights", TORCH | PADDLE),
     ("alignment.check_init", TORCH | PADDLE),
+    ("alignment.check_all", TORCH | PADDLE),
     ("alignment.engine.initialisation", TORCH | PADDLE),
     ("alignment.record", TORCH | PADDLE),
     ("alignment.compare", TORCH | PADDLE),

@@ -112,7 +112,7 @@ def module_tree(result: Result) -> str:
     root = grown(result)
     directions = {row.direction == "forward" for row in result.rows}
     headings = [name for name, used in COLUMNS.items() if used in directions]
-    if all(row.direction == INIT for row in result.rows):
+    if result.rows and all(row.direction == INIT for row in result.rows):
         headings = [INIT]
     columns = "".join(f"<span>{name}</span>" for name in headings)
     head = f'<div class="row head"><span class="name">layer</span>{columns}</div>'

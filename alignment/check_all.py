@@ -1,0 +1,158 @@
+"""Every check of a port, one after the other: one line for each, one exit code.
+
+Usage::
+
+    python alignment/check_all.py --model dla60 --checkpoint model.safetensors --converted dla60.pdparams
+    python alignment/check_all.py --model all --html report.html --json report.json
+
+Without ``--converted`` the weights are converted to a file that is removed afterwards, so that what is checked has
+been written and read. The report of a check that fails is printed in full; ``--full`` prints those of all.
+
+Exit codes: 0 all aligned, 1 a check fails or the weights do not fit, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.check_backward import check_backward
+from alignment.check_forward import check_forward
+from alignment.check_init import add_seeds, check_init
+from alignment.check_weights import check_weights
+from alignment.command import (
+    Check,
+    Progress,
+    add_inputs,
+    add_weights,
+    announcer,
+    chosen_models,
+    chosen_source,
+    parser,
+    write_reports,
+)
+from alignment.engine.report import text
+from alignment.engine.result import Result
+from convert.conversion import convert_source
+from paddle_dla import checkpoint
+from paddle_dla.storage.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One check by ``name``, and what it is asked for beside what the command line says."""
+
+    name: str
+    check: Check
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+CHECKS = (
+    Checkpoint("weights", check_weights),
+    Checkpoint("forward", check_forward, {"dtype": "float64"}),
+    Checkpoint("backward, eval", check_backward, {"mode": "eval"}),
+    Checkpoint("backward, train", check_backward, {"mode": "train"}),
+    Checkpoint("init", check_init),
+)
+"""All checks, the cheapest explanation of a fault first. A new one is a line here."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one check of one model; ``refusal`` says why it could not be made, if it could not."""
+
+    model: str
+    name: str
+    result: Result
+    seconds: float
+    refusal: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was made, and all is aligned."""
+        return not self.refusal and self.result.passed
+
+    def line(self) -> str:
+        """The outcome in one line."""
+        verdict = f"REFUSED: {self.refusal}" if self.refusal else self.result.verdict()
+        return f"{self.model:16}{self.name:17}{self.seconds:7.1f} s  {verdict}"
+
+
+def check_all(
+    args: argparse.Namespace, model: str, progress: Progress, checks: Sequence[Checkpoint] = CHECKS
+) -> Iterator[Outcome]:
+    """Make every one of ``checks``; one that is refused does not stop the others.
+
+    Raises ``CheckpointError`` where there are no weights to check.
+    """
+    with _converted(args, model, progress) as converted:
+        for each in checks:
+            progress(f"{model}: {each.name}")
+            yield _outcome(each, converted, model, progress)
+
+
+def _outcome(each: Checkpoint, args: argparse.Namespace, model: str, progress: Progress) -> Outcome:
+    began = time.perf_counter()
+    refusal = ""
+    try:
+        result = each.check(argparse.Namespace(**{**vars(args), **each.options}), model, progress)
+    except (CheckpointError, OSError) as error:
+        refusal = str(error).splitlines()[0]
+        result = Result(f"{model}: {each.name}", "", facts={"refused": str(error)})
+    return Outcome(model, each.name, result, time.perf_counter() - began, refusal)
+
+
+@contextmanager
+def _converted(args: argparse.Namespace, model: str, progress: Progress) -> Iterator[argparse.Namespace]:
+    """The arguments with a converted file in them, made where none is given."""
+    if args.converted:
+        yield args
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source = chosen_source(args, model, progress)
+        conversion = convert_source(source, model, source.num_classes or None, source.in_chans)
+        path = Path(folder) / f"{model}.pdparams"
+        checkpoint.save(path, conversion.arrays, conversion.manifest)
+        yield argparse.Namespace(**{**vars(args), "converted": str(path)})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser("check_all", __doc__.split("\n")[0])
+    add_weights(usage)
+    add_inputs(usage)
+    add_seeds(usage)
+    args = usage.parse_args(argv)
+    models = chosen_models(args, usage)
+    outcomes: list[Outcome] = []
+    try:
+        for number, model in enumerate(models, 1):
+            for outcome in check_all(args, model, announcer(f"[{number}/{len(models)}] ")):
+                outcomes.append(outcome)
+                _show(outcome, args.full)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        write_reports([outcome.result for outcome in outcomes], args)
+        print("\n".join(outcome.line() for outcome in outcomes))
+    return 0 if outcomes and all(outcome.passed for outcome in outcomes) else 1
+
+
+def _show(outcome: Outcome, full: bool) -> None:
+    """The report of a check that failed, or of any where everything was asked for."""
+    if outcome.refusal:
+        print(f"error: {outcome.model}, {outcome.name}: {outcome.result.facts['refused']}", file=sys.stderr)
+    elif full or not outcome.passed:
+        print(text(outcome.result, fold=not full), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -62,7 +63,7 @@ def read_reprod(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except UNPICKLING_ERRORS as error:
+    except (*UNPICKLING_ERRORS, TokenError) as error:  # numpy reads a header as Python tokens
         raise CheckpointError(
             f"{path} is no readable file of reprod_log: {type(error).__name__}: {error}; it is truncated, damaged or "
             "of another format"

@@ -234,3 +234,29 @@ def test_a_record_becomes_a_file_of_reprod_log(tmp_path):
 
 def test_an_imaginary_part_counts(tmp_path):
     assert not compare_reprod(*files(tmp_path, {"z": np.array([1 + 1j])}, {"z": np.array([1 + 2j])})).passed
+
+
+def test_a_damaged_file_is_refused_or_read_as_arrays(tmp_path):
+    content = saved_by_numpy(tmp_path / "a.npy", {"logits": np.arange(3.0), "loss": np.asarray(0.5)}).read_bytes()
+    refused = 0
+    for position in range(len(content)):
+        for mask in (0x01, 0x80, 0xFF):
+            damaged = bytearray(content)
+            damaged[position] ^= mask
+            (tmp_path / "bad.npy").write_bytes(damaged)
+            try:
+                assert all(array.dtype.kind in "biufc" for array in read_reprod(tmp_path / "bad.npy").values())
+            except CheckpointError:
+                refused += 1
+    assert refused > len(content)
+
+
+def test_bytes_are_never_taken_for_objects(tmp_path):
+    # the state of the outer array with eight bytes where its list of objects belongs: pointers, to an unwary reader
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    whole = pickle.dumps(np.array(3, object), 4)
+    at = whole.rindex(b"]\x94K\x03a")
+    (tmp_path / "bad.npy").write_bytes(header.getvalue() + whole[:at] + b"C\x08AAAAAAAA" + whole[at + 5 :])
+    with pytest.raises(CheckpointError):
+        read_reprod(tmp_path / "bad.npy")

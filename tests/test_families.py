@@ -91,6 +91,21 @@ def test_the_models_are_the_same_but_for_the_differences_that_are_known(family):
     assert all(family.known[c.layer] in c.cause for c in result.culprits)
 
 
+def test_in_training_only_the_running_variance_of_paddles_normalisation_differs(family):
+    from alignment import align
+
+    torch_model, paddle_model = family.torch_model, family.paddle_model
+    result = align(torch_model, paddle_model, np.concatenate([family.inputs, -family.inputs]), mode="train")
+    others = {c.layer: c.cause for c in result.culprits if c.kind != "state"}
+    assert others.keys() == family.known.keys()
+    assert all(family.known[layer] in cause for layer, cause in others.items())
+    state = [c for c in result.culprits if c.kind == "state"]
+    modules = dict(torch_model.named_modules())
+    assert {c.layer for c in state} == {path for path, m in modules.items() if hasattr(m, "running_var")}
+    assert all("running_var" in c.cause and "biased batch variance" in c.cause for c in state)
+    assert all(row.aligned for row in result.rows)
+
+
 def test_every_layer_with_weights_is_compared_and_the_others_are_accounted_for(family):
     result = family.align()
     compared = {row.layer for row in result.rows if row.direction == "forward"}

@@ -118,16 +118,19 @@ def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, mo
         used = share * momentum
         swapped = ", swapped for its complement" if abs(used - (1 - momentum)) < SOLVED else ""
         return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
-    if momentum:
-        ours, theirs = (after - (1 - momentum) * before for after in (expected, actual))
-        ratio = _ratio(theirs, ours)
+    return _other_statistic(before, expected, actual, momentum) if momentum else ""
+
+
+def _other_statistic(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float) -> str:
+    """The statistic of the batch that the port folded in, beside the reference's, by the share that either keeps."""
+    ours = (expected - (1 - momentum) * before) / momentum
+    for kept in (1 - momentum, float(np.float32(1 - momentum))):
+        ratio = _ratio((actual - kept * before) / (1 - kept), ours)
         count = 1 / (1 - ratio) if ratio and 0 < ratio < 1 else 0.0
         # the number of values of one channel, which is whole
-        if count and abs(count - round(count)) <= SOLVED * count**2:
+        if count and abs(count - round(count)) <= SOLVED * count:
             return f"the biased batch variance is used: (n - 1) / n of the reference's, n = {round(count)}"
-        if ratio:
-            return f"the batch's statistic is scaled by {ratio:.6g}"
-    return ""
+    return f"the batch's statistic is scaled by {ratio:.6g}" if ratio else ""
 
 
 def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: float | None) -> np.ndarray:

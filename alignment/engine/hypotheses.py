@@ -37,6 +37,11 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+# A share of a tensor below this is no scaled residual but a constant that is written with six or seven digits, as the
+# slope 0.1666667 of Paddle's hard sigmoid is.
+FEW_DIGITS = 1e-6
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
@@ -181,6 +186,8 @@ def _term(name: str, weight: float) -> str:
         return f"residual missing: {name} is not added"
     if abs(weight - 1) < 1e-9:
         return f"residual: {name} is added once more than in the reference"
+    if abs(weight) < FEW_DIGITS:
+        return f"a constant with few digits: {weight:+.2g} times {name} is added"
     return f"residual scaled: {name} is added {1 + weight:.6g} times instead of once"
 
 

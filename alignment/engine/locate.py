@@ -105,7 +105,12 @@ def _kind(
 
 
 def _settings_lines(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    return [f"{name} {port} instead of {reference}" for name, (reference, port) in settings.items()]
+    return [f"{name} {_short(port)} instead of {_short(reference)}" for name, (reference, port) in settings.items()]
+
+
+def _short(value: Any) -> Any:
+    """Numbers with nine digits, which tell any two of float32 apart."""
+    return f"{value:.9g}" if isinstance(value, float) else value
 
 
 def _weight_line(fault: WeightFault) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from alignment.engine.result import FORWARD, INIT, Result, Row, terms
+from alignment.engine.result import FORWARD, INIT, Culprit, Result, Row, terms
 
 RIGHT = {3, 4, 5}  # columns of numbers
+ALIKE = 3  # culprits of one kind and cause that are shown one by one
 FOLD = 12  # aligned rows shown at either end of a folded run
 SCREEN = 24  # lines of a terminal: what is longer scrolls the verdict away, which is then repeated
 
@@ -78,15 +80,25 @@ def coverage(result: Result) -> str:
 
 
 def culprits(result: Result) -> str:
-    """The layers at fault, each with its cause and the evidence."""
-    lines = []
+    """The layers at fault with cause and evidence; many of one cause as one, with the evidence of the first."""
+    alike: dict[tuple[str, str], list[Culprit]] = defaultdict(list)
     for found in result.culprits:
-        twin = "" if found.twin == found.layer else f" (in Paddle {found.twin})"
-        lines += [
-            f"{found.kind} fault in {found.layer}{twin}: {found.cause}",
-            *(f"  {line}" for line in found.evidence),
-        ]
+        alike[found.kind, found.cause].append(found)
+    lines = []
+    for group in alike.values():
+        apart = [group] if len(group) > ALIKE else [[found] for found in group]
+        for some in apart:
+            lines += _culprit_lines(some)
     return "\n".join(lines)
+
+
+def _culprit_lines(alike: Sequence[Culprit]) -> list[str]:
+    found = alike[0]
+    twin = "" if found.twin == found.layer else f" (in Paddle {found.twin})"
+    place = f"{found.layer}{twin}"
+    if len(alike) > 1:
+        place = f"{len(alike)} layers, from {place} to {alike[-1].layer}"
+    return [f"{found.kind} fault in {place}: {found.cause}", *(f"  {line}" for line in found.evidence)]
 
 
 def text(result: Result, fold: bool = True) -> str:

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "Sigmoid": lambda m: {"kind": "sigmoid"},
     "Tanh": lambda m: {"kind": "tanh"},
     "Hardswish": lambda m: {"kind": "hardswish"},
-    "Hardsigmoid": lambda m: {"kind": "hardsigmoid"},
+    "Hardsigmoid": lambda m: {"kind": "hardsigmoid", "slope": 0.1666667},  # the default of paddle.nn.functional
     "Softplus": lambda m: {"kind": "softplus", "beta": m._beta},
     "Mish": lambda m: {"kind": "mish"},
     "Softmax": lambda m: {"kind": "softmax", "dim": m._axis},

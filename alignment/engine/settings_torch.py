@@ -21,7 +21,7 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Sigmoid: lambda m: {"kind": "sigmoid"},
     nn.Tanh: lambda m: {"kind": "tanh"},
     nn.Hardswish: lambda m: {"kind": "hardswish"},
-    nn.Hardsigmoid: lambda m: {"kind": "hardsigmoid"},
+    nn.Hardsigmoid: lambda m: {"kind": "hardsigmoid", "slope": 1 / 6},
     nn.Softplus: lambda m: {"kind": "softplus", "beta": m.beta},
     nn.Mish: lambda m: {"kind": "mish"},
     nn.Softmax: lambda m: {"kind": "softmax", "dim": m.dim},

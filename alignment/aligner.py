@@ -5,8 +5,9 @@ It knows no model. Both frameworks meet here; the comparison itself is ``alignme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def align(
     runs, budget = reference or Reference(), Budget(max_memory)
     with borrow(torch_module, paddle_layer, mode) as models, threads_as_torch():
         if start is not None and start.torch_loss is not None:
-            models.add(LOSS, start.torch_loss, start.paddle_loss)
+            models.add(LOSS, start.torch_loss, start.paddle_loss, LOSS)
         initial = {path: torch_tensors(layer) for path, layer in models.reference.items()}
         if runs.tape is None:
             ran = run_reference(models, inputs, start, budget, progress)
@@ -121,12 +122,22 @@ def align(
             weights,
             findings,
             states,
-            Causes(runs.tape, models.reference_settings, initial, alternatives).explain,
+            Causes(runs.tape, models.reference_settings, initial, partial(_alternatives, start)).explain,
         )
         if dtype == "float32":
             progress("Paddle in float32, for information")
             result.working = _chained_run(models, runs, inputs, start, dtype, budget, key_map)[0]
     return result
+
+
+def _alternatives(
+    start: Start | None, settings: Settings, weights: Mapping[str, np.ndarray], inputs: Sequence[np.ndarray],
+    shape: tuple[int, ...],
+) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
+    """What a layer, or the loss, would compute if it were set otherwise: words, array."""
+    if settings.category == LOSS:
+        return start.other_losses(inputs)
+    return alternatives(settings, weights, inputs, shape)
 
 
 def _refuse_unknown_words(mode: str, dtype: str) -> None:

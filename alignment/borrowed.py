@@ -33,11 +33,10 @@ class Borrowed:
     port_settings: dict[str, Settings]
     notes: dict[str, str]
 
-    def add(self, path: str, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer) -> None:
-        """Count two layers beside the models (a loss) among theirs, as ``path``."""
+    def add(self, path: str, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, category: str) -> None:
+        """Count two layers beside the models among theirs, as ``path``, of a kind that is a ``category`` of its own."""
         self.reference[path], self.port[path] = torch_module, paddle_layer
-        self.reference_settings[path] = settings_torch.describe(torch_module)
-        self.port_settings[path] = settings_paddle.describe(paddle_layer)
+        self.reference_settings[path] = self.port_settings[path] = Settings(category)
 
     def reference_leaves(self) -> frozenset[str]:
         """Paths of the reference's layers without sublayers."""

@@ -123,6 +123,7 @@ class _Recorder:
         self._refs = WeakTensorKeyDictionary()  # tensor -> (version, Ref): one copy of what many layers see
         self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
         self._origins = WeakTensorKeyDictionary()  # alias -> (tensor, Slot of the layer that got the alias)
+        self._returned = WeakTensorKeyDictionary()  # alias of an output -> the output
         self._bypassed: list[tuple[Slot, Slot]] = []
         self._latest = _Latest()
         self._latest_grads = _Latest()
@@ -199,7 +200,7 @@ class _Recorder:
         self._refs[alias] = (alias._version, self._keep(tensor))
         return alias
 
-    def _after(self, layer: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _after(self, layer: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         call = self._open.pop()
         record = call.record
         for original, copy in call.lists:
@@ -211,9 +212,28 @@ class _Recorder:
                 record.input_grads[index] = slot
                 self._note_bypassed(tensor, slot)
         record.outputs = mapped(output, _is_tensor, self._keep)
-        if self.differentiate:
-            record.output_grads = [self._watch(tensor) for tensor in leaves(output, _is_tensor)]
         self.tape.records.append(record)
+        if not self.differentiate:
+            return None
+        tensors = [*leaves(output, _is_tensor)]
+        record.output_grads = [self._watch(self._returned.get(tensor, tensor)) for tensor in tensors]
+        if len(tensors) > 1:
+            output = self._outside(output)
+        record.outer_grads = [self._watch(tensor) for tensor in leaves(output, _is_tensor)]
+        return output
+
+    def _outside(self, value: Any) -> Any:
+        """One of several outputs as those outside get it: an alias, since the layer may use one to make another."""
+        if type(value) is dict:
+            return {key: self._outside(item) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(self._outside(item) for item in value)
+        if not isinstance(value, torch.Tensor) or not value.requires_grad:
+            return value
+        alias = value.view_as(value)
+        self._returned[alias] = self._returned.get(value, value)
+        self._refs[alias] = (alias._version, self._keep(value))
+        return alias
 
     def _base(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor behind an alias that a layer returned as it came (``nn.Identity``)."""

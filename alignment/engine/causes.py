@@ -217,7 +217,7 @@ class Causes:
         return _loaded(self.tape, refs.items())
 
     def _known_gradients(self, record: Record) -> dict[str, np.ndarray]:
-        slots: list[tuple[str, Slot | None]] = [("its output", slot) for slot in record.output_grads]
+        slots: list[tuple[str, Slot | None]] = [("its output", slot) for slot in record.seeds()]
         for call in self._inside[record.key]:
             slots += [(f"{_name(record, call)}{_nth(i)}", slot) for i, slot in enumerate(call.input_grads)]
         refs = [(name, slot.ref) for name, slot in slots if slot is not None and slot.ref is not None]

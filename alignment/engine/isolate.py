@@ -91,7 +91,7 @@ class Judge:
     def answered(self, record: Record, replay: Any) -> None:
         """The gradients that flow back into the inner layers of a container."""
         for call, grads in replay.answered:
-            for index, (slot, actual) in enumerate(zip(call.output_grads, grads)):
+            for index, (slot, actual) in enumerate(zip(call.seeds(), grads)):
                 self._gradient(record, False, "returned gradient", index, slot, actual, call)
 
     def missing_calls(self, record: Record, calls: Sequence[Record]) -> None:

@@ -58,6 +58,7 @@ def _section(result: Result, number: int) -> str:
         f"<dl>{facts}</dl>" if facts else "",
         _culprits(result.culprits),
         *_pictures(result),
+        _working(result),
         f"<h3>Modules</h3>{module_tree(result)}",
         _coverage(result),
         _table(result, number),
@@ -107,6 +108,13 @@ def _pictures(result: Result) -> list[str]:
     """One picture for each direction that was compared."""
     directions = dict.fromkeys(row.direction for row in result.rows)
     return [depth_figure([row for row in result.rows if row.direction == name], name) for name in directions]
+
+
+def _working(result: Result) -> str:
+    """The pictures of working precision, folded: they inform."""
+    if result.working is None:
+        return ""
+    return f"<details><summary>{escape(result.at_work())}</summary>{''.join(_pictures(result.working))}</details>"
 
 
 def _table(result: Result, number: int) -> str:

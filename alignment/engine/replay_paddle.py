@@ -104,7 +104,7 @@ def replay_container(
         if backward:
             container.clear_gradients(set_to_zero=False)
             # from the container's outputs and from what its layers were handed, with the reference's gradients
-            roots, grads = [paddle.assign(tensor) for tensor in outputs], _gradients(tape, record.output_grads)
+            roots, grads = [paddle.assign(tensor) for tensor in outputs], _gradients(tape, record.seeds())
             for handed, tensors in zip(answers.handed, answers.handed_tensors):
                 roots += tensors
                 grads += _gradients(tape, handed.record.input_grads)

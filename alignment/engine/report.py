@@ -104,7 +104,8 @@ def _culprit_lines(alike: Sequence[Culprit]) -> list[str]:
 def text(result: Result, fold: bool = True) -> str:
     """The whole terminal report: verdict, culprits, facts, table, coverage; the verdict again where it is long."""
     facts = "\n".join(f"{name}: {value}" for name, value in result.facts.items())
-    blocks = [f"{result.title}\n{result.verdict()}", culprits(result), facts, table(result, fold), coverage(result)]
+    verdict = f"{result.title}\n{result.verdict()}"
+    blocks = [verdict, culprits(result), facts, table(result, fold), coverage(result), result.at_work()]
     report = "\n\n".join(filter(None, blocks))
     return f"{report}\n{result.verdict()}" if report.count("\n") >= SCREEN else report
 

@@ -199,7 +199,21 @@ class Result:
             "compared": len(self.rows),
             "rows": rows,
             "skipped": [asdict(item) for item in self.skipped],
+            **({"working": self.working.to_dict()} if self.working else {}),
         }
+
+    def at_work(self) -> str:
+        """What working precision makes of the port, in one sentence; empty where it was not asked for."""
+        if self.working is None or not self.working.rows:
+            return ""
+        rows = self.working.rows
+        within = sum(row.aligned for row in rows)
+        worst = max(rows, key=lambda row: row.relative / row.floor if row.floor else float("inf"))
+        ratio = worst.relative / worst.floor if worst.floor else float("inf")
+        return (
+            f"{self.working.dtype} informs: {within} of {len(rows)} tensors within the noise of the reference's own "
+            f"{self.working.dtype}; the farthest, {worst.layer} ({worst.direction}), has {ratio:.1f} times its error"
+        )
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write everything that was measured."""

@@ -36,7 +36,8 @@ class Record:
     calls from 0, ``leaf`` tells a layer without sublayers from a container, ``parent`` is the call in which this one
     happened. ``args``, ``kwargs`` and ``outputs`` are the structures that were passed, tensors replaced by ``Ref``.
     ``input_grads`` belong to the tensors of ``args`` and ``kwargs`` in order, and count this call's share alone;
-    ``output_grads`` belong to the tensors of ``outputs`` and are complete.
+    ``output_grads`` belong to the tensors of ``outputs`` and are complete; ``outer_grads`` hold the part that comes
+    from outside, which is another where a layer makes one of its outputs from another.
     """
 
     path: str
@@ -49,11 +50,17 @@ class Record:
     outputs: Any = None
     input_grads: list[Slot | None] = field(default_factory=list)
     output_grads: list[Slot | None] = field(default_factory=list)
+    outer_grads: list[Slot | None] = field(default_factory=list)
 
     @property
     def key(self) -> Key:
         """What identifies the record within its run."""
         return self.path, self.call
+
+    def seeds(self) -> list[Slot | None]:
+        """The gradients with which the backward pass of this call alone begins."""
+        outer = self.outer_grads or self.output_grads
+        return [part if part and part.ref else whole for part, whole in zip(outer, self.output_grads)]
 
     def input_refs(self) -> list[Ref]:
         """Handles of the tensors that were passed in, in order."""
@@ -128,7 +135,7 @@ class Tape:
         the normalisation alone. Without inner calls these are the layer's outputs.
         """
         if not calls:
-            return record.output_refs(), record.output_grads
+            return record.output_refs(), record.seeds()
         first = calls[0]
         return first.input_refs(), first.input_grads
 
@@ -145,7 +152,8 @@ class Tape:
                     visit(call)
                 elif call.path in partial and inside[call.key]:
                     refs, grads = self.own(call, inside[call.key])
-                    found.append(replace(call, outputs=refs[0] if len(refs) == 1 else tuple(refs), output_grads=grads))
+                    outputs = refs[0] if len(refs) == 1 else tuple(refs)
+                    found.append(replace(call, outputs=outputs, output_grads=grads, outer_grads=[]))
                     visit(call)
                 else:
                     found.append(call)

@@ -15,15 +15,9 @@ import paddle
 import torch
 
 from alignment.audit import After, left_in_chain, setting_faults, state_faults, weight_faults
-from alignment.borrowed import (
-    Borrowed,
-    borrow,
-    join,
-    paddle_tensors,
-    parameter_pairs,
-    state_restored,
-    torch_tensors,
-)
+from alignment.borrowed import Borrowed, borrow, parameter_pairs
+from alignment.borrowed_paddle import paddle_tensors, state_restored
+from alignment.borrowed_torch import torch_tensors
 from alignment.engine.backward import compare_gradients
 from alignment.engine.causes import Causes
 from alignment.engine.causes_torch import alternatives
@@ -31,6 +25,7 @@ from alignment.engine.forward import compare_tapes
 from alignment.engine.isolate import Finding, isolate_layers, seen_alone
 from alignment.engine.locate import locate
 from alignment.engine.match import Matching, Side, match
+from alignment.engine.model import join
 from alignment.engine.noise import FORWARD_LIMIT, NoiseFloor
 from alignment.engine.replay_paddle import replay_container, replay_leaf
 from alignment.engine.result import Result, Skipped

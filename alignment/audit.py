@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from alignment.borrowed import Borrowed, join, paddle_tensors, twin_name
+from alignment.borrowed import Borrowed
+from alignment.borrowed_paddle import paddle_tensors
 from alignment.engine.causes import WeightIndex, state_cause, weight_cause, with_rounded_momentum
 from alignment.engine.compare import compare
 from alignment.engine.locate import StateFault, WeightFault
 from alignment.engine.match import Matching
+from alignment.engine.model import join
 from alignment.engine.result import FORWARD, Result
 from alignment.engine.settings import disagreements
 from alignment.engine.tape import Tape
+from convert.key_map import twin_name
 
 Tensors = Mapping[str, Mapping[str, np.ndarray]]
 """Parameters and buffers by layer and name."""

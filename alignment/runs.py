@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional
 from threadpoolctl import threadpool_limits
 
-from alignment.borrowed import Borrowed, state_restored, torch_in
+from alignment.borrowed import Borrowed
+from alignment.borrowed_paddle import state_restored
+from alignment.borrowed_torch import torch_in
 from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.echo import EchoStore
 from alignment.engine.noise import NoiseFloor, RoundedRun, measure_errors
@@ -72,9 +74,7 @@ class Start:
     def in_torch(self, output: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The tensors from which gradients start and those gradients."""
         if self.torch_loss is None:
-            roots = [t for t in leaves(output, lambda v: isinstance(v, torch.Tensor)) if t.requires_grad]
-            directions = zip(roots, self._directions([tuple(root.shape) for root in roots]))
-            return roots, [torch.from_numpy(array).to(root.dtype) for root, array in directions]
+            return capture_torch.in_random_directions(output, self.seed)
         like = next(leaves(output, lambda v: isinstance(v, torch.Tensor)))
         labels = mapped(self.labels, _is_array, lambda a: _cast(torch.from_numpy(np.array(a)), like))
         loss = self.torch_loss(output, *labels)
@@ -84,9 +84,7 @@ class Start:
     def in_paddle(self, output: Any) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
         """The same for Paddle."""
         if self.paddle_loss is None:
-            roots = [t for t in leaves(output, capture_paddle.is_tensor) if not t.stop_gradient]
-            arrays = self._directions([tuple(root.shape) for root in roots])
-            return roots, [paddle.to_tensor(array).astype(root.dtype) for root, array in zip(roots, arrays)]
+            return capture_paddle.in_random_directions(output, self.seed)
         like = next(leaves(output, capture_paddle.is_tensor))
         labels = mapped(self.labels, _is_array, lambda a: _cast(paddle.to_tensor(a), like))
         loss = self.paddle_loss(output, *labels)
@@ -105,10 +103,6 @@ class Start:
         with torch.no_grad():
             value = self.torch_loss(torch.from_numpy(clipped), *map(torch.from_numpy, kept))
         yield f"{words}, as in Paddle's softmax on CPU", value.numpy()
-
-    def _directions(self, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        rng = np.random.RandomState(self.seed)
-        return [rng.standard_normal(shape) for shape in shapes]
 
 
 def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> Start:

@@ -14,9 +14,12 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.borrowed import Borrowed, borrow, join, paddle_tensors, torch_in, torch_tensors, twin_name
+from alignment.borrowed import Borrowed, borrow
+from alignment.borrowed_paddle import paddle_tensors
+from alignment.borrowed_torch import torch_in, torch_tensors
 from alignment.engine import steps_paddle, steps_torch
 from alignment.engine.growth import Judge, Spread, first_leak, larger, measure_spread, noisy_parameters
+from alignment.engine.model import join
 from alignment.engine.noise import BITS
 from alignment.engine.result import Result, Skipped
 from alignment.engine.settings import Settings
@@ -24,6 +27,7 @@ from alignment.engine.store import Budget, Store
 from alignment.engine.training import Run, Step
 from alignment.engine.training_causes import Evidence, find_culprits, find_suspects
 from alignment.engine.training_rows import compare_steps, left_out
+from convert.key_map import twin_name
 from convert.pairing import Layer, pair_layers
 
 Inputs = np.ndarray | Sequence[np.ndarray]

@@ -35,3 +35,8 @@ def to_timm(name: str) -> str:
 def drop_reason(name: str) -> str:
     """Why ``to_paddle(name)`` is ``None``."""
     return DROPPED[name.rpartition(".")[2]]
+
+
+def twin_name(name: str) -> str:
+    """What Paddle calls a layer's own tensor that torch calls ``name``."""
+    return RENAMED.get(name, name)

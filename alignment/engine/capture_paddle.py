@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.engine.directions import random_directions
 from alignment.engine.store import Ref, Store
 from alignment.engine.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.tree import as_call, leaves, mapped
@@ -59,6 +60,13 @@ def capture(
         if backward is not None:
             layer.clear_gradients(set_to_zero=False)
     return recorder.tape
+
+
+def in_random_directions(output: Any, seed: int) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
+    """A start of the backward pass: every output that has a gradient, and a random direction for each."""
+    roots = [tensor for tensor in leaves(output, is_tensor) if not tensor.stop_gradient]
+    arrays = random_directions([tuple(root.shape) for root in roots], seed)
+    return roots, [paddle.to_tensor(array).astype(root.dtype) for root, array in zip(roots, arrays)]
 
 
 def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -> paddle.Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from alignment.engine.directions import random_directions
 from alignment.engine.store import Ref, Store
 from alignment.engine.tape import ROOT, Record, Slot, Tape
 from alignment.engine.tree import as_call, leaves, mapped
@@ -61,6 +62,13 @@ def capture(
         if backward is not None:
             module.zero_grad(set_to_none=True)
     return recorder.tape
+
+
+def in_random_directions(output: Any, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """A start of the backward pass: every output that has a gradient, and a random direction for each."""
+    roots = [tensor for tensor in leaves(output, _is_tensor) if tensor.requires_grad]
+    arrays = random_directions([tuple(root.shape) for root in roots], seed)
+    return roots, [torch.from_numpy(array).to(root.dtype) for root, array in zip(roots, arrays)]
 
 
 def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from alignment.engine.backward import compare_gradients
 from alignment.engine.forward import compare_tapes
 from alignment.engine.noise import NoiseFloor
 from alignment.engine.page import write_html
@@ -34,13 +35,25 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     if errors is None:
         raise TapeError(f"{torch_folder} is no record of the torch side: it has no noise floor; is it the second one?")
     port, port_facts, _ = load_tape(paddle_folder)
+    _refuse_other_runs(facts, port_facts)
     floor = NoiseFloor("float64", errors)
-    result = compare_tapes(f"{facts['model']}: forward, timm against Paddle", exact, port, floor)
+    result = compare_tapes(f"{facts.get('model', 'model')}: torch against Paddle", exact, port, floor)
+    if exact.param_grads and port.param_grads:
+        calls = {record.key: record.key for record in exact}
+        parameters = {name: (name, name) for name in exact.param_grads}
+        result.rows += compare_gradients(exact, port, floor, calls, parameters, frozenset())
     result.facts = {
         **{f"torch side, {name}": value for name, value in facts.items()},
         **{f"Paddle side, {name}": value for name, value in port_facts.items()},
     }
     return result
+
+
+def _refuse_other_runs(facts: Mapping[str, str], port_facts: Mapping[str, str]) -> None:
+    for name in ("model", "mode"):
+        ours, theirs = facts.get(name), port_facts.get(name)
+        if ours != theirs:
+            raise TapeError(f"the records do not belong together: {name} {ours} in torch, {theirs} in Paddle")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

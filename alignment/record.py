@@ -7,19 +7,28 @@ Usage::
     python alignment/compare.py A B
 
 The torch side runs in float64, which is recorded, and in float32: their distance is the noise floor. Without
-``--inputs`` both sides draw the same random images from ``--seed``. Exit codes: 0 recorded, 1 refused, 2 usage.
+``--inputs`` both sides draw the same random images from ``--seed``. For any other model call ``record_torch`` and
+``record_paddle``, each on its machine; layers are then compared by their names.
+
+Exit codes: 0 recorded, 1 refused, 2 usage.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alignment.command import SIDE_MULTIPLE, add_inputs
+from alignment.engine.noise import run_in_both
+from alignment.engine.store import MEMORY, Budget, Store
+from alignment.engine.tape import Tape
 from alignment.engine.tape_file import save_tape
 from convert.readers import read_source
 from paddle_dla import checkpoint
@@ -36,21 +45,62 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--converted", help="Paddle side: the converted file")
     result.add_argument("--inputs", metavar="FILE.npy", help="inputs (B, C, H, W) that the other side wrote")
     result.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
+    result.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
+    result.add_argument("--forward-only", action="store_true", help="leave gradients out")
+    result.add_argument(
+        "--max-memory", type=int, default=MEMORY // 2**20, metavar="MB",
+        help="of the record while the model runs; the rest goes to a temporary file (default %(default)s)",
+    )  # fmt: skip
     result.add_argument("--dump", required=True, metavar="DIR", help="where to write the record")
     add_inputs(result)
     return result
 
 
-def record_torch(args: argparse.Namespace, model: str) -> None:
-    """Run timm's model in both types; write the exact tape, how far the rounded one is from it, and the inputs.
+def record_torch(
+    module: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
+    seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Run any torch module in float64, and in float32 for the noise floor, and write the record into ``folder``.
 
-    Raises ``CheckpointError``.
+    Arguments as in ``alignment.align``; ``facts`` say what ran. The module is given back as it came.
     """
     import torch
 
-    from alignment.engine.capture_torch import capture
-    from alignment.engine.noise import RoundedRun
-    from alignment.engine.settings_torch import round_epsilons
+    from alignment.borrowed_torch import borrow_torch, torch_in
+    from alignment.engine.capture_torch import capture, in_random_directions
+
+    start = partial(in_random_directions, seed=seed) if backward else None
+    with borrow_torch(module, mode) as half:
+
+        def run(dtype: str, store: Store) -> Tape:
+            with torch_in(module, getattr(torch, dtype)):
+                return capture(module, inputs, store, start)
+
+        tape, errors = run_in_both(run, Budget(max_memory))
+    save_tape(tape, folder, {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}, errors)
+
+
+def record_paddle(
+    layer: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
+    seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """The same for any Paddle layer, which runs in float64 only."""
+    import paddle
+
+    from alignment.borrowed_paddle import borrow_paddle
+    from alignment.engine.capture_paddle import capture, in_random_directions
+
+    start = partial(in_random_directions, seed=seed) if backward else None
+    with borrow_paddle(layer, mode) as half:
+        layer.to(dtype="float64")
+        tape = capture(layer, inputs, Store(Budget(max_memory)), start)
+    save_tape(tape, folder, {**(facts or {}), "Paddle": paddle.__version__, "mode": mode, **half.notes})
+
+
+def _torch_side(args: argparse.Namespace, model: str) -> None:
+    """Record timm's model and keep the inputs beside it. Raises ``CheckpointError``."""
+    import torch
+
     from torch_ref.data import eval_batch
     from torch_ref.model import create_model, load_tensors
 
@@ -59,28 +109,28 @@ def record_torch(args: argparse.Namespace, model: str) -> None:
     tensors = {name: torch.from_numpy(stored.raw.copy()) for name, stored in source.tensors.items()}
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
-    epsilon = ", ".join(map(repr, sorted(set(round_epsilons(reference).values()))))
-    exact = capture(reference.double(), inputs)
-    rounded = RoundedRun(exact.store)
-    capture(reference.float(), inputs, rounded)
-    facts = {"model": model, "weights": source.describe(), "torch": torch.__version__, "epsilon": epsilon}
-    save_tape(exact, args.dump, facts, rounded.errors)
+    record_torch(reference, inputs, args.dump, **_options(args, model, source.describe()))
     np.save(Path(args.dump) / "inputs.npy", inputs)
 
 
-def record_paddle(args: argparse.Namespace, model: str) -> None:
-    """Run the Paddle model in float64 and write its tape. Raises ``CheckpointError``."""
-    import paddle
-
-    from alignment.engine.capture_paddle import capture
+def _paddle_side(args: argparse.Namespace, model: str) -> None:
+    """Record the Paddle model. Raises ``CheckpointError``."""
     from paddle_dla import create_model
 
     arrays, _ = checkpoint.read(args.converted)
     classes, in_chans = arrays["fc.weight"].shape[0], arrays["base_layer.0.weight"].shape[1]
     port = create_model(model, pretrained=args.converted, num_classes=classes, in_chans=in_chans)
-    port.eval()
-    tape = capture(port.to(dtype="float64"), _inputs(args, in_chans))
-    save_tape(tape, args.dump, {"model": model, "weights": args.converted, "Paddle": paddle.__version__})
+    record_paddle(port, _inputs(args, in_chans), args.dump, **_options(args, model, args.converted))
+
+
+def _options(args: argparse.Namespace, model: str, weights: str) -> dict[str, Any]:
+    return {
+        "mode": args.mode,
+        "backward": not args.forward_only,
+        "seed": args.seed,
+        "max_memory": args.max_memory * 2**20,
+        "facts": {"model": model, "weights": weights},
+    }
 
 
 def _inputs(args: argparse.Namespace, in_chans: int) -> np.ndarray:
@@ -105,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.checkpoint if args.side == "torch" else args.converted):
         usage.error("the torch side needs --checkpoint, the Paddle side --converted")
     try:
-        record_torch(args, model) if args.side == "torch" else record_paddle(args, model)
+        _torch_side(args, model) if args.side == "torch" else _paddle_side(args, model)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

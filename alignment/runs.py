@@ -19,7 +19,7 @@ from alignment.borrowed_paddle import state_restored
 from alignment.borrowed_torch import torch_in
 from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.echo import EchoStore
-from alignment.engine.noise import NoiseFloor, RoundedRun, measure_errors
+from alignment.engine.noise import NoiseFloor, run_in_both
 from alignment.engine.store import Budget, Store
 from alignment.engine.tape import Tape
 from alignment.engine.tree import leaves, mapped
@@ -137,15 +137,12 @@ def run_reference(
     models: Borrowed, inputs: Any, start: Start | None, budget: Budget, progress: Callable[[str], None]
 ) -> Reference:  # fmt: skip
     """Run torch in float64, and in float32 for the noise floor."""
-    progress("torch in float64")
-    tape = _torch_run(models, inputs, start, torch.float64, Store(budget))
-    progress("torch in float32, for the noise floor")
-    rounded = RoundedRun(tape.store)
-    _torch_run(models, inputs, start, torch.float32, rounded)
-    if rounded.in_step:
-        return Reference(tape, dict(enumerate(rounded.errors)))
-    kept = _torch_run(models, inputs, start, torch.float32, Store(budget))
-    return Reference(tape, measure_errors(tape, kept))
+
+    def run(dtype: str, store: Store) -> Tape:
+        progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
+        return _torch_run(models, inputs, start, getattr(torch, dtype), store)
+
+    return Reference(*run_in_both(run, budget))
 
 
 def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.dtype, store: Store) -> Tape:

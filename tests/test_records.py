@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -55,8 +56,10 @@ def records(tmp_path_factory):
 def test_a_correct_port_is_aligned_where_there_is_no_framework(records):
     done = without(TORCH + PADDLE, "compare", records / "A", records / "right", "--json", records / "report.json")
     assert done.returncode == 0, done.stderr
-    assert "ALIGNED: 191 tensors" in done.stdout
-    assert json.loads((records / "report.json").read_text())["compared"] == 191
+    rows = json.loads((records / "report.json").read_text())["rows"]
+    directions = Counter(row["direction"] for row in rows)
+    assert directions == {"forward": 191, "gradient": 183, "parameter gradient": 146}
+    assert "\nALIGNED: 520 tensors" in done.stdout
 
 
 @pytest.mark.torch
@@ -64,6 +67,55 @@ def test_a_wrong_port_is_caught_at_its_layer_where_there_is_no_framework(records
     done = without(TORCH + PADDLE, "compare", records / "A", records / "wrong")
     assert done.returncode == 1
     assert "first at level3.tree2.root.bn:" in done.stdout.splitlines()[-1]
+
+
+def any_pair(scale=1.0):
+    """Two small models of one's own with the same names and weights; the gradient of Paddle's is scaled."""
+    import paddle
+    import torch
+
+    torch.manual_seed(0)
+    reference = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 2)
+    )
+    port = paddle.nn.Sequential(
+        paddle.nn.Conv2D(3, 4, 3), paddle.nn.ReLU(), paddle.nn.Flatten(), paddle.nn.Linear(64, 2)
+    )
+    for name, value in reference.state_dict().items():
+        port.state_dict()[name].set_value(value.numpy().T if name == "3.weight" else value.numpy())
+    relu = port[1].forward
+    port[1].forward = lambda x: relu(x) * scale + (relu(x) * (1 - scale)).detach()
+    return reference, port
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("scale", "passed"), [(1.0, True), (2.0, False)])
+def test_any_model_is_recorded_with_its_gradients(tmp_path, scale, passed):
+    from alignment.record import record_paddle, record_torch
+
+    reference, port = any_pair(scale)
+    inputs = np.random.RandomState(0).standard_normal((2, 3, 6, 6))
+    record_torch(reference, inputs, tmp_path / "A", max_memory=0)
+    record_paddle(port, inputs, tmp_path / "B", max_memory=0)
+    result = compare.compare_records(tmp_path / "A", tmp_path / "B")
+    assert result.passed == passed
+    assert (result.first_divergence, result.first_difference and result.first_difference.direction) == (
+        (None, None) if passed else ("0", "gradient")
+    )
+
+
+@pytest.mark.torch
+def test_records_of_different_modes_do_not_belong_together(tmp_path):
+    from alignment.record import record_paddle, record_torch
+
+    reference, port = any_pair()
+    inputs = np.random.RandomState(0).standard_normal((2, 3, 6, 6))
+    record_torch(reference, inputs, tmp_path / "A", mode="train")
+    record_paddle(port, inputs, tmp_path / "B")
+    with pytest.raises(TapeError, match="mode train in torch, eval in Paddle"):
+        compare.compare_records(tmp_path / "A", tmp_path / "B")
+    with pytest.raises(TapeError, match="no noise floor; is it the second one"):
+        compare.compare_records(tmp_path / "B", tmp_path / "A")
 
 
 def test_a_tape_comes_back_as_it_was(tmp_path):
@@ -75,7 +127,7 @@ def test_a_tape_comes_back_as_it_was(tmp_path):
         Record("b", "Layer", 0, False, None),
     ]
     tape.param_grads = {"a.weight": refs[0]}
-    save_tape(tape, tmp_path / "tape", {"model": "a"}, [0.5] * len(tape.store.refs))
+    save_tape(tape, tmp_path / "tape", {"model": "a"}, {ref.index: 0.5 for ref in tape.store.refs})
     loaded, facts, errors = load_tape(tmp_path / "tape")
     assert {errors[ref.index] for record in loaded for ref in record.output_refs()} == {0.5}
     assert facts == {"model": "a"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class TapeError(ValueError):
 
 
 def save_tape(
-    tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str], errors: Sequence[float] | None = None
+    tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str], errors: Mapping[int, float] | None = None
 ) -> None:  # fmt: skip
     """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed.
 
@@ -68,7 +68,7 @@ def save_tape(
         "buffers": {key: name(ref) for key, ref in tape.buffers.items()},
     }
     if errors is not None:
-        content["float32_errors"] = {key: errors[int(key[1:])] for key in arrays}
+        content["float32_errors"] = {key: errors.get(int(key[1:]), 0.0) for key in arrays}
     save_file(arrays, target / TENSORS)
     (target / INDEX).write_text(json.dumps(content), encoding="utf-8")
 

@@ -48,12 +48,23 @@ def _attempt(words: str, compute: Callable[[], torch.Tensor]) -> Found:
         return
 
 
+def _other_inputs(x: torch.Tensor) -> Found:
+    yield "channels reversed", x.flip(1)
+    yield "rows mirrored", x.flip(2)
+    yield "columns mirrored", x.flip(3)
+    yield "height and width exchanged", x.transpose(2, 3)
+    for axis in (2, 3):
+        for step in (1, -1):
+            yield f"a shift by {step} along axis {axis}", x.roll(step, axis)
+
+
 def _conv(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> Found:
     if len(fields["stride"]) != 2 or isinstance(fields["padding"], str):
         return
     usual = dict(x=x, fields=fields, weight=weights["weight"], bias=weights.get("bias"))
     stride, dilation, padding = fields["stride"], fields["dilation"], fields["padding"]
-    yield from _attempt("channels of the input reversed", lambda: _convolve(**{**usual, "x": x.flip(1)}))
+    for words, other in _other_inputs(x):
+        yield from _attempt(f"the input with {words}", lambda other=other: _convolve(**{**usual, "x": other}))
     if usual["bias"] is not None:
         yield from _attempt("bias missing", lambda: _convolve(**{**usual, "bias": None}))
     for words, weight in _kernels(weights["weight"]):

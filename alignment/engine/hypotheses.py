@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -34,6 +34,8 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
     "softplus": lambda x: np.logaddexp(0, x),
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "softmax (axis 1)": lambda x: _softmax(x, 1) if x.ndim > 1 else x,
+    "softmax (last axis)": lambda x: _softmax(x, -1) if x.ndim > 1 else x,
 }
 
 
@@ -41,9 +43,17 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 # slope 0.1666667 of Paddle's hard sigmoid is.
 FEW_DIGITS = 1e-6
 
+SHIFTS = (1, -1, 2, -2)
+"""Steps by which a map might be shifted."""
+
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    powers = np.exp(x - x.max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -245,6 +255,22 @@ def rearranged(case: Case) -> str:
     return ""
 
 
+def moved(case: Case) -> str:
+    """The same map turned, mirrored or shifted, or the batch in another order."""
+    if case.expected.shape != case.actual.shape:
+        return ""
+    return next((words for words, other in _moves(case.expected) if case.is_actual(other)), "")
+
+
+def _moves(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if array.ndim >= 4:
+        yield "height and width exchanged", array.swapaxes(-1, -2)
+    for axis in range(2, array.ndim):
+        yield f"mirrored along axis {axis}", np.flip(array, axis)
+    for axis, step in product(range(array.ndim), SHIFTS):
+        yield f"shifted by {step} along axis {axis}", np.roll(array, step, axis)
+
+
 def dropped_out(case: Case) -> str:
     """Elements that are zero, and all others larger by one factor."""
     if case.expected.shape != case.actual.shape:
@@ -303,7 +329,7 @@ def partly(case: Case) -> str:
 
 
 FORWARD = (
-    not_finite, rearranged, concatenated, vanished, scaled, permuted, other_terms, activation, another_tensor,
+    not_finite, rearranged, moved, concatenated, vanished, scaled, permuted, other_terms, activation, another_tensor,
     activated_term, reduced, dropped_out, rounded, shifted,
 )  # fmt: skip
 """For what a layer computes or hands on."""

@@ -24,6 +24,8 @@ SHOWN = 3
 # What separates a solved number (a momentum, an epsilon) from its true value: the reference's buffers are float64
 # here, and the solution divides differences that cancel by up to six digits.
 SOLVED = 1e-6
+# Of the ratio of two batch statistics: what is left of float64 where a share of 0.1 is what changes in a sum.
+SOLVED_RATIO = 1e-8
 
 Alternatives = Callable[
     [Settings, Mapping[str, np.ndarray], Sequence[np.ndarray], tuple[int, ...]], Iterator[tuple[str, np.ndarray]]
@@ -127,8 +129,8 @@ def _other_statistic(before: np.ndarray, expected: np.ndarray, actual: np.ndarra
     for kept in (1 - momentum, float(np.float32(1 - momentum))):
         ratio = _ratio((actual - kept * before) / (1 - kept), ours)
         count = 1 / (1 - ratio) if ratio and 0 < ratio < 1 else 0.0
-        # the number of values of one channel, which is whole
-        if count and abs(count - round(count)) <= SOLVED * count:
+        # the number of values of one channel, which is whole; an error of the ratio comes back times its square
+        if count and abs(count - round(count)) <= min(SOLVED_RATIO * count**2, 0.1):
             return f"the biased batch variance is used: (n - 1) / n of the reference's, n = {round(count)}"
     return f"the batch's statistic is scaled by {ratio:.6g}" if ratio else ""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from alignment.engine.isolate import Finding
 from alignment.engine.layout import laid_out
 from alignment.engine.noise import BACKWARD_LIMIT, FORWARD_LIMIT
@@ -109,8 +111,8 @@ def _settings_lines(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 
 def _short(value: Any) -> Any:
-    """Numbers with nine digits, which tell any two of float32 apart."""
-    return f"{value:.9g}" if isinstance(value, float) else value
+    """Numbers with the digits that float32 has, in which Paddle keeps them."""
+    return str(np.float32(value)) if isinstance(value, float) else value
 
 
 def _weight_line(fault: WeightFault) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.audit import After, left_in_chain, setting_faults, state_faults, weight_faults
+from alignment.audit import After, Tensors, left_in_chain, setting_faults, state_faults, weight_faults
 from alignment.borrowed import Borrowed, borrow, parameter_pairs
 from alignment.borrowed_paddle import paddle_tensors, state_restored
 from alignment.borrowed_torch import torch_tensors
@@ -28,7 +28,7 @@ from alignment.engine.match import Matching, Side, match
 from alignment.engine.model import join
 from alignment.engine.noise import FORWARD_LIMIT, NoiseFloor
 from alignment.engine.replay_paddle import replay_container, replay_leaf
-from alignment.engine.result import Result, Skipped
+from alignment.engine.result import Culprit, Result, Skipped
 from alignment.engine.settings import AFFINE, Settings
 from alignment.engine.store import MEMORY, Budget
 from alignment.engine.tape import Record, Tape, is_ref
@@ -99,30 +99,38 @@ def align(
             runs.tape, runs.errors = ran.tape, ran.errors
         progress("Paddle in float64")
         result, port, matching = _chained_run(models, runs, inputs, start, "float64", budget, key_map)
-        settings, weights = setting_faults(models, matching), [*weight_faults(models, matching, initial)]
-        known = {(fault.layer, fault.name) for fault in weights}
-        states = [*state_faults(models, runs.tape, left_in_chain(models, port, matching, result), known, initial)]
-        findings: list[Finding] = []
-        if isolate and not (settings or weights or states) and seen_alone(result.rows):
-            result.facts["every layer alone"] = SEEN
-        elif isolate:
-            progress("every layer alone, on the reference's inputs")
-            give_back_memory()
-            findings, after = _isolated(models, runs, port, matching, start is not None)
-            states = [*state_faults(models, runs.tape, after, known, initial)]
-        result.culprits = locate(
-            [record.path for record in runs.tape],
-            matching.twins,
-            settings,
-            weights,
-            findings,
-            states,
-            Causes(runs.tape, models.reference_settings, initial, partial(_alternatives, start)).explain,
-        )
+        result.culprits = _culprits(models, runs, port, matching, result, start, initial, isolate, progress)
         if dtype == "float32":
             progress("Paddle in float32, for information")
             result.working = _chained_run(models, runs, inputs, start, dtype, budget, key_map)[0]
     return result
+
+
+def _culprits(
+    models: Borrowed, runs: Reference, port: Tape, matching: Matching, result: Result, start: Start | None,
+    initial: Tensors, isolate: bool, progress: Progress,
+) -> list[Culprit]:  # fmt: skip
+    """The layers at fault by everything that is known of them; those unseen in the chain are run alone for it."""
+    weights = [*weight_faults(models, matching, initial)]
+    known = {(fault.layer, fault.name) for fault in weights}
+    states = [*state_faults(models, runs.tape, left_in_chain(models, port, matching, result), known, initial)]
+    findings: list[Finding] = []
+    if isolate and seen_alone(result.rows) and not states:
+        result.facts["every layer alone"] = SEEN
+    elif isolate:
+        progress("every layer alone, on the reference's inputs")
+        give_back_memory()
+        findings, after = _isolated(models, runs, port, matching, start is not None)
+        states = [*state_faults(models, runs.tape, after, known, initial)]
+    return locate(
+        [record.path for record in runs.tape],
+        matching.twins,
+        setting_faults(models, matching),
+        weights,
+        findings,
+        states,
+        Causes(runs.tape, models.reference_settings, initial, partial(_alternatives, start)).explain,
+    )
 
 
 def _alternatives(

@@ -87,7 +87,7 @@ def align(
     Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, and ``ValueError`` for an unknown
     ``mode``, ``dtype`` or loss, or a loss that is not one number.
     """
-    _refuse_unknown_words(mode, dtype)
+    _refuse_unknown_type(dtype)
     start = start_of(loss, labels, seed) if backward else None
     runs, budget = reference or Reference(), Budget(max_memory)
     with borrow(torch_module, paddle_layer, mode) as models, threads_as_torch():
@@ -95,8 +95,7 @@ def align(
             models.add(LOSS, start.torch_loss, start.paddle_loss, LOSS)
         initial = {path: torch_tensors(layer) for path, layer in models.reference.items()}
         if runs.tape is None:
-            ran = run_reference(models, inputs, start, budget, progress)
-            runs.tape, runs.errors = ran.tape, ran.errors
+            runs.tape, runs.errors = run_reference(models, inputs, start, budget, progress)
         progress("Paddle in float64")
         result, port, matching = _chained_run(models, runs, inputs, start, "float64", budget, key_map)
         result.culprits = _culprits(models, runs, port, matching, result, start, initial, isolate, progress)
@@ -143,9 +142,7 @@ def _alternatives(
     return alternatives(settings, weights, inputs, shape)
 
 
-def _refuse_unknown_words(mode: str, dtype: str) -> None:
-    if mode not in ("eval", "train"):
-        raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
+def _refuse_unknown_type(dtype: str) -> None:
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
 

@@ -74,8 +74,8 @@ def borrow(
 ) -> Iterator[Borrowed]:
     """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
 
-    ``trained`` says that the parameters of the Paddle model will change, too. Raises ``ValueError`` for a model with
-    weights of several floating-point types.
+    ``trained`` says that the parameters of the Paddle model will change, too. Raises ``ValueError`` for an unknown
+    ``mode``, and for a model with weights of several floating-point types.
     """
     state = np.random.get_state()
     try:

@@ -10,7 +10,7 @@ import paddle
 
 from alignment.engine import settings_paddle
 from alignment.engine.capture_paddle import state_tensors
-from alignment.engine.model import Half, mixed_modes
+from alignment.engine.model import Half, mixed_modes, refuse_unknown_mode
 from alignment.engine.tape import ROOT
 
 
@@ -18,8 +18,9 @@ from alignment.engine.tape import ROOT
 def borrow_paddle(layer: paddle.nn.Layer, mode: str, trained: bool = False) -> Iterator[Half]:
     """``layer`` in ``mode``, as ``borrow_torch`` has it; ``trained`` says that its parameters will change, too.
 
-    Raises ``ValueError`` for a model with weights of several floating-point types.
+    Raises ``ValueError`` for an unknown ``mode``, and for a model with weights of several floating-point types.
     """
+    refuse_unknown_mode(mode)
     kept = paddle.get_rng_state()
     try:
         with _restored(layer, trained):

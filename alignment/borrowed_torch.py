@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from alignment.engine import settings_torch
-from alignment.engine.model import Half, mixed_modes
+from alignment.engine.model import Half, mixed_modes, refuse_unknown_mode
 from alignment.engine.tape import ROOT
 from convert.key_map import DROPPED
 
@@ -20,7 +20,10 @@ def borrow_torch(module: torch.nn.Module, mode: str) -> Iterator[Half]:
 
     A module whose layers are all in one mode is put into ``mode``. One whose layers are in several keeps them: that is
     either meant (a frozen BatchNorm) or the fault to be found. Dropout is read, then switched off.
+
+    Raises ``ValueError`` for an unknown ``mode``.
     """
+    refuse_unknown_mode(mode)
     with torch.random.fork_rng(), _restored(module):
         layers = {path or ROOT: layer for path, layer in module.named_modules()}
         notes = mixed_modes("torch", layers.values())

@@ -18,6 +18,7 @@ import numpy as np
 from alignment.command import Progress, add_weights, chosen_source, parser, run
 from alignment.engine.compare import compare
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
+from alignment.engine.rows import UNMEASURED, tensor_row
 from convert.conversion import convert_source
 from convert.key_map import to_timm
 from paddle_dla import checkpoint
@@ -41,27 +42,12 @@ def check_weights(args: argparse.Namespace, model: str, progress: Progress) -> R
 
 def _row(name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray | None) -> Row:
     shown = expected if expected is not None else actual
-    if expected is None or actual is None:
-        side = "timm" if expected is None else "Paddle"
-        return Row(
-            to_timm(name), name, "Tensor", 0, depth, True, shown.shape, np.inf, np.inf, 0, 0, (), f"not in {side}"
-        )
-    found = compare(expected, actual)
-    return Row(
-        layer=to_timm(name),
-        twin=name,
-        kind="Tensor",
-        call=0,
-        depth=depth,
-        leaf=True,
-        shape=expected.shape,
-        max_abs=found.max_abs,
-        relative=found.relative,
-        floor=0.0,  # nothing is computed, so nothing is rounded
-        allowed=0.0,
-        worst=found.worst,
-        note=found.mismatch,
-    )
+    found, note = UNMEASURED, f"not in {'timm' if expected is None else 'Paddle'}"
+    if expected is not None and actual is not None:
+        found = compare(expected, actual)
+        note = found.mismatch
+    # nothing is computed, so nothing is rounded
+    return tensor_row(to_timm(name), name, "Tensor", depth, shown.shape, found, (0.0, 0.0), note=note)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

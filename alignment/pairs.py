@@ -13,9 +13,11 @@ import torch
 from alignment.aligner import align
 from alignment.engine import capture_paddle, capture_torch
 from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import NoiseFloor, RoundedRun
+from alignment.engine.noise import NoiseFloor, run_in_both
 from alignment.engine.result import Result
 from alignment.engine.settings_torch import round_epsilons
+from alignment.engine.store import Budget, Store
+from alignment.engine.tape import Tape
 from convert.conversion import Conversion
 from convert.key_map import to_timm
 from convert.readers import Source, source_from_arrays
@@ -147,18 +149,18 @@ def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progre
     The floor is the reference's own float32 error. Both models change their type on the way and should not be used
     afterwards.
     """
-    progress(f"{pair.name}: timm in float64")
+
+    def run(type_: str, store: Store) -> Tape:
+        progress(f"{pair.name}: timm in {type_}" + (", for the noise floor" if type_ == "float32" else ""))
+        return capture_torch.capture(pair.torch_model.to(getattr(torch, type_)), inputs, store)
+
     epsilons = ", ".join(map(repr, sorted(set(round_epsilons(pair.torch_model).values()))))
-    exact = capture_torch.capture(pair.torch_model.double(), inputs)
-    progress(f"{pair.name}: timm in float32, for the noise floor")
-    rounded = RoundedRun(exact.store)
-    capture_torch.capture(pair.torch_model.float(), inputs, rounded)
+    exact, errors = run_in_both(run, Budget())
     progress(f"{pair.name}: Paddle in {dtype}")
     pair.paddle_model.to(dtype=dtype)
     port = capture_paddle.capture(pair.paddle_model, inputs)
-    result = compare_tapes(
-        f"{pair.name}: forward, timm against Paddle", exact, port, NoiseFloor(dtype, dict(enumerate(rounded.errors)))
-    )
+    floor = NoiseFloor(dtype, errors)
+    result = compare_tapes(f"{pair.name}: forward, timm against Paddle", exact, port, floor)
     result.facts.update(
         compared=f"Paddle {dtype} against timm float64; the floor is timm's own float32 error"
         + (" x 2**-29" if dtype == "float64" else ""),

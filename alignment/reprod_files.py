@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from numpy.lib import format as npy
 from alignment.engine.compare import compare
 from alignment.engine.noise import BITS, MARGIN
 from alignment.engine.result import Result, Row
+from alignment.engine.rows import UNMEASURED, tensor_row
 from alignment.engine.tape import Tape
 from alignment.engine.tape_file import load_tape
 from paddle_dla.storage.atomic import atomic_path
@@ -146,26 +148,15 @@ def _row(
 ) -> Row:  # fmt: skip
     if expected is None or actual is None:
         shown, side = (actual, "first") if expected is None else (expected, "second")
-        missing = f"not in the {side} file"
-        return Row(name, name, "Array", 0, depth, True, shown.shape, np.inf, np.inf, 0, 0, (), missing)
+        note = f"not in the {side} file"
+        return tensor_row(name, name, "Array", depth, shown.shape, UNMEASURED, (0.0, 0.0), note=note)
     found = compare(_parts(expected), _parts(actual))
     # of two types the one that rounds more
     floor, limit = max(allowed(expected.dtype), allowed(actual.dtype))
-    return Row(
-        layer=name,
-        twin=name,
-        kind="Array",
-        call=0,
-        depth=depth,
-        leaf=True,
-        shape=expected.shape,
-        max_abs=found.max_abs,
-        relative=found.relative,
-        floor=floor,
-        allowed=limit if tolerance is None else tolerance,
-        worst=found.worst[: expected.ndim],
-        note=found.mismatch or _lost(expected, actual, found.max_abs),
-    )
+    limits = floor, limit if tolerance is None else tolerance
+    note = found.mismatch or _lost(expected, actual, found.max_abs)
+    found = replace(found, worst=found.worst[: expected.ndim])
+    return tensor_row(name, name, "Array", depth, expected.shape, found, limits, note=note)
 
 
 def _parts(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from alignment.engine.echo import EchoStore
 from alignment.engine.noise import NoiseFloor, run_in_both
 from alignment.engine.store import Budget, Store
 from alignment.engine.tape import Tape
-from alignment.engine.tree import leaves, mapped
+from alignment.engine.tree import is_array, leaves, mapped
 
 LOSS = "(loss)"
 """How the loss is called in a path of layers."""
@@ -76,7 +76,7 @@ class Start:
         if self.torch_loss is None:
             return capture_torch.in_random_directions(output, self.seed)
         like = next(leaves(output, lambda v: isinstance(v, torch.Tensor)))
-        labels = mapped(self.labels, _is_array, lambda a: _cast(torch.from_numpy(np.array(a)), like))
+        labels = mapped(self.labels, is_array, lambda a: _cast(torch.from_numpy(np.array(a)), like))
         loss = self.torch_loss(output, *labels)
         _refuse_vector(tuple(loss.shape), loss.numel(), "torch")
         return [loss], [torch.ones_like(loss)]
@@ -86,7 +86,7 @@ class Start:
         if self.paddle_loss is None:
             return capture_paddle.in_random_directions(output, self.seed)
         like = next(leaves(output, capture_paddle.is_tensor))
-        labels = mapped(self.labels, _is_array, lambda a: _cast(paddle.to_tensor(a), like))
+        labels = mapped(self.labels, is_array, lambda a: _cast(paddle.to_tensor(a), like))
         loss = self.paddle_loss(output, *labels)
         _refuse_vector(tuple(loss.shape), loss.size, "Paddle")
         return [loss], [paddle.ones_like(loss)]
@@ -135,14 +135,14 @@ def give_back_memory() -> None:
 
 def run_reference(
     models: Borrowed, inputs: Any, start: Start | None, budget: Budget, progress: Callable[[str], None]
-) -> Reference:  # fmt: skip
-    """Run torch in float64, and in float32 for the noise floor."""
+) -> tuple[Tape, dict[int, float]]:  # fmt: skip
+    """Run torch in float64, and in float32 for its errors, as ``Reference`` holds them."""
 
     def run(dtype: str, store: Store) -> Tape:
         progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
         return _torch_run(models, inputs, start, getattr(torch, dtype), store)
 
-    return Reference(*run_in_both(run, budget))
+    return run_in_both(run, budget)
 
 
 def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.dtype, store: Store) -> Tape:
@@ -178,10 +178,6 @@ def run_port(
 
 def _named(loss: Any) -> dict[str, Any]:
     return {} if loss is None else {LOSS: loss}
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def _cast(label: Any, like: Any) -> Any:

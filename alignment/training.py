@@ -76,7 +76,7 @@ def align_training(
     Raises ``AmbiguousMatch`` where a layer has several possible twins, and ``ValueError`` for an unknown ``mode`` or
     ``dtype``, for no batches, and where a callable returns the same object twice.
     """
-    _refuse(batches, mode, dtype)
+    _refuse(batches, dtype)
     batches = [([inputs] if isinstance(inputs, np.ndarray) else [*inputs], labels) for inputs, labels in batches]
     ours, theirs = _recipes(loss, optimizer, scheduler, ema, grad_clip)
     with ExitStack() as stack:
@@ -115,9 +115,7 @@ def align_training(
     return result
 
 
-def _refuse(batches: Sequence[Any], mode: str, dtype: str) -> None:
-    if mode not in ("eval", "train"):
-        raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
+def _refuse(batches: Sequence[Any], dtype: str) -> None:
     if dtype not in BITS:
         raise ValueError(f"dtype must be one of {', '.join(BITS)}, got {dtype!r}")
     if not len(batches):

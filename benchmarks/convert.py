@@ -16,10 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
+from machine import machine
 
 USUAL = """
 import sys
@@ -90,20 +89,12 @@ def make_sources(folder: Path, model: str) -> dict[str, Path]:
     return {suffix: folder / f"{model}{suffix}" for suffix in (".safetensors", ".pth")}
 
 
-def machine() -> str:
-    """Processor, threads and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("paddlepaddle", "torch", "timm", "safetensors"))
-    return f"{cpu}, {os.cpu_count()} cores; {packages}, numpy {np.__version__}"
-
-
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description="Conversion of a timm checkpoint: ours beside the usual script.")
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
-    print(machine())
+    print(machine(("paddlepaddle", "torch", "timm", "safetensors", "numpy")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"\n{'':24}{'seconds':>10}{'MB':>8}{'times faster':>14}{'of its memory':>15}")

@@ -16,7 +16,7 @@ import paddle
 from alignment.engine.directions import random_directions
 from alignment.engine.store import Ref, Store
 from alignment.engine.tape import ROOT, Key, Record, Slot, Tape
-from alignment.engine.tree import as_call, leaves, mapped
+from alignment.engine.tree import as_call, is_array, leaves, mapped
 
 LATEST = 8
 """How many tensors are remembered; layers nest less deeply than that where one returns what another did."""
@@ -41,7 +41,7 @@ def capture(
     handles = recorder.attach()
     try:
         with paddle.set_grad_enabled(backward is not None):
-            args, kwargs = mapped(as_call(inputs), _is_array, lambda a: to_tensor(a, layer, backward is not None))
+            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward is not None))
             output = layer(*args, **kwargs)
         if backward is not None:
             layer.clear_gradients(set_to_zero=False)
@@ -78,10 +78,6 @@ def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -
     tensor = tensor.astype(dtype)
     tensor.stop_gradient = not differentiable
     return tensor
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def is_tensor(value: object) -> bool:

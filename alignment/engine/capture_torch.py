@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from alignment.engine.directions import random_directions
 from alignment.engine.store import Ref, Store
 from alignment.engine.tape import ROOT, Record, Slot, Tape
-from alignment.engine.tree import as_call, leaves, mapped
+from alignment.engine.tree import as_call, is_array, leaves, mapped
 
 LATEST = 4
 """How many tensors are remembered by their memory: operations and layers next to each other see the same ones."""
@@ -46,7 +46,7 @@ def capture(
     handles = recorder.attach()
     try:
         with torch.set_grad_enabled(backward is not None), recorder.graph_in_store():
-            args, kwargs = mapped(as_call(inputs), _is_array, lambda a: to_tensor(a, module, backward is not None))
+            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, module, backward is not None))
             output = module(*args, **kwargs)
         if backward is not None:
             module.zero_grad(set_to_none=True)
@@ -78,10 +78,6 @@ def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) 
     if not tensor.is_floating_point():
         return tensor
     return tensor.to(dtype).requires_grad_(differentiable)
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def _is_tensor(value: object) -> bool:

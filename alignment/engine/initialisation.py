@@ -27,6 +27,7 @@ from alignment.engine.distribution import (
 )
 from alignment.engine.distribution_causes import cause, describe
 from alignment.engine.result import INIT, WEIGHTS, Culprit, Result, Row, Skipped
+from alignment.engine.rows import tensor_row
 
 Draw = Callable[[int], Mapping[str, np.ndarray]]
 """A seed -> every parameter and buffer of a fresh model, by the reference's names, in order."""
@@ -158,21 +159,9 @@ def _evidence(expected: Drawn, actual: Drawn, made: Sequence[Measured], failed: 
 
 
 def _row(name: str, twin: str, depth: int, found: _Found, drawn: Drawn) -> Row:
-    return Row(
-        layer=name,
-        twin=twin,
-        kind="Tensor",
-        call=0,
-        depth=depth,
-        leaf=True,
-        shape=drawn.shape,
-        max_abs=found.difference.max_abs,
-        relative=found.difference.relative,
-        floor=found.floor,
-        allowed=found.allowed,
-        worst=found.difference.worst,
-        note=found.cause,
-        direction=INIT,
+    limits = found.floor, found.allowed
+    return tensor_row(
+        name, twin, "Tensor", depth, drawn.shape, found.difference, limits, direction=INIT, note=found.cause
     )
 
 

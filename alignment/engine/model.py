@@ -29,6 +29,12 @@ class Half:
                 layer.training = False
 
 
+def refuse_unknown_mode(mode: str) -> None:
+    """Raises ``ValueError`` for a word that is no mode."""
+    if mode not in ("eval", "train"):
+        raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
+
+
 def mixed_modes(name: str, layers: Iterable[Any]) -> dict[str, str]:
     """A note where layers are in different modes, which stay so then."""
     if len({layer.training for layer in layers}) == 1:

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from alignment.engine.compare import Difference
 from alignment.engine.result import FORWARD, Row
 from alignment.engine.tape import Record
 
+UNMEASURED = Difference(math.inf, math.inf, (), 0)
+"""Of what could not be compared at all; the row's note says why."""
 
-def measured(
-    record: Record,
+
+def tensor_row(
+    name: str,
     twin: str,
+    kind: str,
     depth: int,
-    found: Difference,
     shape: tuple[int, ...],
+    found: Difference,
     limits: tuple[float, float],
+    *,
     direction: str = FORWARD,
     note: str = "",
+    call: int = 0,
+    leaf: bool = True,
 ) -> Row:
-    """What was ``found`` at a tensor of ``record``; ``limits`` are its floor and what is allowed."""
+    """What was ``found`` at a tensor that goes by ``name``; ``limits`` are its floor and what is allowed."""
     floor, allowed = limits
     return Row(
-        layer=record.path,
+        layer=name,
         twin=twin,
-        kind=record.kind,
-        call=record.call,
+        kind=kind,
+        call=call,
         depth=depth,
-        leaf=record.leaf,
+        leaf=leaf,
         shape=shape,
         max_abs=found.max_abs,
         relative=found.relative,
@@ -40,9 +46,35 @@ def measured(
     )
 
 
+def measured(
+    record: Record,
+    twin: str,
+    depth: int,
+    found: Difference,
+    shape: tuple[int, ...],
+    limits: tuple[float, float],
+    direction: str = FORWARD,
+    note: str = "",
+    layer: str = "",
+) -> Row:
+    """The same at a tensor of ``record``; ``layer`` where the reference calls it otherwise."""
+    return tensor_row(
+        layer or record.path,
+        twin,
+        record.kind,
+        depth,
+        shape,
+        found,
+        limits,
+        direction=direction,
+        note=note,
+        call=record.call,
+        leaf=record.leaf,
+    )
+
+
 def unmeasured(record: Record, twin: str, depth: int, note: str, layer: str = "") -> Row:
-    """A call that could not be compared, and why; ``layer`` where the reference calls it otherwise."""
+    """A call that could not be compared, and why; ``layer`` as in ``measured``."""
     refs = record.output_refs()
-    nothing = Difference(math.inf, math.inf, (), 0)
-    row = measured(record, twin, depth, nothing, refs[0].shape if refs else (), (0.0, 0.0), note=note)
-    return row if not layer else replace(row, layer=layer)
+    shape = refs[0].shape if refs else ()
+    return measured(record, twin, depth, UNMEASURED, shape, (0.0, 0.0), note=note, layer=layer)

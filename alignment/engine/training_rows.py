@@ -11,6 +11,7 @@ from alignment.engine.compare import compare
 from alignment.engine.growth import Judge
 from alignment.engine.layout import laid_out
 from alignment.engine.result import Row, Skipped
+from alignment.engine.rows import tensor_row
 from alignment.engine.training import (
     AVERAGE,
     GIVEN,
@@ -73,22 +74,9 @@ def _row(number: int, key: Key, step: Step, other: Step, judge: Judge) -> Row:
 def _measured(number: int, key: Key, array: np.ndarray, theirs: np.ndarray, judge: Judge, note: str = "") -> Row:
     found = compare(array, theirs)
     kind, name, role = key
-    return Row(
-        layer=name,
-        twin=name,
-        kind=kind,
-        call=0,
-        depth=number,
-        leaf=True,
-        shape=array.shape,
-        max_abs=found.max_abs,
-        relative=found.relative,
-        floor=judge.floor(number, key),
-        allowed=judge.allowed(number, key),
-        worst=found.worst,
-        note=note,
-        direction=f"step {number} {kind}" + (f", {role}" if role else ""),
-    )
+    limits = judge.floor(number, key), judge.allowed(number, key)
+    direction = f"step {number} {kind}" + (f", {role}" if role else "")
+    return tensor_row(name, name, kind, number, array.shape, found, limits, direction=direction, note=note)
 
 
 def left_out(reference: Run, port: Run, judge: Judge) -> Iterator[Skipped]:

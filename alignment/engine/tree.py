@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 
 def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
     """The leaves in order; everything else that is no container is passed over."""
@@ -35,3 +37,8 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, (list, tuple)) else ((inputs,), {})
+
+
+def is_array(value: object) -> bool:
+    """Whether ``value`` is a numpy array."""
+    return isinstance(value, np.ndarray)

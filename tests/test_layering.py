@@ -15,6 +15,8 @@ FORBIDDEN = {
     "paddle_dla": TORCH | {"torch_ref", "convert", "alignment", "scripts"},
     "paddle_dla/storage": TORCH | PADDLE | {"torch_ref", "convert", "alignment"},
     "paddle_dla/checkpoint.py": TORCH | PADDLE,
+    "paddle_dla/preprocessing.py": TORCH | PADDLE,
+    "paddle_dla/data": TORCH | PADDLE | {"paddle_dla.models"},
     "paddle_dla/cli.py": TORCH | PADDLE,
     "paddle_dla/models/variants.py": TORCH | PADDLE,
     "paddle_dla/models/pretrained.py": TORCH | PADDLE,

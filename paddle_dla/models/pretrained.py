@@ -9,23 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paddle_dla.models.variants import VARIANTS
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes an input: resize the short side, crop the centre, scale to [0, 1], normalise.
-
-    ``input_size`` is (C, H, W) in pixels; the short side is resized to ``floor(H / crop_pct)``.
-    """
-
-    input_size: tuple[int, int, int] = (3, 224, 224)
-    crop_pct: float = 0.875
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+from paddle_dla.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

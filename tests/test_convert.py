@@ -30,8 +30,8 @@ from convert.paddle2timm import convert_back
 from convert.readers import Source, read_source, source_from_arrays
 from paddle_dla import checkpoint
 from paddle_dla.checkpoint import CheckpointError
-from paddle_dla.preprocessing import IMAGENET_MEAN
 from paddle_dla.models.variants import VARIANTS
+from paddle_dla.preprocessing import IMAGENET_MEAN
 from paddle_dla.storage.manifest import manifest_path
 from paddle_dla.storage.pdparams import read_pdparams
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors

@@ -6,7 +6,7 @@ ImageNet-1k, 224x224, crop 0.875, bilinear, PIL). No framework.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
@@ -19,7 +19,7 @@ class Pretrained:
     hub_id: str
     top1: float
     top5: float
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
 
 _PUBLISHED = {

@@ -1,0 +1,90 @@
+"""Bytes of an image file -> RGB pixels, exactly those of ``PIL.Image.open(file).convert("RGB")``, as timm reads them.
+
+What that means, since it is the definition: EXIF orientation is not applied, an alpha channel is dropped, palettes and
+CMYK are converted by Pillow. JPEG goes through simplejpeg where that is installed: the same library underneath, the
+same bytes, without Pillow's detour. Where it hesitates (CMYK, a damaged file) Pillow decides.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from paddle_dla.data.errors import ImageError
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+# Pillow's own limit, at which it speaks of a decompression bomb: 1/4 GiB of RGB pixels
+MAX_PIXELS = 1024**3 // 4 // 3
+JPEG = b"\xff\xd8\xff"
+
+
+def decode(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises ``ImageError`` for what is truncated, damaged, unknown or beyond ``MAX_PIXELS``."""
+    return Decoder().decode(data)
+
+
+class Decoder:
+    """``decode`` for many images in a row: the pixels of a JPEG stay in one buffer, which saves a fifth of the time.
+
+    What ``decode`` returns is valid until the next call.
+    """
+
+    def __init__(self):
+        self._buffer = np.empty(0, np.uint8)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """As the function of this name."""
+        if simplejpeg is not None and data[:3] == JPEG:
+            pixels = self._decode_jpeg(data)
+            if pixels is not None:
+                return pixels
+        return _decode_with_pillow(data)
+
+    def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
+        """The pixels, or ``None`` where Pillow must have the last word."""
+        try:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+            if colorspace not in ("YCbCr", "Gray"):
+                return None
+            _refuse_bomb(width, height)
+            if self._buffer.size < height * width * 3:
+                self._buffer = np.empty(height * width * 3, np.uint8)
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=self._buffer)
+        except ValueError:
+            return None
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            # between one and two times its limit Pillow only warns; here the limit is one
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                _refuse_bomb(*image.size)
+                return np.asarray(image.convert("RGB"))
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"no image of a known format: {_start(data)}") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"refused: {error}") from error
+    # what Pillow's readers of many formats raise over damaged bytes
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise ImageError(f"damaged image: {error}") from error
+
+
+def _refuse_bomb(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"refused: {width} x {height} pixels are more than {MAX_PIXELS:,}; a small file that claims to be so large "
+            "is made to exhaust memory (shrink the image if it is honest)"
+        )
+
+
+def _start(data: bytes) -> str:
+    return f"{len(data):,} bytes that begin with {data[:8]!r}" if data else "an empty file"

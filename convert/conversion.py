@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +23,7 @@ from convert.readers import Source, read_source
 from paddle_dla.models.adapt import HEAD, STEM, adapt_stem, new_head
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import FORMAT, describe
 from paddle_dla.storage.tensors import StoredTensor
@@ -54,12 +55,15 @@ def convert_source(
     num_classes: int | None = None,
     in_chans: int | None = None,
     head_seed: int = 0,
+    preprocessing: Preprocessing | None = None,
 ) -> Conversion:
     """Convert ``source`` for ``model``.
 
     ``num_classes`` and ``in_chans`` as asked for: where the source has others, timm's rules apply (a new head,
     seeded by ``head_seed``; the stem summed or repeated). ``None`` expects what the published weights have, 1000 and
     3, and refuses anything else.
+
+    ``preprocessing`` is recorded beside the weights; by default what timm publishes for the model.
 
     Half and bfloat16 weights become float32, which changes no value. Raises ``ConversionError``, which lists every
     tensor that is missing, left over, or of another shape or type, and ``ValueError`` for an unknown model.
@@ -78,7 +82,12 @@ def convert_source(
     made = _adapt(arrays, account, source, num_classes, in_chans, head_seed)
     arrays = _in_model_order(arrays, model, num_classes, in_chans)
     notes = [*source.notes, *made.values()]
-    manifest = _manifest(source, model, num_classes, in_chans, arrays, account, made)
+    recorded = preprocessing or PRETRAINED[model].preprocessing.with_channels(in_chans)
+    manifest = {
+        **_header(source, model, num_classes, in_chans),
+        "preprocessing": recorded.as_dict(),
+        **_accounts(source, arrays, account, made),
+    }
     return Conversion(model, num_classes, in_chans, arrays, manifest, [*notes, *_non_finite(arrays)])
 
 
@@ -155,15 +164,22 @@ def _in_model_order(
     return {name: arrays[name] for name in names if name is not None}
 
 
-def _manifest(
-    source: Source,
-    model: str,
-    num_classes: int,
-    in_chans: int,
-    arrays: Mapping[str, np.ndarray],
-    account: Account,
-    made: Mapping[str, str],
+def _header(source: Source, model: str, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """What the manifest says of the file as a whole."""
+    return {
+        "format": FORMAT,
+        "model": model,
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "source": dict(source.origin),
+        "versions": _versions(),
+    }
+
+
+def _accounts(
+    source: Source, arrays: Mapping[str, np.ndarray], account: Account, made: Mapping[str, str]
 ) -> dict[str, Any]:
+    """What the manifest says of every tensor: where it came from, or why it was dropped."""
     origin = {paddle: timm for timm, paddle in account.mapped.items()}
     tensors = {}
     for name, array in arrays.items():
@@ -173,17 +189,8 @@ def _manifest(
         if name in origin:
             entry["source_dtype"] = source.tensors[origin[name]].dtype
         tensors[name] = {**entry, **describe(array)}
-    return {
-        "format": FORMAT,
-        "model": model,
-        "num_classes": num_classes,
-        "in_chans": in_chans,
-        "source": dict(source.origin),
-        "preprocessing": asdict(PRETRAINED[model].preprocessing),
-        "versions": _versions(),
-        "tensors": tensors,
-        "dropped": {name: _dropped(source.tensors[name], reason) for name, reason in account.dropped.items()},
-    }
+    dropped = {name: _dropped(source.tensors[name], reason) for name, reason in account.dropped.items()}
+    return {"tensors": tensors, "dropped": dropped}
 
 
 def _dropped(tensor: StoredTensor, reason: str) -> dict[str, Any]:

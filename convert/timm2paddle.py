@@ -31,7 +31,10 @@ from convert.conversion import Conversion, ConversionError, convert_source
 from convert.hub import download, hub_id
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
+from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path
@@ -58,18 +61,12 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--seed", type=int, metavar="N", help="no checkpoint: timm's initialisation under this seed")
     result.add_argument("--output", required=True, help=".pdparams or .safetensors; a folder with --model all")
     result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
-    result.add_argument("--num-classes", type=_positive, metavar="N", help="classes wanted; others get a new head")
-    result.add_argument("--in-chans", type=_positive, metavar="N", help="input channels wanted; the stem is adapted")
+    result.add_argument("--num-classes", type=positive, metavar="N", help="classes wanted; others get a new head")
+    result.add_argument("--in-chans", type=positive, metavar="N", help="input channels wanted; the stem is adapted")
     result.add_argument("--report", metavar="FILE.json", help="write what was done, or why it was refused")
     result.add_argument("--no-verify", action="store_true", help="do not run both models")
+    add_preprocessing(result)
     return result
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
 
 
 def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[str, Path]:
@@ -93,8 +90,11 @@ def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Pr
     """Convert one model and write it; returns the report. Raises ``CheckpointError``; then nothing was written."""
     checkpoint.check_suffix(target)
     check_writable(target)
+    preprocessing = _preprocessing(args, model)
     source = find_source(args, model, progress)
-    conversion = convert_source(source, model, args.num_classes, args.in_chans, head_seed=args.seed or 0)
+    conversion = convert_source(
+        source, model, args.num_classes, args.in_chans, head_seed=args.seed or 0, preprocessing=preprocessing
+    )
     for warning in conversion.warnings:
         progress(f"warning: {warning}")
     verification = {"run": False, "why": "--no-verify"} if args.no_verify else verify(source, conversion, progress)
@@ -114,6 +114,14 @@ def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Pr
         "mapped": len(conversion.arrays),
         **manifest,
     }
+
+
+def _preprocessing(args: argparse.Namespace, model: str) -> Preprocessing:
+    """The published one with what the command line says otherwise. Raises ``CheckpointError`` for nonsense."""
+    try:
+        return chosen_preprocessing(args, PRETRAINED[model].preprocessing.with_channels(args.in_chans or 3))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -21,9 +21,9 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 class Preprocessing:
     """Resize the short side to ``floor(H / crop_pct)``, crop the centre, scale to [0, 1], normalise.
 
-    ``input_size`` is (C, H, W) in pixels, C being 1 (grey) or 3 (RGB); ``interpolation`` is a filter of PIL;
-    ``mean`` and ``std`` have one value for each channel, on the scale of [0, 1]. Raises ``ValueError`` for anything
-    that no image could go through.
+    ``input_size`` is (C, H, W) in pixels, C being 3 (RGB), 1 (grey) or the number of channels of another sensor, for
+    which only the normalisation means anything; ``interpolation`` is a filter of PIL; ``mean`` and ``std`` have one
+    value for each channel, on the scale of [0, 1]. Raises ``ValueError`` for anything that no image could go through.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -35,8 +35,8 @@ class Preprocessing:
     def __post_init__(self):
         for name in ("input_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.input_size) != 3 or self.input_size[0] not in (1, 3) or min(self.input_size) < 1:
-            raise ValueError(f"input_size is (1 or 3 channels, height, width) in pixels, not {self.input_size}")
+        if len(self.input_size) != 3 or min(self.input_size) < 1:
+            raise ValueError(f"input_size is (channels, height, width) in pixels, not {self.input_size}")
         if not 0 < self.crop_pct <= 4 or not math.isfinite(self.crop_pct):
             raise ValueError(f"crop_pct is the share of the resized short side that is kept, not {self.crop_pct}")
         if self.interpolation not in INTERPOLATIONS:
@@ -49,6 +49,14 @@ class Preprocessing:
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON writes it; ``from_dict`` reads it back."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def with_channels(self, channels: int) -> Preprocessing:
+        """The same for a model of ``channels`` input channels: other than 3, each gets the average statistics."""
+        if channels == self.input_size[0]:
+            return self
+        average = [[sum(values) / len(values)] * channels for values in (self.mean, self.std)]
+        size = (channels, *self.input_size[1:])
+        return replace(self, input_size=size, mean=tuple(average[0]), std=tuple(average[1]))
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:

@@ -31,7 +31,7 @@ from convert.readers import Source, read_source, source_from_arrays
 from paddle_dla import checkpoint
 from paddle_dla.checkpoint import CheckpointError
 from paddle_dla.models.variants import VARIANTS
-from paddle_dla.preprocessing import IMAGENET_MEAN
+from paddle_dla.preprocessing import IMAGENET_MEAN, Preprocessing
 from paddle_dla.storage.manifest import manifest_path
 from paddle_dla.storage.pdparams import read_pdparams
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors
@@ -532,6 +532,19 @@ def test_the_manifest_names_its_source_and_what_wrote_it(source, converted):
     assert (manifest["num_classes"], manifest["in_chans"]) == (1000, 3)
     assert manifest["preprocessing"]["mean"] == list(IMAGENET_MEAN)
     assert manifest["versions"].keys() >= {"paddle_dla", "python", "numpy", "safetensors"}
+
+
+def test_the_manifest_carries_the_preprocessing_that_was_asked_for(source, tmp_path):
+    target = tmp_path / "out.pdparams"
+    assert convert(source, target, "--input-size", 32, "--crop-pct", 1, "--interpolation", "bicubic") == 0
+    recorded = Preprocessing.from_dict(json.loads(manifest_path(target).read_text())["preprocessing"])
+    assert recorded == Preprocessing((3, 32, 32), 1.0, "bicubic")
+
+
+@pytest.mark.parametrize("wrong", [("--crop-pct", -1), ("--mean", 0.5), ("--input-size", 1, 2, 3)])
+def test_preprocessing_that_makes_no_sense_is_refused_before_anything_is_read(wrong, tmp_path, capsys):
+    assert convert(tmp_path / "absent.safetensors", tmp_path / "out.pdparams", *wrong) == 1
+    assert wrong[0].strip("-").replace("-", "_")[:5] in capsys.readouterr().err.replace("-", "_")
 
 
 def test_the_manifest_has_the_checksum_of_the_file(converted):

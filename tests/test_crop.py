@@ -210,7 +210,7 @@ def test_the_limit_of_pixels_is_pillows():
     ("wrong", "message"),
     [
         ({"input_size": (3, 0, 224)}, "input_size"),
-        ({"input_size": (4, 224, 224)}, "input_size"),
+        ({"input_size": (4, 224, 224)}, "mean and std have 4 values"),
         ({"crop_pct": 0}, "crop_pct"),
         ({"crop_pct": float("nan")}, "crop_pct"),
         ({"interpolation": "linear"}, "bilinear, bicubic"),
@@ -226,6 +226,13 @@ def test_preprocessing_that_no_image_could_go_through_is_refused(wrong, message)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_preprocessing_survives_its_json(spec):
     assert Preprocessing.from_dict(spec.as_dict()) == spec
+
+
+def test_statistics_of_other_channels_are_the_average():
+    grey = Preprocessing(mean=(0.1, 0.2, 0.6), std=(0.1, 0.2, 0.3)).with_channels(1)
+    assert grey.input_size == (1, 224, 224)
+    assert np.allclose([grey.mean, grey.std], [[0.3], [0.2]])
+    assert grey.with_channels(1) is grey
 
 
 def test_a_record_of_preprocessing_with_a_key_too_many_is_refused():

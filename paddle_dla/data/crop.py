@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow_version
 
+from paddle_dla.data.errors import DataError
 from paddle_dla.preprocessing import Preprocessing
 
 try:
@@ -71,9 +72,16 @@ def _with_pillow(image: np.ndarray, size: tuple[int, int], crop: Box, interpolat
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """timm's evaluation transform up to, not including, the scaling to [0, 1]; the same for every call."""
+    """timm's evaluation transform up to, not including, the scaling to [0, 1]; the same for every call.
+
+    Raises ``DataError`` for other than 1 or 3 channels.
+    """
 
     preprocessing: Preprocessing
+
+    def __post_init__(self):
+        if self.preprocessing.input_size[0] not in (1, 3):
+            raise DataError(f"images have 3 channels, or 1 in grey; the model takes {self.preprocessing.input_size[0]}")
 
     def __call__(self, image: np.ndarray, rng: random.Random | None = None) -> np.ndarray:
         """(H, W, 3) uint8 of any size -> (h, w, C) uint8, with (C, h, w) the ``input_size``."""

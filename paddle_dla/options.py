@@ -1,0 +1,39 @@
+"""Command-line options that several commands share, and the values that they stand for. No framework."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
+
+
+def add_preprocessing(to: argparse.ArgumentParser) -> None:
+    """What replaces parts of the preprocessing that belongs to a model."""
+    group = to.add_argument_group("preprocessing", "default: what the weights were published or converted with")
+    group.add_argument(
+        "--input-size", type=positive, nargs="+", metavar="N", help="side, or height and width, in pixels"
+    )
+    group.add_argument("--crop-pct", type=float, metavar="X", help="share of the resized short side that is kept")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS)
+    group.add_argument("--mean", type=float, nargs="+", metavar="X", help="of each channel, on the scale of [0, 1]")
+    group.add_argument("--std", type=float, nargs="+", metavar="X", help="of each channel, on the scale of [0, 1]")
+
+
+def chosen_preprocessing(args: argparse.Namespace, base: Preprocessing) -> Preprocessing:
+    """``base`` with what the command line says otherwise. Raises ``ValueError`` for what makes no sense."""
+    given = {name: getattr(args, name) for name in ("crop_pct", "interpolation", "mean", "std")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if args.input_size:
+        if len(args.input_size) > 2:
+            raise ValueError(f"--input-size takes one side, or height and width, not {args.input_size}")
+        changes["input_size"] = (base.input_size[0], args.input_size[0], args.input_size[-1])
+    return replace(base, **changes)
+
+
+def positive(text: str) -> int:
+    """A number above 0, as ``argparse`` converts it."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value

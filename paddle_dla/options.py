@@ -1,4 +1,4 @@
-"""Command-line options that several commands share, and the values that they stand for. No framework."""
+"""Command-line options that several commands share, and the values that they stand for. Imports nothing heavy."""
 
 from __future__ import annotations
 

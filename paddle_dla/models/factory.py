@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -51,13 +51,17 @@ def create_model(
         model = DLA(VARIANTS[key], num_classes, in_chans, global_pool, drop_rate, output_stride)
     if pretrained:
         source = PRETRAINED[key].hub_id if pretrained is True else os.fspath(pretrained)
-        _load_weights(model, key, source)
+        load_arrays(model, load_weights(source, key), source)
     return model
 
 
-def _load_weights(model: DLA | DLAFeatures, name: str, source: str) -> None:
+def load_arrays(model: DLA | DLAFeatures, arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Put ``{Paddle name: array}`` into ``model``, by the rules of ``create_model``; ``source`` is for messages.
+
+    Raises ``CheckpointError`` where they do not fit; then nothing was loaded.
+    """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    arrays = _without_unbuilt(load_weights(source, name), model)
+    arrays = _without_unbuilt(arrays, model)
     if STEM in arrays:
         arrays[STEM] = adapt_stem(arrays[STEM], model.in_chans)
     head = [key for key in HEAD if key in arrays and key in expected]
@@ -70,7 +74,7 @@ def _load_weights(model: DLA | DLAFeatures, name: str, source: str) -> None:
     model.set_state_dict(arrays)
 
 
-def _without_unbuilt(arrays: dict[str, np.ndarray], model: DLA | DLAFeatures) -> dict[str, np.ndarray]:
+def _without_unbuilt(arrays: Mapping[str, np.ndarray], model: DLA | DLAFeatures) -> dict[str, np.ndarray]:
     """``arrays`` less what the model has no room for: a head where it has none, levels that are needless for it."""
     unbuilt = {"fc", *LEVELS} - {info["module"] for info in model.feature_info}
     if getattr(model, "num_classes", 0):

@@ -1,0 +1,128 @@
+"""What a model scores: top-1, top-5, loss, and where its mistakes lie.
+
+Usage::
+
+    paddle-dla evaluate --checkpoint dla60.pdparams --data imagenet/val
+    python -m paddle_dla.evaluate --model dla60 --checkpoint model.safetensors --data val_list.txt --compare-published
+    python -m paddle_dla.evaluate --export exported/ --engine onnxruntime --data 'val-{000000..000049}.tar'
+    python -m paddle.distributed.launch --nproc_per_node 2 -m paddle_dla.evaluate --checkpoint dla60.pdparams ...
+
+``--data`` is a tree of class folders, a list file with ``path label`` lines, or tar shards. Images are prepared exactly
+as timm does it. On any number of ranks, and with any batch size, each sample counts once.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.labels import read_real_labels, read_subset
+from paddle_dla.data.opening import open_source
+from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
+from paddle_dla.data.source import Source
+from paddle_dla.engines.base import EngineError
+from paddle_dla.evaluation import evaluate
+from paddle_dla.exporting.errors import ExportError
+from paddle_dla.metrics import Predictions, merge
+from paddle_dla.options import add_preprocessing
+from paddle_dla.progress import Progress
+from paddle_dla.ranks import Ranks, gather, join
+from paddle_dla.scores import Scores, lines, score, write_outputs
+from paddle_dla.storage.atomic import check_writable
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.subject import Subject, add_subject, open_subject
+
+EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, ExportError, ValueError)
+OUTPUTS = ("predictions", "per_class", "confusion", "results")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="evaluate", description="What a model scores on a labelled data set.")
+    add_subject(result)
+    add_loading(result)
+    add_preprocessing(result)
+    labels = result.add_argument_group("labels")
+    labels.add_argument("--real-labels", metavar="real.json", help="reassessed labels (ReaL) for ImageNet's val images")
+    labels.add_argument(
+        "--valid-labels", metavar="FILE", help="classes of the model that the data has, one a line (ImageNet-A, -R)"
+    )
+    output = result.add_argument_group("output")
+    output.add_argument("--compare-published", action="store_true", help="print the difference to timm's number")
+    output.add_argument("--predictions", metavar="FILE", help="one row a sample: .csv or .jsonl")
+    output.add_argument("--per-class", metavar="FILE", help="one row a class: .csv or .jsonl")
+    output.add_argument("--confusion", metavar="FILE.csv", help="the confusion matrix; a .png is written beside it")
+    output.add_argument("--results", metavar="FILE.json", help="the figures and what they were measured with")
+    output.add_argument("--log-interval", type=int, default=10, metavar="N", help="steps between two lines (10)")
+    result.add_argument("--flip", action="store_true", help="average each image with its mirror image")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        for name in OUTPUTS:
+            if getattr(args, name):
+                check_writable(Path(getattr(args, name)))
+        run(args)
+    except EXPECTED_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> Scores:
+    """Evaluate as the command line says; the first rank prints and writes. Raises one of ``EXPECTED_ERRORS``."""
+    ranks = join()
+    subject = open_subject(args)
+    subset = _subset(args, subject)
+    num_classes = len(subset) if subset else subject.num_classes
+    source = open_source(args.data, args.data_root, args.classes, num_classes)
+    began = time.perf_counter()
+    predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
+    real = read_real_labels(args.real_labels) if args.real_labels else None
+    scores = score(predictions, source, skipped, real, time.perf_counter() - began)
+    if ranks.first:
+        print("\n".join(lines(scores, subject, args.compare_published)))
+        write_outputs(args, scores, predictions, source, subject)
+    return scores
+
+
+def _subset(args: argparse.Namespace, subject: Subject) -> list[int] | None:
+    if not args.valid_labels:
+        return None
+    return read_subset(args.valid_labels, subject.class_names.ids if subject.class_names else (), subject.num_classes)
+
+
+def predict_all(
+    args: argparse.Namespace,
+    subject: Subject,
+    source: Source,
+    ranks: Ranks,
+    num_classes: int,
+    subset: Sequence[int] | None,
+) -> tuple[Predictions, list[tuple[str, str]]]:
+    """The predictions of all ranks, on every rank, and the (name, reason) of what was skipped.
+
+    Raises ``DataError`` where not every sample was counted exactly once.
+    """
+    loader = evaluation_loader(source, subject.preprocessing, chosen_loading(args), ranks)
+    progress = Progress(source.num_samples // ranks.count, args.log_interval, quiet=not ranks.first)
+    try:
+        own = evaluate(subject.engine, loader, num_classes, subset, args.flip, progress)
+    finally:
+        progress.close()
+    parts, skipped = zip(*gather((own, loader.skipped), ranks))
+    everything = [item for part in skipped for item in part]
+    return merge(parts, source.num_samples - len(everything)), everything
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""One pass over a data set: batches through an engine, one record a sample. No command line, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from paddle_dla.data.batch import Batch
+from paddle_dla.data.errors import DataError
+from paddle_dla.metrics import Predictions, mean_loss, merge, no_predictions, predictions_of, top_k
+from paddle_dla.progress import Progress, StepClock
+
+
+class Engine(Protocol):
+    """What evaluates a batch: (B, C, H, W) float32, normalised -> (B, classes) float32 logits."""
+
+    def run(self, images: np.ndarray) -> np.ndarray: ...
+
+
+def evaluate(
+    engine: Engine,
+    batches: Iterable[Batch],
+    num_classes: int,
+    subset: Sequence[int] | None = None,
+    flip: bool = False,
+    progress: Progress | None = None,
+    epoch: int = 0,
+) -> Predictions:
+    """The predictions for all ``batches``, in their order.
+
+    ``num_classes``: of the data, that is of ``subset`` where there is one. ``flip`` averages the logits of each image
+    and its mirror image. Raises ``DataError`` for a label that the model does not have.
+    """
+    clock, parts = StepClock(), []
+    tally = Tally()
+    for batch in clock.over(batches):
+        refuse_labels(batch.labels, batch.indices, num_classes)
+        logits = engine.run(batch.images)
+        if flip:
+            logits = (logits + engine.run(np.ascontiguousarray(batch.images[..., ::-1]))) / 2
+        part = predictions_of(logits, batch.labels, batch.indices, subset=subset)
+        parts.append(part)
+        tally.add(part)
+        if progress is not None:
+            line = f"epoch:{epoch}, valid step:{len(parts)}, {tally}, {clock.costs()}"
+            if progress.step(len(batch), str(tally), line):
+                clock.reset()
+    return merge(parts) if parts else no_predictions(num_classes)
+
+
+def refuse_labels(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> None:
+    """Raises ``DataError`` that names the first sample whose label is beyond the classes."""
+    wrong = np.flatnonzero(labels >= num_classes)
+    if len(wrong):
+        raise DataError(
+            f"sample {indices[wrong[0]]} has label {labels[wrong[0]]}, but there are {num_classes} classes "
+            f"(0 to {num_classes - 1}); is this the data set that the weights were trained on?"
+        )
+
+
+class Tally:
+    """Running averages, for the line that is shown on the way; the result itself is computed from all records."""
+
+    def __init__(self):
+        self._sums, self._count = np.zeros(3), 0
+
+    def add(self, part: Predictions) -> None:
+        """Count one batch."""
+        self._sums += len(part) * np.array([top_k(part, 1) / 100, top_k(part, 5) / 100, mean_loss(part)])
+        self._count += len(part)
+
+    def __str__(self) -> str:
+        top1, top5, loss = self._sums / self._count
+        return f"top1: {top1:.5f}, top5: {top5:.5f}, loss: {loss:.5f}"

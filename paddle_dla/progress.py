@@ -1,0 +1,75 @@
+"""What a run shows while it works: a bar on a terminal, elsewhere PaddleClas's familiar lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
+
+Item = TypeVar("Item")
+
+
+class StepClock:
+    """Where the time of each step goes, in seconds: waiting for data (``reader_cost``), or all of it (``batch_cost``)."""
+
+    def __init__(self):
+        self.images, self.steps = 0, 0
+        self.reader_cost = self.batch_cost = 0.0
+
+    def reset(self) -> None:
+        """Begin a new interval."""
+        self.__init__()
+
+    def over(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """``batches``, each timed from asking for it until the next is asked for."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.reader_cost += time.perf_counter() - asked
+            yield batch
+            self.batch_cost += time.perf_counter() - asked
+            self.steps += 1
+            self.images += len(batch)
+
+    def costs(self) -> str:
+        """``batch_cost: 0.1 s, reader_cost: 0.0 s, ips: 80.0 images/sec.`` of an average step of the interval."""
+        steps = max(self.steps, 1)
+        speed = self.images / self.batch_cost if self.batch_cost else 0.0
+        return (
+            f"batch_cost: {self.batch_cost / steps:.5f} s, reader_cost: {self.reader_cost / steps:.5f} s, "
+            f"ips: {speed:.5f} images/sec."
+        )
+
+
+class Progress:
+    """Reports on ``total`` samples: a bar where ``stream`` is a terminal, else a line every ``interval`` steps."""
+
+    def __init__(self, total: int, interval: int = 10, stream: TextIO | None = None, quiet: bool = False):
+        self._stream = stream or sys.stderr
+        self._interval, self._quiet, self._steps = interval, quiet, 0
+        self._bar = None
+        if self._stream.isatty() and not quiet:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="image", file=self._stream, dynamic_ncols=True)
+
+    def step(self, images: int, values: str, line: str) -> bool:
+        """Count one step of ``images``; ``values`` go beside a bar, ``line`` is printed. Whether a line was due."""
+        self._steps += 1
+        due = self._steps % self._interval == 0
+        if self._bar is not None:
+            self._bar.set_postfix_str(values, refresh=False)
+            self._bar.update(images)
+        elif due and not self._quiet:
+            print(line, file=self._stream, flush=True)
+        return due
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,121 @@
+"""What an evaluation leaves behind: tables for programs, a picture for people. Each file appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_dla.metrics import Predictions, per_class, worst_confusions
+from paddle_dla.storage.atomic import atomic_path
+
+Name = Callable[[int], str]
+Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
+
+
+def write_csv(path: str | os.PathLike[str], table: Table) -> None:
+    """A header and rows."""
+    header, rows = table
+    with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_jsonl(path: str | os.PathLike[str], table: Table) -> None:
+    """One JSON object a line."""
+    header, rows = table
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(dict(zip(header, row)), ensure_ascii=False) + "\n")
+
+
+def write_table(path: str | os.PathLike[str], table: Table) -> None:
+    """By suffix: ``.csv`` or ``.jsonl``. Raises ``ValueError`` for another."""
+    check_table_suffix(path)
+    (write_csv if Path(path).suffix == ".csv" else write_jsonl)(path, table)
+
+
+def check_table_suffix(path: str | os.PathLike[str]) -> None:
+    """Raises ``ValueError`` for a file that is neither ``.csv`` nor ``.jsonl``."""
+    if Path(path).suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"{path}: a table is written as .csv or .jsonl")
+
+
+def sample_table(predictions: Predictions, sample_name: Name) -> Table:
+    """One row a sample: its name, label, loss, and the ranked classes with their probabilities."""
+    ranks = range(1, predictions.classes.shape[1] + 1)
+    header = ["index", "name", "label", "loss"] + [f"{what}{k}" for k in ranks for what in ("class", "probability")]
+    return header, _sample_rows(predictions, sample_name)
+
+
+def _sample_rows(predictions: Predictions, sample_name: Name) -> Iterable[list[Any]]:
+    columns = (predictions.indices, predictions.labels, predictions.losses, predictions.classes)
+    probabilities = predictions.probabilities
+    for index, label, loss, classes, row in zip(*(column.tolist() for column in columns), probabilities):
+        ranked = [value for pair in zip(classes, (f"{p:.6g}" for p in row)) for value in pair]
+        yield [index, sample_name(index), label, f"{loss:.6g}", *ranked]
+
+
+def class_table(predictions: Predictions, class_names: Sequence[str]) -> Table:
+    """One row a class: samples and accuracies in percent, empty where it has no samples."""
+    columns = per_class(predictions, len(class_names))
+    rows = [
+        [label, name, samples, *("" if np.isnan(value) else f"{value:.3f}" for value in accuracies)]
+        for label, (name, samples, *accuracies) in enumerate(
+            zip(class_names, *map(np.ndarray.tolist, columns.values()))
+        )
+    ]
+    return ["label", "class", *columns], rows
+
+
+def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
+    """Row the label, column the prediction."""
+    return ["label \\ prediction", *class_names], ([name, *row] for name, row in zip(class_names, matrix.tolist()))
+
+
+def draw_confusion(path: str | os.PathLike[str], matrix: np.ndarray, class_names: Sequence[str], title: str) -> None:
+    """A picture: the matrix, each row in percent of its label, and the mistakes that are made most often.
+
+    Needs matplotlib (extra ``plots``).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6.5), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    figure.suptitle(title)
+    _draw_matrix(left, matrix, class_names)
+    _draw_worst(right, matrix, class_names)
+    with atomic_path(path) as part:
+        figure.savefig(part, format="png")
+
+
+def _draw_matrix(axes: Any, matrix: np.ndarray, class_names: Sequence[str]) -> None:
+    shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="magma_r", vmin=0, vmax=100, interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label="% of the label's samples", shrink=0.8)
+    axes.set(xlabel="prediction", ylabel="label")
+    if len(class_names) > 40:
+        return
+    ticks = range(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=60, ha="right")
+    axes.set_yticks(ticks, class_names)
+    if len(class_names) <= 20:
+        for row, column in np.ndindex(shares.shape):
+            if shares[row, column] >= 0.5:
+                colour = "white" if shares[row, column] > 50 else "black"
+                axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, size=8)
+
+
+def _draw_worst(axes: Any, matrix: np.ndarray, class_names: Sequence[str], count: int = 20) -> None:
+    worst = worst_confusions(matrix, count)[::-1]
+    labels = [f"{class_names[label]} as {class_names[prediction]}" for label, prediction, _ in worst]
+    axes.barh(range(len(worst)), [samples for *_, samples in worst], color="tab:red")
+    axes.set_yticks(range(len(worst)), labels, size=8)
+    axes.set(xlabel="samples", title="mistakes made most often")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,162 @@
+"""The figures of an evaluation: computed from the predictions, printed, written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.source import Source
+from paddle_dla.metrics import Predictions, confusion, mean_loss, real_accuracy, top_k
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.reports import (
+    class_table,
+    confusion_table,
+    draw_confusion,
+    sample_table,
+    write_csv,
+    write_table,
+)
+from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.subject import Subject
+
+IMAGENET_VAL = 50_000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Percentages, but for ``loss`` (mean cross entropy) and ``seconds``; ``real_*`` where labels for it were given."""
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+    seconds: float
+    skipped: tuple[tuple[str, str], ...] = ()
+    real_top1: float | None = None
+    real_top5: float | None = None
+    real_images: int | None = None
+
+
+def score(
+    predictions: Predictions,
+    source: Source,
+    skipped: Sequence[tuple[str, str]],
+    real: Mapping[str, Sequence[int]] | None,
+    seconds: float,
+) -> Scores:
+    """Raises ``DataError`` where samples have no label, or none among the reassessed ones."""
+    refuse_unlabelled(predictions, source)
+    reassessed = {}
+    if real is not None:
+        names = {index: Path(source.name(index)).name for index in predictions.indices.tolist()}
+        refuse_unknown(names.values(), real)
+        for k in (1, 5):
+            reassessed[f"real_top{k}"], reassessed["real_images"] = real_accuracy(predictions, names, real, k)
+    return Scores(
+        images=len(predictions),
+        top1=top_k(predictions, 1),
+        top5=top_k(predictions, 5),
+        loss=mean_loss(predictions),
+        seconds=seconds,
+        skipped=tuple(skipped),
+        **reassessed,
+    )
+
+
+def refuse_unlabelled(predictions: Predictions, source: Source) -> None:
+    """Raises ``DataError`` that names the first sample without a label."""
+    unlabelled = predictions.indices[predictions.labels < 0]
+    if len(unlabelled):
+        raise DataError(
+            f"{len(unlabelled)} samples have no label, the first is {source.name(int(unlabelled[0]))}; without labels "
+            "there is nothing to score (paddle-dla predict needs none)"
+        )
+
+
+def refuse_unknown(names: Iterable[str], real: Mapping[str, Sequence[int]]) -> None:
+    """Raises ``DataError`` that names the first file that was not reassessed."""
+    missing = [name for name in names if name not in real]
+    if missing:
+        raise DataError(
+            f"{missing[0]} and {len(missing) - 1} other files are not among the reassessed labels, which are for the "
+            "50,000 validation images of ImageNet under their own names"
+        )
+
+
+def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str]:
+    """What is printed at the end."""
+    speed = scores.images / scores.seconds if scores.seconds else 0.0
+    result = [
+        f"END epoch:0 valid top1: {scores.top1 / 100:.5f}, top5: {scores.top5 / 100:.5f}, loss: {scores.loss:.5f}, "
+        f"{speed:.1f} images/sec.",
+        f"{subject.model} ({subject.source}): {scores.images:,} images, top-1 {scores.top1:.3f} %, "
+        f"top-5 {scores.top5:.3f} %, loss {scores.loss:.4f}; engine {subject.engine.name}",
+    ]
+    if scores.real_top1 is not None:
+        result.append(
+            f"reassessed labels: top-1 {scores.real_top1:.3f} %, top-5 {scores.real_top5:.3f} % of "
+            f"{scores.real_images:,} images that have any"
+        )
+    if scores.skipped:
+        result.append(f"left out: {len(scores.skipped)} damaged images")
+        result += [f"  {name}: {reason}" for name, reason in scores.skipped]
+    if compare_published:
+        result.append(against_published(scores, subject))
+    return result
+
+
+def against_published(scores: Scores, subject: Subject) -> str:
+    """timm's numbers for these weights on ImageNet's 50,000 validation images, and how far these are from them."""
+    published = PRETRAINED[subject.model]
+    return (
+        f"published by timm for {published.hub_id}: top-1 {published.top1:.3f} %, top-5 {published.top5:.3f} %; "
+        f"difference {scores.top1 - published.top1:+.3f}, {scores.top5 - published.top5:+.3f}"
+        + (
+            ""
+            if scores.images == IMAGENET_VAL
+            else f" (over {scores.images:,} images, not ImageNet's {IMAGENET_VAL:,})"
+        )
+    )
+
+
+def write_outputs(
+    args: argparse.Namespace, scores: Scores, predictions: Predictions, source: Source, subject: Subject
+) -> None:
+    """The files that the command line asks for."""
+    names = label_names(source, subject, int(predictions.labels.max()) + 1)
+    if args.predictions:
+        write_table(args.predictions, sample_table(predictions, source.name))
+    if args.per_class:
+        write_table(args.per_class, class_table(predictions, names))
+    if args.confusion:
+        matrix = confusion(predictions, len(names))
+        write_csv(args.confusion, confusion_table(matrix, names))
+        title = f"{subject.model}: top-1 {scores.top1:.2f} % of {scores.images:,} images"
+        draw_confusion(Path(args.confusion).with_suffix(".png"), matrix, names, title)
+    if args.results:
+        with atomic_path(args.results) as part:
+            part.write_text(json.dumps(results(scores, subject, args), indent=1) + "\n", encoding="utf-8")
+
+
+def label_names(source: Source, subject: Subject, least: int) -> list[str]:
+    """What the data's labels are called: by the model where the labels are its own, else by the data, else numbers."""
+    if subject.class_names is not None and len(subject.class_names) == (source.classes and len(source.classes)):
+        return [subject.class_names.short(label) for label in range(len(subject.class_names))]
+    return list(source.classes) if source.classes else [str(label) for label in range(max(least, subject.num_classes))]
+
+
+def results(scores: Scores, subject: Subject, args: argparse.Namespace) -> dict:
+    """The figures, and what they were measured with."""
+    return {
+        **asdict(scores),
+        "model": subject.model,
+        "source": subject.source,
+        "data": args.data,
+        "engine": subject.engine.name,
+        "flip": args.flip,
+        "preprocessing": subject.preprocessing.as_dict(),
+    }

@@ -1,0 +1,73 @@
+"""What is evaluated or predicts: a checkpoint or an export, opened with the engine that was asked for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from paddle_dla.data.class_names import ClassNames, default_class_names, read_class_names
+from paddle_dla.engines import ENGINES, Engine, open_engine
+from paddle_dla.exporting.opening import load_export
+from paddle_dla.options import chosen_preprocessing, positive
+from paddle_dla.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``model`` is timm's name; ``source`` the file, folder or hub id that the weights came from."""
+
+    model: str
+    source: str
+    engine: Engine
+    num_classes: int
+    preprocessing: Preprocessing
+    class_names: ClassNames | None
+
+
+def add_subject(to: argparse.ArgumentParser) -> None:
+    """Which model, which weights, and what runs them; see ``open_subject``."""
+    group = to.add_argument_group("model")
+    group.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint or an export")
+    group.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
+    group.add_argument("--export", metavar="FOLDER", help="what paddle-dla export wrote, instead of a checkpoint")
+    group.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
+    group.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
+    group.add_argument("--engine", choices=ENGINES, default="paddle", help="what runs the model (paddle)")
+    group.add_argument("--threads", type=positive, metavar="N", help="of the engine; default: all usable cores")
+
+
+def open_subject(args: argparse.Namespace) -> Subject:
+    """What ``add_subject`` and ``add_preprocessing`` put on a command line.
+
+    Raises ``ValueError``, ``CheckpointError``, ``ExportError`` or ``EngineError`` where it cannot be had.
+    """
+    subject = _from_export(args) if args.export else _from_checkpoint(args)
+    if subject.class_names is not None and len(subject.class_names) != subject.num_classes:
+        raise ValueError(
+            f"{args.classes} names {len(subject.class_names)} classes, the model has {subject.num_classes}"
+        )
+    return subject
+
+
+def _from_export(args: argparse.Namespace) -> Subject:
+    if args.checkpoint:
+        raise ValueError("--checkpoint and --export are two models; name one")
+    export = load_export(args.export, None if args.engine == "paddle" else args.engine, args.threads)
+    names = read_class_names(args.classes) if args.classes else _named(export.class_names)
+    preprocessing = chosen_preprocessing(args, export.preprocessing)
+    return Subject(export.record.model, args.export, export.engine, export.engine.num_classes, preprocessing, names)
+
+
+def _named(names: tuple[str, ...] | None) -> ClassNames | None:
+    return None if names is None else ClassNames(names, names)
+
+
+def _from_checkpoint(args: argparse.Namespace) -> Subject:
+    # imports Paddle, for which an export need not wait
+    from paddle_dla.loading import load_model
+
+    loaded = load_model(args.model, args.checkpoint, args.num_classes)
+    preprocessing = chosen_preprocessing(args, loaded.preprocessing)
+    engine = open_engine(args.engine, loaded.layer, threads=args.threads, input_size=preprocessing.input_size)
+    names = read_class_names(args.classes) if args.classes else default_class_names(loaded.num_classes)
+    return Subject(loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names)

@@ -1,0 +1,74 @@
+"""``shards.json``: what lies in a folder of tar shards, so that nobody has to count it again.
+
+It bears no per-sample data: ``{"format": 1, "classes": [...] or null, "shards": [{"file", "samples", "bytes"}]}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.source import shortened
+from paddle_dla.storage.atomic import atomic_path
+
+INDEX_NAME = "shards.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """``samples`` and ``sizes`` (bytes) of each file name; ``classes`` as in a source; ``folder`` where they lie."""
+
+    folder: Path
+    samples: dict[str, int]
+    sizes: dict[str, int]
+    classes: list[str] | None
+
+    def covers(self, paths: Sequence[str]) -> bool:
+        """Whether every one of ``paths`` lies in the folder and is listed."""
+        return all(Path(path).parent == self.folder and os.path.basename(path) in self.samples for path in paths)
+
+    def check(self, paths: Sequence[str], whole: bool) -> None:
+        """Raises ``DataError`` where a file has another size than listed, or, if ``whole``, a listed one is missing."""
+        names = {os.path.basename(path) for path in paths}
+        missing = sorted(self.samples.keys() - names) if whole else []
+        if missing:
+            raise DataError(f"{self.folder}: {INDEX_NAME} lists shards that are not there: {shortened(missing)}")
+        for path in paths:
+            size, listed = os.path.getsize(path), self.sizes[os.path.basename(path)]
+            if size != listed:
+                raise DataError(
+                    f"{path}: has {size} bytes where {INDEX_NAME} says {listed}: truncated or replaced; copy it again, "
+                    f"or remove {INDEX_NAME} to have the shards counted anew"
+                )
+
+
+def read_index(folder: Path) -> ShardIndex | None:
+    """The index of a folder, ``None`` where there is none; raises ``DataError`` for one that makes no sense."""
+    path = folder / INDEX_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise DataError(f"{path}: format {content['format']}, this version reads {FORMAT}")
+        samples = {str(shard["file"]): int(shard["samples"]) for shard in content["shards"]}
+        sizes = {str(shard["file"]): int(shard["bytes"]) for shard in content["shards"]}
+        classes = content["classes"] and [str(name) for name in content["classes"]]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path}: is no index of shards ({error}); remove it to have the shards counted") from error
+    return ShardIndex(folder, samples, sizes, classes or None)
+
+
+def write_index(folder: Path, samples: dict[str, int], classes: list[str] | None) -> None:
+    """Write ``shards.json`` beside the shards, whose number of samples ``samples`` tells by file name."""
+    shards = [
+        {"file": name, "samples": count, "bytes": os.path.getsize(folder / name)} for name, count in samples.items()
+    ]
+    content = {"format": FORMAT, "classes": classes, "shards": shards}
+    with atomic_path(folder / INDEX_NAME) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

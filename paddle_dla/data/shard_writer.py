@@ -1,0 +1,78 @@
+"""Any source as tar shards in webdataset's layout, image bytes unchanged; equal sources give equal bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.folders import new_folder
+from paddle_dla.data.shard_index import write_index
+from paddle_dla.data.shard_tar import ROLES
+from paddle_dla.data.source import Reader, Source
+
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
+
+
+def write_shards(
+    source: Source,
+    folder: str | os.PathLike[str],
+    samples_per_shard: int = 1000,
+    progress: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """Write ``folder/shard-000000.tar`` and so on, and ``shards.json``; returns the file names.
+
+    Samples keep their order; a key is ``{index:08d}_{file name}``. ``progress`` is called with the number of samples
+    just written. Raises ``DataError`` for a folder that is not empty and for a sample without a label; the folder
+    appears when all of it is written.
+    """
+    if samples_per_shard < 1:
+        raise DataError(f"a shard has at least 1 sample, not {samples_per_shard}")
+    counts: dict[str, int] = {}
+    with new_folder(folder) as part:
+        reader = source.reader(rising=True)
+        try:
+            for number, first in enumerate(range(0, source.num_samples, samples_per_shard)):
+                name = f"shard-{number:06d}.tar"
+                counts[name] = min(samples_per_shard, source.num_samples - first)
+                _write_shard(part / name, reader, range(first, first + counts[name]))
+                progress(counts[name])
+        finally:
+            reader.close()
+        write_index(part, counts, source.classes)
+    return list(counts)
+
+
+def _write_shard(path: Path, reader: Reader, indices: range) -> None:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for index in indices:
+            sample = reader.sample(index)
+            if sample.label < 0:
+                raise DataError(f"{sample.name}: has no label, which a shard must hold")
+            key = _key(index, sample.name)
+            _add(tar, f"{key}.cls", str(sample.label).encode())
+            _add(tar, f"{key}.{_extension(sample.name, sample.data)}", sample.data)
+
+
+def _key(index: int, name: str) -> str:
+    """Unique by its number; without dots, at the first of which readers cut off the key."""
+    stem = os.path.splitext(os.path.basename(name))[0]
+    return f"{index:08d}_{stem.replace('.', '_')}"
+
+
+def _extension(name: str, data: bytes) -> str:
+    """The file's own extension; where it has none that shards know (names out of other shards), by the first bytes."""
+    extension = os.path.splitext(name)[1][1:].lower()
+    if ROLES.get(extension) == "image":
+        return extension
+    return next((known for start, known in _SIGNATURES.items() if data.startswith(start)), "jpg")
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """A member with nothing of this machine or minute in it: time 0, owner 0, mode 644."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))

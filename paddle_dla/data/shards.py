@@ -1,0 +1,210 @@
+"""Tar shards as a source: webdataset's layout, read front to back as a cluster's storage likes it.
+
+Neighbouring members whose paths are equal up to the first dot of the file name are one sample: an image
+(``.jpg .jpeg .png .webp``) and its label (``.cls``, a number; or ``.json`` with "label"). Other members are left out.
+The global index of a sample is the number of samples in the shards before its own, plus its place there. How many a
+shard has is known from ``shards.json`` beside it (``shard_writer.py``) or by going through its headers once.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.folder import class_names, natural_key, read_class_file
+from paddle_dla.data.shard_index import INDEX_NAME, read_index
+from paddle_dla.data.shard_tar import Headers, SampleFiles, label_of, read_headers, stream_samples
+from paddle_dla.data.source import Sample, range_of, shortened
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def expand_pattern(pattern: str) -> list[str]:
+    """The paths of ``shard-{000000..000009}.tar`` (ends included, zeros as in the first end), or of a glob."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        found = sorted(glob.glob(pattern), key=natural_key) if glob.has_magic(pattern) else [pattern]
+        if not found:
+            raise DataError(f"{pattern}: no file matches")
+        return found
+    first, last = match.groups()
+    if int(first) > int(last):
+        raise DataError(f"{pattern}: the range {match.group()} is empty")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    numbers = range(int(first), int(last) + 1)
+    return [path for number in numbers for path in expand_pattern(f"{before}{number:0{len(first)}d}{after}")]
+
+
+class ShardSource:
+    """Samples in tar files; ``counts`` says how many each file has."""
+
+    sequential = True
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        counts: Sequence[int],
+        classes: list[str] | None = None,
+        num_classes: int | None = None,
+        headers: Sequence[Headers] = (),
+    ):
+        self.paths = list(paths)
+        self.starts = np.cumsum([0, *counts], dtype=np.int64)
+        self.classes = classes
+        self.num_classes = num_classes
+        self.num_samples = int(self.starts[-1])
+        self._headers = dict(enumerate(headers))
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Which shard a sample is in, and its place there."""
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of {self.num_samples}")
+        shard = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return shard, index - int(self.starts[shard])
+
+    def count(self, shard: int) -> int:
+        """How many samples a shard has."""
+        return int(self.starts[shard + 1] - self.starts[shard])
+
+    def headers(self, shard: int) -> Headers:
+        """Where the samples of a shard lie; its headers are read at the first call and kept."""
+        if shard not in self._headers:
+            found = read_headers(self.paths[shard])
+            if len(found) != self.count(shard):
+                raise miscounted(self.paths[shard], len(found), self.count(shard))
+            self._headers[shard] = found
+        return self._headers[shard]
+
+    def name(self, index: int) -> str:
+        shard, place = self.locate(index)
+        return f"{os.path.basename(self.paths[shard])}/{self.headers(shard).keys[place]}"
+
+    def reader(self, rising: bool = False) -> StreamReader | SeekReader:
+        return StreamReader(self) if rising else SeekReader(self)
+
+    def as_sample(self, shard: int, files: SampleFiles) -> Sample:
+        """Checks what a shard holds for a sample; raises ``DataError`` naming shard and member."""
+        path = self.paths[shard]
+        label = label_of(files, path)
+        if label < 0 or (self.num_classes is not None and label >= self.num_classes):
+            limit = "a label is 0 or more" if self.num_classes is None else range_of(self.num_classes)
+            raise DataError(f"{path}, member {files.label_name}: label {label} is out of range: {limit}")
+        return Sample(f"{os.path.basename(path)}/{files.key}", label, files.image)
+
+    def shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        """A training order, (N,) int64, that keeps to one shard at a time: shards shuffled, and samples in each."""
+        rng = np.random.default_rng([seed, epoch])
+        shards = rng.permutation(len(self.paths))
+        return np.concatenate([rng.permutation(np.arange(*self.starts[shard : shard + 2])) for shard in shards])
+
+
+class StreamReader:
+    """Reads forwards only, each shard as one stream; samples that are passed over are not kept."""
+
+    def __init__(self, source: ShardSource):
+        self._source = source
+        self._shard = -1
+        self._place = 0
+        self._samples = _nothing()
+
+    def sample(self, index: int) -> Sample:
+        shard, place = self._source.locate(index)
+        if shard != self._shard:
+            self.close()
+            self._shard, self._place = shard, place
+            self._samples = stream_samples(self._source.paths[shard], place)
+        if place < self._place:
+            raise ValueError(f"a reader of rising indices was asked for {index} again")
+        for files in self._samples:
+            self._place += 1
+            if self._place > place:
+                return self._source.as_sample(shard, files)
+        raise miscounted(self._source.paths[shard], self._place, self._source.count(shard))
+
+    def close(self) -> None:
+        """Close the shard that is open."""
+        self._samples.close()
+        self._samples = _nothing()
+
+
+class SeekReader:
+    """Reads in any order, by the places that a shard's headers tell."""
+
+    def __init__(self, source: ShardSource):
+        self._source = source
+        self._shard = -1
+        self._file = None
+
+    def sample(self, index: int) -> Sample:
+        shard, place = self._source.locate(index)
+        headers = self._source.headers(shard)
+        if shard != self._shard:
+            self.close()
+            self._file, self._shard = open(self._source.paths[shard], "rb"), shard  # noqa: SIM115 - until close()
+        return self._source.as_sample(shard, headers.read(self._file, place))
+
+    def close(self) -> None:
+        """Close the shard that is open."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._shard = None, -1
+
+
+def _nothing() -> Generator[SampleFiles, None, None]:
+    yield from ()
+
+
+def miscounted(path: str, found: int, expected: int) -> DataError:
+    """The error for a shard that does not have what its index says."""
+    return DataError(
+        f"{path}: {found} samples were found where {expected} are expected: the file is truncated, damaged or was "
+        f"replaced; copy it again, or write {INDEX_NAME} anew (scripts/make_shards.py --index)"
+    )
+
+
+def find_shards(path: str | os.PathLike[str]) -> list[str]:
+    """The tar files of a file, a pattern, or a folder, in order; raises ``DataError`` for those that are not there."""
+    text = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(text):
+        names = sorted((name for name in os.listdir(text) if name.endswith(".tar")), key=natural_key)
+        if not names:
+            raise DataError(f"{text}: has no .tar files")
+        return [os.path.join(text, name) for name in names]
+    paths = expand_pattern(text)
+    missing = [name for name in paths if not os.path.isfile(name)]
+    if missing:
+        raise DataError(f"{text}: {len(missing)} of {len(paths)} shards are not there: {shortened(missing)}")
+    return paths
+
+
+def open_shards(
+    path: str | os.PathLike[str],
+    classes: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+) -> ShardSource:
+    """The samples of one tar, a glob or brace pattern, or a folder of tars.
+
+    ``classes`` is a file of class names; without it the names come from ``shards.json``, if it is there. Raises
+    ``DataError`` for shards that are missing or do not fit ``shards.json``; without one, also for any that is broken.
+    """
+    paths = find_shards(path)
+    index = read_index(Path(paths[0]).parent)
+    names = None if index is None else index.classes
+    if classes is not None:
+        names = class_names(read_class_file(classes))
+    if num_classes is None and names is not None:
+        num_classes = len(names)
+    if index is not None and index.covers(paths):
+        index.check(paths, whole=os.path.isdir(path))
+        return ShardSource(paths, [index.samples[os.path.basename(name)] for name in paths], names, num_classes)
+    headers = [read_headers(name) for name in paths]
+    source = ShardSource(paths, [len(found) for found in headers], names, num_classes, headers)
+    if source.num_samples == 0:
+        raise DataError(f"{path}: has no samples: members NAME.jpg (or .jpeg, .png, .webp) and NAME.cls are looked for")
+    return source

@@ -1,0 +1,132 @@
+"""What a source of samples is: the one interface that the loader knows, and the source whose samples are files.
+
+A source is pickled into every worker once, so what it knows of each sample is kept in arrays and in one block of
+text (``Names``), never in one Python object for each of a million images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from paddle_dla.data.errors import ImageError
+
+
+class Sample(NamedTuple):
+    """One undecoded image. ``label`` is its class index, -1 where the source has none."""
+
+    name: str
+    label: int
+    data: bytes
+
+
+class Reader(Protocol):
+    """Reads samples in one process. ``sample`` raises ``ImageError`` for one bad file, ``DataError`` for a source."""
+
+    def sample(self, index: int) -> Sample: ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Samples numbered 0 to ``num_samples - 1``, the same on every machine.
+
+    ``classes`` are the names of the class indices, where they are known. ``sequential`` says that reading in rising
+    order is much cheaper than in any other: such a source is split into runs of neighbours.
+    """
+
+    classes: list[str] | None
+    num_samples: int
+    sequential: bool
+
+    def name(self, index: int) -> str:
+        """What a report calls the sample: a path relative to the root, or ``shard.tar/key``."""
+        ...
+
+    def reader(self, rising: bool = False) -> Reader:
+        """A reader; with ``rising`` it is only asked for indices that rise."""
+        ...
+
+
+def iterate(source: Source) -> Iterator[tuple[int, str, int, bytes]]:
+    """All samples in order: (index, name, label, bytes)."""
+    reader = source.reader(rising=True)
+    try:
+        for index in range(source.num_samples):
+            yield index, *reader.sample(index)
+    finally:
+        reader.close()
+
+
+class Names(Sequence[str]):
+    """A list of strings in two blocks of memory: a million of them pickle as fast as they copy."""
+
+    def __init__(self, names: Iterable[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self._text = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"name {index} of {len(self)}")
+        index = index % len(self)
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+
+class FileSource:
+    """Samples that are files below ``root``; any order costs the same.
+
+    ``names``: paths relative to ``root``; ``labels``: (N,) int64 class indices, -1 for none.
+    """
+
+    sequential = False
+
+    def __init__(self, root: str, names: Iterable[str], labels: np.ndarray, classes: list[str] | None):
+        self.root = root
+        self.names = Names(names)
+        self.labels = np.asarray(labels, np.int64)
+        self.classes = classes
+        self.num_samples = len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def path(self, index: int) -> str:
+        """Where the file of a sample lies."""
+        return os.path.join(self.root, self.names[index])
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a file; raises ``ImageError`` where the system cannot give them."""
+        try:
+            with open(self.path(index), "rb", buffering=0) as file:
+                return file.read()
+        except OSError as error:
+            raise ImageError(f"{self.path(index)}: cannot be read: {error.strerror or error}") from error
+
+    def sample(self, index: int) -> Sample:
+        """One sample; see ``Reader``."""
+        return Sample(self.names[index], int(self.labels[index]), self.read(index))
+
+    def reader(self, rising: bool = False) -> Reader:
+        return self
+
+    def close(self) -> None:
+        """Nothing stays open between two samples."""
+
+
+def range_of(num_classes: int) -> str:
+    """How messages state which labels are possible."""
+    return f"with {num_classes} classes a label is 0 to {num_classes - 1}"
+
+
+def shortened(items: Sequence[str], most: int = 5) -> str:
+    """The first few of many, and how many there are."""
+    return ", ".join(items[:most]) + (f", ... ({len(items)} in all)" if len(items) > most else "")

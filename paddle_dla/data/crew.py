@@ -1,0 +1,176 @@
+"""The main process's side of the workers: starts them, hears from them, tells how they failed, ends them."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+from paddle_dla.data.batching import Job
+from paddle_dla.data.errors import DataError, WorkerError
+from paddle_dla.data.slots import MIXING, STARTING, WAITING, Arrays, Slots, anonymous_file
+from paddle_dla.data.worker import Done, Failed
+
+_START = (
+    "import sys; from multiprocessing.connection import Connection; connection = Connection({connection}); "
+    "sys.path[:] = connection.recv(); from paddle_dla.data.worker import main; "
+    "main(connection, {worker}, {memory}, {job}, {lifeline})"
+)
+# a worker computes in one thread: there are as many workers as wanted threads
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_LOOK = 0.5  # seconds between two looks whether a silent worker is stuck
+_END = 5.0  # seconds that the system may take to end a killed process; it takes milliseconds
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, thing: object) -> None:
+        """Refuses what a worker could not find again."""
+        if getattr(thing, "__module__", None) == "__main__" and hasattr(thing, "__qualname__"):
+            raise pickle.PicklingError(f"{thing.__qualname__} is defined in the program that was started")
+
+
+def pickled(job: Job) -> bytes:
+    """The job for workers; raises ``DataError`` where something in it cannot go to another process."""
+    data = io.BytesIO()
+    try:
+        _Pickler(data, pickle.HIGHEST_PROTOCOL).dump(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"source and transforms cannot go to worker processes: {error}; make them of classes and functions at the "
+            "top of an importable module, or use workers=0"
+        ) from error
+    return data.getvalue()
+
+
+class Crew:
+    """The running workers of one job. Whoever starts a crew closes it."""
+
+    def __init__(self, job: Job, timeout: float):
+        self._job = job
+        self._timeout = timeout
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._connections: list[Connection] = []
+        self._lifelines: list[int] = []
+        data = pickled(job)
+        with ExitStack() as files:
+            memory, job_file = anonymous_file(job.layout.size), anonymous_file(len(data))
+            files.callback(os.close, memory)
+            files.callback(os.close, job_file)
+            _write(job_file, data)
+            self.slots = Slots(job.layout, memory)
+            try:
+                for worker in range(job.layout.workers):
+                    self._start(worker, memory, job_file)
+            except BaseException:
+                self.close()
+                raise
+
+    def _start(self, worker: int, memory: int, job: int) -> None:
+        ours, theirs = Pipe()
+        self._connections.append(ours)
+        lifeline, keep = os.pipe()
+        self._lifelines.append(keep)
+        self.slots.note(worker, STARTING)
+        descriptors = {"connection": theirs.fileno(), "memory": memory, "job": job, "lifeline": lifeline}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START.format(worker=worker, **descriptors)],
+                pass_fds=tuple(descriptors.values()),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT},
+                process_group=0,  # Ctrl-C is for the main process, which ends the workers
+            )
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        self._processes.append(process)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died already: see receive()
+            ours.send(sys.path)
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids."""
+        return [process.pid for process in self._processes]
+
+    def receive(self, worker: int) -> Done:
+        """The next batch of a worker. Raises ``WorkerError`` for one that is dead, stuck or has failed."""
+        connection = self._connections[worker]
+        try:
+            while not connection.poll(min(_LOOK, self._timeout / 4)):
+                self._check_progress(worker)
+            message = connection.recv()
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            raise self._death(worker) from None
+        if isinstance(message, Failed):
+            raise self._failure(worker, message)
+        return message
+
+    def arrays(self, worker: int, slot: int) -> Arrays:
+        """A slot's arrays, as views."""
+        return self.slots.arrays(worker, slot)
+
+    def release(self, worker: int, slot: int) -> None:
+        """Give a slot back to its worker, which writes the next batch there."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: after its last batch, or see receive()
+            self._connections[worker].send(slot)
+
+    def _check_progress(self, worker: int) -> None:
+        state, seconds = self.slots.state(worker)
+        if state != WAITING and seconds > self._timeout:
+            raise WorkerError(
+                f"{self._named(worker)} hangs: no progress for {seconds:.0f} s {self._place(state)}; raise timeout "
+                f"({self._timeout:g} s) if that can take so long"
+            )
+
+    def _death(self, worker: int) -> WorkerError:
+        place = self._place(self.slots.state(worker)[0])
+        try:
+            code = self._processes[worker].wait(_END)
+        except subprocess.TimeoutExpired:
+            return WorkerError(f"{self._named(worker)} closed its connection {place}")
+        if code >= 0:
+            return WorkerError(f"{self._named(worker)} ended with exit code {code} {place}; its own message is above")
+        hint = "; was there too little memory?" if code == -signal.SIGKILL else ""
+        return WorkerError(f"{self._named(worker)} was killed by {signal.Signals(-code).name} {place}{hint}")
+
+    def _failure(self, worker: int, message: Failed) -> DataError:
+        if message.data_error is not None:
+            return DataError(message.data_error)
+        place = self._place(self.slots.state(worker)[0])
+        return WorkerError(f"{self._named(worker)} failed {place}:\n\n{message.trace}")
+
+    def _named(self, worker: int) -> str:
+        return f"loader worker {worker} (pid {self._processes[worker].pid})"
+
+    def _place(self, state: int) -> str:
+        if state >= 0:
+            try:
+                return f"at sample {self._job.source.name(state)!r}"
+            except DataError:
+                return f"at sample {state}"
+        return {STARTING: "while it started", MIXING: "in the batch transform"}.get(state, "between two batches")
+
+    def close(self) -> None:
+        """End all workers and wait for it. Calling it again does nothing."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END)
+        for connection in self._connections:
+            connection.close()
+        for lifeline in self._lifelines:
+            os.close(lifeline)
+        self._lifelines.clear()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """All of ``data``: one call writes 2 GiB at most."""
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)

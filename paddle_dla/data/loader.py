@@ -1,0 +1,160 @@
+"""Batches of a source, made by worker processes, in an order and with a randomness that know nothing of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from paddle_dla.data.batch import Batch
+from paddle_dla.data.batching import BatchMaker, BatchTransform, Job, SampleTransform
+from paddle_dla.data.crew import Crew
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.plan import Plan, share
+from paddle_dla.data.slots import Layout
+from paddle_dla.data.source import Source
+
+SHOWN = 20  # images that an error lists
+
+
+class Loader:
+    """Iterates over one epoch's batches of one rank; each iteration starts its own workers and ends them.
+
+    Order and randomness. Batches come in order; sample transforms draw from (seed, epoch, index, turn), batch
+    transforms from (seed, epoch, rank, batch): any number of workers gives the same batches, also from
+    ``start_batch`` on. A sequential source without ``order`` keeps its batches too, but each worker reads a run of
+    neighbouring batches forwards, and the workers are heard in turn: there the order of the batches, and what
+    ``start_batch`` leaves out, depends on ``workers``.
+
+    Lifetime. With workers, a batch's arrays are views into their memory, valid until the next batch is asked for:
+    copy what is kept longer. With ``workers=0`` they are the caller's own.
+
+    Corrupt images are left out, up to ``max_skipped`` on this rank, and listed in ``skipped``; their batch is shorter
+    by them (one of which nothing is left does not come), so a training step must not rely on ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: SampleTransform,
+        batch_size: int,
+        *,
+        output_shape: Sequence[int],
+        output_dtype: str | np.dtype = "float32",
+        batch_transform: BatchTransform | None = None,
+        soft_labels: int = 0,
+        order: Sequence[int] | np.ndarray | None = None,
+        turns: Sequence[int] | np.ndarray | None = None,
+        epoch: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+        drop_last: bool = False,
+        start_batch: int = 0,
+        max_skipped: int = 0,
+        timeout: float = 120.0,
+        seed: int = 0,
+        prefetch: int = 2,
+    ):
+        """Check all options; nothing is started before the first batch is asked for.
+
+        ``transform`` and ``batch_transform``: see ``SampleTransform`` and ``BatchTransform``. ``output_shape`` and
+        ``output_dtype``: of one image as handed on, (H, W, C) or (C, H, W). ``soft_labels``: K where the batch
+        transform makes labels of (B, K).
+        ``order``: this rank's samples (see ``sampling.py``); ``turns``, of the same length, tells the repeats of a
+        sample apart. Without ``order`` the source is split over ``ranks`` into runs of neighbours, each sample on
+        exactly one of them: what evaluation wants.
+        ``start_batch``: how many batches to leave out, to go on in the middle of an epoch. ``timeout``: seconds that a
+        worker may spend on one sample or batch transform. ``prefetch``: batches that each worker has room for.
+        Raises ``ValueError`` for options that make no sense.
+        """
+        _check(batch_size=(batch_size, 1), ranks=(ranks, 1), workers=(workers, 0), max_skipped=(max_skipped, 0))
+        _check(seed=(seed, 0), epoch=(epoch, 0), prefetch=(prefetch, 1), soft_labels=(soft_labels, 0))
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank is 0 to {ranks - 1}, not {rank}")
+        if not timeout > 0:
+            raise ValueError(f"timeout is in seconds, above 0, not {timeout}")
+        runs = order is None and source.sequential
+        indices = share(source.num_samples, rank, ranks) if order is None else _order(order, source.num_samples)
+        plan = Plan(indices, _turns(turns, order), batch_size, drop_last, max(workers, 1), runs)
+        if not 0 <= start_batch <= plan.num_batches:
+            raise ValueError(f"start_batch is 0 to {plan.num_batches}, the number of batches, not {start_batch}")
+        layout = Layout(
+            plan.workers, prefetch, batch_size, tuple(output_shape), np.dtype(output_dtype).str, soft_labels
+        )
+        self._job = Job(source, transform, batch_transform, plan, layout, seed, epoch, rank, start_batch)
+        self._workers = workers
+        self._timeout = timeout
+        self._max_skipped = max_skipped
+        self.skipped: list[tuple[str, str]] = []
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the whole epoch on this rank."""
+        return self._job.plan.num_batches
+
+    def __len__(self) -> int:
+        """Batches that an iteration gives, if no batch loses all of its images."""
+        return self.num_batches - self._job.start
+
+    def __iter__(self) -> Iterator[Batch]:
+        """See the class. Raises ``DataError`` for a broken source or too many corrupt images, ``WorkerError`` for a
+        worker that dies or hangs and for a transform that fails."""
+        self.skipped = []
+        return self._from_workers() if self._workers else self._from_here()
+
+    def _from_here(self) -> Iterator[Batch]:
+        fields = self._job.layout.fields()
+        with closing(BatchMaker(self._job)) as maker:
+            for number in self._job.numbers(worker=0):
+                arrays = tuple(np.empty(shape, dtype) for shape, dtype in fields)
+                count, skipped = maker.make(number, arrays)
+                self._count(skipped)
+                if count:
+                    yield Batch(*(array[:count] for array in arrays))
+
+    def _from_workers(self) -> Iterator[Batch]:
+        with closing(Crew(self._job, self._timeout)) as crew:
+            for _, worker in self._job.plan.deliveries(self._job.start):
+                done = crew.receive(worker)
+                self._count(done.skipped)
+                if done.count:
+                    yield Batch(*(array[: done.count] for array in crew.arrays(worker, done.slot)))
+                crew.release(worker, done.slot)
+
+    def _count(self, skipped: list[tuple[str, str]]) -> None:
+        self.skipped += skipped
+        if len(self.skipped) > self._max_skipped:
+            lines = [f"  {name}: {reason}" for name, reason in self.skipped[:SHOWN]]
+            if len(self.skipped) > SHOWN:
+                lines.append(f"  ... and {len(self.skipped) - SHOWN} more")
+            raise DataError(
+                f"{len(self.skipped)} images cannot be used, more than the {self._max_skipped} that may be skipped; "
+                "mend or remove them, or let more be skipped:\n" + "\n".join(lines)
+            )
+
+
+def _check(**options: tuple[int, int]) -> None:
+    for name, (value, least) in options.items():
+        if value < least:
+            raise ValueError(f"{name} is {least} or more, not {value}")
+
+
+def _order(order: Sequence[int] | np.ndarray, num_samples: int) -> np.ndarray:
+    indices = np.asarray(order)
+    if indices.size == 0:
+        indices = indices.astype(np.int64)
+    if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"order is a list of indices, not {indices.dtype} of shape {indices.shape}")
+    if len(indices) and not 0 <= indices.min() <= indices.max() < num_samples:
+        raise ValueError(f"order has indices from {indices.min()} to {indices.max()}; the source has {num_samples}")
+    return indices.astype(np.int64)
+
+
+def _turns(turns: Sequence[int] | np.ndarray | None, order: Sequence[int] | np.ndarray | None) -> np.ndarray | None:
+    if turns is None:
+        return None
+    if order is None or len(turns) != len(order):
+        raise ValueError("turns belong to an order and are as many")
+    return np.asarray(turns, np.int64)

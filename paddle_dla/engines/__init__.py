@@ -1,0 +1,47 @@
+"""Three ways to run a network, one interface; a framework is imported only when its engine is opened."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from paddle_dla.engines.base import Engine, EngineError, usable_threads
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+__all__ = ["ENGINES", "Engine", "EngineError", "open_engine", "usable_threads"]
+
+ENGINES = ("paddle", "inference", "onnxruntime")
+
+
+def open_engine(
+    kind: str,
+    source: nn.Layer | str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+) -> Engine:
+    """An engine of ``ENGINES`` for ``source``, a Paddle layer or the folder of an export.
+
+    ``paddle`` (the eager network) takes a layer; the other two take a folder, or a layer, which is then exported for
+    images of ``input_size`` (C, H, W) into a folder that is gone when this returns. ``threads``: as many as the
+    process may use cores, if not given.
+
+    Raises ``ValueError`` for another kind, ``EngineError`` where a package is missing or the files cannot be run,
+    ``ExportError`` where the folder is no export, is damaged, or lacks what the engine needs.
+    """
+    if kind not in ENGINES:
+        raise ValueError(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
+    is_folder = isinstance(source, (str, os.PathLike))
+    if kind == "paddle":
+        if is_folder:
+            raise EngineError(f"engine paddle runs a model and its checkpoint, not the export {source}")
+        from paddle_dla.engines.eager import EagerEngine
+
+        return EagerEngine(source, threads)
+    from paddle_dla.exporting import opening
+
+    if is_folder:
+        return opening.open_folder(source, kind, threads)
+    return opening.open_layer(source, kind, input_size, threads)

@@ -1,0 +1,71 @@
+"""What runs a network: one interface, whatever computes behind it. No framework.
+
+Legend: B batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+
+
+class EngineError(Exception):
+    """An engine that cannot be opened: a package or a file is missing, or the file is not one of its own."""
+
+
+class Engine(Protocol):
+    """A network that is ready to run."""
+
+    name: str
+    num_classes: int
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Normalised images (B, C, H, W) float32 -> logits (B, K) float32.
+
+        Raises ``ValueError`` for images that the network does not take.
+        """
+
+
+def usable_threads() -> int:
+    """The cores that this process may use: as many threads as an engine is given where nothing else is said."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require(package: str, extra: str) -> None:
+    """Raises ``EngineError`` that names the extra of this project which brings ``package``, where it is missing."""
+    if find_spec(package) is None:
+        raise EngineError(f'{package} is not installed; it comes with: pip install -e ".[{extra}]"')
+
+
+def check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
+    """``images`` as a contiguous float32 array; ``expected`` is (C, H, W), -1 for a side that may vary.
+
+    Raises ``ValueError`` for another shape, an empty batch or another type.
+    """
+    fits = images.ndim == 4 and all(want in (-1, got) for want, got in zip(expected, images.shape[1:]))
+    if not fits or not len(images) or images.dtype != np.float32:
+        shape = ", ".join("any" if side == -1 else str(side) for side in expected)
+        raise ValueError(f"expected float32 images (B, {shape}), got {images.dtype} {list(images.shape)}")
+    return np.ascontiguousarray(images)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """What native libraries print to stdout meanwhile goes to stderr: stdout belongs to the results of a command."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(saved, 1)
+        os.close(saved)

@@ -1,0 +1,162 @@
+"""Batch normalisation folded into the convolution before it.
+
+In evaluation BN is an affine map of each channel, so ``BN(conv(x))`` is one convolution::
+
+    scale = weight / sqrt(variance + epsilon)
+    w'    = w * scale          b' = (b - mean) * scale + bias
+
+(Jacob et al., https://arxiv.org/abs/1712.05877, section 3.2, without the quantisation.)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+
+def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, list[str]]:
+    """A copy of ``layer`` in evaluation mode with its BN folded, and the names of the BN that were.
+
+    ``images`` (B, C, H, W) float32 are run once to see which convolution feeds which BN. A pair is folded only where
+    the two always follow each other and nothing else reads what is between them; every other BN stays as it is. The
+    arithmetic is done in float64 and rounded once. ``layer`` itself is left alone.
+    """
+    folded = copy.deepcopy(layer)
+    folded.eval()
+    pairs = _foldable(folded, paddle.to_tensor(images))
+    for norm_name, (conv, norm) in pairs.items():
+        _absorb(conv, norm)
+        _replace(folded, norm_name, nn.Identity())
+    return folded, list(pairs)
+
+
+def _foldable(model: nn.Layer, images: Tensor) -> dict[str, tuple[nn.Conv2D, nn.BatchNorm2D]]:
+    """``{name of the BN: (convolution, BN)}`` of the pairs that may become one."""
+    layers = dict(model.named_sublayers())
+    convs = {name: layer for name, layer in layers.items() if _is_plain_convolution(layer)}
+    norms = {name: layer for name, layer in layers.items() if _is_fixed_norm(layer)}
+    feeds, leaking = _trace(model, images, convs, norms)
+    return {
+        norm: (convs[conv], norms[norm])
+        for norm, conv in _one_to_one(feeds)
+        if conv not in leaking and convs[conv]._data_format == norms[norm]._data_format
+    }
+
+
+def _is_plain_convolution(layer: nn.Layer) -> bool:
+    """A convolution that does what its weights say: no method of its own, no hook (weight norm is one)."""
+    hooked = layer._forward_pre_hooks or layer._forward_post_hooks
+    return isinstance(layer, nn.Conv2D) and type(layer).forward is nn.Conv2D.forward and not hooked
+
+
+def _is_fixed_norm(layer: nn.Layer) -> bool:
+    """A BN that, in evaluation, applies its running statistics; ``use_global_stats=False`` takes the batch's own."""
+    return isinstance(layer, nn.BatchNorm2D) and layer._use_global_stats is not False
+
+
+def _trace(
+    model: nn.Layer, images: Tensor, convs: dict[str, nn.Layer], norms: dict[str, nn.Layer]
+) -> tuple[list[tuple[str, str | None]], set[str]]:
+    """One run of ``model``: (BN, convolution that it read or None) of each call, and the convolutions that leak.
+
+    The graph of gradients is cut where a convolution ends and where a BN ends. A convolution whose output the
+    result still depends on is read by something besides a BN, be it only a ``+``, which no hook would see.
+    """
+    outputs: list[tuple[str, Tensor]] = []
+    feeds: list[tuple[str, str | None]] = []
+
+    def cut(name: str) -> Callable[..., Tensor]:
+        def hook(_layer: nn.Layer, _inputs: object, output: Tensor) -> Tensor:
+            leaf = output.detach()
+            leaf.stop_gradient = False
+            outputs.append((name, leaf))
+            return leaf
+
+        return hook
+
+    def note(name: str) -> Callable[..., Tensor]:
+        def hook(_layer: nn.Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            feeds.append((name, next((conv for conv, leaf in outputs if leaf is inputs[0]), None)))
+            return output.detach()
+
+        return hook
+
+    with _hooked({convs[name]: cut(name) for name in convs} | {norms[name]: note(name) for name in norms}):
+        results = [result for result in _tensors(model(images)) if not result.stop_gradient]
+    return feeds, _reached(results, outputs)
+
+
+def _reached(results: list[Tensor], outputs: list[tuple[str, Tensor]]) -> set[str]:
+    """Names of the ``outputs`` that the ``results`` depend on."""
+    if not results or not outputs:
+        return set()
+    total = sum((result.sum() for result in results[1:]), results[0].sum())
+    gradients = paddle.grad(total, [leaf for _, leaf in outputs], allow_unused=True)
+    return {name for (name, _), gradient in zip(outputs, gradients) if gradient is not None}
+
+
+@contextmanager
+def _hooked(hooks: dict[nn.Layer, Callable[..., Tensor]]) -> Iterator[None]:
+    handles = [layer.register_forward_post_hook(hook) for layer, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(value: object) -> list[Tensor]:
+    """All tensors in what a layer returned."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
+def _one_to_one(feeds: list[tuple[str, str | None]]) -> Iterator[tuple[str, str]]:
+    """(BN, convolution) where every call of the BN reads that convolution, and no other BN reads it."""
+    sources, readers = defaultdict(set), defaultdict(set)
+    for norm, conv in feeds:
+        sources[norm].add(conv)
+        readers[conv].add(norm)
+    for norm, (conv, *others) in sources.items():
+        if conv is not None and not others and readers[conv] == {norm}:
+            yield norm, conv
+
+
+def _absorb(conv: nn.Conv2D, norm: nn.BatchNorm2D) -> None:
+    """Give ``conv`` the weights of ``norm(conv(x))``, as parameters of its own."""
+    weight = _float64(conv.weight)
+    bias = 0.0 if conv.bias is None else _float64(conv.bias)
+    scale = 1 / np.sqrt(_float64(norm._variance) + norm._epsilon)
+    scale = scale if norm.weight is None else scale * _float64(norm.weight)
+    shift = 0.0 if norm.bias is None else _float64(norm.bias)
+    bias = (bias - _float64(norm._mean)) * scale + shift
+    dtype = conv.weight.numpy().dtype
+    conv.weight = _parameter(conv, (weight * scale[:, None, None, None]).astype(dtype))
+    conv.bias = _parameter(conv, bias.astype(dtype))
+
+
+def _float64(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy().astype(np.float64)
+
+
+def _parameter(layer: nn.Layer, value: np.ndarray) -> Tensor:
+    parameter = layer.create_parameter(
+        list(value.shape), dtype=value.dtype.name, default_initializer=nn.initializer.Assign(value)
+    )
+    parameter.stop_gradient = True
+    return parameter
+
+
+def _replace(model: nn.Layer, name: str, layer: nn.Layer) -> None:
+    """Put ``layer`` where the sublayer ``name`` (dotted) stood."""
+    parent, _, key = name.rpartition(".")
+    owner = dict(model.named_sublayers(include_self=True))[parent]
+    owner.add_sublayer(key, layer)

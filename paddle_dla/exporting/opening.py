@@ -1,0 +1,98 @@
+"""An export becomes an engine again, with what evaluation and prediction need to know of it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paddle_dla.engines.base import Engine
+from paddle_dla.exporting.errors import ExportError
+from paddle_dla.exporting.folder import STEM, Record, read_record
+from paddle_dla.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+NEEDS = {"onnxruntime": ("onnx", "onnxruntime"), "inference": ("inference", "paddle")}
+"""Engine: the format that it runs, the package that it is. The fastest first."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export that is open: ``engine`` runs it, ``preprocessing`` is how its images are made."""
+
+    engine: Engine
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    record: Record
+
+
+def load_export(folder: str | os.PathLike[str], engine: str | None = None, threads: int | None = None) -> Export:
+    """Open ``folder`` with ``engine`` (``onnxruntime``, ``inference``), or with the fastest that it has files for.
+
+    The files are verified first. Raises ``ExportError`` where the folder is no export, is damaged, is of a later
+    format or has no network for the engine, ``EngineError`` where the engine's package is missing.
+    """
+    record = read_record(folder)
+    kind = _choose(folder, record, engine)
+    return Export(open_files(Path(folder, STEM), kind, threads), record.preprocessing, record.class_names, record)
+
+
+def _choose(folder: str | os.PathLike[str], record: Record, engine: str | None) -> str:
+    there = [kind for kind, (form, _) in NEEDS.items() if form in record.formats]
+    if engine is None and there:
+        return next((kind for kind in there if find_spec(NEEDS[kind][1])), there[0])
+    if engine not in there:
+        raise ExportError(
+            f"{folder} has no network for {engine}, it holds: {', '.join(record.formats)}; export with "
+            f"--format {NEEDS[engine][0] if engine in NEEDS else '|'.join(form for form, _ in NEEDS.values())}"
+        )
+    return engine
+
+
+def open_folder(folder: str | os.PathLike[str], kind: str, threads: int | None) -> Engine:
+    """The engine of ``load_export`` alone."""
+    return load_export(folder, kind, threads).engine
+
+
+def open_files(prefix: Path, kind: str, threads: int | None) -> Engine:
+    """The engine ``kind`` on the files at ``prefix``, as they are."""
+    if kind == "inference":
+        from paddle_dla.engines.paddle_inference import PaddleInferenceEngine
+
+        return PaddleInferenceEngine(prefix, threads)
+    from paddle_dla.engines.onnx_runtime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(f"{prefix}.onnx", threads)
+
+
+def open_layer(layer: nn.Layer, kind: str, input_size: tuple[int, int, int], threads: int | None) -> Engine:
+    """Write ``layer`` (left as it is) for ``kind`` into a folder, open it, remove the folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = Path(folder, STEM)
+        write_model(frozen(layer), prefix, NEEDS[kind][0], input_size)
+        return open_files(prefix, kind, threads)
+
+
+def write_model(layer: nn.Layer, prefix: Path, form: str, input_size: tuple[int, int, int]) -> None:
+    """Write ``layer`` (evaluation mode) in one of ``FORMATS``."""
+    if form == "inference":
+        from paddle_dla.exporting.to_inference import write_inference
+
+        write_inference(layer, prefix, input_size)
+    else:
+        from paddle_dla.exporting.to_onnx import write_onnx
+
+        write_onnx(layer, f"{prefix}.onnx", input_size)
+
+
+def frozen(layer: nn.Layer) -> nn.Layer:
+    """A copy of ``layer`` in evaluation mode, whatever mode its parts were in."""
+    result = copy.deepcopy(layer)
+    result.eval()
+    return result

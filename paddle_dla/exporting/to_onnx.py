@@ -1,0 +1,114 @@
+"""A Paddle layer as an ONNX file: standard operators only, input ``images``, output ``logits``, any batch size.
+
+paddle2onnx writes the program that Paddle saved; each bias is then a reshape and an addition, each weight passes
+through an identity. ONNX Runtime's basic optimisations, which stay within standard operators, put that right: one
+``Conv`` with bias for a convolution. BN is folded before, in float64 (``fold.py``). ONNX Runtime would fold it too,
+on every opening and in float32; the graphs come out the same, with errors alike. Folded here, the file serves runtimes
+that do not fold, and quantisation starts from the weights that are really used.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paddle_dla.engines.base import require, stdout_to_stderr
+from paddle_dla.engines.paddle_inference import WEIGHTS, program_path
+from paddle_dla.exporting.errors import ExportError
+from paddle_dla.exporting.fold import fold_batch_norms
+from paddle_dla.exporting.to_inference import INPUT, write_inference
+
+if TYPE_CHECKING:
+    import onnx
+    from paddle import nn
+
+OUTPUT = "logits"
+OPSET = 17
+PACKAGES = ("paddle2onnx", "onnx", "onnxruntime")
+
+
+def require_onnx() -> None:
+    """Raises ``EngineError`` where a package that the export needs is missing."""
+    for package in PACKAGES:
+        require(package, "onnx")
+
+
+def write_onnx(layer: nn.Layer, path: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
+    """Write ``layer`` (evaluation mode; not changed) for images (B, C, H, W).
+
+    Raises ``ExportError`` where paddle2onnx cannot translate it, ``EngineError`` where a package is missing.
+    """
+    require_onnx()
+    folded, _ = fold_batch_norms(layer, np.zeros((1, *input_size), np.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = Path(folder, "program")
+        write_inference(folded, prefix, input_size)
+        model = _tidied(_translated(prefix), Path(folder, "optimised.onnx"))
+    _save(model, path)
+
+
+def _translated(prefix: Path) -> bytes:
+    """The program at ``prefix`` as paddle2onnx writes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of compilers, which nothing here needs
+        import paddle2onnx
+    try:
+        # one fixed opset: what the check has measured is what every user gets
+        with stdout_to_stderr():
+            return paddle2onnx.export(
+                os.fspath(program_path(prefix)),
+                f"{prefix}{WEIGHTS}",
+                None,
+                opset_version=OPSET,
+                auto_upgrade_opset=False,
+                optimize_tool="none",
+            )
+    # it logs the cause of a failure and then trips over its own missing result
+    except (RuntimeError, UnboundLocalError) as error:
+        raise ExportError(f"paddle2onnx cannot translate the network; it logged why ({error})") from error
+
+
+def _tidied(content: bytes, scratch: Path) -> onnx.ModelProto:
+    """The same network in as few standard nodes as possible, with our names."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = os.fspath(scratch)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    model = onnx.load(scratch)
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    (source,), (result,) = model.graph.input, model.graph.output
+    for value, name in ((source, INPUT), (result, OUTPUT)):
+        _rename(model.graph, value.name, name)
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    return model
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for value in (*graph.input, *graph.output):
+        value.name = new if value.name == old else value.name
+
+
+def _save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the ONNX network is not valid: {error}") from error
+    onnx.save(model, os.fspath(path))

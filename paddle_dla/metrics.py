@@ -35,7 +35,7 @@ class Predictions:
 def predictions_of(
     logits: np.ndarray, labels: np.ndarray, indices: np.ndarray, ranked: int = 5, subset: Sequence[int] | None = None
 ) -> Predictions:
-    """The record of one batch. ``logits``: (B, classes).
+    """The record of one batch, sharing no memory with it. ``logits``: (B, classes).
 
     ``subset``: the classes of the model that the data knows, in the order of the data's labels (ImageNet-A and -R have
     200 of the 1,000); other logits are left out before anything is computed, and classes are numbered within it.
@@ -49,7 +49,7 @@ def predictions_of(
     known = labels >= 0
     losses = -log_probabilities[np.arange(len(logits)), np.where(known, labels, 0)]
     probabilities = np.exp(np.take_along_axis(log_probabilities, classes, axis=1)).astype(np.float32)
-    return Predictions(indices, labels, classes, probabilities, np.where(known, losses, np.nan))
+    return Predictions(indices.copy(), labels.copy(), classes, probabilities, np.where(known, losses, np.nan))
 
 
 def no_predictions(num_classes: int) -> Predictions:

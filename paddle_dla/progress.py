@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class StepClock:
-    """Where the time of each step goes, in seconds: waiting for data (``reader_cost``), or all of it (``batch_cost``)."""
+    """Seconds that each step takes: waiting for data (``reader_cost``), and in all (``batch_cost``)."""
 
     def __init__(self):
         self.images, self.steps = 0, 0

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables for programs, a picture for people. Each file appears whole or not at all."""
+"""What an evaluation leaves behind: tables for programs, a picture for people. Files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, class_names: Sequence[str]) -> N
     axes.set_yticks(ticks, class_names)
     if len(class_names) <= 20:
         for row, column in np.ndindex(shares.shape):
-            if shares[row, column] >= 0.5:
+            if round(shares[row, column]):
                 colour = "white" if shares[row, column] > 50 else "black"
                 axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, size=8)
 

@@ -5,7 +5,7 @@ Usage::
     paddle-dla evaluate --checkpoint dla60.pdparams --data imagenet/val
     python -m paddle_dla.evaluate --model dla60 --checkpoint model.safetensors --data val_list.txt --compare-published
     python -m paddle_dla.evaluate --export exported/ --engine onnxruntime --data 'val-{000000..000049}.tar'
-    python -m paddle.distributed.launch --nproc_per_node 2 -m paddle_dla.evaluate --checkpoint dla60.pdparams ...
+    python -m paddle.distributed.launch --nproc_per_node 2 paddle_dla/evaluate.py --checkpoint dla60.pdparams ...
 
 ``--data`` is a tree of class folders, a list file with ``path label`` lines, or tar shards. Images are prepared exactly
 as timm does it. On any number of ranks, and with any batch size, each sample counts once.
@@ -59,7 +59,6 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--per-class", metavar="FILE", help="one row a class: .csv or .jsonl")
     output.add_argument("--confusion", metavar="FILE.csv", help="the confusion matrix; a .png is written beside it")
     output.add_argument("--results", metavar="FILE.json", help="the figures and what they were measured with")
-    output.add_argument("--log-interval", type=int, default=10, metavar="N", help="steps between two lines (10)")
     result.add_argument("--flip", action="store_true", help="average each image with its mirror image")
     return result
 

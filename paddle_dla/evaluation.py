@@ -25,13 +25,14 @@ def evaluate(
     num_classes: int,
     subset: Sequence[int] | None = None,
     flip: bool = False,
+    ranked: int = 5,
     progress: Progress | None = None,
     epoch: int = 0,
 ) -> Predictions:
     """The predictions for all ``batches``, in their order.
 
     ``num_classes``: of the data, that is of ``subset`` where there is one. ``flip`` averages the logits of each image
-    and its mirror image. Raises ``DataError`` for a label that the model does not have.
+    and its mirror image. ``ranked``: classes kept for each sample. Raises ``DataError`` for a label that the model does not have.
     """
     clock, parts = StepClock(), []
     tally = Tally()
@@ -40,7 +41,7 @@ def evaluate(
         logits = engine.run(batch.images)
         if flip:
             logits = (logits + engine.run(np.ascontiguousarray(batch.images[..., ::-1]))) / 2
-        part = predictions_of(logits, batch.labels, batch.indices, subset=subset)
+        part = predictions_of(logits, batch.labels, batch.indices, ranked, subset)
         parts.append(part)
         tally.add(part)
         if progress is not None:

@@ -23,6 +23,10 @@ class Subject:
     preprocessing: Preprocessing
     class_names: ClassNames | None
 
+    def class_name(self, label: int) -> str:
+        """What a label is called, with all its synonyms; its number where nobody recorded a name."""
+        return str(label) if self.class_names is None else self.class_names.names[label]
+
 
 def add_subject(to: argparse.ArgumentParser) -> None:
     """Which model, which weights, and what runs them; see ``open_subject``."""

@@ -47,6 +47,7 @@ def add_loading(to: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images a step and rank (64)")
     group.add_argument("--workers", type=int, default=usable_threads(), metavar="N", help="processes that read images")
     group.add_argument("--max-skipped", type=int, default=0, metavar="N", help="damaged images to leave out (0)")
+    group.add_argument("--log-interval", type=positive, default=10, metavar="N", help="steps between two lines (10)")
     group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for one image (120)")
 
 

@@ -1,0 +1,151 @@
+"""Embeddings of images: what the network knows before its classifier.
+
+Usage::
+
+    paddle-dla features --data photos/ --checkpoint dla60.pdparams --output features.npy
+    python -m paddle_dla.features --data imagenet/val --model dla60 --checkpoint model.safetensors --output out.parquet
+
+Each row is the pooled last feature map (timm's ``forward_head(..., pre_logits=True)``), float32. ``.npy`` holds the
+matrix alone and gets ``NAME.csv`` beside it, which says what each row is; ``.parquet`` holds both (extra ``parquet``).
+``--data`` is anything that evaluation takes, or a folder of images without labels.
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from paddle_dla.data.batch import Batch
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.folder import is_image
+from paddle_dla.data.image_files import open_images
+from paddle_dla.data.opening import open_source
+from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
+from paddle_dla.data.source import Source
+from paddle_dla.evaluate import EXPECTED_ERRORS
+from paddle_dla.options import add_preprocessing, chosen_preprocessing
+from paddle_dla.progress import Progress, StepClock
+from paddle_dla.ranks import Ranks
+from paddle_dla.reports import write_csv
+from paddle_dla.storage.atomic import atomic_path, check_writable
+
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``features``: (N, C) float32. ``indices``, ``labels``: (N,), as in ``Batch``."""
+
+    features: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="features", description="Embeddings of images.")
+    result.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint")
+    result.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
+    result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
+    result.add_argument("--threads", type=int, metavar="N", help="default: all usable cores")
+    add_loading(result)
+    add_preprocessing(result)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except EXPECTED_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the embeddings as the command line says. Raises one of ``EXPECTED_ERRORS``."""
+    write = _writer(args.output)
+    check_writable(Path(args.output))
+    source = _source(args)
+    # imports Paddle, for which errors in what was asked for need not wait
+    from paddle_dla.engines.eager import EagerEngine
+    from paddle_dla.loading import load_model
+
+    loaded = load_model(args.model, args.checkpoint)
+    loader = evaluation_loader(
+        source, chosen_preprocessing(args, loaded.preprocessing), chosen_loading(args), Ranks()
+    )
+    # without a classifier the network returns its pooled features
+    loaded.layer.reset_classifier(0)
+    engine = EagerEngine(loaded.layer, args.threads)
+    rows = embed(engine.run, loader, Progress(source.num_samples, args.log_interval))
+    write(args.output, rows, [source.name(index) for index in rows.indices.tolist()])
+    print(f"{args.output}: {rows.features.shape[0]:,} images x {rows.features.shape[1]:,} features")
+
+
+def _source(args: argparse.Namespace) -> Source:
+    """Labelled data as evaluation takes it, or a folder that holds images itself."""
+    folder = Path(args.data).expanduser()
+    if folder.is_dir() and any(is_image(entry.name) for entry in folder.iterdir()):
+        return open_images([args.data])
+    return open_source(args.data, args.data_root)
+
+
+def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Rows:
+    """The features of all ``batches``. Raises ``DataError`` where there are none."""
+    clock, parts = StepClock(), []
+    for batch in clock.over(batches):
+        # a loader may reuse the memory of a batch
+        parts.append((run_batch(batch.images), batch.indices.copy(), batch.labels.copy()))
+        if progress.step(len(batch), "", f"step:{len(parts)}, {clock.costs()}"):
+            clock.reset()
+    progress.close()
+    if not parts:
+        raise DataError("there is nothing to embed: no image could be read")
+    return Rows(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
+    """By suffix. Raises ``ValueError`` for an unknown one, or where its package is missing."""
+    suffix = Path(path).suffix
+    if suffix not in WRITERS:
+        raise ValueError(f"{path}: features are written as {' or '.join(WRITERS)}")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ValueError('pyarrow is not installed; it comes with: pip install -e ".[parquet]"')
+    return WRITERS[suffix]
+
+
+def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
+    """The matrix, and a table of its rows beside it."""
+    write_csv(f"{path}.csv", (["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())))
+    with atomic_path(path) as part, open(part, "wb") as file:
+        np.save(file, rows.features)
+
+
+def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:
+    """Columns ``name``, ``label`` and ``features``, a list of fixed length."""
+    import pyarrow
+    from pyarrow import parquet
+
+    width = rows.features.shape[1]
+    features = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.features.reshape(-1)), width)
+    table = pyarrow.table({"name": list(names), "label": rows.labels, "features": features})
+    with atomic_path(path) as part:
+        parquet.write_table(table, part)
+
+
+WRITERS = {".npy": write_npy, ".parquet": write_parquet}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""What is in an image: the likeliest classes with their probabilities.
+
+Usage::
+
+    paddle-dla predict cat.jpg --checkpoint dla60.pdparams
+    python -m paddle_dla.predict photos/ 'more/*.png' --model dla60 --checkpoint model.safetensors --format csv
+    python -m paddle_dla.predict photos/ --export exported/ --montage out.png
+
+Images are prepared exactly as timm does it. Those that cannot be read are named at the end.
+
+Exit codes: 0 done, 1 refused, or some images could not be read, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from paddle_dla.data.image_files import open_images
+from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.source import FileSource
+from paddle_dla.engines.base import usable_threads
+from paddle_dla.evaluate import EXPECTED_ERRORS
+from paddle_dla.evaluation import evaluate
+from paddle_dla.metrics import Predictions
+from paddle_dla.montage import draw_montage
+from paddle_dla.options import add_preprocessing, positive
+from paddle_dla.progress import Progress
+from paddle_dla.ranks import Ranks
+from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.subject import Subject, add_subject, open_subject
+
+MANY = 64  # images from which on workers pay for their start
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="predict", description="The likeliest classes of images.")
+    result.add_argument("images", nargs="+", metavar="IMAGE|DIR|GLOB")
+    add_subject(result)
+    add_preprocessing(result)
+    output = result.add_argument_group("output")
+    output.add_argument("--topk", type=positive, default=5, metavar="N", help="classes of each image (5)")
+    output.add_argument("--format", choices=WRITERS, default="table")
+    output.add_argument("--output", metavar="FILE", help="write there instead of printing")
+    output.add_argument("--montage", metavar="FILE.png", help="a picture of the images with their classes")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        for target in filter(None, (args.output, args.montage)):
+            check_writable(Path(target))
+        return run(args)
+    except EXPECTED_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict as the command line says; returns the exit code. Raises one of ``EXPECTED_ERRORS``."""
+    source = open_images(args.images)
+    subject = open_subject(args)
+    predictions, skipped = predict(subject, source, args.topk)
+    write = WRITERS[args.format]
+    if args.output:
+        with atomic_path(args.output) as part, open(part, "w", encoding="utf-8", newline="") as file:
+            write(file, records(predictions, source, subject))
+    else:
+        write(sys.stdout, records(predictions, source, subject))
+    if args.montage:
+        shown = draw_montage(args.montage, predictions, source, subject)
+        print(f"{args.montage}: {shown} of {len(predictions)} images", file=sys.stderr)
+    for name, reason in skipped:
+        print(f"cannot be read: {name}: {reason}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def predict(subject: Subject, source: FileSource, topk: int) -> tuple[Predictions, list[tuple[str, str]]]:
+    """The ``topk`` classes of every image of ``source``, and (name, reason) of those that cannot be read."""
+    workers = usable_threads() if source.num_samples >= MANY else 0
+    loading = Loading(batch_size=min(32, source.num_samples), workers=workers, max_skipped=source.num_samples)
+    loader = evaluation_loader(source, subject.preprocessing, loading, Ranks())
+    progress = Progress(source.num_samples, quiet=source.num_samples < MANY)
+    try:
+        predictions = evaluate(subject.engine, loader, subject.num_classes, ranked=topk, progress=progress)
+    finally:
+        progress.close()
+    return predictions, loader.skipped
+
+
+def records(predictions: Predictions, source: FileSource, subject: Subject) -> Iterator[dict]:
+    """One for each image: its name and its classes, the likeliest first."""
+    ranked = zip(predictions.indices.tolist(), predictions.classes.tolist(), predictions.probabilities.tolist())
+    for index, classes, probabilities in ranked:
+        yield {
+            "image": source.name(index),
+            "classes": [
+                {"label": label, "name": subject.class_name(label), "probability": round(probability, 6)}
+                for label, probability in zip(classes, probabilities)
+            ],
+        }
+
+
+def write_table(file: TextIO, found: Iterator[dict]) -> None:
+    """To be read: a line for the image, one for each class."""
+    for record in found:
+        print(record["image"], file=file)
+        for entry in record["classes"]:
+            print(f"  {100 * entry['probability']:6.2f} %  {entry['label']:>4}  {entry['name']}", file=file)
+
+
+def write_csv(file: TextIO, found: Iterator[dict]) -> None:
+    """One row for each class of each image."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "rank", "label", "name", "probability"])
+    for record in found:
+        for rank, entry in enumerate(record["classes"], start=1):
+            writer.writerow([record["image"], rank, entry["label"], entry["name"], entry["probability"]])
+
+
+def write_json(file: TextIO, found: Iterator[dict]) -> None:
+    """A list of records."""
+    json.dump(list(found), file, indent=1, ensure_ascii=False)
+    file.write("\n")
+
+
+WRITERS = {"table": write_table, "csv": write_csv, "json": write_json}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

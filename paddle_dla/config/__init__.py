@@ -1,0 +1,24 @@
+"""Configs of training and evaluation: one typed schema, YAML files, overrides, and the names of older files.
+
+``load_config(path, overrides)`` is the way in; what it returns is immutable, and ``to_yaml`` writes it so that it reads
+back the same. No framework; PyYAML comes with the extra ``train``.
+"""
+
+from paddle_dla.config.errors import ConfigError, Fault
+from paddle_dla.config.reading import load_config, parse_config, read_config
+from paddle_dla.config.rules import device_faults
+from paddle_dla.config.schema import Config
+from paddle_dla.config.writing import Change, difference, to_yaml
+
+__all__ = [
+    "Change",
+    "Config",
+    "ConfigError",
+    "Fault",
+    "device_faults",
+    "difference",
+    "load_config",
+    "parse_config",
+    "read_config",
+    "to_yaml",
+]

@@ -1,0 +1,371 @@
+"""Older option names, those of PaddleClas 2.0's YAML files: each becomes today's option, or says which it is.
+
+Source: PaddleClas release/2.0, ``docs/zh_CN/tutorials/config.md``, ``tools/program.py`` and
+``ppcls/optimizer/learning_rate.py``. One row a name; the table in ``docs/configs.md`` is made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from paddle_dla.config.errors import Fault
+from paddle_dla.config.yaml_text import Given
+
+Old = Mapping[str, Any]
+
+
+class Refused(ValueError):
+    """An older option that has no equal today; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Alias:
+    """An older name. ``convert(value, all older values)`` gives today's options, or raises ``Refused``."""
+
+    old: str
+    today: tuple[str, ...]
+    doc: str
+    convert: Callable[[Any, Old], dict[str, Any]]
+
+
+def translate(given: Mapping[str, Given], known: Collection[str]) -> tuple[dict[str, Given], list[str], list[Fault]]:
+    """``given`` in today's names, a note for each older name, and what cannot be carried over.
+
+    An option that a later layer gives wins, under either name; both names in one layer are a fault.
+    """
+    result = {key: item for key, item in given.items() if key not in ALIASES and not _foreign(key)}
+    old = {key: item.value for key, item in given.items() if key in ALIASES}
+    notes: list[str] = []
+    faults = [_foreign_fault(given)] if any(map(_foreign, given)) else []
+    for key in old:
+        alias, item = ALIASES[key], given[key]
+        try:
+            converted = alias.convert(item.value, old)
+        except Refused as refusal:
+            faults.append(Fault(item.where, (key,), str(refusal)))
+            continue
+        notes.append(f"{item.where}: {key} is {', '.join(converted) or alias.doc}")
+        for name, value in converted.items():
+            earlier = result.get(name)
+            if earlier and earlier.layer == item.layer:
+                faults.append(Fault(item.where, (key,), f"is {name} today, which {earlier.where} gives as well"))
+            elif earlier is None or earlier.layer < item.layer:
+                result[name] = replace(item, value=value)
+    return result, notes, faults
+
+
+_NEWER = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "Metric", "Infer")
+
+
+def _foreign(key: str) -> bool:
+    return key.split(".")[0] in _NEWER
+
+
+def _foreign_fault(given: Mapping[str, Given]) -> Fault:
+    first = next(item for key, item in given.items() if _foreign(key))
+    sections = tuple(dict.fromkeys(key.split(".")[0] for key in given if _foreign(key)))
+    return Fault(first.where, sections, "the layout of PaddleClas 2.1 and later is not read; see docs/configs.md")
+
+
+# --- conversions -----------------------------------------------------------------------------------------------------
+
+
+def _to(*names: str) -> Callable[[Any, Old], dict[str, Any]]:
+    return lambda value, old: dict.fromkeys(names, value)
+
+
+def _nothing(value: Any, old: Old) -> dict[str, Any]:
+    return {}
+
+
+def _or_none(name: str, empty: Any) -> Callable[[Any, Old], dict[str, Any]]:
+    return lambda value, old: {name: empty if value in ("", None) else value}
+
+
+def _only(accepted: Collection[Any], advice: str) -> Callable[[Any, Old], dict[str, Any]]:
+    def convert(value: Any, old: Old) -> dict[str, Any]:
+        if value not in accepted:
+            raise Refused(advice)
+        return {}
+
+    return convert
+
+
+def _one_of(name: str, table: Mapping[Any, Any], advice: str) -> Callable[[Any, Old], dict[str, Any]]:
+    def convert(value: Any, old: Old) -> dict[str, Any]:
+        if not isinstance(value, str) or value not in table:
+            raise Refused(f"{value!r} is none of {', '.join(table)}; {advice}")
+        return {name: table[value]}
+
+    return convert
+
+
+def _warmup(old: Old) -> float:
+    """Epochs of warm-up, which PaddleClas counts among ``epochs`` and gives 5 of where nothing is said."""
+    if old.get("LEARNING_RATE.function") != "CosineWarmup":
+        return 0
+    epochs = old.get("LEARNING_RATE.params.warmup_epoch", 5)
+    return epochs if isinstance(epochs, int) else 0
+
+
+def _epochs(value: Any, old: Old) -> dict[str, Any]:
+    return {"train.epochs": value - _warmup(old) if isinstance(value, int) else value}
+
+
+def _schedule(value: Any, old: Old) -> dict[str, Any]:
+    name = _one_of("schedule.name", _CURVES, "set schedule.name to the nearest of today's")(value, old)
+    if value == "CosineWarmup":
+        warmup = {"epochs": _warmup(old), "lr": 0.0, "prefix": True}
+        return name | {f"schedule.warmup_{key}": item for key, item in warmup.items()} | {"schedule.per_epoch": False}
+    return (
+        name
+        | ({"schedule.decay_rate": 1.0} if value == "Linear" else {})
+        | ({} if value == "Piecewise" else {"schedule.per_epoch": False})
+    )
+
+
+_CURVES = {"Piecewise": "multistep", "Cosine": "cosine", "CosineWarmup": "cosine", "Linear": "poly"}
+
+
+def _milestones(value: Any, old: Old) -> dict[str, Any]:
+    later = [item + 1 for item in value] if isinstance(value, list) and all(map(_is_number, value)) else value
+    return {"schedule.decay_milestones": later}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _validate(value: Any, old: Old) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise Refused("expected true or false; today's option is train.val_interval, 0 for never")
+    return {} if value else {"train.val_interval": 0}
+
+
+def _valid_interval(value: Any, old: Old) -> dict[str, Any]:
+    return {} if old.get("validate") is False else {"train.val_interval": value}
+
+
+def _smoothing(value: Any, old: Old) -> dict[str, Any]:
+    return {"loss.smoothing": 0.0 if _is_number(value) and value <= 0 else value}
+
+
+def _topk(value: Any, old: Old) -> dict[str, Any]:
+    return {"evaluate.topk": ([1, value] if value != 1 else [1]) if type(value) is int else value}
+
+
+def _use_mix(value: Any, old: Old) -> dict[str, Any]:
+    if value not in (True, False):  # -o use_mix=1 is in PaddleClas's own documents
+        raise Refused("expected true or false; today's option is mixing.mixup_alpha, 0 for off")
+    if not value:
+        return {}
+    alphas = {}
+    for name, arguments in _operators(old.get("TRAIN.mix")):
+        if name not in _MIXES:
+            raise Refused(f"{name} is not known; mixing.mixup_alpha and mixing.cutmix_alpha are")
+        alphas[_MIXES[name]] = arguments.get("alpha", 0.2)
+    return alphas or {"mixing.mixup_alpha": 0.2}
+
+
+_MIXES = {"MixupOperator": "mixing.mixup_alpha", "CutmixOperator": "mixing.cutmix_alpha"}
+
+
+def _operators(steps: Any) -> list[tuple[str, dict[str, Any]]]:
+    """``[{"Name": {arguments}}, ...]`` as pairs; whatever else stands there is left out."""
+    steps = steps if isinstance(steps, list) else []
+    pairs = [pair for step in steps if isinstance(step, dict) for pair in step.items()]
+    return [(str(name), arguments if isinstance(arguments, dict) else {}) for name, arguments in pairs]
+
+
+def _train_transforms(value: Any, old: Old) -> dict[str, Any]:
+    found: dict[str, Any] = {"transform.train.hflip": 0.0}
+    for name, arguments in _operators(value):
+        if name == "RandCropImage":
+            found |= _sized("transform.train.input_size", arguments, old)
+            found |= {f"transform.train.{key}": arguments[key] for key in ("scale", "ratio") if key in arguments}
+            found |= _filter("transform.train.interpolation", arguments)
+        elif name == "RandFlipImage":
+            found["transform.train.hflip"] = 0.5
+        elif name == "NormalizeImage":
+            found |= {f"transform.{key}": arguments[key] for key in ("mean", "std") if key in arguments}
+        elif name not in _PLAIN:
+            raise Refused(f"{name} has no equal of that name; see transform.train.auto_augment and .re_prob")
+    return found
+
+
+def _eval_transforms(value: Any, old: Old) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    steps = dict(_operators(value))
+    short, size = steps.get("ResizeImage", {}).get("resize_short"), steps.get("CropImage", {}).get("size")
+    found |= _sized("transform.eval.input_size", steps.get("CropImage", {}), old)
+    found |= _filter("transform.eval.interpolation", steps.get("ResizeImage", {}))
+    if _is_number(short) and _is_number(size) and short > 0:
+        found["transform.eval.crop_pct"] = size / short
+    strange = steps.keys() - _PLAIN - {"ResizeImage", "CropImage", "NormalizeImage"}
+    if strange:
+        raise Refused(f"{', '.join(sorted(strange))} has no equal; see transform.eval")
+    return found
+
+
+_PLAIN = {"DecodeImage", "ToCHWImage"}
+_FILTERS = {0: "nearest", 1: "bilinear", 2: "bicubic", 3: "box", 4: "lanczos"}  # cv2's numbers
+
+
+def _sized(name: str, arguments: Mapping[str, Any], old: Old) -> dict[str, Any]:
+    """The size that a crop names, unless ``image_shape`` says it."""
+    size = arguments.get("size")
+    return {name: [3, size, size]} if type(size) is int and "image_shape" not in old else {}
+
+
+def _filter(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _FILTERS.get(arguments.get("interpolation", 1), arguments.get("interpolation"))}
+
+
+def _use_ema(value: Any, old: Old) -> dict[str, Any]:
+    return {"ema.enabled": value}
+
+
+def _regularizer(value: Any, old: Old) -> dict[str, Any]:
+    if value != "L2":
+        raise Refused("only L2 is known: optimizer.weight_decay")
+    return {"optimizer.filter_bias_and_bn": False}
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+_ROWS = (
+    Alias(
+        "mode",
+        (),
+        "said by the command: `paddle_dla.train`, `paddle_dla.evaluate`",
+        _only(("train",), "a config trains; to evaluate, run python -m paddle_dla.evaluate --config FILE"),
+    ),
+    Alias("ARCHITECTURE.name", ("model.name",), "as it is", _to("model.name")),
+    Alias(
+        "ARCHITECTURE.params",
+        (),
+        "the options of `model` instead",
+        _only((None,), "arguments of the network are the options of model: drop_rate, in_chans, global_pool"),
+    ),
+    Alias("checkpoints", ("train.resume",), "empty: `true`", _or_none("train.resume", True)),
+    Alias(
+        "last_epoch",
+        (),
+        "kept in the checkpoint itself",
+        _only((-1, None), "a checkpoint knows its epoch; set train.resume to its path"),
+    ),
+    Alias("pretrained_model", ("model.pretrained",), "empty: `false`", _or_none("model.pretrained", False)),
+    Alias(
+        "load_static_weights",
+        (),
+        "weights of static graphs are not read",
+        _only((False, None), "weights of static graphs are not read; set model.pretrained to a converted file"),
+    ),
+    Alias("model_save_dir", ("train.output",), "as it is", _to("train.output")),
+    Alias("classes_num", ("model.num_classes",), "as it is", _to("model.num_classes")),
+    Alias("total_images", (), "counted in `data.train`", _nothing),
+    Alias("save_interval", ("train.save_interval",), "as it is", _to("train.save_interval")),
+    Alias("validate", ("train.val_interval",), "`false`: 0", _validate),
+    Alias("valid_interval", ("train.val_interval",), "unless `validate` is false", _valid_interval),
+    Alias("epochs", ("train.epochs",), "less the warm-up of `CosineWarmup`, which is a prefix today", _epochs),
+    Alias("topk", ("evaluate.topk",), "k: `[1, k]`", _topk),
+    Alias(
+        "image_shape",
+        ("transform.train.input_size", "transform.eval.input_size"),
+        "both",
+        _to("transform.train.input_size", "transform.eval.input_size"),
+    ),
+    Alias(
+        "use_mix",
+        ("mixing.mixup_alpha", "mixing.cutmix_alpha"),
+        "`true`: the alpha of `TRAIN.mix`, or mixup 0.2",
+        _use_mix,
+    ),
+    Alias("ls_epsilon", ("loss.smoothing",), "0 or less: 0", _smoothing),
+    Alias(
+        "use_distillation",
+        (),
+        "`loss.distillation.teacher`, `.checkpoint` and `.kind: ssld` instead",
+        _only((False, None), "name the teacher: loss.distillation.teacher, .checkpoint and .kind: ssld"),
+    ),
+    Alias("use_ema", ("ema.enabled",), "as it is", _use_ema),
+    Alias("ema_decay", ("ema.decay",), "as it is", _to("ema.decay")),
+    Alias(
+        "use_aa",
+        (),
+        "`transform.train.auto_augment: original` instead",
+        _only((False, None), "name the policy: transform.train.auto_augment: original"),
+    ),
+    Alias(
+        "use_gpu",
+        ("train.device",),
+        "`true`: gpu, `false`: cpu",
+        lambda value, old: {"train.device": {True: "gpu", False: "cpu"}.get(value, value)},
+    ),
+    Alias("print_interval", ("train.log_interval",), "as it is", _to("train.log_interval")),
+    Alias(
+        "LEARNING_RATE.function",
+        ("schedule.name",),
+        "Piecewise: multistep, Linear: poly, Cosine(Warmup): cosine",
+        _schedule,
+    ),
+    Alias("LEARNING_RATE.params.lr", ("optimizer.lr",), "as it is", _to("optimizer.lr")),
+    Alias(
+        "LEARNING_RATE.params.decay_epochs",
+        ("schedule.decay_milestones",),
+        "one later each, as timm counts",
+        _milestones,
+    ),
+    Alias("LEARNING_RATE.params.gamma", ("schedule.decay_rate",), "as it is", _to("schedule.decay_rate")),
+    Alias("LEARNING_RATE.params.warmup_epoch", ("schedule.warmup_epochs",), "by way of `CosineWarmup`", _nothing),
+    Alias("LEARNING_RATE.params.end_lr", ("schedule.min_lr",), "as it is", _to("schedule.min_lr")),
+    Alias(
+        "LEARNING_RATE.params.steps",
+        (),
+        "poly ends with `train.epochs`",
+        _only((), "poly ends with train.epochs; set that"),
+    ),
+    Alias(
+        "OPTIMIZER.function",
+        ("optimizer.name",),
+        "Momentum: momentum, SGD: sgd, AdamW: adamw",
+        _one_of("optimizer.name", {"Momentum": "momentum", "SGD": "sgd", "AdamW": "adamw"}, "see optimizer.name"),
+    ),
+    Alias("OPTIMIZER.params.momentum", ("optimizer.momentum",), "as it is", _to("optimizer.momentum")),
+    Alias(
+        "OPTIMIZER.regularizer.function",
+        ("optimizer.filter_bias_and_bn",),
+        "L2: `false`, it decays everything",
+        _regularizer,
+    ),
+    Alias("OPTIMIZER.regularizer.factor", ("optimizer.weight_decay",), "as it is", _to("optimizer.weight_decay")),
+    Alias(
+        "LOSS.function",
+        ("loss.name",),
+        "CELoss, MixCELoss: cross_entropy",
+        _one_of("loss.name", dict.fromkeys(("CELoss", "MixCELoss"), "cross_entropy"), "see loss.name"),
+    ),
+    Alias("LOSS.params", (), "the options of `loss` instead", _only((None,), "use the options of loss")),
+    Alias("TRAIN.batch_size", ("data.batch_size",), "of each process; it was of all together", _to("data.batch_size")),
+    Alias("TRAIN.num_workers", ("data.workers",), "as it is", _to("data.workers")),
+    Alias("TRAIN.file_list", ("data.train",), "as it is", _to("data.train")),
+    Alias("TRAIN.data_dir", ("data.train_root",), "as it is", _to("data.train_root")),
+    Alias("TRAIN.shuffle_seed", ("train.seed",), "as it is", _to("train.seed")),
+    Alias(
+        "TRAIN.transforms",
+        ("transform.train", "transform.mean", "transform.std"),
+        "RandCropImage, RandFlipImage, NormalizeImage",
+        _train_transforms,
+    ),
+    Alias("TRAIN.mix", ("mixing.mixup_alpha", "mixing.cutmix_alpha"), "by way of `use_mix`", _nothing),
+    Alias("VALID.batch_size", ("evaluate.batch_size",), "as it is", _to("evaluate.batch_size")),
+    Alias("VALID.num_workers", (), "`data.workers` is for both", _nothing),
+    Alias("VALID.file_list", ("data.val",), "as it is", _to("data.val")),
+    Alias("VALID.data_dir", ("data.val_root",), "as it is", _to("data.val_root")),
+    Alias("VALID.shuffle_seed", (), "validation is not shuffled", _nothing),
+    Alias("VALID.transforms", ("transform.eval",), "ResizeImage, CropImage, the filter", _eval_transforms),
+)
+
+ALIASES: dict[str, Alias] = {row.old: row for row in _ROWS}

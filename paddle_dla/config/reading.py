@@ -1,0 +1,155 @@
+"""From a file and overrides to a ``Config``, or to one error that lists everything that is wrong.
+
+Layers, later ones win: the file that ``base:`` names (and its own base, first), the file itself, each override. All are
+read before anything is judged.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from paddle_dla.config.aliases import translate
+from paddle_dla.config.errors import ConfigError, Fault
+from paddle_dla.config.option import Option, convert
+from paddle_dla.config.rules import faults_of, nearest
+from paddle_dla.config.schema import Config, build, known_options
+from paddle_dla.config.yaml_text import OVERRIDE, Given, read_options
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A config, and what its older option names are called today."""
+
+    config: Config
+    notes: tuple[str, ...]
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """The config in the YAML file ``path``, changed by ``overrides`` such as ``optimizer.lr=1e-3``.
+
+    Older option names are accepted with a warning that says today's. Raises ``ConfigError``, with all faults at once,
+    for a file that cannot be read, unknown options, wrong types or values, and options that do not go together.
+    """
+    reading = read_config(path, overrides)
+    if reading.notes:
+        warnings.warn("older option names:\n  " + "\n  ".join(reading.notes), stacklevel=2)
+    return reading.config
+
+
+def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Reading:
+    """``load_config`` that hands the notes back instead of warning."""
+    changes, faults = _read_overrides(overrides)
+    layers, file_faults = _read_files(Path(path), changes.pop(BASE, None))
+    return _assembled([*layers, changes], [*file_faults, *faults])
+
+
+def parse_config(text: str, source: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """The config in the YAML ``text``, which may name no base; ``source`` stands for it in messages."""
+    changes, faults = _read_overrides(overrides)
+    given, text_faults = read_options(text, source)
+    return _assembled([given, changes], [*text_faults, *faults]).config
+
+
+def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fault]]:
+    found: dict[str, Given] = {}
+    faults = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            faults.append(Fault(OVERRIDE, (), f"{override!r} is not KEY=VALUE, such as optimizer.lr=0.1"))
+            continue
+        given, new_faults = read_options(text, OVERRIDE, prefix=key.strip())
+        found |= given
+        faults += new_faults
+    return found, faults
+
+
+def _read_files(path: Path, base: Given | None) -> tuple[list[dict[str, Given]], list[Fault]]:
+    """The layers of ``path`` and of its bases, the deepest first; ``base`` replaces what ``path`` names."""
+    layers: list[dict[str, Given]] = []
+    faults: list[Fault] = []
+    seen: list[Path] = []
+    where = ""
+    while True:
+        if path.resolve() in seen:
+            chain = " -> ".join(str(file) for file in [*seen, path.resolve()])
+            faults.append(Fault(where, (BASE,), f"files are each other's base: {chain}"))
+            break
+        seen.append(path.resolve())
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not text in UTF-8"
+            faults.append(Fault(where, (BASE,) if where else (), f"cannot read {path}: {reason}"))
+            break
+        given, new_faults = read_options(text, str(path))
+        faults += new_faults
+        layers.insert(0, given)
+        base = base or given.get(BASE)
+        given.pop(BASE, None)
+        if base is None or base.value is None:
+            break
+        if not isinstance(base.value, str):
+            faults.append(Fault(base.where, (BASE,), f"expected a file, relative to this one, not {base.value!r}"))
+            break
+        path, where, base = path.parent / base.value, base.where, None
+    return layers, faults
+
+
+def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault]) -> Reading:
+    known = known_options()
+    merged: dict[str, Given] = {}
+    for number, layer in enumerate(layers):
+        merged |= {key: replace(given, layer=number) for key, given in layer.items()}
+    given, notes, alias_faults = translate(merged, known)
+    values, value_faults = _typed(given, known)
+    all_faults = [*faults, *alias_faults, *value_faults]
+    config = build(values)
+    all_faults += _combined(config, given, {key for fault in all_faults for key in fault.keys})
+    if all_faults:
+        raise ConfigError(all_faults)
+    return Reading(config, tuple(notes))
+
+
+def _typed(given: dict[str, Given], known: dict[str, Option]) -> tuple[dict[str, Any], list[Fault]]:
+    values, faults = {}, []
+    for key, item in given.items():
+        if key not in known:
+            faults.append(Fault(item.where, (key,), _unknown(key, known)))
+            continue
+        try:
+            values[key] = convert(item.value, known[key])
+        except (TypeError, ValueError) as error:
+            today = "" if item.said == key else f" (from {item.said})"
+            faults.append(Fault(item.where, (key,), f"{error}{today}"))
+    return values, faults
+
+
+def _unknown(key: str, known: dict[str, Option]) -> str:
+    inside = [other for other in known if other.startswith(f"{key}.")]
+    if inside:
+        return f"is a section; its options are {', '.join(inside)}"
+    parents = [other for other in known if key.startswith(f"{other}.")]
+    if parents:
+        return f"unknown option: {parents[0]} takes a value and has nothing below it"
+    if key == BASE:
+        return "only a file may have a base"
+    meant = nearest(key, known)
+    return f"unknown option; did you mean {meant}?" if meant else "unknown option; docs/configs.md lists all"
+
+
+def _combined(config: Config, given: dict[str, Given], faulty: set[str]) -> list[Fault]:
+    """What does not go together, apart from options that are faulty anyway, with the places that said so."""
+    found = []
+    for fault in faults_of(config):
+        if not faulty & set(fault.keys):
+            places = dict.fromkeys(given[key].where for key in fault.keys if key in given)
+            found.append(replace(fault, where=", ".join(places)))
+    return found

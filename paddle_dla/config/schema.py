@@ -1,0 +1,79 @@
+"""The config as one value: all sections, and what follows from more than one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from paddle_dla.config.option import Option, options, section
+from paddle_dla.config.sections import (
+    Data,
+    Ema,
+    Evaluate,
+    Loss,
+    Mixing,
+    Model,
+    Optimizer,
+    Schedule,
+    Train,
+    Transform,
+)
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.variants import resolve_name
+from paddle_dla.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a training run or an evaluation is told; immutable, comparable, written beside the results."""
+
+    model: Model = section(Model)
+    data: Data = section(Data)
+    transform: Transform = section(Transform)
+    mixing: Mixing = section(Mixing)
+    loss: Loss = section(Loss)
+    optimizer: Optimizer = section(Optimizer)
+    schedule: Schedule = section(Schedule)
+    ema: Ema = section(Ema)
+    train: Train = section(Train)
+    evaluate: Evaluate = section(Evaluate)
+
+    @property
+    def total_epochs(self) -> float:
+        """All epochs of the run: the schedule's, a warm-up prefix and a cool-down."""
+        before = self.schedule.warmup_epochs if self.schedule.warmup_prefix else 0
+        return self.train.epochs + before + self.schedule.cooldown_epochs
+
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for evaluation. Raises ``ValueError`` for an unknown model or an impossible record."""
+        return self.transform.preprocessing(PRETRAINED[resolve_name(self.model.name)].preprocessing)
+
+    def train_input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of a training image."""
+        return self.transform.train.input_size or self.preprocessing().input_size
+
+
+def known_options() -> dict[str, Option]:
+    """Every option by its dotted key, in the order of the sections."""
+    return {item.key: item for item in options(Config)}
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config, or of one section, by dotted key."""
+    values = {}
+    for name in config.__dataclass_fields__:
+        value = getattr(config, name)
+        values |= flat(value, f"{prefix}{name}.") if is_dataclass(value) else {f"{prefix}{name}": value}
+    return values
+
+
+def build(values: dict[str, Any], kind: type = Config, prefix: str = "") -> Any:
+    """The config with ``values`` by dotted key, defaults for the rest; the reverse of ``flat``."""
+    made = {}
+    for name, item in kind.__dataclass_fields__.items():
+        key = f"{prefix}{name}"
+        if key in values:
+            made[name] = values[key]
+        elif isinstance(item.default_factory, type):
+            made[name] = build(values, item.default_factory, f"{key}.")
+    return kind(**made)

@@ -1,0 +1,50 @@
+"""Print a config as it will be used: base, file and overrides together, every option.
+
+    paddle-dla config --config configs/dla60.yaml -o optimizer.lr=0.02
+
+Exit codes: 0 printed, 1 refused (every fault is listed), 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from paddle_dla.config.cost import IMAGENET_IMAGES, cost
+from paddle_dla.config.errors import ConfigError
+from paddle_dla.config.reading import Reading, read_config
+from paddle_dla.config.writing import to_yaml
+
+
+def shown(reading: Reading, images: int) -> str:
+    """The config as YAML, headed by comments: older names in it, and what a training would cost."""
+    comments = [*reading.notes, f"cost: {cost(reading.config, images)}"]
+    return "".join(f"# {line}\n" for line in comments) + to_yaml(reading.config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        print(shown(read_config(arguments.config, arguments.override), arguments.images), end="")
+    except ConfigError as error:
+        print(f"paddle-dla config: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="paddle-dla config", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
+    parser.add_argument(
+        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"
+    )
+    parser.add_argument(
+        "--images", type=int, default=IMAGENET_IMAGES, metavar="N", help="images an epoch, for the cost (ImageNet's)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""A config as text that reads back to the same value, and what differs between two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from paddle_dla.config.schema import Config, flat
+from paddle_dla.config.yaml_text import write_yaml
+
+
+@dataclass(frozen=True)
+class Change:
+    """One option that two configs disagree in."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.before)} -> {_shown(self.after)}"
+
+
+def to_yaml(config: Config) -> str:
+    """Every option of ``config``, those at their defaults too, as YAML; ``parse_config`` gives an equal config back."""
+    return write_yaml(_nested(config))
+
+
+def difference(before: Config, after: Config) -> tuple[Change, ...]:
+    """The options in which the two differ, in the order of the schema."""
+    old, new = flat(before), flat(after)
+    return tuple(Change(key, old[key], new[key]) for key in old if old[key] != new[key])
+
+
+def _nested(value: Any) -> Any:
+    if is_dataclass(value):
+        return {name: _nested(getattr(value, name)) for name in value.__dataclass_fields__}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    return write_yaml(_nested(value)).removesuffix("...\n").strip()

@@ -1,0 +1,117 @@
+"""YAML in and out: the plain subset that configs are written in, read by the rules of YAML 1.2.
+
+PyYAML follows YAML 1.1, where ``1e-3`` is a text, ``no`` is false, ``010`` is 8, ``12:30`` is 750 and the second of two
+equal keys wins in silence. Here ``1e-3`` is a number, only ``true`` and ``false`` are booleans, numbers are decimal,
+and a key that is said twice is an error. Nothing but null, booleans, numbers, texts, lists and mappings can be read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from paddle_dla.config.errors import Fault
+
+try:
+    import yaml
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('configs need PyYAML: pip install "paddle-dla[train]"', name=error.name) from error
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that somebody gave: where (file and line, or ``-o``), under which key, in which layer (later ones win)."""
+
+    value: Any
+    where: str
+    said: str
+    layer: int = 0
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_SCALARS = (
+    ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    (_INT, r"^[-+]?[0-9]+$", list("-+0123456789")),
+    (_FLOAT, r"^[-+]?(?:\.[0-9]+|[0-9]+\.?[0-9]*)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, without anchors (a file of two lines could otherwise grow to gigabytes)."""
+
+    yaml_implicit_resolvers: dict = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "anchors (&, *) are not read; base: FILE shares settings", mark
+            )
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what ``_Loader`` would read as something else."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+for _tag, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+_Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor(_FLOAT, lambda loader, node: float(loader.construct_scalar(node)))
+
+
+def read_options(text: str, source: str, layer: int = 0, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:
+    """The values in ``text`` by dotted key, and what is wrong with it as YAML.
+
+    ``source`` names the text in messages. An empty section gives no options, as an empty text does.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None or node.tag.endswith(":null"):
+            return ({prefix: Given(None, source, prefix, layer)} if prefix else {}), []
+        return _flattened(node, loader, source, layer, prefix)
+    except (yaml.YAMLError, RecursionError) as error:
+        return {}, [Fault(source, (), f"not YAML that can be read: {_one_line(error)}")]
+
+
+def _flattened(node: Any, loader: _Loader, source: str, layer: int, key: str) -> tuple[dict[str, Given], list[Fault]]:
+    if not isinstance(node, yaml.MappingNode):
+        where = source if source == OVERRIDE else f"{source}:{node.start_mark.line + 1}"
+        if not key:
+            return {}, [Fault(where, (), "expected sections such as `model:`, not a single value")]
+        return {key: Given(loader.construct_object(node, deep=True), where, key, layer)}, []
+    found, faults = {}, []
+    for key_node, value_node in node.value:
+        name = f"{key}.{key_node.value}" if key else str(key_node.value)
+        if (
+            value_node.tag.endswith(":null")
+            and isinstance(value_node, yaml.ScalarNode)
+            and not value_node.value
+            and not key
+        ):
+            continue  # a section with nothing in it
+        inner, inner_faults = _flattened(value_node, loader, source, layer, name)
+        twice = sorted(inner.keys() & found.keys())
+        faults += inner_faults + [Fault(inner[k].where, (k,), f"said before, in {found[k].where}") for k in twice]
+        found |= inner
+    return found, faults
+
+
+OVERRIDE = "-o"
+
+
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0] or type(error).__name__
+    return f"line {mark.line + 1}: {problem}" if mark else problem
+
+
+def write_yaml(sections: dict[str, Any]) -> str:
+    """``sections`` as text, that ``read_options`` reads to the same values, floats to the last bit."""
+    return yaml.dump(sections, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)

@@ -17,6 +17,7 @@ FORBIDDEN = {
     "paddle_dla/checkpoint.py": TORCH | PADDLE,
     "paddle_dla/preprocessing.py": TORCH | PADDLE,
     "paddle_dla/data": TORCH | PADDLE | {"paddle_dla.models"},
+    "paddle_dla/config": TORCH | PADDLE | {"paddle_dla.data"},
     "paddle_dla/cli.py": TORCH | PADDLE,
     "paddle_dla/models/variants.py": TORCH | PADDLE,
     "paddle_dla/models/pretrained.py": TORCH | PADDLE,
@@ -75,6 +76,7 @@ STANDALONE = [
     ("convert.paddle2timm", TORCH | PADDLE),
     ("paddle_dla.checkpoint", TORCH | PADDLE),
     ("paddle_dla.cli", TORCH | PADDLE),
+    ("paddle_dla.config.show", TORCH | PADDLE),
 ]
 
 

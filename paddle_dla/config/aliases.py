@@ -46,7 +46,7 @@ def translate(given: Mapping[str, Given], known: Collection[str]) -> tuple[dict[
         except Refused as refusal:
             faults.append(Fault(item.where, (key,), str(refusal)))
             continue
-        notes.append(f"{item.where}: {key} is {', '.join(converted) or alias.doc}")
+        notes.append(f"{item.where}: {key}: {', '.join(converted or alias.today) or alias.doc}")
         for name, value in converted.items():
             earlier = result.get(name)
             if earlier and earlier.layer == item.layer:
@@ -111,7 +111,7 @@ def _warmup(old: Old) -> float:
 
 
 def _epochs(value: Any, old: Old) -> dict[str, Any]:
-    return {"train.epochs": value - _warmup(old) if isinstance(value, int) else value}
+    return {"train.epochs": value - _warmup(old) if type(value) is int else value}
 
 
 def _schedule(value: Any, old: Old) -> dict[str, Any]:
@@ -223,10 +223,6 @@ def _filter(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _FILTERS.get(arguments.get("interpolation", 1), arguments.get("interpolation"))}
 
 
-def _use_ema(value: Any, old: Old) -> dict[str, Any]:
-    return {"ema.enabled": value}
-
-
 def _regularizer(value: Any, old: Old) -> dict[str, Any]:
     if value != "L2":
         raise Refused("only L2 is known: optimizer.weight_decay")
@@ -290,7 +286,7 @@ _ROWS = (
         "`loss.distillation.teacher`, `.checkpoint` and `.kind: ssld` instead",
         _only((False, None), "name the teacher: loss.distillation.teacher, .checkpoint and .kind: ssld"),
     ),
-    Alias("use_ema", ("ema.enabled",), "as it is", _use_ema),
+    Alias("use_ema", ("ema.enabled",), "as it is", _to("ema.enabled")),
     Alias("ema_decay", ("ema.decay",), "as it is", _to("ema.decay")),
     Alias(
         "use_aa",

@@ -47,11 +47,6 @@ def option(default: Any, doc: str, **limits: Any) -> Any:
     return field(default=default, metadata={"doc": doc, "limits": Limits(**limits)})
 
 
-def section(kind: type) -> Any:
-    """A field that is a section of its own, of the dataclass ``kind``."""
-    return field(default_factory=kind)
-
-
 def options(kind: type, prefix: str = "") -> Iterator[Option]:
     """Every option of the section ``kind`` and of those inside it, in the order of their declaration."""
     hints = typing.get_type_hints(kind)
@@ -86,8 +81,6 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 def _as(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         return _as_tuple(value, typing.get_args(kind))
-    if kind is types.NoneType:
-        kind = type(None)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # bool is an int to isinstance
@@ -114,7 +107,7 @@ def _check_limits(value: Any, wanted: Option) -> None:
 
 def _within(value: Any, limits: Limits) -> bool:
     if isinstance(value, str):
-        return not limits.choices or value in limits.choices
+        return value in limits.choices if limits.choices else bool(value)
     if value is None or isinstance(value, bool):
         return True
     return (

@@ -141,7 +141,8 @@ def _unknown(key: str, known: dict[str, Option]) -> str:
         return f"unknown option: {parents[0]} takes a value and has nothing below it"
     if key == BASE:
         return "only a file may have a base"
-    meant = nearest(key, known)
+    sections = {other.rpartition(".")[0] for other in known}
+    meant = nearest(key, [*known, *sections])
     return f"unknown option; did you mean {meant}?" if meant else "unknown option; docs/configs.md lists all"
 
 

@@ -278,7 +278,7 @@ def _model_faults(config: Config) -> list[Fault]:
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
-    """The key of ``known`` that was most likely meant by ``key``: the same last name elsewhere, or a similar spelling."""
+    """The key of ``known`` most likely meant by ``key``: the same last name elsewhere, or a similar spelling."""
     known = list(known)
     namesakes = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
     if namesakes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from paddle_dla.config.option import Option, options, section
+from paddle_dla.config.option import Option, options
 from paddle_dla.config.sections import (
     Data,
     Ema,
@@ -27,16 +27,16 @@ from paddle_dla.preprocessing import Preprocessing
 class Config:
     """Everything that a training run or an evaluation is told; immutable, comparable, written beside the results."""
 
-    model: Model = section(Model)
-    data: Data = section(Data)
-    transform: Transform = section(Transform)
-    mixing: Mixing = section(Mixing)
-    loss: Loss = section(Loss)
-    optimizer: Optimizer = section(Optimizer)
-    schedule: Schedule = section(Schedule)
-    ema: Ema = section(Ema)
-    train: Train = section(Train)
-    evaluate: Evaluate = section(Evaluate)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    transform: Transform = field(default_factory=Transform)
+    mixing: Mixing = field(default_factory=Mixing)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    ema: Ema = field(default_factory=Ema)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
 
     @property
     def total_epochs(self) -> float:
@@ -45,7 +45,7 @@ class Config:
         return self.train.epochs + before + self.schedule.cooldown_epochs
 
     def preprocessing(self) -> Preprocessing:
-        """How images are prepared for evaluation. Raises ``ValueError`` for an unknown model or an impossible record."""
+        """How images are prepared for evaluation. Raises ``ValueError`` for an unknown model or an impossible one."""
         return self.transform.preprocessing(PRETRAINED[resolve_name(self.model.name)].preprocessing)
 
     def train_input_size(self) -> tuple[int, int, int]:

@@ -7,9 +7,9 @@ no EMA; a recipe says all that it does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from paddle_dla.config.option import option, section
+from paddle_dla.config.option import option
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 
 ADAPTIVE = ("adamw", "lamb")
@@ -98,8 +98,8 @@ class Transform:
     std: tuple[float, ...] | None = option(
         None, "one value a channel, on the scale of [0, 1]; `null`: the model's own", above=0
     )
-    train: TrainTransform = section(TrainTransform)
-    eval: EvalTransform = section(EvalTransform)
+    train: TrainTransform = field(default_factory=TrainTransform)
+    eval: EvalTransform = field(default_factory=EvalTransform)
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """The model's ``own`` record with what this section sets instead.
@@ -168,7 +168,7 @@ class Loss:
         None, "targets above it become 1, the others 0; `bce` only", low=0, below=1
     )
     bce_sum: bool = option(False, "sum over the classes instead of their mean; `bce` only")
-    distillation: Distillation = section(Distillation)
+    distillation: Distillation = field(default_factory=Distillation)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Change:
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.before)} -> {_shown(self.after)}"
+        return f"{self.key}: {shown(self.before)} -> {shown(self.after)}"
 
 
 def to_yaml(config: Config) -> str:
@@ -38,5 +38,6 @@ def _nested(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """``value`` as YAML writes it, in one line."""
     return write_yaml(_nested(value)).removesuffix("...\n").strip()

@@ -7,9 +7,10 @@ and a key that is said twice is an error. Nothing but null, booleans, numbers, t
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from paddle_dla.config.errors import Fault
 
@@ -21,7 +22,10 @@ except ModuleNotFoundError as error:
 
 @dataclass(frozen=True)
 class Given:
-    """A value that somebody gave: where (file and line, or ``-o``), under which key, in which layer (later ones win)."""
+    """A value that somebody gave: where (file and line, or ``-o``), under which key, in which layer.
+
+    A later layer (a higher number) wins.
+    """
 
     value: Any
     where: str
@@ -29,7 +33,7 @@ class Given:
     layer: int = 0
 
 
-_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_INT, _FLOAT, _LIST = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "seq"))
 _SCALARS = (
     ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -41,7 +45,7 @@ _SCALARS = (
 class _Loader(yaml.SafeLoader):
     """Safe, without anchors (a file of two lines could otherwise grow to gigabytes)."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -55,12 +59,13 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes what ``_Loader`` would read as something else."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
     _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+_Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence(_LIST, items, flow_style=True))
 _Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
 _Loader.add_constructor(_FLOAT, lambda loader, node: float(loader.construct_scalar(node)))
 
@@ -114,4 +119,6 @@ def _one_line(error: Exception) -> str:
 
 def write_yaml(sections: dict[str, Any]) -> str:
     """``sections`` as text, that ``read_options`` reads to the same values, floats to the last bit."""
-    return yaml.dump(sections, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    return yaml.dump(
+        sections, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=math.inf
+    )

@@ -1,0 +1,35 @@
+"""The tables of ``docs/configs.md``, made from the schema and from the older names, so that they cannot go stale."""
+
+from __future__ import annotations
+
+from paddle_dla.config.aliases import ALIASES
+from paddle_dla.config.schema import Config, known_options
+from paddle_dla.config.writing import shown
+
+
+def option_tables() -> str:
+    """One table a section, one line an option: name, default, what may be given, what it is."""
+    grouped: dict[str, list[str]] = {}
+    for key, item in known_options().items():
+        row = _row(f"`{key}`", f"`{shown(item.default)}`", item.expected, item.doc)
+        grouped.setdefault(key.split(".")[0], []).append(row)
+    head = _row("option", "default", "expected", "what") + _row(*["---"] * 4)
+    return "\n".join(f"### {name}\n\n{_purpose(name)}\n\n{head}{''.join(rows)}" for name, rows in grouped.items())
+
+
+def alias_table() -> str:
+    """One line an older name: what it is today, and how its value is carried over."""
+    rows = [_row(f"`{row.old}`", _names(row.today), row.doc) for row in ALIASES.values()]
+    return _row("older name", "today", "how") + _row(*["---"] * 3) + "".join(rows)
+
+
+def _purpose(name: str) -> str:
+    return (Config.__dataclass_fields__[name].default_factory.__doc__ or "").replace("``", "`")
+
+
+def _names(keys: tuple[str, ...]) -> str:
+    return ", ".join(f"`{key}`" for key in keys) or "(none)"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"

@@ -31,10 +31,11 @@ def filled(page: str) -> str:
     """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` made anew."""
     parts = {"options": option_tables, "aliases": alias_table, "recipes": recipe_table}
     for name, make in parts.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        page, count = re.subn(pattern, lambda match, text=make(): match[1] + text + match[2], page, flags=re.DOTALL)
-        if count != 1:
-            raise ValueError(f"{PAGE} has {count} parts <!-- {name} -->, not one")
+        before, found, rest = page.partition(f"<!-- {name} -->\n")
+        _, closed, after = rest.partition("<!-- end -->")
+        if not found or not closed:
+            raise ValueError(f"{PAGE} has no part from <!-- {name} --> to <!-- end -->")
+        page = before + found + make() + closed + after
     return page
 
 

@@ -10,6 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -64,14 +65,14 @@ def convert(value: Any, wanted: Option) -> Any:
     Raises ``TypeError`` for another type and ``ValueError`` for a value out of range; the message says what was given
     and what is expected.
     """
+    refusal = f"expected {wanted.expected}, not {_shown(value)}{_advice(value, wanted)}"
     for kind in _alternatives(wanted.kind):
-        try:
+        with suppress(TypeError, OverflowError):
             converted = _as(value, kind)
-        except TypeError:
-            continue
-        _check_limits(converted, wanted)
-        return converted
-    raise TypeError(f"expected {wanted.expected}, not {_shown(value)}{_advice(value, wanted)}")
+            if not _fits(converted, wanted.limits):
+                raise ValueError(refusal)
+            return converted
+    raise TypeError(refusal)
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
@@ -98,11 +99,10 @@ def _as_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_as(item, kind) for item, kind in zip(value, kinds, strict=True))
 
 
-def _check_limits(value: Any, wanted: Option) -> None:
+def _fits(value: Any, limits: Limits) -> bool:
     items = value if isinstance(value, tuple) else (value,)
-    bad = [item for item in items if not _within(item, wanted.limits)]
-    if bad or (wanted.limits.ascending and list(items) != sorted(set(items))):
-        raise ValueError(f"expected {wanted.expected}, not {_shown(value)}")
+    ordered = not limits.ascending or list(items) == sorted(set(items))
+    return ordered and all(_within(item, limits) for item in items)
 
 
 def _within(value: Any, limits: Limits) -> bool:

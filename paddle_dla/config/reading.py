@@ -37,10 +37,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Older option names are accepted with a warning that says today's. Raises ``ConfigError``, with all faults at once,
     for a file that cannot be read, unknown options, wrong types or values, and options that do not go together.
     """
-    reading = read_config(path, overrides)
-    if reading.notes:
-        warnings.warn("older option names:\n  " + "\n  ".join(reading.notes), stacklevel=2)
-    return reading.config
+    return _with_warning(read_config(path, overrides))
 
 
 def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Reading:
@@ -54,7 +51,13 @@ def parse_config(text: str, source: str = "config", overrides: Sequence[str] = (
     """The config in the YAML ``text``, which may name no base; ``source`` stands for it in messages."""
     changes, faults = _read_overrides(overrides)
     given, text_faults = read_options(text, source)
-    return _assembled([given, changes], [*text_faults, *faults]).config
+    return _with_warning(_assembled([given, changes], [*text_faults, *faults]))
+
+
+def _with_warning(reading: Reading) -> Config:
+    if reading.notes:
+        warnings.warn("older option names:\n  " + "\n  ".join(reading.notes), stacklevel=3)
+    return reading.config
 
 
 def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fault]]:

@@ -20,7 +20,7 @@ WITH_MOMENTUM = ("momentum", "nesterov")
 class Model:
     """Which network, and what it starts from."""
 
-    name: str = option("dla60", "the variant, as timm or PaddleClas spells it; `paddle-dla info` lists them")
+    name: str = option("dla60", "the variant, as timm or PaddleClas spells it: one of `paddle_dla.list_models()`")
     pretrained: bool | str = option(
         False, "`true`: timm's weights from the hub; a path: a converted file or a timm checkpoint; `false`: none"
     )

@@ -81,7 +81,7 @@ def read_options(text: str, source: str, layer: int = 0, prefix: str = "") -> tu
         if node is None or node.tag.endswith(":null"):
             return ({prefix: Given(None, source, prefix, layer)} if prefix else {}), []
         return _flattened(node, loader, source, layer, prefix)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         return {}, [Fault(source, (), f"not YAML that can be read: {_one_line(error)}")]
 
 

@@ -1,0 +1,560 @@
+"""The config: what may be given, what is refused and how, and that nothing is lost between text and value."""
+
+import dataclasses
+import struct
+
+import pytest
+
+pytest.importorskip("yaml")
+
+from paddle_dla.config import Config, ConfigError, device_faults, difference, load_config, parse_config, to_yaml
+from paddle_dla.config import show as show_command
+from paddle_dla.config.cost import TRUNK_MACS, cost, forward_macs
+from paddle_dla.config.rules import CPU_RULES, RULES
+from paddle_dla.config.schema import build, flat, known_options
+from paddle_dla.models.variants import VARIANTS
+from paddle_dla.preprocessing import Preprocessing
+
+KNOWN = known_options()
+
+
+def refusal(text="", *overrides):
+    """The faults of a config, as text."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "my.yaml", overrides)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def changed(**options):
+    """The default config with some options at other values; ``__`` stands for the dot."""
+    return build({key.replace("__", "."): value for key, value in options.items()})
+
+
+# --- what may be given -----------------------------------------------------------------------------------------------
+
+
+def test_an_empty_file_is_the_default_config():
+    assert parse_config("") == Config()
+
+
+def test_a_section_with_nothing_in_it_is_at_its_defaults():
+    assert parse_config("mixing:\nloss:\n  smoothing: 0.1\n") == changed(loss__smoothing=0.1)
+
+
+def test_defaults_are_accepted_where_they_are_written_out():
+    assert parse_config(to_yaml(Config())) == Config()
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.epochs = 3
+
+
+@pytest.mark.parametrize("key", KNOWN)
+def test_every_option_refuses_a_list_of_lists(key):
+    [fault] = refusal("", f"{key}=[[1]]")
+    assert fault == f"-o: {key}: expected {KNOWN[key].expected}, not [[1]]"
+
+
+WRONG = [
+    ("train.epochs", "ten", "expected a whole number, at least 1, not the text 'ten'"),
+    ("train.epochs", "1.5", "expected a whole number, at least 1, not 1.5"),
+    ("train.epochs", "true", "expected a whole number, at least 1, not true"),
+    ("train.epochs", "null", "expected a whole number, at least 1, not null"),
+    ("train.epochs", "", "expected a whole number, at least 1, not null"),
+    ("train.epochs", "0", "expected a whole number, at least 1, not 0"),
+    ("train.epochs", "1_000", "expected a whole number, at least 1, not the text '1_000'"),
+    ("optimizer.weight_decay", "-1e-3", "expected a number, at least 0, not -0.001"),
+    ("optimizer.weight_decay", "1e400", "expected a number, at least 0, not inf"),
+    ("optimizer.weight_decay", ".nan", "expected a number, at least 0, not the text '.nan'"),
+    ("optimizer.weight_decay", "yes", "expected a number, at least 0, not the text 'yes'"),
+    ("optimizer.momentum", "1", "expected a number, at least 0 and below 1, or null, not 1"),
+    ("optimizer.name", "adam", "expected text (one of sgd, momentum, nesterov, adamw, lamb), not the text 'adam'"),
+    ("train.output", "", "expected text, not null"),
+    ("train.output", "''", "expected text, not the text ''"),
+    ("train.output", "3", "expected text, not 3"),
+    ("ema.enabled", "no", "expected true or false, not the text 'no'; write false"),
+    ("ema.enabled", "on", "expected true or false, not the text 'on'; write true"),
+    ("ema.enabled", "1", "expected true or false, not 1"),
+    ("transform.train.scale", "[0.1]", "expected a list of 2 numbers, above 0 and at most 1, not [0.1]"),
+    ("transform.train.scale", "0.1", "expected a list of 2 numbers, above 0 and at most 1, not 0.1"),
+    ("transform.train.scale", "[0, 1]", "expected a list of 2 numbers, above 0 and at most 1, not [0, 1]"),
+    ("evaluate.topk", "[5, 1]", "expected a list of ascending whole numbers, at least 1, not [5, 1]"),
+    ("evaluate.topk", "[1, 1]", "expected a list of ascending whole numbers, at least 1, not [1, 1]"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "reason"), WRONG, ids=[f"{key}={text}" for key, text, _ in WRONG])
+def test_a_wrong_value_is_told_with_what_is_expected(key, text, reason):
+    assert refusal("", f"{key}={text}") == [f"-o: {key}: {reason}"]
+
+
+BOUNDED = [
+    (key, bound, sign)
+    for key, item in KNOWN.items()
+    for bound, sign in (
+        *((item.limits.low, -1), (item.limits.above, -1), (item.limits.high, 1), (item.limits.below, 1)),
+    )
+    if bound is not None
+]
+
+
+@pytest.mark.parametrize(("key", "bound", "sign"), BOUNDED)
+def test_every_bound_holds(key, bound, sign):
+    beyond = int(bound) + sign
+    default = KNOWN[key].default
+    count = len(default) if isinstance(default, tuple) else 3 if "input_size" in key else 2
+    texts = [str(beyond), f"[{', '.join([str(beyond)] * count)}]"]
+    assert any(KNOWN[key].expected in refusal("", f"{key}={text}")[0] for text in texts)
+
+
+@pytest.mark.parametrize("key", [key for key, item in KNOWN.items() if item.limits.choices])
+def test_a_choice_that_is_none_is_told_the_choices(key):
+    [fault] = refusal("", f"{key}=something")
+    assert all(choice in fault for choice in KNOWN[key].limits.choices)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def misspellings(key):
+    head, dot, last = key.rpartition(".")
+    yield f"{head}{dot}{last}{last[-1]}"
+    yield f"{head}{dot}{last[:-1]}" if len(last) > 3 else f"{head}{dot}{last}s"
+    yield f"{head}{dot}{last[0]}{last[2]}{last[1]}{last[3:]}" if len(set(last[1:3])) > 1 else f"{head}{dot}{last}_"
+    section, _, rest = key.partition(".")
+    yield f"{section[:-1]}.{rest}"
+    yield f"{section.capitalize()}s.{rest}"
+
+
+@pytest.mark.parametrize("key", KNOWN)
+def test_a_misspelt_option_is_told_the_right_one(key):
+    wrong = [name for name in misspellings(key) if name not in KNOWN]
+    assert wrong
+    for name in wrong:
+        assert refusal(f"{name}: 1\n") == [f"my.yaml:1: {name}: unknown option; did you mean {key}?"], name
+
+
+STRANGE = [
+    ("lr: 0.1", "my.yaml:1: lr: unknown option; did you mean optimizer.lr?"),
+    ("modle:\n  name: dla60", "my.yaml:2: modle.name: unknown option; did you mean model.name?"),
+    ("modle: dla60", "my.yaml:1: modle: unknown option; did you mean model?"),
+    (
+        "optimizer:\n  lr:\n    base: 1",
+        "my.yaml:3: optimizer.lr.base: unknown option: optimizer.lr takes a value and has",
+    ),
+    ("ema: true", "my.yaml:1: ema: is a section; its options are ema.enabled, ema.decay, ema.warmup"),
+    ("xyzzy: 1", "my.yaml:1: xyzzy: unknown option; docs/configs.md lists all"),
+    ("base: other.yaml", "my.yaml:1: base: only a file may have a base"),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), STRANGE)
+def test_what_is_no_option_is_told_what_was_meant(text, fault):
+    assert refusal(text)[0].startswith(fault)
+
+
+def test_all_faults_are_reported_together():
+    """Of YAML's reading, of names, types and ranges, of the model's name and of combinations."""
+    text = "optimizer:\n  momentun: 0.9\ntrain:\n  epochs: ten\n  sync_bn: true\n  device: cpu\nmodel: {name: dla61}\n"
+    blamed = [fault.split(": ")[1] for fault in refusal(text, "data.batch_size=0", "nonsense")]
+    expected = ["'nonsense' is not KEY=VALUE, such as optimizer.lr=0.1", "optimizer.momentun", "train.epochs"]
+    assert blamed == [*expected, "data.batch_size", "model.name", "train.sync_bn"]
+
+
+def test_the_error_counts_its_faults():
+    with pytest.raises(ConfigError, match=r"^2 faults in the config\n  my.yaml:1: a: .*\n  my.yaml:2: b: "):
+        parse_config("a: 1\nb: 2\n", "my.yaml")
+
+
+def test_a_faulty_option_is_not_blamed_twice():
+    """A milestone of the wrong type is no milestone after the last epoch, nor a missing one."""
+    assert len(refusal("schedule: {name: multistep, decay_milestones: [late]}")) == 1
+
+
+# --- YAML ------------------------------------------------------------------------------------------------------------
+
+NUMBERS = [
+    ("1e-3", 0.001),
+    ("1E3", 1000.0),
+    ("-0", 0.0),
+    ("3", 3.0),
+    (".5", 0.5),
+    ("5.", 5.0),
+    ("010", 10.0),
+    ("+1", 1.0),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS)
+def test_numbers_are_read_as_people_write_them(text, value):
+    assert parse_config("", overrides=[f"optimizer.weight_decay={text}"]).optimizer.weight_decay == value
+
+
+@pytest.mark.parametrize("text", ["no", "on", "1_0", "12:30", "2024-01-01", "0x10", "<<", "=", "'1'", "nan"])
+def test_texts_stay_texts(text):
+    assert parse_config("", overrides=[f"train.output={text}"]).train.output == text.strip("'")
+
+
+NOT_YAML = [
+    ("a: [1", "line 1: expected ',' or ']'"),
+    ("a: &x 1\nb: *x", "line 2: anchors"),
+    ("a: !!python/object/apply:os.system [ls]", "line 1: could not determine a constructor"),
+    ("- 1", "expected sections such as `model:`, not a single value"),
+    ("model", "expected sections such as `model:`, not a single value"),
+    ("a: 1\n---\nb: 2", "but found another document"),
+    ("train: {epochs: 1, epochs: 2}", "train.epochs: said before, in my.yaml:1"),
+    ("\x00", "not YAML that can be read"),
+    (f"train: {{seed: {'9' * 5000}}}", "not YAML that can be read"),
+    (f"optimizer: {{lr: {'9' * 400}}}", "optimizer.lr: expected a number"),
+    ("[" * 5000, "not YAML that can be read"),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), NOT_YAML)
+def test_what_is_not_plain_yaml_is_told(text, reason):
+    assert reason in refusal(text)[0]
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    marker = tmp_path / "executed"
+    refusal(f"model: {{name: !!python/object/apply:os.mkdir ['{marker}']}}")
+    assert not marker.exists()
+
+
+# --- overrides and bases ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+def test_an_override_has_the_last_word(files):
+    folder = files(a="train: {epochs: 3}")
+    assert load_config(folder / "a.yaml", ["train.epochs=4", "train.epochs=5"]).train.epochs == 5
+
+
+def test_an_override_may_be_a_section():
+    assert parse_config("", overrides=["ema={enabled: true, decay: 0.9}"]) == changed(ema__enabled=True, ema__decay=0.9)
+
+
+def test_an_override_may_hold_an_equals_sign():
+    assert parse_config("", overrides=["train.output=a=b"]).train.output == "a=b"
+
+
+def test_a_file_stands_over_its_base_and_the_base_over_its_own(files):
+    folder = files(
+        a="base: b.yaml\ntrain: {epochs: 1}",
+        b="base: c.yaml\ntrain: {epochs: 2, seed: 2}",
+        c="train: {epochs: 3, seed: 3, log_interval: 3}",
+    )
+    assert load_config(folder / "a.yaml") == changed(train__epochs=1, train__seed=2, train__log_interval=3)
+
+
+def test_a_base_is_relative_to_the_file_that_names_it(files):
+    folder = files(a="base: inner/b.yaml")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "b.yaml").write_text("base: ../c.yaml\n")
+    files(c="train: {epochs: 3}")
+    assert load_config(folder / "a.yaml").train.epochs == 3
+
+
+def test_another_base_can_be_given_by_an_override(files):
+    folder = files(a="base: b.yaml\nmodel: {name: dla34}", b="train: {seed: 1}", c="train: {epochs: 3}")
+    assert load_config(folder / "a.yaml", ["base=c.yaml"]) == changed(model__name="dla34", train__epochs=3)
+
+
+def test_files_that_are_each_others_base_are_told_in_order(files):
+    folder = files(a="base: b.yaml", b="train: {epochs: 3}\nbase: a.yaml")
+    with pytest.raises(
+        ConfigError, match=r"b.yaml:2: base: files are each other's base: \S*a.yaml -> \S*b.yaml -> \S*a"
+    ):
+        load_config(folder / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("base: none.yaml", "a.yaml:1: base: cannot read .*none.yaml: No such file"), ("base: 3", "expected a file")],
+)
+def test_a_base_that_cannot_be_read_is_told(files, text, reason):
+    with pytest.raises(ConfigError, match=reason):
+        load_config(files(a=text) / "a.yaml")
+
+
+def test_a_file_that_is_missing_or_no_text_is_told(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\xff")
+    for name, reason in (("none.yaml", "No such file"), ("binary.yaml", "not text in UTF-8"), ("", "Is a directory")):
+        with pytest.raises(ConfigError, match=f"cannot read .*{reason}"):
+            load_config(tmp_path / name)
+
+
+def test_faults_of_a_base_name_the_base(files):
+    with pytest.raises(ConfigError, match=r"b.yaml:2: trian.epochs"):
+        load_config(files(a="base: b.yaml", b="\ntrian: {epochs: 3}") / "a.yaml")
+
+
+# --- what goes together ----------------------------------------------------------------------------------------------
+
+GREY = "model.in_chans=1 transform.mean=[0.5] transform.std=[0.5] transform.eval.input_size=[1,224,224]"
+TEACHER = "loss.distillation.teacher=dla102 loss.distillation.checkpoint=t.pdparams"
+PROBE = "train.linear_probe=true model.pretrained=true"
+ALL_LAYERS = "[base_layer,level0,level1,level2,level3,level4,level5,fc]"
+
+# options that do not go together, one that the message names, and what mends it
+BROKEN = [
+    (f"{GREY} model.in_chans=2", "model.in_chans", "model.in_chans=1"),
+    (f"{GREY} transform.mean=[0.5,0.5]", "transform.mean", "transform.mean=[0.5]"),
+    (f"{GREY} transform.mean=null", "transform.mean", "transform.mean=[0.5]"),
+    ("transform.train.input_size=[3,64,100]", "transform.train.input_size", "transform.train.input_size=[3,64,96]"),
+    ("transform.train.scale=[1,0.5]", "transform.train.scale", "transform.train.scale=[0.5,1]"),
+    ("transform.train.ratio=[2,1]", "transform.train.ratio", "transform.train.ratio=[1,2]"),
+    ("transform.train.color_jitter=[1,1]", "transform.train.color_jitter", "transform.train.color_jitter=1"),
+    ("mixing.cutmix_minmax=[0.8,0.2]", "mixing.cutmix_minmax", "mixing.cutmix_minmax=[0.2,0.8]"),
+    ("mixing.mixup_alpha=0.2 model.num_classes=null", "model.num_classes", "model.num_classes=10"),
+    ("mixing.cutmix_alpha=1 data.batch_size=7", "data.batch_size", "data.batch_size=8"),
+    ("mixing.off_epoch=120", "mixing.off_epoch", "mixing.off_epoch=119"),
+    ("loss.bce_target_thresh=0.2", "loss.bce_target_thresh", "loss.name=bce"),
+    ("loss.bce_sum=true", "loss.bce_sum", "loss.name=bce"),
+    (f"{TEACHER} loss.distillation.teacher=dla103", "loss.distillation.teacher", TEACHER),
+    ("loss.distillation.teacher=dla102", "loss.distillation.checkpoint", TEACHER),
+    ("loss.distillation.checkpoint=t.pdparams", "loss.distillation.teacher", TEACHER),
+    ("loss.distillation.kind=ssld", "loss.distillation.kind", TEACHER),
+    (f"{TEACHER} loss.distillation.kind=ssld loss.smoothing=0.1", "loss.smoothing", "loss.smoothing=0"),
+    ("optimizer.name=adamw optimizer.momentum=0.9", "optimizer.momentum", "optimizer.name=nesterov"),
+    ("optimizer.name=sgd optimizer.momentum=0.9", "optimizer.momentum", "optimizer.momentum=null"),
+    ("optimizer.betas=[0.9,0.95]", "optimizer.betas", "optimizer.name=lamb"),
+    ("optimizer.eps=1e-8", "optimizer.eps", "optimizer.name=adamw"),
+    ("optimizer.lr=1e-3 schedule.min_lr=1e-3", "schedule.min_lr", "schedule.min_lr=1e-5"),
+    ("schedule.name=step", "schedule.decay_epochs", "schedule.decay_epochs=30"),
+    ("schedule.decay_epochs=30", "schedule.decay_epochs", "schedule.decay_epochs=null"),
+    ("schedule.name=step schedule.decay_epochs=120", "train.epochs", "train.epochs=121"),
+    ("schedule.name=multistep", "schedule.decay_milestones", "schedule.decay_milestones=[30]"),
+    ("schedule.name=multistep schedule.decay_milestones=[30,121]", "schedule.decay_milestones", "train.epochs=150"),
+    ("schedule.name=constant schedule.cooldown_epochs=5", "schedule.cooldown_epochs", "schedule.name=poly"),
+    ("schedule.warmup_epochs=120", "schedule.warmup_epochs", "schedule.warmup_prefix=true"),
+    ("schedule.warmup_epochs=0.5 schedule.warmup_prefix=true", "schedule.warmup_epochs", "schedule.warmup_epochs=1"),
+    ("ema.warmup=true", "ema.warmup", "ema.enabled=true"),
+    ("train.linear_probe=true", "model.pretrained", "model.pretrained=true"),
+    (f"{PROBE} train.freeze=[level0]", "train.freeze", "train.freeze=[]"),
+    (f"{PROBE} train.recompute=true", "train.recompute", "train.recompute=false"),
+    (f"{PROBE} optimizer.layer_decay=0.7", "optimizer.layer_decay", "optimizer.layer_decay=null"),
+    ("train.freeze=[level9.tree1]", "train.freeze", "train.freeze=[level5.tree1]"),
+    (f"train.freeze={ALL_LAYERS}", "train.freeze", "train.freeze=[level0]"),
+    ("data.train_root=images", "data.train", "data.train=list.txt"),
+    ("data.val_root=images", "data.val", "data.val=list.txt"),
+    ("train.eval_metric=top5 evaluate.topk=[1]", "evaluate.topk", "evaluate.topk=[1,5]"),
+    ("train.device=cpu train.amp=bfloat16", "train.amp", "train.device=gpu"),
+    ("train.device=cpu train.sync_bn=true", "train.sync_bn", "train.sync_bn=false"),
+    ("model.name=dla61", "model.name", "model.name=dla60"),
+]
+
+
+@pytest.mark.parametrize(("options", "key", "mend"), BROKEN, ids=[options for options, _, _ in BROKEN])
+def test_options_that_do_not_go_together_are_refused_and_mended(options, key, mend):
+    assert any(key in fault.partition(": ")[2] for fault in refusal("", *options.split()))
+    assert parse_config("", overrides=[*options.split(), *mend.split()])
+
+
+@pytest.mark.parametrize("rule", RULES + CPU_RULES, ids=lambda rule: " ".join(rule.keys))
+def test_each_rule_is_broken_by_one_of_these(rule):
+    assert any(rule.reason in fault for options, _, _ in BROKEN for fault in refusal("", *options.split()))
+
+
+@pytest.mark.parametrize("rule", RULES + CPU_RULES, ids=lambda rule: " ".join(rule.keys))
+def test_each_rule_names_options_that_exist_and_accepts_the_defaults(rule):
+    assert set(rule.keys) <= KNOWN.keys()
+    assert not rule.broken(Config())
+
+
+def test_a_fault_of_two_options_names_both_places(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("loss:\n  bce_target_thresh: 0.2\n")
+    with pytest.raises(ConfigError, match=r"a.yaml:2, -o: loss.bce_target_thresh, loss.name: the threshold is"):
+        load_config(file, ["loss.name=cross_entropy"])
+
+
+def test_what_only_a_gpu_can_is_refused_once_the_device_is_known():
+    config = changed(train__amp="float16", train__sync_bn=True)
+    assert parse_config(to_yaml(config)) == config
+    assert [fault.keys for fault in device_faults(config, "cpu")] == [("train.amp",), ("train.sync_bn",)]
+    assert device_faults(config, "gpu") == []
+
+
+# --- text and back ---------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "no",
+    "1e-3",
+    "1",
+    "~",
+    "null",
+    "true",
+    "010",
+    "a: b",
+    "- a",
+    "#a",
+    " a ",
+    "a\nb",
+    "äöü 数据",
+    "'",
+    '"',
+    "*a",
+    "@",
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_being_written(text):
+    config = changed(train__output=text, train__freeze=("level0", "level1.x"))
+    assert parse_config(to_yaml(config)) == config
+
+
+def test_floats_survive_being_written_to_the_last_bit():
+    bits = [0x3FB999999999999A + step for step in range(50)] + [
+        1,
+        0x0010000000000000,
+        0x7FEFFFFFFFFFFFFF,
+        0x3EB0C6F7A0B5ED8D,
+    ]
+    for value in (struct.unpack("d", struct.pack("Q", pattern))[0] for pattern in bits):
+        config = changed(optimizer__weight_decay=value)
+        assert parse_config(to_yaml(config)).optimizer.weight_decay.hex() == value.hex()
+
+
+def test_every_option_is_written():
+    text = to_yaml(Config())
+    assert flat(parse_config(text)).keys() == KNOWN.keys()
+    assert text.count("\n") == len(KNOWN) + len({key.rpartition(".")[0] for key in KNOWN})  # a line each, and each head
+
+
+def test_configs_that_differ_say_in_what():
+    changes = difference(changed(train__epochs=3), changed(train__epochs=4, transform__train__scale=(0.5, 1.0)))
+    assert [str(change) for change in changes] == [
+        "transform.train.scale: [0.08, 1.0] -> [0.5, 1.0]",
+        "train.epochs: 3 -> 4",
+    ]
+    assert difference(Config(), Config()) == ()
+
+
+# --- what follows from a config --------------------------------------------------------------------------------------
+
+RATES = [
+    (dict(optimizer__lr=0.3), 4096, 0.3),
+    (dict(optimizer__lr_base=0.1), 512, 0.2),
+    (dict(optimizer__name="lamb", optimizer__lr_base=0.1), 1024, 0.2),
+    (dict(optimizer__name="adamw", optimizer__lr_base=0.1, optimizer__lr_base_scale="linear"), 1024, 0.4),
+    (dict(optimizer__lr_base=0.1, optimizer__lr_base_size=512, optimizer__lr_base_scale="sqrt"), 128, 0.05),
+]
+
+
+@pytest.mark.parametrize(("options", "batch", "rate"), RATES)
+def test_the_learning_rate_follows_the_global_batch_as_in_timm(options, batch, rate):
+    assert changed(**options).optimizer.learning_rate(batch) == pytest.approx(rate, rel=1e-15)
+
+
+def test_a_warm_up_prefix_and_a_cool_down_come_on_top_of_the_epochs():
+    assert changed(train__epochs=10, schedule__warmup_epochs=3.0).total_epochs == 10
+    longer = changed(
+        train__epochs=10, schedule__warmup_epochs=3.0, schedule__warmup_prefix=True, schedule__cooldown_epochs=2
+    )
+    assert longer.total_epochs == 15
+
+
+def test_preprocessing_is_the_models_own_where_nothing_is_said():
+    own = Preprocessing(crop_pct=0.9, interpolation="lanczos")
+    assert Config().transform.preprocessing(own) == own
+    assert Config().preprocessing() == Preprocessing()
+
+
+def test_preprocessing_is_what_the_config_says():
+    said = Preprocessing((1, 64, 96), 0.95, "bicubic", (0.5,), (0.25,))
+    evaluation = {f"transform__eval__{key}": getattr(said, key) for key in ("input_size", "crop_pct", "interpolation")}
+    config = changed(model__in_chans=1, transform__mean=said.mean, transform__std=said.std, **evaluation)
+    assert config.preprocessing() == said
+    assert config.train_input_size() == (1, 64, 96)
+
+
+def counted_macs(name, input_size, num_classes):
+    """Multiply-accumulates of every convolution that runs, in the built network."""
+    import paddle
+
+    from paddle_dla import create_model
+
+    model, found = create_model(name, in_chans=input_size[0], num_classes=num_classes), []
+
+    def count(layer, inputs, output):
+        found.append(layer.weight.size * output.shape[2] * output.shape[3])
+
+    for layer in model.sublayers():
+        if isinstance(layer, paddle.nn.Conv2D):
+            layer.register_forward_post_hook(count)
+    model.eval()
+    with paddle.no_grad():
+        model(paddle.zeros([1, *input_size]))
+    return int(sum(found))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("case", [((3, 64, 32), 1000), ((1, 32, 32), 7)], ids=["rgb", "grey"])
+def test_macs_are_those_of_the_network(name, case):
+    assert forward_macs(name, *case) == counted_macs(name, *case)
+
+
+def test_every_variant_has_its_macs():
+    assert TRUNK_MACS.keys() == VARIANTS.keys()
+
+
+def test_the_cost_counts_the_passes():
+    config = changed(train__epochs=2)
+    forward = forward_macs("dla60", (3, 224, 224))
+    assert cost(config, 10).macs == 2 * 10 * 3 * forward
+    assert cost(changed(train__epochs=2, train__recompute=True), 10).macs == 2 * 10 * 4 * forward
+    assert cost(changed(train__epochs=2, train__linear_probe=True), 10).macs == 2 * 10 * forward
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_config_that_reads_back(files, capsys):
+    file = files(a="train: {epochs: 3}") / "a.yaml"
+    assert show_command.main(["--config", str(file), "-o", "train.seed=1", "model.name=dla34"]) == 0
+    printed = capsys.readouterr().out
+    assert "# cost: 3 epochs x 1,281,167 images x 3 x 3.06 GMACs = " in printed
+    assert parse_config(printed) == load_config(file, ["train.seed=1", "model.name=dla34"])
+
+
+def test_the_command_lists_all_faults_and_fails(files, capsys):
+    assert show_command.main(["-c", str(files(a="a: 1\nb: 2") / "a.yaml")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("paddle-dla config: 2 faults in the config\n")
+
+
+# --- timm's names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+def test_options_bear_timms_names():
+    import inspect
+
+    from torch_ref.model import import_timm
+
+    import_timm()
+    from timm.data import Mixup, create_transform
+    from timm.scheduler import create_scheduler_v2
+
+    ours = {"aug_repeats", "off_epoch", "name", "per_epoch"}
+    for section, function in (
+        ("transform.train", create_transform),
+        ("mixing", Mixup),
+        ("schedule", create_scheduler_v2),
+    ):
+        names = {key.rpartition(".")[2] for key in KNOWN if key.rpartition(".")[0] == section}
+        assert names - ours <= inspect.signature(function).parameters.keys(), section

@@ -21,7 +21,7 @@ def recipe_table() -> str:
         first, _, header = file.read_text(encoding="utf-8").partition("\n")
         images = int(re.search(r"x ([\d,]+) images", header)[1].replace(",", ""))
         config = load_config(file)
-        what = f"{config.model.name}, {config.total_epochs:g} epochs"
+        what = f"{config.model.name}, {config.total_epochs} epochs"
         what += "" if images == IMAGENET_IMAGES else f" of {images:,} images"
         rows.append(f"| `{file.stem}` | {first.lstrip('# ')} | {what} | {cost(config, images).macs:.3g} |\n")
     return "| recipe | what | as it stands | MACs |\n| --- | --- | --- | --- |\n" + "".join(rows)

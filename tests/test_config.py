@@ -7,13 +7,9 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from paddle_dla.config import Config, ConfigError, device_faults, difference, load_config, parse_config, to_yaml
+from paddle_dla.config import Config, ConfigError, difference, load_config, parse_config, to_yaml
 from paddle_dla.config import show as show_command
-from paddle_dla.config.cost import TRUNK_MACS, cost, forward_macs
-from paddle_dla.config.rules import CPU_RULES, RULES
 from paddle_dla.config.schema import build, flat, known_options
-from paddle_dla.models.variants import VARIANTS
-from paddle_dla.preprocessing import Preprocessing
 
 KNOWN = known_options()
 
@@ -204,6 +200,8 @@ NOT_YAML = [
     ("model", "expected sections such as `model:`, not a single value"),
     ("a: 1\n---\nb: 2", "but found another document"),
     ("train: {epochs: 1, epochs: 2}", "train.epochs: said before, in my.yaml:1"),
+    ("train: {epochs: 1}\ntrain: {seed: 2}", "my.yaml:2: train: said before, in my.yaml:1"),
+    ("train: {epochs: 1}\ntrain.epochs: 2", "my.yaml:2: train.epochs: said before, in my.yaml:1"),
     ("\x00", "not YAML that can be read"),
     (f"train: {{seed: {'9' * 5000}}}", "not YAML that can be read"),
     (f"optimizer: {{lr: {'9' * 400}}}", "optimizer.lr: expected a number"),
@@ -299,93 +297,6 @@ def test_faults_of_a_base_name_the_base(files):
         load_config(files(a="base: b.yaml", b="\ntrian: {epochs: 3}") / "a.yaml")
 
 
-# --- what goes together ----------------------------------------------------------------------------------------------
-
-GREY = "model.in_chans=1 transform.mean=[0.5] transform.std=[0.5] transform.eval.input_size=[1,224,224]"
-TEACHER = "loss.distillation.teacher=dla102 loss.distillation.checkpoint=t.pdparams"
-PROBE = "train.linear_probe=true model.pretrained=true"
-ALL_LAYERS = "[base_layer,level0,level1,level2,level3,level4,level5,fc]"
-
-# options that do not go together, one that the message names, and what mends it
-BROKEN = [
-    (f"{GREY} model.in_chans=2", "model.in_chans", "model.in_chans=1"),
-    (f"{GREY} transform.mean=[0.5,0.5]", "transform.mean", "transform.mean=[0.5]"),
-    (f"{GREY} transform.mean=null", "transform.mean", "transform.mean=[0.5]"),
-    ("transform.train.input_size=[3,64,100]", "transform.train.input_size", "transform.train.input_size=[3,64,96]"),
-    ("transform.train.scale=[1,0.5]", "transform.train.scale", "transform.train.scale=[0.5,1]"),
-    ("transform.train.ratio=[2,1]", "transform.train.ratio", "transform.train.ratio=[1,2]"),
-    ("transform.train.color_jitter=[1,1]", "transform.train.color_jitter", "transform.train.color_jitter=1"),
-    ("mixing.cutmix_minmax=[0.8,0.2]", "mixing.cutmix_minmax", "mixing.cutmix_minmax=[0.2,0.8]"),
-    ("mixing.mixup_alpha=0.2 model.num_classes=null", "model.num_classes", "model.num_classes=10"),
-    ("mixing.cutmix_alpha=1 data.batch_size=7", "data.batch_size", "data.batch_size=8"),
-    ("mixing.off_epoch=120", "mixing.off_epoch", "mixing.off_epoch=119"),
-    ("loss.bce_target_thresh=0.2", "loss.bce_target_thresh", "loss.name=bce"),
-    ("loss.bce_sum=true", "loss.bce_sum", "loss.name=bce"),
-    (f"{TEACHER} loss.distillation.teacher=dla103", "loss.distillation.teacher", TEACHER),
-    ("loss.distillation.teacher=dla102", "loss.distillation.checkpoint", TEACHER),
-    ("loss.distillation.checkpoint=t.pdparams", "loss.distillation.teacher", TEACHER),
-    ("loss.distillation.kind=ssld", "loss.distillation.kind", TEACHER),
-    (f"{TEACHER} loss.distillation.kind=ssld loss.smoothing=0.1", "loss.smoothing", "loss.smoothing=0"),
-    ("optimizer.name=adamw optimizer.momentum=0.9", "optimizer.momentum", "optimizer.name=nesterov"),
-    ("optimizer.name=sgd optimizer.momentum=0.9", "optimizer.momentum", "optimizer.momentum=null"),
-    ("optimizer.betas=[0.9,0.95]", "optimizer.betas", "optimizer.name=lamb"),
-    ("optimizer.eps=1e-8", "optimizer.eps", "optimizer.name=adamw"),
-    ("optimizer.lr=1e-3 schedule.min_lr=1e-3", "schedule.min_lr", "schedule.min_lr=1e-5"),
-    ("schedule.name=step", "schedule.decay_epochs", "schedule.decay_epochs=30"),
-    ("schedule.decay_epochs=30", "schedule.decay_epochs", "schedule.decay_epochs=null"),
-    ("schedule.name=step schedule.decay_epochs=120", "train.epochs", "train.epochs=121"),
-    ("schedule.name=multistep", "schedule.decay_milestones", "schedule.decay_milestones=[30]"),
-    ("schedule.name=multistep schedule.decay_milestones=[30,121]", "schedule.decay_milestones", "train.epochs=150"),
-    ("schedule.name=constant schedule.cooldown_epochs=5", "schedule.cooldown_epochs", "schedule.name=poly"),
-    ("schedule.warmup_epochs=120", "schedule.warmup_epochs", "schedule.warmup_prefix=true"),
-    ("schedule.warmup_epochs=0.5 schedule.warmup_prefix=true", "schedule.warmup_epochs", "schedule.warmup_epochs=1"),
-    ("ema.warmup=true", "ema.warmup", "ema.enabled=true"),
-    ("train.linear_probe=true", "model.pretrained", "model.pretrained=true"),
-    (f"{PROBE} train.freeze=[level0]", "train.freeze", "train.freeze=[]"),
-    (f"{PROBE} train.recompute=true", "train.recompute", "train.recompute=false"),
-    (f"{PROBE} optimizer.layer_decay=0.7", "optimizer.layer_decay", "optimizer.layer_decay=null"),
-    ("train.freeze=[level9.tree1]", "train.freeze", "train.freeze=[level5.tree1]"),
-    (f"train.freeze={ALL_LAYERS}", "train.freeze", "train.freeze=[level0]"),
-    ("data.train_root=images", "data.train", "data.train=list.txt"),
-    ("data.val_root=images", "data.val", "data.val=list.txt"),
-    ("train.eval_metric=top5 evaluate.topk=[1]", "evaluate.topk", "evaluate.topk=[1,5]"),
-    ("train.device=cpu train.amp=bfloat16", "train.amp", "train.device=gpu"),
-    ("train.device=cpu train.sync_bn=true", "train.sync_bn", "train.sync_bn=false"),
-    ("model.name=dla61", "model.name", "model.name=dla60"),
-]
-
-
-@pytest.mark.parametrize(("options", "key", "mend"), BROKEN, ids=[options for options, _, _ in BROKEN])
-def test_options_that_do_not_go_together_are_refused_and_mended(options, key, mend):
-    assert any(key in fault.partition(": ")[2] for fault in refusal("", *options.split()))
-    assert parse_config("", overrides=[*options.split(), *mend.split()])
-
-
-@pytest.mark.parametrize("rule", RULES + CPU_RULES, ids=lambda rule: " ".join(rule.keys))
-def test_each_rule_is_broken_by_one_of_these(rule):
-    assert any(rule.reason in fault for options, _, _ in BROKEN for fault in refusal("", *options.split()))
-
-
-@pytest.mark.parametrize("rule", RULES + CPU_RULES, ids=lambda rule: " ".join(rule.keys))
-def test_each_rule_names_options_that_exist_and_accepts_the_defaults(rule):
-    assert set(rule.keys) <= KNOWN.keys()
-    assert not rule.broken(Config())
-
-
-def test_a_fault_of_two_options_names_both_places(tmp_path):
-    file = tmp_path / "a.yaml"
-    file.write_text("loss:\n  bce_target_thresh: 0.2\n")
-    with pytest.raises(ConfigError, match=r"a.yaml:2, -o: loss.bce_target_thresh, loss.name: the threshold is"):
-        load_config(file, ["loss.name=cross_entropy"])
-
-
-def test_what_only_a_gpu_can_is_refused_once_the_device_is_known():
-    config = changed(train__amp="float16", train__sync_bn=True)
-    assert parse_config(to_yaml(config)) == config
-    assert [fault.keys for fault in device_faults(config, "cpu")] == [("train.amp",), ("train.sync_bn",)]
-    assert device_faults(config, "gpu") == []
-
-
 # --- text and back ---------------------------------------------------------------------------------------------------
 
 TEXTS = [
@@ -441,82 +352,6 @@ def test_configs_that_differ_say_in_what():
         "train.epochs: 3 -> 4",
     ]
     assert difference(Config(), Config()) == ()
-
-
-# --- what follows from a config --------------------------------------------------------------------------------------
-
-RATES = [
-    (dict(optimizer__lr=0.3), 4096, 0.3),
-    (dict(optimizer__lr_base=0.1), 512, 0.2),
-    (dict(optimizer__name="lamb", optimizer__lr_base=0.1), 1024, 0.2),
-    (dict(optimizer__name="adamw", optimizer__lr_base=0.1, optimizer__lr_base_scale="linear"), 1024, 0.4),
-    (dict(optimizer__lr_base=0.1, optimizer__lr_base_size=512, optimizer__lr_base_scale="sqrt"), 128, 0.05),
-]
-
-
-@pytest.mark.parametrize(("options", "batch", "rate"), RATES)
-def test_the_learning_rate_follows_the_global_batch_as_in_timm(options, batch, rate):
-    assert changed(**options).optimizer.learning_rate(batch) == pytest.approx(rate, rel=1e-15)
-
-
-def test_a_warm_up_prefix_and_a_cool_down_come_on_top_of_the_epochs():
-    assert changed(train__epochs=10, schedule__warmup_epochs=3.0).total_epochs == 10
-    longer = changed(
-        train__epochs=10, schedule__warmup_epochs=3.0, schedule__warmup_prefix=True, schedule__cooldown_epochs=2
-    )
-    assert longer.total_epochs == 15
-
-
-def test_preprocessing_is_the_models_own_where_nothing_is_said():
-    own = Preprocessing(crop_pct=0.9, interpolation="lanczos")
-    assert Config().transform.preprocessing(own) == own
-    assert Config().preprocessing() == Preprocessing()
-
-
-def test_preprocessing_is_what_the_config_says():
-    said = Preprocessing((1, 64, 96), 0.95, "bicubic", (0.5,), (0.25,))
-    evaluation = {f"transform__eval__{key}": getattr(said, key) for key in ("input_size", "crop_pct", "interpolation")}
-    config = changed(model__in_chans=1, transform__mean=said.mean, transform__std=said.std, **evaluation)
-    assert config.preprocessing() == said
-    assert config.train_input_size() == (1, 64, 96)
-
-
-def counted_macs(name, input_size, num_classes):
-    """Multiply-accumulates of every convolution that runs, in the built network."""
-    import paddle
-
-    from paddle_dla import create_model
-
-    model, found = create_model(name, in_chans=input_size[0], num_classes=num_classes), []
-
-    def count(layer, inputs, output):
-        found.append(layer.weight.size * output.shape[2] * output.shape[3])
-
-    for layer in model.sublayers():
-        if isinstance(layer, paddle.nn.Conv2D):
-            layer.register_forward_post_hook(count)
-    model.eval()
-    with paddle.no_grad():
-        model(paddle.zeros([1, *input_size]))
-    return int(sum(found))
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("case", [((3, 64, 32), 1000), ((1, 32, 32), 7)], ids=["rgb", "grey"])
-def test_macs_are_those_of_the_network(name, case):
-    assert forward_macs(name, *case) == counted_macs(name, *case)
-
-
-def test_every_variant_has_its_macs():
-    assert TRUNK_MACS.keys() == VARIANTS.keys()
-
-
-def test_the_cost_counts_the_passes():
-    config = changed(train__epochs=2)
-    forward = forward_macs("dla60", (3, 224, 224))
-    assert cost(config, 10).macs == 2 * 10 * 3 * forward
-    assert cost(changed(train__epochs=2, train__recompute=True), 10).macs == 2 * 10 * 4 * forward
-    assert cost(changed(train__epochs=2, train__linear_probe=True), 10).macs == 2 * 10 * forward
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Older option names: each becomes today's option or says which it is, and the page says the same."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -16,23 +17,9 @@ KNOWN = known_options()
 
 # the names that a user of PaddleClas 2.0 knows from the first lines of its files
 FAMILIAR = [
-    "mode",
-    "checkpoints",
-    "last_epoch",
-    "pretrained_model",
-    "load_static_weights",
-    "model_save_dir",
-    "classes_num",
-    "total_images",
-    "save_interval",
-    "validate",
-    "valid_interval",
-    "epochs",
-    "topk",
-    "image_shape",
-    "use_mix",
-    "ls_epsilon",
-    "use_distillation",
+    *("mode", "checkpoints", "last_epoch", "pretrained_model", "load_static_weights", "model_save_dir", "classes_num"),
+    *("total_images", "save_interval", "validate", "valid_interval", "epochs", "topk", "image_shape", "use_mix"),
+    *("ls_epsilon", "use_distillation"),
 ]
 
 # an older option, and what differs from the defaults by it
@@ -165,6 +152,7 @@ REFUSED = [
     ("image_shape=224", "transform.train.input_size: expected a list of 3 whole numbers"),
     ("epochs=true", "train.epochs: expected a whole number, at least 1, not true"),
     ("LEARNING_RATE.params.decay_epochs=[a]", "schedule.decay_milestones: expected a list"),
+    ("LEARNING_RATE={function:CosineWarmup,params:{warmup_epoch:few}}", "schedule.warmup_epochs: expected a number"),
     ("use_gpu=maybe", "train.device: expected text (one of auto, cpu, gpu)"),
     ("Global={epochs:3} Arch={name:DLA60}", "Global, Arch: the layout of PaddleClas 2.1 and later"),
 ]
@@ -186,6 +174,33 @@ def test_an_older_option_means_todays(options, expected):
 def test_an_older_option_without_an_equal_says_what_to_do(options, advice):
     with pytest.raises(ConfigError, match=re.escape(advice)):
         overridden(options)
+
+
+WEIRD = [
+    "[1]",
+    "[[a]]",
+    "{a: 1}",
+    "text",
+    "-3",
+    "1e30",
+    "true",
+    "null",
+    "[{RandCropImage: {size: [1], interpolation: [2]}}]",
+]
+
+
+@pytest.mark.filterwarnings("ignore:older option names")
+@pytest.mark.parametrize("old", ALIASES)
+def test_no_value_of_an_older_option_is_worse_than_a_fault(old):
+    for value in WEIRD:
+        for mixing in ("use_mix=true", "LEARNING_RATE.function=CosineWarmup"):
+            with contextlib.suppress(ConfigError):
+                parse_config("", overrides=[mixing, f"{old}={value}"])
+
+
+def test_a_fault_of_a_value_names_the_older_option_too():
+    with pytest.raises(ConfigError, match=r"-o: model.num_classes: expected .* \(from classes_num\)"):
+        overridden("classes_num=ten")
 
 
 @pytest.mark.parametrize("old", ALIASES)

@@ -54,6 +54,11 @@ def test_the_cost_is_the_computed_one(file):
     assert said == (f"{expected} ({config.model.name})" if file in RECIPES else expected)
 
 
+def test_a_cost_of_other_epochs_would_be_seen():
+    file = CONFIGS / "dla60.yaml"
+    assert header(file)["Cost"] != str(cost(load_config(file, ["train.epochs=114"])))
+
+
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_a_source_is_a_page_a_recipe_or_the_project_itself(file):
     source = header(file)["Source"]

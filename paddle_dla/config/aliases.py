@@ -102,12 +102,15 @@ def _one_of(name: str, table: Mapping[Any, Any], advice: str) -> Callable[[Any, 
     return convert
 
 
+_WARMUP = "LEARNING_RATE.params.warmup_epoch"
+
+
 def _warmup(old: Old) -> float:
     """Epochs of warm-up, which PaddleClas counts among ``epochs`` and gives 5 of where nothing is said."""
     if old.get("LEARNING_RATE.function") != "CosineWarmup":
         return 0
-    epochs = old.get("LEARNING_RATE.params.warmup_epoch", 5)
-    return epochs if isinstance(epochs, int) else 0
+    epochs = old.get(_WARMUP, 5)
+    return epochs if type(epochs) is int else 0
 
 
 def _epochs(value: Any, old: Old) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def _epochs(value: Any, old: Old) -> dict[str, Any]:
 def _schedule(value: Any, old: Old) -> dict[str, Any]:
     name = _one_of("schedule.name", _CURVES, "set schedule.name to the nearest of today's")(value, old)
     if value == "CosineWarmup":
-        warmup = {"epochs": _warmup(old), "lr": 0.0, "prefix": True}
+        warmup = {"epochs": old.get(_WARMUP, 5), "lr": 0.0, "prefix": True}
         return name | {f"schedule.warmup_{key}": item for key, item in warmup.items()} | {"schedule.per_epoch": False}
     return (
         name
@@ -220,7 +223,8 @@ def _sized(name: str, arguments: Mapping[str, Any], old: Old) -> dict[str, Any]:
 
 
 def _filter(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _FILTERS.get(arguments.get("interpolation", 1), arguments.get("interpolation"))}
+    number = arguments.get("interpolation", 1)
+    return {name: _FILTERS.get(number, number) if type(number) is int else number}
 
 
 def _regularizer(value: Any, old: Old) -> dict[str, Any]:
@@ -298,7 +302,7 @@ _ROWS = (
         "use_gpu",
         ("train.device",),
         "`true`: gpu, `false`: cpu",
-        lambda value, old: {"train.device": {True: "gpu", False: "cpu"}.get(value, value)},
+        lambda value, old: {"train.device": ("cpu", "gpu")[value] if isinstance(value, bool) else value},
     ),
     Alias("print_interval", ("train.log_interval",), "as it is", _to("train.log_interval")),
     Alias(

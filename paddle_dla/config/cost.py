@@ -36,7 +36,7 @@ TRUNK_MACS = {
 class Cost:
     """``macs``: multiply-accumulates of the whole training, validation apart; ``image_macs``: of one forward pass."""
 
-    epochs: float
+    epochs: int
     images: int
     image_macs: int
     passes: float
@@ -46,7 +46,7 @@ class Cost:
         return self.epochs * self.images * self.image_macs * self.passes
 
     def __str__(self) -> str:
-        seen = f"{self.epochs:g} epochs x {self.images:,} images"
+        seen = f"{self.epochs} epochs x {self.images:,} images"
         return f"{seen} x {self.passes:g} x {self.image_macs / 1e9:.4g} GMACs = {self.macs:.3g} MACs"
 
 

@@ -68,7 +68,7 @@ def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fa
         if not equals or not key.strip():
             faults.append(Fault(OVERRIDE, (), f"{override!r} is not KEY=VALUE, such as optimizer.lr=0.1"))
             continue
-        given, new_faults = read_options(text, OVERRIDE, prefix=key.strip())
+        given, new_faults = read_options(text, OVERRIDE, key.strip())
         found |= given
         faults += new_faults
     return found, faults

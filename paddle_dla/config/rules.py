@@ -140,6 +140,11 @@ RULES: tuple[Rule, ...] = (
         "ssld uses no labels, so there are none to smooth; set loss.smoothing: 0",
     ),
     Rule(
+        ("loss.distillation.kind", "loss.distillation.temperature"),
+        lambda c: c.loss.distillation.kind == "ssld" and c.loss.distillation.temperature != 1,
+        "ssld has no temperature; set it to 1, or loss.distillation.kind: logits",
+    ),
+    Rule(
         ("optimizer.momentum", "optimizer.name"),
         lambda c: c.optimizer.momentum is not None and c.optimizer.name not in WITH_MOMENTUM,
         "only momentum and nesterov have one; choose one of these, or set optimizer.momentum: null",

@@ -39,9 +39,9 @@ class Config:
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     @property
-    def total_epochs(self) -> float:
-        """All epochs of the run: the schedule's, a warm-up prefix and a cool-down."""
-        before = self.schedule.warmup_epochs if self.schedule.warmup_prefix else 0
+    def total_epochs(self) -> int:
+        """All epochs of the run: the schedule's, a warm-up prefix (a whole number) and a cool-down."""
+        before = int(self.schedule.warmup_epochs) if self.schedule.warmup_prefix else 0
         return self.train.epochs + before + self.schedule.cooldown_epochs
 
     def preprocessing(self) -> Preprocessing:

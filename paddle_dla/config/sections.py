@@ -150,7 +150,7 @@ class Distillation:
         "`logits`: KL divergence of softened logits; `ssld`: PaddleClas's symmetric form, without labels",
         choices=("logits", "ssld"),
     )
-    temperature: float = option(1.0, "what the logits are divided by before the softmax", above=0)
+    temperature: float = option(1.0, "what the logits are divided by before the softmax; `logits` only", above=0)
     alpha: float = option(0.5, "weight of the teacher, 1 - alpha of the labels; `logits` only", above=0, high=1)
 
 
@@ -175,7 +175,11 @@ class Loss:
 class Optimizer:
     """How weights follow gradients."""
 
-    name: str = option("nesterov", "`sgd` has no momentum", choices=("sgd", *WITH_MOMENTUM, *ADAPTIVE))
+    name: str = option(
+        "nesterov",
+        "`momentum` and `nesterov` are SGD with one (timm's `sgd` is `nesterov`); `sgd` has none",
+        choices=("sgd", *WITH_MOMENTUM, *ADAPTIVE),
+    )
     lr: float | None = option(None, "learning rate, whatever the batch; `null`: from `optimizer.lr_base`", above=0)
     lr_base: float = option(0.1, "learning rate at a global batch of `optimizer.lr_base_size`", above=0)
     lr_base_size: int = option(256, "the global batch that `optimizer.lr_base` is meant for", low=1)
@@ -192,7 +196,9 @@ class Optimizer:
     layer_decay: float | None = option(
         None, "factor of the rate from each group of layers to the one below it", above=0, high=1
     )
-    clip_grad: float | None = option(None, "what gradients are clipped to; `null`: they are not", above=0)
+    clip_grad: float | None = option(
+        None, "what gradients are clipped to; `null`: they are not, but lamb clips to a norm of 1", above=0
+    )
     clip_mode: str = option(
         "norm", "`norm`: of all gradients together; `value`: of each element", choices=("norm", "value")
     )

@@ -33,6 +33,8 @@ class Given:
     layer: int = 0
 
 
+OVERRIDE = "-o"  # the source of what the command line gives: it has no lines
+
 _INT, _FLOAT, _LIST = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "seq"))
 _SCALARS = (
     ("tag:yaml.org,2002:null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -70,45 +72,60 @@ _Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(n
 _Loader.add_constructor(_FLOAT, lambda loader, node: float(loader.construct_scalar(node)))
 
 
-def read_options(text: str, source: str, layer: int = 0, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:
-    """The values in ``text`` by dotted key, and what is wrong with it as YAML.
+def read_options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:
+    """The values in ``text`` by dotted key, under ``prefix``, and what is wrong with it as YAML.
 
-    ``source`` names the text in messages. An empty section gives no options, as an empty text does.
+    ``source`` names the text in messages. A section without anything in it gives no options, as an empty text does.
     """
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None or node.tag.endswith(":null"):
-            return ({prefix: Given(None, source, prefix, layer)} if prefix else {}), []
-        return _flattened(node, loader, source, layer, prefix)
+        reader = _Reader(text, source)
+        node = reader.loader.get_single_node()
+        if node is None:
+            return ({prefix: Given(None, source, prefix)} if prefix else {}), []
+        reader.read(node, prefix)
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         return {}, [Fault(source, (), f"not YAML that can be read: {_one_line(error)}")]
+    return reader.found, reader.faults
 
 
-def _flattened(node: Any, loader: _Loader, source: str, layer: int, key: str) -> tuple[dict[str, Given], list[Fault]]:
-    if not isinstance(node, yaml.MappingNode):
-        where = source if source == OVERRIDE else f"{source}:{node.start_mark.line + 1}"
-        if not key:
-            return {}, [Fault(where, (), "expected sections such as `model:`, not a single value")]
-        return {key: Given(loader.construct_object(node, deep=True), where, key, layer)}, []
-    found, faults = {}, []
-    for key_node, value_node in node.value:
-        name = f"{key}.{key_node.value}" if key else str(key_node.value)
-        if (
-            value_node.tag.endswith(":null")
-            and isinstance(value_node, yaml.ScalarNode)
-            and not value_node.value
-            and not key
-        ):
-            continue  # a section with nothing in it
-        inner, inner_faults = _flattened(value_node, loader, source, layer, name)
-        twice = sorted(inner.keys() & found.keys())
-        faults += inner_faults + [Fault(inner[k].where, (k,), f"said before, in {found[k].where}") for k in twice]
-        found |= inner
-    return found, faults
+class _Reader:
+    """Flattens one document into ``found``, noting the line of each value and, in ``faults``, what is said twice."""
+
+    def __init__(self, text: str, source: str):
+        self.loader, self.source = _Loader(text), source
+        self.found: dict[str, Given] = {}
+        self.faults: list[Fault] = []
+
+    def read(self, node: Any, key: str) -> None:
+        """Take in ``node``, which stands under the dotted ``key`` (the document itself under an empty one)."""
+        if isinstance(node, yaml.MappingNode):
+            self._read_section(node, key)
+        elif key:
+            self._keep(key, Given(self.loader.construct_object(node, deep=True), self._where(node), key))
+        elif not _is_empty(node):
+            self.faults.append(Fault(self._where(node), (), "expected sections such as `model:`, not a single value"))
+
+    def _read_section(self, node: Any, key: str) -> None:
+        lines: dict[str, str] = {}
+        for name_node, value_node in node.value:
+            name = f"{key}.{name_node.value}" if key else str(name_node.value)
+            if name in lines:
+                self.faults.append(Fault(self._where(name_node), (name,), f"said before, in {lines[name]}"))
+            lines[name] = self._where(name_node)
+            if key or not _is_empty(value_node):
+                self.read(value_node, name)
+
+    def _keep(self, key: str, given: Given) -> None:
+        if key in self.found and self.found[key].where != given.where:  # as a.b: 1 beside a: {b: 2}
+            self.faults.append(Fault(given.where, (key,), f"said before, in {self.found[key].where}"))
+        self.found[key] = given
+
+    def _where(self, node: Any) -> str:
+        return self.source if self.source == OVERRIDE else f"{self.source}:{node.start_mark.line + 1}"
 
 
-OVERRIDE = "-o"
+def _is_empty(node: Any) -> bool:
+    return isinstance(node, yaml.ScalarNode) and not node.value and not node.style
 
 
 def _one_line(error: Exception) -> str:

@@ -82,9 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from paddle_dla.loading import load_model
 
     loaded = load_model(args.model, args.checkpoint)
-    loader = evaluation_loader(
-        source, chosen_preprocessing(args, loaded.preprocessing), chosen_loading(args), Ranks()
-    )
+    loader = evaluation_loader(source, chosen_preprocessing(args, loaded.preprocessing), chosen_loading(args), Ranks())
     # without a classifier the network returns its pooled features
     loaded.layer.reset_classifier(0)
     engine = EagerEngine(loaded.layer, args.threads)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import read_record
+from paddle_dla.models.macs import forward_macs
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
@@ -112,7 +113,11 @@ def page(facts: Facts) -> list[str]:
     """All that is known, a line for each."""
     published = facts["published"]
     shown = {
-        **{key: facts[key] for key in ("checkpoint", "export", "formats", "source", "model", "num_classes") if key in facts},
+        **{
+            key: facts[key]
+            for key in ("checkpoint", "export", "formats", "source", "model", "num_classes")
+            if key in facts
+        },
         "parameters": f"{facts['parameters'] / 1e6:.2f} M",
         "GMACs": f"{facts['macs'] / 1e9:.2f}",
         "published": f"{published['weights']}: top-1 {published['top1']} %, top-5 {published['top5']} %",

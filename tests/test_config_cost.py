@@ -5,8 +5,9 @@ import pytest
 pytest.importorskip("yaml")
 
 from paddle_dla.config import Config
-from paddle_dla.config.cost import TRUNK_MACS, cost, forward_macs
+from paddle_dla.config.cost import cost
 from paddle_dla.config.schema import build
+from paddle_dla.models.macs import TRUNK_MACS, forward_macs
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
 

@@ -32,7 +32,9 @@ def evaluate(
     """The predictions for all ``batches``, in their order.
 
     ``num_classes``: of the data, that is of ``subset`` where there is one. ``flip`` averages the logits of each image
-    and its mirror image. ``ranked``: classes kept for each sample. Raises ``DataError`` for a label that the model does not have.
+    and its mirror image. ``ranked``: classes kept for each sample.
+
+    Raises ``DataError`` for a label that the model does not have.
     """
     clock, parts = StepClock(), []
     tally = Tally()

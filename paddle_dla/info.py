@@ -30,6 +30,8 @@ from paddle_dla.storage.manifest import read_manifest, verify
 
 Facts = dict[str, object]
 
+HEADLINES = ("checkpoint", "export", "formats", "source", "model", "num_classes")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
@@ -113,13 +115,9 @@ def page(facts: Facts) -> list[str]:
     """All that is known, a line for each."""
     published = facts["published"]
     shown = {
-        **{
-            key: facts[key]
-            for key in ("checkpoint", "export", "formats", "source", "model", "num_classes")
-            if key in facts
-        },
+        **{key: facts[key] for key in HEADLINES if key in facts},
         "parameters": f"{facts['parameters'] / 1e6:.2f} M",
-        "GMACs": f"{facts['macs'] / 1e9:.2f}",
+        "GMACs": f"{facts['macs'] / 1e9:.3g} (convolutions, one image)",
         "published": f"{published['weights']}: top-1 {published['top1']} %, top-5 {published['top5']} %",
         **facts["preprocessing"],
     }
@@ -129,7 +127,7 @@ def page(facts: Facts) -> list[str]:
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item)
-    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""Random erasing (arXiv:1708.04896) as timm 1.0.31 has it (``timm/data/random_erasing.py``), on a normalised batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paddle_dla.data.batch import Batch
+
+MODES = ("const", "rand", "pixel")
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Overwrites rectangles of each image with probability ``probability``.
+
+    ``mode``: ``const`` writes 0 (the mean colour, once normalised), ``rand`` one normal variate for each channel of a
+    rectangle, ``pixel`` one for each value. An image gets ``min_count`` to ``max_count`` (``None``: as many)
+    rectangles, which share an area of ``min_area`` to ``max_area`` of the image; height / width is drawn from
+    ``min_aspect`` to ``max_aspect`` (``None``: 1 / ``min_aspect``), uniform in the logarithm. A rectangle that does
+    not fit in ten attempts is left out. Raises ``ValueError`` for values that mean nothing.
+    """
+
+    probability: float = 0.5
+    min_area: float = 0.02
+    max_area: float = 1 / 3
+    min_aspect: float = 0.3
+    max_aspect: float | None = None
+    mode: str = "const"
+    min_count: int = 1
+    max_count: int | None = None
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"random erasing's mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"random erasing's probability is within [0, 1], not {self.probability}")
+        if not 0 < self.min_area <= self.max_area:
+            raise ValueError(f"random erasing's areas are (lowest, highest), not {(self.min_area, self.max_area)}")
+        if not 0 < self.min_aspect <= (self.max_aspect or 1 / self.min_aspect):
+            raise ValueError(
+                f"random erasing's aspects are (lowest, highest), not {(self.min_aspect, self.max_aspect)}"
+            )
+        if not 1 <= self.min_count <= (self.max_count or self.min_count):
+            raise ValueError(f"random erasing's counts are (lowest, highest), not {(self.min_count, self.max_count)}")
+
+    def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int = 0) -> Batch:
+        """The batch with rectangles erased; ``images`` are (B, C, H, W) float32 and normalised."""
+        if batch.images.ndim != 4 or batch.images.dtype != np.float32:
+            found = f"{batch.images.dtype} of shape {batch.images.shape}"
+            raise ValueError(f"random erasing takes normalised float32 images (B, C, H, W), not {found}")
+        images = batch.images.copy()
+        for image in images:
+            self._erase(image, rng)
+        return replace(batch, images=images)
+
+    def _erase(self, image: np.ndarray, rng: np.random.Generator) -> None:
+        """Overwrites rectangles of ``image`` (C, H, W), in place."""
+        if rng.random() > self.probability:
+            return
+        max_count = self.max_count or self.min_count
+        count = self.min_count
+        if max_count > count:
+            count = int(rng.integers(count, max_count, endpoint=True))
+        for _ in range(count):
+            box = self._draw_box(*image.shape[1:], count, rng)
+            if box is not None:
+                patch = image[(slice(None), *box)]
+                patch[...] = self._draw_colour(patch.shape, rng)
+
+    def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
+        """Rows and columns of one of ``count`` rectangles, or ``None`` where none of the attempts fits."""
+        aspects = math.log(self.min_aspect), math.log(self.max_aspect or 1 / self.min_aspect)
+        for _ in range(ATTEMPTS):
+            area = rng.uniform(self.min_area, self.max_area) * (height * width) / count
+            aspect = math.exp(rng.uniform(*aspects))
+            rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if rows < height and columns < width:
+                top = int(rng.integers(0, height - rows, endpoint=True))
+                left = int(rng.integers(0, width - columns, endpoint=True))
+                return slice(top, top + rows), slice(left, left + columns)
+        return None
+
+    def _draw_colour(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """What fills a patch of ``shape`` (C, h, w): an array that broadcasts to it."""
+        if self.mode == "const":
+            return np.zeros((), np.float32)
+        return rng.standard_normal(shape if self.mode == "pixel" else (shape[0], 1, 1), dtype=np.float32)

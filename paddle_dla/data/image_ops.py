@@ -1,0 +1,128 @@
+"""Operations on one PIL image (RGB or grey), each a pure function of its arguments; nothing is drawn here.
+
+They are the operations of timm 1.0.31 (``timm/data/auto_augment.py``) and, for ``adjust_hue`` and ``grayscale``, of
+torchvision 0.28 (``torchvision/transforms/_functional_pil.py``). Each returns an image of the same size and mode;
+the image that goes in is never changed. Those that move pixels take a filter of PIL and the colour of what comes
+into view, one value for each channel.
+"""
+
+from __future__ import annotations
+
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+Fill = tuple[int, ...]
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], resample: int, fill: Fill) -> Image.Image:
+    """Pixel (x, y) of the result is that at (a x + b y + c, d x + e y + f), ``matrix`` being (a, b, c, d, e, f)."""
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
+
+
+def shear_x(image: Image.Image, factor: float, resample: int, fill: Fill) -> Image.Image:
+    return _affine(image, (1, factor, 0, 0, 1, 0), resample, fill)
+
+
+def shear_y(image: Image.Image, factor: float, resample: int, fill: Fill) -> Image.Image:
+    return _affine(image, (1, 0, 0, factor, 1, 0), resample, fill)
+
+
+def translate_x(image: Image.Image, pixels: float, resample: int, fill: Fill) -> Image.Image:
+    """Moves to the left by ``pixels``."""
+    return _affine(image, (1, 0, pixels, 0, 1, 0), resample, fill)
+
+
+def translate_y(image: Image.Image, pixels: float, resample: int, fill: Fill) -> Image.Image:
+    """Moves upwards by ``pixels``."""
+    return _affine(image, (1, 0, 0, 0, 1, pixels), resample, fill)
+
+
+def translate_x_relative(image: Image.Image, share: float, resample: int, fill: Fill) -> Image.Image:
+    """Moves to the left by a share of the width."""
+    return translate_x(image, share * image.width, resample, fill)
+
+
+def translate_y_relative(image: Image.Image, share: float, resample: int, fill: Fill) -> Image.Image:
+    """Moves upwards by a share of the height."""
+    return translate_y(image, share * image.height, resample, fill)
+
+
+def rotate(image: Image.Image, degrees: float, resample: int, fill: Fill) -> Image.Image:
+    """Turns anticlockwise about the centre."""
+    return image.rotate(degrees, resample=resample, fillcolor=fill)
+
+
+def auto_contrast(image: Image.Image) -> Image.Image:
+    return ImageOps.autocontrast(image)
+
+
+def equalize(image: Image.Image) -> Image.Image:
+    return ImageOps.equalize(image)
+
+
+def invert(image: Image.Image) -> Image.Image:
+    return ImageOps.invert(image)
+
+
+def identity(image: Image.Image) -> Image.Image:
+    return image
+
+
+def solarize(image: Image.Image, threshold: float) -> Image.Image:
+    """Inverts values from ``threshold`` on; 256 changes nothing."""
+    return ImageOps.solarize(image, threshold)
+
+
+def solarize_add(image: Image.Image, add: int, threshold: int = 128) -> Image.Image:
+    """Adds to values below ``threshold``, up to white."""
+    table = [min(255, value + add) if value < threshold else value for value in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+def posterize(image: Image.Image, bits: int) -> Image.Image:
+    """Keeps the highest ``bits`` of each value: 8 changes nothing, 0 is black."""
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
+
+
+def brightness(image: Image.Image, factor: float) -> Image.Image:
+    """0 is black, 1 changes nothing."""
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def contrast(image: Image.Image, factor: float) -> Image.Image:
+    """0 is an even grey, 1 changes nothing."""
+    return ImageEnhance.Contrast(image).enhance(factor)
+
+
+def color(image: Image.Image, factor: float) -> Image.Image:
+    """Saturation: 0 is grey, 1 changes nothing."""
+    return ImageEnhance.Color(image).enhance(factor)
+
+
+def sharpness(image: Image.Image, factor: float) -> Image.Image:
+    """0 is smoothed, 1 changes nothing, 2 is sharpened."""
+    return ImageEnhance.Sharpness(image).enhance(factor)
+
+
+def desaturate(image: Image.Image, amount: float) -> Image.Image:
+    """0 changes nothing, 1 is grey."""
+    return color(image, min(1.0, max(0.0, 1.0 - amount)))
+
+
+def gaussian_blur(image: Image.Image, radius: float) -> Image.Image:
+    """``radius`` is the standard deviation in pixels."""
+    return image.filter(ImageFilter.GaussianBlur(radius=radius))
+
+
+def adjust_hue(image: Image.Image, turn: float) -> Image.Image:
+    """Turns the colour circle by ``turn`` in [-0.5, 0.5] of a full turn; a grey image has no hue to change."""
+    if image.mode == "L":
+        return image
+    hue, saturation, value = image.convert("HSV").split()
+    shift = int(turn * 255)
+    hue = hue.point([(angle + shift) % 256 for angle in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert(image.mode)
+
+
+def grayscale(image: Image.Image) -> Image.Image:
+    """Luma (ITU-R 601) in every channel."""
+    return image.convert("L").convert(image.mode)

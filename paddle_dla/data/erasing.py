@@ -38,14 +38,14 @@ class RandomErasing:
             raise ValueError(f"random erasing's mode is one of {', '.join(MODES)}, not {self.mode!r}")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"random erasing's probability is within [0, 1], not {self.probability}")
-        if not 0 < self.min_area <= self.max_area:
-            raise ValueError(f"random erasing's areas are (lowest, highest), not {(self.min_area, self.max_area)}")
-        if not 0 < self.min_aspect <= (self.max_aspect or 1 / self.min_aspect):
-            raise ValueError(
-                f"random erasing's aspects are (lowest, highest), not {(self.min_aspect, self.max_aspect)}"
-            )
-        if not 1 <= self.min_count <= (self.max_count or self.min_count):
-            raise ValueError(f"random erasing's counts are (lowest, highest), not {(self.min_count, self.max_count)}")
+        if self.max_count is None:
+            object.__setattr__(self, "max_count", self.min_count)
+        if self.max_aspect is None and self.min_aspect > 0:
+            object.__setattr__(self, "max_aspect", 1 / self.min_aspect)
+        for what in ("area", "aspect", "count"):
+            low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if not 0 < low <= high:
+                raise ValueError(f"random erasing's min_{what} and max_{what} are above 0 and rise, not {low}, {high}")
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int = 0) -> Batch:
         """The batch with rectangles erased; ``images`` are (B, C, H, W) float32 and normalised."""
@@ -61,10 +61,9 @@ class RandomErasing:
         """Overwrites rectangles of ``image`` (C, H, W), in place."""
         if rng.random() > self.probability:
             return
-        max_count = self.max_count or self.min_count
         count = self.min_count
-        if max_count > count:
-            count = int(rng.integers(count, max_count, endpoint=True))
+        if self.max_count > count:
+            count = int(rng.integers(count, self.max_count, endpoint=True))
         for _ in range(count):
             box = self._draw_box(*image.shape[1:], count, rng)
             if box is not None:
@@ -73,7 +72,7 @@ class RandomErasing:
 
     def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
         """Rows and columns of one of ``count`` rectangles, or ``None`` where none of the attempts fits."""
-        aspects = math.log(self.min_aspect), math.log(self.max_aspect or 1 / self.min_aspect)
+        aspects = math.log(self.min_aspect), math.log(self.max_aspect)
         for _ in range(ATTEMPTS):
             area = rng.uniform(self.min_area, self.max_area) * (height * width) / count
             aspect = math.exp(rng.uniform(*aspects))

@@ -79,8 +79,12 @@ def solarize_add(image: Image.Image, add: int, threshold: int = 128) -> Image.Im
 
 
 def posterize(image: Image.Image, bits: int) -> Image.Image:
-    """Keeps the highest ``bits`` of each value: 8 changes nothing, 0 is black."""
-    return image if bits >= 8 else ImageOps.posterize(image, bits)
+    """Keeps the highest ``bits`` of each value: 8 changes nothing, 0 is black.
+
+    Policies do ask for 0 bits, which ``ImageOps.posterize`` refuses from Pillow 13 on.
+    """
+    dropped = 0xFF >> bits
+    return image.point([value & ~dropped for value in range(256)] * len(image.getbands()))
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:

@@ -42,9 +42,10 @@ def soft_targets(
     """
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"mixing takes class indices (B,), not {labels.dtype} of shape {labels.shape}")
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if wrong.size:
-        raise DataError(f"label {wrong[0]} is not within [0, {num_classes}): give each sample one, or num_classes more")
+        where = f"sample {wrong[0]} of the batch has label {labels[wrong[0]]}"
+        raise DataError(f"{where}, which is not within [0, {num_classes}): mixing needs the class of each")
     off = smoothing / num_classes
     targets = np.full((len(labels), num_classes), off, np.float32)
     targets[np.arange(len(labels)), labels] = 1.0 - smoothing + off
@@ -83,6 +84,8 @@ class Mixup:
         for name in ("prob", "switch_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"mixup's {name} is within [0, 1], not {getattr(self, name)}")
+        if self.num_classes < 1:
+            raise ValueError(f"mixup's num_classes is 1 or above, not {self.num_classes}")
         if self.cutmix_minmax is not None:
             self._check_minmax()
             object.__setattr__(self, "cutmix_alpha", 1.0)

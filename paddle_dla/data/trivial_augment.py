@@ -6,6 +6,7 @@ TranslateX comes out as 15.999999 (AVX2), its images move by 15 pixels, elsewher
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,18 @@ LAST_BIN = 30  # strengths are numbered 0 (nothing) to 30 (all)
 # An argument is made of the bin and the drawn sign.
 
 
-def _shear(bin_: int, sign: int) -> float:
-    return sign * 0.99 * bin_ / LAST_BIN
+def _shear_angle(bin_: int, sign: int) -> float:
+    """By way of degrees and, below, of tangent or sine, as torchvision: the last bit of a shear can turn a byte."""
+    return math.radians(math.degrees(math.atan(sign * 0.99 * bin_ / LAST_BIN)))
+
+
+def _shear_x(bin_: int, sign: int) -> float:
+    return math.tan(_shear_angle(bin_, sign))
+
+
+def _shear_y(bin_: int, sign: int) -> float:
+    angle = _shear_angle(bin_, sign)
+    return math.sin(angle) / math.cos(angle)
 
 
 def _translation(bin_: int, sign: int) -> int:
@@ -59,8 +70,8 @@ class _Row:
 # the order counts: operations are drawn by their place
 OPERATIONS: dict[str, _Row] = {
     "Identity": _Row(image_ops.identity, signed=False),
-    "ShearX": _Row(image_ops.shear_x, _shear, warps=True),
-    "ShearY": _Row(image_ops.shear_y, _shear, warps=True),
+    "ShearX": _Row(image_ops.shear_x, _shear_x, warps=True),
+    "ShearY": _Row(image_ops.shear_y, _shear_y, warps=True),
     "TranslateX": _Row(image_ops.translate_x, _translation, warps=True),
     "TranslateY": _Row(image_ops.translate_y, _translation, warps=True),
     "Rotate": _Row(image_ops.rotate, _rotation, warps=True),

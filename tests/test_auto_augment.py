@@ -184,10 +184,8 @@ def all_draws(name):
     return [(place, *strength, *sign) for strength in strengths for sign in signs]
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("name", trivial_augment.OPERATIONS)
-def test_trivial_augment_makes_torchvisions_bytes(name, images, monkeypatch):
-    """Every strength and sign of each operation."""
+def trivially_otherwise(name, images, monkeypatch):
+    """Draws and images for which the operation differs from torchvision's in a byte."""
     import_timm()
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.autoaugment import TrivialAugmentWide
@@ -202,7 +200,31 @@ def test_trivial_augment_makes_torchvisions_bytes(name, images, monkeypatch):
             same = ours(image, mine).tobytes() == theirs(image).tobytes()
             if not same or mine.numbers or torchs.numbers:
                 found.append((numbers, label))
-    assert found == []
+    return found
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", trivial_augment.OPERATIONS)
+def test_trivial_augment_makes_torchvisions_bytes(name, images, monkeypatch):
+    """At every strength, with either sign."""
+    assert trivially_otherwise(name, images, monkeypatch) == []
+
+
+TRIVIAL_FAULTS = {
+    "the other way": ("TranslateX", lambda strength, sign: sign * (32 * strength // 30)),
+    "not by way of degrees": ("ShearX", lambda strength, sign: sign * 0.99 * strength / 30),
+    "up to 1": ("Brightness", lambda strength, sign: 1 + sign * strength / 30),
+    "rounded down": ("Posterize", lambda strength, sign: 8 - 6 * strength // 30),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("fault", TRIVIAL_FAULTS)
+def test_a_fault_of_trivial_augment_is_seen(fault, images, monkeypatch):
+    name, argument = TRIVIAL_FAULTS[fault]
+    row = replace(trivial_augment.OPERATIONS[name], argument=argument)
+    monkeypatch.setitem(trivial_augment.OPERATIONS, name, row)
+    assert trivially_otherwise(name, images, monkeypatch)
 
 
 @pytest.mark.torch

@@ -77,6 +77,9 @@ STANDALONE = [
     ("paddle_dla.checkpoint", TORCH | PADDLE),
     ("paddle_dla.cli", TORCH | PADDLE),
     ("paddle_dla.config.show", TORCH | PADDLE),
+    ("paddle_dla.data.transforms", TORCH | PADDLE),
+    ("paddle_dla.data.mixing", TORCH | PADDLE),
+    ("paddle_dla.data.sampling", TORCH | PADDLE),
 ]
 
 

@@ -402,6 +402,7 @@ def test_modes_fill_as_they_say(mode, values):
         ({"grayscale_prob": 2}, "grayscale_prob is a probability"),
         ({"color_jitter_prob": 2}, "color_jitter_prob is a probability"),
         ({"color_jitter": (0.4, 0.4)}, r"color_jitter is one amount, three, or four with hue; not \(0.4, 0.4\)"),
+        ({"color_jitter": ((0.4,), 0.4, 0.4)}, r"brightness is an amount or a range \(lowest, highest\), not \(0.4,\)"),
         ({"color_jitter": -0.1}, "brightness -0.1 gives factors from 1.1 to 0.9"),
         ({"color_jitter": (0.1, 0.1, 0.1, 0.6)}, r"hue 0.6 gives factors from -0.6 to 0.6.*\(-0.5, 0.5\)"),
         ({"auto_augment": "rand-m9-x1"}, "unknown option 'x'"),

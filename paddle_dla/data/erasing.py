@@ -47,7 +47,7 @@ class RandomErasing:
             if not 0 < low <= high:
                 raise ValueError(f"random erasing's min_{what} and max_{what} are above 0 and rise, not {low}, {high}")
 
-    def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int = 0) -> Batch:
+    def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch:
         """The batch with rectangles erased; ``images`` are (B, C, H, W) float32 and normalised."""
         if batch.images.ndim != 4 or batch.images.dtype != np.float32:
             found = f"{batch.images.dtype} of shape {batch.images.shape}"

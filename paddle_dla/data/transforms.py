@@ -47,11 +47,11 @@ class RandomResizedCrop:
         for name in ("size", "scale", "ratio"):
             value = tuple(getattr(self, name))
             object.__setattr__(self, name, value)
-            if len(value) != 2 or min(value) <= 0:
+            if len(value) != 2 or not min(value) > 0:
                 raise ValueError(f"{name} is two numbers above 0, not {value}")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
-            if low > high:
+            if not low <= high:
                 raise ValueError(f"{name} is (lowest, highest), not {(low, high)}")
         if self.interpolation not in (*INTERPOLATIONS, "random"):
             raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, random; not {self.interpolation!r}")
@@ -141,6 +141,8 @@ def _factors(name: str, amount: float | Range | None, neutral: float, bounds: Ra
     if amount is None:
         return None
     if isinstance(amount, Sequence):
+        if len(amount) != 2:
+            raise ValueError(f"{name} is an amount or a range (lowest, highest), not {amount}")
         low, high = amount
     else:
         low, high = neutral - amount, neutral + amount

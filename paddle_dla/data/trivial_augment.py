@@ -17,49 +17,49 @@ from PIL import Image
 from paddle_dla.data import image_ops
 from paddle_dla.data.augment_op import check_warp_filter
 
-LAST_BIN = 30  # strengths are numbered 0 (nothing) to 30 (all)
+FULL_STRENGTH = 30  # strengths are 0 (nothing), 1, ... 30
 
-# An argument is made of the bin and the drawn sign.
+# An argument is made of the strength and the drawn sign.
 
 
-def _shear_angle(bin_: int, sign: int) -> float:
+def _shear_angle(strength: int, sign: int) -> float:
     """By way of degrees and, below, of tangent or sine, as torchvision: the last bit of a shear can turn a byte."""
-    return math.radians(math.degrees(math.atan(sign * 0.99 * bin_ / LAST_BIN)))
+    return math.radians(math.degrees(math.atan(sign * 0.99 * strength / FULL_STRENGTH)))
 
 
-def _shear_x(bin_: int, sign: int) -> float:
-    return math.tan(_shear_angle(bin_, sign))
+def _shear_x(strength: int, sign: int) -> float:
+    return math.tan(_shear_angle(strength, sign))
 
 
-def _shear_y(bin_: int, sign: int) -> float:
-    angle = _shear_angle(bin_, sign)
+def _shear_y(strength: int, sign: int) -> float:
+    angle = _shear_angle(strength, sign)
     return math.sin(angle) / math.cos(angle)
 
 
-def _translation(bin_: int, sign: int) -> int:
+def _translation(strength: int, sign: int) -> int:
     """Whole pixels; torchvision moves to the right and down, ``image_ops`` to the left and up."""
-    return -sign * (32 * bin_ // LAST_BIN)
+    return -sign * (32 * strength // FULL_STRENGTH)
 
 
-def _rotation(bin_: int, sign: int) -> float:
-    return sign * 135.0 * bin_ / LAST_BIN
+def _rotation(strength: int, sign: int) -> float:
+    return sign * 135.0 * strength / FULL_STRENGTH
 
 
-def _enhancement(bin_: int, sign: int) -> float:
-    return 1.0 + sign * 0.99 * bin_ / LAST_BIN
+def _enhancement(strength: int, sign: int) -> float:
+    return 1.0 + sign * 0.99 * strength / FULL_STRENGTH
 
 
-def _bits(bin_: int, _: int) -> int:
-    return 8 - round(6 * bin_ / LAST_BIN)
+def _bits(strength: int, _: int) -> int:
+    return 8 - round(6 * strength / FULL_STRENGTH)
 
 
-def _threshold(bin_: int, _: int) -> float:
-    return 255.0 - 255.0 * bin_ / LAST_BIN
+def _threshold(strength: int, _: int) -> float:
+    return 255.0 - 255.0 * strength / FULL_STRENGTH
 
 
 @dataclass(frozen=True)
 class _Row:
-    """``apply(image, [argument], [filter, fill])``; the bin is drawn where there is an argument."""
+    """``apply(image, [argument], [filter, fill])``; the strength is drawn where there is an argument."""
 
     apply: Callable[..., Image.Image]
     argument: Callable[[int, int], float] | None = None
@@ -100,15 +100,15 @@ class TrivialAugment:
         check_warp_filter(self.interpolation)
 
     def draw(self, rng: random.Random) -> tuple[str, int, int]:
-        """The operation's name, bin and sign (1 or -1); what an operation has not is 0 and 1, undrawn."""
+        """The operation's name, strength and sign (1 or -1); what an operation has not is 0 and 1, undrawn."""
         name = list(OPERATIONS)[rng.randrange(len(OPERATIONS))]
         row = OPERATIONS[name]
-        bin_ = 0 if row.argument is None else rng.randrange(LAST_BIN + 1)
-        return name, bin_, -1 if row.signed and rng.randrange(2) else 1
+        strength = 0 if row.argument is None else rng.randrange(FULL_STRENGTH + 1)
+        return name, strength, -1 if row.signed and rng.randrange(2) else 1
 
-    def apply(self, image: Image.Image, name: str, bin_: int, sign: int) -> Image.Image:
+    def apply(self, image: Image.Image, name: str, strength: int, sign: int) -> Image.Image:
         row = OPERATIONS[name]
-        arguments: tuple[Any, ...] = () if row.argument is None else (row.argument(bin_, sign),)
+        arguments: tuple[Any, ...] = () if row.argument is None else (row.argument(strength, sign),)
         if row.warps:
             black = (0,) * len(image.getbands())
             arguments += (self.interpolation, black if self.fill is None else self.fill)

@@ -15,7 +15,7 @@ from timm_draws import sample_draws
 
 from paddle_dla.data import augment_op, image_ops, trivial_augment
 from paddle_dla.data.augment_op import OPERATIONS, AugmentOp, OpSettings
-from paddle_dla.data.auto_augment import AutoAugment, RandAugment, auto_augment
+from paddle_dla.data.auto_augment import RandAugment, auto_augment
 from paddle_dla.data.policies import AUTO_AUGMENT_POLICIES, RAND_AUGMENT, RAND_AUGMENT_SETS
 from paddle_dla.data.trivial_augment import TrivialAugment
 
@@ -114,23 +114,36 @@ def test_a_config_makes_timms_bytes(config, images, monkeypatch):
     assert differing(auto_augment(config, settings), timm_transform(config, hparams), images, SEEDS, monkeypatch) == []
 
 
+def all_operations(transform):
+    """Every operation that may be drawn, with probability, magnitude and its spread; sequence by sequence."""
+    sequences = transform.policy if hasattr(transform, "policy") else [transform.ops]
+
+    def row(op):
+        spread = op.settings if isinstance(op, AugmentOp) else op
+        return (op.name, op.prob, op.magnitude, spread.magnitude_std, spread.magnitude_max)
+
+    return [[row(op) for op in sequence] for sequence in sequences]
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_config_has_timms_operations(config):
-    """All of them, where drawing finds some: names, probabilities, magnitudes, their spread, weights."""
+    """All of them, where drawing finds some; with timm's options and weights."""
     ours, theirs = auto_augment(config), timm_transform(config, {"translate_const": 250})
-    rows = ours.policy if isinstance(ours, AutoAugment) else [ours.ops]
-    timm_rows = theirs.policy if isinstance(ours, AutoAugment) else [theirs.ops]
-    assert [
-        [(op.name, op.prob, op.magnitude, op.settings.magnitude_std, op.settings.magnitude_max) for op in row]
-        for row in rows
-    ] == [[(op.name, op.prob, op.magnitude, op.magnitude_std, op.magnitude_max) for op in row] for row in timm_rows]
+    assert all_operations(ours) == all_operations(theirs)
     for name in ("num_layers", "alpha", "width", "depth", "blended"):
         assert getattr(ours, name, None) == getattr(theirs, name, None)
-    if isinstance(ours, RandAugment) and ours.weights:
-        assert np.array_equal(np.array(ours.weights) / sum(ours.weights), theirs.choice_weights)
-    elif isinstance(ours, RandAugment):
-        assert theirs.choice_weights is None
+    weights = getattr(ours, "weights", None)
+    shares = None if weights is None else (np.array(weights) / sum(weights)).tolist()
+    expected = getattr(theirs, "choice_weights", None)
+    assert shares == (None if expected is None else expected.tolist())
+
+
+@pytest.mark.torch
+def test_one_other_number_in_a_table_is_seen(monkeypatch):
+    first, *rest = AUTO_AUGMENT_POLICIES["v0"]
+    monkeypatch.setitem(AUTO_AUGMENT_POLICIES, "v0", ((first[0], ("ShearY", 0.8, 5)), *rest))
+    assert all_operations(auto_augment("v0")) != all_operations(timm_transform("v0", {"translate_const": 250}))
 
 
 def swap(name, **changes):
@@ -285,6 +298,25 @@ def test_weighted_operations_come_once_and_by_their_weight():
     assert all(abs(pairs[pair] / 6000 - share) < 0.026 for pair, share in expected.items())
 
 
+def test_the_weights_of_chains_are_dirichlet_distributed():
+    """By mean 1/3 and variance (1/3)(2/3) / (3 alpha + 1), the moments of Dirichlet(alpha, alpha, alpha)."""
+    transform, rng = auto_augment("augmix-a0.5"), random.Random(0)
+    weights = np.array([transform._draw_weights(rng) for _ in range(4000)], np.float64)
+    # a sum of three float32 values below 1, each rounded once
+    assert np.abs(weights.sum(1) - 1).max() <= 3 * 2**-24
+    # 4 standard deviations: 0.3 / sqrt(4000) of the mean, and no more of the variance, squares being below 1
+    assert np.abs(weights.mean(0) - 1 / 3).max() < 0.019
+    assert np.abs(weights.var(0) - 2 / 9 / 2.5).max() < 0.019
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, "ta-wide"])
+def test_no_other_generator_is_touched(config):
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    for seed in SEEDS:
+        auto_augment(config)(made_images()["odd"], random.Random(seed))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
 def test_unweighted_operations_are_alike():
     rng = random.Random(0)
     drawn = Counter(op.name for _ in range(3000) for op in auto_augment("rand").draw(rng))
@@ -311,6 +343,7 @@ def test_unweighted_operations_are_alike():
         ("rand-n16-tweights", "16 of 15 weighted operations cannot be drawn"),
         ("original-m9", "section 'm9': unknown option 'm'; known here are mstd"),
         ("augmix-t3a", "section 't3a': unknown option 't'"),
+        ("augmix-a0.0", "section 'a0.0': 'a' takes a number above 0, not '0.0'"),
         ("ta-wide-m9", "unknown scheme 'ta'"),
     ],
 )

@@ -245,6 +245,14 @@ def test_the_generator_alone_decides(recipe):
     assert len(set(results[0])) > 1
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_other_generator_is_touched(recipe):
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    for seed in SEEDS:
+        training_transform(preprocessing_of(3), **RECIPES[recipe]).sample(made_images()["odd"], random.Random(seed))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_image_becomes_one_of_the_right_size(recipe, name):
@@ -342,10 +350,13 @@ def test_auto_augment_takes_the_place_of_jitter():
     assert ColorJitter in kinds(auto_augment="3a")
 
 
-def test_trivial_augment_is_known_by_name():
-    assert TrivialAugment() != TrivialAugment(Image.Resampling.BILINEAR)
-    transform = training_transform(preprocessing_of(3), auto_augment="ta-wide").sample
-    assert TrivialAugment(Image.Resampling.BILINEAR) in transform.transforms
+@pytest.mark.parametrize(
+    ("interpolation", "expected"), [("random", "BILINEAR"), ("bicubic", "BICUBIC"), ("nearest", "NEAREST")]
+)
+def test_trivial_augment_is_known_by_name(interpolation, expected):
+    options = {"auto_augment": "ta-wide", "interpolation": interpolation}
+    steps = training_transform(preprocessing_of(3), **options).sample.transforms
+    assert steps[-1] == TrivialAugment(Image.Resampling[expected])
 
 
 # ---------------------------------------------------------------------------------------------- erasing

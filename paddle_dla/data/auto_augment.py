@@ -147,7 +147,8 @@ def auto_augment(config: str, settings: OpSettings | None = None) -> SampleTrans
     settings = settings or OpSettings()
     scheme, *sections = config.split("-")
     if config == "ta-wide":
-        return TrivialAugment(settings.interpolation or Image.Resampling.BILINEAR)
+        drawn = settings.interpolation is None
+        return TrivialAugment(Image.Resampling.BILINEAR if drawn else settings.interpolation)
     if scheme in AUTO_AUGMENT_POLICIES:
         return _auto_augment(scheme, _parse(config, sections, _AUTO_AUGMENT_OPTIONS), settings)
     if scheme == "rand":
@@ -197,6 +198,7 @@ class _Value(NamedTuple):
 _WHOLE = _Value(r"\d+", int, "a whole number")
 _COUNT = _Value(r"0*[1-9]\d*", int, "a whole number above 0")
 _NUMBER = _Value(r"\d+(\.\d*)?", float, "a number")
+_POSITIVE = _Value(r"(?=.*[1-9])\d+(\.\d*)?", float, "a number above 0")
 _PROBABILITY = _Value(r"0(\.\d*)?|1(\.0*)?", float, "a number within [0, 1]")
 _SWITCH = _Value(r"[01]", int, "0 or 1")
 _SET = _Value("|".join(RAND_AUGMENT_SETS), str, f"one of {', '.join(RAND_AUGMENT_SETS)}")
@@ -211,7 +213,7 @@ _RAND_AUGMENT_OPTIONS = {
     "inc": _SWITCH,
     "t": _SET,
 }
-_AUGMIX_OPTIONS = {"m": _WHOLE, "w": _COUNT, "d": _COUNT, "a": _NUMBER, "b": _SWITCH, "mstd": _NUMBER}
+_AUGMIX_OPTIONS = {"m": _WHOLE, "w": _COUNT, "d": _COUNT, "a": _POSITIVE, "b": _SWITCH, "mstd": _NUMBER}
 _AUGMIX_FIELDS = {"w": "width", "d": "depth", "a": "alpha", "b": "blended"}
 
 

@@ -4,7 +4,7 @@ Definitions are those of timm 1.0.31 (``timm/data/transforms.py``, ``transforms_
 ``transforms_imagenet_train``) and of torchvision 0.28 for flips, colour jitter and greyscale
 (``torchvision/transforms/transforms.py``, on PIL images). A sample transform takes a PIL image (RGB or grey) and a
 ``random.Random`` and returns a PIL image; equal generators give equal images. Normalisation and erasing come later,
-on the batch.
+on the batch. Not taken over: timm's other ways to crop (``rkrc``, ``rkrr``) and Gaussian blur beside 3-Augment's.
 """
 
 from __future__ import annotations

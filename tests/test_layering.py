@@ -78,7 +78,7 @@ STANDALONE = [
     ("paddle_dla.cli", TORCH | PADDLE),
     ("paddle_dla.config.show", TORCH | PADDLE),
     ("paddle_dla.data.transforms", TORCH | PADDLE),
-    ("paddle_dla.data.mixing", TORCH | PADDLE),
+    ("paddle_dla.data.training", TORCH | PADDLE),
     ("paddle_dla.data.sampling", TORCH | PADDLE),
 ]
 

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -28,6 +28,12 @@ def check_warp_filter(interpolation: Image.Resampling) -> None:
     if interpolation not in WARP_FILTERS:
         names = ", ".join(known.name.lower() for known in WARP_FILTERS)
         raise ValueError(f"an image is sheared, moved and rotated with {names}, not with {interpolation.name.lower()}")
+
+
+class ImageTransform(Protocol):
+    """What all augmentation is: picklable, and drawing from the generator that it is given alone."""
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image: ...
 
 
 @dataclass(frozen=True)

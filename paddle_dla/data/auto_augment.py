@@ -5,7 +5,7 @@ AutoAugment (arXiv:1805.09501), RandAugment (arXiv:1909.13719) and AugMix (arXiv
 timm has not; and what timm ignores (an unknown set of operations, an option without a number, an option given
 twice) is an error here.
 
-Each is a sample transform, ``transform(image, rng)``, that draws from ``rng`` alone.
+Each is a transform of images, ``transform(image, rng)``, that draws from ``rng`` alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from paddle_dla.data.augment_op import FULL_MAGNITUDE, AugmentOp, OpSettings
+from paddle_dla.data.augment_op import FULL_MAGNITUDE, AugmentOp, ImageTransform, OpSettings
 from paddle_dla.data.policies import (
     AUGMIX,
     AUTO_AUGMENT_POLICIES,
@@ -28,7 +28,6 @@ from paddle_dla.data.policies import (
     RAND_AUGMENT_INCREASING,
     RAND_AUGMENT_SETS,
 )
-from paddle_dla.data.protocols import SampleTransform
 from paddle_dla.data.trivial_augment import TrivialAugment
 
 
@@ -130,7 +129,7 @@ def _apply_all(ops: Iterable[AugmentOp], image: Image.Image, rng: random.Random)
     return image
 
 
-def auto_augment(config: str, settings: OpSettings | None = None) -> SampleTransform:
+def auto_augment(config: str, settings: OpSettings | None = None) -> ImageTransform:
     """The transform that ``config`` names: a scheme, then options, divided by dashes.
 
     - ``original``, ``originalr``, ``v0``, ``v0r``, ``3a``: an AutoAugment policy. ``mstd``: the magnitude's standard

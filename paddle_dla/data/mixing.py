@@ -1,8 +1,8 @@
 """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899) as timm 1.0.31 has them (``timm/data/mixup.py``).
 
-Sample i of a batch of B is mixed with sample B - 1 - i. All arithmetic is that of timm: what is drawn for each sample
-is float32, what is drawn for a whole batch float64, images and targets are float32; with the same random numbers the
-results are equal.
+Sample i of a batch of B is mixed with sample B - 1 - i. The arithmetic is timm's: what is drawn for each sample is
+float32, what is drawn for a whole batch float64, images and targets are float32; with the same random numbers the
+results are equal. A deviation: timm refuses odd batches; here the middle sample, its own partner, stays as it is.
 """
 
 from __future__ import annotations
@@ -32,20 +32,25 @@ class Box(NamedTuple):
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
-def soft_targets(
-    labels: np.ndarray, num_classes: int, lam: float | np.ndarray = 1.0, smoothing: float = 0.0
-) -> np.ndarray:
-    """(B, K) float32 probabilities of ``labels`` (B,), smoothed, then mixed with those of the reversed batch.
-
-    A label keeps ``1 - smoothing``, and ``smoothing`` is spread evenly over all K classes; ``lam`` is the share of a
-    sample's own label, one for all or (B, 1). Raises ``DataError`` for a label that is not in [0, K).
-    """
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Raises ``DataError`` unless ``labels`` are whole numbers (B,) within [0, num_classes)."""
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"mixing takes class indices (B,), not {labels.dtype} of shape {labels.shape}")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if wrong.size:
         where = f"sample {wrong[0]} of the batch has label {labels[wrong[0]]}"
         raise DataError(f"{where}, which is not within [0, {num_classes}): mixing needs the class of each")
+
+
+def soft_targets(
+    labels: np.ndarray, num_classes: int, lam: float | np.ndarray = 1.0, smoothing: float = 0.0
+) -> np.ndarray:
+    """(B, K) float32 probabilities of ``labels`` (B,), smoothed, then mixed with those of the reversed batch.
+
+    A label keeps ``1 - smoothing``, and ``smoothing`` is spread evenly over all K classes; ``lam`` is the share of a
+    sample's own label, one for all or (B, 1). Raises ``DataError`` for a label that is no class.
+    """
+    check_labels(labels, num_classes)
     off = smoothing / num_classes
     targets = np.full((len(labels), num_classes), off, np.float32)
     targets[np.arange(len(labels)), labels] = 1.0 - smoothing + off
@@ -102,42 +107,39 @@ class Mixup:
         object.__setattr__(self, "cutmix_minmax", minmax)
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch:
-        """The batch with (B, C, H, W) float32 images mixed and (B,) labels made (B, K) float32 probabilities.
+        """The batch with (B, C, H, W) float32 images mixed in place, and (B,) labels made (B, K) float32 probabilities.
 
-        Raises ``ValueError`` for an odd number of samples or images of another kind, ``DataError`` for labels that
-        are no class.
+        Raises ``ValueError`` for images of another kind, ``DataError`` for labels that are no class.
         """
         images = batch.images
         if images.ndim != 4 or images.dtype != np.float32:
             raise ValueError(f"mixing takes float32 images (B, C, H, W), not {images.dtype} of shape {images.shape}")
-        if len(images) % 2:
-            raise ValueError(
-                f"mixing pairs samples, and this batch has {len(images)}: use an even batch size and drop the last, "
-                "incomplete batch"
-            )
+        check_labels(batch.labels, self.num_classes)
         lam: float | np.ndarray = 1.0
         if not self.off_epoch or epoch < self.off_epoch:
-            images, lam = self._mix_batch(images, rng) if self.mode == "batch" else self._mix_each(images, rng)
-        labels = soft_targets(batch.labels, self.num_classes, lam, self.label_smoothing)
-        return replace(batch, images=images, labels=labels)
+            lam = self._mix_batch(images, rng) if self.mode == "batch" else self._mix_each(images, rng)
+        return replace(batch, labels=soft_targets(batch.labels, self.num_classes, lam, self.label_smoothing))
 
-    def _mix_batch(self, images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-        """Mixed images and the one lam."""
+    def _mix_batch(self, images: np.ndarray, rng: np.random.Generator) -> float:
+        """Mixes ``images`` and returns the one lam."""
         lam, cut = self._draw_one(rng)
         if lam == 1.0:
-            return images, lam
+            return lam
         if not cut:
-            return images * np.float32(lam) + images[::-1] * np.float32(1.0 - lam), lam
+            partners = images[::-1] * np.float32(1.0 - lam)
+            images *= np.float32(lam)
+            images += partners
+            return lam
         box, lam = self._draw_box(*images.shape[-2:], np.float64(lam), rng)
-        mixed = images.copy()
-        mixed[(..., *box.place)] = images[(slice(None, None, -1), slice(None), *box.place)]
-        return mixed, float(lam)
+        region = images[(..., *box.place)]
+        region[...] = region[::-1].copy()
+        return float(lam)
 
-    def _mix_each(self, images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Mixed images and (B, 1) float32 lam, by pair or by element."""
+    def _mix_each(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Mixes ``images`` and returns (B, 1) float32 lam, by pair or by element."""
         pairs = self.mode == "pair"
         lams, cut = self._draw_each(len(images) // 2 if pairs else len(images), rng)
-        mixed = images.copy()
+        before = images.copy()
         for first, lam in enumerate(lams):
             if lam == 1.0:
                 continue
@@ -146,13 +148,14 @@ class Mixup:
             if cut[first]:
                 box, lams[first] = self._draw_box(*images.shape[-2:], lam, rng)
                 for own, other in sides:
-                    mixed[(own, slice(None), *box.place)] = images[(other, slice(None), *box.place)]
+                    images[(own, slice(None), *box.place)] = before[(other, slice(None), *box.place)]
             else:
                 for own, other in sides:
-                    mixed[own] = images[own] * lam + images[other] * (np.float32(1) - lam)
+                    images[own] = before[own] * lam + before[other] * (np.float32(1) - lam)
         if pairs:
-            lams = np.concatenate((lams, lams[::-1]))
-        return mixed, lams[:, np.newaxis]
+            middle = np.ones(len(images) % 2, np.float32)
+            lams = np.concatenate((lams, middle, lams[::-1]))
+        return lams[:, np.newaxis]
 
     def _draw_one(self, rng: np.random.Generator) -> tuple[float, bool]:
         """lam, and whether it is CutMix's."""

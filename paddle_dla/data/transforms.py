@@ -2,7 +2,7 @@
 
 Definitions are those of timm 1.0.31 (``timm/data/transforms.py``, ``transforms_factory.py``:
 ``transforms_imagenet_train``) and of torchvision 0.28 for flips, colour jitter and greyscale
-(``torchvision/transforms/transforms.py``, on PIL images). A sample transform takes a PIL image (RGB or grey) and a
+(``torchvision/transforms/transforms.py``, on PIL images). A transform takes a PIL image (RGB or grey) and a
 ``random.Random`` and returns a PIL image; equal generators give equal images. Normalisation and erasing come later,
 on the batch. Not taken over: timm's other ways to crop (``rkrc``, ``rkrr``) and Gaussian blur beside 3-Augment's.
 """
@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from paddle_dla.data import image_ops
-from paddle_dla.data.augment_op import RANDOM_FILTERS, OpSettings
+from paddle_dla.data.augment_op import RANDOM_FILTERS, ImageTransform, OpSettings
 from paddle_dla.data.auto_augment import auto_augment as build_auto_augment
 from paddle_dla.data.erasing import RandomErasing
-from paddle_dla.data.protocols import SampleTransform
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 
 Range = tuple[float, float]
@@ -193,7 +192,7 @@ class ColorJitter:
 class Compose:
     """Transforms one after the other."""
 
-    transforms: tuple[SampleTransform, ...]
+    transforms: tuple[ImageTransform, ...]
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
         for transform in self.transforms:
@@ -203,7 +202,10 @@ class Compose:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """``sample`` is for each image; ``erase``, if anything is to be erased, for the normalised batch."""
+    """``sample`` is for each image; ``erase``, if anything is to be erased, for the normalised batch.
+
+    ``training.py`` makes of them what a loader takes.
+    """
 
     sample: Compose
     erase: RandomErasing | None = None
@@ -235,7 +237,7 @@ def training_transform(
     ``re_prob``, ``re_mode``, ``re_count``: see ``RandomErasing``. Raises ``ValueError`` for an option that is wrong.
     """
     size = preprocessing.input_size[1:]
-    steps: list[SampleTransform] = [
+    steps: list[ImageTransform] = [
         RandomResizedCrop(size, scale or (0.08, 1.0), ratio or (3 / 4, 4 / 3), interpolation)
     ]
     if hflip:
@@ -252,7 +254,7 @@ def training_transform(
     return TrainingTransform(Compose(tuple(steps)), erase)
 
 
-def _build_auto_augment(config: str, preprocessing: Preprocessing, interpolation: str) -> SampleTransform:
+def _build_auto_augment(config: str, preprocessing: Preprocessing, interpolation: str) -> ImageTransform:
     settings = OpSettings(
         translate_const=int(min(preprocessing.input_size[1:]) * 0.45),
         # timm narrows AugMix's moves here, and here alone

@@ -1,0 +1,49 @@
+"""What a loader is given for training: a sample transform and a batch transform, as ``batching.py`` declares them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from paddle_dla.data.augment_op import ImageTransform
+from paddle_dla.data.batch import Batch
+from paddle_dla.data.erasing import RandomErasing
+from paddle_dla.data.mixing import Mixup
+from paddle_dla.data.normalise import Normalise
+
+
+@dataclass(frozen=True)
+class FromPixels:
+    """Runs a transform of PIL images on decoded pixels, which for one of ``channels`` are made grey first."""
+
+    transform: ImageTransform
+    channels: int = 3
+
+    def __call__(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (h, w, channels) uint8."""
+        picture = Image.fromarray(image)
+        result = np.asarray(self.transform(picture.convert("L") if self.channels == 1 else picture, rng))
+        return result.reshape(*result.shape[:2], self.channels)
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Normalises a batch, erases, then mixes: timm's order without its prefetcher.
+
+    With the prefetcher timm mixes first, and rounds what it mixed to 8 bits.
+    """
+
+    normalise: Normalise
+    erase: RandomErasing | None = None
+    mix: Mixup | None = None
+
+    def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int, out: np.ndarray | None = None) -> Batch:
+        """(B, H, W, C) uint8 -> (B, C, H, W) float32, in ``out`` where that is given; see ``Mixup`` for labels."""
+        batch = replace(batch, images=self.normalise(batch.images, out))
+        for transform in (self.erase, self.mix):
+            if transform is not None:
+                batch = transform(batch, rng, epoch)
+        return batch

@@ -75,6 +75,18 @@ def test_repeats_of_a_sample_do_not_look_the_same(source):
         assert np.array_equal(images[0], images[1]) == expected
 
 
+@pytest.mark.parametrize("policy", [None, "rand-m9-mstd0.5-inc1"])
+@pytest.mark.parametrize("size", [(224, 224), (40, 24)])
+@pytest.mark.parametrize("interpolation", ["random", "bilinear", "bicubic", "lanczos"])
+def test_a_crop_of_pixels_is_that_of_the_picture(policy, size, interpolation):
+    preprocessing = Preprocessing((3, *size))
+    transform = training_transform(preprocessing, auto_augment=policy, interpolation=interpolation).sample
+    for seed, shape in enumerate([(333, 500), (500, 333), (9, 7), (224, 224), (40, 300), (300, 40)]):
+        pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+        expected = np.asarray(transform(Image.fromarray(pixels), random.Random(seed)))
+        assert np.array_equal(FromPixels(transform)(pixels, random.Random(seed)), expected)
+
+
 def test_stages_follow_one_another():
     """Normalised, then erased (with the mean: 0), then mixed."""
     normalise, mix, erase = Normalise(PREPROCESSING), Mixup(num_classes=4), RandomErasing(1.0)

@@ -8,24 +8,35 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from paddle_dla.data.augment_op import ImageTransform
 from paddle_dla.data.batch import Batch
+from paddle_dla.data.crop import grey
 from paddle_dla.data.erasing import RandomErasing
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
+from paddle_dla.data.transforms import Compose, RandomResizedCrop
 
 
 @dataclass(frozen=True)
 class FromPixels:
-    """Runs a transform of PIL images on decoded pixels, which for one of ``channels`` are made grey first."""
+    """Runs transforms of PIL images on decoded pixels, which for one of ``channels`` are made grey first.
 
-    transform: ImageTransform
+    A crop that comes first is made of the pixels themselves: only what is left of them becomes a PIL image.
+    """
+
+    transform: Compose
     channels: int = 3
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (h, w, channels) uint8."""
-        picture = Image.fromarray(image)
-        result = np.asarray(self.transform(picture.convert("L") if self.channels == 1 else picture, rng))
+        if self.channels == 1:
+            image = grey(image)
+        first, *others = self.transform.transforms
+        if isinstance(first, RandomResizedCrop):
+            image = first.of_pixels(image, rng)
+        else:
+            others = [first, *others]
+        picture = Image.fromarray(image if self.channels == 3 else image[..., 0])
+        result = np.asarray(Compose(tuple(others))(picture, rng))
         return result.reshape(*result.shape[:2], self.channels)
 
 

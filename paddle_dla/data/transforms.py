@@ -14,11 +14,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from paddle_dla.data import image_ops
 from paddle_dla.data.augment_op import RANDOM_FILTERS, ImageTransform, OpSettings
 from paddle_dla.data.auto_augment import auto_augment as build_auto_augment
+from paddle_dla.data.crop import resize_crop
 from paddle_dla.data.erasing import RandomErasing
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 
@@ -81,6 +83,12 @@ class RandomResizedCrop:
         # cropped first: resizing within a box would let the filter see pixels beside it
         part = image.crop((left, top, left + width, top + height))
         return part.resize(self.size[::-1], self._draw_filter(rng))
+
+    def of_pixels(self, pixels: np.ndarray, rng: random.Random) -> np.ndarray:
+        """The same of (H, W, 3) uint8 pixels, which spares the rest of them the way through Pillow."""
+        left, top, width, height = self.draw(*pixels.shape[1::-1], rng)
+        interpolation = self._draw_filter(rng).name.lower()
+        return resize_crop(pixels, self.size, (0, 0, *self.size), interpolation, (top, left, height, width))
 
     def _draw_filter(self, rng: random.Random) -> Image.Resampling:
         if self.interpolation == "random":

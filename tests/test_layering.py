@@ -19,6 +19,7 @@ FORBIDDEN = {
     "paddle_dla/data": TORCH | PADDLE | {"paddle_dla.models"},
     "paddle_dla/config": TORCH | PADDLE | {"paddle_dla.data"},
     "paddle_dla/cli.py": TORCH | PADDLE,
+    "paddle_dla/schedule.py": TORCH | PADDLE,
     "paddle_dla/models/variants.py": TORCH | PADDLE,
     "paddle_dla/models/pretrained.py": TORCH | PADDLE,
     "paddle_dla/models/adapt.py": TORCH | PADDLE,
@@ -48,6 +49,7 @@ FORBIDDEN |= {
 STANDALONE = [
     ("paddle_dla.models.factory", TORCH),
     ("paddle_dla.models.grouping", TORCH),
+    ("paddle_dla.losses", TORCH),
     ("alignment.engine.capture_paddle", TORCH),
     ("alignment.borrowed_paddle", TORCH),
     ("alignment.borrowed_torch", PADDLE),
@@ -75,6 +77,7 @@ STANDALONE = [
     ("convert.timm2paddle", TORCH | PADDLE),
     ("convert.paddle2timm", TORCH | PADDLE),
     ("paddle_dla.checkpoint", TORCH | PADDLE),
+    ("paddle_dla.schedule", TORCH | PADDLE),
     ("paddle_dla.cli", TORCH | PADDLE),
     ("paddle_dla.config.show", TORCH | PADDLE),
     ("paddle_dla.data.transforms", TORCH | PADDLE),

@@ -1,0 +1,71 @@
+"""Which parameters are trained, with which weight decay and which share of the learning rate.
+
+The twins of ``param_groups_weight_decay`` and ``param_groups_layer_decay`` of timm 1.0.31
+(``timm/optim/_param_groups.py``). Parameters go by the names that they have in the model
+(``level2.tree1.conv1.weight``), which do not depend on what else was built in the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from paddle import Tensor, nn
+
+from paddle_dla.models.grouping import layer_groups
+
+STATISTICS = ("_mean", "_variance")
+"""BatchNorm's buffers, which Paddle counts among the parameters."""
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """``parameters`` by name that share ``weight_decay``; their learning rate is ``lr_scale`` times the optimizer's."""
+
+    parameters: Mapping[str, Tensor]
+    weight_decay: float = 0.0
+    lr_scale: float = 1.0
+
+
+def weight_decay_groups(model: nn.Layer, weight_decay: float, exclude_1d: bool = True) -> list[ParamGroup]:
+    """Two groups: without weight decay what has at most one dimension or is a bias, with it the rest.
+
+    ``exclude_1d=False``, or no weight decay: one group. Frozen parameters are in none.
+    """
+    kept, decayed = {}, {}
+    for name, parameter in trainable(model):
+        plain = not weight_decay or (exclude_1d and (parameter.ndim <= 1 or name.endswith(".bias")))
+        (kept if plain else decayed)[name] = parameter
+    groups = ParamGroup(kept), ParamGroup(decayed, weight_decay)
+    return [group for group in groups if group.parameters]
+
+
+def layer_decay_groups(
+    model: nn.Layer, weight_decay: float, layer_decay: float, min_scale: float = 0.0, exclude_1d: bool = True
+) -> list[ParamGroup]:
+    """As BEiT's fine-tuning: each layer learns ``layer_decay`` times as fast as the next one, the head at full rate.
+
+    The layers are those of the model's ``group_matcher``. No scale is below ``min_scale``. In each layer what has at
+    most one dimension has no weight decay (a bias of more is decayed, unlike in ``weight_decay_groups``; both as in
+    timm). Raises ``ValueError`` for a decay outside (0, 1] and for a model without ``group_matcher``.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is above 0 and at most 1, not {layer_decay}")
+    if not hasattr(model, "group_matcher"):
+        raise ValueError(f"{type(model).__name__} has no group_matcher, which tells its layers apart for layer_decay")
+    names = [name for name, _ in model.named_parameters() if not name.endswith(STATISTICS)]
+    layers = layer_groups(names, model.group_matcher(coarse=False))
+    last = max(layers.values())
+    members: dict[tuple[int, float], dict[str, Tensor]] = {}
+    for name, parameter in trainable(model):
+        decay = 0.0 if exclude_1d and parameter.ndim <= 1 else weight_decay
+        members.setdefault((layers[name], decay), {})[name] = parameter
+    scales = [max(min_scale, layer_decay ** (last - layer)) for layer in range(last + 1)]
+    return [ParamGroup(found, decay, scales[layer]) for (layer, decay), found in members.items()]
+
+
+def trainable(model: nn.Layer) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that are trained, in the order of the model."""
+    for name, parameter in model.named_parameters():
+        if not parameter.stop_gradient:
+            yield name, parameter

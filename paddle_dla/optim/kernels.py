@@ -1,0 +1,70 @@
+"""Paddle's fused updates of one parameter, which have no public name: the same call for 2.6 and 3.x."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+_HAS_AMSGRAD = "amsgrad" in inspect.signature(paddle.optimizer.Adam.__init__).parameters
+"""Whether Adam's kernel takes a largest second moment, as from Paddle 3.0 on."""
+
+
+def rate(value: float, parameter: Tensor) -> Tensor:
+    """A learning rate as the kernels take it: in the type and the place of the parameter."""
+    return paddle.full([1], value, parameter.dtype)
+
+
+def taken(value: float, parameter: Tensor) -> float:
+    """A hyperparameter as Adam's kernel takes it: in the type of the parameter."""
+    return float(np.float32(value)) if parameter.dtype == paddle.float32 else value
+
+
+def momentum_(
+    parameter: Tensor,
+    gradient: Tensor,
+    velocity: Tensor,
+    lr: Tensor,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    """SGD with momentum in place. The kernel takes ``momentum`` and ``weight_decay`` as float32."""
+    method = "l2_decay" if weight_decay else ""
+    paddle._C_ops.momentum_(
+        parameter, gradient, velocity, lr, None, momentum, nesterov, method, weight_decay, False, 1.0
+    )
+
+
+def adam_(
+    parameter: Tensor,
+    gradient: Tensor,
+    lr: Tensor,
+    moments: tuple[Tensor, Tensor],
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Adam without bias correction in place; the numbers are taken in the type of the parameter."""
+    # powers of the betas that are 0 correct nothing: 1 - 0
+    no_power = paddle.zeros([1], parameter.dtype)
+    largest, amsgrad = ((None,), (False,)) if _HAS_AMSGRAD else ((), ())
+    paddle._C_ops.adam_(
+        parameter,
+        gradient,
+        lr,
+        *moments,
+        *largest,
+        no_power,
+        no_power.clone(),
+        None,  # no copy in higher precision
+        None,  # nothing to skip for
+        *betas,
+        eps,
+        False,  # every row
+        1000,
+        False,  # no copy in higher precision
+        True,  # the powers stay 0
+        *amsgrad,
+    )

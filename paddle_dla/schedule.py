@@ -236,7 +236,7 @@ def paddleclas_cosine(lr: float, epochs: int, updates_per_epoch: int, warmup_epo
 
 
 def scale_lr(lr: float, global_batch: int, base_batch: int = 256, rule: str = "linear") -> float:
-    """``lr``, which is for ``base_batch``, made that for updates of ``global_batch`` samples, over ranks and accumulation.
+    """``lr``, which is for ``base_batch``, scaled to updates of ``global_batch`` samples, of all ranks and accumulated.
 
     ``linear``: times their ratio; ``sqrt``: times its root (timm's choice for adaptive optimizers); ``none``: as it
     is. As timm 1.0.31 ``train.py`` (``--lr-base``). Raises ``ValueError`` for another rule or an empty batch.

@@ -50,6 +50,8 @@ STANDALONE = [
     ("paddle_dla.models.factory", TORCH),
     ("paddle_dla.models.grouping", TORCH),
     ("paddle_dla.losses", TORCH),
+    ("paddle_dla.optim", TORCH),
+    ("paddle_dla.ema", TORCH),
     ("alignment.engine.capture_paddle", TORCH),
     ("alignment.borrowed_paddle", TORCH),
     ("alignment.borrowed_torch", PADDLE),

@@ -206,6 +206,11 @@ def _tensor_names(models: Borrowed, layers: Mapping[str, str]) -> dict[str, str]
     return names
 
 
+def pair_tensors(models: Borrowed) -> dict[str, str]:
+    """``{name in torch: in Paddle}`` of all parameters and buffers, each layer with weights paired with its twin."""
+    return _tensor_names(models, {p: twin for p, twin in _twins(models, "auto").items() if p in models.reference})
+
+
 def _unpaired(models: Borrowed, names: Mapping[str, str]) -> Iterator[Skipped]:
     taken = set(names.values())
     sides = (

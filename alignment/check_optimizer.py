@@ -1,0 +1,138 @@
+"""Do the optimizers move a model's weights as timm's do? Every parameter, alone with its gradients.
+
+Usage::
+
+    python alignment/check_optimizer.py --model dla60
+    python alignment/check_optimizer.py --model dla34 --steps 20
+
+Both sides start from the same weights and are given the same gradients, which depend on the weights so that an error
+comes back; the models never run. Weight decay leaves out BatchNorm and biases, the layers' rates decay towards the
+input, gradients are clipped by their norm, and the learning rate changes at each step. In float64.
+
+Exit codes: 0 aligned, 1 not aligned, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.command import Progress, parser, run
+from alignment.engine.parts import part_row
+from alignment.engine.result import Result
+
+CASES: dict[str, dict[str, Any]] = {
+    "sgd": dict(lr=0.1, weight_decay=1e-4),
+    "momentum": dict(lr=0.1, weight_decay=1e-4),
+    "adamw": dict(lr=1e-3, weight_decay=0.05),
+    "lamb": dict(lr=5e-3, weight_decay=0.02),
+    "adamw, layer decay": dict(lr=1e-3, weight_decay=0.05, layer_decay=0.75),
+}
+"""timm's names, and what ``create_optimizer_v2`` is given."""
+
+STEPS, CLIP_GRAD = 5, 1.0
+
+Arrays = dict[str, np.ndarray]
+Gradient = Callable[[str, int, np.ndarray], np.ndarray]
+
+
+def check_optimizer(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+    """Compare every optimizer on the weights of one model."""
+    from alignment.pairs import versions
+
+    result = Result(f"{model}: {args.optimizer_steps} steps of the optimizers, timm against Paddle", "float64")
+    gradient = gradients(args.seed)
+    for case in CASES:
+        progress(f"{model}: {case}")
+        exact = timm_weights(model, case, args.optimizer_steps, gradient, args.seed, "float64")
+        rounded = timm_weights(model, case, args.optimizer_steps, gradient, args.seed, "float32")
+        port = paddle_weights(model, case, args.optimizer_steps, gradient, args.seed)
+        for name, array in exact.items():
+            depth = len(result.rows)
+            result.rows.append(part_row(name, "parameter", depth, array, rounded[name], port.get(name), case))
+    result.facts = {
+        "weights": f"timm's {model} with seed {args.seed}",
+        "clipped": f"to norm {CLIP_GRAD:g}, over all gradients",
+        "floor": "torch's own float32 error x 2**-29",
+        "versions": versions(),
+    }
+    return result
+
+
+def gradients(seed: int) -> Gradient:
+    """Half of the weight, as of a bowl, and noise that is drawn once and moved along at each step."""
+    drawn: Arrays = {}
+
+    def gradient(name: str, step: int, value: np.ndarray) -> np.ndarray:
+        if name not in drawn:
+            rng = np.random.RandomState((seed + sum(map(ord, name))) % 2**32)
+            drawn[name] = rng.standard_normal(value.size).astype(np.float32)
+        return 0.5 * value + np.roll(drawn[name], step).reshape(value.shape).astype(value.dtype)
+
+    return gradient
+
+
+def rate(case: str, step: int) -> float:
+    """Rises, as in a warm-up."""
+    return CASES[case]["lr"] * (step + 1) / 8
+
+
+def timm_weights(model: str, case: str, steps: int, gradient: Gradient, seed: int, dtype: str) -> Arrays:
+    """The parameters after ``steps`` steps of timm's optimizer."""
+    import torch
+
+    from torch_ref.model import create_model, import_timm
+
+    import_timm()
+    from timm.optim import create_optimizer_v2
+
+    module = create_model(model, seed=seed).to(getattr(torch, dtype))
+    optimizer = create_optimizer_v2(module, case.split(",")[0], **CASES[case])
+    for step in range(steps):
+        for name, parameter in module.named_parameters():
+            parameter.grad = torch.from_numpy(gradient(name, step, parameter.detach().numpy()))
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP_GRAD)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(case, step) * group.get("lr_scale", 1.0)
+        optimizer.step()
+    return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
+
+
+def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: int) -> Arrays:
+    """The same of ours in float64, from timm's weights."""
+    import paddle
+
+    from convert.key_map import to_paddle
+    from paddle_dla import create_model
+    from paddle_dla.optim import clip_grad_norm_, create_optimizer
+    from torch_ref.model import create_model as create_timm
+    from torch_ref.model import state_arrays
+
+    layer = create_model(model)
+    arrays = {to_paddle(name): array for name, array in state_arrays(create_timm(model, seed=seed)).items()}
+    layer.set_state_dict({name: array for name, array in arrays.items() if name})
+    layer.to(dtype="float64")
+    optimizer = create_optimizer(layer, case.split(",")[0], **CASES[case])
+    trained = dict(optimizer.named_parameters())
+    for step in range(steps):
+        for name, parameter in trained.items():
+            parameter.grad = paddle.to_tensor(gradient(name, step, parameter.numpy()))
+        clip_grad_norm_(trained.values(), CLIP_GRAD)
+        optimizer.set_lr(rate(case, step))
+        optimizer.step()
+    return {name: parameter.numpy() for name, parameter in trained.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser("check_optimizer", __doc__.split("\n")[0])
+    usage.add_argument("--steps", dest="optimizer_steps", type=int, default=STEPS, help=f"default {STEPS}")
+    return run(usage, argv, check_optimizer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

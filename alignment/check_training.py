@@ -1,0 +1,144 @@
+"""Does the Paddle model train as timm's does? Step by step, with everything that a recipe has, in float64.
+
+Usage::
+
+    python alignment/check_training.py --model dla60
+    python alignment/check_training.py --model dla34 --optimizer sgd --steps 50 --dtype float32
+
+Both models start from the same weights and see the same batches, mixed and smoothed by timm's mixup: soft-target cross
+entropy, clipping by the norm, the optimizer with weight decay and momentum, a cosine with warm-up, a moving average
+with warm-up. On the one side timm's and torch's, on the other ``paddle_dla``'s. Every loss must agree to 1e-9, all
+parameters, statistics and averages to 1e-8 in float64; in float32 to the noise of torch's own.
+
+Random images in batches of a few are the hardest case: BatchNorm magnifies every error, and at a high learning rate
+the training is chaotic, so that rounding alone separates two correct ones. The rates are those of the known recipes,
+scaled to the batch; the column ``rounding`` says what it grows into.
+
+Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from alignment.command import Progress, add_weights, chosen_weights, parser, run
+from alignment.engine.noise import BITS
+from alignment.engine.result import Result
+
+if TYPE_CHECKING:
+    from alignment.engine import steps_paddle, steps_torch
+
+RECIPES = {"sgd": (0.1, 256, 1e-4), "adamw": (1e-3, 8, 0.05), "lamb": (5e-3, 8, 0.02)}
+"""Learning rate, at which batch, and weight decay. SGD's are the original authors'; those of the others move weights
+as far in twenty steps of a small batch as their own recipes do in large ones."""
+
+EPOCHS, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD = 4, 1, 0.99, 5.0
+STEPS, BATCH, SIZE = 20, 8, 64
+
+
+def check_training(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+    """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
+    from alignment.lockstep import lockstep
+    from alignment.pairs import build_pair, versions
+    from torch_ref.training import mixed_batches
+
+    source, conversion, arrays = chosen_weights(args, model, progress)
+    pair = build_pair(source, conversion, arrays)
+    shape = (args.train_batch, conversion.in_chans, args.train_size, args.train_size)
+    batches = mixed_batches(args.steps, shape, conversion.num_classes, args.seed)
+    result = Result(f"{model}: {args.steps} steps of training, timm against Paddle", args.dtype)
+    for name in args.optimizer:
+        found = lockstep(
+            name,
+            pair.torch_model,
+            pair.paddle_model,
+            batches,
+            *recipes(name, args.steps, args.train_batch),
+            dtype=args.dtype,
+            progress=lambda line, name=name: progress(f"{model}: {name}, {line}"),
+        )
+        result.rows += [replace(row, direction=f"{name}, {row.direction}") for row in found.rows]
+        result.skipped += [replace(item, layer=f"{name}, {item.layer}") for item in found.skipped]
+        result.facts |= found.facts
+    result.facts |= {
+        "weights": source.describe(),
+        "input": "x".join(map(str, shape)),
+        "floor": "torch's run again, rounded to float32 at each step, x 2**-29"
+        if args.dtype == "float64"
+        else "torch's own error in float32",
+        "optimizers": ", ".join(f"{name} ({rate(name, args.train_batch):g})" for name in args.optimizer),
+        "versions": versions(),
+    }
+    return result
+
+
+def rate(optimizer: str, batch: int) -> float:
+    """The highest learning rate of the training: SGD's scaled linearly to the batch."""
+    from paddle_dla.schedule import scale_lr
+
+    lr, base, _ = RECIPES[optimizer]
+    return scale_lr(lr, batch, base)
+
+
+def recipes(optimizer: str, steps: int, batch: int) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
+    """The same training in either framework's parts."""
+    from alignment.engine import steps_paddle, steps_torch
+    from paddle_dla.ema import ModelEma
+    from paddle_dla.losses import SoftTargetCrossEntropy
+    from paddle_dla.optim import clip_grad_, create_optimizer
+    from paddle_dla.schedule import Scheduler, create_schedule
+    from torch_ref.training import timm_parts
+
+    lr, decay, updates = rate(optimizer, batch), RECIPES[optimizer][2], -(-steps // EPOCHS)
+    parts = timm_parts(optimizer, lr, decay, EPOCHS, updates, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD)
+    schedule = create_schedule("cosine", lr, EPOCHS, updates, per_epoch=False, warmup_epochs=WARMUP_EPOCHS)
+    return (
+        steps_torch.Recipe(parts.loss, parts.optimizer, parts.scheduler, parts.ema, parts.clip),
+        steps_paddle.Recipe(
+            loss=SoftTargetCrossEntropy(),
+            optimizer=lambda layer: create_optimizer(layer, optimizer, lr, decay),
+            scheduler=lambda made: Scheduler(made, schedule),
+            ema=lambda layer: ModelEma(layer, EMA_DECAY, use_warmup=True),
+            clip=lambda parameters: clip_grad_(parameters, CLIP_GRAD),
+        ),
+    )
+
+
+def add_training(to: argparse.ArgumentParser) -> None:
+    """The arguments that say how to train."""
+    to.add_argument(
+        "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="one or several (default: all three)"
+    )
+    to.add_argument("--steps", type=_positive, default=STEPS, help=f"of the optimizer (default {STEPS})")
+    to.add_argument("--train-batch", type=_positive, default=BATCH, help=f"images in each (default {BATCH})")
+    to.add_argument("--train-size", type=_side, default=SIZE, help=f"their side in pixels (default {SIZE})")
+
+
+def _positive(text: str) -> int:
+    # mixup pairs the samples of a batch, and BatchNorm needs two values
+    if not text.isdecimal() or int(text) < 2 or int(text) % 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no even number from 2 on")
+    return int(text)
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or int(text) < 32 or int(text) % 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of 32")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser("check_training", __doc__.split("\n")[0])
+    add_weights(usage)
+    add_training(usage)
+    usage.add_argument("--dtype", choices=BITS, default="float64", help="of the Paddle model (default float64)")
+    return run(usage, argv, check_training)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

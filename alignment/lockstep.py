@@ -1,0 +1,142 @@
+"""Two trainings side by side, step by step, nothing kept: what separates them, and where it begins.
+
+``align_training`` records whole trainings and finds causes; this only measures, and so takes any model and any number
+of steps. Both frameworks meet here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.borrowed import borrow
+from alignment.borrowed_torch import torch_in
+from alignment.engine import steps_paddle, steps_torch
+from alignment.engine.compare import Difference, compare
+from alignment.engine.layout import laid_out
+from alignment.engine.noise import BITS, MARGIN
+from alignment.engine.result import Result, Row, Skipped
+from alignment.engine.rows import tensor_row
+from alignment.engine.store import Budget, Store
+from alignment.engine.training import AVERAGE, BUFFER, LOSS, OUTPUT, PARAMETER, RATE, WHOLE, Key, Step
+from alignment.training import pair_tensors
+
+Progress = Callable[[str], None]
+
+LIMITS = {RATE: 2.0**-50, LOSS: 1e-9, PARAMETER: 1e-8, BUFFER: 1e-8, AVERAGE: 1e-8}
+"""Relative errors that are allowed in float64: of a rate some roundings; of the rest what rounding grows into within
+some twenty steps of a training that is not chaotic (``floor`` says what it is). One constant in float32 is 6e-8."""
+
+CHAOTIC = 2.0**-7
+"""Where float32 separates torch's outputs from its own by more, a training in float32 says nothing any more."""
+
+
+@dataclass
+class _Judge:
+    """What rounding explains, from a second run of the reference's; the largest of each kind up to the step."""
+
+    dtype: str
+    worst: dict[str, float] = field(default_factory=dict)
+
+    def see(self, exact: Step, rounded: Step) -> None:
+        for key in exact.arrays:
+            if key[0] in LIMITS or key[0] == OUTPUT:
+                found = compare(exact.arrays[key], rounded.arrays[key]).relative
+                self.worst[key[0]] = max(self.worst.get(key[0], 0.0), found)
+
+    def limits(self, kind: str) -> tuple[float, float]:
+        """The floor of a kind of tensor, and what is allowed."""
+        unit, spread = 2.0 ** -BITS[self.dtype], self.worst.get(kind, 0.0)
+        if self.dtype == "float64":
+            return max(unit, spread * 2.0 ** (BITS["float32"] - BITS["float64"])), LIMITS[kind]
+        floor = max(unit, spread)
+        return floor, MARGIN["float32"] * floor
+
+    @property
+    def chaotic(self) -> bool:
+        return self.dtype == "float32" and self.worst.get(OUTPUT, 0.0) > CHAOTIC
+
+
+def lockstep(
+    title: str,
+    torch_module: torch.nn.Module,
+    paddle_layer: paddle.nn.Layer,
+    batches: Sequence[steps_torch.Batch],
+    ours: steps_torch.Recipe,
+    theirs: steps_paddle.Recipe,
+    dtype: str = "float64",
+    max_memory: int = 256 * 2**20,
+    progress: Progress = lambda line: None,
+) -> Result:
+    """Train both models on the same ``batches``, torch in float64 and Paddle in ``dtype``, and compare as they go.
+
+    Rows are the learning rate and the loss of every step, and every parameter, statistic and averaged tensor after
+    the last one, or after the first step at which one of them departs, where it ends. In float32 it ends where
+    rounding alone has separated torch from itself. Both models are given back as they came.
+    """
+    result = Result(title, dtype)
+    with borrow(torch_module, paddle_layer, "train", trained=True) as models:
+        names = pair_tensors(models)
+        result.facts = dict(models.notes)
+        with torch_in(torch_module, torch.float64), steps_paddle.optimizer_attributes_restored(paddle_layer):
+            rounded = copy.deepcopy(torch_module).to(getattr(torch, dtype))
+            paddle_layer.to(dtype=dtype)
+            port = steps_paddle.Training(paddle_layer, theirs, {twin: name for name, twin in names.items()})
+            runs = [
+                steps_torch.Training(torch_module, ours).run(batches, lambda: Store(Budget(max_memory))),
+                steps_torch.Training(rounded, ours, rounded=dtype == "float64").run(
+                    batches, lambda: Store(Budget(max_memory))
+                ),
+                port.run(batches, lambda: Store(Budget(max_memory))),
+            ]
+            _compare(result, zip(*runs), len(batches), _Judge(dtype), progress)
+    return result
+
+
+def _compare(
+    result: Result, steps: Iterator[tuple[Step, Step, Step]], last: int, judge: _Judge, progress: Progress
+) -> None:
+    for number, (exact, rounded, port) in enumerate(steps):
+        progress(f"step {number} of {last}")
+        judge.see(exact, rounded)
+        if judge.chaotic:
+            reason = "rounding in float32 alone separates torch from itself by more than a percent there"
+            result.skipped.append(Skipped(f"steps {number} to {last}", "training", "both", reason))
+            return
+        if number:
+            result.rows += [*_of_step(number, exact, port, judge)]
+        tensors = [*_tensors(number, exact, port, judge)]
+        if number == last or not all(row.aligned for row in [*result.rows, *tensors]):
+            result.rows += tensors
+            return
+
+
+def _of_step(number: int, exact: Step, port: Step, judge: _Judge) -> Iterator[Row]:
+    """The rates of all parameters, and the loss."""
+    names = [*exact.rates]
+    rates = [np.array([side.rates.get(name, np.nan) for name in names]) for side in (exact, port)]
+    yield _row(number, (RATE, WHOLE[RATE], ""), compare(*rates), rates[0].shape, judge)
+    key = (LOSS, WHOLE[LOSS], "")
+    yield _row(number, key, compare(exact.arrays[key], port.arrays[key]), (), judge)
+
+
+def _tensors(number: int, exact: Step, port: Step, judge: _Judge) -> Iterator[Row]:
+    for key in exact.arrays:
+        if key[0] not in (PARAMETER, BUFFER, AVERAGE):
+            continue
+        array, other = exact.arrays[key], port.arrays.get(key)
+        if other is None:
+            yield _row(number, key, Difference(np.inf, np.inf, (), 0), array.shape, judge, "missing in Paddle")
+        else:
+            yield _row(number, key, compare(array, laid_out(other, array.shape)), array.shape, judge)
+
+
+def _row(number: int, key: Key, found: Difference, shape: tuple[int, ...], judge: _Judge, note: str = "") -> Row:
+    kind, name, _ = key
+    direction = f"step {number} {kind}"
+    return tensor_row(name, name, kind, number, shape, found, judge.limits(kind), direction=direction, note=note)

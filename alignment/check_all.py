@@ -26,6 +26,10 @@ from typing import Any
 from alignment.check_backward import check_backward
 from alignment.check_forward import check_forward
 from alignment.check_init import add_seeds, check_init
+from alignment.check_loss import check_loss
+from alignment.check_optimizer import check_optimizer
+from alignment.check_schedule import check_schedule
+from alignment.check_training import check_training
 from alignment.check_weights import check_weights
 from alignment.command import (
     Check,
@@ -54,12 +58,19 @@ class Checkpoint:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+SHORT_TRAINING = {"optimizer": ["sgd"], "steps": 3, "train_batch": 4, "train_size": 64, "dtype": "float64"}
+"""What ``check_training`` does by itself takes minutes for a large model."""
+
 CHECKS = (
     Checkpoint("weights", check_weights),
     Checkpoint("forward", check_forward, {"dtype": "float64"}),
     Checkpoint("backward, eval", check_backward, {"mode": "eval"}),
     Checkpoint("backward, train", check_backward, {"mode": "train"}),
     Checkpoint("init", check_init),
+    Checkpoint("loss", check_loss),
+    Checkpoint("optimizer", check_optimizer, {"optimizer_steps": 3}),
+    Checkpoint("schedule", check_schedule),
+    Checkpoint("training", check_training, SHORT_TRAINING),
 )
 """All checks, the cheapest explanation of a fault first. A new one is a line here."""
 

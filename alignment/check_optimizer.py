@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.command import Progress, parser, run
+from alignment.command import Progress, at_least_one, parser, run
 from alignment.engine.parts import part_row
 from alignment.engine.result import Result
 
@@ -130,7 +130,7 @@ def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check_optimizer", __doc__.split("\n")[0])
-    usage.add_argument("--steps", dest="optimizer_steps", type=int, default=STEPS, help=f"default {STEPS}")
+    usage.add_argument("--steps", dest="optimizer_steps", type=at_least_one, default=STEPS, help=f"default {STEPS}")
     return run(usage, argv, check_optimizer)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from alignment.command import Progress, add_weights, chosen_weights, parser, run
+from alignment.command import SIDE_MULTIPLE, Progress, add_weights, at_least_one, chosen_weights, parser, run
 from alignment.engine.noise import BITS
 from alignment.engine.result import Result
 
@@ -113,21 +113,21 @@ def add_training(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="one or several (default: all three)"
     )
-    to.add_argument("--steps", type=_positive, default=STEPS, help=f"of the optimizer (default {STEPS})")
-    to.add_argument("--train-batch", type=_positive, default=BATCH, help=f"images in each (default {BATCH})")
+    to.add_argument("--steps", type=at_least_one, default=STEPS, help=f"of the optimizer (default {STEPS})")
+    to.add_argument("--train-batch", type=_batch, default=BATCH, help=f"images in each (default {BATCH})")
     to.add_argument("--train-size", type=_side, default=SIZE, help=f"their side in pixels (default {SIZE})")
 
 
-def _positive(text: str) -> int:
-    # mixup pairs the samples of a batch, and BatchNorm needs two values
+def _batch(text: str) -> int:
+    # mixup pairs the samples of a batch
     if not text.isdecimal() or int(text) < 2 or int(text) % 2:
         raise argparse.ArgumentTypeError(f"{text!r} is no even number from 2 on")
     return int(text)
 
 
 def _side(text: str) -> int:
-    if not text.isdecimal() or int(text) < 32 or int(text) % 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of 32")
+    if not text.isdecimal() or int(text) < SIDE_MULTIPLE or int(text) % SIDE_MULTIPLE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of {SIDE_MULTIPLE}")
     return int(text)
 
 

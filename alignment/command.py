@@ -34,6 +34,13 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return result
 
 
+def at_least_one(text: str) -> int:
+    """An argument that counts something which has to be there."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
 def add_weights(to: argparse.ArgumentParser) -> None:
     """The arguments that say which weights the models get."""
     to.add_argument("--checkpoint", help="timm checkpoint; default: timm's initialisation, seeded")

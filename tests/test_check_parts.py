@@ -111,6 +111,12 @@ def test_clipping_each_tensor_by_its_own_norm_fails(monkeypatch):
     assert not check(check_optimizer.check_optimizer).passed
 
 
+def test_no_steps_are_no_check():
+    with pytest.raises(SystemExit) as ended:
+        check_optimizer.main(["--model", SMALL, "--steps", "0"])
+    assert ended.value.code == 2
+
+
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 

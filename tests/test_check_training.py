@@ -165,11 +165,11 @@ def arguments(*more):
 
 @pytest.mark.slow
 def test_the_command_trains_a_dla_with_each_optimizer(capsys):
-    options = ["--steps", "2", "--train-batch", "4", "--train-size", "32", "--full"]
+    options = ["--steps", "3", "--train-batch", "4", "--train-size", "32", "--full"]
     assert check_training.main(["--model", "dla46x_c", *options]) == 0
     out = capsys.readouterr().out
-    assert "dla46x_c: 2 steps of training, timm against Paddle" in out
-    assert all(f"{name}, step 2 loss" in out for name in check_training.RECIPES)
+    assert "dla46x_c: 3 steps of training, timm against Paddle" in out
+    assert all(f"{name}, step 3 loss" in out for name in check_training.RECIPES)
 
 
 @pytest.mark.parametrize(

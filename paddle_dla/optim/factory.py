@@ -32,6 +32,8 @@ def create_optimizer(
     too. ``layer_decay`` and the rest as in ``layer_decay_groups``. Unlike in timm, the scale of a layer's rate holds
     without a schedule as well.
 
+    ``model`` is the network itself, not what makes it parallel, whose names differ from those of its state dict.
+
     Raises ``ValueError`` for an unknown name, values that make no sense and a model with nothing to train.
     """
     if name not in OPTIMIZERS:

@@ -1,7 +1,9 @@
 """The config: what may be given, what is refused and how, and that nothing is lost between text and value."""
 
+import configparser
 import dataclasses
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -370,6 +372,13 @@ def test_the_command_lists_all_faults_and_fails(files, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("paddle-dla config: 2 faults in the config\n")
+
+
+def test_the_command_is_a_subcommand_of_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parent.parent / "setup.cfg")
+    commands = setup["options.entry_points"]["paddle_dla.commands"].split("\n")
+    assert f"config = {show_command.__name__}:{show_command.main.__name__}" in commands
 
 
 # --- timm's names ----------------------------------------------------------------------------------------------------

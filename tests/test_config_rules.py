@@ -20,6 +20,7 @@ def refusal(*overrides):
 
 GREY = "model.in_chans=1 transform.mean=[0.5] transform.std=[0.5] transform.eval.input_size=[1,224,224]"
 TEACHER = "loss.distillation.teacher=dla102 loss.distillation.checkpoint=t.pdparams"
+JITTER = "transform.train.color_jitter=0.4"
 SSLD = "loss.distillation.kind=ssld"
 PROBE = "train.linear_probe=true model.pretrained=true"
 ALL_LAYERS = "[base_layer,level0,level1,level2,level3,level4,level5,fc]"
@@ -33,6 +34,7 @@ BROKEN = [
     ("transform.train.scale=[1,0.5]", "transform.train.scale", "transform.train.scale=[0.5,1]"),
     ("transform.train.ratio=[2,1]", "transform.train.ratio", "transform.train.ratio=[1,2]"),
     ("transform.train.color_jitter=[1,1]", "transform.train.color_jitter", "transform.train.color_jitter=1"),
+    (f"{JITTER} transform.train.auto_augment=v0", "transform.train.auto_augment", "transform.train.color_jitter=0"),
     ("mixing.cutmix_minmax=[0.8,0.2]", "mixing.cutmix_minmax", "mixing.cutmix_minmax=[0.2,0.8]"),
     ("mixing.mixup_alpha=0.2 model.num_classes=null", "model.num_classes", "model.num_classes=10"),
     ("mixing.cutmix_alpha=1 data.batch_size=7", "data.batch_size", "data.batch_size=8"),

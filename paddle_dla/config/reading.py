@@ -16,8 +16,9 @@ from typing import Any
 from paddle_dla.config.aliases import translate
 from paddle_dla.config.errors import ConfigError, Fault
 from paddle_dla.config.option import Option, convert
-from paddle_dla.config.rules import faults_of, nearest
+from paddle_dla.config.rules import faults_of
 from paddle_dla.config.schema import Config, build, known_options
+from paddle_dla.config.suggestion import nearest
 from paddle_dla.config.yaml_text import OVERRIDE, Given, read_options
 
 BASE = "base"
@@ -74,36 +75,30 @@ def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fa
     return found, faults
 
 
-def _read_files(path: Path, base: Given | None) -> tuple[list[dict[str, Given]], list[Fault]]:
-    """The layers of ``path`` and of its bases, the deepest first; ``base`` replaces what ``path`` names."""
-    layers: list[dict[str, Given]] = []
-    faults: list[Fault] = []
-    seen: list[Path] = []
-    where = ""
-    while True:
-        if path.resolve() in seen:
-            chain = " -> ".join(str(file) for file in [*seen, path.resolve()])
-            faults.append(Fault(where, (BASE,), f"files are each other's base: {chain}"))
-            break
-        seen.append(path.resolve())
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text in UTF-8"
-            faults.append(Fault(where, (BASE,) if where else (), f"cannot read {path}: {reason}"))
-            break
-        given, new_faults = read_options(text, str(path))
-        faults += new_faults
-        layers.insert(0, given)
-        base = base or given.get(BASE)
-        given.pop(BASE, None)
-        if base is None or base.value is None:
-            break
-        if not isinstance(base.value, str):
-            faults.append(Fault(base.where, (BASE,), f"expected a file, relative to this one, not {base.value!r}"))
-            break
-        path, where, base = path.parent / base.value, base.where, None
-    return layers, faults
+def _read_files(
+    path: Path, base: Given | None, where: str = "", above: tuple[Path, ...] = ()
+) -> tuple[list[dict[str, Given]], list[Fault]]:
+    """The layers of ``path`` and of its bases, the deepest first; ``base`` replaces the one that ``path`` names.
+
+    ``where`` says who named ``path``; ``above`` are the files that lead to it.
+    """
+    chain = (*above, path.resolve())
+    if path.resolve() in above:
+        return [], [Fault(where, (BASE,), f"files are each other's base: {' -> '.join(map(str, chain))}")]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text in UTF-8"
+        return [], [Fault(where, (BASE,) if where else (), f"cannot read {path}: {reason}")]
+    given, faults = read_options(text, str(path))
+    named = given.pop(BASE, None)
+    base = base or named
+    if base is None or base.value is None:
+        return [given], faults
+    if not isinstance(base.value, str):
+        return [given], [*faults, Fault(base.where, (BASE,), f"expected a file's name, not {base.value!r}")]
+    layers, base_faults = _read_files(path.parent / base.value, None, base.where, chain)
+    return [*layers, given], [*base_faults, *faults]
 
 
 def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault]) -> Reading:

@@ -5,7 +5,6 @@ A row names the options that it looks at; it is left out where one of them is al
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -88,6 +87,11 @@ RULES: tuple[Rule, ...] = (
             isinstance(c.transform.train.color_jitter, tuple) and len(c.transform.train.color_jitter) not in (3, 4)
         ),
         "one number, or one each for brightness, contrast, saturation and, if wanted, hue",
+    ),
+    Rule(
+        ("transform.train.color_jitter", "transform.train.auto_augment"),
+        lambda c: bool(c.transform.train.color_jitter) and "3a" not in (c.transform.train.auto_augment or "3a"),
+        "a policy takes the place of colour jitter, as in timm; set one of the two to 0 or null",
     ),
     Rule(
         ("mixing.cutmix_minmax",),
@@ -280,17 +284,3 @@ def _model_faults(config: Config) -> list[Fault]:
     except ValueError as error:
         return [Fault("", ("model.name",), str(error))]
     return []
-
-
-def nearest(key: str, known: Iterable[str]) -> str | None:
-    """The key of ``known`` most likely meant by ``key``: the same last name elsewhere, or a similar spelling."""
-    known = list(known)
-    namesakes = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
-    if namesakes:
-        return max(namesakes, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
-    by_spelling = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if by_spelling and (by_spelling[0].count(".") == key.count(".") or "." not in key):
-        return by_spelling[0]
-    last = {other.rpartition(".")[2]: other for other in known}
-    by_last = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
-    return last[by_last[0]] if by_last else (by_spelling[0] if by_spelling else None)

@@ -37,7 +37,6 @@ BROKEN = [
     (f"{JITTER} transform.train.auto_augment=v0", "transform.train.auto_augment", "transform.train.color_jitter=0"),
     ("mixing.cutmix_minmax=[0.8,0.2]", "mixing.cutmix_minmax", "mixing.cutmix_minmax=[0.2,0.8]"),
     ("mixing.mixup_alpha=0.2 model.num_classes=null", "model.num_classes", "model.num_classes=10"),
-    ("mixing.cutmix_alpha=1 data.batch_size=7", "data.batch_size", "data.batch_size=8"),
     ("mixing.off_epoch=120", "mixing.off_epoch", "mixing.off_epoch=119"),
     ("loss.bce_target_thresh=0.2", "loss.bce_target_thresh", "loss.name=bce"),
     ("loss.bce_sum=true", "loss.bce_sum", "loss.name=bce"),

@@ -104,11 +104,6 @@ RULES: tuple[Rule, ...] = (
         "mixing writes a probability for each class; set model.num_classes to their number",
     ),
     Rule(
-        ("data.batch_size", "mixing.mixup_alpha", "mixing.cutmix_alpha", "mixing.cutmix_minmax"),
-        lambda c: c.mixing.enabled and c.data.batch_size % 2 == 1,
-        "mixing pairs the images of a batch; make data.batch_size even",
-    ),
-    Rule(
         ("mixing.off_epoch", "train.epochs"),
         lambda c: c.mixing.off_epoch > 0 and c.mixing.off_epoch >= c.total_epochs,
         "it lies after the last epoch; leave it at 0 to mix to the end",

@@ -66,7 +66,7 @@ class TrainTransform:
     hflip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     vflip: float = option(0.0, "probability of a vertical flip", low=0, high=1)
     auto_augment: str | None = option(
-        None, "a policy as timm writes it: `rand-m7-mstd0.5-inc1`, `original`, `v0`, `augmix-m5-w4-d2`, `3a`, ..."
+        None, "a policy as timm writes it: `rand-m7-mstd0.5-inc1`, `original`, `v0`, `augmix-m5-w4-d2`, `3a`, `ta-wide`"
     )
     color_jitter: float | tuple[float, ...] = option(
         0.0, "strength for brightness, contrast and saturation (timm's default is 0.4), or one value each", low=0

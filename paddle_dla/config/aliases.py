@@ -118,15 +118,15 @@ def _epochs(value: Any, old: Old) -> dict[str, Any]:
 
 
 def _schedule(value: Any, old: Old) -> dict[str, Any]:
-    name = _one_of("schedule.name", _CURVES, "set schedule.name to the nearest of today's")(value, old)
+    found = _one_of("schedule.name", _CURVES, "set schedule.name to the nearest of today's")(value, old)
+    if value != "Piecewise":
+        found["schedule.per_epoch"] = False
+    if value == "Linear":
+        found["schedule.decay_rate"] = 1.0  # the power of poly
     if value == "CosineWarmup":
         warmup = {"epochs": old.get(_WARMUP, 5), "lr": 0.0, "prefix": True}
-        return name | {f"schedule.warmup_{key}": item for key, item in warmup.items()} | {"schedule.per_epoch": False}
-    return (
-        name
-        | ({"schedule.decay_rate": 1.0} if value == "Linear" else {})
-        | ({} if value == "Piecewise" else {"schedule.per_epoch": False})
-    )
+        found |= {f"schedule.warmup_{key}": item for key, item in warmup.items()}
+    return found
 
 
 _CURVES = {"Piecewise": "multistep", "Cosine": "cosine", "CosineWarmup": "cosine", "Linear": "poly"}

@@ -160,8 +160,8 @@ def shards(tmp_path_factory):
     return open_source(folder / "shards")
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_shards_have_each_sample_once_on_any_ranks_and_workers(shards, ranks, workers):
     found = {}
     for rank in range(ranks):

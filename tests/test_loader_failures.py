@@ -16,7 +16,6 @@ import pytest
 from conftest import ROOT
 from pictures import photo, png, write_tar, write_tree
 
-from paddle_dla.data.crew import Crew
 from paddle_dla.data.errors import DataError, WorkerError
 from paddle_dla.data.folder import open_folder
 from paddle_dla.data.loader import Loader
@@ -64,7 +63,7 @@ def test_a_corrupt_image_is_named_and_skipped(tmp_path, data, workers):
 def test_by_default_the_first_corrupt_image_is_an_error_that_names_it(tmp_path, workers):
     source = open_folder(write_tree(tmp_path, {"0": 3}))
     (tmp_path / "0/1.png").write_bytes(bomb())
-    with pytest.raises(DataError, match=r"0/1.png: .*100000 x 100000"):
+    with pytest.raises(DataError, match=r"0/1.png: refused: "):
         list(Loader(source, parts.keep, 2, workers=workers, **UINT8))
 
 
@@ -133,7 +132,7 @@ def test_a_worker_that_hangs_is_named_with_its_sample(action):
 
 def test_a_batch_transform_that_hangs_is_told():
     options = dict(output_shape=(8, 8, 3), output_dtype="uint8", batch_transform=parts.hang_mixing)
-    with pytest.raises(WorkerError, match="hangs: .* in the batch transform"):
+    with pytest.raises(WorkerError, match=r"hangs: .* in the batch transform"):
         list(Loader(parts.Made(4), parts.keep, 2, workers=1, timeout=0.6, **options))
 
 
@@ -142,11 +141,16 @@ def test_a_slow_consumer_is_no_hang():
         time.sleep(0.5 if batch.indices[0] < 4 else 0)
 
 
+def crew_of(batches):
+    """The workers behind an iterator that has begun."""
+    return batches.gi_frame.f_locals["crew"]
+
+
 def started(loader):
-    """An iterator of the loader after its first batch, and its crew."""
+    """An iterator of the loader after its first batch, and its workers' process ids."""
     batches = iter(loader)
     next(batches)
-    return batches, next(thing for thing in gc.get_objects() if isinstance(thing, Crew) and thing.pids)
+    return batches, crew_of(batches).pids
 
 
 def runs(pid):
@@ -167,11 +171,11 @@ def wait_until(condition, seconds=5.0):
 
 def test_a_worker_killed_from_outside_ends_the_run():
     loader = Loader(parts.Made(200), parts.keep, 2, workers=2, **UINT8)
-    batches, crew = started(loader)
-    os.kill(crew.pids[0], signal.SIGKILL)
-    with pytest.raises(WorkerError, match=rf"loader worker 0 \(pid {crew.pids[0]}\) was killed by SIGKILL"):
+    batches, pids = started(loader)
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.raises(WorkerError, match=rf"loader worker 0 \(pid {pids[0]}\) was killed by SIGKILL"):
         list(batches)
-    assert not any(runs(pid) for pid in crew.pids)
+    assert not any(runs(pid) for pid in pids)
 
 
 MISTAKES = {
@@ -227,39 +231,34 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_no_worker_and_no_descriptor_outlives_the_iterator(end):
+    gc.collect()
     before, named = descriptors(), set(os.listdir("/dev/shm"))
-    batches, crew = started(Loader(parts.Made(40), parts.keep, 2, workers=2, **UINT8))
-    pids = crew.pids
-    assert all(runs(pid) for pid in pids) or end is ENDS["used up"]
+    batches, pids = started(Loader(parts.Made(40), parts.keep, 2, workers=2, **UINT8))
+    assert all(runs(pid) for pid in pids) and descriptors() > before
     end(batches)
     assert not any(runs(pid) for pid in pids)
-    del crew, batches
-    gc.collect()
     assert descriptors() == before
     assert set(os.listdir("/dev/shm")) <= named
 
 
 def test_no_worker_outlives_an_iterator_that_is_forgotten():
-    batches, crew = started(Loader(parts.Made(40), parts.keep, 2, workers=2, **UINT8))
-    pids = crew.pids
-    del crew, batches
-    gc.collect()
+    batches, pids = started(Loader(parts.Made(40), parts.keep, 2, workers=2, **UINT8))
+    del batches
     assert not any(runs(pid) for pid in pids)
 
 
 PROGRAM = """
-import gc, sys, loader_parts as parts
-from paddle_dla.data.crew import Crew
+import sys, loader_parts as parts
 from paddle_dla.data.loader import Loader
 loader = Loader(parts.Made(40), parts.At(6, getattr(parts, sys.argv[1])), 2, workers=2, output_shape=parts.SHAPE,
     output_dtype="uint8")
-for batch in loader:
-    crew = next(thing for thing in gc.get_objects() if isinstance(thing, Crew))
-    print(*crew.pids, flush=True)
+batches = iter(loader)
+for batch in batches:
+    print(*batches.gi_frame.f_locals["crew"].pids, flush=True)
 """
 
 
-def program(action):
+def program(action, **options):
     """A program whose worker 1 hangs at sample 6; returns it and the workers' process ids."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     running = subprocess.Popen(
@@ -268,8 +267,10 @@ def program(action):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": paths},
+        **options,
     )
-    pids = [[int(pid) for pid in running.stdout.readline().split()] for _ in range(3)][0]
+    # worker 1 gets stuck at its second batch, when worker 0 has no room left
+    pids = [[int(pid) for pid in running.stdout.readline().split()] for _ in range(3)][-1]
     assert len(pids) == 2 and all(runs(pid) for pid in pids)
     return running, pids
 
@@ -290,9 +291,9 @@ def test_no_worker_outlives_the_main_process(number, action):
 
 def test_an_interrupt_of_the_whole_terminal_is_told_once():
     """Ctrl-C goes to every process of the group; workers have groups of their own."""
-    running, pids = program(parts.hang)
+    running, pids = program(parts.hang, start_new_session=True)
     assert all(os.getpgid(pid) == pid for pid in pids)
-    running.send_signal(signal.SIGINT)
+    os.killpg(running.pid, signal.SIGINT)
     _, errors = running.communicate(timeout=10)
     assert errors.count("KeyboardInterrupt") == 1
 

@@ -12,11 +12,11 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import FileSource, range_of, shortened
 
@@ -40,28 +40,6 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def read_class_file(path: str | os.PathLike[str]) -> dict[str, int]:
-    """A class map: one class name (folder) a line, the line's number is its index, as timm's ``class_map``.
-
-    Raises ``DataError`` where the file is missing, empty or names a class twice.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no class file can be read there ({error}); it has one class name a line") from error
-    names = [line.strip() for line in lines]
-    while names and not names[-1]:
-        names.pop()
-    indices: dict[str, int] = {}
-    for index, name in enumerate(names):
-        if not name or name in indices:
-            raise DataError(f"{path}, line {index + 1}: {f'{name!r} stands there twice' if name else 'is empty'}")
-        indices[name] = index
-    if not indices:
-        raise DataError(f"{path}: is empty; a class file has one class name a line")
-    return indices
-
-
 def class_names(indices: Mapping[str, int]) -> list[str]:
     """The names of classes 0 to the largest index; an index that the map leaves out has an empty name."""
     names = [""] * (max(indices.values()) + 1)
@@ -77,10 +55,10 @@ def open_folder(
 ) -> FileSource:
     """The images of a tree of class folders.
 
-    ``classes``: a class map (folder -> index) or a file of class names; a tree that has some of its folders only then
-    keeps the map's indices. Without it the folders are numbered in natural order. Raises ``DataError`` for a missing
-    folder, one without class folders, an empty class, a folder that the map lacks, or a label that ``num_classes``
-    excludes.
+    ``classes``: a class map (folder -> index) or a file of class names (see ``class_names.py``); a tree that has some
+    of its folders only then keeps the map's indices. Without it the folders are numbered in natural order.
+    Raises ``DataError`` for a missing folder, one without class folders, an empty class, a folder that the map lacks,
+    or a label that ``num_classes`` excludes.
     """
     root = os.path.expanduser(os.fspath(root))
     folders = _class_folders(root)
@@ -109,7 +87,10 @@ def open_folder(
 def _class_indices(root: str, folders: list[str], classes: ClassMap) -> Mapping[str, int]:
     if classes is None:
         return {folder: index for index, folder in enumerate(folders)}
-    indices = classes if isinstance(classes, Mapping) else read_class_file(classes)
+    if isinstance(classes, Mapping):
+        indices = classes
+    else:
+        indices = {name: index for index, name in enumerate(read_class_names(classes).ids)}
     unknown = [folder for folder in folders if folder not in indices]
     if unknown:
         raise DataError(f"{root}: the class file does not name the folder {shortened(unknown)}")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.folder import class_names, read_class_file
 from paddle_dla.data.source import FileSource, range_of, shortened
 
 
@@ -29,7 +29,7 @@ def open_list(
     for a label that ``num_classes`` (or the class file) excludes; and for image files that are not there.
     """
     path = Path(path).expanduser()
-    known = None if classes is None else class_names(read_class_file(classes))
+    known = None if classes is None else list(read_class_names(classes).ids)
     if num_classes is None and known is not None:
         num_classes = len(known)
     names, labels = [], []

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.folder import class_names, natural_key, read_class_file
+from paddle_dla.data.folder import natural_key
 from paddle_dla.data.shard_index import INDEX_NAME, read_index
 from paddle_dla.data.shard_tar import Headers, SampleFiles, label_of, read_headers, stream_samples
 from paddle_dla.data.source import Sample, range_of, shortened
@@ -197,7 +198,7 @@ def open_shards(
     index = read_index(Path(paths[0]).parent)
     names = None if index is None else index.classes
     if classes is not None:
-        names = class_names(read_class_file(classes))
+        names = list(read_class_names(classes).ids)
     if num_classes is None and names is not None:
         num_classes = len(names)
     if index is not None and index.covers(paths):

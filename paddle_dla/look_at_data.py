@@ -1,0 +1,161 @@
+"""A picture of a batch as the model sees it, with labels: the first thing to look at when a score is too low.
+
+Usage::
+
+    paddle-dla look-at-data --data imagenet/val --model dla60 --output batch.png
+    python -m paddle_dla.look_at_data --data val_list.txt --checkpoint dla60.pdparams --shuffle 0 --images 64
+
+What is drawn is the model's input itself, turned back into pixels: decoded, resized, cropped, normalised as for an
+evaluation. Each image has its label below it, and its name in the source. Exit codes: 0 written, 1 refused or failed,
+2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from paddle_dla.data.batch import Batch
+from paddle_dla.data.class_names import imagenet_class_names, read_class_names
+from paddle_dla.data.crop import EvalTransform
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.loader import Loader
+from paddle_dla.data.normalise import Normalise
+from paddle_dla.data.opening import open_source
+from paddle_dla.data.picture import grid
+from paddle_dla.data.pipeline import NormaliseBatch
+from paddle_dla.data.source import Source
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.variants import resolve_name
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import read_manifest
+
+MIXED_SHOWN = 2  # classes that the caption of a mixed label names
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch to look at, and what turns its images back into pixels."""
+
+    batch: Batch
+    pixels: np.ndarray
+
+
+def evaluation_view(source: Source, preprocessing: Preprocessing, order: np.ndarray) -> View:
+    """The samples of ``order`` as a model sees them in an evaluation. Raises ``DataError`` for a corrupt image."""
+    loader = Loader(
+        source,
+        EvalTransform(preprocessing),
+        len(order),
+        output_shape=preprocessing.input_size,
+        batch_transform=NormaliseBatch(preprocessing),
+        order=order,
+    )
+    batch = next(iter(loader))
+    return View(batch, Normalise(preprocessing).undo(batch.images))
+
+
+def chosen_samples(num_samples: int, count: int, shuffle: int | None) -> np.ndarray:
+    """Up to ``count`` indices: the first, or drawn with the seed ``shuffle``."""
+    if shuffle is None:
+        return np.arange(min(count, num_samples))
+    return np.random.default_rng(shuffle).permutation(num_samples)[:count]
+
+
+def names_of_classes(source: Source, class_file: str | None) -> list[str] | None:
+    """What people call the classes: from the file, from ImageNet's list for its identifiers, or as the source does."""
+    if class_file is not None:
+        return list(read_class_names(class_file).names)
+    imagenet = imagenet_class_names()
+    names = dict(zip(imagenet.ids, imagenet.names))
+    return source.classes and [names.get(name, name) for name in source.classes]
+
+
+def caption(label: np.ndarray, classes: list[str] | None) -> str:
+    """A class, or the shares of the largest classes of a mixed label, (K,)."""
+    if label.ndim:
+        largest = [index for index in np.argsort(-label, kind="stable")[:MIXED_SHOWN] if label[index] > 0]
+        return ", ".join(f"{label[index]:.2f} {_name(index, classes)}" for index in largest)
+    return "no label" if label < 0 else f"{label}: {_name(label, classes)}".removesuffix(": ")
+
+
+def _name(label: int, classes: list[str] | None) -> str:
+    return classes[label].split(",")[0] if classes and label < len(classes) else ""
+
+
+def draw(view: View, source: Source, classes: list[str] | None, columns: int | None = None) -> Image.Image:
+    """The picture of a view."""
+    captions = [
+        (caption(label, classes), source.name(index)) for label, index in zip(view.batch.labels, view.batch.indices)
+    ]
+    return grid(view.pixels, captions, columns)
+
+
+def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocessing:
+    """What a checkpoint's manifest records, else what the variant was published with.
+
+    Raises ``CheckpointError`` for a checkpoint that is not there, or has no record while no model is named.
+    """
+    if checkpoint is not None:
+        if not Path(checkpoint).is_file():
+            raise CheckpointError(f"{checkpoint}: there is no such file")
+        manifest = read_manifest(checkpoint)
+        if manifest and "preprocessing" in manifest:
+            return Preprocessing.from_dict(manifest["preprocessing"])
+        if model is None:
+            raise CheckpointError(f"{checkpoint} has no record of its preprocessing beside it; name the --model")
+    return PRETRAINED[resolve_name(model or "dla60")].preprocessing
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="look-at-data", description="A picture of a batch as the model sees it.")
+    result.add_argument("--data", required=True, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
+    result.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
+    result.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
+    result.add_argument("--model", metavar="NAME", help="timm's name (dla60)")
+    result.add_argument("--checkpoint", metavar="FILE", help="a converted file, whose preprocessing is recorded")
+    result.add_argument("--images", type=positive, default=36, metavar="N", help="how many (36)")
+    result.add_argument("--columns", type=positive, metavar="N", help="images in a row")
+    result.add_argument("--shuffle", type=int, metavar="SEED", help="draw them at random instead of the first")
+    result.add_argument("--output", default="batch.png", metavar="FILE.png", help="where the picture goes (batch.png)")
+    add_preprocessing(result)
+    return result
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the picture that the command line asks for. Raises ``DataError``, ``CheckpointError``, ``ValueError``."""
+    preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
+    check_writable(Path(args.output))
+    source = open_source(args.data, args.data_root, args.classes)
+    order = chosen_samples(source.num_samples, args.images, args.shuffle)
+    picture = draw(
+        evaluation_view(source, preprocessing, order), source, names_of_classes(source, args.classes), args.columns
+    )
+    with atomic_path(args.output) as part:
+        picture.save(part, "PNG")
+    print(f"{args.output}: {len(order)} of {source.num_samples} images, {preprocessing}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except (DataError, CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The picture of a batch shows exactly what the model is given."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from pictures import photo, write_tree
+from PIL import Image
+
+from paddle_dla.data.crop import EvalTransform
+from paddle_dla.data.folder import open_folder
+from paddle_dla.data.images import decode
+from paddle_dla.data.picture import GAP, LINE, _font, fitted, grid
+from paddle_dla.look_at_data import caption, chosen_samples, main, model_preprocessing
+from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import write_with_manifest
+
+SIDE = 128  # large enough not to be enlarged
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_tree(tmp_path / "tree", {"cat": 3, "dog": 2}, lambda k: photo(k, (150, 140), "PNG"))
+
+
+def looked(tree, *options):
+    output = tree.parent / "batch.png"
+    assert main(["--data", str(tree), "--input-size", str(SIDE), "--output", str(output), *options]) == 0
+    with Image.open(output) as picture:
+        return np.asarray(picture)
+
+
+def cell(picture, row, column):
+    top, left = GAP + row * (SIDE + GAP + 2 * LINE), GAP + column * (SIDE + GAP)
+    return picture[top : top + SIDE, left : left + SIDE]
+
+
+def test_each_cell_is_the_models_input_to_the_bit(tree):
+    picture = looked(tree, "--columns", "2")
+    crop = EvalTransform(Preprocessing((3, SIDE, SIDE)))
+    source = open_folder(tree)
+    assert picture.shape[0] == GAP + 3 * (SIDE + GAP + 2 * LINE)
+    for place in range(5):
+        np.testing.assert_array_equal(cell(picture, *divmod(place, 2)), crop(decode(source.read(place))))
+
+
+def test_captions_are_drawn_below_each_image(tree):
+    picture = looked(tree, "--columns", "5")
+    below = picture[GAP + SIDE + 1 :]
+    for column in range(5):
+        left = GAP + column * (SIDE + GAP)
+        lines = below[: 2 * LINE, left : left + SIDE].reshape(2, LINE, SIDE, 3)
+        assert all((line < 128).any() for line in lines)
+    assert (below[2 * LINE :] == 255).all()
+
+
+def test_samples_are_the_first_or_drawn_with_a_seed(tree):
+    assert chosen_samples(5, 3, None).tolist() == [0, 1, 2]
+    assert chosen_samples(5, 9, None).tolist() == [0, 1, 2, 3, 4]
+    drawn = chosen_samples(1000, 5, 0)
+    assert drawn.tolist() == chosen_samples(1000, 5, 0).tolist() != chosen_samples(1000, 5, 1).tolist()
+
+
+CAPTIONS = [
+    (np.int64(1), ["cat", "hound dog, hound"], "1: hound dog"),
+    (np.int64(1), None, "1"),
+    (np.int64(7), ["cat"], "7"),
+    (np.int64(-1), ["cat"], "no label"),
+    (np.float32([0.25, 0, 0.75]), ["a", "b", "c"], "0.75 c, 0.25 a"),
+    (np.float32([0, 1, 0]), ["a", "b", "c"], "1.00 b"),
+]
+
+
+@pytest.mark.parametrize(("label", "classes", "expected"), CAPTIONS)
+def test_a_caption_tells_the_label(label, classes, expected):
+    assert caption(label, classes) == expected
+
+
+@pytest.mark.parametrize("keep_end", [False, True])
+def test_a_caption_is_cut_to_its_image(keep_end):
+    font, text = _font(), "abcdefghij" * 20
+    cut = fitted(text, 100, font, keep_end)
+    assert font.getlength(cut) <= 100 < font.getlength(cut + "ab")
+    assert cut == ("..." + text[-len(cut) + 3 :] if keep_end else text[: len(cut) - 3] + "...")
+    assert fitted("short", 100, font, keep_end) == "short"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_small_images_are_enlarged_without_a_change(channels):
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, channels), np.uint8)
+    picture = np.asarray(grid(image, [["x"]]))
+    shown = picture[GAP : GAP + 128 : 4, GAP : GAP + 128 : 4]
+    np.testing.assert_array_equal(shown, np.broadcast_to(image[0], (32, 32, 3)))
+
+
+def test_a_checkpoint_brings_its_own_preprocessing(tmp_path):
+    own = Preprocessing((3, 32, 32), crop_pct=1.0)
+    bare, recorded = tmp_path / "bare.pdparams", tmp_path / "recorded.pdparams"
+    bare.write_bytes(b"weights")
+    record = {"format": 1, "tensors": {}, "preprocessing": own.as_dict()}
+    write_with_manifest(recorded, {}, record, lambda part, arrays: part.write_bytes(b"weights"))
+    assert model_preprocessing(None, str(recorded)) == own
+    assert model_preprocessing("dla34", str(bare)) == PRETRAINED["dla34"].preprocessing
+    with pytest.raises(CheckpointError, match="name the --model"):
+        model_preprocessing(None, str(bare))
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        model_preprocessing("dla34", str(tmp_path / "nowhere.pdparams"))
+
+
+WRONG = {
+    "no data": (["--data", "nowhere"], "nowhere: is not there"),
+    "an unknown model": (["--model", "resnet50"], "resnet50"),
+    "no such folder": (["--output", "nowhere/batch.png"], "cannot write nowhere"),
+    "no size": (["--input-size", "1", "2", "3"], "--input-size takes"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_done_is_told(tree, capsys, options, message):
+    assert main(["--data", str(tree), "--output", str(tree.parent / "batch.png"), *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert not (tree.parent / "batch.png").exists()
+
+
+def test_a_corrupt_image_is_named(tree, capsys):
+    (tree / "cat/1.png").write_bytes(b"x")
+    assert main(["--data", str(tree), "--output", str(tree.parent / "batch.png")]) == 1
+    assert "cat/1.png" in capsys.readouterr().err
+
+
+def test_it_imports_no_framework(tree):
+    code = "import sys; sys.modules.update(dict.fromkeys(['paddle', 'torch'])); "
+    code += "from paddle_dla.look_at_data import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [sys.executable, "-c", code, "--data", tree, "--output", tree.parent / "batch.png"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr

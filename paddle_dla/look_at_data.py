@@ -39,6 +39,7 @@ from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import read_manifest
 
+DEFAULT_MODEL = "dla60"  # all variants were published with the same preprocessing
 MIXED_SHOWN = 2  # classes that the caption of a mixed label names
 
 
@@ -103,17 +104,18 @@ def draw(view: View, source: Source, classes: list[str] | None, columns: int | N
 def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocessing:
     """What a checkpoint's manifest records, else what the variant was published with.
 
-    Raises ``CheckpointError`` for a checkpoint that is not there, or has no record while no model is named.
+    Raises ``CheckpointError`` for a checkpoint that is not there, or of which nobody says what model it is.
     """
     if checkpoint is not None:
         if not Path(checkpoint).is_file():
             raise CheckpointError(f"{checkpoint}: there is no such file")
-        manifest = read_manifest(checkpoint)
-        if manifest and "preprocessing" in manifest:
+        manifest = read_manifest(checkpoint) or {}
+        if "preprocessing" in manifest:
             return Preprocessing.from_dict(manifest["preprocessing"])
+        model = model or manifest.get("model")
         if model is None:
-            raise CheckpointError(f"{checkpoint} has no record of its preprocessing beside it; name the --model")
-    return PRETRAINED[resolve_name(model or "dla60")].preprocessing
+            raise CheckpointError(f"{checkpoint} has no manifest beside it that names its model; name the --model")
+    return PRETRAINED[resolve_name(model or DEFAULT_MODEL)].preprocessing
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data", required=True, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
     result.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
     result.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
-    result.add_argument("--model", metavar="NAME", help="timm's name (dla60)")
+    result.add_argument("--model", metavar="NAME", help=f"timm's name ({DEFAULT_MODEL})")
     result.add_argument("--checkpoint", metavar="FILE", help="a converted file, whose preprocessing is recorded")
     result.add_argument("--images", type=positive, default=36, metavar="N", help="how many (36)")
     result.add_argument("--columns", type=positive, metavar="N", help="images in a row")

@@ -54,9 +54,11 @@ def noisy(image, rng):
 def mix(batch, rng, epoch):
     """float32 images, soft labels; depends on all that a batch transform is given."""
     share = np.float32(rng.random())
-    images = batch.images.astype(np.float32) * share + batch.images[::-1] * (1 - share) + epoch
+    other = np.float32(1) - share  # in float32 on every version of NumPy
+    images = batch.images.astype(np.float32)
+    images = np.moveaxis(images * share + images[::-1] * other + np.float32(epoch), -1, 1)
     labels = np.eye(10, dtype=np.float32)[batch.labels]
-    return replace(batch, images=np.moveaxis(images, -1, 1), labels=share * labels + (1 - share) * labels[::-1])
+    return replace(batch, images=images, labels=share * labels + other * labels[::-1])
 
 
 def floats(batch, rng, epoch, out):

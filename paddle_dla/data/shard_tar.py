@@ -19,7 +19,7 @@ from paddle_dla.data.source import Names
 # extension of a member -> what it is of its sample
 ROLES = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "cls": "cls", "json": "json"}
 _BLOCK = 512  # a tar is made of blocks of this many bytes
-_BUFFER = 1 << 20  # read at once; tarfile's own 10 KB make ten calls of an image
+_BUFFER = 1 << 16  # read at once: a smaller one makes more calls, and tarfile copies what is left of a larger one
 
 
 @dataclass

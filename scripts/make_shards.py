@@ -3,6 +3,7 @@
 Usage::
 
     python scripts/make_shards.py imagenet/val shards/val --samples-per-shard 1000
+    python scripts/make_shards.py imagenet/train shards/train --shuffle 0
     python scripts/make_shards.py shards/val --index
 
 Exit codes: 0 written, 2 for what cannot be read or written.
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from paddle_dla.data.errors import DataError
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, help="where the files of a list lie, if not beside it")
     parser.add_argument("--classes", type=Path, help="file of class names, one a line")
     parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="write in a random order, as training wants it")
     parser.add_argument("--index", action="store_true", help=f"only write {INDEX_NAME} into the folder DATA of tars")
     return parser
 
@@ -58,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.data / INDEX_NAME}: {index_shards(args.data)} samples")
             return 0
         source = open_source(args.data, args.root, args.classes)
+        order = None if args.shuffle is None else np.random.default_rng(args.shuffle).permutation(source.num_samples)
         with tqdm(total=source.num_samples, desc="samples") as bar:
-            names = write_shards(source, args.out, args.samples_per_shard, bar.update)
+            names = write_shards(source, args.out, args.samples_per_shard, order, bar.update)
         print(f"{args.out}: {source.num_samples} samples in {len(names)} shards")
     except (DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -99,13 +99,34 @@ def test_a_stream_does_not_go_back(shards):
         reader.sample(2)
 
 
-def test_a_training_order_has_all_samples_and_keeps_to_one_shard_at_a_time(shards):
+@pytest.mark.parametrize("together", [1, 2, 8])
+def test_a_training_order_has_all_samples_and_keeps_to_few_shards_at_a_time(shards, together):
     source = open_source(shards)
-    order = source.shuffled(seed=0, epoch=1)
+    order = source.shuffled(0, 1, together)
     assert sorted(order) == list(range(13))
-    assert len(set(map(tuple, (source.shuffled(0, epoch) for epoch in range(3))))) == 3
-    changes = np.diff([source.locate(index)[0] for index in order])
-    assert np.count_nonzero(changes) == 2
+    assert len({tuple(source.shuffled(0, epoch, together)) for epoch in range(3)}) == 3
+    used = [source.locate(index)[0] for index in order]
+    # a shard is left for good once its group is done: between its first and last sample lie those of its group only
+    spans = [used[used.index(shard) : 13 - used[::-1].index(shard)] for shard in range(3)]
+    assert max(len(set(span)) for span in spans) == min(together, 3)
+
+
+def test_more_shards_than_may_be_open_are_read(tmp_path, tree, monkeypatch):
+    monkeypatch.setattr("paddle_dla.data.shards.MOST_OPEN", 2)
+    write_shards(tree, tmp_path / "single", 1)
+    source = open_source(tmp_path / "single")
+    reader = source.reader()
+    assert [reader.sample(i).data for i in (0, 5, 9, 0, 12, 5)] == [tree.read(i) for i in (0, 5, 9, 0, 12, 5)]
+
+
+def test_shards_can_be_written_in_another_order(tmp_path, tree):
+    write_shards(tree, tmp_path / "shards", 5, order=[12, 0, 3])
+    samples = list(iterate(open_source(tmp_path / "shards")))
+    assert [(name, label, data) for _, name, label, data in samples] == [
+        ("shard-000000.tar/00000000_3", 2, tree.read(12)),
+        ("shard-000000.tar/00000001_0", 0, tree.read(0)),
+        ("shard-000000.tar/00000002_3", 0, tree.read(3)),
+    ]
 
 
 def test_patterns():
@@ -301,6 +322,9 @@ def test_the_script_writes_shards_and_indices(tree, shards, tmp_path):
     done = script(tree.root, tmp_path / "by_script", "--samples-per-shard", 5)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "by_script") == digests(shards)
+    assert script(tree.root, tmp_path / "shuffled", "--shuffle", 0).returncode == 0
+    contents = [sorted(s[3] for s in iterate(open_source(tmp_path / name))) for name in ("shuffled", "by_script")]
+    assert contents[0] == contents[1] and digests(tmp_path / "shuffled") != digests(tmp_path / "by_script")
     (shards / "shards.json").unlink()
     assert script(shards, "--index").returncode == 0
     assert open_source(shards).num_samples == 13
@@ -315,7 +339,7 @@ def test_the_script_names_what_is_wrong(tmp_path):
 def test_a_killed_writer_leaves_no_folder_and_is_done_again(tmp_path):
     write_tree(tmp_path / "tree", {str(i): 60 for i in range(50)})
     code = "import sys; from paddle_dla.data.folder import open_folder; from paddle_dla.data.shard_writer import *; "
-    code += "write_shards(open_folder(sys.argv[1]), sys.argv[2], 1, lambda n: print(n, flush=True))"
+    code += "write_shards(open_folder(sys.argv[1]), sys.argv[2], 1, progress=lambda n: print(n, flush=True))"
     arguments = [sys.executable, "-c", code, tmp_path / "tree", tmp_path / "out"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=env) as writer:

@@ -37,7 +37,7 @@ class BatchTransform(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process must know to make batches; it is pickled into every worker."""
+    """All that a process must know to make batches; it is pickled into every worker. ``rising``: indices rise."""
 
     source: Source
     transform: SampleTransform
@@ -48,6 +48,7 @@ class Job:
     epoch: int
     rank: int
     start: int
+    rising: bool
 
     def numbers(self, worker: int) -> list[int]:
         """The batches that a worker makes, in order."""
@@ -68,7 +69,7 @@ class BatchMaker:
     def __init__(self, job: Job, note: Callable[[int], None] = lambda state: None):
         self._job = job
         self._note = note
-        self._reader: Reader = job.source.reader(rising=job.plan.runs)
+        self._reader: Reader = job.source.reader(rising=job.rising)
         self._decoder = Decoder()
         self._stack: np.ndarray | None = None
         mix = job.batch_transform

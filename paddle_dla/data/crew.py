@@ -25,6 +25,7 @@ _START = (
 # a worker computes in one thread: there are as many workers as wanted threads
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _LOOK = 0.5  # seconds between two looks whether a silent worker is stuck
+_STARTED = 60.0  # seconds until a worker has imported what it needs; a tenth of one is usual
 _END = 5.0  # seconds that the system may take to end a killed process; it takes milliseconds
 
 
@@ -54,6 +55,7 @@ class Crew:
     def __init__(self, job: Job, timeout: float):
         self._job = job
         self._timeout = timeout
+        self._owner = os.getpid()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
         self._lifelines: list[int] = []
@@ -122,7 +124,8 @@ class Crew:
 
     def _check_progress(self, worker: int) -> None:
         state, seconds = self.slots.state(worker)
-        if state != WAITING and seconds > self._timeout:
+        limit = max(self._timeout, _STARTED) if state == STARTING else self._timeout
+        if state != WAITING and seconds > limit:
             raise WorkerError(
                 f"{self._named(worker)} hangs: no progress for {seconds:.0f} s {self._place(state)}; raise timeout "
                 f"({self._timeout:g} s) if that can take so long"
@@ -157,7 +160,9 @@ class Crew:
         return {STARTING: "while it started", MIXING: "in the batch transform"}.get(state, "between two batches")
 
     def close(self) -> None:
-        """End all workers and wait for it. Calling it again does nothing."""
+        """End all workers and wait for it. Calling it again, or in a fork of the main process, does nothing."""
+        if os.getpid() != self._owner:
+            return
         for process in self._processes:
             process.kill()
         for process in self._processes:

@@ -23,9 +23,9 @@ class Loader:
 
     Order and randomness. Batches come in order; sample transforms draw from (seed, epoch, index, turn), batch
     transforms from (seed, epoch, rank, batch): any number of workers gives the same batches, also from
-    ``start_batch`` on. A sequential source without ``order`` keeps its batches too, but each worker reads a run of
-    neighbouring batches forwards, and the workers are heard in turn: there the order of the batches, and what
-    ``start_batch`` leaves out, depends on ``workers``.
+    ``start_batch`` on. Of a sequential source (shards) the batches are the same too, but each worker makes a run of
+    neighbours, so that it alone reads its files, and the workers are heard in turn: there the order of the batches,
+    and what ``start_batch`` leaves out, depends on ``workers``.
 
     Lifetime. With workers, a batch's arrays are views into their memory, valid until the next batch is asked for:
     copy what is kept longer. With ``workers=0`` they are the caller's own.
@@ -75,15 +75,14 @@ class Loader:
             raise ValueError(f"rank is 0 to {ranks - 1}, not {rank}")
         if not timeout > 0:
             raise ValueError(f"timeout is in seconds, above 0, not {timeout}")
-        runs = order is None and source.sequential
         indices = share(source.num_samples, rank, ranks) if order is None else _order(order, source.num_samples)
-        plan = Plan(indices, _turns(turns, order), batch_size, drop_last, max(workers, 1), runs)
+        plan = Plan(indices, _turns(turns, order), batch_size, drop_last, max(workers, 1), source.sequential)
         if not 0 <= start_batch <= plan.num_batches:
             raise ValueError(f"start_batch is 0 to {plan.num_batches}, the number of batches, not {start_batch}")
         layout = Layout(
             plan.workers, prefetch, batch_size, tuple(output_shape), np.dtype(output_dtype).str, soft_labels
         )
-        self._job = Job(source, transform, batch_transform, plan, layout, seed, epoch, rank, start_batch)
+        self._job = Job(source, transform, batch_transform, plan, layout, seed, epoch, rank, start_batch, order is None)
         self._workers = workers
         self._timeout = timeout
         self._max_skipped = max_skipped

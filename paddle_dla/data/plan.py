@@ -19,8 +19,8 @@ class Plan:
     """The batches of one rank in one epoch.
 
     ``indices``: the rank's samples in order; ``turns``: which repeat of its sample each is, all 0 where ``None``.
-    ``workers`` is 1 or more. ``runs``: each worker makes neighbouring batches, so that it reads forwards; otherwise
-    they take turns. Either way batch k holds the same samples, and worker by worker one batch is handed on in turn.
+    ``workers`` is 1 or more. ``runs``: each worker makes neighbouring batches, out of the same files; otherwise they
+    take turns. Either way batch k holds the same samples, and worker by worker one batch is handed on in turn.
     """
 
     indices: Sequence[int] | np.ndarray

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.folders import new_folder
@@ -21,24 +23,28 @@ def write_shards(
     source: Source,
     folder: str | os.PathLike[str],
     samples_per_shard: int = 1000,
+    order: Sequence[int] | np.ndarray | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """Write ``folder/shard-000000.tar`` and so on, and ``shards.json``; returns the file names.
 
-    Samples keep their order; a key is ``{index:08d}_{file name}``. ``progress`` is called with the number of samples
-    just written. Raises ``DataError`` for a folder that is not empty and for a sample without a label; the folder
+    Samples keep their order, or are put into ``order`` (what training reads should be shuffled: readers keep to a few
+    shards at a time). A key is ``{place:08d}_{file name}``. ``progress`` is called with the number of samples just
+    written. Raises ``DataError`` for a folder that is not empty and for a sample without a label; the folder
     appears when all of it is written.
     """
     if samples_per_shard < 1:
         raise DataError(f"a shard has at least 1 sample, not {samples_per_shard}")
+    indices = range(source.num_samples) if order is None else np.asarray(order)
     counts: dict[str, int] = {}
     with new_folder(folder) as part:
-        reader = source.reader(rising=True)
+        reader = source.reader(rising=order is None)
         try:
-            for number, first in enumerate(range(0, source.num_samples, samples_per_shard)):
+            for number, first in enumerate(range(0, len(indices), samples_per_shard)):
                 name = f"shard-{number:06d}.tar"
-                counts[name] = min(samples_per_shard, source.num_samples - first)
-                _write_shard(part / name, reader, range(first, first + counts[name]))
+                part_of_it = indices[first : first + samples_per_shard]
+                _write_shard(part / name, reader, first, part_of_it)
+                counts[name] = len(part_of_it)
                 progress(counts[name])
         finally:
             reader.close()
@@ -46,21 +52,21 @@ def write_shards(
     return list(counts)
 
 
-def _write_shard(path: Path, reader: Reader, indices: range) -> None:
+def _write_shard(path: Path, reader: Reader, first: int, indices: Sequence[int] | np.ndarray) -> None:
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        for index in indices:
-            sample = reader.sample(index)
+        for place, index in enumerate(indices, first):
+            sample = reader.sample(int(index))
             if sample.label < 0:
                 raise DataError(f"{sample.name}: has no label, which a shard must hold")
-            key = _key(index, sample.name)
+            key = _key(place, sample.name)
             _add(tar, f"{key}.cls", str(sample.label).encode())
             _add(tar, f"{key}.{_extension(sample.name, sample.data)}", sample.data)
 
 
-def _key(index: int, name: str) -> str:
+def _key(place: int, name: str) -> str:
     """Unique by its number; without dots, at the first of which readers cut off the key."""
     stem = os.path.splitext(os.path.basename(name))[0]
-    return f"{index:08d}_{stem.replace('.', '_')}"
+    return f"{place:08d}_{stem.replace('.', '_')}"
 
 
 def _extension(name: str, data: bytes) -> str:

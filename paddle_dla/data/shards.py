@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from paddle_dla.data.shard_index import INDEX_NAME, read_index
 from paddle_dla.data.shard_tar import Headers, SampleFiles, label_of, read_headers, stream_samples
 from paddle_dla.data.source import Sample, range_of, shortened
 
+MOST_OPEN = 16  # files of one reader
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -98,11 +100,17 @@ class ShardSource:
             raise DataError(f"{path}, member {files.label_name}: label {label} is out of range: {limit}")
         return Sample(f"{os.path.basename(path)}/{files.key}", label, files.image)
 
-    def shuffled(self, seed: int, epoch: int) -> np.ndarray:
-        """A training order, (N,) int64, that keeps to one shard at a time: shards shuffled, and samples in each."""
+    def shuffled(self, seed: int, epoch: int, together: int = 8) -> np.ndarray:
+        """A training order, (N,) int64, that keeps to a few shards at a time.
+
+        Shards are shuffled, then the samples of ``together`` of them among each other. If shards hold one class each,
+        that is not enough: write them shuffled.
+        """
         rng = np.random.default_rng([seed, epoch])
         shards = rng.permutation(len(self.paths))
-        return np.concatenate([rng.permutation(np.arange(*self.starts[shard : shard + 2])) for shard in shards])
+        samples = [np.arange(*self.starts[shard : shard + 2]) for shard in shards]
+        groups = [samples[first : first + together] for first in range(0, len(samples), together)]
+        return np.concatenate([rng.permutation(np.concatenate(group)) for group in groups])
 
 
 class StreamReader:
@@ -135,26 +143,31 @@ class StreamReader:
 
 
 class SeekReader:
-    """Reads in any order, by the places that a shard's headers tell."""
+    """Reads in any order, by the places that a shard's headers tell; the shards used last stay open."""
 
     def __init__(self, source: ShardSource):
         self._source = source
-        self._shard = -1
-        self._file = None
+        self._files: dict[int, BinaryIO] = {}
 
     def sample(self, index: int) -> Sample:
         shard, place = self._source.locate(index)
         headers = self._source.headers(shard)
-        if shard != self._shard:
-            self.close()
-            self._file, self._shard = open(self._source.paths[shard], "rb"), shard  # noqa: SIM115 - until close()
-        return self._source.as_sample(shard, headers.read(self._file, place))
+        return self._source.as_sample(shard, headers.read(self._opened(shard), place))
+
+    def _opened(self, shard: int) -> BinaryIO:
+        file = self._files.pop(shard, None)
+        if file is None:
+            if len(self._files) == MOST_OPEN:
+                self._files.pop(next(iter(self._files))).close()
+            file = open(self._source.paths[shard], "rb")  # noqa: SIM115 - until it is the one used longest ago
+        self._files[shard] = file
+        return file
 
     def close(self) -> None:
-        """Close the shard that is open."""
-        if self._file is not None:
-            self._file.close()
-        self._file, self._shard = None, -1
+        """Close the shards that are open."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
 
 
 def _nothing() -> Generator[SampleFiles, None, None]:

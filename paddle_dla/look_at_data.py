@@ -5,9 +5,11 @@ Usage::
     paddle-dla look-at-data --data imagenet/val --model dla60 --output batch.png
     python -m paddle_dla.look_at_data --data val_list.txt --checkpoint dla60.pdparams --shuffle 0 --images 64
 
-What is drawn is the model's input itself, turned back into pixels: decoded, resized, cropped, normalised as for an
-evaluation. Each image has its label below it, and its name in the source. Exit codes: 0 written, 1 refused or failed,
-2 usage.
+    python -m paddle_dla.look_at_data --data imagenet/train --train --auto-augment rand-m9-mstd0.5 --cutmix 1
+
+What is drawn is the model's input itself, turned back into pixels: decoded, resized, cropped and normalised as for an
+evaluation or, with ``--train``, augmented, erased and mixed as for training. Each image has its label below it, and its
+name in the source. Exit codes: 0 written, 1 refused or failed, 2 usage.
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ from paddle_dla.data.class_names import imagenet_class_names, read_class_names
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.loader import Loader
+from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.picture import grid
 from paddle_dla.data.pipeline import NormaliseBatch
-from paddle_dla.data.source import Source
+from paddle_dla.data.source import FileSource, Source
+from paddle_dla.data.training import FromPixels, TrainingBatch
+from paddle_dla.data.transforms import training_transform
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
@@ -51,18 +56,40 @@ class View:
     pixels: np.ndarray
 
 
-def evaluation_view(source: Source, preprocessing: Preprocessing, order: np.ndarray) -> View:
-    """The samples of ``order`` as a model sees them in an evaluation. Raises ``DataError`` for a corrupt image."""
-    loader = Loader(
-        source,
-        EvalTransform(preprocessing),
-        len(order),
-        output_shape=preprocessing.input_size,
-        batch_transform=NormaliseBatch(preprocessing),
-        order=order,
-    )
+def look(source: Source, preprocessing: Preprocessing, order: np.ndarray, **options: object) -> View:
+    """The samples of ``order`` as one batch of a loader with ``options``. Raises ``DataError`` for a corrupt image."""
+    loader = Loader(source, batch_size=len(order), output_shape=preprocessing.input_size, order=order, **options)
     batch = next(iter(loader))
     return View(batch, Normalise(preprocessing).undo(batch.images))
+
+
+def evaluation_options(preprocessing: Preprocessing) -> dict[str, object]:
+    """What a loader is given for evaluation."""
+    return {"transform": EvalTransform(preprocessing), "batch_transform": NormaliseBatch(preprocessing)}
+
+
+def training_options(args: argparse.Namespace, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
+    """What a loader is given for training with the augmentation that the command line names."""
+    transform = training_transform(preprocessing, auto_augment=args.auto_augment, re_prob=args.re_prob, re_mode="pixel")
+    mix = None
+    if args.mixup or args.cutmix:
+        # no smoothing: the caption tells what was mixed
+        mix = Mixup(args.mixup, args.cutmix, mode="elem", label_smoothing=0, num_classes=num_classes)
+    return {
+        "transform": FromPixels(transform.sample, preprocessing.input_size[0]),
+        "batch_transform": TrainingBatch(Normalise(preprocessing), transform.erase, mix),
+        "soft_labels": num_classes if mix else 0,
+        "seed": args.seed,
+    }
+
+
+def count_classes(source: Source) -> int:
+    """How many classes there are to mix. Raises ``ValueError`` where nothing tells."""
+    if source.classes:
+        return len(source.classes)
+    if isinstance(source, FileSource):
+        return int(source.labels.max()) + 1
+    raise ValueError("how many classes are there? name them with --classes; these shards do not")
 
 
 def chosen_samples(num_samples: int, count: int, shuffle: int | None) -> np.ndarray:
@@ -84,7 +111,9 @@ def names_of_classes(source: Source, class_file: str | None) -> list[str] | None
 def caption(label: np.ndarray, classes: list[str] | None) -> str:
     """A class, or the shares of the largest classes of a mixed label, (K,)."""
     if label.ndim:
-        largest = [index for index in np.argsort(-label, kind="stable")[:MIXED_SHOWN] if label[index] > 0]
+        largest = [
+            index for index in np.argsort(-label, kind="stable")[:MIXED_SHOWN] if label[index] >= 0.005
+        ]  # less shows as 0.00
         return ", ".join(f"{label[index]:.2f} {_name(index, classes)}" for index in largest)
     return "no label" if label < 0 else f"{label}: {_name(label, classes)}".removesuffix(": ")
 
@@ -131,18 +160,31 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--shuffle", type=int, metavar="SEED", help="draw them at random instead of the first")
     result.add_argument("--output", default="batch.png", metavar="FILE.png", help="where the picture goes (batch.png)")
     add_preprocessing(result)
+    training = result.add_argument_group("training", "with --train")
+    training.add_argument("--train", action="store_true", help="random crops, flips, colours, and what else is named")
+    training.add_argument("--auto-augment", metavar="POLICY", help="timm's string, for example rand-m9-mstd0.5-inc1")
+    training.add_argument("--re-prob", type=float, default=0.0, metavar="P", help="probability of random erasing (0)")
+    training.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)")
+    training.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA", help="likewise (0: off)")
+    training.add_argument("--seed", type=int, default=0, help="of the augmentation (0)")
     return result
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture that the command line asks for. Raises ``DataError``, ``CheckpointError``, ``ValueError``."""
     preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
+    if not args.train and (args.auto_augment or args.re_prob or args.mixup or args.cutmix):
+        raise ValueError("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
     check_writable(Path(args.output))
     source = open_source(args.data, args.data_root, args.classes)
     order = chosen_samples(source.num_samples, args.images, args.shuffle)
-    picture = draw(
-        evaluation_view(source, preprocessing, order), source, names_of_classes(source, args.classes), args.columns
-    )
+    if args.train:
+        num_classes = count_classes(source) if args.mixup or args.cutmix else 0
+        options = training_options(args, preprocessing, num_classes)
+    else:
+        options = evaluation_options(preprocessing)
+    view = look(source, preprocessing, order, **options)
+    picture = draw(view, source, names_of_classes(source, args.classes), args.columns)
     with atomic_path(args.output) as part:
         picture.save(part, "PNG")
     print(f"{args.output}: {len(order)} of {source.num_samples} images, {preprocessing}")

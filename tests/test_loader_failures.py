@@ -211,10 +211,10 @@ def in_this_file(image, rng):
     return image
 
 
-def test_what_workers_cannot_import_is_refused_before_any_starts():
+def test_what_workers_cannot_import_is_refused_before_any_starts(monkeypatch):
     with pytest.raises(DataError, match="importable module, or use workers=0"):
         list(Loader(parts.Made(4), lambda image, rng: image, 2, workers=1, **UINT8))
-    in_this_file.__module__ = "__main__"
+    monkeypatch.setattr(in_this_file, "__module__", "__main__")
     with pytest.raises(DataError, match="in_this_file"):
         list(Loader(parts.Made(4), in_this_file, 2, workers=1, **UINT8))
 

@@ -66,6 +66,26 @@ def test_samples_are_the_first_or_drawn_with_a_seed(tree):
     assert drawn.tolist() == chosen_samples(1000, 5, 0).tolist() != chosen_samples(1000, 5, 1).tolist()
 
 
+TRAINING = {
+    "crops": [],
+    "a policy": ["--auto-augment", "rand-m9-mstd0.5-inc1"],
+    "erasing": ["--re-prob", "1"],
+    "mixup": ["--mixup", "1"],
+    "cutmix": ["--cutmix", "1"],
+}
+
+
+@pytest.mark.parametrize("options", TRAINING.values(), ids=TRAINING)
+def test_training_is_looked_at_through_all_its_transforms(tree, options):
+    evaluated, plain = looked(tree), looked(tree, "--train")
+    shown = looked(tree, "--train", *options)
+    assert shown.shape == evaluated.shape
+    assert (cell(shown, 0, 0) != cell(evaluated, 0, 0)).any()
+    assert (cell(shown, 0, 0) != cell(plain, 0, 0)).any() or not options
+    np.testing.assert_array_equal(shown, looked(tree, "--train", *options, "--seed", "0"))
+    assert (shown != looked(tree, "--train", *options, "--seed", "1")).any()
+
+
 CAPTIONS = [
     (np.int64(1), ["cat", "hound dog, hound"], "1: hound dog"),
     (np.int64(1), None, "1"),
@@ -116,6 +136,8 @@ WRONG = {
     "no data": (["--data", "nowhere"], "nowhere: is not there"),
     "an unknown model": (["--model", "resnet50"], "resnet50"),
     "no such folder": (["--output", "nowhere/batch.png"], "cannot write nowhere"),
+    "training that is not looked at": (["--mixup", "1"], "--train only"),
+    "no policy": (["--train", "--auto-augment", "rnd"], "rnd"),
     "no size": (["--input-size", "1", "2", "3"], "--input-size takes"),
 }
 

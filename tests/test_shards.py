@@ -221,6 +221,8 @@ BAD_LABELS = {
     "json without it": (("a.json", b'{"x": 1}'), "holds no label, an object"),
     "json with text": (("a.json", b'{"label": "cat"}'), "'cat' is not a whole number"),
     "json that is a list": (("a.json", b"[1]"), "holds no label"),
+    "json without an end": (("a.json", b"[" * 100_000), "holds no label"),
+    "more digits than a number has": (("a.cls", b"9" * 5000), "holds no label"),
     "below 0": (("a.cls", b"-1"), "label -1 is out of range"),
     "too large": (("a.cls", b"3"), "label 3 is out of range: with 3 classes"),
 }
@@ -232,6 +234,12 @@ def test_a_label_that_is_none_is_named(tmp_path, member, message):
     with pytest.raises(DataError, match=message) as error:
         list(iterate(open_source(tar, num_classes=3)))
     assert f"{tar}, member {member[0]}" in str(error.value)
+
+
+def test_a_label_beyond_64_bits_is_named(tmp_path):
+    tar = write_tar(tmp_path / "s.tar", [("a.jpg", b"x"), ("a.cls", b"9" * 20)])
+    with pytest.raises(DataError, match="out of range"):
+        list(iterate(open_source(tar)))
 
 
 def cut(path, size):

@@ -160,6 +160,7 @@ BAD_LINES = {
     "a word": ("a/0.png cat", "line 2: 'a/0.png cat' does not end with a class index"),
     "a fraction": ("a/0.png 1.5", "class index"),
     "another delimiter": ("a/0.png,1", "is not 'path label'"),
+    "no 64-bit number": ("a/0.png 9" + "9" * 5000, "class index"),
     "below 0": ("a/0.png -1", "label -1 is out of range"),
     "too large": ("a/0.png 10", "line 2: 'a/0.png 10': label 10 is out of range: with 10 classes a label is 0 to 9"),
 }

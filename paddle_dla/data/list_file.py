@@ -16,6 +16,8 @@ from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import FileSource, range_of, shortened
 
+MOST_DIGITS = 18
+
 
 def open_list(
     path: str | os.PathLike[str],
@@ -61,8 +63,8 @@ def _parsed(path: Path, number: int, line: str, num_classes: int | None) -> tupl
     if len(parts) != 2:
         raise DataError(f"{where} is not 'path label'")
     name, text = parts
-    # int() alone would take "1_000" as well
-    if not text.removeprefix("-").isdecimal():
+    # int() alone would take "1_000" as well, and labels become 64-bit numbers
+    if not text.removeprefix("-").isdecimal() or len(text) > MOST_DIGITS:
         raise DataError(f"{where} does not end with a class index, a whole number")
     label = int(text)
     if label < 0 or (num_classes is not None and label >= num_classes):
@@ -76,10 +78,12 @@ def _check_files(path: Path, root: str, names: list[str]) -> None:
     present: dict[str, set[str]] = {}
     missing = []
     for name in names:
-        folder, file = os.path.split(os.path.normpath(os.path.join(root, name)))
+        path_of_file = os.path.join(root, name)
+        folder, file = os.path.split(path_of_file)
         if folder not in present:
             present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if file not in present[folder]:
+        # a system that ignores case has files that it does not list
+        if file not in present[folder] and not (present[folder] and os.path.isfile(path_of_file)):
             missing.append(name)
     if missing:
         raise DataError(

@@ -189,7 +189,7 @@ def label_of(files: SampleFiles, path: str) -> int:
         label = json.loads(files.label)["label"] if is_json else int(files.label)
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(f"{label!r} is not a whole number")
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         wanted = 'an object with a whole number as "label"' if is_json else "one whole number"
         raise DataError(f"{path}, member {files.label_name}: holds no label, {wanted} ({error})") from error
     return label

@@ -95,8 +95,10 @@ class ShardSource:
         """Checks what a shard holds for a sample; raises ``DataError`` naming shard and member."""
         path = self.paths[shard]
         label = label_of(files, path)
-        if label < 0 or (self.num_classes is not None and label >= self.num_classes):
-            limit = "a label is 0 or more" if self.num_classes is None else range_of(self.num_classes)
+        if not 0 <= label < (self.num_classes or 2**63):
+            limit = (
+                "a label is a 64-bit number of 0 or more" if self.num_classes is None else range_of(self.num_classes)
+            )
             raise DataError(f"{path}, member {files.label_name}: label {label} is out of range: {limit}")
         return Sample(f"{os.path.basename(path)}/{files.key}", label, files.image)
 

@@ -24,8 +24,13 @@ class PaddleInferenceEngine:
 
     name = "inference"
 
-    def __init__(self, prefix: str | os.PathLike[str], threads: int | None = None):
-        """``prefix`` is the path of the files less their suffix. Raises ``EngineError`` where they cannot be run."""
+    def __init__(
+        self, prefix: str | os.PathLike[str], input_size: tuple[int, int, int], threads: int | None = None
+    ):
+        """``prefix`` is the path of the files less their suffix, ``input_size`` the (C, H, W) it was written for.
+
+        A predictor tells neither before it has run. Raises ``EngineError`` where the files cannot be run.
+        """
         require("paddle", "cpu")
         from paddle import inference
 
@@ -42,8 +47,7 @@ class PaddleInferenceEngine:
             raise EngineError(f"Paddle Inference cannot open {program}: {_last_line(error)}") from error
         self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
-        self._expected = tuple(self._input.shape())[1:]
-        # a program does not tell the shape of its result before it has run
+        self._expected = input_size
         self.num_classes = self.run(np.zeros((1, *self._expected), np.float32)).shape[-1]
 
     def run(self, images: np.ndarray) -> np.ndarray:

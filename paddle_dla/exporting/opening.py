@@ -40,7 +40,8 @@ def load_export(folder: str | os.PathLike[str], engine: str | None = None, threa
     """
     record = read_record(folder)
     kind = _choose(folder, record, engine)
-    return Export(open_files(Path(folder, STEM), kind, threads), record.preprocessing, record.class_names, record)
+    opened = open_files(Path(folder, STEM), kind, record.preprocessing.input_size, threads)
+    return Export(opened, record.preprocessing, record.class_names, record)
 
 
 def _choose(folder: str | os.PathLike[str], record: Record, engine: str | None) -> str:
@@ -60,12 +61,12 @@ def open_folder(folder: str | os.PathLike[str], kind: str, threads: int | None) 
     return load_export(folder, kind, threads).engine
 
 
-def open_files(prefix: Path, kind: str, threads: int | None) -> Engine:
-    """The engine ``kind`` on the files at ``prefix``, as they are."""
+def open_files(prefix: Path, kind: str, input_size: tuple[int, int, int], threads: int | None = None) -> Engine:
+    """The engine ``kind`` on the files at ``prefix``, as they are; ``input_size`` is (C, H, W)."""
     if kind == "inference":
         from paddle_dla.engines.paddle_inference import PaddleInferenceEngine
 
-        return PaddleInferenceEngine(prefix, threads)
+        return PaddleInferenceEngine(prefix, input_size, threads)
     from paddle_dla.engines.onnx_runtime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(f"{prefix}.onnx", threads)
@@ -76,7 +77,7 @@ def open_layer(layer: nn.Layer, kind: str, input_size: tuple[int, int, int], thr
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder, STEM)
         write_model(frozen(layer), prefix, NEEDS[kind][0], input_size)
-        return open_files(prefix, kind, threads)
+        return open_files(prefix, kind, input_size, threads)
 
 
 def write_model(layer: nn.Layer, prefix: Path, form: str, input_size: tuple[int, int, int]) -> None:

@@ -14,24 +14,28 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from PIL import Image
+
+Run = Callable[[np.ndarray], np.ndarray]
 
 FORMAT = 1
 TOP = 5
 
 
-def preprocess(path, spec) -> np.ndarray:
+def preprocess(path: str, spec: Mapping) -> np.ndarray:
     """An image file -> (C, H, W) float32, normalised."""
     mean, std = (np.array(spec[key], np.float32) for key in ("mean", "std"))
     pixels = crop(path, spec).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
-def crop(path, spec) -> np.ndarray:
+def crop(path: str, spec: Mapping) -> np.ndarray:
     """An image file -> (H, W, C) uint8: resized, the centre cropped, black around it where it is smaller."""
     channels, *target = spec["input_size"]
     with Image.open(path) as file:
@@ -46,7 +50,7 @@ def crop(path, spec) -> np.ndarray:
     return np.pad(pixels, [*((gap // 2, (gap + 1) // 2) for gap in missing), (0, 0)])
 
 
-def resized(width, height, scaled) -> tuple[int, int]:
+def resized(width: int, height: int, scaled: list[int]) -> tuple[int, int]:
     """(width, height) so that the short side is ``scaled``, or both cover a ``scaled`` (height, width) not square."""
     if scaled[0] != scaled[1]:
         ratio = min(height / scaled[0], width / scaled[1])
@@ -57,7 +61,7 @@ def resized(width, height, scaled) -> tuple[int, int]:
     return int(short * width / height), short
 
 
-def open_onnxruntime(folder, threads):
+def open_onnxruntime(folder: Path, threads: int) -> Run:
     """A function from images (B, C, H, W) to logits (B, K)."""
     import onnxruntime
 
@@ -68,7 +72,7 @@ def open_onnxruntime(folder, threads):
     return lambda images: session.run(["logits"], {"images": images})[0]
 
 
-def open_inference(folder, threads):
+def open_inference(folder: Path, threads: int) -> Run:
     """A function from images (B, C, H, W) to logits (B, K)."""
     from paddle import inference
 
@@ -82,7 +86,7 @@ def open_inference(folder, threads):
     source = predictor.get_input_handle(predictor.get_input_names()[0])
     result = predictor.get_output_handle(predictor.get_output_names()[0])
 
-    def run(images):
+    def run(images: np.ndarray) -> np.ndarray:
         source.reshape(images.shape)
         source.copy_from_cpu(images)
         predictor.run()
@@ -98,7 +102,7 @@ ENGINES = {
 }
 
 
-def open_engine(folder, record, wanted, threads):
+def open_engine(folder: Path, record: Mapping, wanted: str | None, threads: int) -> Run:
     """The engine ``wanted``, or the first that the folder has a network for and that is installed."""
     there = {name: rest for name, rest in ENGINES.items() if rest[0] in record["formats"]}
     if wanted and wanted not in there:
@@ -111,17 +115,15 @@ def open_engine(folder, record, wanted, threads):
     raise SystemExit(f"error: {needed} is not installed (for paddle: pip install paddlepaddle)")
 
 
-def best(logits, names) -> list[dict]:
+def best(logits: np.ndarray, names: list[str] | None) -> list[dict]:
     """The five best classes of one image, best first: index, name and probability."""
     exps = np.exp(logits.astype(np.float64) - logits.max())
+    shares = exps / exps.sum()
     order = np.argsort(-logits, kind="stable")[:TOP]
-    return [
-        {"class": int(i), "name": names[i] if names else None, "probability": float(exps[i] / exps.sum())}
-        for i in order
-    ]
+    return [{"class": int(i), "name": names[i] if names else None, "probability": float(shares[i])} for i in order]
 
 
-def read_record(folder) -> dict:
+def read_record(folder: Path) -> dict:
     """What ``preprocessing.json`` says."""
     path = folder / "preprocessing.json"
     try:
@@ -138,7 +140,7 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def own_stdout():
+def own_stdout() -> TextIO:
     """stdout for the results alone: what libraries print to it from now on goes to stderr."""
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

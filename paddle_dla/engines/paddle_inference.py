@@ -24,9 +24,7 @@ class PaddleInferenceEngine:
 
     name = "inference"
 
-    def __init__(
-        self, prefix: str | os.PathLike[str], input_size: tuple[int, int, int], threads: int | None = None
-    ):
+    def __init__(self, prefix: str | os.PathLike[str], input_size: tuple[int, int, int], threads: int | None = None):
         """``prefix`` is the path of the files less their suffix, ``input_size`` the (C, H, W) it was written for.
 
         A predictor tells neither before it has run. Raises ``EngineError`` where the files cannot be run.

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from paddle_dla.engines.base import EngineError, check_images, require, stdout_to_stderr, usable_threads
+
+if TYPE_CHECKING:
+    from paddle import inference
 
 PROGRAMS = (".json", ".pdmodel")
 WEIGHTS = ".pdiparams"
@@ -40,13 +44,16 @@ class PaddleInferenceEngine:
         config.set_cpu_math_library_num_threads(threads or usable_threads())
         try:
             with stdout_to_stderr():
-                self._predictor = inference.create_predictor(config)
+                self._open(inference.create_predictor(config), input_size)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(f"Paddle Inference cannot open {program}: {_last_line(error)}") from error
-        self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+
+    def _open(self, predictor: inference.Predictor, input_size: tuple[int, int, int]) -> None:
+        self._predictor = predictor
+        self._input = predictor.get_input_handle(predictor.get_input_names()[0])
+        self._output = predictor.get_output_handle(predictor.get_output_names()[0])
         self._expected = input_size
-        self.num_classes = self.run(np.zeros((1, *self._expected), np.float32)).shape[-1]
+        self.num_classes = self.run(np.zeros((1, *input_size), np.float32)).shape[-1]
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """(B, C, H, W) float32 -> logits (B, K) float32."""

@@ -75,6 +75,7 @@ def export_model(
 def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
     """The number of classes; raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a package."""
     num_classes, channels = getattr(layer, "num_classes", 0), getattr(layer, "in_chans", None)
+    multiple, sides = getattr(layer, "side_multiple", 1), wanted.preprocessing.input_size[1:]
     if not num_classes:
         raise ValueError("only a classifier can be exported; this network has no classes")
     unknown = [form for form in wanted.formats if form not in FORMATS]
@@ -82,6 +83,8 @@ def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
         raise ValueError(f"formats are of {', '.join(FORMATS)}, not {list(wanted.formats)}")
     if channels not in (None, wanted.preprocessing.input_size[0]):
         raise ValueError(f"the network takes {channels} channels, images have {wanted.preprocessing.input_size[0]}")
+    if any(side % multiple for side in sides):
+        raise ValueError(f"the sides of the images must be multiples of {multiple}, not {sides[0]}x{sides[1]}")
     if wanted.class_names is not None and len(wanted.class_names) != num_classes:
         raise ValueError(f"{len(wanted.class_names)} class names for {num_classes} classes")
     require("paddle", "cpu")

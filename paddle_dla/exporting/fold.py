@@ -23,7 +23,7 @@ from paddle import Tensor, nn
 def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, list[str]]:
     """A copy of ``layer`` in evaluation mode with its BN folded, and the names of the BN that were.
 
-    ``images`` (B, C, H, W) float32 are run once to see which convolution feeds which BN. A pair is folded only where
+    ``images`` (B, C, H, W), of the type of the weights, are run once to see which convolution feeds which BN. A pair is folded only where
     the two always follow each other and nothing else reads what is between them; every other BN stays as it is. The
     arithmetic is done in float64 and rounded once. ``layer`` itself is left alone.
     """
@@ -65,10 +65,12 @@ def _trace(
 ) -> tuple[list[tuple[str, str | None]], set[str]]:
     """One run of ``model``: (BN, convolution that it read or None) of each call, and the convolutions that leak.
 
-    The graph of gradients is cut where a convolution ends and where a BN ends. A convolution whose output the
-    result still depends on is read by something besides a BN, be it only a ``+``, which no hook would see.
+    The graph of gradients is cut where a convolution ends, and again behind a BN that reads one. A convolution on
+    whose output the result, or the next cut, still depends is read by something besides that BN, be it only a ``+``,
+    which no hook would see.
     """
     outputs: list[tuple[str, Tensor]] = []
+    ends: list[Tensor] = []
     feeds: list[tuple[str, str | None]] = []
 
     def cut(name: str) -> Callable[..., Tensor]:
@@ -76,28 +78,29 @@ def _trace(
             leaf = output.detach()
             leaf.stop_gradient = False
             outputs.append((name, leaf))
+            ends.append(output)
             return leaf
 
         return hook
 
     def note(name: str) -> Callable[..., Tensor]:
         def hook(_layer: nn.Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            feeds.append((name, next((conv for conv, leaf in outputs if leaf is inputs[0]), None)))
-            return output.detach()
+            source = next((conv for conv, leaf in outputs if leaf is inputs[0]), None)
+            feeds.append((name, source))
+            return output if source is None else output.detach()
 
         return hook
 
     with _hooked({convs[name]: cut(name) for name in convs} | {norms[name]: note(name) for name in norms}):
-        results = [result for result in _tensors(model(images)) if not result.stop_gradient]
-    return feeds, _reached(results, outputs)
+        ends += _tensors(model(images))
+    return feeds, _reached([end for end in ends if not end.stop_gradient], outputs)
 
 
-def _reached(results: list[Tensor], outputs: list[tuple[str, Tensor]]) -> set[str]:
-    """Names of the ``outputs`` that the ``results`` depend on."""
-    if not results or not outputs:
+def _reached(ends: list[Tensor], outputs: list[tuple[str, Tensor]]) -> set[str]:
+    """Names of the ``outputs`` that the ``ends`` depend on."""
+    if not ends or not outputs:
         return set()
-    total = sum((result.sum() for result in results[1:]), results[0].sum())
-    gradients = paddle.grad(total, [leaf for _, leaf in outputs], allow_unused=True)
+    gradients = paddle.grad(ends, [leaf for _, leaf in outputs], allow_unused=True)
     return {name for (name, _), gradient in zip(outputs, gradients) if gradient is not None}
 
 
@@ -134,7 +137,8 @@ def _absorb(conv: nn.Conv2D, norm: nn.BatchNorm2D) -> None:
     """Give ``conv`` the weights of ``norm(conv(x))``, as parameters of its own."""
     weight = _float64(conv.weight)
     bias = 0.0 if conv.bias is None else _float64(conv.bias)
-    scale = 1 / np.sqrt(_float64(norm._variance) + norm._epsilon)
+    # Paddle's kernels take epsilon as float32, whatever they compute in
+    scale = 1 / np.sqrt(_float64(norm._variance) + np.float64(np.float32(norm._epsilon)))
     scale = scale if norm.weight is None else scale * _float64(norm.weight)
     shift = 0.0 if norm.bias is None else _float64(norm.bias)
     bias = (bias - _float64(norm._mean)) * scale + shift

@@ -1,0 +1,39 @@
+"""Small classifiers in Paddle with BatchNorm as training leaves it, and what engines are asked about them."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_dla import create_model
+
+SIZE = (3, 32, 32)
+CLASSES = 10
+
+
+def small_model(name: str, seed: int = 0, **options) -> nn.Layer:
+    """One of the twelve for 10 classes, seeded, in evaluation mode."""
+    paddle.seed(seed)
+    model = create_model(name, num_classes=CLASSES, **options)
+    rng = np.random.RandomState(seed)
+    for layer in model.sublayers():
+        if isinstance(layer, nn.BatchNorm2D):
+            train_norm(layer, rng)
+    model.eval()
+    return model
+
+
+def train_norm(norm: nn.BatchNorm2D, rng: np.random.RandomState) -> None:
+    """Statistics and affine parameters far from their initial 0 and 1."""
+    (channels,) = norm._mean.shape
+    norm._mean.set_value((0.3 * rng.standard_normal(channels)).astype(np.float32))
+    norm._variance.set_value(rng.uniform(0.5, 2.0, channels).astype(np.float32))
+    if norm.weight is not None:
+        norm.weight.set_value(rng.uniform(0.5, 1.5, channels).astype(np.float32))
+        norm.bias.set_value((0.3 * rng.standard_normal(channels)).astype(np.float32))
+
+
+def noise(count: int = 5, size: tuple[int, int, int] = SIZE, seed: int = 0) -> np.ndarray:
+    """(count, C, H, W) float32."""
+    return np.random.RandomState(seed).standard_normal((count, *size)).astype(np.float32)

@@ -137,6 +137,11 @@ def test_a_convolution_with_a_hook_is_not_folded():
     assert fold_batch_norms(model, noise(2))[1] == ["bn2"]
 
 
+def test_what_is_read_elsewhere_is_seen_without_gradients_too():
+    with paddle.no_grad():
+        assert norms(fold_batch_norms(ReadByAddition(), noise(2))[0]) == ["bn"]
+
+
 def test_the_model_is_left_alone():
     model = Small()
     model.train()

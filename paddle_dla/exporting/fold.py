@@ -23,9 +23,9 @@ from paddle import Tensor, nn
 def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, list[str]]:
     """A copy of ``layer`` in evaluation mode with its BN folded, and the names of the BN that were.
 
-    ``images`` (B, C, H, W), of the type of the weights, are run once to see which convolution feeds which BN. A pair is folded only where
-    the two always follow each other and nothing else reads what is between them; every other BN stays as it is. The
-    arithmetic is done in float64 and rounded once. ``layer`` itself is left alone.
+    ``images`` (B, C, H, W), of the type of the weights, are run once to see which convolution feeds which BN. A pair
+    is folded only where the two always follow each other and nothing else reads what is between them; every other BN
+    stays as it is. The arithmetic is done in float64 and rounded once. ``layer`` itself is left alone.
     """
     folded = copy.deepcopy(layer)
     folded.eval()
@@ -91,7 +91,8 @@ def _trace(
 
         return hook
 
-    with _hooked({convs[name]: cut(name) for name in convs} | {norms[name]: note(name) for name in norms}):
+    hooks = {convs[name]: cut(name) for name in convs} | {norms[name]: note(name) for name in norms}
+    with paddle.enable_grad(), _hooked(hooks):
         ends += _tensors(model(images))
     return feeds, _reached([end for end in ends if not end.stop_gradient], outputs)
 

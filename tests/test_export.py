@@ -1,0 +1,471 @@
+"""An export: complete or absent, proved before it is there, verified when it is opened, and able to stand alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import CLASSES, SIZE, noise, small_model
+
+from paddle_dla import export as command
+from paddle_dla.checkpoint import save
+from paddle_dla.engines import EngineError, base, open_engine
+from paddle_dla.exporting import exporter, runner
+from paddle_dla.exporting.errors import ExportError
+from paddle_dla.exporting.exporter import Wanted, export_model
+from paddle_dla.exporting.folder import RECORD, atomic_folder, read_record
+from paddle_dla.exporting.opening import load_export
+from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import describe
+
+MODEL = "dla46x_c"
+SPEC = Preprocessing(SIZE)
+NAMES = [f"class {index}" for index in range(CLASSES)]
+ENGINES = {"inference": "inference", "onnx": "onnxruntime"}
+
+
+def wanted(*formats, **options):
+    return Wanted(MODEL, SPEC, formats or ("inference",), **options)
+
+
+def photograph(path, size=(50, 40), mode="RGB", seed=0):
+    """A seeded image file of smooth colours, as photographs are."""
+    small = np.random.RandomState(seed).randint(0, 256, (5, 4, 3), np.uint8)
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the network, its export in both formats); not to be changed."""
+    pytest.importorskip("paddle2onnx")
+    model, folder = small_model(MODEL), tmp_path_factory.mktemp("exports") / "made"
+    export_model(model, folder, wanted("inference", "onnx", class_names=NAMES))
+    return model, folder
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of the export, to be damaged."""
+    return Path(shutil.copytree(made[1], tmp_path / "copied"))
+
+
+# what is in it
+
+
+@pytest.mark.parametrize("engine", [None, "inference", "onnxruntime"])
+def test_an_export_opens_with_what_evaluation_needs(made, engine):
+    model, folder = made
+    export = load_export(folder, engine)
+    assert export.preprocessing == SPEC
+    assert list(export.class_names) == NAMES
+    assert export.engine.num_classes == CLASSES
+    np.testing.assert_array_equal(
+        export.engine.run(noise()).argmax(1), open_engine("paddle", model).run(noise()).argmax(1)
+    )
+
+
+def test_the_fastest_engine_that_is_there_opens_it(made):
+    assert load_export(made[1]).engine.name == "onnxruntime"
+
+
+def test_the_record_tells_where_the_export_came_from(made):
+    record = read_record(made[1])
+    assert (record.model, record.precision, record.formats) == (MODEL, "float32", ("inference", "onnx"))
+    assert record.weights == {"source": None, "sha256": exporter.state_sha256(made[0])}
+    assert {"paddle_dla", "python", "numpy"} <= record.versions.keys()
+    assert record.check["onnxruntime"]["error"] <= record.check["onnxruntime"]["limit"]
+
+
+def test_every_file_is_in_the_record(made):
+    assert sorted(read_record(made[1]).files) == sorted(set(os.listdir(made[1])) - {RECORD})
+
+
+def test_the_onnx_file_is_valid_standard_and_takes_any_batch(made):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(made[1] / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.domain for entry in model.opset_import] == [""]
+    (source,), (result,) = model.graph.input, model.graph.output
+    assert (source.name, result.name) == ("images", "logits")
+    assert {value.type.tensor_type.shape.dim[0].dim_param for value in (source, result)} == {"batch"}
+
+
+def test_the_onnx_file_has_one_node_for_a_convolution_with_its_norm(made):
+    onnx = pytest.importorskip("onnx")
+    kinds = [node.op_type for node in onnx.load(made[1] / "model.onnx").graph.node]
+    assert kinds.count("Conv") == 49  # 48 with BN, and the classifier
+    assert not {"BatchNormalization", "Identity", "Constant"} & set(kinds)
+
+
+# what is refused, and what is left behind
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.pdiparams", "model.onnx", "run.py"])
+def test_a_damaged_file_is_refused(copied, name):
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(ExportError, match=f"{name} is not what was exported: sha256"):
+        load_export(copied)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "run.py"])
+def test_a_missing_file_is_refused(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(ExportError, match=f"cannot read .*{name}"):
+        load_export(copied)
+
+
+def rewrite(folder, **changes):
+    content = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**content, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "has format 2; this version reads 1"),
+        ({"preprocessing": {"input_size": [3, 32, 32]}}, "is damaged: a preprocessing record has the keys"),
+        ({"num_classes": "many"}, "is damaged"),
+        ({"files": {"../../secret": {}}}, "is no file of the folder"),
+        ({"formats": []}, "has no network for None"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(copied, changes, message):
+    rewrite(copied, **changes)
+    with pytest.raises(ExportError, match=message):
+        load_export(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_record_that_is_none_is_refused(copied, content):
+    (copied / RECORD).write_bytes(content)
+    with pytest.raises(ExportError, match=RECORD):
+        load_export(copied)
+
+
+def test_other_folders_and_no_folder_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="is no export: it has no preprocessing.json"):
+        load_export(tmp_path)
+    with pytest.raises(ExportError, match="is no folder"):
+        load_export(tmp_path / "absent")
+
+
+def test_an_engine_whose_format_was_not_exported_is_refused(tmp_path):
+    export_model(small_model(MODEL), tmp_path / "out", wanted("inference"))
+    with pytest.raises(
+        ExportError, match="has no network for onnxruntime, it holds: inference; export with --format onnx"
+    ):
+        load_export(tmp_path / "out", "onnxruntime")
+
+
+def test_what_exists_is_not_replaced_unless_asked(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    for overwrite, message in ((False, "exists; choose another folder"), (True, "is not an export, so it is not")):
+        with pytest.raises(ExportError, match=message):
+            export_model(small_model(MODEL), tmp_path / "out", wanted(), overwrite=overwrite)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_export_is_replaced_when_asked(copied):
+    export_model(small_model(MODEL, seed=1), copied, wanted("inference"), overwrite=True)
+    assert read_record(copied).formats == ("inference",)
+    assert os.listdir(copied.parent) == ["copied"]
+
+
+@pytest.mark.parametrize("target", ["absent/out", "file/out"])
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path, target, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(exporter, "frozen", lambda layer: pytest.fail("worked"))
+    with pytest.raises(
+        CheckpointError, match="cannot write .*; (create the folder first|a part of the path is a file)"
+    ):
+        export_model(small_model(MODEL), tmp_path / target, wanted())
+
+
+def test_a_folder_in_which_one_may_not_write_is_refused_before_any_work(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied; choose a folder in which you may write"):
+        export_model(small_model(MODEL), tmp_path / "out", wanted())
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_writer_that_fails_leaves_what_was_there(copied, fault):
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    with pytest.raises(fault), atomic_folder(copied, overwrite=True) as part:
+        (part / "half").write_bytes(b"half")
+        raise fault
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert os.listdir(copied.parent) == ["copied"]
+
+
+LIMITED = """
+import resource, signal
+from small_models import small_model
+from test_export import wanted
+from paddle_dla.exporting.exporter import export_model
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model = small_model("dla46x_c")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+export_model(model, {target!r}, wanted({form!r}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["inference", "onnx"])
+def test_a_disk_that_is_full_leaves_nothing(tmp_path, form):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx")
+    root = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(target=str(tmp_path / "out"), form=form)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{root}:{root.parent}"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Error: " in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def halve_a_weight(layer, prefix, form, input_size, write=exporter.write_model):
+    layer.level3.tree1.tree1.conv1.weight.set_value(layer.level3.tree1.tree1.conv1.weight * 0.5)
+    write(layer, prefix, form, input_size)
+    layer.level3.tree1.tree1.conv1.weight.set_value(layer.level3.tree1.tree1.conv1.weight * 2)
+
+
+def forget_an_epsilon(layer, prefix, form, input_size, write=exporter.write_model):
+    norm = layer.base_layer[1]
+    known, norm._epsilon = norm._epsilon, 1e-3
+    write(layer, prefix, form, input_size)
+    norm._epsilon = known
+
+
+@pytest.mark.parametrize("fault", [halve_a_weight, forget_an_epsilon])
+@pytest.mark.parametrize("form", ["inference", "onnx"])
+def test_an_export_that_computes_something_else_is_not_put_in_place(tmp_path, monkeypatch, fault, form):
+    if form == "onnx":
+        pytest.importorskip("paddle2onnx")
+    monkeypatch.setattr(exporter, "write_model", fault)
+    with pytest.raises(ExportError, match=f"does not compute what the network does.*{ENGINES[form]}: 8 images"):
+        export_model(small_model(MODEL), tmp_path / "out", wanted(form))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ()}, "formats are of inference, onnx"),
+        ({"formats": ("tflite",)}, r"not \['tflite'\]"),
+        ({"class_names": ["one"]}, "1 class names for 10 classes"),
+        ({"preprocessing": Preprocessing((1, 32, 32), mean=(0.5,), std=(0.5,))}, "takes 3 channels, images have 1"),
+        ({"preprocessing": Preprocessing((3, 40, 40))}, "multiples of 32, not 40x40"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(small_model(MODEL), tmp_path / "out", Wanted(**{"model": MODEL, "preprocessing": SPEC, **options}))
+
+
+def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch):
+    there = base.find_spec
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name == "paddle2onnx" else there(name))
+    with pytest.raises(EngineError, match=r'paddle2onnx is not installed; it comes with: pip install -e "\.\[onnx\]"'):
+        export_model(small_model(MODEL), tmp_path / "out", wanted("onnx"))
+    assert os.listdir(tmp_path) == []
+
+
+# the runner, in a process of its own
+
+
+def run_alone(folder, *arguments):
+    """``run.py`` isolated: no PYTHONPATH, no user site, not the folder of the tests."""
+    return subprocess.run(
+        [sys.executable, "-I", folder / "run.py", *map(str, arguments)], capture_output=True, text=True, cwd="/"
+    )
+
+
+BLOCKED = """
+import runpy, sys
+for name in ("paddle_dla", "torch", "timm", "torchvision", "convert", "alignment"):
+    sys.modules[name] = None
+sys.argv = [{script!r}, *{arguments!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("engine", ["inference", "onnxruntime"])
+def test_the_runner_says_what_the_network_says_without_this_package(made, tmp_path, engine):
+    model, folder = made
+    paths = [photograph(tmp_path / f"{seed}.png", seed=seed) for seed in range(3)]
+    arguments = ["--json", "--engine", engine, *map(str, paths)]
+    code = BLOCKED.format(script=str(folder / "run.py"), arguments=arguments)
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    images = np.stack([runner.preprocess(path, SPEC.as_dict()) for path in paths])
+    expected = np.argsort(-open_engine("paddle", model).run(images), axis=1)[:, :5]
+    assert [[item["class"] for item in line["top"]] for line in found] == expected.tolist()
+    assert found[0]["top"][0]["name"] == NAMES[expected[0, 0]]
+
+
+def test_the_runner_imports_neither_this_package_nor_torch():
+    import ast
+
+    tree = ast.parse(Path(runner.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.split(".")[0] for name in names}
+    assert roots - sys.stdlib_module_names == {"numpy", "PIL", "onnxruntime", "paddle"}
+
+
+def test_the_runner_prints_a_table(made, tmp_path):
+    done = run_alone(made[1], photograph(tmp_path / "a.png"))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == str(tmp_path / "a.png") and len(lines) == 6
+    assert all("%" in line and "class " in line for line in lines[1:])
+
+
+def test_the_runner_goes_on_past_an_image_that_it_cannot_read(made, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    done = run_alone(made[1], tmp_path / "bad.jpg", photograph(tmp_path / "a.png"))
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'bad.jpg'}: cannot identify image file" in done.stderr
+    assert done.stdout.startswith(str(tmp_path / "a.png"))
+
+
+def test_the_runner_refuses_a_later_format(copied, tmp_path):
+    rewrite(copied, format=2)
+    done = run_alone(copied, photograph(tmp_path / "a.png"))
+    assert done.returncode == 1 and "has format 2; this runner reads 1" in done.stderr
+
+
+def test_the_runner_refuses_an_engine_without_a_network(copied, tmp_path):
+    rewrite(copied, formats=["onnx"])
+    done = run_alone(copied, "--engine", "inference", photograph(tmp_path / "a.png"))
+    assert done.returncode == 1 and "has no network for inference; it has: onnxruntime" in done.stderr
+
+
+# preprocessing: timm's, to the byte
+
+SPECS = [
+    Preprocessing((3, 32, 32)),
+    Preprocessing((3, 64, 64), crop_pct=0.95, interpolation="bicubic"),
+    Preprocessing((3, 32, 32), crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+    Preprocessing((3, 64, 32), crop_pct=0.9),
+    Preprocessing((3, 32, 32), crop_pct=1.3),
+]
+IMAGES = [
+    ("RGB", (50, 40)), ("RGB", (33, 301)), ("RGB", (500, 375)), ("RGB", (7, 9)), ("L", (41, 60)), ("P", (41, 60)),
+    ("RGBA", (41, 60)), ("CMYK", (41, 61)), ("1", (40, 60)), ("I;16", (40, 60)),
+]  # fmt: skip
+
+
+def timm_input(spec, path):
+    from torch_ref.model import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    transform = create_transform(
+        spec.input_size, interpolation=spec.interpolation, mean=spec.mean, std=spec.std, crop_pct=spec.crop_pct
+    )
+    with Image.open(path) as image:
+        return transform(image.convert("RGB")).numpy()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("mode", "size"), IMAGES, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_runner_feeds_the_network_what_timm_would(tmp_path, spec, mode, size):
+    path = photograph(tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png"), size, mode)
+    actual = runner.preprocess(path, spec.as_dict())
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, timm_input(spec, path))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("change", [{"mean": (0.485, 0.456, 0.407)}, {"crop_pct": 0.9}, {"interpolation": "bicubic"}])
+def test_a_runner_that_prepares_images_otherwise_is_seen(tmp_path, change):
+    path = photograph(tmp_path / "a.png")
+    wrong = {**SPEC.as_dict(), **change}
+    assert (runner.preprocess(path, wrong) != timm_input(SPEC, path)).any()
+
+
+# the command
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    arrays = {name: tensor.numpy() for name, tensor in small_model(MODEL).state_dict().items()}
+    manifest = {
+        "format": 1, "model": MODEL, "num_classes": CLASSES, "preprocessing": SPEC.as_dict(),
+        "tensors": {name: describe(array) for name, array in arrays.items()},
+    }  # fmt: skip
+    save(tmp_path / "small.pdparams", arrays, manifest)
+    return tmp_path / "small.pdparams"
+
+
+def call(checkpoint, *arguments):
+    return command.main(
+        ["--model", MODEL, "--checkpoint", str(checkpoint), "--output", str(checkpoint.parent / "out"), *arguments]
+    )
+
+
+def test_the_command_takes_classes_and_preprocessing_from_the_manifest(checkpoint, capsys):
+    assert call(checkpoint) == 0
+    export = load_export(checkpoint.parent / "out")
+    assert export.preprocessing == SPEC and export.engine.num_classes == CLASSES
+    assert export.record.weights["source"] == "small.pdparams"
+    assert "rounding alone explains" in capsys.readouterr().out
+
+
+def test_the_command_checks_on_the_users_images(checkpoint, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for seed in range(6):
+        photograph(tmp_path / "images" / f"{seed}.jpg", seed=seed)
+    assert call(checkpoint, "--check", str(tmp_path / "images"), "--class-names", str(names_file(tmp_path))) == 0
+    assert "6 images" in capsys.readouterr().out
+    assert list(load_export(tmp_path / "out").class_names) == NAMES
+
+
+def names_file(folder):
+    (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
+    return folder / "names.txt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--check", "absent"], "absent: no such folder or list file"),
+        (["--class-names", "absent"], "cannot read the class names absent"),
+        (["--num-classes", "3", "--class-names", "{names}"], "has 10 names, one a line; the model has 3 classes"),
+        (["--input-size", "40"], "multiples of 32, not 40x40"),
+        (["--checkpoint", "absent.pdparams"], "absent.pdparams: no such file"),
+        (["--model", "dla47"], "dla47"),
+        (["--model", "dla34"], f"holds {MODEL}, not dla34"),
+    ],
+)
+def test_what_the_command_cannot_do_it_says_and_leaves_nothing(checkpoint, tmp_path, capsys, arguments, message):
+    assert call(checkpoint, *[argument.format(names=names_file(tmp_path)) for argument in arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--int8"], ["--calibration", "x"], ["--int8", "--calibration", "x", "--format", "inference"]]
+)
+def test_options_that_do_not_go_together_are_a_mistake_of_usage(checkpoint, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        call(checkpoint, *arguments)
+    assert stopped.value.code == 2

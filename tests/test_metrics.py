@@ -1,5 +1,7 @@
 """Accuracies and losses are timm's and torch's, and the same however the samples were split."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -80,7 +82,7 @@ def test_any_split_merges_to_the_same(logits, labels, sizes):
     order = np.random.default_rng(2).permutation(SAMPLES)
     parts = [
         predictions_of(logits[rows], labels[rows], rows)
-        for rows in (order[start:end] for start, end in zip(ends, ends[1:]))
+        for rows in (order[start:end] for start, end in itertools.pairwise(ends))
     ]
     assert same(merge(parts, SAMPLES), whole)
 

@@ -235,6 +235,14 @@ sys.exit(len(list(loader)) != 2)
     assert done.returncode == 0, done.stderr
 
 
+def test_workers_do_not_import_what_lies_where_the_user_works(tmp_path, monkeypatch):
+    for name in ("multiprocessing", "random", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert len(list(Loader(parts.Made(4), parts.keep, 2, workers=1, **UINT8))) == 2
+
+
 BAD_OPTIONS = {
     "batch_size is 1 or more": dict(batch_size=0),
     "workers is 0 or more": dict(workers=-1),

@@ -82,7 +82,8 @@ class Crew:
         descriptors = {"connection": theirs.fileno(), "memory": memory, "job": job, "lifeline": lifeline}
         try:
             process = subprocess.Popen(
-                [sys.executable, "-c", _START.format(worker=worker, **descriptors)],
+                # -P: a file random.py where the user works is not Python's
+                [sys.executable, "-P", "-c", _START.format(worker=worker, **descriptors)],
                 pass_fds=tuple(descriptors.values()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **_ENVIRONMENT},

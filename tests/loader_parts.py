@@ -92,6 +92,12 @@ def leave():
     os._exit(3)
 
 
+def nap(image, rng):
+    """Slow, but going on."""
+    time.sleep(0.1)
+    return image
+
+
 def hang():
     time.sleep(600)
 

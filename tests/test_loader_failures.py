@@ -162,6 +162,13 @@ def runs(pid):
         return False
 
 
+def script(code, *arguments, **options):
+    """A running program that can import the project and the parts of these tests."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options)
+
+
 def wait_until(condition, seconds=5.0):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -176,6 +183,39 @@ def test_a_worker_killed_from_outside_ends_the_run():
     with pytest.raises(WorkerError, match=rf"loader worker 0 \(pid {pids[0]}\) was killed by SIGKILL"):
         list(batches)
     assert not any(runs(pid) for pid in pids)
+
+
+def test_a_worker_that_stands_still_between_two_batches_is_named():
+    batches, pids = started(Loader(parts.Made(200), parts.keep, 2, workers=2, timeout=0.6, **UINT8))
+    os.kill(pids[1], signal.SIGSTOP)
+    with pytest.raises(WorkerError, match=rf"loader worker 1 \(pid {pids[1]}\) hangs"):
+        list(batches)
+    assert not any(runs(pid) for pid in pids)
+
+
+SUSPENDED = """
+import sys, loader_parts as parts
+from paddle_dla.data.loader import Loader
+batches = iter(Loader(parts.Made(12), parts.nap, 2, workers=1, timeout=0.6, output_shape=parts.SHAPE,
+    output_dtype="uint8"))
+next(batches)
+print(*batches.gi_frame.f_locals["crew"].pids, flush=True)
+print(sum(map(len, batches)), flush=True)
+"""
+
+
+def test_a_job_that_was_suspended_goes_on():
+    """Longer than the timeout, in the middle of a sample; the main process is woken first."""
+    running = script(SUSPENDED)
+    pids = [running.pid, *map(int, running.stdout.readline().split())]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.0)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
+    output, errors = running.communicate(timeout=20)
+    assert (output.strip(), errors) == ("10", "")
 
 
 MISTAKES = {
@@ -260,15 +300,7 @@ for batch in batches:
 
 def program(action, **options):
     """A program whose worker 1 hangs at sample 6; returns it and the workers' process ids."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    running = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, action.__name__],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": paths},
-        **options,
-    )
+    running = script(PROGRAM, action.__name__, **options)
     # worker 1 gets stuck at its second batch, when worker 0 has no room left
     pids = [[int(pid) for pid in running.stdout.readline().split()] for _ in range(3)][-1]
     assert len(pids) == 2 and all(runs(pid) for pid in pids)

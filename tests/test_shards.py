@@ -142,6 +142,11 @@ def test_a_part_of_the_shards_can_be_named(shards):
     assert open_source(shards / "shard-000002.tar").num_samples == 3
 
 
+def test_a_file_may_be_called_what_looks_like_a_pattern(tmp_path):
+    tar = write_tar(tmp_path / "s[0].tar", [("a.jpg", b"x"), ("a.cls", b"0")])
+    assert open_source(tar).num_samples == 1
+
+
 def test_missing_shards_are_named(shards):
     with pytest.raises(DataError, match=r"1 of 4 shards are not there: .*shard-000003.tar"):
         open_source(f"{shards}/shard-{{000000..000003}}.tar")

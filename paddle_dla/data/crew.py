@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from paddle_dla.data.batching import Job
 from paddle_dla.data.errors import DataError, WorkerError
-from paddle_dla.data.slots import MIXING, STARTING, WAITING, Arrays, Slots, anonymous_file
+from paddle_dla.data.slots import MIXING, STARTING, Arrays, Slots, anonymous_file
 from paddle_dla.data.worker import Done, Failed
 
 _START = (
@@ -105,8 +105,7 @@ class Crew:
         """The next batch of a worker. Raises ``WorkerError`` for one that is dead, stuck or has failed."""
         connection = self._connections[worker]
         try:
-            while not connection.poll(min(_LOOK, self._timeout / 4)):
-                self._check_progress(worker)
+            self._await(worker)
             message = connection.recv()
         except (EOFError, ConnectionResetError, BrokenPipeError):
             raise self._death(worker) from None
@@ -123,17 +122,25 @@ class Crew:
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: after its last batch, or see receive()
             self._connections[worker].send(slot)
 
-    def _check_progress(self, worker: int) -> None:
-        state, seconds = self.slots.state(worker)
-        limit = max(self._timeout, _STARTED) if state == STARTING else self._timeout
-        if state != WAITING and seconds > limit:
-            raise WorkerError(
-                f"{self._named(worker)} hangs: no progress for {seconds:.0f} s {self._place(state)}; raise timeout "
-                f"({self._timeout:g} s) if that can take so long"
-            )
+    def _await(self, worker: int) -> None:
+        """Wait until a worker says something. Raises ``WorkerError`` where it gets no further with what it is at.
+
+        What counts is the time of this wait: while the whole job is suspended, nobody looks, and nobody is late.
+        """
+        look = min(_LOOK, self._timeout / 4)
+        last, silent = None, 0.0
+        while not self._connections[worker].poll(look):
+            now = self.slots.state(worker)
+            silent = silent + look if now == last else 0.0
+            last = now
+            if silent > (max(self._timeout, _STARTED) if now.doing == STARTING else self._timeout):
+                raise WorkerError(
+                    f"{self._named(worker)} hangs: no progress for {silent:.1f} s {self._place(now.doing)}; raise "
+                    f"timeout ({self._timeout:g} s) if that can take so long"
+                )
 
     def _death(self, worker: int) -> WorkerError:
-        place = self._place(self.slots.state(worker)[0])
+        place = self._place(self.slots.state(worker).doing)
         try:
             code = self._processes[worker].wait(_END)
         except subprocess.TimeoutExpired:
@@ -146,7 +153,7 @@ class Crew:
     def _failure(self, worker: int, message: Failed) -> DataError:
         if message.data_error is not None:
             return DataError(message.data_error)
-        place = self._place(self.slots.state(worker)[0])
+        place = self._place(self.slots.state(worker).doing)
         return WorkerError(f"{self._named(worker)} failed {place}:\n\n{message.trace}")
 
     def _named(self, worker: int) -> str:

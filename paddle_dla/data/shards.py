@@ -32,7 +32,8 @@ def expand_pattern(pattern: str) -> list[str]:
     """The paths of ``shard-{000000..000009}.tar`` (ends included, zeros as in the first end), or of a glob."""
     match = _RANGE.search(pattern)
     if match is None:
-        found = sorted(glob.glob(pattern), key=natural_key) if glob.has_magic(pattern) else [pattern]
+        is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)
+        found = sorted(glob.glob(pattern), key=natural_key) if is_glob else [pattern]
         if not found:
             raise DataError(f"{pattern}: no file matches")
         return found

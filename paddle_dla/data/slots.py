@@ -10,8 +10,8 @@ import math
 import mmap
 import os
 import tempfile
-import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,6 +69,13 @@ class Layout:
         return self._start + self.workers * self.slots * sum(self._sizes())
 
 
+class State(NamedTuple):
+    """What a worker is at (a sample's index, or one of the states), and how often it has said so."""
+
+    doing: int
+    count: int
+
+
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -90,11 +97,10 @@ class Slots:
             offset += size
         return tuple(found)
 
-    def note(self, worker: int, state: int) -> None:
+    def note(self, worker: int, doing: int) -> None:
         """Say what a worker is at from now on: a sample's index, or one of the states."""
-        self._states[worker] = state, time.monotonic_ns()
+        self._states[worker] = doing, self._states[worker, 1] + 1
 
-    def state(self, worker: int) -> tuple[int, float]:
-        """What a worker is at, and for how many seconds (the clock is the machine's)."""
-        state, since = self._states[worker].tolist()
-        return state, (time.monotonic_ns() - since) / 1e9
+    def state(self, worker: int) -> State:
+        """What a worker is at."""
+        return State(*self._states[worker].tolist())

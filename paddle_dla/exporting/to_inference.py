@@ -7,11 +7,14 @@ beforehand is even slower (dla60: 1.3 times), because the bias becomes an additi
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_dla.engines.base import require
+from paddle_dla.engines.paddle_inference import WEIGHTS, program_path
+from paddle_dla.exporting.errors import ExportError
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -22,7 +25,7 @@ INPUT = "images"
 def write_inference(layer: nn.Layer, prefix: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
     """Write ``PREFIX.json`` (Paddle 2.6: ``.pdmodel``) and ``PREFIX.pdiparams``: images (B, C, H, W), any B.
 
-    ``layer`` is in evaluation mode; it is not changed.
+    ``layer`` is in evaluation mode; it is not changed. Raises ``ExportError`` where the files are incomplete.
     """
     require("paddle", "cpu")
     import paddle
@@ -31,3 +34,17 @@ def write_inference(layer: nn.Layer, prefix: str | os.PathLike[str], input_size:
     paddle.jit.save(layer, os.fspath(prefix), input_spec=[spec])
     # for paddle.jit.load of Paddle 2.6 alone
     Path(f"{os.fspath(prefix)}.pdiparams.info").unlink(missing_ok=True)
+    _check_complete(layer, prefix)
+
+
+def _check_complete(layer: nn.Layer, prefix: str | os.PathLike[str]) -> None:
+    """Raises ``ExportError`` where a file was cut short, which Paddle does not notice, nor paddle2onnx survive."""
+    program, weights = program_path(prefix), Path(f"{os.fspath(prefix)}{WEIGHTS}")
+    expected = sum(tensor.numpy().nbytes for tensor in layer.state_dict().values())
+    try:
+        if program.suffix == ".json":
+            json.loads(program.read_bytes())
+    except ValueError as error:
+        raise ExportError(f"{program.name} was not written to its end; is the disk full?") from error
+    if weights.stat().st_size < expected:
+        raise ExportError(f"{weights.name} was not written to its end; is the disk full?")

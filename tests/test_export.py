@@ -434,7 +434,7 @@ def test_the_command_checks_on_the_users_images(checkpoint, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     for seed in range(6):
         photograph(tmp_path / "images" / f"{seed}.jpg", seed=seed)
-    assert call(checkpoint, "--check", str(tmp_path / "images"), "--class-names", str(names_file(tmp_path))) == 0
+    assert call(checkpoint, "--check", str(tmp_path / "images"), "--classes", str(names_file(tmp_path))) == 0
     assert "6 images" in capsys.readouterr().out
     assert list(load_export(tmp_path / "out").class_names) == NAMES
 
@@ -447,17 +447,19 @@ def names_file(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--check", "absent"], "absent: no such folder or list file"),
-        (["--class-names", "absent"], "cannot read the class names absent"),
-        (["--num-classes", "3", "--class-names", "{names}"], "has 10 names, one a line; the model has 3 classes"),
+        (["--check", "absent"], "absent: is not there"),
+        (["--classes", "absent"], "cannot read the class names in absent"),
+        (["--classes", "{other}"], "names 3 classes, the model has 10"),
+        (["--num-classes", "3"], "has 10 classes, not 3"),
         (["--input-size", "40"], "multiples of 32, not 40x40"),
-        (["--checkpoint", "absent.pdparams"], "absent.pdparams: no such file"),
+        (["--checkpoint", "absent.pdparams"], "absent.pdparams"),
         (["--model", "dla47"], "dla47"),
         (["--model", "dla34"], f"holds {MODEL}, not dla34"),
     ],
 )
 def test_what_the_command_cannot_do_it_says_and_leaves_nothing(checkpoint, tmp_path, capsys, arguments, message):
-    assert call(checkpoint, *[argument.format(names=names_file(tmp_path)) for argument in arguments]) == 1
+    (tmp_path / "other.txt").write_text("a\nb\nc\n")
+    assert call(checkpoint, *[argument.format(other=tmp_path / "other.txt") for argument in arguments]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -1,60 +1,46 @@
-"""Images that the user points at, for calibration and for the check."""
+"""Images that the user points at, for calibration and for the check: prepared as evaluation prepares them."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from paddle_dla.exporting import runner
-from paddle_dla.exporting.errors import ExportError
+from paddle_dla.data.crop import EvalTransform
+from paddle_dla.data.folder import is_image
+from paddle_dla.data.image_files import open_images
+from paddle_dla.data.loader import Loader
+from paddle_dla.data.opening import open_source
+from paddle_dla.data.pipeline import NormaliseBatch
+from paddle_dla.data.source import Source
 from paddle_dla.preprocessing import Preprocessing
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+BATCH = 32
 
 
-def read_images(
-    data: str | os.PathLike[str], preprocessing: Preprocessing, limit: int
-) -> tuple[np.ndarray, np.ndarray]:
+def read_images(data: str, preprocessing: Preprocessing, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """At most ``limit`` images, evenly spread over ``data``: (N, C, H, W) float32, normalised, and labels (N,).
 
-    ``data`` is a tree of one folder for each class, a folder of images (label -1), or a file with ``path label``
-    lines, relative to it. Raises ``ExportError`` where there are no images, or one cannot be read.
+    ``data`` is what evaluation takes (class folders, a list file, tar shards), or a folder of images, whose labels
+    are -1. Raises ``DataError`` where there are none, or one cannot be read.
     """
-    samples = _listed(Path(data))
-    if not samples:
-        raise ExportError(f"{data} has no images ({', '.join(SUFFIXES)})")
-    # classes lie one after the other: the first ones alone would tell of few of them
-    chosen = [samples[int(place)] for place in np.linspace(0, len(samples) - 1, min(limit, len(samples)))]
-    images = np.stack([_read(path, preprocessing) for path, _ in chosen])
-    return images, np.array([label for _, label in chosen], np.int64)
+    source = _open(data)
+    # classes lie one after the other: the first samples alone would tell of few of them
+    count = min(limit, source.num_samples)
+    loader = Loader(
+        source,
+        EvalTransform(preprocessing),
+        BATCH,
+        output_shape=preprocessing.input_size,
+        batch_transform=NormaliseBatch(preprocessing),
+        order=np.linspace(0, source.num_samples - 1, count).astype(np.int64),
+    )
+    batches = list(loader)
+    return np.concatenate([batch.images for batch in batches]), np.concatenate([batch.labels for batch in batches])
 
 
-def _listed(data: Path) -> list[tuple[Path, int]]:
-    if data.is_file():
-        return _from_list(data)
-    if not data.is_dir():
-        raise ExportError(f"{data}: no such folder or list file")
-    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
-    classes = sorted({path.parent for path in paths} - {data})
-    labels = {folder: number for number, folder in enumerate(classes)}
-    return [(path, labels.get(path.parent, -1)) for path in paths]
-
-
-def _from_list(file: Path) -> list[tuple[Path, int]]:
-    samples = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal():
-            raise ExportError(f"{file}, line {number}: expected 'path label', got {line!r}")
-        samples.append((file.parent / name, int(label)))
-    return samples
-
-
-def _read(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    try:
-        return runner.preprocess(os.fspath(path), preprocessing.as_dict())
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ExportError(f"cannot read the image {path}: {error}") from error
+def _open(data: str) -> Source:
+    path = os.path.expanduser(data)
+    if os.path.isdir(path) and any(is_image(name) for name in os.listdir(path)):
+        return open_images([path])
+    return open_source(path)

@@ -115,7 +115,7 @@ def predict_all(
     loader = evaluation_loader(source, subject.preprocessing, chosen_loading(args), ranks)
     progress = Progress(source.num_samples // ranks.count, args.log_interval, quiet=not ranks.first)
     try:
-        own = evaluate(subject.engine, loader, num_classes, subset, args.flip, progress)
+        own = evaluate(subject.engine, loader, num_classes, subset=subset, flip=args.flip, progress=progress)
     finally:
         progress.close()
     parts, skipped = zip(*gather((own, loader.skipped), ranks))

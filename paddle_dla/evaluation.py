@@ -23,6 +23,7 @@ def evaluate(
     engine: Engine,
     batches: Iterable[Batch],
     num_classes: int,
+    *,
     subset: Sequence[int] | None = None,
     flip: bool = False,
     ranked: int = 5,

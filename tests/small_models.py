@@ -6,7 +6,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_dla import create_model
+from paddle_dla import checkpoint, create_model
+from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.manifest import FORMAT, describe
 
 SIZE = (3, 32, 32)
 CLASSES = 10
@@ -37,3 +39,18 @@ def train_norm(norm: nn.BatchNorm2D, rng: np.random.RandomState) -> None:
 def noise(count: int = 5, size: tuple[int, int, int] = SIZE, seed: int = 0) -> np.ndarray:
     """(count, C, H, W) float32."""
     return np.random.RandomState(seed).standard_normal((count, *size)).astype(np.float32)
+
+
+def save_small(path, name: str = "dla46x_c", preprocessing: Preprocessing | None = None, **options) -> str:
+    """``small_model`` as a converted checkpoint with its manifest; returns the path as text."""
+    arrays = {key: tensor.numpy() for key, tensor in small_model(name, **options).state_dict().items()}
+    manifest = {
+        "format": FORMAT,
+        "model": name,
+        "num_classes": CLASSES,
+        "source": {"file": "seeded"},
+        "preprocessing": (preprocessing or Preprocessing(SIZE, 1.0)).as_dict(),
+        "tensors": {key: describe(array) for key, array in arrays.items()},
+    }
+    checkpoint.save(path, arrays, manifest)
+    return str(path)

@@ -129,8 +129,8 @@ class Loader:
             if len(self.skipped) > SHOWN:
                 lines.append(f"  ... and {len(self.skipped) - SHOWN} more")
             raise DataError(
-                f"{len(self.skipped)} images cannot be used, more than the {self._max_skipped} that may be skipped; "
-                "mend or remove them, or let more be skipped:\n" + "\n".join(lines)
+                f"unusable images: {len(self.skipped)}, where {self._max_skipped} may be skipped; mend or remove "
+                "them, or let more be skipped:\n" + "\n".join(lines)
             )
 
 

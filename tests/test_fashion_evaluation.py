@@ -1,0 +1,92 @@
+"""The whole pipeline on a really trained checkpoint: 87.11 %, and torch's prediction for each of 10,000 images.
+
+Every engine, every source and either number of ranks is met twice; ``make test-heavy`` runs all eighteen combinations.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fashion import read_test_set, torch_predictions
+
+from convert import timm2paddle
+from paddle_dla import evaluate as command
+
+ROOT = Path(command.__file__).parent.parent
+ENGINES = ("paddle", "inference", "onnxruntime")
+SOURCES = {"folder": "val", "list": "val.txt", "shards": "shards/val"}
+COVERING = {
+    ("paddle", "folder", 1),
+    ("paddle", "shards", 2),
+    ("inference", "list", 1),
+    ("inference", "folder", 2),
+    ("onnxruntime", "shards", 1),
+    ("onnxruntime", "list", 2),
+}
+COMBINATIONS = [
+    pytest.param(*each, marks=() if each in COVERING else pytest.mark.heavy, id="-".join(map(str, each)))
+    for each in ((engine, source, ranks) for engine in ENGINES for source in SOURCES for ranks in (1, 2))
+]
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The 10,000 test images in all three forms, as a user makes them."""
+    read_test_set()  # skips where Debian's package is missing
+    folder = tmp_path_factory.mktemp("fashion") / "data"
+    script = ROOT / "scripts" / "make_fashion_mnist.py"
+    subprocess.run([sys.executable, script, folder, "--shards", "--limit", "10000"], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(shared_data, tmp_path_factory):
+    """The checkpoint as a user converts it."""
+    target = tmp_path_factory.mktemp("weights") / "fashion.pdparams"
+    source = shared_data / "checkpoints/dla46_c_fashion_mnist.pth.tar"
+    options = ["--num-classes", "10", "--input-size", "32", "--crop-pct", "1", "--no-verify"]
+    arguments = ["--model", "dla46_c", "--checkpoint", str(source), "--output", str(target), *options]
+    assert timm2paddle.main(arguments) == 0
+    return target
+
+
+@pytest.fixture(scope="module")
+def expected(shared_data):
+    """Torch's prediction for image ``i`` of the original file."""
+    return torch_predictions(shared_data / "checkpoints/dla46_c_fashion_mnist.pth.tar", read_test_set()[0])
+
+
+def evaluated(ranks, folder, *arguments):
+    """Results and one record a sample of the real command, in one process or several."""
+    script = ROOT / "paddle_dla" / "evaluate.py"
+    launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir", folder / "log"]
+    outputs = ("--results", folder / "results.json", "--predictions", folder / "samples.jsonl")
+    command_line = [sys.executable, *(launcher if ranks > 1 else ()), script, *arguments, *outputs]
+    done = subprocess.run(
+        [str(argument) for argument in command_line],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    return json.loads((folder / "results.json").read_text()), samples
+
+
+@pytest.mark.parametrize(("engine", "source", "ranks"), COMBINATIONS)
+def test_every_way_predicts_what_torch_predicts(engine, source, ranks, data, weights, expected, tmp_path):
+    arguments = ("--checkpoint", weights, "--data", data / SOURCES[source], "--engine", engine)
+    results, samples = evaluated(ranks, tmp_path, *arguments, "--threads", 2 // ranks, "--workers", 1)
+    assert results["images"] == 10_000
+    assert results["top1"] == pytest.approx(87.11, abs=1e-9)
+    # in each form the sample's name ends with the image's place in the original file
+    places = [int(re.search(r"(\d{5})(\.png)?$", sample["name"])[1]) for sample in samples]
+    found = np.full(10_000, -1)
+    found[places] = [sample["class1"] for sample in samples]
+    np.testing.assert_array_equal(found, expected)

@@ -28,9 +28,14 @@ TRUNK_MACS = {
 
 
 def forward_macs(name: str, input_size: tuple[int, int, int], num_classes: int = 1000) -> int:
-    """MACs of one image through the variant ``name``; ``input_size`` is (C, H, W), sides multiples of 32."""
+    """MACs of one image through the variant ``name``; ``input_size`` is (C, H, W).
+
+    Raises ``ValueError`` for an unknown variant, and for sides that are no multiples of 32, which it does not take.
+    """
     key = resolve_name(name)
     channels, height, width = input_size
+    if height % CELL or width % CELL:
+        raise ValueError(f"the sides of an image are multiples of {CELL} for this family, not {height} x {width}")
     cells = (height // CELL) * (width // CELL)
     stem = STEM_TAPS * STEM_CHANNELS * height * width
     head = VARIANTS[key].channels[-1] * num_classes

@@ -6,6 +6,7 @@ raises ``FORMAT``.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
-from paddle_dla.storage.atomic import write_error
+from paddle_dla.storage.atomic import process_runs, write_error
 from paddle_dla.storage.manifest import describe_file
 
 FORMAT = 1
@@ -152,6 +153,7 @@ def atomic_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> It
     Raises ``CheckpointError`` where the system refuses; what stood at ``folder`` is then still there.
     """
     target = Path(folder)
+    _clear_leftovers(target)
     check_target(target, overwrite)
     part, old = _beside(target, "part"), _beside(target, "old")
     try:
@@ -166,6 +168,19 @@ def atomic_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> It
     finally:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove what killed writers left; one that was stopped between its two renames had the old folder set aside."""
+    resolved = Path(os.path.abspath(target))
+    for leftover in resolved.parent.glob(f".{glob.escape(resolved.name)}.*"):
+        pid, _, suffix = leftover.name.removeprefix(f".{resolved.name}.").partition(".")
+        if suffix not in ("part", "old") or process_runs(pid):
+            continue
+        if suffix == "old" and not resolved.exists():
+            os.rename(leftover, resolved)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _take_place(part: Path, target: Path, old: Path) -> None:

@@ -28,7 +28,8 @@ _HINTS = {
 }
 
 
-def _process_runs(pid: str) -> bool:
+def process_runs(pid: str) -> bool:
+    """Whether a process of this number is there; a text that is no number is none."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
@@ -41,7 +42,7 @@ def _process_runs(pid: str) -> bool:
 def _remove_leftovers(target: Path) -> None:
     """Remove the hidden files that killed writers of ``target`` left behind."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        if not _process_runs(leftover.name.split(".")[-2]):
+        if not process_runs(leftover.name.split(".")[-2]):
             leftover.unlink(missing_ok=True)
 
 

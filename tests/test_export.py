@@ -16,7 +16,7 @@ from small_models import CLASSES, SIZE, noise, small_model
 from paddle_dla import export as command
 from paddle_dla.checkpoint import save
 from paddle_dla.engines import EngineError, base, open_engine
-from paddle_dla.exporting import exporter, runner
+from paddle_dla.exporting import exporter, folder, runner
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.exporter import Wanted, export_model
 from paddle_dla.exporting.folder import RECORD, atomic_folder, read_record
@@ -352,6 +352,10 @@ def test_the_runner_imports_neither_this_package_nor_torch():
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     roots = {name.split(".")[0] for name in names}
     assert roots - sys.stdlib_module_names == {"numpy", "PIL", "onnxruntime", "paddle"}
+
+
+def test_the_runner_reads_the_format_that_is_written():
+    assert runner.FORMAT == folder.FORMAT
 
 
 def test_the_runner_prints_a_table(made, tmp_path):

@@ -1,7 +1,5 @@
 """An export: complete or absent, proved before it is there, verified when it is opened, and able to stand alone."""
 
-import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -10,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from small_models import CLASSES, SIZE, noise, small_model
+from exports import BOTH, ENGINE_NAMES, FORMATS, MODEL, NAMES, SPEC, make, needs_onnx, photograph, rewrite, wanted
+from small_models import CLASSES, noise, small_model
 
 from paddle_dla import export as command
 from paddle_dla.checkpoint import save
 from paddle_dla.engines import EngineError, base, open_engine
-from paddle_dla.exporting import exporter, folder, runner
+from paddle_dla.exporting import exporter
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.exporter import Wanted, export_model
 from paddle_dla.exporting.folder import RECORD, atomic_folder, read_record
@@ -25,36 +23,14 @@ from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import describe
 
-MODEL = "dla46x_c"
-SPEC = Preprocessing(SIZE)
-NAMES = [f"class {index}" for index in range(CLASSES)]
 ENGINES = {"inference": "inference", "onnx": "onnxruntime"}
-
-
-def wanted(*formats, **options):
-    return Wanted(MODEL, SPEC, formats or ("inference",), **options)
-
-
-def photograph(path, size=(50, 40), mode="RGB", seed=0):
-    """A seeded image file of smooth colours, as photographs are."""
-    small = np.random.RandomState(seed).randint(0, 256, (5, 4, 3), np.uint8)
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode).save(path)
-    return path
-
-
-FORMATS = ("inference", "onnx") if importlib.util.find_spec("paddle2onnx") else ("inference",)
-needs_onnx = pytest.mark.skipif("onnx" not in FORMATS, reason="needs paddle2onnx, onnx and onnxruntime")
-BOTH = ["inference", pytest.param("onnx", marks=needs_onnx)]
-ENGINE_NAMES = ["inference", pytest.param("onnxruntime", marks=needs_onnx)]
-"""What can be exported, and run, where the tests run."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """(the network, its export in every format that there is); not to be changed."""
-    model, folder = small_model(MODEL), tmp_path_factory.mktemp("exports") / "made"
-    export_model(model, folder, wanted(*FORMATS, class_names=NAMES))
-    return model, folder
+    folder = tmp_path_factory.mktemp("exports") / "made"
+    return make(folder), folder
 
 
 @pytest.fixture
@@ -131,11 +107,6 @@ def test_a_missing_file_is_refused(copied, name):
     (copied / name).unlink()
     with pytest.raises(ExportError, match=f"cannot read .*{name}"):
         load_export(copied)
-
-
-def rewrite(folder, **changes):
-    content = json.loads((folder / RECORD).read_text())
-    (folder / RECORD).write_text(json.dumps({**content, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +214,7 @@ def test_the_folder_of_a_writer_that_still_runs_is_left(tmp_path):
 LIMITED = """
 import resource, signal
 from small_models import small_model
-from test_export import wanted
+from exports import wanted
 from paddle_dla.exporting.exporter import export_model
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 model = small_model("dla46x_c")
@@ -308,128 +279,6 @@ def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(EngineError, match=r'paddle2onnx is not installed; it comes with: pip install -e "\.\[onnx\]"'):
         export_model(small_model(MODEL), tmp_path / "out", wanted("onnx"))
     assert os.listdir(tmp_path) == []
-
-
-# the runner, in a process of its own
-
-
-def run_alone(folder, *arguments):
-    """``run.py`` isolated: no PYTHONPATH, no user site, not the folder of the tests."""
-    return subprocess.run(
-        [sys.executable, "-I", folder / "run.py", *map(str, arguments)], capture_output=True, text=True, cwd="/"
-    )
-
-
-BLOCKED = """
-import runpy, sys
-for name in ("paddle_dla", "torch", "timm", "torchvision", "convert", "alignment"):
-    sys.modules[name] = None
-sys.argv = [{script!r}, *{arguments!r}]
-runpy.run_path({script!r}, run_name="__main__")
-"""
-
-
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
-def test_the_runner_says_what_the_network_says_without_this_package(made, tmp_path, engine):
-    model, folder = made
-    paths = [photograph(tmp_path / f"{seed}.png", seed=seed) for seed in range(3)]
-    arguments = ["--json", "--engine", engine, *map(str, paths)]
-    code = BLOCKED.format(script=str(folder / "run.py"), arguments=arguments)
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd="/")
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    images = np.stack([runner.preprocess(path, SPEC.as_dict()) for path in paths])
-    expected = np.argsort(-open_engine("paddle", model).run(images), axis=1)[:, :5]
-    assert [[item["class"] for item in line["top"]] for line in found] == expected.tolist()
-    assert found[0]["top"][0]["name"] == NAMES[expected[0, 0]]
-
-
-def test_the_runner_imports_neither_this_package_nor_torch():
-    import ast
-
-    tree = ast.parse(Path(runner.__file__).read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    roots = {name.split(".")[0] for name in names}
-    assert roots - sys.stdlib_module_names == {"numpy", "PIL", "onnxruntime", "paddle"}
-
-
-def test_the_runner_reads_the_format_that_is_written():
-    assert runner.FORMAT == folder.FORMAT
-
-
-def test_the_runner_prints_a_table(made, tmp_path):
-    done = run_alone(made[1], photograph(tmp_path / "a.png"))
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert lines[0] == str(tmp_path / "a.png") and len(lines) == 6
-    assert all("%" in line and "class " in line for line in lines[1:])
-
-
-def test_the_runner_goes_on_past_an_image_that_it_cannot_read(made, tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    done = run_alone(made[1], tmp_path / "bad.jpg", photograph(tmp_path / "a.png"))
-    assert done.returncode == 1
-    assert f"error: {tmp_path / 'bad.jpg'}: cannot identify image file" in done.stderr
-    assert done.stdout.startswith(str(tmp_path / "a.png"))
-
-
-def test_the_runner_refuses_a_later_format(copied, tmp_path):
-    rewrite(copied, format=2)
-    done = run_alone(copied, photograph(tmp_path / "a.png"))
-    assert done.returncode == 1 and "has format 2; this runner reads 1" in done.stderr
-
-
-def test_the_runner_refuses_an_engine_without_a_network(copied, tmp_path):
-    rewrite(copied, formats=["inference"])
-    done = run_alone(copied, "--engine", "onnxruntime", photograph(tmp_path / "a.png"))
-    assert done.returncode == 1 and "has no network for onnxruntime; it has: inference" in done.stderr
-
-
-# preprocessing: timm's, to the byte
-
-SPECS = [
-    Preprocessing((3, 32, 32)),
-    Preprocessing((3, 64, 64), crop_pct=0.95, interpolation="bicubic"),
-    Preprocessing((3, 32, 32), crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
-    Preprocessing((3, 64, 32), crop_pct=0.9),
-    Preprocessing((3, 32, 32), crop_pct=1.3),
-]
-IMAGES = [
-    ("RGB", (50, 40)), ("RGB", (33, 301)), ("RGB", (500, 375)), ("RGB", (7, 9)), ("L", (41, 60)), ("P", (41, 60)),
-    ("RGBA", (41, 60)), ("CMYK", (41, 61)), ("1", (40, 60)), ("I;16", (40, 60)),
-]  # fmt: skip
-
-
-def timm_input(spec, path):
-    from torch_ref.model import import_timm
-
-    import_timm()
-    from timm.data import create_transform
-
-    transform = create_transform(
-        spec.input_size, interpolation=spec.interpolation, mean=spec.mean, std=spec.std, crop_pct=spec.crop_pct
-    )
-    with Image.open(path) as image:
-        return transform(image.convert("RGB")).numpy()
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(("mode", "size"), IMAGES, ids=str)
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_runner_feeds_the_network_what_timm_would(tmp_path, spec, mode, size):
-    path = photograph(tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png"), size, mode)
-    actual = runner.preprocess(path, spec.as_dict())
-    assert actual.dtype == np.float32
-    np.testing.assert_array_equal(actual, timm_input(spec, path))
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("change", [{"mean": (0.485, 0.456, 0.407)}, {"crop_pct": 0.9}, {"interpolation": "bicubic"}])
-def test_a_runner_that_prepares_images_otherwise_is_seen(tmp_path, change):
-    path = photograph(tmp_path / "a.png")
-    wrong = {**SPEC.as_dict(), **change}
-    assert (runner.preprocess(path, wrong) != timm_input(SPEC, path)).any()
 
 
 # the command

@@ -1,0 +1,151 @@
+"""The runner of an export: alone in a process, it says what the network says, of images that timm would feed it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exports import ENGINE_NAMES, NAMES, SPEC, make, photograph, rewrite
+from PIL import Image
+
+from paddle_dla.engines import open_engine
+from paddle_dla.exporting import folder, runner
+from paddle_dla.preprocessing import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the network, its export in every format that there is); not to be changed."""
+    folder = tmp_path_factory.mktemp("exports") / "made"
+    return make(folder), folder
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of the export, to be damaged."""
+    return Path(shutil.copytree(made[1], tmp_path / "copied"))
+
+
+# the runner, in a process of its own
+
+
+def run_alone(folder, *arguments):
+    """``run.py`` isolated: no PYTHONPATH, no user site, not the folder of the tests."""
+    return subprocess.run(
+        [sys.executable, "-I", folder / "run.py", *map(str, arguments)], capture_output=True, text=True, cwd="/"
+    )
+
+
+BLOCKED = """
+import runpy, sys
+for name in ("paddle_dla", "torch", "timm", "torchvision", "convert", "alignment"):
+    sys.modules[name] = None
+sys.argv = [{script!r}, *{arguments!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_the_runner_says_what_the_network_says_without_this_package(made, tmp_path, engine):
+    model, folder = made
+    paths = [photograph(tmp_path / f"{seed}.png", seed=seed) for seed in range(3)]
+    arguments = ["--json", "--engine", engine, *map(str, paths)]
+    code = BLOCKED.format(script=str(folder / "run.py"), arguments=arguments)
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    images = np.stack([runner.preprocess(path, SPEC.as_dict()) for path in paths])
+    expected = np.argsort(-open_engine("paddle", model).run(images), axis=1)[:, :5]
+    assert [[item["class"] for item in line["top"]] for line in found] == expected.tolist()
+    assert found[0]["top"][0]["name"] == NAMES[expected[0, 0]]
+
+
+def test_the_runner_imports_neither_this_package_nor_torch():
+    import ast
+
+    tree = ast.parse(Path(runner.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.split(".")[0] for name in names}
+    assert roots - sys.stdlib_module_names == {"numpy", "PIL", "onnxruntime", "paddle"}
+
+
+def test_the_runner_reads_the_format_that_is_written():
+    assert runner.FORMAT == folder.FORMAT
+
+
+def test_the_runner_prints_a_table(made, tmp_path):
+    done = run_alone(made[1], photograph(tmp_path / "a.png"))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == str(tmp_path / "a.png") and len(lines) == 6
+    assert all("%" in line and "class " in line for line in lines[1:])
+
+
+def test_the_runner_goes_on_past_an_image_that_it_cannot_read(made, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    done = run_alone(made[1], tmp_path / "bad.jpg", photograph(tmp_path / "a.png"))
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'bad.jpg'}: cannot identify image file" in done.stderr
+    assert done.stdout.startswith(str(tmp_path / "a.png"))
+
+
+def test_the_runner_refuses_a_later_format(copied, tmp_path):
+    rewrite(copied, format=2)
+    done = run_alone(copied, photograph(tmp_path / "a.png"))
+    assert done.returncode == 1 and "has format 2; this runner reads 1" in done.stderr
+
+
+def test_the_runner_refuses_an_engine_without_a_network(copied, tmp_path):
+    rewrite(copied, formats=["inference"])
+    done = run_alone(copied, "--engine", "onnxruntime", photograph(tmp_path / "a.png"))
+    assert done.returncode == 1 and "has no network for onnxruntime; it has: inference" in done.stderr
+
+
+# preprocessing: timm's, to the byte
+
+SPECS = [
+    Preprocessing((3, 32, 32)),
+    Preprocessing((3, 64, 64), crop_pct=0.95, interpolation="bicubic"),
+    Preprocessing((3, 32, 32), crop_pct=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+    Preprocessing((3, 64, 32), crop_pct=0.9),
+    Preprocessing((3, 32, 32), crop_pct=1.3),
+]
+IMAGES = [
+    ("RGB", (50, 40)), ("RGB", (33, 301)), ("RGB", (500, 375)), ("RGB", (7, 9)), ("L", (41, 60)), ("P", (41, 60)),
+    ("RGBA", (41, 60)), ("CMYK", (41, 61)), ("1", (40, 60)), ("I;16", (40, 60)),
+]  # fmt: skip
+
+
+def timm_input(spec, path):
+    from torch_ref.model import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    transform = create_transform(
+        spec.input_size, interpolation=spec.interpolation, mean=spec.mean, std=spec.std, crop_pct=spec.crop_pct
+    )
+    with Image.open(path) as image:
+        return transform(image.convert("RGB")).numpy()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("mode", "size"), IMAGES, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_the_runner_feeds_the_network_what_timm_would(tmp_path, spec, mode, size):
+    path = photograph(tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png"), size, mode)
+    actual = runner.preprocess(path, spec.as_dict())
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, timm_input(spec, path))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("change", [{"mean": (0.485, 0.456, 0.407)}, {"crop_pct": 0.9}, {"interpolation": "bicubic"}])
+def test_a_runner_that_prepares_images_otherwise_is_seen(tmp_path, change):
+    path = photograph(tmp_path / "a.png")
+    wrong = {**SPEC.as_dict(), **change}
+    assert (runner.preprocess(path, wrong) != timm_input(SPEC, path)).any()

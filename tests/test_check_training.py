@@ -53,7 +53,7 @@ def by_paddle(parts):
 
     return replace(
         parts,
-        optimizer=lambda layer: paddle.optimizer.Momentum(0.025, 0.9, layer.parameters(), use_nesterov=True),
+        optimizer=lambda layer: paddle.optimizer.Momentum(0.1, 0.9, layer.parameters(), use_nesterov=True),
         scheduler=lambda made: parts.scheduler(made),
     )
 
@@ -90,7 +90,9 @@ def each_clipped_alone(parts):
 def other_schedule(parts):
     from paddle_dla.schedule import Scheduler, create_schedule
 
-    schedule = create_schedule("cosine", 0.025, 4, 2, per_epoch=False, warmup_epochs=1, warmup_prefix=True)
+    schedule = create_schedule(
+        "cosine", check_training.rate("sgd", 64), 4, 2, per_epoch=False, warmup_epochs=1, warmup_prefix=True
+    )
     return replace(parts, scheduler=lambda made: Scheduler(made, schedule))
 
 
@@ -135,6 +137,19 @@ def test_another_batch_norm_is_seen_in_its_statistics():
 def test_it_ends_at_the_first_departure():
     result = trained(change=other_schedule)
     assert max(row.depth for row in result.rows) == 3
+
+
+def test_where_torch_departs_from_itself_it_ends_and_says_so(monkeypatch):
+    from alignment import lockstep
+
+    # as if a few roundings of a loss were all that is allowed: what two runs of torch are apart
+    monkeypatch.setattr(lockstep, "LIMITS", lockstep.LIMITS | {"parameter": 2.0**-50})
+    result = trained()
+    (skipped,) = result.skipped
+    assert skipped.layer.startswith("steps 2 to 8")
+    assert "torch's own float64 rounding" in skipped.reason
+    assert {row.depth for row in result.rows} == {1}
+    assert {row.kind for row in result.rows} == {"learning rate", "loss", "parameter", "buffer", "averaged weight"}
 
 
 def test_models_are_given_back_as_they_came():

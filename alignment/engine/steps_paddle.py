@@ -95,12 +95,14 @@ class Recipe:
 class Training:
     """One training of ``layer``. ``names``: ``{name in Paddle: in the reference}``, others are left out.
 
-    Weights of linear layers are recorded as the reference lays them out.
+    Weights of linear layers are recorded as the reference lays them out. ``kinds``: what is recorded of a step;
+    everything unless it is set.
     """
 
     def __init__(self, layer: paddle.nn.Layer, recipe: Recipe, names: Mapping[str, str]):
         layer.clear_gradients()
         self.layer, self.recipe, self.names = layer, recipe, names
+        self.kinds: frozenset[str] | None = None
         self.turned = _linear_weights(layer)
         own = {**dict(layer.named_parameters()), **layer.state_dict()}
         self.tensors = {name: value for name, value in own.items() if name in names}
@@ -137,7 +139,7 @@ class Training:
 
     def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
         """The start, then each step as it was taken; each is kept in what ``store`` returns."""
-        yield Step({}, Kept(store(), self._after()))
+        yield Step({}, Kept(store(), self._after(), self.kinds))
         for number, (inputs, labels) in enumerate(batches, 1):
             arrays = self._differentiate(inputs, labels)
             arrays |= self._gradients(GRADIENT)
@@ -156,7 +158,7 @@ class Training:
                 advance(self.scheduler, number)
             arrays |= self._after()
             self._clear()
-            yield Step(rates, Kept(store(), arrays))
+            yield Step(rates, Kept(store(), arrays, self.kinds))
 
     def _scheduler(self) -> Any:
         if self.recipe.scheduler is not None:

@@ -68,7 +68,8 @@ class Training:
     """One training of ``module``, in the mode and type that it is in.
 
     ``float32_settings``: the names of hyperparameters that the port keeps in float32, which are rounded here.
-    ``rounded``: round gradients, weights and statistics to float32 at each step.
+    ``rounded``: round gradients, weights and statistics to float32 at each step. ``kinds``: what is recorded of a
+    step; everything unless it is set.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Training:
     ):
         module.zero_grad(set_to_none=True)
         self.module, self.recipe, self.rounded = module, recipe, rounded
+        self.kinds: frozenset[str] | None = None
         self.parameters = dict(module.named_parameters())
         self.optimizer = recipe.optimizer(module)
         self.settings = round_settings(self.optimizer, float32_settings)
@@ -94,7 +96,7 @@ class Training:
 
     def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
         """The start, then each step as it was taken; each is kept in what ``store`` returns."""
-        yield Step({}, Kept(store(), self._after()))
+        yield Step({}, Kept(store(), self._after(), self.kinds))
         for number, (inputs, labels) in enumerate(batches, 1):
             arrays = self._differentiate(inputs, labels)
             if self.rounded:
@@ -113,7 +115,7 @@ class Training:
         # the port may have other rates within a group
         groups = self.optimizer.param_groups
         groups[:] = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
-        yield Step({}, Kept(store(), self._after()))
+        yield Step({}, Kept(store(), self._after(), self.kinds))
         for number, step in enumerate(steps[1:], 1):
             gradients = step.of(GIVEN) or step.of(GRADIENT)
             for name, parameter in self.parameters.items():
@@ -143,7 +145,7 @@ class Training:
             advance(self.scheduler, number)
         arrays |= self._after()
         self._clear()
-        return Step(rates, Kept(store(), arrays))
+        return Step(rates, Kept(store(), arrays, self.kinds))
 
     def _clear(self) -> None:
         """As a training loop does, and what the optimizer does not hold as well."""

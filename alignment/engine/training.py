@@ -32,11 +32,12 @@ Key = tuple[str, str, str]
 
 
 class Kept(Mapping[Key, np.ndarray]):
-    """Arrays by key, in a store that spills to a file."""
+    """Arrays by key, of certain ``kinds`` or all, in a store that spills to a file."""
 
-    def __init__(self, store: Store, arrays: Mapping[Key, np.ndarray]):
+    def __init__(self, store: Store, arrays: Mapping[Key, np.ndarray], kinds: frozenset[str] | None = None):
         self._store = store
-        self._refs = {key: store.put(np.asarray(array)) for key, array in arrays.items()}
+        kept = {key: array for key, array in arrays.items() if kinds is None or key[0] in kinds}
+        self._refs = {key: store.put(np.asarray(array)) for key, array in kept.items()}
 
     def __getitem__(self, key: Key) -> np.ndarray:
         return self._store.get(self._refs[key])

@@ -1,0 +1,214 @@
+"""Evaluation speed: our engines beside ONNX Runtime, OpenVINO and torch, on the same weights and threads.
+
+Usage: ``python benchmarks/evaluate.py [--model dla60] [--calibration DIR|LIST] [--runs 5]``, on an idle machine.
+OpenVINO is optional (``pip install openvino``); ``--calibration`` adds int8.
+
+Each run is a process of its own, the contenders take turns; images a second are those of the network alone, 224x224, on
+batches of one size, after warm-up. All compute in float32 but int8. ``paddle``, ``inference`` and ``onnxruntime`` are
+the engines of ``paddle-dla evaluate``, opened as it opens them; "ONNX Runtime, plain" runs what paddle2onnx makes of
+the network without our export; OpenVINO runs the same file; torch runs timm's model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+SIZE = (3, 224, 224)
+WARM_UP = 4
+ENGINES = ("paddle", "inference", "onnxruntime")
+PEERS = ("ONNX Runtime, plain", "OpenVINO", "torch", "torch, channels last", "torch, compiled")
+INT8 = "onnxruntime, int8"
+
+Run = Callable[[np.ndarray], object]
+
+
+def prepare(folder: Path, model: str, calibration: str | None) -> None:
+    """Weights for all contenders, the same ones, as each of them reads them."""
+    from paddle_dla.exporting.opening import frozen
+    from paddle_dla.loading import load_model
+
+    weights = str(folder / "model.pdparams")
+    call("convert.timm2paddle", "--model", model, "--seed", 0, "--output", weights, "--no-verify")
+    options = ("--checkpoint", weights, "--output")
+    call("paddle_dla.export", *options, folder / "ours", "--format", "inference", "--format", "onnx")
+    if calibration:
+        # the weights are not trained: int8 has nothing to lose but what noise decides
+        quantised = ("--int8", "--calibration", calibration, "--max-loss", 100, "--images", 64)
+        call("paddle_dla.export", *options, folder / "int8", *quantised)
+    write_plain_onnx(frozen(load_model(model, weights).layer), folder)
+
+
+def call(module: str, *arguments: object) -> None:
+    """A command of the project, from its root, where this folder's file names hide no package."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    if done.returncode:
+        raise SystemExit(f"{module}: {done.stderr}")
+
+
+def write_plain_onnx(layer: object, folder: Path) -> None:
+    """What paddle2onnx makes of the network as it is."""
+    import paddle
+    import paddle2onnx
+    from paddle.static import InputSpec
+
+    static = paddle.jit.to_static(layer, input_spec=[InputSpec([None, *SIZE], "float32", "images")])
+    paddle.jit.save(static, str(folder / "plain"))
+    paddle2onnx.export(
+        str(folder / "plain.json"), str(folder / "plain.pdiparams"), save_file=str(folder / "plain.onnx")
+    )
+
+
+def open_contender(name: str, folder: Path, model: str, threads: int) -> Run:
+    if name == "paddle":
+        from paddle_dla.engines import open_engine
+        from paddle_dla.loading import load_model
+
+        return open_engine(name, load_model(model, str(folder / "model.pdparams")).layer, threads=threads).run
+    if name in (*ENGINES, INT8):
+        from paddle_dla.engines import open_engine
+
+        kind = name.split(",")[0]
+        return open_engine(kind, str(folder / ("int8" if name == INT8 else "ours")), threads=threads).run
+    if name == "ONNX Runtime, plain":
+        return open_onnxruntime(str(folder / "plain.onnx"), threads)
+    if name == "OpenVINO":
+        return open_openvino(str(folder / "plain.onnx"), threads)
+    return open_torch(name, model, threads)
+
+
+def open_onnxruntime(path: str, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})
+
+
+def open_openvino(path: str, threads: int) -> Run:
+    import openvino
+
+    # by default it computes in bfloat16 where the processor can
+    config = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(path, "CPU", config)
+    return lambda images: compiled(images)[0]
+
+
+def open_torch(name: str, model: str, threads: int) -> Run:
+    import torch
+
+    from torch_ref.model import create_model
+
+    torch.set_num_threads(threads)
+    network = create_model(model, seed=0)
+    network.eval()
+    form = torch.contiguous_format if name == "torch" else torch.channels_last
+    network = network.to(memory_format=form)
+    if name == "torch, compiled":
+        network = torch.compile(network)
+
+    def run(images: np.ndarray) -> object:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images).to(memory_format=form)).numpy()
+
+    return run
+
+
+def measure(run: Run, batch: int, seconds: float) -> float:
+    """Images a second."""
+    images = np.random.default_rng(0).standard_normal((batch, *SIZE), np.float32)
+    for _ in range(WARM_UP):
+        run(images)
+    times: list[float] = []
+    while sum(times) < seconds:
+        began = time.perf_counter()
+        run(images)
+        times.append(time.perf_counter() - began)
+    return batch / statistics.median(times)
+
+
+def in_a_process(args: argparse.Namespace, name: str, folder: Path) -> float:
+    options = ["--model", args.model, "--batch", args.batch, "--threads", args.threads, "--seconds", args.seconds]
+    command = [sys.executable, __file__, "--only", name, "--folder", folder, *options]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def contenders(args: argparse.Namespace) -> list[str]:
+    names = [*ENGINES, *((INT8,) if args.calibration else ()), *PEERS]
+    return [name for name in names if name != "OpenVINO" or importlib.util.find_spec("openvino")]
+
+
+def table(args: argparse.Namespace, folder: Path) -> list[str]:
+    names = contenders(args)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(args.runs):
+        for name in names:
+            found[name].append(in_a_process(args, name, folder))
+    speed = {name: statistics.median(values) for name, values in found.items()}
+    best = max(speed[name] for name in names if name in PEERS)
+    lines = [f"{args.model:<22}{'images/s':>9}{'of the fastest peer':>21}{'of onnxruntime':>16}"]
+    for name in names:
+        ratios = f"{speed[name] / best:>21.2f}{speed[name] / speed['onnxruntime']:>16.2f}"
+        lines.append(f"{name:<22}{speed[name]:>9.1f}{ratios}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="dla60")
+    parser.add_argument("--calibration", metavar="DIR|LIST", help="images for int8, as for evaluation")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of one run (6)")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        run = open_contender(args.only, args.folder, args.model, args.threads)
+        print(json.dumps(measure(run, args.batch, args.seconds)))
+        return
+    from machine import machine
+
+    packages = [
+        "paddlepaddle",
+        "onnxruntime",
+        "torch",
+        "timm",
+        *(["openvino"] if "OpenVINO" in contenders(args) else []),
+    ]
+    print(machine(packages), flush=True)
+    print(f"{args.threads} threads, batches of {args.batch}, 224x224, float32 but int8, median of {args.runs} runs\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        # what the exporters print is no part of the table
+        with contextlib.redirect_stdout(sys.stderr):
+            prepare(Path(scratch), args.model, args.calibration)
+        print("\n".join(table(args, Path(scratch))))
+
+
+if __name__ == "__main__":
+    main()

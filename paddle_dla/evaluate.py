@@ -3,6 +3,7 @@
 Usage::
 
     paddle-dla evaluate --checkpoint dla60.pdparams --data imagenet/val
+    python -m paddle_dla.evaluate --config configs/dla60.yaml -o data.val=imagenet/val
     python -m paddle_dla.evaluate --model dla60 --checkpoint model.safetensors --data val_list.txt --compare-published
     python -m paddle_dla.evaluate --export exported/ --engine onnxruntime --data 'val-{000000..000049}.tar'
     python -m paddle.distributed.launch --nproc_per_node 2 paddle_dla/evaluate.py --checkpoint dla60.pdparams ...
@@ -21,6 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from paddle_dla.config import Config, load_config
+from paddle_dla.config.errors import ConfigError
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.labels import read_real_labels, read_subset
 from paddle_dla.data.opening import open_source
@@ -38,15 +41,17 @@ from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.subject import Subject, add_subject, open_subject
 
-EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, ExportError, ValueError)
+EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, ValueError)
 OUTPUTS = ("predictions", "per_class", "confusion", "results")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="evaluate", description="What a model scores on a labelled data set.")
+    result.add_argument("--config", metavar="FILE", help="a YAML file that sets what the command line does not")
+    result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     add_subject(result)
-    add_loading(result)
+    add_loading(result, data_required=False)
     add_preprocessing(result)
     labels = result.add_argument_group("labels")
     labels.add_argument("--real-labels", metavar="real.json", help="reassessed labels (ReaL) for ImageNet's val images")
@@ -65,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
     try:
+        args = parsed(argv)
         for name in OUTPUTS:
             if getattr(args, name):
                 check_writable(Path(getattr(args, name)))
@@ -75,6 +80,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, over the config that it may name. Raises ``ConfigError``, and ``ValueError`` without data."""
+    command = parser()
+    args = command.parse_args(argv)
+    if args.config:
+        command.set_defaults(**evaluation_defaults(load_config(args.config, args.override)))
+        args = command.parse_args(argv)
+    elif args.override:
+        command.error("-o changes a config; name one with --config")
+    if args.data is None:
+        raise ValueError("which images? --data names a folder of class folders, a list file, or tar shards")
+    return args
+
+
+def evaluation_defaults(config: Config) -> dict[str, object]:
+    """What a config says, by the names of this command line's options; what it leaves open is not there."""
+    model, data, chosen, images = config.model, config.data, config.evaluate, config.transform
+    output = Path(config.train.output)
+    values = {
+        "model": model.name,
+        "checkpoint": model.pretrained if isinstance(model.pretrained, str) else None,
+        "num_classes": model.num_classes,
+        "data": data.val,
+        "data_root": data.val_root,
+        "classes": data.class_map,
+        "batch_size": chosen.batch_size or data.batch_size,
+        "workers": data.workers,
+        "max_skipped": data.max_skipped,
+        "timeout": data.timeout,
+        "engine": chosen.engine,
+        "flip": chosen.tta == "hflip",
+        "per_class": str(output / "per_class.csv") if chosen.per_class else None,
+        "confusion": str(output / "confusion.csv") if chosen.confusion else None,
+        "input_size": list(images.eval.input_size[1:]) if images.eval.input_size else None,
+        "crop_pct": images.eval.crop_pct,
+        "interpolation": images.eval.interpolation,
+        "mean": images.mean,
+        "std": images.std,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def run(args: argparse.Namespace) -> Scores:

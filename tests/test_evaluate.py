@@ -366,6 +366,42 @@ def test_no_model_is_named_and_none_is_recorded(tmp_path, tree, capsys):
     assert "which model? --model names it" in capsys.readouterr().err
 
 
+def test_a_config_sets_what_the_command_line_does_not(weights, tree, tmp_path, capsys):
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        f"model: {{name: {MODEL}, num_classes: 10, pretrained: '{weights}'}}\n"
+        f"data: {{val: '{tree}', workers: 0, batch_size: 7}}\n"
+        f"evaluate: {{tta: hflip, per_class: true}}\n"
+        f"transform: {{eval: {{input_size: [3, 64, 64]}}}}\n"
+        f"train: {{output: '{tmp_path}'}}\n"
+    )
+    target = tmp_path / "r.json"
+    assert command.main(["--config", str(config), "--results", str(target), "--log-interval", "1"]) == 0
+    found = json.loads(target.read_text())
+    assert (found["flip"], found["preprocessing"]["input_size"]) == (True, [3, 64, 64])
+    assert (tmp_path / "per_class.csv").exists()
+    assert f"valid step:{-(-IMAGES // 7)}, " in capsys.readouterr().err
+    assert command.main(["--config", str(config), "-o", "evaluate.tta=none", "--results", str(target)]) == 0
+    assert json.loads(target.read_text())["flip"] is False
+    assert command.main(["--config", str(config), "--input-size", "32", "--results", str(target)]) == 0
+    assert json.loads(target.read_text())["preprocessing"]["input_size"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "evaluate.tat=none"], "evaluate.tta"),
+        (["-o", "data.batch_size=many"], "data.batch_size"),
+        ([], "--data"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_told(arguments, message, tmp_path, capsys):
+    config = tmp_path / "small.yaml"
+    config.write_text(f"model: {{name: {MODEL}}}\n")
+    assert command.main(["--config", str(config), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_photographs_are_evaluated_with_workers_as_without(weights, tmp_path):
     tree = write_tree(tmp_path / "val", {"c0": 5, "c1": 6}, photo, "jpg")
     tables = [tmp_path / f"{workers}.csv" for workers in (0, 2)]

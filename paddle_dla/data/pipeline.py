@@ -39,10 +39,12 @@ class Loading:
     timeout: float = 120.0
 
 
-def add_loading(to: argparse.ArgumentParser) -> None:
+def add_loading(to: argparse.ArgumentParser, data_required: bool = True) -> None:
     """Which data, and how it is read; see ``chosen_loading``."""
     group = to.add_argument_group("data")
-    group.add_argument("--data", required=True, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
+    group.add_argument(
+        "--data", required=data_required, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards"
+    )
     group.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
     group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images a step and rank (64)")
     group.add_argument("--workers", type=int, default=usable_threads(), metavar="N", help="processes that read images")

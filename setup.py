@@ -5,8 +5,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "paddle_dla.data._resample",
-            ["paddle_dla/data/_resample.c"],
+            "paddle_dla.data._pixels",
+            ["paddle_dla/data/_pixels.c"],
             extra_compile_args=["-O3"],
             py_limited_api=True,
             optional=True,

@@ -25,15 +25,15 @@ SPECS = {
     "padded": Preprocessing((3, 96, 96), 1.25),
     "lanczos": Preprocessing((3, 128, 128), 0.875, "lanczos"),
 }
-needs_compiled = pytest.mark.skipif(crop_module._resample is None, reason="built without a C compiler")
+needs_compiled = pytest.mark.skipif(crop_module._pixels is None, reason="built without a C compiler")
 
 
 @pytest.fixture(params=["compiled", "pillow"])
 def backend(request, monkeypatch):
     """Both ways of resizing."""
     if request.param == "pillow":
-        monkeypatch.setattr(crop_module, "_resample", None)
-    elif crop_module._resample is None:
+        monkeypatch.setattr(crop_module, "_pixels", None)
+    elif crop_module._pixels is None:
         pytest.skip("built without a C compiler")
 
 

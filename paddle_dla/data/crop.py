@@ -2,7 +2,7 @@
 
 Sources: timm 1.0.31 ``transforms_imagenet_eval`` (crop mode ``center``) and, underneath, torchvision's ``resize`` and
 ``center_crop`` on PIL images. ``resize_crop`` gives what the installed Pillow gives, and does it by the compiled
-``_resample`` where that was built.
+``_pixels`` where that was built.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.preprocessing import Preprocessing
 
 try:
-    from paddle_dla.data import _resample
+    from paddle_dla.data import _pixels
 except ImportError:
-    _resample = None
+    _pixels = None
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,7 +31,7 @@ FILTERS = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-COMPILED = ("box", "bilinear", "bicubic")  # by their number in _resample.c
+COMPILED = ("box", "bilinear", "bicubic")  # by their number in _pixels.c
 PILLOW = int(pillow_version.split(".")[0])
 
 Box = tuple[int, int, int, int]
@@ -50,11 +50,11 @@ def resize_crop(
     height, width = image.shape[:2]
     region = region or (0, 0, height, width)
     # some versions of Pillow before 13 treat images more than a hundred times as high as wide in their own way
-    if _resample is None or interpolation not in COMPILED or region[2] > 100 * region[3]:
+    if _pixels is None or interpolation not in COMPILED or region[2] > 100 * region[3]:
         return _with_pillow(image, size, crop, interpolation, region)
     out = np.empty((*crop[2:], 3), np.uint8)
     image, kind, order = np.ascontiguousarray(image), COMPILED.index(interpolation), _vertical_first(region, size)
-    _resample.resize_crop(image, (height, width), region, size, crop, kind, order, out)
+    _pixels.resize_crop(image, (height, width), region, size, crop, kind, order, out)
     return out
 
 

@@ -12,6 +12,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Fill = tuple[int, ...]
 
+LEVELS = Image.frombytes("L", (256, 1), bytes(range(256)))
+
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], resample: int, fill: Fill) -> Image.Image:
     """Pixel (x, y) of the result is that at (a x + b y + c, d x + e y + f), ``matrix`` being (a, b, c, d, e, f)."""
@@ -89,12 +91,23 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
     """0 is black, 1 changes nothing."""
-    return ImageEnhance.Brightness(image).enhance(factor)
+    return _blended_with(image, 0, factor)
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
     """0 is an even grey, 1 changes nothing."""
-    return ImageEnhance.Contrast(image).enhance(factor)
+    counts = image.convert("L").histogram()
+    mean = sum(level * count for level, count in enumerate(counts)) / sum(counts)
+    return _blended_with(image, int(mean + 0.5), factor)
+
+
+def _blended_with(image: Image.Image, level: int, factor: float) -> Image.Image:
+    """``Image.blend`` of an even image of this grey ``level`` and ``image``, as ``ImageEnhance`` does it.
+
+    What becomes of a value depends on nothing else: the 256 values are blended once, and looked up.
+    """
+    table = Image.blend(Image.new("L", LEVELS.size, level), LEVELS, factor).tobytes()
+    return image.point(list(table) * len(image.getbands()))
 
 
 def color(image: Image.Image, factor: float) -> Image.Image:

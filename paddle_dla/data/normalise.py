@@ -10,6 +10,11 @@ import numpy as np
 
 from paddle_dla.preprocessing import Preprocessing
 
+try:
+    from paddle_dla.data import _pixels
+except ImportError:
+    _pixels = None
+
 
 class Normalise:
     """Batches of pixels to batches of normalised floats."""
@@ -25,10 +30,16 @@ class Normalise:
         if out is None:
             out = np.empty((batch, channels, height, width), np.float32)
         for image, floats in zip(images, out):
-            for channel, table in enumerate(self._table):
-                # pixels are valid indices: "clip" only spares numpy its buffered check
-                np.take(table, image[..., channel], out=floats[channel], mode="clip")
+            if _pixels is not None and floats.flags.c_contiguous:
+                _pixels.normalise(np.ascontiguousarray(image), channels, self._table, floats)
+            else:
+                self._look_up(image, floats)
         return out
+
+    def _look_up(self, image: np.ndarray, out: np.ndarray) -> None:
+        for channel, table in enumerate(self._table):
+            # pixels are valid indices: "clip" only spares numpy its buffered check
+            np.take(table, image[..., channel], out=out[channel], mode="clip")
 
     def undo(self, images: np.ndarray) -> np.ndarray:
         """(B, C, H, W) float32 -> the nearest pixels, (B, H, W, C) uint8: for looking at what a model sees."""

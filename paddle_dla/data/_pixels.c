@@ -1,6 +1,6 @@
-/* Resize and crop of 8-bit RGB images, byte for byte what Pillow gives, computed only where the crop looks.
+/* What is done to every pixel of every image: resize and crop, and normalisation.
  *
- * The definition is Pillow's (src/libImaging/Resample.c): a separable filter in two passes, the result of the first
+ * Resize and crop are byte for byte what Pillow gives, computed only where the crop looks. The definition is Pillow's (src/libImaging/Resample.c): a separable filter in two passes, the result of the first
  * rounded to 8 bits; weights in double, normalised, rounded to 22 fractional bits; sums in 32-bit integers. Which pass
  * comes first is the caller's to say, since it depends on the version. tests/test_crop.py holds this file against Pillow.
  *
@@ -21,6 +21,8 @@
 /* rows are summed in the widest registers that the machine has, chosen when the module is loaded */
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
 #define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
+#define WIDE_ROWS
+#include <immintrin.h>
 #else
 #define WIDEST
 #endif
@@ -112,6 +114,43 @@ static void horizontal(const uint8_t *in, int offset, uint8_t *out, const Taps *
     }
 }
 
+/* The same for four rows, `stride` apart, in AVX2: a register holds a pixel of two rows, and a fourth value of each that
+ * is dropped. Reads one byte beyond each row. */
+#ifdef WIDE_ROWS
+#define ROWS 4
+
+static inline int32_t four_bytes(const uint8_t *from) {
+    int32_t value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+__attribute__((target("avx2"))) static void horizontal_rows(const uint8_t *in, size_t stride, int offset, uint8_t *out,
+                                                            const Taps *taps, int count) {
+    const size_t row = (size_t)count * CHANNELS;
+    for (int i = 0; i < count; i++, out += CHANNELS) {
+        const int32_t *weights = taps->weights + (size_t)i * taps->width;
+        const uint8_t *pixel = in + (size_t)(taps->start[i] - offset) * CHANNELS;
+        __m256i upper = _mm256_set1_epi32(HALF), lower = upper;
+        for (int t = 0; t < taps->length[i]; t++, pixel += CHANNELS) {
+            const __m256i weight = _mm256_set1_epi32(weights[t]);
+            const __m128i pixels = _mm_set_epi32(four_bytes(pixel + 3 * stride), four_bytes(pixel + 2 * stride),
+                                                 four_bytes(pixel + stride), four_bytes(pixel));
+            const __m128i second = _mm_unpackhi_epi64(pixels, pixels);
+            upper = _mm256_add_epi32(upper, _mm256_mullo_epi32(_mm256_cvtepu8_epi32(pixels), weight));
+            lower = _mm256_add_epi32(lower, _mm256_mullo_epi32(_mm256_cvtepu8_epi32(second), weight));
+        }
+        /* both packings saturate, which clips to 0 and 255; they leave the rows in the order 0, 2, 1, 3 */
+        const __m256i words = _mm256_packs_epi32(_mm256_srai_epi32(upper, PRECISION_BITS),
+                                                 _mm256_srai_epi32(lower, PRECISION_BITS));
+        const __m256i bytes = _mm256_packus_epi16(words, words);
+        const int32_t found[ROWS] = {_mm256_extract_epi32(bytes, 0), _mm256_extract_epi32(bytes, 4),
+                                     _mm256_extract_epi32(bytes, 1), _mm256_extract_epi32(bytes, 5)};
+        for (int r = 0; r < ROWS; r++) memcpy(out + r * row, &found[r], CHANNELS);
+    }
+}
+#endif
+
 /* `length` rows of `bytes` values each, `stride` apart -> their weighted sum. */
 WIDEST static void vertical(const uint8_t *rows, size_t stride, uint8_t *restrict out, const int32_t *weights,
                             int length, int bytes, int32_t *restrict sums) {
@@ -129,8 +168,15 @@ static int taps_last(const Taps *taps, int count) { return taps->start[count - 1
 
 static void horizontal_pass(const uint8_t *in, size_t stride, uint8_t *out, int rows, const Taps *across, int offset,
                             int columns) {
-    for (int y = 0; y < rows; y++, in += stride, out += (size_t)columns * CHANNELS)
-        horizontal(in, offset, out, across, columns);
+    const size_t bytes = (size_t)columns * CHANNELS;
+    int y = 0;
+#ifdef WIDE_ROWS
+    /* a row must follow, for what is read beyond the last of the four */
+    if (__builtin_cpu_supports("avx2"))
+        for (; y + ROWS < rows; y += ROWS)
+            horizontal_rows(in + y * stride, stride, offset, out + y * bytes, across, columns);
+#endif
+    for (; y < rows; y++) horizontal(in + y * stride, offset, out + y * bytes, across, columns);
 }
 
 static void vertical_pass(const uint8_t *in, size_t stride, uint8_t *out, int rows, const Taps *down, int offset,
@@ -209,14 +255,45 @@ static PyObject *py_resize_crop(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *py_normalise(PyObject *module, PyObject *args) {
+    Py_buffer in, table, out;
+    int channels;
+    if (!PyArg_ParseTuple(args, "y*iy*w*", &in, &channels, &table, &out)) return NULL;
+    const int fits = channels > 0 && in.len % channels == 0 && out.len == in.len * (Py_ssize_t)sizeof(float) &&
+                     table.len == (Py_ssize_t)(256 * channels * sizeof(float));
+    if (fits) {
+        const Py_ssize_t pixels = in.len / channels;
+        Py_BEGIN_ALLOW_THREADS
+        for (int c = 0; c < channels; c++) {
+            const uint8_t *value = (const uint8_t *)in.buf + c;
+            const float *levels = (const float *)table.buf + 256 * c;
+            float *plane = (float *)out.buf + pixels * c;
+            for (Py_ssize_t i = 0; i < pixels; i++) plane[i] = levels[value[i * channels]];
+        }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&in);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&out);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "image, table and output do not fit each other");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef METHODS[] = {
     {"resize_crop", py_resize_crop, METH_VARARGS,
      "resize_crop(image, (H, W), (y, x, h, w), (new_h, new_w), (top, left, crop_h, crop_w), filter, vertical_first,\n"
      "out)\n\n"
      "Resizes the region (y, x, h, w) of an (H, W, 3) uint8 image to new_h x new_w and writes the given crop of the\n"
      "result to out, (crop_h, crop_w, 3) uint8. filter: 0 box, 1 bilinear, 2 bicubic."},
+    {"normalise", py_normalise, METH_VARARGS,
+     "normalise(image, channels, table, out)\n\n"
+     "Looks each value of an (H, W, channels) uint8 image up in its channel's row of table, (channels, 256) float32, and\n"
+     "writes it to out, (channels, H, W) float32."},
     {NULL, NULL, 0, NULL}};
 
-static PyModuleDef MODULE = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_resample", .m_methods = METHODS};
+static PyModuleDef MODULE = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_pixels", .m_methods = METHODS};
 
-PyMODINIT_FUNC PyInit__resample(void) { return PyModule_Create(&MODULE); }
+PyMODINIT_FUNC PyInit__pixels(void) { return PyModule_Create(&MODULE); }

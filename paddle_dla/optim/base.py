@@ -78,21 +78,21 @@ class NamedOptimizer(paddle.optimizer.Optimizer):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name; the tensors are the optimizer's own."""
-        return self._tensors() | {name: paddle.to_tensor(count) for name, count in self.counts.items()}
+        return self.state_tensors() | {name: paddle.to_tensor(count) for name, count in self.counts.items()}
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor | np.ndarray]) -> None:
         """Load what ``state_dict`` returned, tensors or arrays.
 
         Raises ``ValueError``, and changes nothing, where a name is missing or unknown, or a shape or type differs.
         """
-        own = self._tensors()
+        own = self.state_tensors()
         given = {name: np.asarray(value) for name, value in state_dict.items()}
         _refuse_state(own, set(self.counts), given)
         for name, tensor in own.items():
             tensor.set_value(given[name])
         self.counts = {name: int(given[name]) for name in self.counts}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{slot}": tensor for name, slots in self.state.items() for slot, tensor in slots.items()}
 
     def constant(self, value: float, like: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""Train or fine-tune as a config says, and go on where a killed run stopped.
+
+Usage::
+
+    python -m paddle_dla.train --config configs/dla60.yaml -o data.train=imagenet/train data.val=imagenet/val
+    paddle-dla train --config configs/dla46_c.yaml -o base=recipes/finetune.yaml data.train=flowers/train
+    python -m paddle.distributed.launch --nproc_per_node 2 paddle_dla/train.py --config configs/dla60.yaml ...
+
+After a crash, a ``kill -9`` or a full disk the same command goes on in the middle of the epoch, to the same bits.
+SIGTERM and Ctrl-C write a checkpoint and leave. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 stopped by a
+signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from paddle_dla.config import Config, read_config
+from paddle_dla.data.errors import DataError
+from paddle_dla.engines.base import EngineError
+from paddle_dla.ranks import Ranks, join
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.training.errors import Stopped, TrainingError
+from paddle_dla.training.stopping import listening
+
+EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, TrainingError, ValueError)
+STOPPED = 3
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="train", description="Train or fine-tune as a config says.")
+    result.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
+    result.add_argument(
+        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"
+    )
+    result.add_argument("--output", metavar="DIR", help="for checkpoints, logs and the resolved config (train.output)")
+    result.add_argument(
+        "--resume", metavar="auto|never|PATH", help="auto: from the last checkpoint in the output folder, if any"
+    )
+    return result
+
+
+def chosen_config(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
+    """The config that the command line names, and notes on older option names. Raises ``ConfigError``."""
+    overrides = list(args.override)
+    if args.output is not None:
+        overrides.append(f"train.output={args.output}")
+    if args.resume is not None:
+        overrides.append(f"train.resume={ {'auto': 'true', 'never': 'false'}.get(args.resume, args.resume) }")
+    reading = read_config(args.config, overrides)
+    return reading.config, reading.notes
+
+
+def run(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Train as the command line says; the first rank prints. Raises one of ``EXPECTED_ERRORS``, or ``Stopped``."""
+    config, notes = chosen_config(args)
+    # imports Paddle, for which a mistake in the config need not wait
+    from paddle_dla.training.start import train
+
+    def say(line: str) -> None:
+        if ranks.first:
+            print(line, flush=True)
+
+    for note in notes:
+        say(note)
+    with listening() as stop:
+        outcome = train(config, ranks, stop, say)
+    best = "" if outcome.best is None else f"; best {config.train.eval_metric}: {abs(outcome.best.score):.5g}"
+    say(f"done{best}; checkpoints are in {outcome.folder}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    who = ""
+    try:
+        chosen_config(args)
+        ranks = join()
+        who = f" on rank {ranks.rank}" if ranks.count > 1 else ""
+        return run(args, ranks)
+    except Stopped as stopped:
+        print(f"{stopped}{who}: a checkpoint is written; the same command goes on", file=sys.stderr)
+        return STOPPED
+    except EXPECTED_ERRORS as error:
+        print("\n".join([f"error{who}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What all ranks must know of each other in every step: one small sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor
+
+from paddle_dla.ranks import Ranks
+
+
+def total(values: Sequence[float], ranks: Ranks) -> list[float]:
+    """The sum of ``values`` over all ranks, on every rank, each number in float32; all must call this."""
+    if ranks.count == 1:
+        return list(values)
+    sums = paddle.to_tensor([float(value) for value in values], dtype=paddle.float32)
+    paddle.distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+def from_first(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+    """Give every rank the tensors of the first; all must call this with tensors of the same shapes."""
+    if ranks.count > 1:
+        for tensor in tensors:
+            paddle.distributed.broadcast(tensor, src=0)

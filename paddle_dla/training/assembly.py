@@ -1,0 +1,152 @@
+"""Objects as a config asks for them: network, loss, optimizer, schedule, average. Nothing is started or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, nn
+
+from paddle_dla.config import Config
+from paddle_dla.config.sections import WITH_MOMENTUM
+from paddle_dla.ema import ModelEma
+from paddle_dla.loading import load_model
+from paddle_dla.losses import (
+    SSLD,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Distillation,
+    LabelSmoothingCrossEntropy,
+    Loss,
+    SoftTargetCrossEntropy,
+)
+from paddle_dla.models.dla import DLA
+from paddle_dla.models.factory import create_model
+from paddle_dla.optim import NamedOptimizer, create_optimizer
+from paddle_dla.schedule import Schedule, create_schedule
+from paddle_dla.training.errors import TrainingError
+from paddle_dla.training.modes import Frozen, freeze, freeze_all_but_head
+from paddle_dla.training.plan import Plan
+
+# config's name -> timm's, which create_optimizer has
+TIMM_OPTIMIZERS = {"nesterov": "sgd", "momentum": "momentum", "sgd": "momentum", "adamw": "adamw", "lamb": "lamb"}
+
+
+def create_network(config: Config, num_classes: int, fresh: bool = True) -> DLA:
+    """The network, initialised from ``train.seed``, with its weights; ``fresh=False`` leaves ``model.pretrained`` out.
+
+    Raises ``CheckpointError`` for weights that cannot be had or do not fit.
+    """
+    model = config.model
+    paddle.seed(config.train.seed)
+    network = create_model(
+        model.name,
+        pretrained=model.pretrained if fresh else False,
+        num_classes=num_classes,
+        in_chans=model.in_chans,
+        global_pool=model.global_pool,
+        drop_rate=model.drop_rate,
+    )
+    if config.train.recompute:
+        network.set_grad_checkpointing()
+    return network
+
+
+def freeze_as_told(config: Config, network: nn.Layer) -> Frozen:
+    """Freeze what ``train.freeze`` or ``train.linear_probe`` names."""
+    if config.train.linear_probe:
+        return freeze_all_but_head(network)
+    return freeze(network, config.train.freeze) if config.train.freeze else Frozen()
+
+
+def create_loss(config: Config) -> Loss:
+    """The loss of logits and labels. As in timm, smoothing is the mixing's where batches are mixed."""
+    loss, mixed = config.loss, config.mixing.enabled
+    if loss.name == "bce":
+        return BinaryCrossEntropy(0.0 if mixed else loss.smoothing, loss.bce_target_thresh, loss.bce_sum)
+    if mixed:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(loss.smoothing) if loss.smoothing else CrossEntropy()
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The loss of a batch: of its labels, and of a teacher's answers where there is a teacher."""
+
+    loss: Loss
+    teacher: nn.Layer | None = None
+    distillation: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    def __call__(self, logits: Tensor, target: Tensor, images: Tensor) -> Tensor:
+        """A scalar. ``logits`` (B, K); ``target`` as the loss takes it; ``images`` (B, C, H, W) for the teacher."""
+        if self.teacher is None or self.distillation is None:
+            return self.loss(logits, target)
+        with paddle.no_grad():
+            answers = self.teacher(images)
+        return self.distillation(logits, target, answers)
+
+
+def create_criterion(config: Config, num_classes: int) -> Criterion:
+    """The loss with the teacher that ``loss.distillation`` names, a timm checkpoint converted on the fly, too.
+
+    Raises ``CheckpointError`` where the teacher cannot be had or has other classes, ``TrainingError`` where it expects
+    images normalised otherwise.
+    """
+    loss, wanted = create_loss(config), config.loss.distillation
+    if wanted.teacher is None:
+        return Criterion(loss)
+    teacher = load_model(wanted.teacher, wanted.checkpoint, num_classes)
+    own, its = config.preprocessing(), teacher.preprocessing
+    if (own.mean, own.std) != (its.mean, its.std):
+        raise TrainingError(
+            f"the teacher {teacher.source} learnt from images normalised by mean {its.mean} and std {its.std}, the "
+            f"student gets {own.mean} and {own.std}: set transform.mean and transform.std to the teacher's"
+        )
+    if wanted.kind == "ssld":
+        return Criterion(loss, teacher.layer, SSLD())
+    kind = Distillation(task_weight=1 - wanted.alpha, temperature=wanted.temperature, hard=loss)
+    return Criterion(loss, teacher.layer, kind)
+
+
+def build_optimizer(config: Config, network: nn.Layer, lr: float) -> NamedOptimizer:
+    """The optimizer of what is trained. Lamb clips by itself, to ``optimizer.clip_grad`` (null: to a norm of 1)."""
+    wanted = config.optimizer
+    momentum = 0.9 if wanted.momentum is None else wanted.momentum
+    return create_optimizer(
+        network,
+        TIMM_OPTIMIZERS[wanted.name],
+        lr,
+        wanted.weight_decay,
+        momentum if wanted.name in WITH_MOMENTUM else 0.0,
+        betas=wanted.betas or (0.9, 0.999),
+        eps=wanted.eps,
+        max_grad_norm=wanted.clip_grad or 1.0,
+        filter_bias_and_bn=wanted.filter_bias_and_bn,
+        layer_decay=wanted.layer_decay,
+    )
+
+
+def build_schedule(config: Config, plan: Plan) -> Schedule:
+    """The rate of each update, at its highest as ``optimizer.learning_rate`` says for the global batch."""
+    wanted = config.schedule
+    lengths = {"decay_epochs": wanted.decay_epochs, "decay_milestones": wanted.decay_milestones}
+    return create_schedule(
+        wanted.name,
+        config.optimizer.learning_rate(plan.images),
+        config.train.epochs,
+        plan.updates_per_epoch,
+        per_epoch=wanted.per_epoch,
+        warmup_epochs=wanted.warmup_epochs,
+        warmup_lr=wanted.warmup_lr,
+        warmup_prefix=wanted.warmup_prefix,
+        cooldown_epochs=wanted.cooldown_epochs,
+        min_lr=wanted.min_lr,
+        decay_rate=wanted.decay_rate,
+        **{name: value for name, value in lengths.items() if value is not None},
+    )
+
+
+def build_ema(config: Config, network: nn.Layer) -> ModelEma | None:
+    """The moving average, begun with the weights as they are; ``None`` where none is kept."""
+    return ModelEma(network, config.ema.decay, use_warmup=config.ema.warmup) if config.ema.enabled else None

@@ -1,0 +1,254 @@
+"""Checkpoints on disk: folders that appear whole or not at all, checked by sums, rotated. No framework.
+
+``epoch-0003-batch-000120/`` holds the state after 120 batches of epoch 3 (both from 0)::
+
+    model.pdparams      the weights, with a manifest: what evaluate, predict, export and paddle2timm take
+    ema.pdparams        their moving average, likewise, where one is kept
+    optimizer.pdopt     the optimizer's state
+    state.json          position, best score, config, ..., and the SHA-256 of every file, its own content included
+
+All are written to a hidden folder, reach the disk, and take their name in one rename. ``best`` and ``last`` are
+symbolic links, for people: a resumed run looks for the newest folder that is whole. Names sort by age. Reading
+executes nothing: pickles go through ``storage.pdparams``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddle_dla import checkpoint
+from paddle_dla.storage.atomic import process_runs, write_error
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import describe, describe_file
+from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
+from paddle_dla.training.plan import Position
+
+FORMAT = 1
+STATE, MODEL, EMA, OPTIMIZER = "state.json", "model.pdparams", "ema.pdparams", "optimizer.pdopt"
+BEST, LAST = "best", "last"
+KEPT_RECENT = 2  # the newest, and the one before it in case the newest is damaged
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a run remembers, as plain values.
+
+    ``record`` is what JSON can hold, with ``position`` and ``score`` (larger is better, ``None``: not validated).
+    ``facts``: what the manifests of the weights say beside their tensors.
+    """
+
+    model: Arrays
+    ema: Arrays | None
+    optimizer: Arrays
+    record: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One folder, and its record."""
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def position(self) -> Position:
+        """Where the run stood."""
+        return Position(**self.record["position"])
+
+
+def folder_name(position: Position) -> str:
+    """The folder of a checkpoint at ``position``."""
+    return f"epoch-{position.epoch:04d}-batch-{position.batch:06d}"
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def found(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, whole or not, the newest first."""
+    paths = [path for path in folder.glob("epoch-*-batch-*") if path.is_dir() and not path.is_symlink()]
+    return sorted(paths, key=lambda path: [int(part) for part in path.name.split("-")[1::2]], reverse=True)
+
+
+def read_record(path: Path) -> Checkpoint:
+    """The record of a checkpoint, checked against its own sum. Raises ``CheckpointError`` where it is none."""
+    try:
+        stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+        content = stored["content"]
+        whole = stored["sha256"] == _sha256(content)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read {STATE}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / STATE} is no record of a checkpoint: {error}") from error
+    if not whole:
+        raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
+    if content["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {content['format']!r}; this version reads {FORMAT}")
+    return Checkpoint(path, content)
+
+
+def verify(path: Path) -> Checkpoint:
+    """The checkpoint, with every file held against its sum; nothing is interpreted. Raises ``CheckpointError``."""
+    result = read_record(path)
+    for name, expected in result.record["files"].items():
+        try:
+            actual = describe_file(path / name)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot read {name}: {error.strerror}") from error
+        if actual != expected:
+            raise CheckpointError(f"{path / name} is not what was written: it was cut off or damaged")
+    return result
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, or ``None``; and what is wrong with each of those that are newer."""
+    faults = []
+    for path in found(folder):
+        try:
+            return verify(path), faults
+        except CheckpointError as error:
+            faults.append(str(error))
+    return None, faults
+
+
+def read(saved: Checkpoint) -> Snapshot:
+    """All of a checkpoint that was verified."""
+    has_ema = EMA in saved.record["files"]
+    return Snapshot(
+        read_pdparams(saved.path / MODEL),
+        read_pdparams(saved.path / EMA) if has_ema else None,
+        read_pdparams(saved.path / OPTIMIZER),
+        saved.record,
+        {},
+    )
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, snapshot: Snapshot) -> Path:
+    """Put a checkpoint into ``folder``; one of the same position is replaced. Returns its path.
+
+    Raises ``CheckpointError`` where the system refuses; what was there before is then still there.
+    """
+    target = folder / folder_name(Position(**snapshot.record["position"]))
+    part = _hidden(target, "part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        part.mkdir()
+        _write_files(part, snapshot)
+        _put_in_place(part, target)
+    except OSError as error:
+        raise write_error(target, error) from error
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{str(error).replace(str(part), str(target))}; older checkpoints are as they were"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _write_files(part: Path, snapshot: Snapshot) -> None:
+    for name, arrays in ((MODEL, snapshot.model), (EMA, snapshot.ema)):
+        if arrays is not None:
+            tensors = {key: describe(array) for key, array in arrays.items()}
+            checkpoint.save(part / name, arrays, {**snapshot.facts, "tensors": tensors})
+    write_pdparams(part / OPTIMIZER, snapshot.optimizer)
+    files = {path.name: describe_file(path) for path in sorted(part.iterdir())}
+    content = {"format": FORMAT, **snapshot.record, "files": files}
+    text = json.dumps({"sha256": _sha256(content), "content": content}, indent=1)
+    (part / STATE).write_text(text + "\n", encoding="utf-8")
+    for path in part.iterdir():
+        _reach_disk(path)
+    _reach_disk(part)
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    if target.exists():
+        old = _hidden(target, "old")
+        os.rename(target, old)
+        os.rename(part, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(part, target)
+    _reach_disk(target.parent)
+
+
+def _reach_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hidden(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.{what}")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have half written or half removed."""
+    for path in folder.glob(".epoch-*"):
+        pid = path.name.split(".")[-2]
+        if pid == str(os.getpid()) or not process_runs(pid):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# --- which to keep ---------------------------------------------------------------------------------------------------
+
+
+def rotate(folder: Path, best: int) -> None:
+    """Keep the two newest checkpoints and the ``best`` best ones, remove the others; ``best`` and ``last`` follow."""
+    saved = list(_readable(found(folder)))
+    ranked = by_score(saved)
+    kept = {item.path for item in [*saved[:KEPT_RECENT], *ranked[:best]]}
+    if saved:
+        _link(folder / LAST, saved[0].path)
+    if ranked:
+        _link(folder / BEST, ranked[0].path)
+    for item in saved:
+        if item.path not in kept:
+            gone = _hidden(item.path, "gone")
+            with suppress(OSError):
+                os.rename(item.path, gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+
+def by_score(saved: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Those that were validated, the best first; of equal ones the older."""
+    scored = [item for item in saved if item.record["score"] is not None]
+    return sorted(scored, key=lambda item: (-item.record["score"], item.position))
+
+
+def _readable(paths: Sequence[Path]) -> Iterator[Checkpoint]:
+    for path in paths:
+        with suppress(CheckpointError):
+            yield read_record(path)
+
+
+def _link(link: Path, target: Path) -> None:
+    """A file system without symbolic links goes without: they are there for people alone."""
+    part = link.with_name(f".{link.name}.{os.getpid()}.part")
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+        part.symlink_to(target.name)
+        os.replace(part, link)

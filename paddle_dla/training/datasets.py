@@ -1,0 +1,162 @@
+"""What a run reads: the sources of training and validation, and the loader of each epoch. Never imports Paddle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paddle_dla.config import Config
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.loader import Loader
+from paddle_dla.data.mixing import Mixup
+from paddle_dla.data.normalise import Normalise
+from paddle_dla.data.opening import open_source
+from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.sampling import epoch_order, repeat_augmented, split_evenly
+from paddle_dla.data.shards import ShardSource
+from paddle_dla.data.source import FileSource, Source
+from paddle_dla.data.training import FromPixels, TrainingBatch
+from paddle_dla.data.transforms import TrainingTransform, training_transform
+from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.ranks import Ranks
+from paddle_dla.training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """``val`` is ``None`` where nothing is validated; ``classes`` where nobody named them."""
+
+    train: FileSource | ShardSource
+    val: FileSource | ShardSource | None
+    num_classes: int
+    classes: tuple[str, ...] | None
+
+
+def open_datasets(config: Config) -> Datasets:
+    """The sources that ``config.data`` names, and how many classes they have.
+
+    Raises ``TrainingError`` where no training data is named, where nothing tells the number of classes, and where
+    training and validation data number their classes differently; ``DataError`` for data that cannot be used.
+    """
+    data, classes = config.data, config.model.num_classes
+    if data.train is None:
+        raise TrainingError("there is nothing to train on: set data.train to class folders, a list file or tar shards")
+    train = open_source(data.train, data.train_root, data.class_map, classes)
+    classes = classes or count_classes(train)
+    val = None if data.val is None else open_source(data.val, data.val_root, data.class_map, classes)
+    _refuse_other_classes(train, val, config)
+    if train.classes and len(train.classes) > classes:
+        raise DataError(f"{data.train} has {len(train.classes)} classes, model.num_classes is {classes}")
+    return Datasets(train, val, classes, tuple(train.classes) if train.classes else None)
+
+
+def count_classes(source: Source) -> int:
+    """How many classes a source has. Raises ``TrainingError`` where nothing tells."""
+    if source.classes:
+        return len(source.classes)
+    if isinstance(source, FileSource) and source.num_samples:
+        return int(source.labels.max()) + 1
+    raise TrainingError("how many classes are there? set model.num_classes or data.class_map; the data do not tell")
+
+
+def _refuse_other_classes(train: Source, val: Source | None, config: Config) -> None:
+    """Two trees of class folders are numbered apart: one class less on one side, and all later labels are wrong."""
+    if val is None or not train.classes or not val.classes or list(train.classes) == list(val.classes):
+        return
+    only = sorted(set(train.classes) ^ set(val.classes))[:5]
+    raise DataError(
+        f"{config.data.train} and {config.data.val} have different classes, so that equal labels mean different "
+        f"things: {', '.join(only)}; mend the folders, or number both by one file with data.class_map"
+    )
+
+
+def train_preprocessing(config: Config) -> Preprocessing:
+    """The model's record with the size that training crops to."""
+    return replace(config.preprocessing(), input_size=config.train_input_size())
+
+
+def sample_transform(config: Config) -> TrainingTransform:
+    """What is done to each image. Raises ``ValueError`` for a policy that is none, before anything is started."""
+    train = config.transform.train
+    return training_transform(
+        train_preprocessing(config),
+        scale=train.scale,
+        ratio=train.ratio,
+        hflip=train.hflip,
+        vflip=train.vflip,
+        color_jitter=train.color_jitter or None,
+        auto_augment=train.auto_augment,
+        interpolation=train.interpolation,
+        re_prob=train.re_prob,
+        re_mode=train.re_mode,
+        re_count=train.re_count,
+    )
+
+
+def mixup(config: Config, num_classes: int) -> Mixup | None:
+    """What mixes batches, and smooths their labels; ``None`` where nothing does."""
+    mixing = config.mixing
+    if not mixing.enabled:
+        return None
+    return Mixup(
+        mixing.mixup_alpha,
+        mixing.cutmix_alpha,
+        mixing.cutmix_minmax,
+        mixing.prob,
+        mixing.switch_prob,
+        mixing.mode,
+        label_smoothing=config.loss.smoothing,
+        num_classes=num_classes,
+        off_epoch=mixing.off_epoch,
+    )
+
+
+def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 0, start_batch: int = 0) -> Loader:
+    """The batches of ``epoch`` on this rank, from ``start_batch`` on: as many on each rank, all of the same size.
+
+    Raises ``TrainingError`` where the data are fewer than one batch.
+    """
+    transform, mix = sample_transform(config), mixup(config, datasets.num_classes)
+    preprocessing = train_preprocessing(config)
+    order, turns = _order(config, datasets.train, ranks, epoch)
+    if len(order) < config.data.batch_size:
+        raise TrainingError(
+            f"{config.data.train} gives a process {len(order)} images an epoch, fewer than data.batch_size "
+            f"({config.data.batch_size}): make the batch smaller, or bring more images"
+        )
+    return Loader(
+        datasets.train,
+        FromPixels(transform.sample, preprocessing.input_size[0]),
+        config.data.batch_size,
+        output_shape=preprocessing.input_size,
+        batch_transform=TrainingBatch(Normalise(preprocessing), transform.erase, mix),
+        soft_labels=datasets.num_classes if mix else 0,
+        order=order,
+        turns=turns,
+        epoch=epoch,
+        rank=ranks.rank,
+        ranks=ranks.count,
+        workers=config.data.workers,
+        drop_last=True,
+        start_batch=start_batch,
+        max_skipped=config.data.max_skipped,
+        timeout=config.data.timeout,
+        seed=config.train.seed,
+    )
+
+
+def _order(config: Config, source: Source, ranks: Ranks, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """This rank's samples of an epoch, and which repeat of its sample each is."""
+    seed, repeats = config.train.seed, config.transform.train.aug_repeats
+    order = source.shuffled(seed, epoch) if source.sequential else epoch_order(source.num_samples, seed, epoch)
+    if repeats:
+        return repeat_augmented(order, ranks.rank, ranks.count, repeats)
+    return split_evenly(order, ranks.rank, ranks.count), None
+
+
+def val_loader(config: Config, datasets: Datasets, ranks: Ranks) -> Loader:
+    """Every validation sample of this rank once."""
+    batch_size = config.evaluate.batch_size or config.data.batch_size
+    loading = Loading(batch_size, config.data.workers, config.data.max_skipped, config.data.timeout)
+    return evaluation_loader(datasets.val, config.preprocessing(), loading, ranks)

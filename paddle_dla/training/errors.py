@@ -1,0 +1,23 @@
+"""How a training can end before its end; each message says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """A run that cannot begin, go on or be trusted."""
+
+
+class ResumeError(TrainingError):
+    """A checkpoint that this run cannot go on from."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or gradient that is NaN or infinite; the message names the step and the layer."""
+
+
+class Stopped(Exception):
+    """Somebody asked the run to end: ``reason`` is the name of the signal."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"stopped by {reason}")
+        self.reason = reason

@@ -1,0 +1,60 @@
+"""What of a network is trained, and what stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from paddle import Tensor, nn
+
+from paddle_dla.optim.groups import STATISTICS
+from paddle_dla.training.errors import TrainingError
+
+HEAD = ("fc", "head_drop")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """``layers`` stay in evaluation mode: as in timm's ``freeze``, the BatchNorm of a frozen layer is frozen, too."""
+
+    layers: tuple[nn.Layer, ...] = field(default=())
+
+    def train(self, network: nn.Layer) -> None:
+        """Training mode, but for what is frozen."""
+        network.train()
+        for layer in self.layers:
+            layer.eval()
+
+
+def freeze(network: nn.Layer, prefixes: Sequence[str]) -> Frozen:
+    """Freeze the layers and parameters whose names begin with one of ``prefixes``.
+
+    Raises ``TrainingError`` for a prefix that no layer has, and where nothing is left to train.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            raise TrainingError(f"train.freeze: no layer's name begins with {prefix!r}")
+    for name, parameter in network.named_parameters():
+        if name.startswith(tuple(prefixes)):
+            parameter.stop_gradient = True
+    if all(parameter.stop_gradient for parameter in network.parameters()):
+        raise TrainingError("train.freeze leaves nothing to train")
+    layers = (layer for name, layer in network.named_sublayers() if name.startswith(tuple(prefixes)))
+    return Frozen(tuple(layers))
+
+
+def freeze_all_but_head(network: nn.Layer) -> Frozen:
+    """A linear probe: the classifier alone is trained, on features as in evaluation."""
+    return freeze(
+        network, [name for name, _ in network.named_children() if name not in HEAD and _has_weights(network, name)]
+    )
+
+
+def _has_weights(network: nn.Layer, name: str) -> bool:
+    return bool(getattr(network, name).parameters())
+
+
+def running_statistics(network: nn.Layer) -> list[Tensor]:
+    """BatchNorm's buffers, which a forward pass in training changes."""
+    return [tensor for name, tensor in network.state_dict().items() if name.endswith(STATISTICS)]

@@ -1,0 +1,185 @@
+"""From a config to a run: everything is checked and built before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import paddle
+
+from paddle_dla.config import Config, ConfigError, device_faults, to_yaml
+from paddle_dla.config.cost import cost
+from paddle_dla.engines.base import usable_threads
+from paddle_dla.ranks import Ranks, gather
+from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.training import checkpoints
+from paddle_dla.training.assembly import (
+    build_ema,
+    build_optimizer,
+    build_schedule,
+    create_criterion,
+    create_network,
+    freeze_as_told,
+)
+from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
+from paddle_dla.training.log import RunLog
+from paddle_dla.training.plan import Plan, Position
+from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in
+from paddle_dla.training.state import Best, Circumstances, restore, share
+from paddle_dla.training.step import Learner
+from paddle_dla.training.stopping import StopRequest
+from paddle_dla.training.trainer import Progressing, Trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``best`` is ``None`` where nothing was validated; ``folder`` holds the checkpoints."""
+
+    best: Best | None
+    folder: Path
+
+
+def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> Outcome:
+    """Train as ``config`` says, from where ``train.output`` left off; ``say`` is given what a user should read.
+
+    Raises ``ConfigError``, ``TrainingError``, ``DataError`` or ``CheckpointError`` for what cannot be done, most of
+    it before anything is written, and what ``Trainer.run`` raises.
+    """
+    device = use_device(config, ranks)
+    sample_transform(config)
+    datasets = open_datasets(config)
+    plan = plan_for(config, datasets, ranks)
+    output = Path(config.train.output)
+    around = Circumstances(
+        config, plan, datasets.num_classes, datasets.classes, device, use_threads(config.train.threads)
+    )
+    choice = _agreed_choice(output, config, around, ranks, say)
+    at = _beginning(choice, plan)
+    for line in essentials(around, datasets, at):
+        say(line)
+    learner = build_learner(config, plan, datasets.num_classes, fresh=choice.checkpoint is None)
+    if choice.checkpoint is not None:
+        if ranks.first:
+            restore(learner, checkpoints.read(choice.checkpoint), str(choice.checkpoint.path))
+        share(learner, ranks)
+    return _run(around, datasets, learner, ranks, stop, output, at)
+
+
+def _run(
+    around: Circumstances,
+    datasets: Datasets,
+    learner: Learner,
+    ranks: Ranks,
+    stop: StopRequest,
+    output: Path,
+    at: Progressing,
+) -> Outcome:
+    output.mkdir(parents=True, exist_ok=True)
+    if ranks.first:
+        with atomic_path(output / "config.yaml") as part:
+            part.write_text(to_yaml(around.config), encoding="utf-8")
+    plan = around.plan
+    log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, plan.updates(at.position))
+    log.interval = around.config.train.log_interval
+    try:
+        Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, at).run()
+    finally:
+        log.close()
+    return Outcome(at.best, output / FOLDER)
+
+
+def use_device(config: Config, ranks: Ranks) -> str:
+    """``cpu`` or ``gpu``, as asked for or as there is one. Raises ``ConfigError`` for what it cannot do."""
+    there = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    device = config.train.device
+    if device == "auto":
+        device = "gpu" if there else "cpu"
+    faults = device_faults(config, device)
+    if device == "gpu" and not there:
+        raise ValueError("train.device is gpu, but Paddle sees none: install paddlepaddle-gpu, or set it to cpu")
+    if faults:
+        raise ConfigError(faults)
+    if ranks.count == 1 or device == "cpu":  # with several GPUs each process was given its own
+        paddle.set_device(device)
+    if config.train.deterministic and device == "gpu":
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
+    return device
+
+
+def use_threads(wanted: int | None) -> int:
+    """Compute with so many threads; by default this process's share of the cores. Returns the number."""
+    beside = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+    threads = wanted or max(1, usable_threads() // beside)
+    paddle.base.core.set_num_threads(threads)
+    return threads
+
+
+def plan_for(config: Config, datasets: Datasets, ranks: Ranks) -> Plan:
+    """The updates of a run. Raises ``TrainingError`` where the data are fewer than a batch."""
+    batches = train_loader(config, datasets, ranks).num_batches
+    return Plan(config.total_epochs, batches, config.train.grad_accum_steps, config.data.batch_size, ranks.count)
+
+
+def build_learner(config: Config, plan: Plan, num_classes: int, fresh: bool = True) -> Learner:
+    """Everything that learns, as it is before the first update."""
+    network = create_network(config, num_classes, fresh)
+    frozen = freeze_as_told(config, network)
+    if config.train.sync_bn:
+        network = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    schedule = build_schedule(config, plan)
+    return Learner(
+        network,
+        frozen,
+        create_criterion(config, num_classes),
+        build_optimizer(config, network, schedule(0)),
+        schedule,
+        build_ema(config, network),
+        paddle.amp.GradScaler() if config.train.amp == "float16" else None,
+    )
+
+
+def _agreed_choice(output: Path, config: Config, around: Circumstances, ranks: Ranks, say: Say) -> Choice:
+    """The first rank's choice, on every rank: only its machine needs to have the files."""
+    choice = Choice(None)
+    if ranks.first:
+        choice = choose(output, config.train.resume)
+        for note in choice.notes:
+            say(note)
+        if choice.checkpoint is not None:
+            differing = changes(choice.checkpoint, config, around.num_classes, around.plan, around.threads)
+            say(f"going on from {choice.checkpoint.path}")
+            for line in differing:
+                say(f"  not as before: {line}")
+    return gather(choice, ranks)[0]
+
+
+def _beginning(choice: Choice, plan: Plan) -> Progressing:
+    if choice.checkpoint is None:
+        return Progressing()
+    best = choice.checkpoint.record["best"]
+    position = position_in(plan, choice.checkpoint)
+    unmoved = position if position == choice.checkpoint.position else None
+    return Progressing(position, None if best is None else Best(**best), unmoved)
+
+
+def essentials(around: Circumstances, datasets: Datasets, at: Progressing) -> list[str]:
+    """What a user checks before leaving a run alone."""
+    config, plan = around.config, around.plan
+    schedule = build_schedule(config, plan)
+    optimizer = f"{config.optimizer.name}, lr {config.optimizer.learning_rate(plan.images):.6g}"
+    begun = "" if at.position == Position() else f", from epoch {at.position.epoch}, batch {at.position.batch} on"
+    return [
+        f"{config.model.name}, {around.num_classes} classes, images {config.train_input_size()}",
+        f"{datasets.train.num_samples} images to train on, {datasets.val.num_samples if datasets.val else 'none'} to "
+        f"validate",
+        f"{optimizer} ({config.schedule.name}; {schedule(0):.6g} at first), global batch {plan.images} = "
+        f"{plan.batch_size} x {plan.ranks} processes x {plan.accumulation}",
+        f"{around.device}, {around.threads} threads in each process; Paddle {paddle.__version__}",
+        f"{plan.epochs} epochs x {plan.updates_per_epoch} updates = {plan.total_updates} steps{begun}",
+        f"cost: {cost(config, datasets.train.num_samples)}",
+        f"results: {config.train.output}",
+    ]

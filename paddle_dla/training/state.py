@@ -1,0 +1,156 @@
+"""Everything that a run must remember, out of its objects and back into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from paddle_dla.checkpoint import check_fit
+from paddle_dla.config import Config, to_yaml
+from paddle_dla.models.variants import resolve_name
+from paddle_dla.ranks import Ranks, gather
+from paddle_dla.storage.manifest import FORMAT as MANIFEST_FORMAT
+from paddle_dla.training.agreement import from_first
+from paddle_dla.training.checkpoints import Snapshot
+from paddle_dla.training.errors import NonFiniteError, ResumeError
+from paddle_dla.training.plan import Plan, Position, step_seed
+from paddle_dla.training.step import Learner
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: ``score`` as ``train.eval_metric`` says, larger is better; after ``epoch`` epochs."""
+
+    score: float
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a run is, apart from what it learns; all of it goes into every checkpoint."""
+
+    config: Config
+    plan: Plan
+    num_classes: int
+    classes: tuple[str, ...] | None
+    device: str
+    threads: int
+
+
+def capture(
+    learner: Learner,
+    around: Circumstances,
+    position: Position,
+    best: Best | None,
+    scores: Mapping[str, float] | None = None,
+    score: float | None = None,
+) -> Snapshot:
+    """The state at ``position``. ``scores`` and ``score``: of the validation there, if there was one.
+
+    Raises ``NonFiniteError`` where a weight or an average is NaN or infinite: that is nothing to go on from.
+    """
+    model = _arrays(learner.network.state_dict())
+    ema = None if learner.ema is None else _arrays(learner.ema.state_dict())
+    _refuse_non_finite(model, "weight")
+    _refuse_non_finite(ema or {}, "average of")
+    record = {
+        "position": asdict(position),
+        "updates": around.plan.updates(position),
+        "plan": asdict(around.plan),
+        "score": score,
+        "scores": None if scores is None else dict(scores),
+        "best": None if best is None else asdict(best),
+        "scaler": None if learner.scaler is None else _plain(learner.scaler.state_dict()),
+        "rng": random_state(around.config.train.seed, around.plan.ranks, position),
+        "config": to_yaml(around.config),
+        "num_classes": around.num_classes,
+        "environment": {"device": around.device, "threads": around.threads, "paddle": paddle.__version__},
+    }
+    return Snapshot(model, ema, _arrays(learner.optimizer.state_dict()), record, _facts(around, position))
+
+
+def random_state(seed: int, ranks: int, position: Position) -> dict[str, Any]:
+    """The generator of every rank: the seed that it gets at ``position``, and what all of them follow from."""
+    return {"seed": seed, "next": [step_seed(seed, rank, position) for rank in range(ranks)]}
+
+
+def _facts(around: Circumstances, position: Position) -> dict[str, Any]:
+    """What the manifests of the weights say, so that other commands need no more than the file."""
+    config = around.config
+    facts = {
+        "format": MANIFEST_FORMAT,
+        "model": resolve_name(config.model.name),
+        "num_classes": around.num_classes,
+        "in_chans": config.model.in_chans,
+        "global_pool": config.model.global_pool,
+        "source": {"training": config.train.output, "epoch": position.epoch, "updates": around.plan.updates(position)},
+        "versions": {"paddle": paddle.__version__, "numpy": np.__version__},
+        "preprocessing": config.preprocessing().as_dict(),
+    }
+    return facts if around.classes is None else {**facts, "classes": list(around.classes)}
+
+
+def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
+    """Put ``snapshot`` into the objects of ``learner``. An average that it lacks begins with its weights.
+
+    Raises ``CheckpointError`` or ``ResumeError`` where it is of another model or optimizer.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in learner.network.state_dict().items()}
+    check_fit(snapshot.model, own, source)
+    try:
+        learner.optimizer.set_state_dict(snapshot.optimizer)
+        if learner.ema is not None and snapshot.ema is not None:
+            learner.ema.set_state_dict(snapshot.ema)
+    except ValueError as error:
+        raise ResumeError(f"{source}: {error}") from error
+    learner.network.set_state_dict(dict(snapshot.model))
+    if learner.ema is not None and snapshot.ema is None:
+        learner.ema.set(learner.network)
+    if learner.scaler is not None and snapshot.record["scaler"] is not None:
+        learner.scaler.load_state_dict(_of_arrays(snapshot.record["scaler"]))
+
+
+def share(learner: Learner, ranks: Ranks) -> None:
+    """Give all ranks what the first one restored: only its machine needs to have the files."""
+    if ranks.count == 1:
+        return
+    tensors = [*learner.network.state_dict().values(), *learner.optimizer.state_tensors().values()]
+    from_first(tensors + ([] if learner.ema is None else [*learner.ema.state_dict().values()]), ranks)
+    learner.optimizer.counts = gather(learner.optimizer.counts, ranks)[0]
+    if learner.scaler is not None:
+        learner.scaler.load_state_dict(gather(learner.scaler.state_dict(), ranks)[0])
+
+
+def score_of(scores: Mapping[str, float], metric: str) -> float | None:
+    """``metric`` of ``scores`` such that larger is better; ``None`` where it is no number.
+
+    The average's where there is one: as in timm it is what is being made.
+    """
+    value = scores.get(f"ema_{metric}", scores[metric])
+    if not math.isfinite(value):
+        return None
+    return -value if metric == "loss" else value
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _refuse_non_finite(arrays: Mapping[str, np.ndarray], what: str) -> None:
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise NonFiniteError(f"the {what} {bad[0]} is not finite: no checkpoint is written; the one before it stands")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def _of_arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(value, np.float32) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,0 +1,33 @@
+"""Signals that ask a run to end: noted, and heeded where nothing is half done."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """``reason`` is the name of the first signal that came, or ``None``."""
+
+    def __init__(self):
+        self.reason: str | None = None
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        """Take a signal. A second Ctrl-C ends the program where it stands."""
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = self.reason or signal.Signals(number).name
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Within it SIGTERM and SIGINT are requests; afterwards they do what they did before. In the main thread only."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,195 @@
+"""The run: epochs of updates, validation, checkpoints, and every way it can end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paddle_dla.data.batch import Batch
+from paddle_dla.progress import StepClock
+from paddle_dla.ranks import Ranks, gather
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.training import checkpoints
+from paddle_dla.training.agreement import total
+from paddle_dla.training.datasets import Datasets, train_loader
+from paddle_dla.training.errors import NonFiniteError, Stopped, TrainingError
+from paddle_dla.training.log import RunLog
+from paddle_dla.training.plan import Position
+from paddle_dla.training.state import Best, Circumstances, capture, score_of
+from paddle_dla.training.step import Learner, TrainStep
+from paddle_dla.training.stopping import StopRequest
+from paddle_dla.training.validation import refuse_different_weights, share_statistics, validate
+
+
+@dataclass
+class Progressing:
+    """Where the run stands; the only thing here that changes."""
+
+    position: Position = field(default_factory=Position)
+    best: Best | None = None
+    saved: Position | None = None
+
+
+class Trainer:
+    """Trains from a position to the end; see ``run``."""
+
+    def __init__(
+        self,
+        around: Circumstances,
+        datasets: Datasets,
+        learner: Learner,
+        ranks: Ranks,
+        stop: StopRequest,
+        folder: Path,
+        log: RunLog,
+        at: Progressing,
+    ):
+        """``folder`` is where checkpoints go; ``at`` is where to begin, and moves."""
+        self._around, self._datasets, self._learner, self._ranks = around, datasets, learner, ranks
+        self._stop, self._folder, self._log, self.at = stop, folder, log, at
+        self._config, self._plan = around.config, around.plan
+        self._step = TrainStep(learner, around.config, ranks)
+
+    def run(self) -> None:
+        """Train to the end.
+
+        However it ends early, what was learnt until the last update is in a checkpoint then, unless an update was half
+        done. Raises ``Stopped`` where a signal asked for it, ``NonFiniteError`` for a loss or gradient that is NaN or
+        infinite, ``DataError`` and ``CheckpointError`` for data that cannot be read and checkpoints that cannot be
+        written.
+        """
+        try:
+            while self.at.position.epoch < self._plan.epochs:
+                self._train_epoch()
+                self._finish_epoch()
+        except CheckpointError:
+            raise
+        except Exception as error:
+            self._leave_checkpoint(error)
+            raise
+
+    # --- an epoch ----------------------------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        epoch, start = self.at.position.epoch, self.at.position.batch
+        loader = train_loader(self._config, self._datasets, self._ranks, epoch, start)
+        self._learner.frozen.train(self._learner.network)
+        clock = StepClock()
+        with closing(iter(loader)) as source:
+            batches = clock.over(source)
+            while self.at.position.batch < self._plan.batches:
+                self._update(batches, clock)
+                self._save_within_epoch()
+
+    def _update(self, batches: Iterator[Batch], clock: StepClock) -> None:
+        begin, loss = self.at.position, 0.0
+        size, update = self._plan.group(begin.batch), self._plan.updates(begin)
+        self._step.begin()
+        for place in range(begin.batch, begin.batch + size):
+            at, batch = Position(begin.epoch, place), self._next(batches)
+            last = place + 1 == begin.batch + size
+            # bound at once: each is called before the next is made
+            checked = lambda value, batch=batch, at=at: self._check(value, batch, at)  # noqa: E731
+            loss += self._step.accumulate(batch, at, 1 / size, last, checked) / size
+        try:
+            made = self._step.finish(update)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{self._named(at)}: {error}") from None
+        self.at.position = Position(begin.epoch, begin.batch + size)
+        self._log.train_step(begin.epoch, update, {"loss": loss, "lr": made.lr, "grad_norm": made.grad_norm}, clock)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        batch = next(batches, None)
+        if batch is None:
+            raise TrainingError(
+                f"an epoch has {self._plan.batches} batches, but one of them had no image that can be read: mend or "
+                "remove the images that were skipped"
+            )
+        return batch
+
+    def _check(self, loss: float, batch: Batch, at: Position) -> float:
+        """The loss over all ranks; raises where one of them cannot or shall not go on."""
+        bad, asked = not math.isfinite(loss), self._stop.reason is not None
+        sums = total([loss, bad, asked], self._ranks)
+        if sums[1]:
+            self._refuse_loss(loss, batch if bad else None, at)
+        if sums[2]:
+            raise Stopped(self._stop.reason or "a signal to another rank")
+        return sums[0] / self._ranks.count
+
+    def _refuse_loss(self, loss: float, batch: Batch | None, at: Position) -> None:
+        self._step.rewind()
+        own = None if batch is None else f"the loss is {loss}: {self._step.diagnosis(batch, at)}"
+        causes = [f"rank {rank}: {cause}" for rank, cause in enumerate(gather(own, self._ranks)) if cause]
+        raise NonFiniteError(f"{self._named(at)}: " + "; ".join(causes))
+
+    def _named(self, at: Position) -> str:
+        return f"step {self._plan.updates(at)} (epoch {at.epoch}, batch {at.batch})"
+
+    # --- the end of an epoch -----------------------------------------------------------------------------------------
+
+    def _finish_epoch(self) -> None:
+        epoch = self.at.position.epoch
+        refuse_different_weights(self._learner.network, self._ranks)
+        scores = self._validate(epoch) if self._due(epoch, self._config.train.val_interval) else None
+        score = None if scores is None else score_of(scores, self._config.train.eval_metric)
+        better = score is not None and (self.at.best is None or score > self.at.best.score)
+        if better:
+            self.at.best = Best(score, epoch + 1)
+        self.at.position = Position(epoch + 1)
+        if better or self._due(epoch, self._config.train.save_interval) or self._recovery_due():
+            self._save(scores, score)
+
+    def _due(self, epoch: int, interval: int) -> bool:
+        """Whether something that happens every ``interval`` epochs (0: never) does after this one; the last counts."""
+        return interval > 0 and ((epoch + 1) % interval == 0 or epoch + 1 == self._plan.epochs)
+
+    def _validate(self, epoch: int) -> dict[str, float] | None:
+        if self._datasets.val is None:
+            return None
+        began, learner = time.perf_counter(), self._learner
+        share_statistics(learner.network, learner.ema, self._ranks)
+        scores = self._scores(epoch)
+        if learner.ema is not None:
+            with learner.ema.applied(learner.network):
+                scores |= {f"ema_{name}": value for name, value in self._scores(epoch).items()}
+        last = self._plan.updates(Position(epoch + 1)) - 1
+        self._log.validation(epoch, last, scores, time.perf_counter() - began)
+        return scores
+
+    def _scores(self, epoch: int) -> dict[str, float]:
+        network, threads = self._learner.network, self._around.threads
+        return validate(self._config, self._datasets, network, threads, self._ranks, self._stop, epoch)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _recovery_due(self) -> bool:
+        every = self._config.train.recovery_interval
+        return every > 0 and self._plan.updates(self.at.position) % every == 0
+
+    def _save_within_epoch(self) -> None:
+        if self.at.position.batch < self._plan.batches and self._recovery_due():
+            self._save()
+
+    def _save(self, scores: dict[str, float] | None = None, score: float | None = None) -> None:
+        """On the first rank: the others have nothing that it lacks."""
+        self.at.saved = self.at.position
+        if not self._ranks.first:
+            return
+        snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
+        checkpoints.write(self._folder, snapshot)
+        checkpoints.rotate(self._folder, self._config.train.checkpoint_hist)
+
+    def _leave_checkpoint(self, error: Exception) -> None:
+        """Before the run ends with ``error``: what was learnt until the last whole update."""
+        if not self._ranks.first or not self._step.undoable or self.at.saved == self.at.position:
+            return
+        self._step.rewind()
+        try:
+            self._save()
+        except (CheckpointError, NonFiniteError) as also:
+            error.add_note(f"and no checkpoint could be left: {also}")

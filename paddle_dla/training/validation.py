@@ -1,0 +1,91 @@
+"""The scores of a network on the validation data, each sample once on any number of ranks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+
+from paddle import nn
+
+from paddle_dla.config import Config
+from paddle_dla.data.batch import Batch
+from paddle_dla.ema import ModelEma
+from paddle_dla.engines.eager import EagerEngine
+from paddle_dla.evaluation import evaluate
+from paddle_dla.metrics import mean_loss, merge, top_k
+from paddle_dla.optim.groups import STATISTICS
+from paddle_dla.progress import Progress
+from paddle_dla.ranks import Ranks, gather
+from paddle_dla.training.agreement import from_first
+from paddle_dla.training.datasets import Datasets, val_loader
+from paddle_dla.training.errors import Stopped, TrainingError
+from paddle_dla.training.modes import running_statistics
+from paddle_dla.training.stopping import StopRequest
+
+
+def validate(
+    config: Config,
+    datasets: Datasets,
+    network: nn.Layer,
+    threads: int,
+    ranks: Ranks,
+    stop: StopRequest,
+    epoch: int = 0,
+) -> dict[str, float]:
+    """``top1``, ... in percent (as ``evaluate.topk`` asks) and ``loss``, on every rank; the network is left in
+    evaluation mode.
+
+    Raises ``Stopped``, on all ranks, where one was asked to stop; ``DataError`` for data that cannot be used.
+    """
+    loader = val_loader(config, datasets, ranks)
+    engine = EagerEngine(network, threads)
+    progress = Progress(datasets.val.num_samples // ranks.count, config.train.log_interval, quiet=not ranks.first)
+    try:
+        own = evaluate(
+            engine,
+            _until_stopped(loader, stop),
+            datasets.num_classes,
+            flip=config.evaluate.tta == "hflip",
+            ranked=max(5, *config.evaluate.topk),
+            progress=progress,
+            epoch=epoch,
+        )
+    finally:
+        progress.close()
+    parts, skipped, reasons = zip(*gather((own, len(loader.skipped), stop.reason), ranks))
+    if any(reasons):
+        raise Stopped(next(filter(None, reasons)))
+    predictions = merge(parts, datasets.val.num_samples - sum(skipped))
+    return {f"top{k}": top_k(predictions, k) for k in config.evaluate.topk} | {"loss": mean_loss(predictions)}
+
+
+def _until_stopped(batches: Iterable[Batch], stop: StopRequest) -> Iterator[Batch]:
+    for batch in batches:
+        if stop.reason is not None:
+            return
+        yield batch
+
+
+def share_statistics(network: nn.Layer, ema: ModelEma | None, ranks: Ranks) -> None:
+    """Give all ranks the first one's BatchNorm statistics, and averages of them.
+
+    Each rank's are of its own images. The first rank's count, as in torch's ``DistributedDataParallel``, which hands
+    them round before every step (``broadcast_buffers``); training itself never reads them.
+    """
+    averages = {} if ema is None else ema.state_dict()
+    from_first(running_statistics(network), ranks)
+    from_first([tensor for name, tensor in averages.items() if name.endswith(STATISTICS)], ranks)
+
+
+def refuse_different_weights(network: nn.Layer, ranks: Ranks) -> None:
+    """Raises ``TrainingError`` where the ranks' weights have come apart, which nothing else would show."""
+    if ranks.count == 1:
+        return
+    own = 0
+    for parameter in network.parameters():
+        if not parameter.stop_gradient:
+            own = zlib.crc32(parameter.numpy().tobytes(), own)
+    sums = gather(own, ranks)
+    if len(set(sums)) > 1:
+        apart = [str(rank) for rank, value in enumerate(sums) if value != sums[0]]
+        raise TrainingError(f"the weights of rank {', '.join(apart)} are no longer those of rank 0")

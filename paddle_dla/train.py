@@ -83,11 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         who = f" on rank {ranks.rank}" if ranks.count > 1 else ""
         return run(args, ranks)
     except Stopped as stopped:
-        print(f"{stopped}{who}: a checkpoint is written; the same command goes on", file=sys.stderr)
+        _tell(f"{stopped}{who}", stopped)
         return STOPPED
     except EXPECTED_ERRORS as error:
-        print("\n".join([f"error{who}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        _tell(f"error{who}: {error}", error)
         return 1
+
+
+def _tell(text: str, error: Exception) -> None:
+    print("\n".join([text, *getattr(error, "__notes__", [])]), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def create_network(config: Config, num_classes: int, fresh: bool = True) -> DLA:
     )
     if config.train.recompute:
         network.set_grad_checkpointing()
-    return network
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if config.train.sync_bn else network
 
 
 def freeze_as_told(config: Config, network: nn.Layer) -> Frozen:

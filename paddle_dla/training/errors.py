@@ -6,6 +6,12 @@ from __future__ import annotations
 class TrainingError(Exception):
     """A run that cannot begin, go on or be trusted."""
 
+    def with_notes_of(self, error: BaseException) -> TrainingError:
+        """This error, with what was noted on another."""
+        for note in getattr(error, "__notes__", ()):
+            self.add_note(note)
+        return self
+
 
 class ResumeError(TrainingError):
     """A checkpoint that this run cannot go on from."""

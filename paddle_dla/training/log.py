@@ -10,25 +10,23 @@ from paddle_dla.progress import StepClock
 
 
 class RunLog:
-    """One rank's records in ``folder``; those at or beyond ``resumed_at`` are dropped, so that each step is there once.
+    """One rank's records in ``folder``; those beyond ``resumed_at`` are dropped, so that each step is there once.
 
-    A step is an update of the optimizer, counted from 0 over the whole run of ``total_steps``.
+    A step is an update of the optimizer, counted from 1 over the whole run of ``total_steps``.
     """
 
-    interval = 10
-
-    def __init__(self, folder: Path, rank: int, ranks: int, total_steps: int, resumed_at: int = 0):
-        self._rank, self._total = rank, total_steps
+    def __init__(self, folder: Path, rank: int, ranks: int, total_steps: int, resumed_at: int = 0, interval: int = 10):
+        self._rank, self._total, self._interval = rank, total_steps, interval
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"log.{rank}.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line).get("step", -1) < resumed_at]
+        path = folder / f"rank{rank}.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line).get("step", 0) <= resumed_at]
         path.write_text("".join(kept), encoding="utf-8")
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
 
     def train_step(self, epoch: int, step: int, values: dict[str, float], clock: StepClock) -> None:
         """Record one update."""
         self._write({"kind": "train", "epoch": epoch, "step": step, **values})
-        if self._rank == 0 and (step + 1) % self.interval == 0:
+        if self._rank == 0 and step % self._interval == 0:
             shown = ", ".join(f"{name}: {value:.6g}" for name, value in values.items())
             print(f"epoch:{epoch}, train step:{step}, {shown}, {clock.costs()}", file=sys.stderr, flush=True)
             clock.reset()

@@ -58,7 +58,7 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
         config, plan, datasets.num_classes, datasets.classes, device, use_threads(config.train.threads)
     )
     choice = _agreed_choice(output, config, around, ranks, say)
-    at = _beginning(choice, plan)
+    at = _beginning(choice, plan, output / FOLDER)
     for line in essentials(around, datasets, at):
         say(line)
     learner = build_learner(config, plan, datasets.num_classes, fresh=choice.checkpoint is None)
@@ -83,8 +83,8 @@ def _run(
         with atomic_path(output / "config.yaml") as part:
             part.write_text(to_yaml(around.config), encoding="utf-8")
     plan = around.plan
-    log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, plan.updates(at.position))
-    log.interval = around.config.train.log_interval
+    made, interval = plan.updates(at.position), around.config.train.log_interval
+    log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, made, interval)
     try:
         Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, at).run()
     finally:
@@ -128,8 +128,6 @@ def build_learner(config: Config, plan: Plan, num_classes: int, fresh: bool = Tr
     """Everything that learns, as it is before the first update."""
     network = create_network(config, num_classes, fresh)
     frozen = freeze_as_told(config, network)
-    if config.train.sync_bn:
-        network = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     schedule = build_schedule(config, plan)
     return Learner(
         network,
@@ -157,13 +155,12 @@ def _agreed_choice(output: Path, config: Config, around: Circumstances, ranks: R
     return gather(choice, ranks)[0]
 
 
-def _beginning(choice: Choice, plan: Plan) -> Progressing:
+def _beginning(choice: Choice, plan: Plan, folder: Path) -> Progressing:
     if choice.checkpoint is None:
         return Progressing()
-    best = choice.checkpoint.record["best"]
-    position = position_in(plan, choice.checkpoint)
-    unmoved = position if position == choice.checkpoint.position else None
-    return Progressing(position, None if best is None else Best(**best), unmoved)
+    best, position = choice.checkpoint.record["best"], position_in(plan, choice.checkpoint)
+    is_there = choice.checkpoint.path == folder / checkpoints.folder_name(position)
+    return Progressing(position, None if best is None else Best(**best), position if is_there else None)
 
 
 def essentials(around: Circumstances, datasets: Datasets, at: Progressing) -> list[str]:

@@ -70,6 +70,9 @@ class Trainer:
             raise
         except Exception as error:
             self._leave_checkpoint(error)
+            if is_lost_connection(error):
+                lost = f"the connection to another rank is lost, it ended or hangs: {error}"
+                raise TrainingError(lost).with_notes_of(error) from error
             raise
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
@@ -100,7 +103,8 @@ class Trainer:
         except NonFiniteError as error:
             raise NonFiniteError(f"{self._named(at)}: {error}") from None
         self.at.position = Position(begin.epoch, begin.batch + size)
-        self._log.train_step(begin.epoch, update, {"loss": loss, "lr": made.lr, "grad_norm": made.grad_norm}, clock)
+        values = {"loss": loss, "lr": made.lr, "grad_norm": made.grad_norm}
+        self._log.train_step(begin.epoch, update + 1, values, clock)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         batch = next(batches, None)
@@ -128,7 +132,8 @@ class Trainer:
         raise NonFiniteError(f"{self._named(at)}: " + "; ".join(causes))
 
     def _named(self, at: Position) -> str:
-        return f"step {self._plan.updates(at)} (epoch {at.epoch}, batch {at.batch})"
+        begin = Position(at.epoch, at.batch - at.batch % self._plan.accumulation)
+        return f"step {self._plan.updates(begin) + 1} (epoch {at.epoch}, batch {at.batch})"
 
     # --- the end of an epoch -----------------------------------------------------------------------------------------
 
@@ -157,8 +162,8 @@ class Trainer:
         if learner.ema is not None:
             with learner.ema.applied(learner.network):
                 scores |= {f"ema_{name}": value for name, value in self._scores(epoch).items()}
-        last = self._plan.updates(Position(epoch + 1)) - 1
-        self._log.validation(epoch, last, scores, time.perf_counter() - began)
+        made = self._plan.updates(Position(epoch + 1))
+        self._log.validation(epoch, made, scores, time.perf_counter() - began)
         return scores
 
     def _scores(self, epoch: int) -> dict[str, float]:
@@ -177,19 +182,27 @@ class Trainer:
 
     def _save(self, scores: dict[str, float] | None = None, score: float | None = None) -> None:
         """On the first rank: the others have nothing that it lacks."""
+        if self._ranks.first:
+            snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
+            checkpoints.write(self._folder, snapshot)
+            checkpoints.rotate(self._folder, self._config.train.checkpoint_hist)
         self.at.saved = self.at.position
-        if not self._ranks.first:
-            return
-        snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
-        checkpoints.write(self._folder, snapshot)
-        checkpoints.rotate(self._folder, self._config.train.checkpoint_hist)
 
     def _leave_checkpoint(self, error: Exception) -> None:
-        """Before the run ends with ``error``: what was learnt until the last whole update."""
-        if not self._ranks.first or not self._step.undoable or self.at.saved == self.at.position:
+        """Before the run ends with ``error``: what was learnt until the last whole update. ``error`` says where."""
+        if not self._ranks.first:
             return
-        self._step.rewind()
         try:
-            self._save()
+            if self._step.undoable and self.at.saved != self.at.position:
+                self._step.rewind()
+                self._save()
         except (CheckpointError, NonFiniteError) as also:
-            error.add_note(f"and no checkpoint could be left: {also}")
+            error.add_note(f"no checkpoint could be left: {also}")
+        if self.at.saved is not None:
+            path = self._folder / checkpoints.folder_name(self.at.saved)
+            error.add_note(f"the same command goes on from {path}")
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether ``error`` is how gloo tells that another rank does not answer: Paddle has no type of its own for it."""
+    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()

@@ -47,16 +47,27 @@ class StepClock:
 
 
 class Progress:
-    """Reports on ``total`` samples: a bar where ``stream`` is a terminal, else a line every ``interval`` steps."""
+    """Reports on ``total`` samples: a bar where ``stream`` is a terminal, else a line every ``interval`` steps.
 
-    def __init__(self, total: int, interval: int = 10, stream: TextIO | None = None, quiet: bool = False):
+    ``unit``: what is counted; where it is steps, ``done`` of them were done before.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        interval: int = 10,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        unit: str = "image",
+        done: int = 0,
+    ):
         self._stream = stream or sys.stderr
-        self._interval, self._quiet, self._steps = interval, quiet, 0
+        self._interval, self._quiet, self._steps = interval, quiet, done
         self._bar = None
         if self._stream.isatty() and not quiet:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, unit="image", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, unit=unit, file=self._stream, dynamic_ncols=True)
 
     def step(self, images: int, values: str, line: str) -> bool:
         """Count one step of ``images``; ``values`` go beside a bar, ``line`` is printed. Whether a line was due."""
@@ -68,6 +79,13 @@ class Progress:
         elif due and not self._quiet:
             print(line, file=self._stream, flush=True)
         return due
+
+    def say(self, line: str) -> None:
+        """Print a line of its own, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        elif not self._quiet:
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -1,59 +1,179 @@
-"""What is recorded of a run: the familiar line, and one JSON object a step."""
+"""What a run tells: the familiar lines or a bar, records of everything, tables, a picture. One log a rank.
+
+In the folder of a run::
+
+    rank0.jsonl      of each rank: every update, validation and event, one JSON object a line
+    train.csv        of rank 0: every update
+    validation.csv   of rank 0: every validation
+    curves.png       of rank 0: loss, accuracy and learning rate, refreshed while the run goes on
+
+A run that goes on after a kill goes on with these files: each update appears in them once.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
+import os
+import platform
+import time
+from collections.abc import Mapping
+from copy import copy
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TextIO
 
-from paddle_dla.progress import StepClock
+from paddle_dla.progress import Progress, StepClock
+from paddle_dla.training.curves import Curves
+from paddle_dla.training.memory import peak_gpu, peak_resident
+from paddle_dla.training.records import Record, Records, Table, read_records
+
+REFRESH = 60.0  # seconds from one picture to the next, at least
+SHARE = 0.01  # of a run's time that pictures may take
+MB = 2**20
 
 
 class RunLog:
-    """One rank's records in ``folder``; those beyond ``resumed_at`` are dropped, so that each step is there once.
+    """The log of one rank. A step is counted in updates since the beginning of the run: the first update is step 1.
 
-    A step is an update of the optimizer, counted from 1 over the whole run of ``total_steps``.
+    ``resumed_at``: updates that are in the checkpoint which this process goes on from; what the files tell beyond them
+    is dropped, because it is done again. ``interval``: updates from one line to the next. ``stream``: where lines go
+    (default: stderr); on a terminal there is a bar instead. ``refresh``: seconds between two pictures, at least.
+
+    Raises ``CheckpointError`` wherever a file cannot be written.
     """
 
-    def __init__(self, folder: Path, rank: int, ranks: int, total_steps: int, resumed_at: int = 0, interval: int = 10):
-        self._rank, self._total, self._interval = rank, total_steps, interval
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        ranks: int,
+        total_steps: int,
+        resumed_at: int = 0,
+        interval: int = 10,
+        stream: TextIO | None = None,
+        refresh: float = REFRESH,
+    ):
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"rank{rank}.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line).get("step", 0) <= resumed_at]
-        path.write_text("".join(kept), encoding="utf-8")
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
+        self._rank, self._ranks, self._total, self._resumed_at = rank, ranks, total_steps, resumed_at
+        self._records = Records(folder / f"rank{rank}.jsonl", resumed_at)
+        self._progress = Progress(total_steps, interval, stream, unit="step", done=resumed_at)
+        self._views = _Views(folder, self._records, refresh) if rank == 0 else None
+        self._began = time.monotonic()
+        self._clock, self._seen = StepClock(), StepClock()
+        place = {"rank": rank, "ranks": ranks, "pid": os.getpid(), "node": platform.node()}
+        self._write({"kind": "start", **place, "resumed_at": resumed_at, "total_steps": total_steps})
+        if self._views is not None and not Curves.can_draw():
+            self.event("note", "no curves.png, matplotlib is missing: pip install 'paddle-dla[plots]'")
 
-    def train_step(self, epoch: int, step: int, values: dict[str, float], clock: StepClock) -> None:
-        """Record one update."""
-        self._write({"kind": "train", "epoch": epoch, "step": step, **values})
-        if self._rank == 0 and step % self._interval == 0:
-            shown = ", ".join(f"{name}: {value:.6g}" for name, value in values.items())
-            print(f"epoch:{epoch}, train step:{step}, {shown}, {clock.costs()}", file=sys.stderr, flush=True)
+    def train_step(self, epoch: int, step: int, values: Mapping[str, float], clock: StepClock) -> None:
+        """Tell of one update. ``values``: ``loss`` (mean over the batch), ``lr``, ``grad_norm`` if known, any other.
+
+        ``clock`` times the batches; it begins a new interval at each line.
+        """
+        values = _plain(values)
+        self._write({"kind": "train", "epoch": epoch, "step": step, **values, **self._costs(clock)})
+        shown = _shown(values)
+        line = f"epoch:{epoch}, train step:{step}, {shown}, {clock.costs()}{self._outlook(step)}"
+        if self._progress.step(1, shown, line):
             clock.reset()
+            self._seen = StepClock()
 
-    def validation(self, epoch: int, step: int, values: dict[str, float], seconds: float) -> None:
-        """Record the scores after ``step``."""
-        self._write({"kind": "valid", "epoch": epoch, "step": step, **values, "seconds": seconds})
-        if self._rank == 0:
-            shown = ", ".join(f"{name}: {value:.5f}" for name, value in values.items())
-            print(f"epoch:{epoch}, valid, {shown}, {seconds:.1f} s", file=sys.stderr, flush=True)
+    def validation(self, epoch: int, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """Tell of a validation after update ``step``: ``top1``, ``top5`` in %, ``loss``; the EMA's as ``ema_top1``."""
+        values = _plain(values)
+        self._write({"kind": "validation", "epoch": epoch, "step": step, **values, "seconds": seconds})
+        self._progress.say(f"END epoch:{epoch} valid {_shown(values)}, {seconds:.1f} s")
 
     def event(self, kind: str, message: str) -> None:
-        """Record and print what happened once."""
-        self._write({"kind": kind, "message": message})
-        if self._rank == 0:
-            print(message, file=sys.stderr, flush=True)
+        """Tell of anything else: ``kind`` is a word to search for, as ``checkpoint``, ``resume`` or ``nan``."""
+        self._write({"kind": "event", "event": kind, "message": message})
+        self._progress.say(f"{kind}: {message}")
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Draw the last picture and leave terminal and files in order. May be called again."""
+        self._progress.close()
+        if self._views is not None:
+            self._views.close()
+        self._records.close()
 
-    def _write(self, record: dict) -> None:
-        self._file.write(json.dumps(record) + "\n")
+    def _write(self, record: Record) -> None:
+        record["time"] = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        again = self._records.append(record)
+        if self._views is not None:
+            self._views.add(record, again)
+
+    def _costs(self, clock: StepClock) -> Record:
+        """Means over the batches that were finished since the last update: ``None`` where none was."""
+        if clock is not self._clock or clock.steps < self._seen.steps:
+            self._clock, self._seen = clock, StepClock()
+        steps, seconds = clock.steps - self._seen.steps, clock.batch_cost - self._seen.batch_cost
+        waited, images = clock.reader_cost - self._seen.reader_cost, clock.images - self._seen.images
+        self._seen = copy(clock)
+        return {
+            "batch_cost": seconds / steps if steps else None,
+            "reader_cost": waited / steps if steps else None,
+            "ips": images / seconds if seconds else None,
+        }
+
+    def _outlook(self, step: int) -> str:
+        """The time that is left if the rest goes as this process has gone so far, and memory at its highest."""
+        done = step - self._resumed_at
+        left = (time.monotonic() - self._began) / done * (self._total - step) if done > 0 else 0.0
+        text = f" eta: {timedelta(seconds=round(left))}, memory: {peak_resident() // MB} MB"
+        gpu = peak_gpu()
+        text += "" if gpu is None else f", GPU memory: {gpu // MB} MB"
+        return text + (f", {self._ranks} ranks" if self._ranks > 1 else "")
 
 
-def _lines(path: Path) -> list[str]:
-    """The complete lines of a file that may have been cut off."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+class _Views:
+    """What is made from rank 0's records: the tables, the picture."""
+
+    def __init__(self, folder: Path, records: Records, refresh: float):
+        self._picture, self._refresh, self._path = folder / "curves.png", refresh, records.path
+        self._tables = {kind: Table(folder / f"{kind}.csv", records, kind) for kind in ("train", "validation")}
+        self._due = time.monotonic() + refresh
+        self._read_curves()
+
+    def add(self, record: Record, again: bool) -> None:
+        """Show one more record, which is in the file already."""
+        kind = record["kind"]
+        if kind in self._tables:
+            self._tables[kind].append(record, again)
+        if again:
+            self._read_curves()
+        else:
+            self._add_to_curves(record)
+        if kind == "validation" or (kind == "train" and time.monotonic() >= self._due):
+            self._draw()
+
+    def _read_curves(self) -> None:
+        self._curves = Curves()
+        for record in read_records(self._path):
+            self._add_to_curves(record)
+
+    def _add_to_curves(self, record: Record) -> None:
+        if record["kind"] == "train":
+            self._curves.add_train(record)
+        elif record["kind"] == "validation":
+            self._curves.add_validation(record)
+
+    def _draw(self) -> None:
+        began = time.monotonic()
+        if Curves.can_draw():
+            self._curves.draw(self._picture)
+        now = time.monotonic()
+        self._due = now + max(self._refresh, (now - began) / SHARE)
+
+    def close(self) -> None:
+        self._draw()
+        for table in self._tables.values():
+            table.close()
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float]:
+    """Python's own numbers, whatever kind they came as."""
+    return {name: float(value) for name, value in values.items()}
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}: {value:.6g}" for name, value in values.items())

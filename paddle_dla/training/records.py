@@ -1,0 +1,157 @@
+"""Files of records that only grow: one JSON object a line, handed to the system before the next step. No framework.
+
+A process killed at any moment leaves at most one half-written line, which is dropped when the file is opened again. The
+CSV tables show the same records and are made anew from them then.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from paddle_dla.storage.atomic import atomic_path, write_error
+
+Record = dict[str, Any]
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of ``path``, none where there is no file. Lines that are no record, as after a kill, are left out."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            record = _parsed(line)
+            if record is not None:
+                yield record
+
+
+def _parsed(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "kind" in record else None
+
+
+class _Appended:
+    """A file that bytes are added to, each call's at once."""
+
+    def __init__(self, path: Path):
+        self._path, self._file = path, io.FileIO(path, "a")
+
+    def add(self, text: str) -> None:
+        left = text.encode("utf-8")
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise write_error(self._path, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Records:
+    """Appends to ``path`` the records of a run; those of a step that is done again replace the earlier ones.
+
+    Records of the kinds ``repeatable`` belong to a ``step``, the number of updates until then; opening drops those
+    beyond ``resumed_at``, the updates that the run begins with. All others are history and stay.
+
+    Raises ``CheckpointError`` where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, resumed_at: int, repeatable: Iterable[str] = ("train", "validation")):
+        self.path, self._repeatable = path, frozenset(repeatable)
+        self._replace(record for record in read_records(path) if self._step(record) <= resumed_at)
+
+    def _step(self, record: Record) -> float:
+        """Where the record belongs; history is before everything."""
+        return record.get("step", -math.inf) if record["kind"] in self._repeatable else -math.inf
+
+    def _replace(self, records: Iterable[Record]) -> None:
+        """Make these the content of the file, whole or not at all, and open it for more."""
+        self._last = dict.fromkeys(self._repeatable, -math.inf)
+        with atomic_path(self.path) as part, open(part, "w", encoding="utf-8") as file:
+            for record in records:
+                file.write(_line(record))
+                self._remember(record)
+        self._file = _Appended(self.path)
+
+    def _remember(self, record: Record) -> None:
+        if record["kind"] in self._repeatable:
+            self._last[record["kind"]] = max(self._last[record["kind"]], self._step(record))
+
+    def append(self, record: Record) -> bool:
+        """Write one record, which has a ``kind``. Whether earlier ones made room: it was done again."""
+        kind, step = record["kind"], self._step(record)
+        again = kind in self._repeatable and step <= self._last[kind]
+        if again:
+            self._file.close()
+            self._replace(old for old in read_records(self.path) if old["kind"] != kind or self._step(old) < step)
+        self._file.add(_line(record))
+        self._remember(record)
+        return again
+
+    def close(self) -> None:
+        """Close the file; all is written already."""
+        self._file.close()
+
+
+class Table:
+    """The records of one ``kind`` as CSV: a header, then a row each. A new column, or a step done again, rewrites it.
+
+    Raises ``CheckpointError`` where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, records: Records, kind: str):
+        self._path, self._records, self._kind = path, records, kind
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        columns: dict[str, None] = {}
+        for record in self._shown():
+            columns.update(dict.fromkeys(record))
+        self._columns = [name for name in columns if name != "kind"]
+        with atomic_path(self._path) as part, open(part, "w", encoding="utf-8") as file:
+            file.write(_csv(self._columns) if self._columns else "")
+            file.writelines(map(self._row, self._shown()))
+        self._file = _Appended(self._path)
+
+    def _shown(self) -> Iterator[Record]:
+        return (record for record in read_records(self._records.path) if record["kind"] == self._kind)
+
+    def _row(self, record: Record) -> str:
+        return _csv(record.get(name) for name in self._columns)
+
+    def append(self, record: Record, again: bool = False) -> None:
+        """Add the row of a ``record`` that ``Records.append`` has written; ``again`` is what that returned."""
+        if again or not record.keys() - {"kind"} <= set(self._columns):
+            self.close()
+            self._rewrite()
+        else:
+            self._file.add(self._row(record))
+
+    def close(self) -> None:
+        """Close the file; all is written already."""
+        self._file.close()
+
+
+def _line(record: Record) -> str:
+    """One line of strict JSON: what is not finite becomes ``null``."""
+    finite = {key: None if _is_unreal(value) else value for key, value in record.items()}
+    return json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _is_unreal(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _csv(values: Iterable[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(list(values))
+    return buffer.getvalue()

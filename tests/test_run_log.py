@@ -155,7 +155,7 @@ def test_each_rank_has_its_own_file_and_the_first_the_rest(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["rank1.jsonl"]
     run(tmp_path, 1, 5, rank=0, ranks=2)
     names = {"rank0.jsonl", "rank1.jsonl", "train.csv", "validation.csv"}
-    assert {file.name for file in tmp_path.iterdir()} - {"curves.png"} == names
+    assert {file.name for file in tmp_path.iterdir()} - {"visualdl"} == names
 
 
 def test_a_record_has_the_costs_of_its_own_step(tmp_path, monkeypatch):
@@ -366,3 +366,17 @@ def test_the_smoothed_loss_is_the_mean_of_the_last_values(window):
     expected = [values[max(0, end - window) : end].mean() for end in range(1, 21)]
     # sums of at most 20 numbers below 1, by differences of running sums
     np.testing.assert_allclose(trailing_mean(values, window), expected, rtol=0, atol=20 * np.finfo(float).eps * 20)
+
+
+# --- VisualDL --------------------------------------------------------------------------------------------------------
+
+
+def test_visualdl_shows_each_update_once(tmp_path):
+    visualdl = pytest.importorskip("visualdl")
+    run(tmp_path, 1, 13)
+    run(tmp_path, 8, 20, resumed_at=7)
+    files = list((tmp_path / "visualdl").glob("vdlrecords.*"))
+    shown = visualdl.LogReader(file_path=str(files[0])).get_data("scalar", "train/loss")
+    assert len(files) == 1 and [point.id for point in shown] == list(range(1, 21))
+    # VisualDL keeps float32
+    assert [point.value for point in shown] == [np.float32(loss(step)) for step in range(1, 21)]

@@ -6,6 +6,7 @@ In the folder of a run::
     train.csv        of rank 0: every update
     validation.csv   of rank 0: every validation
     curves.png       of rank 0: loss, accuracy and learning rate, refreshed while the run goes on
+    visualdl/        of rank 0: the same for VisualDL, where it is installed
 
 A run that goes on after a kill goes on with these files: each update appears in them once.
 """
@@ -25,6 +26,7 @@ from paddle_dla.progress import Progress, StepClock
 from paddle_dla.training.curves import Curves
 from paddle_dla.training.memory import peak_gpu, peak_resident
 from paddle_dla.training.records import Record, Records, Table, read_records
+from paddle_dla.training.visual import VisualDL, is_installed
 
 REFRESH = 60.0  # seconds from one picture to the next, at least
 SHARE = 0.01  # of a run's time that pictures may take
@@ -131,8 +133,9 @@ class _Views:
     def __init__(self, folder: Path, records: Records, refresh: float):
         self._picture, self._refresh, self._path = folder / "curves.png", refresh, records.path
         self._tables = {kind: Table(folder / f"{kind}.csv", records, kind) for kind in ("train", "validation")}
+        self._dashboard = None
         self._due = time.monotonic() + refresh
-        self._read_curves()
+        self._reread()
 
     def add(self, record: Record, again: bool) -> None:
         """Show one more record, which is in the file already."""
@@ -140,18 +143,24 @@ class _Views:
         if kind in self._tables:
             self._tables[kind].append(record, again)
         if again:
-            self._read_curves()
+            self._reread()
         else:
-            self._add_to_curves(record)
+            self._show(record)
         if kind == "validation" or (kind == "train" and time.monotonic() >= self._due):
             self._draw()
 
-    def _read_curves(self) -> None:
+    def _reread(self) -> None:
+        """Begin anew what cannot forget an update that is done again."""
         self._curves = Curves()
+        if is_installed():
+            self._close_dashboard()
+            self._dashboard = VisualDL(self._path.parent / "visualdl")
         for record in read_records(self._path):
-            self._add_to_curves(record)
+            self._show(record)
 
-    def _add_to_curves(self, record: Record) -> None:
+    def _show(self, record: Record) -> None:
+        if self._dashboard is not None:
+            self._dashboard.add(record)
         if record["kind"] == "train":
             self._curves.add_train(record)
         elif record["kind"] == "validation":
@@ -168,6 +177,12 @@ class _Views:
         self._draw()
         for table in self._tables.values():
             table.close()
+        self._close_dashboard()
+
+    def _close_dashboard(self) -> None:
+        if self._dashboard is not None:
+            self._dashboard.close()
+            self._dashboard = None
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float]:

@@ -67,7 +67,7 @@ class RunLog:
         if self._views is not None and not Curves.can_draw():
             self.event("note", "no curves.png, matplotlib is missing: pip install 'paddle-dla[plots]'")
 
-    def train_step(self, epoch: int, step: int, values: Mapping[str, float], clock: StepClock) -> None:
+    def train_step(self, epoch: int, step: int, values: Mapping[str, float | None], clock: StepClock) -> None:
         """Tell of one update. ``values``: ``loss`` (mean over the batch), ``lr``, ``grad_norm`` if known, any other.
 
         ``clock`` times the batches; it begins a new interval at each line.
@@ -80,7 +80,7 @@ class RunLog:
             clock.reset()
             self._seen = StepClock()
 
-    def validation(self, epoch: int, step: int, values: Mapping[str, float], seconds: float) -> None:
+    def validation(self, epoch: int, step: int, values: Mapping[str, float | None], seconds: float) -> None:
         """Tell of a validation after update ``step``: ``top1``, ``top5`` in %, ``loss``; the EMA's as ``ema_top1``."""
         values = _plain(values)
         self._write({"kind": "validation", "epoch": epoch, "step": step, **values, "seconds": seconds})
@@ -185,10 +185,10 @@ class _Views:
             self._dashboard = None
 
 
-def _plain(values: Mapping[str, float]) -> dict[str, float]:
-    """Python's own numbers, whatever kind they came as."""
-    return {name: float(value) for name, value in values.items()}
+def _plain(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Python's own numbers, whatever kind they came as; what is not known is left out."""
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _shown(values: Mapping[str, float]) -> str:
+def _shown(values: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name}: {value:.6g}" for name, value in values.items())

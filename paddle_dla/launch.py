@@ -1,0 +1,174 @@
+"""Several processes as one job, by Paddle's launcher: on one machine or many, on CPU (gloo) or GPU (NCCL).
+
+Usage::
+
+    python -m paddle_dla.launch --nproc 2 paddle_dla/train.py --config configs/dla60.yaml
+    python -m paddle_dla.launch --nnodes 2 --master 10.0.0.1:29500 --node-ip 10.0.0.2 paddle_dla/train.py ...
+
+What the launcher alone does not do: each rank's output goes to ``logs/rank<N>.log`` in the output folder, the first
+rank's to the terminal, too; where a rank dies, raises or hangs, the job ends and the rank is named; no copy of the
+environment stays behind; nothing stays running, whichever process is killed.
+
+Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 more than a signal's number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from paddle_dla.config import ConfigError, load_config
+from paddle_dla.launching.one_rank import die_with_parent, exit_code
+from paddle_dla.launching.ranks import RankState, read_states
+from paddle_dla.launching.verdict import LINES, culprit, explain
+from paddle_dla.launching.watch import end_hanging, hanging
+from paddle_dla.options import positive
+from paddle_dla.training.heartbeat import FOLDER_VARIABLE
+
+HUNG = 124  # as timeout(1) says it
+POLL = 0.2  # seconds
+OUTPUT = "launcher.txt"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="launch", description="Several processes as one job.")
+    result.add_argument("--nproc", type=positive, metavar="N", help="processes on this machine (its GPUs, else 1)")
+    result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
+    result.add_argument("--master", metavar="IP:PORT", help="of one of the machines, the same on each")
+    result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
+    result.add_argument(
+        "--hang-timeout", type=float, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
+    )
+    result.add_argument("--logs", metavar="DIR", help="for rank<N>.log (logs in the config's train.output)")
+    result.add_argument("script", help="paddle_dla/train.py")
+    result.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    if args.nnodes > 1 and not (args.master and args.node_ip):
+        arguments.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
+    if not Path(args.script).is_file():
+        arguments.error(f"{args.script} is no file")
+    try:
+        logs = Path(args.logs) if args.logs else output_folder(args.arguments) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:
+        return Job(args, Path(folder), logs.absolute()).run()
+
+
+def output_folder(arguments: Sequence[str]) -> Path:
+    """The ``train.output`` of a training with these ``arguments``; the present folder where they name no config."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--config", "-c")
+    known.add_argument("--override", "-o", nargs="+", action="extend", default=[])
+    known.add_argument("--output")
+    found, _ = known.parse_known_args(arguments)
+    if found.output:
+        return Path(found.output)
+    return Path(load_config(found.config, found.override).train.output) if found.config else Path()
+
+
+class Job:
+    """One run of Paddle's launcher; what it must not leave behind goes to ``folder``, which is private."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path, logs: Path):
+        self._args, self._folder, self._logs = args, folder, logs
+        self._stopped_by: int | None = None
+        self._printed = {path: path.stat().st_size for path in logs.glob("rank*.log")}
+
+    def run(self) -> int:
+        """Start the job, wait for its end, say what went wrong; the exit code."""
+        with open(self._folder / OUTPUT, "wb") as output:
+            launcher = subprocess.Popen(
+                self.command(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, FOLDER_VARIABLE: str(self._folder)},
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: self._stop(launcher, received))
+        hung = self._watch(launcher)
+        code, lines = self._outcome(launcher.returncode, hung)
+        for line in lines:
+            print(line, file=sys.stderr)
+        return code
+
+    def command(self) -> list[str]:
+        """Paddle's launcher, told to start ``one_rank`` for each rank."""
+        args = self._args
+        several = ["--nnodes", str(args.nnodes), "--master", args.master, "--host", args.node_ip]
+        return [
+            *(sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"),
+            *("--log_dir", str(self._folder)),
+            *(("--nproc_per_node", str(args.nproc)) if args.nproc else ()),
+            *(several if args.nnodes > 1 else ()),
+            *(sys.executable, "-m", "paddle_dla.launching.one_rank", str(self._folder), str(self._logs)),
+            *(args.script, *args.arguments),
+        ]
+
+    def _stop(self, launcher: subprocess.Popen, number: int) -> None:
+        """Let the launcher ask the ranks to end; it kills those that still run 30 seconds later."""
+        self._stopped_by = self._stopped_by or number
+        launcher.terminate()
+
+    def _watch(self, launcher: subprocess.Popen) -> list[str]:
+        """Wait for the launcher, showing what the first rank here prints; what there is to say of ranks that hung."""
+        hung: list[str] = []
+        while launcher.poll() is None:
+            time.sleep(POLL)
+            states = read_states(self._folder)
+            self._show(states)
+            if self._args.hang_timeout and not hung:
+                guilty = hanging(self._folder, states, self._args.hang_timeout)
+                hung = end_hanging(self._folder, states, guilty) if guilty else []
+        self._show(read_states(self._folder))
+        return hung
+
+    def _show(self, states: Sequence[RankState]) -> None:
+        """Print what the first rank of this machine has printed since the last time."""
+        if not states:
+            return
+        log = Path(min(states, key=lambda state: state.local).log)
+        with open(log, "rb") as file:
+            file.seek(self._printed.get(log, 0))
+            text = file.read()
+        self._printed[log] = self._printed.get(log, 0) + len(text)
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+
+    def _outcome(self, code: int, hung: list[str]) -> tuple[int, list[str]]:
+        """The exit code, and what is said of it; ``code`` is the launcher's own."""
+        if hung:
+            return HUNG, hung
+        if self._stopped_by is not None:
+            return 128 + self._stopped_by, [f"stopped by {signal.Signals(self._stopped_by).name}"]
+        states = read_states(self._folder)
+        guilty = culprit(states)
+        if guilty is not None:
+            return exit_code(guilty.code), explain(states)
+        return code, self._launcher_failed() if code else []
+
+    def _launcher_failed(self) -> list[str]:
+        output = (self._folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
+        return ["error: Paddle's launcher failed; it says:", *(f"    {line}" for line in output[-LINES:])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

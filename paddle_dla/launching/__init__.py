@@ -1,0 +1,7 @@
+"""Several processes as one job: Paddle's launcher starts them, this package watches them and says what went wrong.
+
+``one_rank``  stands between the launcher and each process, to see how it ends
+``ranks``     what is known of each process: its place, its log, its end
+``verdict``   which process was at fault, in words
+``watch``     looks for processes that no longer move
+"""

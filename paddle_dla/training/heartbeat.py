@@ -1,0 +1,91 @@
+"""Signs of life: each rank says at every step where it is, so that one that hangs can be told from those that wait.
+
+A beat is one small write to a file that stays open: it costs microseconds and no disk. No framework.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import math
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER_VARIABLE = "PADDLE_DLA_HEARTBEAT"  # how a launcher tells the folder
+WIDTH = 256  # bytes of a beat: one write, which a reader sees whole
+DUMP = signal.SIGUSR1  # asks a rank to write to stderr where it is
+
+
+@dataclass(frozen=True)
+class Beat:
+    """``count`` of the beats so far; ``when``: seconds of this machine's monotonic clock."""
+
+    rank: int
+    pid: int
+    count: int
+    step: int
+    place: str
+    when: float
+
+
+class Heartbeat:
+    """The beats of one rank, in ``folder``; without a folder it does nothing, and costs nothing.
+
+    From then on the signal ``DUMP`` makes this process write the stacks of its threads to stderr.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, rank: int):
+        self._rank, self._count, self._file = rank, 0, None
+        if folder is None:
+            return
+        self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
+        faulthandler.register(DUMP, file=sys.__stderr__)
+        self.beat(0, "start")
+
+    @classmethod
+    def from_environment(cls, rank: int) -> Heartbeat:
+        """Beats for the launcher that started this process, if one did that listens to them."""
+        return cls(os.environ.get(FOLDER_VARIABLE), rank)
+
+    def beat(self, step: int, place: str = "") -> None:
+        """This rank has come to ``place`` in ``step``.
+
+        All ranks beat at the same places in the same order: the one with the fewest beats is where a job hangs.
+        """
+        self._count += 1
+        self._write(step, place, time.monotonic())
+
+    def alive(self, step: int, place: str) -> None:
+        """This rank is busy with what the others wait for, as writing a checkpoint: not counted as a beat."""
+        self._write(step, place, time.monotonic())
+
+    def _write(self, step: int, place: str, when: float) -> None:
+        if self._file is None:
+            return
+        beat = [os.getpid(), self._count, step, place[: WIDTH // 8], when]
+        os.pwrite(self._file, json.dumps(beat).encode("ascii").ljust(WIDTH), 0)
+
+    def close(self) -> None:
+        """The rank is done: its silence means nothing from now on."""
+        if self._file is not None:
+            self._write(-1, "done", math.inf)
+            os.close(self._file)
+            self._file = None
+            faulthandler.unregister(DUMP)
+
+
+def read_beat(folder: str | os.PathLike[str], rank: int) -> Beat | None:
+    """The last beat of ``rank``; ``None`` where it has made none."""
+    try:
+        pid, count, step, place, when = json.loads(_path(folder, rank).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return Beat(rank, pid, count, step, place, when)
+
+
+def _path(folder: str | os.PathLike[str], rank: int) -> Path:
+    return Path(folder, f"rank{rank}.beat")

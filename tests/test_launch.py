@@ -1,0 +1,372 @@
+"""Several processes as one job: whatever goes wrong, it ends, names the rank, and leaves nothing behind."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from paddle_dla.launch import main, output_folder, parser
+from paddle_dla.launching.one_rank import forget_environment
+from paddle_dla.launching.ranks import RankState, read_states
+from paddle_dla.launching.verdict import culprit, explain, how
+from paddle_dla.launching.watch import describe, hanging, is_stopped
+from paddle_dla.training.heartbeat import Heartbeat, read_beat
+
+ROOT = Path(__file__).parent.parent
+JOB = Path(__file__).with_name("job.py")
+SECRET = "a-token-that-nobody-may-find"
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def launched(tmp_path, *job, nproc=2, **options):
+    """The launcher with ``job`` as its script's arguments, everything temporary under ``tmp_path``."""
+    for folder in ("temporary", "logs"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "paddle_dla.launch", "--nproc", str(nproc), "--logs", str(tmp_path / "logs")]
+    environment = {**os.environ, "SECRET": SECRET, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, *arguments, str(JOB), *job],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def ended(process):
+    """Exit code, what it printed and what it complained of."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def text_of(tmp_path, rank):
+    return (tmp_path / "logs" / f"rank{rank}.log").read_text()
+
+
+def running(tmp_path):
+    """Processes of this job that still run, by the path in their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                command = (folder / "cmdline").read_text()
+                environment = (folder / "environ").read_text(errors="replace")
+            except OSError:
+                continue
+            if str(tmp_path / "temporary") in environment and command:
+                found.append(command)
+    return found
+
+
+def nothing_is_left(tmp_path):
+    """No process, no temporary file, no copy of the environment."""
+    deadline = time.monotonic() + 20
+    while running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    copies = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    return (running(tmp_path), copies) == ([], [])
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+@linux
+@pytest.mark.slow
+def test_a_job_that_goes_well_says_what_its_first_rank_says(tmp_path):
+    code, out, err = ended(launched(tmp_path, "well"))
+    assert (code, err) == (0, "")
+    assert "step 5: 3.0" in out and out == text_of(tmp_path, 0)
+    assert "step 5: 3.0" in text_of(tmp_path, 1)
+    assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
+
+
+ENDS = {
+    "raise": (1, "ended with exit code 1", "ValueError: the label is out of range"),
+    "exit": (7, "ended with exit code 7", "step 2: 3.0"),
+    "kill": (137, "died of signal 9 (SIGKILL)", "step 2: 3.0"),
+    "stop": (124, "no sign of life for ", "step 2: 3.0"),
+    "sleep": (124, "no sign of life for ", "in go_wrong"),
+}
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ENDS)
+def test_a_rank_that_goes_wrong_ends_the_job_and_is_named(tmp_path, way):
+    expected, end, last = ENDS[way]
+    code, _, err = ended(launched(tmp_path, way, hang_timeout=3) if expected == 124 else launched(tmp_path, way))
+    first = err.splitlines()[0]
+    assert first.startswith("error: rank 1 (pid ") and end in first
+    assert code == expected
+    assert last in err and f"the last lines of {tmp_path}/logs/rank1.log:" in err
+    assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
+
+
+def started(tmp_path, *job, **options):
+    """A launched job once its ranks are at work."""
+    process = launched(tmp_path, *job, **options)
+    while not (tmp_path / "logs" / "rank1.log").exists() or "step 1" not in text_of(tmp_path, 1):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    return process
+
+
+@linux
+@pytest.mark.slow
+def test_sigterm_lets_the_ranks_save(tmp_path):
+    process = started(tmp_path, "slow", "600")
+    began = time.monotonic()
+    process.terminate()
+    code, _, err = ended(process)
+    assert (code, err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
+    assert text_of(tmp_path, 0).rstrip().endswith("saved") and text_of(tmp_path, 1).rstrip().endswith("saved")
+    assert time.monotonic() - began < 20
+    assert nothing_is_left(tmp_path)
+
+
+@linux
+@pytest.mark.slow
+def test_killing_the_launcher_leaves_nothing_running_and_no_copy_of_the_environment(tmp_path):
+    process = started(tmp_path, "slow", "600")
+    process.kill()
+    process.wait()
+    assert nothing_is_left(tmp_path)
+
+
+@linux
+@pytest.mark.slow
+def test_paddles_launcher_alone_leaves_the_environment_behind(tmp_path):
+    """What the tests above look for would be found: if this fails, Paddle has changed."""
+    (tmp_path / "empty.py").touch()
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node=1", f"--log_dir={tmp_path}/log"]
+    environment = {**os.environ, "SECRET": SECRET}
+    subprocess.run([*command, str(tmp_path / "empty.py")], env=environment, capture_output=True, check=True)
+    assert not nothing_is_left(tmp_path)
+
+
+# --- whose fault -----------------------------------------------------------------------------------------------------
+
+LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:576] Read error [127.0.0.1]:3281: Connection reset by peer\n"
+
+
+@pytest.fixture
+def state(tmp_path):
+    def make(rank, code=None, ended=None, printed="step 1\n"):
+        log = tmp_path / f"rank{rank}.log"
+        log.write_text(printed)
+        return RankState(rank, 4, rank, os.getpid(), "here", str(log), 0.0, code, ended)
+
+    return make
+
+
+CASES = {
+    "killed, then the other lost it": ([(0, 1, 2.0, LOST), (1, -9, 1.0, "")], 1),
+    "raised, but the other was faster to end": ([(0, 1, 1.0, LOST), (1, 1, 2.0, "ValueError: no")], 1),
+    "raised, then the launcher ended the other": ([(0, -15, 2.0, ""), (1, 1, 1.0, "ValueError: no")], 1),
+    "raised, then the launcher killed the other": ([(0, -9, 5.0, ""), (1, 1, 1.0, "ValueError: no")], 1),
+    "the first lost a peer, the launcher ended the other": ([(0, 1, 1.0, LOST), (1, -15, 2.0, "")], 0),
+    "both raised": ([(0, 1, 2.0, "ValueError: no"), (1, 1, 1.0, "ValueError: no")], 1),
+    "both were done": ([(0, 0, 2.0, ""), (1, 0, 1.0, "")], None),
+    "one goes on": ([(0, None, None, ""), (1, 3, 1.0, "")], 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_rank_at_fault_is_the_first_that_did_not_lose_another(state, case):
+    ends, expected = CASES[case]
+    found = culprit([state(*end) for end in ends])
+    assert (found and found.rank) == expected
+
+
+def test_a_node_whose_rank_only_lost_a_peer_points_to_the_others(state):
+    lines = explain([state(1, 1, 1.0, LOST)])
+    assert lines[1] == "a rank of another node went first: its node's output says why"
+
+
+def test_the_end_of_a_rank_in_words(state):
+    assert how(state(0, -11, 1.0)) == "died of signal 11 (SIGSEGV)"
+    assert how(state(0, 3, 1.0)) == "ended with exit code 3"
+
+
+def test_what_is_said_ends_with_the_other_ranks(state):
+    lines = explain([state(0, 1, 2.0, LOST), state(1, -9, 1.0, "step 7\n")])
+    assert lines[0].startswith(
+        f"error: rank 1 (pid {os.getpid()}, node here) died of signal 9 (SIGKILL); out of memory"
+    )
+    assert lines[2] == "    step 7" and lines[-1].startswith("then rank 0")
+
+
+def test_what_is_known_of_ranks_is_read_back_in_order(state, tmp_path):
+    written = [state(10), state(2, -9, 1.5)]
+    for one in written:
+        one.write(tmp_path)
+    assert read_states(tmp_path) == written[::-1]
+
+
+# --- who hangs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def beating(tmp_path, clock):
+    """Ranks that have beaten so many times, some seconds ago."""
+    hearts = []
+
+    def make(counts, ago):
+        clock[0] -= ago
+        for rank, count in enumerate(counts):
+            if count:
+                hearts.append(Heartbeat(tmp_path, rank))
+                for step in range(1, count):
+                    hearts[-1].beat(step, "exchange")
+        clock[0] += ago
+        return hearts
+
+    yield make
+    for heart in hearts:
+        heart.close()
+
+
+def ranks_of(found):
+    return [state.rank for state, _ in found]
+
+
+@pytest.mark.parametrize(("counts", "ago", "expected"), [
+    ([5, 5], 1, []),
+    ([5, 5], 11, [0, 1]),
+    ([5, 4], 11, [1]),
+    ([5, 4, 5, 4], 11, [1, 3]),
+    ([5, 0], 11, [1]),
+    ([0, 0], 11, []),
+])  # fmt: skip
+def test_the_silent_rank_with_the_fewest_beats_hangs(tmp_path, state, beating, counts, ago, expected):
+    beating(counts, ago)
+    states = [dataclasses.replace(state(rank), started=900.0) for rank in range(len(counts))]
+    assert ranks_of(hanging(tmp_path, states, timeout=10)) == expected
+
+
+def test_a_rank_that_is_done_or_has_ended_does_not_hang(tmp_path, state, beating, clock):
+    hearts = beating([5, 4, 5], 0)
+    hearts[0].close()
+    clock[0] += 11
+    states = [state(0), state(1, 0, 1.0), state(2)]
+    assert ranks_of(hanging(tmp_path, states, timeout=10)) == [2]
+
+
+def test_saving_alone_is_a_sign_of_life_but_no_beat(tmp_path, beating):
+    (heart,) = beating([5], 11)
+    heart.alive(4, "saving")
+    beat = read_beat(tmp_path, 0)
+    assert (beat.count, beat.place, beat.when) == (5, "saving", 1000.0)
+
+
+@linux
+def test_a_stopped_rank_is_meant_before_the_others(tmp_path, state, beating):
+    beating([5, 5], 11)
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        sleeper.send_signal(signal.SIGSTOP)
+        for _ in range(1000):
+            if is_stopped(sleeper.pid):
+                break
+        states = [state(0), dataclasses.replace(state(1), pid=sleeper.pid)]
+        found = hanging(tmp_path, states, timeout=10)
+        assert ranks_of(found) == [1]
+        assert describe(*found[0]).endswith("11 s, the last at step 4, exchange; a signal has stopped it")
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_without_a_folder_a_heartbeat_does_nothing(monkeypatch, tmp_path):
+    monkeypatch.delenv("PADDLE_DLA_HEARTBEAT", raising=False)
+    heart = Heartbeat.from_environment(0)
+    heart.beat(1, "exchange")
+    heart.close()
+    assert read_beat(tmp_path, 0) is None
+
+
+@pytest.mark.parametrize("place", ["", "x" * 1000, "größe " * 100, '"\\' * 100])
+def test_a_beat_is_always_read_whole(tmp_path, place):
+    heart = Heartbeat(tmp_path, 3)
+    heart.beat(10**12, place)
+    assert read_beat(tmp_path, 3).step == 10**12
+    heart.beat(1, "")
+    assert (read_beat(tmp_path, 3).step, read_beat(tmp_path, 3).place) == (1, "")
+    heart.close()
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_logs_go_to_the_output_folder_of_the_training():
+    arguments = ["--config", str(ROOT / "configs" / "dla60.yaml"), "-o", "train.epochs=3", "train.output=here"]
+    assert output_folder(arguments) == Path("here")
+    assert output_folder([*arguments, "--output", "there"]) == Path("there")
+    assert output_folder(["--other", "thing"]) == Path()
+
+
+def test_a_mistake_in_the_config_is_told_once_and_before_anything_is_started(capsys):
+    config = str(ROOT / "configs" / "dla60.yaml")
+    assert main([str(JOB), "--config", config, "-o", "train.epochz=3"]) == 1
+    assert "train.epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["--master", "--node-ip"])
+def test_several_nodes_need_to_know_each_other(capsys, missing):
+    given = {"--nnodes": "2", "--master": "10.0.0.1:29500", "--node-ip": "10.0.0.2"}
+    del given[missing]
+    with pytest.raises(SystemExit) as caught:
+        main([*(f"{name}={value}" for name, value in given.items()), str(JOB), "well"])
+    assert caught.value.code == 2
+    assert "several nodes need --master IP:PORT" in capsys.readouterr().err
+
+
+def test_a_script_that_is_not_there_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["missing.py"])
+    assert "missing.py is no file" in capsys.readouterr().err
+
+
+def test_arguments_of_the_script_are_its_own():
+    args = parser().parse_args(["--nproc", "2", "train.py", "--nproc", "3", "-o", "a=b"])
+    assert (args.nproc, args.arguments) == (2, ["--nproc", "3", "-o", "a=b"])
+
+
+def test_the_shell_script_hands_everything_on(tmp_path):
+    """``python`` replaced by one that tells what it was called with."""
+    spy = tmp_path / "python"
+    spy.write_text('#!/bin/sh\necho "$GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME"\nfor word; do echo "$word"; done\n')
+    spy.chmod(0o755)
+    places = {"NPROC": "2", "NNODES": "3", "MASTER": "10.0.0.1:29500", "NODE_IP": "10.0.0.2", "NIC": "eth0"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **places}
+    command = [str(ROOT / "scripts" / "train_dist.sh"), "--config", "a b.yaml"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    interface, *words = done.stdout.splitlines()
+    assert interface == "eth0 eth0"
+    told = ["--nproc", "2", "--nnodes", "3", "--master", "10.0.0.1:29500", "--node-ip", "10.0.0.2"]
+    script = str(ROOT / "paddle_dla" / "train.py")
+    assert words == ["-m", "paddle_dla.launch", *told, script, "--config", "a b.yaml"]
+
+
+def test_the_environments_copies_are_removed_and_read_first(tmp_path, monkeypatch):
+    for name in ("envlog.0", "default.abcdef.log"):
+        (tmp_path / name).write_text(SECRET)
+    (tmp_path / "backup_env.0.json").write_text('{"LONG": "x", "HOME": "other"}')
+    monkeypatch.setenv("PADDLE_BACKUP_ENV_PATH", str(tmp_path / "backup_env.0.json"))
+    environment = forget_environment(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert environment["LONG"] == "x" and environment["HOME"] == os.environ["HOME"]
+    assert "PADDLE_BACKUP_ENV_PATH" not in environment

@@ -1,7 +1,7 @@
 """A job of several ranks that sums numbers, and in which rank 1 goes wrong at step 3 in the way that it is told.
 
-``python job.py WAY [STEPS]``: ``well``, ``slow`` (well, too), ``raise``, ``exit``, ``kill``, ``stop``, ``sleep``. On SIGTERM
-all ranks save and leave.
+``python job.py WAY [STEPS]``: ``well``, ``slow`` (well, too), ``raise``, ``exit``, ``kill``, ``stop``, ``sleep``. On
+SIGTERM all ranks save and leave.
 """
 
 import os

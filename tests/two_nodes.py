@@ -1,7 +1,7 @@
 """What scripts/test_two_nodes.sh trains and compares: ``two_nodes.py prepare FOLDER``, ``compare FOLDER RUN RUN``.
 
-BatchNorm is frozen, so that an image's output does not depend on the others of its batch: two ranks of 4 images must then
-do what one process does with the 8 together.
+BatchNorm is frozen, so that an image's output does not depend on the others of its batch: two ranks of 4 images must
+then do what one process does with the 8 together.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ LINES = 15  # of a log that are shown
 # what a rank that is well says, in its last lines, when another one is gone
 PEER_LOST = re.compile(
     r"gloo/transport/.*(Connection|TIMEOUT|error|closed)|Connection (reset|closed) by peer|Broken pipe"
-    r"|ncclRemoteError|ncclSystemError|NCCL error.*(remote|timeout)",
+    r"|connection to another rank is lost|ncclRemoteError|ncclSystemError|NCCL error.*(remote|timeout)",
     re.IGNORECASE,
 )
 

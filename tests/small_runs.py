@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,9 @@ def children(pid: int) -> list[int]:
 
 
 def kill(pid: int, number: int) -> None:
-    try:
+    """Send a signal to a process, if it is still there."""
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def wait_for(condition, seconds: float = 120, every: float = 0.01):

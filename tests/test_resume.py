@@ -61,13 +61,18 @@ def run_with_kills(folder, images, kills, processes=1, seed=0):
     rng, config = random.Random(seed), write_config(folder, images)
     arguments = command(config, processes=processes)
     for _ in range(kills):
-        process, before = start(arguments), len(steps(folder / "run"))
-        wait_for(lambda: process.poll() is not None or len(steps(folder / "run")) != before)
-        time.sleep(rng.uniform(0, 0.5))
-        kill_session(process)
+        kill_after_more(start(arguments), folder / "run", rng.uniform(0, 0.5))
     code, output = run(arguments)
     assert code == 0, output
     return folder / "run"
+
+
+def kill_after_more(process, output, seconds):
+    """Once the log has changed, which it does with the first update, let it run for ``seconds`` and kill it."""
+    before = len(steps(output))
+    wait_for(lambda: process.poll() is not None or len(steps(output)) != before)
+    time.sleep(seconds)
+    kill_session(process)
 
 
 def check_same(found, reference):

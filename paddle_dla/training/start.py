@@ -14,6 +14,7 @@ from paddle_dla.config.cost import cost
 from paddle_dla.engines.base import usable_threads
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.training import checkpoints
 from paddle_dla.training.assembly import (
     build_ema,
@@ -54,6 +55,8 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     datasets = open_datasets(config)
     plan = plan_for(config, datasets, ranks)
     output = Path(config.train.output)
+    if ranks.first:
+        refuse_place(output)
     around = Circumstances(
         config, plan, datasets.num_classes, datasets.classes, device, use_threads(config.train.threads)
     )
@@ -90,6 +93,15 @@ def _run(
     finally:
         log.close()
     return Outcome(at.best, output / FOLDER)
+
+
+def refuse_place(output: Path) -> None:
+    """Raises ``CheckpointError`` where results could not be written to the folder ``output``."""
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise CheckpointError(f"train.output is {output}, but {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"train.output is {output}, but {there} cannot be written; name another folder")
 
 
 def use_device(config: Config, ranks: Ranks) -> str:

@@ -76,17 +76,18 @@ class TrainStep:
             paddle.assign(before, tensor)
         self._learner.optimizer.clear_grad()
 
-    def accumulate(self, batch: Batch, at: Position, share: float, last: bool, check: Callable[[float], None]) -> float:
-        """Add ``share`` of the gradient of the loss of ``batch``, which is the one at ``at``; returns that loss.
+    def accumulate(
+        self, batch: Batch, at: Position, share: float, last: bool, check: Callable[[float], float]
+    ) -> float:
+        """Add ``share`` of the gradient of the loss of ``batch``, which is the one at ``at``.
 
-        ``check`` is called with the loss before anything is added, and may raise. Ranks exchange gradients with the
-        ``last`` batch of an update.
+        ``check`` is called with the loss before anything is added, and may raise; what it returns is returned. Ranks
+        exchange gradients with the ``last`` batch of an update.
         """
         images, target = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
         with nullcontext() if last or self._ranks.count == 1 else self._model.no_sync():
             loss = self._loss(self._model, images, target, at)
-            value = float(loss)
-            check(value)
+            value = check(float(loss))
             scaled = loss * share if self._learner.scaler is None else self._learner.scaler.scale(loss * share)
             scaled.backward()
         return value

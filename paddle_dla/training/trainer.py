@@ -183,7 +183,10 @@ class Trainer:
     def _save(self, scores: dict[str, float] | None = None, score: float | None = None) -> None:
         """On the first rank: the others have nothing that it lacks."""
         if self._ranks.first:
-            snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
+            try:
+                snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"after step {self._plan.updates(self.at.position)}: {error}") from None
             checkpoints.write(self._folder, snapshot)
             checkpoints.rotate(self._folder, self._config.train.checkpoint_hist)
         self.at.saved = self.at.position

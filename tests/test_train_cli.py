@@ -1,0 +1,353 @@
+"""The command ``train``: what it prints, what it refuses, what it leaves behind, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import (
+    UPDATES,
+    children,
+    command,
+    final_files,
+    finish,
+    kill,
+    losses,
+    make_images,
+    run,
+    start,
+    steps,
+    wait_for,
+    write_config,
+)
+
+from convert.paddle2timm import main as paddle2timm
+from paddle_dla.checkpoint import read, save
+from paddle_dla.config import load_config
+from paddle_dla.evaluate import main as evaluate
+from paddle_dla.loading import load_model
+from paddle_dla.storage.manifest import describe
+from paddle_dla.train import main
+
+QUICK = ("data.workers=0", "train.epochs=1", "schedule.warmup_epochs=0")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def config(tmp_path, images):
+    return write_config(tmp_path, images)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, images):
+    """A run of one epoch, ended."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert call(write_config(folder, images)) == 0
+    return folder
+
+
+def call(config, *overrides, options=()):
+    """The command in this process; its exit code."""
+    return main([*options, "--config", str(config), "-o", *QUICK, *overrides])
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.glob("epoch-*"))
+
+
+# --- what it says and leaves -----------------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_will_do(config, capsys):
+    assert call(config) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "dla46x_c, 4 classes, images (3, 32, 32)",
+        "40 images to train on, 12 to validate",
+        "nesterov, lr 0.01",
+        "global batch 8 = 4 x 1 processes x 2",
+        "cpu, 1 threads",
+        "1 epochs x 5 updates = 5 steps",
+        "cost: 1 epochs x 40 images",
+        "done; best top1: ",
+    ):
+        assert part in text
+
+
+def test_the_resolved_config_is_written_beside_the_results(trained):
+    written = load_config(trained / "run" / "config.yaml")
+    assert written == load_config(trained / "config.yaml", QUICK)
+
+
+def test_output_and_resume_are_options_of_their_own(config, tmp_path):
+    assert call(config, options=("--output", str(tmp_path / "other"), "--resume", "never")) == 0
+    assert load_config(tmp_path / "other" / "config.yaml").train.resume is False
+    assert entries(tmp_path / "other" / "checkpoints")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["last/model.pdparams", "last/ema.pdparams", "best/model.pdparams"])
+def test_any_checkpoint_is_a_converted_file_to_the_other_commands(trained, images, tmp_path, name):
+    file = trained / "run" / "checkpoints" / name
+    loaded = load_model(None, str(file))
+    assert (loaded.name, loaded.num_classes) == ("dla46x_c", 4)
+    assert loaded.preprocessing.input_size == (3, 32, 32)
+    assert loaded.preprocessing.crop_pct == 1.0
+    results = tmp_path / "results.json"
+    assert evaluate(["--checkpoint", str(file), "--data", str(images / "val"), "--results", str(results)]) == 0
+    state = json.loads((file.parent / "state.json").read_text())["content"]
+    key = "ema_top1" if name.startswith("last/ema") else "top1"
+    assert json.loads(results.read_text())["top1"] == pytest.approx(state["scores"][key])
+
+
+def test_every_checkpoint_goes_back_to_timm(trained, tmp_path):
+    for place in entries(trained / "run" / "checkpoints"):
+        for name in ("model", "ema"):
+            file = trained / "run" / "checkpoints" / place / f"{name}.pdparams"
+            target = tmp_path / f"{place}.{name}.safetensors"
+            assert paddle2timm(["--checkpoint", str(file), "--output", str(target)]) == 0
+            assert target.exists()
+
+
+def test_weights_that_were_trained_can_be_fine_tuned_with_a_new_head(trained, config, images, tmp_path):
+    weights = trained / "run" / "checkpoints" / "last" / "model.pdparams"
+    few = tmp_path / "few"
+    for split in ("train", "val"):
+        for label in (0, 1, 2):
+            shutil.copytree(images / split / f"class{label}", few / split / f"class{label}")
+    with pytest.warns(UserWarning, match="4 classes, the model 3"):
+        code = call(
+            config,
+            f"model.pretrained={weights}",
+            "model.num_classes=3",
+            f"data.train={few / 'train'}",
+            f"data.val={few / 'val'}",
+            "transform.train.input_size=[3, 64, 64]",
+            "train.freeze=[base_layer, level0]",
+        )
+    assert code == 0
+    before, _ = read(weights)
+    after, _ = read(tmp_path / "run" / "checkpoints" / "last" / "model.pdparams")
+    assert after["fc.weight"].shape[0] == 3
+    assert after["base_layer.0.weight"].tobytes() == before["base_layer.0.weight"].tobytes()
+    assert after["level5.root.conv.weight"].tobytes() != before["level5.root.conv.weight"].tobytes()
+
+
+def test_the_log_has_every_step_once(trained):
+    assert [item["step"] for item in steps(trained / "run")] == list(range(1, 6))
+
+
+# --- what it refuses, before anything is written ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lerning_rate=1", "optimizer.lr"),
+        ("data.batch_size=many", "data.batch_size"),
+        ("train.amp=bfloat16", "no mixed precision on CPU"),
+        ("train.sync_bn=true", "no CPU kernel"),
+        ("data.train=nowhere", "nowhere"),
+        ("data.batch_size=999", "fewer than data.batch_size"),
+        ("transform.train.auto_augment=rand-q7", "rand-q7"),
+        ("model.pretrained=nothing.pdparams", "nothing.pdparams"),
+        ("train.resume=nothing", "there is no checkpoint of a training"),
+        ("train.freeze=[level3.tree9]", "level3.tree9"),
+        ("model.num_classes=3", "class"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(config, tmp_path, capsys, override, said):
+    assert call(config, override) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(config, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert call(config, f"train.output={tmp_path / 'file'}") == 1
+    assert "file" in capsys.readouterr().err
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(trained, tmp_path, config):
+    """A copy of the ended run."""
+    shutil.copytree(trained / "run", tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def test_a_resume_with_another_config_says_what_differs(config, begun, capsys):
+    assert call(config, "train.epochs=2", "optimizer.weight_decay=0.5", "data.batch_size=8") == 0
+    text = capsys.readouterr().out
+    assert "going on from" in text
+    for line in ("train.epochs: 1 -> 2", "optimizer.weight_decay: 0.0001 -> 0.5", "data.batch_size: 4 -> 8"):
+        assert f"not as before: {line}" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("model.name=dla46_c", "model.name: dla46x_c -> dla46_c"), ("optimizer.name=adamw", "optimizer.name: nesterov")],
+)
+def test_a_checkpoint_of_another_model_or_optimizer_is_refused(config, begun, capsys, override, said):
+    before = final_files(begun)
+    assert call(config, "train.epochs=2", override) == 1
+    assert said in capsys.readouterr().err
+    assert final_files(begun) == before
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(config, begun, capsys):
+    expected = final_files(begun), losses(begun)
+    newest = (begun / "checkpoints" / "last").resolve()
+    with open(newest / "optimizer.pdopt", "r+b") as file:
+        file.truncate(1000)
+    assert call(config) == 0
+    text = capsys.readouterr().out
+    assert f"{newest.name}/optimizer.pdopt is not what was written" in text
+    assert "going on from" in text
+    assert (final_files(begun), losses(begun)) == expected
+
+
+def test_never_does_not_overwrite(config, begun, capsys):
+    assert call(config, options=("--resume", "never")) == 1
+    assert "has checkpoints of an earlier run" in capsys.readouterr().err
+
+
+def test_a_run_can_begin_with_the_checkpoint_of_another(config, trained, tmp_path):
+    other = tmp_path / "other"
+    assert call(config, "train.epochs=2", f"train.output={other}", options=("--resume", str(trained / "run"))) == 0
+    assert [item["step"] for item in steps(other)] == list(range(6, 11))
+
+
+# --- what fails while it runs ----------------------------------------------------------------------------------------
+
+
+def left(output):
+    """The name of the only checkpoint, and its weights."""
+    (name,) = entries(output / "checkpoints")
+    return name, read(output / "checkpoints" / name / "model.pdparams")[0]
+
+
+def finite(weights):
+    return all(np.isfinite(array).all() for array in weights.values())
+
+
+def test_a_loss_that_is_not_finite_names_step_and_layer_and_leaves_the_state_before_it(
+    trained, config, tmp_path, capsys
+):
+    weights, manifest = read(trained / "run" / "checkpoints" / "last" / "model.pdparams")
+    # finite, but what it makes of an image is not
+    weights = {**weights, "level4.tree1.tree1.conv1.weight": weights["level4.tree1.tree1.conv1.weight"] * 1e37}
+    tensors = {name: describe(array) for name, array in weights.items()}
+    save(tmp_path / "large.pdparams", weights, {**manifest, "tensors": tensors})
+    assert call(config, f"model.pretrained={tmp_path / 'large.pdparams'}") == 1
+    text = capsys.readouterr().err
+    assert "step 1 (epoch 0, batch 0)" in text
+    assert "the first layer with an output that is not finite is level4.tree1.tree1.conv1 (Conv2D)" in text
+    name, found = left(tmp_path / "run")
+    assert name == "epoch-0000-batch-000000"
+    assert all(found[key].tobytes() == weights[key].tobytes() for key in weights)
+    assert f"goes on from {tmp_path / 'run' / 'checkpoints' / name}" in text
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(config, tmp_path, capsys):
+    assert call(config, "optimizer.lr=1e30", "optimizer.clip_grad=null") == 1
+    text = capsys.readouterr().err
+    assert "step 2 (epoch 0, batch 3): the gradient is nan first at level5" in text
+    name, weights = left(tmp_path / "run")
+    assert name == "epoch-0000-batch-000002"
+    assert finite(weights)
+
+
+def test_a_killed_worker_is_named_and_nothing_is_lost(tmp_path, images, config):
+    process = start(command(config, "train.recovery_interval=0", "train.epochs=50"))
+    wait_for(lambda: len(steps(tmp_path / "run")) >= 6)
+    # during an epoch the children are the loader's workers
+    wait_for(lambda: [kill(pid, signal.SIGKILL) for pid in children(process.pid)])
+    code, output = finish(process)
+    assert code == 1
+    assert "loader worker" in output
+    assert "killed by SIGKILL" in output
+    at = json.loads(((tmp_path / "run" / "checkpoints" / "last") / "state.json").read_text())["content"]
+    assert at["updates"] == steps(tmp_path / "run")[-1]["step"]
+
+
+def test_a_full_disk_is_said_and_older_checkpoints_stay(tmp_path, images):
+    place = tmp_path / "small"
+    place.mkdir()
+    # each checkpoint of this run takes 10 MB: room for the two that are kept, and not for a third beside them
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=25m", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small tmpfs here: {mounted.stderr.strip()}")
+    try:
+        config = write_config(tmp_path, images, place / "run")
+        code, output = run(command(config, *QUICK))
+        assert code == 1, output
+        assert "No space left on device; free some space" in output
+        kept = entries(place / "run" / "checkpoints")
+        assert kept
+        subprocess.run(["mount", "-o", "remount,size=200m", place], check=True)
+        code, output = run(command(config, *QUICK))
+        assert code == 0, output
+        assert f"going on from {place / 'run' / 'checkpoints' / kept[-1]}" in output
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_job_and_nothing_is_lost(tmp_path, images, config, rank):
+    process = start(command(config, "train.epochs=100", processes=2))
+    wait_for(lambda: len(steps(tmp_path / "run")) >= 4)
+    kill(rank_processes(process.pid)[rank], signal.SIGKILL)
+    began = time.monotonic()
+    code, output = finish(process)
+    assert code != 0
+    assert time.monotonic() - began < 60
+    assert f"rank {rank}" in output
+    assert entries(tmp_path / "run" / "checkpoints")
+    code, output = run(command(config, "train.epochs=4", processes=2))
+    assert code == 0, output
+    assert "going on from" in output
+
+
+def rank_processes(launcher):
+    """The processes of the ranks, in their order."""
+    found = {}
+    for pid in children(launcher):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        found |= {int(item.split(b"=")[1]): pid for item in variables if item.startswith(b"PADDLE_TRAINER_ID=")}
+    return [found[rank] for rank in sorted(found)]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_one_and_says_so(tmp_path, images, config):
+    code, output = run(command(config, "train.epochs=2", "schedule.warmup_epochs=0", processes=2))
+    assert code == 0, output
+    code, output = run(command(config))
+    assert code == 0, output
+    assert "not as before: processes: 2 -> 1" in output
+    assert steps(tmp_path / "run")[-1]["step"] == UPDATES
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_checkpoint_and_a_log_each(tmp_path, images, config):
+    code, output = run(command(config, "train.epochs=2", processes=2))
+    assert code == 0, output
+    assert losses(tmp_path / "run") == [
+        (item["step"], item["loss"], item["lr"], item["grad_norm"]) for item in steps(tmp_path / "run", rank=1)
+    ]
+    assert "global batch 16 = 4 x 2 processes x 2" in output
+    assert os.listdir(tmp_path / "run" / "checkpoints" / "last")

@@ -244,17 +244,17 @@ def finite(weights):
     return all(np.isfinite(array).all() for array in weights.values())
 
 
-def test_a_loss_that_is_not_finite_names_step_and_layer_and_leaves_the_state_before_it(
-    trained, config, tmp_path, capsys
-):
+def test_what_is_not_finite_names_step_and_layer_and_leaves_the_state_before_it(trained, config, tmp_path, capsys):
     weights, manifest = read(trained / "run" / "checkpoints" / "last" / "model.pdparams")
+    large = weights["level4.tree1.tree1.conv1.weight"]
     # finite, but what it makes of an image is not
-    weights = {**weights, "level4.tree1.tree1.conv1.weight": weights["level4.tree1.tree1.conv1.weight"] * 1e37}
+    weights = {**weights, "level4.tree1.tree1.conv1.weight": large / abs(large).max() * np.float32(3e38)}
     tensors = {name: describe(array) for name, array in weights.items()}
     save(tmp_path / "large.pdparams", weights, {**manifest, "tensors": tensors})
     assert call(config, f"model.pretrained={tmp_path / 'large.pdparams'}") == 1
     text = capsys.readouterr().err
-    assert "step 1 (epoch 0, batch 0)" in text
+    # ReLU makes a 0 of a NaN on a CPU, so that the loss may be a number; then the gradient, of the whole update, is not
+    assert "step 1 (epoch 0, batch 1): rank 0: the gradient is nan first at fc.weight" in text
     assert "the first layer with an output that is not finite is level4.tree1.tree1.conv1 (Conv2D)" in text
     name, found = left(tmp_path / "run")
     assert name == "epoch-0000-batch-000000"
@@ -262,10 +262,22 @@ def test_a_loss_that_is_not_finite_names_step_and_layer_and_leaves_the_state_bef
     assert f"goes on from {tmp_path / 'run' / 'checkpoints' / name}" in text
 
 
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(trained, config, tmp_path, capsys):
+    weights, manifest = read(trained / "run" / "checkpoints" / "last" / "model.pdparams")
+    weights = {**weights, "fc.weight": np.full_like(weights["fc.weight"], 3e38)}
+    tensors = {name: describe(array) for name, array in weights.items()}
+    save(tmp_path / "large.pdparams", weights, {**manifest, "tensors": tensors})
+    assert call(config, f"model.pretrained={tmp_path / 'large.pdparams'}") == 1
+    text = capsys.readouterr().err
+    assert "step 1 (epoch 0, batch 0): rank 0: the loss is nan: the first layer" in text
+    assert "is fc (Conv2D), whose weights are finite" in text
+    assert left(tmp_path / "run")[0] == "epoch-0000-batch-000000"
+
+
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(config, tmp_path, capsys):
     assert call(config, "optimizer.lr=1e30", "optimizer.clip_grad=null") == 1
     text = capsys.readouterr().err
-    assert "step 2 (epoch 0, batch 3): the gradient is nan first at level5" in text
+    assert "step 2 (epoch 0, batch 3): rank 0: the gradient is nan first at level5" in text
     name, weights = left(tmp_path / "run")
     assert name == "epoch-0000-batch-000002"
     assert finite(weights)

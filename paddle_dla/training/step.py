@@ -143,4 +143,4 @@ class TrainStep:
             return "the images themselves are not finite"
         found = first_non_finite(self._learner.network, lambda: self._loss(self._learner.network, images, target, at))
         self.rewind()
-        return found or "every layer's output is finite: it is the loss itself"
+        return found or "the output of every layer is finite for this batch"

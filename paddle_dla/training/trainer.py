@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from paddle_dla.data.batch import Batch
 from paddle_dla.progress import StepClock
@@ -101,7 +102,7 @@ class Trainer:
         try:
             made = self._step.finish(update)
         except NonFiniteError as error:
-            raise NonFiniteError(f"{self._named(at)}: {error}") from None
+            self._refuse(str(error), batch, at)
         self.at.position = Position(begin.epoch, begin.batch + size)
         values = {"loss": loss, "lr": made.lr, "grad_norm": made.grad_norm}
         self._log.train_step(begin.epoch, update + 1, values, clock)
@@ -120,14 +121,15 @@ class Trainer:
         bad, asked = not math.isfinite(loss), self._stop.reason is not None
         sums = total([loss, bad, asked], self._ranks)
         if sums[1]:
-            self._refuse_loss(loss, batch if bad else None, at)
+            self._refuse(f"the loss is {loss}", batch if bad else None, at)
         if sums[2]:
             raise Stopped(self._stop.reason or "a signal to another rank")
         return sums[0] / self._ranks.count
 
-    def _refuse_loss(self, loss: float, batch: Batch | None, at: Position) -> None:
+    def _refuse(self, what: str, batch: Batch | None, at: Position) -> NoReturn:
+        """Undo the update, say ``what`` is wrong, and which layer is at fault on each rank that has a ``batch``."""
         self._step.rewind()
-        own = None if batch is None else f"the loss is {loss}: {self._step.diagnosis(batch, at)}"
+        own = None if batch is None else f"{what}: {self._step.diagnosis(batch, at)}"
         causes = [f"rank {rank}: {cause}" for rank, cause in enumerate(gather(own, self._ranks)) if cause]
         raise NonFiniteError(f"{self._named(at)}: " + "; ".join(causes))
 

@@ -1,0 +1,93 @@
+"""docs/scaling.md: its figures are those of its script, and the script's formulas are right."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("yaml")
+
+from paddle_dla.config import load_config
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    spec = importlib.util.spec_from_file_location("make_scaling", ROOT / "docs" / "make_scaling.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def plan(scaling):
+    """10 epochs at 1000 images/s on 4 GPUs of 100 images, a network of a million parameters."""
+    config = load_config(ROOT / "configs" / "recipes" / "original.yaml", ["train.epochs=10"])
+    return scaling.Plan(4, 100, 2, config, scaling.Network(1_000_000, 1000), rate=1000.0)
+
+
+def test_the_page_is_what_the_script_makes(scaling):
+    """If this fails: ``python docs/make_scaling.py``."""
+    assert scaling.filled(PAGE) == PAGE
+
+
+def test_a_figure_that_was_typed_is_seen(scaling):
+    stale = PAGE.replace("| 60.2 |", "| 40.0 |")
+    assert scaling.filled(stale) == PAGE != stale
+
+
+def test_a_page_without_its_marks_is_refused(scaling):
+    with pytest.raises(ValueError, match="no part from <!-- plans -->"):
+        scaling.filled(PAGE.replace("<!-- plans -->", ""))
+
+
+def test_a_network_is_counted_without_its_statistics(scaling):
+    """timm reports 22.04 million parameters for dla60."""
+    assert round(scaling.Network.of("dla60").parameters / 1e6, 2) == 22.04
+
+
+def test_batch_and_learning_rate_follow_the_config(plan):
+    assert plan.global_batch == 4 * 100 * 2
+    assert plan.learning_rate == pytest.approx(0.1 * 800 / 256)
+
+
+def test_updates_leave_out_what_fills_no_batch(plan):
+    assert plan.updates == 10 * 1601  # 1,281,167 = 1601 x 800 + 367
+
+
+def test_time_without_waiting_is_images_over_speed(plan):
+    assert plan.images_a_second == 4000
+    assert plan.hours == pytest.approx(10 * 1_281_167 / 4000 / 3600)
+
+
+@pytest.mark.parametrize(("gpus", "times"), [(1, 0.0), (2, 1.0), (4, 1.5), (64, 2 * 63 / 64)])
+def test_a_ring_moves_the_gradients_nearly_twice(plan, gpus, times):
+    assert replace(plan, gpus=gpus).traffic == pytest.approx(4e6 * times)
+
+
+def test_waiting_adds_the_exchange_to_every_update(plan):
+    expected = plan.updates * (200 / 1000 + 6e6 / 1e9) / 3600
+    assert plan.hours_waiting(1e9) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("average", "copies"), [(False, 1), (True, 2)])
+def test_a_checkpoint_holds_weights_statistics_momentum_and_the_average(plan, average, copies):
+    config = replace(plan.config, ema=replace(plan.config.ema, enabled=average))
+    assert replace(plan, config=config).checkpoint == 4 * (copies * 1_001_000 + 1_000_000)
+
+
+def test_checkpoints_at_the_interval_take_their_share_at_most(scaling, plan):
+    writing = plan.checkpoint / scaling.DISK
+    assert writing <= scaling.CHECKPOINT_SHARE * plan.checkpoint_interval * plan.computing
+    assert writing > scaling.CHECKPOINT_SHARE * (plan.checkpoint_interval - 1) * plan.computing
+
+
+def test_limits_come_lowest_first_and_are_reached_where_they_say(scaling, plan):
+    reached = {name: gpus for name, _, gpus in scaling.limits(plan)}
+    assert list(reached.values()) == sorted(reached.values())
+    store = "a file server at 10 Gbit/s"
+    assert replace(plan, gpus=reached[store]).reading == pytest.approx(scaling.STORES[store])
+    assert replace(plan, gpus=reached["16 processor cores"]).cores == pytest.approx(16)

@@ -25,6 +25,7 @@ from paddle_dla.training.assembly import (
     freeze_as_told,
 )
 from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
+from paddle_dla.training.heartbeat import Heartbeat
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Plan, Position
 from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in
@@ -88,9 +89,11 @@ def _run(
     plan = around.plan
     made, interval = plan.updates(at.position), around.config.train.log_interval
     log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, made, interval)
+    heart = Heartbeat.from_environment(ranks.rank)
     try:
-        Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, at).run()
+        Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, heart, at).run()
     finally:
+        heart.close()
         log.close()
     return Outcome(at.best, output / FOLDER)
 

@@ -18,12 +18,13 @@ from paddle_dla.training import checkpoints
 from paddle_dla.training.agreement import total
 from paddle_dla.training.datasets import Datasets, train_loader
 from paddle_dla.training.errors import NonFiniteError, Stopped, TrainingError
+from paddle_dla.training.heartbeat import Heartbeat
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Position
 from paddle_dla.training.state import Best, Circumstances, capture, score_of
 from paddle_dla.training.step import Learner, TrainStep
 from paddle_dla.training.stopping import StopRequest
-from paddle_dla.training.validation import refuse_different_weights, share_statistics, validate
+from paddle_dla.training.validation import Validator, refuse_different_weights, share_statistics
 
 
 @dataclass
@@ -47,13 +48,17 @@ class Trainer:
         stop: StopRequest,
         folder: Path,
         log: RunLog,
+        heart: Heartbeat,
         at: Progressing,
     ):
         """``folder`` is where checkpoints go; ``at`` is where to begin, and moves."""
         self._around, self._datasets, self._learner, self._ranks = around, datasets, learner, ranks
-        self._stop, self._folder, self._log, self.at = stop, folder, log, at
+        self._stop, self._folder, self._log, self._heart, self.at = stop, folder, log, heart, at
         self._config, self._plan = around.config, around.plan
         self._step = TrainStep(learner, around.config, ranks)
+        self._validator = Validator(
+            around.config, datasets, around.threads, ranks, stop, lambda: self._alive("validation")
+        )
 
     def run(self) -> None:
         """Train to the end.
@@ -119,6 +124,7 @@ class Trainer:
     def _check(self, loss: float, batch: Batch, at: Position) -> float:
         """The loss over all ranks; raises where one of them cannot or shall not go on."""
         bad, asked = not math.isfinite(loss), self._stop.reason is not None
+        self._heart.beat(self._plan.updates(self.at.position) + 1, "exchange")
         sums = total([loss, bad, asked], self._ranks)
         if sums[1]:
             self._refuse(f"the loss is {loss}", batch if bad else None, at)
@@ -169,8 +175,12 @@ class Trainer:
         return scores
 
     def _scores(self, epoch: int) -> dict[str, float]:
-        network, threads = self._learner.network, self._around.threads
-        return validate(self._config, self._datasets, network, threads, self._ranks, self._stop, epoch)
+        scores = self._validator.scores(self._learner.network, epoch)
+        self._heart.beat(self._plan.updates(self.at.position), "validation")
+        return scores
+
+    def _alive(self, place: str) -> None:
+        self._heart.alive(self._plan.updates(self.at.position), place)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -189,8 +199,10 @@ class Trainer:
                 snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
             except NonFiniteError as error:
                 raise NonFiniteError(f"after step {self._plan.updates(self.at.position)}: {error}") from None
+            self._alive("checkpoint")
             checkpoints.write(self._folder, snapshot)
             checkpoints.rotate(self._folder, self._config.train.checkpoint_hist)
+            self._alive("training")
         self.at.saved = self.at.position
 
     def _leave_checkpoint(self, error: Exception) -> None:

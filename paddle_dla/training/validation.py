@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from paddle import nn
 
 from paddle_dla.config import Config
 from paddle_dla.data.batch import Batch
+from paddle_dla.data.loader import Loader
 from paddle_dla.ema import ModelEma
 from paddle_dla.engines.eager import EagerEngine
 from paddle_dla.evaluation import evaluate
-from paddle_dla.metrics import mean_loss, merge, top_k
+from paddle_dla.metrics import Predictions, mean_loss, merge, top_k
 from paddle_dla.optim.groups import STATISTICS
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather
@@ -23,47 +25,55 @@ from paddle_dla.training.modes import running_statistics
 from paddle_dla.training.stopping import StopRequest
 
 
-def validate(
-    config: Config,
-    datasets: Datasets,
-    network: nn.Layer,
-    threads: int,
-    ranks: Ranks,
-    stop: StopRequest,
-    epoch: int = 0,
-) -> dict[str, float]:
-    """``top1``, ... in percent (as ``evaluate.topk`` asks) and ``loss``, on every rank; the network is left in
-    evaluation mode.
+@dataclass(frozen=True)
+class Validator:
+    """``alive`` is called with each batch, so that nobody takes a long validation for a hanging one."""
 
-    Raises ``Stopped``, on all ranks, where one was asked to stop; ``DataError`` for data that cannot be used.
-    """
-    loader = val_loader(config, datasets, ranks)
-    engine = EagerEngine(network, threads)
-    progress = Progress(datasets.val.num_samples // ranks.count, config.train.log_interval, quiet=not ranks.first)
-    try:
-        own = evaluate(
-            engine,
-            _until_stopped(loader, stop),
-            datasets.num_classes,
-            flip=config.evaluate.tta == "hflip",
-            ranked=max(5, *config.evaluate.topk),
-            progress=progress,
-            epoch=epoch,
-        )
-    finally:
-        progress.close()
-    parts, skipped, reasons = zip(*gather((own, len(loader.skipped), stop.reason), ranks))
-    if any(reasons):
-        raise Stopped(next(filter(None, reasons)))
-    predictions = merge(parts, datasets.val.num_samples - sum(skipped))
-    return {f"top{k}": top_k(predictions, k) for k in config.evaluate.topk} | {"loss": mean_loss(predictions)}
+    config: Config
+    datasets: Datasets
+    threads: int
+    ranks: Ranks
+    stop: StopRequest
+    alive: Callable[[], None]
 
+    def scores(self, network: nn.Layer, epoch: int = 0) -> dict[str, float]:
+        """``top1``, ... in percent, as ``evaluate.topk`` asks, and ``loss``, on every rank.
 
-def _until_stopped(batches: Iterable[Batch], stop: StopRequest) -> Iterator[Batch]:
-    for batch in batches:
-        if stop.reason is not None:
-            return
-        yield batch
+        The network is left in evaluation mode. Raises ``Stopped``, on all ranks, where one was asked to stop, and
+        ``DataError`` for data that cannot be used.
+        """
+        loader = val_loader(self.config, self.datasets, self.ranks)
+        own = self._predictions(network, loader, epoch)
+        parts, skipped, reasons = zip(*gather((own, len(loader.skipped), self.stop.reason), self.ranks))
+        if any(reasons):
+            raise Stopped(next(filter(None, reasons)))
+        predictions = merge(parts, self.datasets.val.num_samples - sum(skipped))
+        asked = {f"top{k}": top_k(predictions, k) for k in self.config.evaluate.topk}
+        return asked | {"loss": mean_loss(predictions)}
+
+    def _predictions(self, network: nn.Layer, loader: Loader, epoch: int) -> Predictions:
+        """Those of this rank; cut short where it was asked to stop."""
+        share = self.datasets.val.num_samples // self.ranks.count
+        progress = Progress(share, self.config.train.log_interval, quiet=not self.ranks.first)
+        try:
+            return evaluate(
+                EagerEngine(network, self.threads),
+                self._until_stopped(loader),
+                self.datasets.num_classes,
+                flip=self.config.evaluate.tta == "hflip",
+                ranked=max(5, *self.config.evaluate.topk),
+                progress=progress,
+                epoch=epoch,
+            )
+        finally:
+            progress.close()
+
+    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self.stop.reason is not None:
+                return
+            self.alive()
+            yield batch
 
 
 def share_statistics(network: nn.Layer, ema: ModelEma | None, ranks: Ranks) -> None:

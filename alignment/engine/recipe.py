@@ -1,0 +1,180 @@
+"""How a pipeline turns the bytes of an image into a model's input, as a record that can be run and varied.
+
+The defaults are what timm 1.0.31 does (``timm/data/transforms_factory.py``: ``transforms_imagenet_eval``, crop mode
+``center``, on PIL images; torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` underneath). The
+other values of each field are what pipelines are known to do instead: a hypothesis is a recipe with one field changed.
+Pillow and numpy, no framework.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+DECODE, CROP, NORMALISE = "decode", "crop", "normalise"
+STAGES = (DECODE, CROP, NORMALISE)
+
+FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+GREY_WEIGHTS = {"average": (1 / 3, 1 / 3, 1 / 3), "BT.709": (0.2126, 0.7152, 0.0722)}
+"""Beside Pillow's own (BT.601, in integers), which is called ``L``."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps of an evaluation's preprocessing.
+
+    ``size``: (height, width) of the result; ``channels``: 3 (RGB) or 1 (grey); ``crop_pct``, ``interpolation``,
+    ``mean``, ``std``: as in timm. The rest are deviations from timm, by their fields:
+    ``exif``: the image is turned as its EXIF orientation says. ``backdrop``: the level on which transparency is laid,
+    instead of being dropped. ``draft``: a JPEG is decoded at the smallest scale that is large enough. ``order``: of
+    the channels. ``grey``: by which weights an image is made grey (``L``, ``average``, ``BT.709``). ``resampling``:
+    ``pillow``; ``floats`` (not rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's
+    ``reducing_gap``); ``plain``, ``corners``, ``aligned`` (bilinear between the four nearest pixels however much the
+    image shrinks; pixels counted by their centres, by their corners, or so that the corner pixels of both fall
+    together). ``geometry``: ``ratio`` (the short side resized, the ratio kept), ``squash`` (to the size before the
+    crop, whatever the ratio), ``squash, no crop`` (to the final size), ``crop first`` (the centre cut out of the
+    original, then resized). ``shift``: (down, right) of the crop in pixels. ``levels``: by what pixels are divided.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    exif: bool = False
+    backdrop: int | None = None
+    draft: bool = False
+    order: str = "RGB"
+    grey: str = ""
+    resampling: str = "pillow"
+    geometry: str = "ratio"
+    shift: tuple[int, int] = (0, 0)
+    levels: float = 255.0
+
+    def run(self, data: bytes, upto: str = NORMALISE) -> np.ndarray:
+        """(H, W, C) uint8 as decoded, (h, w, C) uint8 as cropped, or (C, h, w) float32 as normalised.
+
+        Raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for bytes that are no image.
+        """
+        pixels = self.decode(data)
+        if upto == DECODE:
+            return pixels
+        cropped = self.crop(pixels)
+        return cropped if upto == CROP else self.normalise(cropped)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The bytes of a file -> (H, W, C) uint8."""
+        with Image.open(io.BytesIO(data)) as image:
+            if self.draft:
+                image.draft("RGB", (math.floor(max(self.size) / self.crop_pct),) * 2)
+            turned = ImageOps.exif_transpose(image) if self.exif else image
+            colours = np.asarray(_on_backdrop(turned, self.backdrop).convert("RGB"))
+        if self.order == "BGR":
+            colours = colours[..., ::-1]
+        if self.channels == 1:
+            return _grey(colours, self.grey or "L")
+        return _grey(colours, self.grey).repeat(3, axis=2) if self.grey else colours
+
+    def crop(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C) uint8 -> (h, w, C) uint8."""
+        if self.geometry == "crop first":
+            pixels = _window(pixels, *self._share_of(pixels), (0, 0))
+        resized = self._resize(pixels, self._resized_size(*pixels.shape[:2]))
+        return _window(resized, *self.size, self.shift)
+
+    def normalise(self, cropped: np.ndarray) -> np.ndarray:
+        """(h, w, C) uint8 -> (C, h, w) float32: three operations, each rounded, as torchvision's."""
+        scaled = cropped.astype(np.float32) / np.float32(self.levels)
+        return ((scaled - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
+
+    def _share_of(self, pixels: np.ndarray) -> tuple[int, int]:
+        """(height, width) of what the crop would show, in the original's pixels."""
+        short = min(side / wanted for side, wanted in zip(pixels.shape, self.size)) * self.crop_pct
+        return max(1, round(self.size[0] * short)), max(1, round(self.size[1] * short))
+
+    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) before the crop."""
+        if self.geometry in ("squash, no crop", "crop first"):
+            return self.size
+        scaled = math.floor(self.size[0] / self.crop_pct), math.floor(self.size[1] / self.crop_pct)
+        if self.geometry == "squash":
+            return scaled
+        if scaled[0] != scaled[1]:
+            ratio = min(height / scaled[0], width / scaled[1])
+            return round(height / ratio), round(width / ratio)
+        short = scaled[0]
+        return (int(short * height / width), short) if width <= height else (short, int(short * width / height))
+
+    def _resize(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        if self.resampling in ("plain", "corners", "aligned"):
+            return _bilinear_of_four(pixels, size, self.resampling)
+        kind = Image.Resampling[self.interpolation.upper()]
+        channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, -1, 0)]
+        if self.resampling == "floats":
+            floats = [np.asarray(each.convert("F").resize(size[::-1], kind)) for each in channels]
+            return np.stack(floats, axis=-1).round().clip(0, 255).astype(np.uint8)
+        gap = float(self.resampling[4:]) if self.resampling.startswith("gap ") else None
+        resized = [np.asarray(each.resize(size[::-1], kind, reducing_gap=gap)) for each in channels]
+        return np.stack(resized, axis=-1)
+
+
+def _on_backdrop(image: Image.Image, level: int | None) -> Image.Image:
+    if level is None or not (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (level, level, level, 255)), image)
+
+
+def _grey(colours: np.ndarray, weights: str) -> np.ndarray:
+    """(H, W, 3) -> (H, W, 1), uint8."""
+    if weights == "L":
+        return np.asarray(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))[..., np.newaxis]
+    mixed = colours.astype(np.float64) @ np.array(GREY_WEIGHTS[weights])
+    return mixed.round().astype(np.uint8)[..., np.newaxis]
+
+
+def _window(image: np.ndarray, height: int, width: int, shift: tuple[int, int]) -> np.ndarray:
+    """The centre of an image, moved; black where it reaches over the edge."""
+    # torchvision pads first, the smaller half before, then rounds halves to even
+    missing = [max(0, wanted - there) for wanted, there in zip((height, width), image.shape)]
+    margins = [abs(step) for step in shift]
+    before = [gap // 2 + margin for gap, margin in zip(missing, margins)]
+    after = [(gap + 1) // 2 + margin for gap, margin in zip(missing, margins)]
+    padded = np.pad(image, [*zip(before, after), (0, 0)])
+    top, left = (
+        round((there + gap - wanted) / 2) + margin + step
+        for there, gap, wanted, margin, step in zip(image.shape, missing, (height, width), margins, shift)
+    )
+    return padded[top : top + height, left : left + width]
+
+
+def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> np.ndarray:
+    """Each pixel from the four around its place in the original: no filter that widens as the image shrinks."""
+    rows, down = _places(pixels.shape[0], size[0], grid)
+    columns, right = _places(pixels.shape[1], size[1], grid)
+    floats = pixels.astype(np.float64)
+    down, right = down[:, np.newaxis, np.newaxis], right[np.newaxis, :, np.newaxis]
+    below = np.minimum(rows + 1, pixels.shape[0] - 1)
+    beside = np.minimum(columns + 1, pixels.shape[1] - 1)
+    upper = floats[rows][:, columns] * (1 - right) + floats[rows][:, beside] * right
+    lower = floats[below][:, columns] * (1 - right) + floats[below][:, beside] * right
+    return np.floor(upper * (1 - down) + lower * down + 0.5).astype(np.uint8)
+
+
+def _places(there: int, wanted: int, grid: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of ``wanted`` pixels lies among those ``there``: the pixel before it, and the share of the next."""
+    steps = np.arange(wanted, dtype=np.float64)
+    if grid == "plain":
+        places = (steps + 0.5) * there / wanted - 0.5
+    elif grid == "corners":
+        places = steps * there / wanted
+    else:
+        places = steps * (there - 1) / max(wanted - 1, 1)
+    places = places.clip(0, there - 1)
+    first = np.floor(places).astype(int)
+    return first, places - first

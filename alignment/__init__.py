@@ -1,14 +1,14 @@
 """The proof that two models are the same: every layer of both compared.
 
-``align`` (one pass) and ``align_training`` (steps of training) serve any torch module and Paddle layer; the
-``check_*`` scripts serve DLA; ``engine`` is what both use.
+``align`` (one pass) and ``align_training`` (steps of training) serve any torch module and Paddle layer, ``align_data``
+any two pipelines of images; the ``check_*`` scripts serve DLA; ``engine`` is what all use.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["align", "align_training"]
+__all__ = ["align", "align_data", "align_training"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from alignment.aligner import align
 
         return align
+    if name == "align_data":
+        from alignment.engine.images import align_data
+
+        return align_data
     if name == "align_training":
         from alignment.training import align_training
 

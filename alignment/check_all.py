@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.check_backward import check_backward
+from alignment.check_data import add_data, check_data
 from alignment.check_forward import check_forward
 from alignment.check_init import add_seeds, check_init
 from alignment.check_loss import check_loss
 from alignment.check_optimizer import check_optimizer
+from alignment.check_metric import check_metric
 from alignment.check_schedule import check_schedule
 from alignment.check_training import check_training
 from alignment.check_weights import check_weights
@@ -46,6 +48,7 @@ from alignment.engine.report import text
 from alignment.engine.result import Result
 from convert.conversion import convert_source
 from paddle_dla import checkpoint
+from paddle_dla.data.errors import DataError
 from paddle_dla.storage.errors import CheckpointError
 
 
@@ -62,12 +65,14 @@ SHORT_TRAINING = {"optimizer": ["sgd"], "steps": 3, "train_batch": 4, "train_siz
 """What ``check_training`` does by itself takes minutes for a large model."""
 
 CHECKS = (
+    Checkpoint("data", check_data),
     Checkpoint("weights", check_weights),
     Checkpoint("forward", check_forward, {"dtype": "float64"}),
     Checkpoint("backward, eval", check_backward, {"mode": "eval"}),
     Checkpoint("backward, train", check_backward, {"mode": "train"}),
     Checkpoint("init", check_init),
     Checkpoint("loss", check_loss),
+    Checkpoint("metric", check_metric),
     Checkpoint("optimizer", check_optimizer, {"optimizer_steps": 3}),
     Checkpoint("schedule", check_schedule),
     Checkpoint("training", check_training, SHORT_TRAINING),
@@ -114,7 +119,7 @@ def _outcome(each: Checkpoint, args: argparse.Namespace, model: str, progress: P
     refusal = ""
     try:
         result = each.check(argparse.Namespace(**{**vars(args), **each.options}), model, progress)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DataError, OSError) as error:
         refusal = str(error).splitlines()[0]
         result = Result(f"{model}: {each.name}", "", facts={"refused": str(error)})
     return Outcome(model, each.name, result, time.perf_counter() - began, refusal)
@@ -140,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_weights(usage)
     add_inputs(usage)
     add_seeds(usage)
+    add_data(usage)
     args = usage.parse_args(argv)
     models = chosen_models(args, usage)
     outcomes: list[Outcome] = []
@@ -148,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for outcome in check_all(args, model, announcer(f"[{number}/{len(models)}] ")):
                 outcomes.append(outcome)
                 _show(outcome, args.full)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

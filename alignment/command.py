@@ -14,6 +14,7 @@ from alignment.engine.result import Result
 from convert.conversion import Conversion, convert_source
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
+from paddle_dla.data.errors import DataError
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.storage.errors import CheckpointError
 
@@ -87,7 +88,8 @@ def chosen_inputs(args: argparse.Namespace, source: Source) -> np.ndarray | list
 def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check) -> int:
     """Check every model that the command line names, print and write the reports; returns the exit code.
 
-    0: all aligned; 1: not, or the weights do not fit; ends the program with 2 for arguments that make no sense.
+    0: all aligned; 1: not, or the weights do not fit, or the data cannot be read; ends the program with 2 for
+    arguments that make no sense.
     """
     args = usage.parse_args(argv)
     models = chosen_models(args, usage)
@@ -96,7 +98,7 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check
         for number, model in enumerate(models, 1):
             results.append(check(args, model, announcer(f"[{number}/{len(models)}] ")))
             print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

@@ -1,14 +1,18 @@
-"""Images as the reference sees them: timm's own evaluation transform. Never imports Paddle."""
+"""Images as the reference sees them: timm's own readers and transforms. Never imports Paddle."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from torch_ref.model import import_timm
+
+Stages = Callable[[bytes], dict[str, np.ndarray]]
 
 
 def eval_batch(model: torch.nn.Module, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
@@ -26,3 +30,87 @@ def eval_batch(model: torch.nn.Module, paths: Sequence[str | os.PathLike[str]]) 
         with Image.open(path) as image:
             batch.append(transform(image.convert("RGB")).numpy())
     return np.stack(batch)
+
+
+def eval_config(model: str) -> dict[str, Any]:
+    """What timm's evaluation takes for a model of this name (``resolve_data_config``), without building it."""
+    timm = import_timm()
+    from timm.data import resolve_data_config
+
+    return resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(model).to_dict())
+
+
+def eval_stages(config: Mapping[str, Any]) -> Stages:
+    """timm's evaluation of the bytes of a file, by stage.
+
+    The function returned gives ``decode`` and ``crop``, (H, W, C) uint8, and ``normalise``, (C, H, W) float32, and
+    raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for what is no image. ``config``: see ``eval_config``.
+    """
+    import_timm()
+    from timm.data import create_transform
+
+    # with the prefetcher, timm's loader does the normalising
+    cropped = create_transform(**config, use_prefetcher=True)
+    normalised = create_transform(**config)
+    channels = config["input_size"][0]
+
+    def stages(data: bytes) -> dict[str, np.ndarray]:
+        image = _opened(data, channels)
+        decoded = np.asarray(image).reshape(image.height, image.width, channels)
+        return {
+            "decode": decoded,
+            "crop": np.asarray(cropped(image)).transpose(1, 2, 0),
+            "normalise": normalised(image).numpy(),
+        }
+
+    return stages
+
+
+def train_crop(config: Mapping[str, Any], **recipe: Any) -> Callable[[bytes], np.ndarray]:
+    """timm's training transforms (``transforms_imagenet_train`` with ``recipe``) up to where its loader takes over.
+
+    The function returned takes the bytes of a file and gives (H, W, C) uint8; what it draws, see ``draws.py``.
+    """
+    import_timm()
+    from timm.data.transforms_factory import transforms_imagenet_train
+
+    channels, *size = config["input_size"]
+    transform = transforms_imagenet_train(tuple(size), mean=config["mean"], use_prefetcher=True, **recipe)
+    return lambda data: transform(_opened(data, channels)).numpy().transpose(1, 2, 0)
+
+
+def erase(images: np.ndarray, **options: Any) -> np.ndarray:
+    """timm's ``RandomErasing(**options)`` of (B, C, H, W) float32, normalised; ``images`` stay as they are."""
+    import_timm()
+    from timm.data.random_erasing import RandomErasing
+
+    return RandomErasing(**options, device="cpu")(torch.from_numpy(images.copy())).numpy()
+
+
+def mix(images: np.ndarray, labels: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """timm's ``Mixup(**options)`` of (B, C, H, W) float32 and (B,) labels: images and (B, K) targets, B being even."""
+    import_timm()
+    from timm.data.mixup import Mixup
+
+    mixed, targets = Mixup(**options)(torch.from_numpy(images.copy()), torch.from_numpy(labels))
+    return mixed.numpy(), targets.numpy()
+
+
+def folder_samples(root: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """timm's samples of a tree of class folders: paths relative to ``root``, and labels, in its order.
+
+    Raises ``RuntimeError`` where there are none.
+    """
+    import_timm()
+    from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+    reader = ReaderImageFolder(os.fspath(root))
+    return [(os.path.relpath(path, root), label) for path, label in reader.samples]
+
+
+def _opened(data: bytes, channels: int) -> Any:
+    """As ``timm.data.ImageDataset`` opens a file."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB" if channels == 3 else "L")

@@ -65,6 +65,12 @@ class Tally:
         self.elements += reference.size
         return same
 
+    def fail(self, name: str, remark: str) -> None:
+        """Something about a sample is not as it should be, whatever its elements are."""
+        if name not in self.differing:
+            self.differing.append(name)
+        self.remark = self.remark or remark
+
     def row(self, depth: int, tolerance: float = 0.0, direction: str = "forward") -> Row:
         """The row of the report: its shape has the number of samples first where they are all of one."""
         shape = (self.samples, *next(iter(self.shapes))) if len(self.shapes) == 1 else (self.elements,)
@@ -138,7 +144,7 @@ def by_stage(made: Pixels) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Case:
-    """One sample of which a stage differs."""
+    """One sample of which a stage differs; without ``data`` only the pixels are searched for a cause."""
 
     name: str
     data: bytes
@@ -175,6 +181,8 @@ def _cause(case: Case, recipe: Recipe | None) -> tuple[Explanation | None, str]:
 
 def _by_recipe(case: Case, recipe: Recipe | None) -> Explanation | None:
     stage, moved = case.stage, False
+    if not case.data:
+        return None
     if stage not in STAGES:
         known = recipe_of(case.reference, case.data)
         if known is None:

@@ -27,8 +27,8 @@ STATISTICS = {
 CROP_PCTS = (0.875, 0.95, 0.9, 1.0, 0.96, 0.8)
 SHIFTS = 2  # pixels, in any direction
 NEAR = 0.15
-"""Of the mean difference, what may be left when a hypothesis is called the nearest. cv2 computes in 11-bit integers and
-so ends a level beside the exact bilinear value at times, which over images is a tenth of what it differs from Pillow."""
+"""Of the mean difference, what may be left when a hypothesis is called the nearest. cv2's bilinear works in 11-bit
+integers, so that it ends a level beside the exact value at times; that is far below what it differs from Pillow's."""
 FLOAT_ROUNDING = 4 * 2.0**-23
 """Over the largest magnitude: normalising takes three float32 operations, whatever their order."""
 PAIRED = 4  # hypotheses that are tried together with each other one

@@ -1,0 +1,60 @@
+"""Two lists of samples and labels: are they the same in the same order, and if not, what was done otherwise?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignment.engine.result import CONFIG, Culprit, Row
+
+LIST = "list of samples"
+Listed = Sequence[tuple[str, int]]
+
+
+def compare_lists(reference: Listed, port: Listed) -> tuple[Row, Culprit | None]:
+    """The row of the report, and what is wrong. A sample is its name and its label; its place counts as well."""
+    differing = sum(a != b for a, b in zip(reference, port)) + abs(len(reference) - len(port))
+    cause, evidence = "", ()
+    if differing:
+        place, pair = _first(reference, port)
+        cause = list_cause(reference, port)
+        evidence = (f"{differing} of {len(reference)} samples differ, first number {place}: {pair}",)
+    share = differing / max(len(reference), 1)
+    row = Row(LIST, LIST, "(name, label)", 0, 0, True, (len(reference),), float(differing), share, 0.0, 0.0, note=cause)
+    where = f"{LIST} from {_named(reference, _first(reference, port)[0])} on" if differing else ""
+    return row, Culprit(where, where, CONFIG, cause, evidence) if differing else None
+
+
+def list_cause(reference: Listed, port: Listed) -> str:
+    """In words; the lists are not the same."""
+    ours, theirs = dict(port), dict(reference)
+    missing, extra = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
+    if missing or extra:
+        example = min(missing or extra)
+        return f"{len(missing)} samples missing, {len(extra)} that the reference has not, such as {example}"
+    if len(reference) != len(port):
+        return f"{len(port)} samples instead of {len(reference)}: some are listed more than once"
+    relabelled = [name for name, label in reference if ours[name] != label]
+    if not relabelled:
+        return "the same samples in another order"
+    classes = {(theirs[name], ours[name]) for name in theirs}
+    if len(classes) == len({before for before, _ in classes}) == len({after for _, after in classes}):
+        return "classes numbered in another order" + _order(reference, ours)
+    return f"{len(relabelled)} samples with another label"
+
+
+def _order(reference: Listed, ours: dict[str, int]) -> str:
+    """Whether the port's classes are in the order of the letters, where digits are not numbers."""
+    folders = {name.split("/")[0]: ours[name] for name, _ in reference}
+    in_letters = {folder: label for label, folder in enumerate(sorted(folders))}
+    return " (that of the letters: '10' before '9')" if folders == in_letters else ""
+
+
+def _first(reference: Listed, port: Listed) -> tuple[int, str]:
+    shortest = min(len(reference), len(port))
+    place = next((i for i in range(shortest) if reference[i] != port[i]), shortest)
+    ours, theirs = (listed[place] if place < len(listed) else "nothing" for listed in (port, reference))
+    return place, f"{ours} instead of {theirs}"
+
+
+def _named(listed: Listed, place: int) -> str:
+    return listed[place][0] if place < len(listed) else "its end"

@@ -28,8 +28,8 @@ from alignment.check_data import add_data, check_data
 from alignment.check_forward import check_forward
 from alignment.check_init import add_seeds, check_init
 from alignment.check_loss import check_loss
-from alignment.check_optimizer import check_optimizer
 from alignment.check_metric import check_metric
+from alignment.check_optimizer import check_optimizer
 from alignment.check_schedule import check_schedule
 from alignment.check_training import check_training
 from alignment.check_weights import check_weights

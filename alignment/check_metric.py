@@ -4,9 +4,9 @@ Usage::
 
     python alignment/check_metric.py --model dla60
 
-Logits are random, seeded, for ImageNet's 1,000 classes, large ones, few classes, and some with many equal ones. Which of
-several equal logits comes first torch leaves open: timm is asked about the samples in which that decides nothing, and
-of all samples the definition is counted that this package promises, the order of the labels.
+Logits are random, seeded: for ImageNet's 1,000 classes, large ones, for few classes, and some with many equal ones.
+Which of several equal logits comes first torch leaves open: timm is asked about the samples in which that decides
+nothing, and of all samples the definition is counted that this package promises, the order of the labels.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """

@@ -36,7 +36,7 @@ def drawn_files() -> dict[str, bytes]:
         "turned_by_exif.jpg": _encoded(image, "JPEG", exif=exif),
         "portrait.jpg": _encoded(drawing(290, 800), "JPEG"),
         "thumbnail.jpg": _encoded(drawing(23, 31), "JPEG"),
-        "large.jpg": _encoded(drawing(1200, 850), "JPEG"),
+        "large.jpg": _encoded(drawing(1600, 1100), "JPEG"),
         "colours.png": _encoded(image, "PNG"),
         "alpha.png": _encoded(alpha, "PNG"),
         "palette.png": _encoded(image.quantize(31), "PNG", transparency=3),

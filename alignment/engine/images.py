@@ -154,15 +154,15 @@ class Case:
 
 
 def culprit(tally: Tally, cases: list[Case], recipe: Recipe | None) -> Culprit:
-    """The stage that differs, with the most telling of the causes found for ``cases``."""
+    """The stage that differs, the first sample of which it does, and the most telling of the causes found."""
     found = [(case, *_cause(case, recipe)) for case in cases]
-    case, explanation, words = min(found, key=lambda each: each[1].left if each[1] else math.inf)
+    _, explanation, words = min(found, key=lambda each: each[1].left if each[1] else math.inf)
     agreed = sum(other == words for _, _, other in found)
     stage = explanation.stage if explanation and tally.stage == WHOLE else tally.stage
     evidence = [tally.note(), *(f"{each.name}: {said}" for each, _, said in found)]
     if agreed < len(found):
         evidence.append(f"{agreed} of the {len(found)} samples that were looked at have this cause")
-    layer = f"{stage} of {case.name}"
+    layer = f"{stage} of {cases[0].name}"
     return Culprit(layer, layer, COMPUTATION, words, tuple(evidence))
 
 

@@ -6,7 +6,7 @@ Pillow and numpy, no framework.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,22 +114,47 @@ def _of_normalising(recipe: Recipe) -> Iterator[Variation]:
     yield Variation(NORMALISE, "mean and std in the order of BGR", backwards)
 
 
+class Runs:
+    """What recipes make of one image up to one stage; what several have in common is made once."""
+
+    def __init__(self, data: bytes, stage: str):
+        self._data, self._stage = data, stage
+        self._made: dict[tuple, np.ndarray] = {}
+
+    def of(self, recipe: Recipe) -> np.ndarray:
+        """As ``recipe.run``."""
+        decoding = (recipe.channels, recipe.exif, recipe.backdrop, recipe.order, recipe.grey)
+        decoding += (recipe.size, recipe.crop_pct) if recipe.draft else ()
+        pixels = self._once((DECODE, *decoding), lambda: recipe.decode(self._data))
+        if self._stage == DECODE:
+            return pixels
+        cropping = (recipe.size, recipe.crop_pct, recipe.interpolation, recipe.resampling)
+        cropping += (recipe.geometry, recipe.shift)
+        cropped = self._once((CROP, *decoding, *cropping), lambda: recipe.crop(pixels))
+        return cropped if self._stage == CROP else recipe.normalise(cropped)
+
+    def _once(self, key: tuple, make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
 def explain(recipe: Recipe, data: bytes, stage: str, reference: np.ndarray, port: np.ndarray) -> Explanation | None:
     """The deviation, or two together, that makes ``port`` of an image whose ``reference`` the recipe makes.
 
     Both arrays are as ``Recipe.run(data, stage)`` returns them. The exact one that takes effect earliest; failing
     that the nearest, where it leaves less than ``NEAR``; ``None`` where nothing does.
     """
-    if reference.shape != port.shape and stage != DECODE:
+    if (reference.shape != port.shape and stage != DECODE) or np.array_equal(reference, port):
         return None
-    single = list(variations(recipe))
-    tried = list(_tried(recipe, single, data, stage, reference, port))
+    single, runs = list(variations(recipe)), Runs(data, stage)
+    tried = list(_tried(recipe, single, runs, reference, port))
     best = min(tried, key=lambda each: each[1], default=None)
     if best is None or best[1] == 0:
         return best and _explanation(best)
     nearest = [each for each, left in sorted(tried, key=lambda item: item[1])[:PAIRED] if left < 1]
     pairs = [_together(first, second) for first in nearest for second in single if _compatible(first, second)]
-    paired = min(_tried(recipe, pairs, data, stage, reference, port), key=lambda each: each[1], default=best)
+    paired = min(_tried(recipe, pairs, runs, reference, port), key=lambda each: each[1], default=best)
     # two causes explain more than one by chance alone: they must explain all
     best = paired if paired[1] == 0 else best
     return _explanation(best) if best[1] < NEAR else None
@@ -142,15 +167,14 @@ def _explanation(found: tuple[Variation, float]) -> Explanation:
 def _tried(
     recipe: Recipe,
     these: Iterable[Variation],
-    data: bytes,
-    stage: str,
+    runs: Runs,
     reference: np.ndarray,
     port: np.ndarray,
 ) -> Iterator[tuple[Variation, float]]:
     """Each with what it leaves of the difference; not those that change nothing of this image, or its shape."""
     start = difference(reference, port) if reference.shape == port.shape else np.inf
     for each in these:
-        made = replace(recipe, **each.changes).run(data, stage)
+        made = runs.of(replace(recipe, **each.changes))
         if made.shape != port.shape or np.array_equal(made, reference):
             continue
         left = difference(made, port)
@@ -183,6 +207,7 @@ def recipe_of(reference: np.ndarray, data: bytes) -> tuple[Recipe, str, bool] | 
     known does; see ``STATISTICS``, ``CROP_PCTS``, ``FILTERS``.
     """
     stage = CROP if reference.dtype == np.uint8 else NORMALISE
+    runs = Runs(data, stage)
     if reference.ndim != 3:
         return None
     for last in (True, False):
@@ -192,7 +217,7 @@ def recipe_of(reference: np.ndarray, data: bytes) -> tuple[Recipe, str, bool] | 
         moved = last != (stage == CROP)
         expected = as_made(reference, stage, moved)
         for recipe in _known(height, width, channels, stage):
-            if difference(recipe.run(data, stage), expected) == 0:
+            if difference(runs.of(recipe), expected) == 0:
                 return recipe, stage, moved
     return None
 

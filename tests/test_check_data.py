@@ -1,0 +1,514 @@
+"""The check of what a model is fed: ours passes, and each way of preparing images otherwise is found and named."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from odd_images import odd_images
+from PIL import Image, ImageOps
+
+from alignment import align_data, check_data, training_transforms
+from alignment.command import parser
+from alignment.drawn_images import drawing, drawn_files
+from alignment.engine.images import WHOLE
+from alignment.engine.pixel_causes import explain_pixels
+from alignment.engine.recipe import CROP, DECODE, NORMALISE, Recipe
+from alignment.engine.recipe_causes import variations
+from alignment.engine.sample_lists import compare_lists
+from paddle_dla import list_models
+from paddle_dla.data.erasing import RandomErasing
+from paddle_dla.data.mixing import Mixup
+from paddle_dla.data.normalise import Normalise
+from paddle_dla.data.transforms import training_transform
+
+SMALL = "dla46x_c"
+MEAN, STD = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+
+# --- pipelines that are not ours, and their faults --------------------------------------------------------------------
+
+
+def opened(data, **_):
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def turned(data):
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+def swapped(data):
+    return Image.fromarray(np.ascontiguousarray(np.asarray(opened(data))[..., ::-1]))
+
+
+def on_white(data):
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def averaged(data):
+    grey = np.asarray(opened(data), float).mean(-1).round().astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def short_side(image, side=256):
+    scale = side / min(image.size)
+    return tuple(side if edge == min(image.size) else int(side * edge / min(image.size)) for edge in image.size), scale
+
+
+def resized(image, side=256, **options):
+    return image.resize(short_side(image, side)[0], options.pop("filter", Image.Resampling.BILINEAR), **options)
+
+
+def squashed(image):
+    return image.resize((256, 256), Image.Resampling.BILINEAR)
+
+
+def as_cv2(image):
+    """Bilinear between four pixels in integers of 11 bits, rows first, as cv2's INTER_LINEAR of 8 bits."""
+    (width, height), _ = short_side(image)
+    pixels = np.asarray(image).astype(np.int64)
+
+    def weights(there, wanted):
+        places = ((np.arange(wanted) + 0.5) * there / wanted - 0.5).clip(0, there - 1)
+        first = np.floor(places).astype(int)
+        return first, np.minimum(first + 1, there - 1), np.rint((places - first) * 2048).astype(np.int64)
+
+    left, right, across = weights(pixels.shape[1], width)
+    across = across[:, np.newaxis]
+    rows = pixels[:, left] * (2048 - across) + pixels[:, right] * across
+    upper, lower, down = weights(pixels.shape[0], height)
+    down = down[:, np.newaxis, np.newaxis]
+    mixed = ((rows[upper] >> 4) * (2048 - down) >> 16) + ((rows[lower] >> 4) * down >> 16)
+    return Image.fromarray(((mixed + 2) >> 2).clip(0, 255).astype(np.uint8))
+
+
+def centre(image, shift=(0, 0)):
+    left, top = (round((edge - 224) / 2) + step for edge, step in zip(image.size, shift[::-1]))
+    return np.asarray(image.crop((left, top, left + 224, top + 224)))
+
+
+def normalised(pixels, mean=MEAN, std=STD, levels=255):
+    return ((pixels.astype(np.float32) / np.float32(levels) - mean) / std).transpose(2, 0, 1)
+
+
+def pipeline(decode=opened, resize=resized, crop=centre, normalise=normalised):
+    """Bytes -> what each stage makes of them."""
+
+    def run(data):
+        image = decode(data)
+        cropped = crop(resize(image))
+        return {DECODE: np.asarray(image), CROP: cropped, NORMALISE: normalise(cropped)}
+
+    return run
+
+
+def alone(made, stage):
+    """A pipeline that only shows its last stage."""
+    return lambda data: made(data)[stage]
+
+
+HALF = np.float32((0.5, 0.5, 0.5))
+# fault -> what is done otherwise, the stage that is at fault, the samples that show it first, and what must be said
+FAULTS = {
+    "BGR": (dict(decode=swapped), DECODE, "colours.jpg", r"channels swapped \(BGR\)"),
+    "EXIF": (dict(decode=turned), DECODE, "turned_by_exif.jpg", "EXIF orientation applied"),
+    "alpha on white": (dict(decode=on_white), DECODE, "alpha.png", "transparency laid on white"),
+    "grey weights": (dict(decode=averaged), DECODE, "colours.jpg", "grey by average weights"),
+    "bicubic": (
+        dict(resize=partial(resized, filter=Image.Resampling.BICUBIC)),
+        CROP,
+        "colours.jpg",
+        "resized with bicubic instead of bilinear",
+    ),
+    "reducing gap": (dict(resize=partial(resized, reducing_gap=2.0)), CROP, "large.jpg", "reducing_gap=2.0"),
+    "cv2": (dict(resize=as_cv2), CROP, "colours.jpg", "nearest to: antialias off / cv2 bilinear"),
+    "squash": (dict(resize=squashed), CROP, "colours.jpg", "squashed instead of the ratio kept"),
+    "shift": (dict(crop=partial(centre, shift=(0, 1))), CROP, "colours.jpg", r"crop shifted by \(0, 1\) pixels"),
+    "far shift": (dict(crop=partial(centre, shift=(-5, 3))), CROP, "colours.jpg", r"crop shifted by \(-5, 3\) pixels"),
+    "crop_pct": (dict(resize=partial(resized, side=224)), CROP, "colours.jpg", "crop_pct 1 instead of 0.875"),
+    "mean and std": (
+        dict(normalise=partial(normalised, mean=HALF, std=HALF)),
+        NORMALISE,
+        "colours.jpg",
+        "mean and std of another model: Inception's",
+    ),
+    "unscaled": (dict(normalise=partial(normalised, levels=1)), NORMALISE, "colours.jpg", "not scaled to"),
+    "256 levels": (
+        dict(normalise=partial(normalised, levels=256)),
+        NORMALISE,
+        "colours.jpg",
+        r"the scale, of another model: each channel times 0\.99609",
+    ),
+}
+UNNAMED = {"far shift", "256 levels"}  # found in the pixels, which do not tell the stage
+
+
+@pytest.fixture(scope="module")
+def files():
+    chosen = ("colours.jpg", "turned_by_exif.jpg", "alpha.png", "large.jpg", "portrait.jpg")
+    return {name: data for name, data in drawn_files().items() if name in chosen}
+
+
+def test_the_same_pipeline_is_aligned(files):
+    result = align_data(pipeline(), pipeline(), files)
+    assert result.passed
+    assert [(row.layer, row.kind, row.max_abs) for row in result.rows] == [
+        (DECODE, "uint8", 0.0),
+        (CROP, "uint8", 0.0),
+        (NORMALISE, "float32", 0.0),
+    ]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_in_its_stage_and_named(fault, files):
+    changes, stage, sample, words = FAULTS[fault]
+    result = align_data(pipeline(), pipeline(**changes), files, recipe=Recipe())
+    assert not result.passed
+    assert result.first_divergence == stage
+    [found] = result.culprits
+    assert found.layer == f"{stage} of {sample}"
+    assert re.search(words, found.cause), found.cause
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_where_only_the_models_input_is_seen(fault, files):
+    """Without a recipe: that of the reference is found out."""
+    changes, stage, sample, words = FAULTS[fault]
+    result = align_data(alone(pipeline(), NORMALISE), alone(pipeline(**changes), NORMALISE), files)
+    [found] = result.culprits
+    assert found.layer == f"{WHOLE if fault in UNNAMED else stage} of {sample}"
+    assert re.search(words, found.cause), found.cause
+
+
+def test_two_faults_are_named_together(files):
+    changes = FAULTS["BGR"][0] | FAULTS["mean and std"][0]
+    result = align_data(alone(pipeline(), NORMALISE), alone(pipeline(**changes), NORMALISE), files)
+    assert result.culprits[0].cause == "channels swapped (BGR); and mean and std of another model: Inception's"
+
+
+def test_noise_has_no_cause_that_is_made_up(files):
+    def noisy(data):
+        made = pipeline()(data)
+        noise = np.random.default_rng(0).integers(0, 2, made[CROP].shape, np.uint8)
+        return made | {CROP: made[CROP] ^ noise}
+
+    result = align_data(pipeline(), noisy, files, recipe=Recipe())
+    cause = result.culprits[0].cause
+    assert cause.startswith("resized or decoded with another library: differs in 50% of the elements by at most 1")
+
+
+def test_a_row_counts_what_differs(files):
+    def one_wrong(data):
+        made = pipeline()(data)
+        wrong = made[CROP].copy()
+        wrong[3, 4, 1] ^= 7
+        return made | {CROP: wrong}
+
+    rows = {row.layer: row for row in align_data(pipeline(), one_wrong, files).rows}
+    assert rows[CROP].note.startswith(f"5 of {5 * 224 * 224 * 3:,} elements, by at most ")
+    assert rows[DECODE].aligned and rows[NORMALISE].aligned
+
+
+def test_another_shape_or_type_is_a_difference(files):
+    larger = align_data(alone(pipeline(), CROP), lambda data: np.zeros((225, 224, 3), np.uint8), files)
+    assert not larger.passed and "shape 225x224x3 instead of 224x224x3" in larger.culprits[0].cause
+    floats = align_data(alone(pipeline(), CROP), lambda data: pipeline()(data)[CROP].astype(np.float32), files)
+    assert not floats.passed and "float32 instead of uint8" in floats.culprits[0].cause
+
+
+def test_other_stages_are_refused(files):
+    with pytest.raises(ValueError, match=r"the reference has the stages \['input'\], the port \['decode'"):
+        align_data(alone(pipeline(), CROP), pipeline(), files)
+
+
+def test_a_tolerance_is_for_floats_alone(files):
+    def nearly(data):
+        made = pipeline()(data)
+        return made | {NORMALISE: made[NORMALISE] * np.float32(1 + 1e-6)}
+
+    assert not align_data(pipeline(), nearly, files).passed
+    assert align_data(pipeline(), nearly, files, tolerance=1e-5).passed
+    assert not align_data(pipeline(), pipeline(**FAULTS["cv2"][0]), files, tolerance=1.0).passed
+
+
+def test_nothing_compared_is_no_success():
+    assert not align_data(pipeline(), pipeline(), {}).passed
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_variation_is_another_recipe_in_other_words(channels):
+    recipe = Recipe(channels=channels, mean=(0.5,) * channels, std=(0.3,) * channels)
+    causes = [each.cause for each in variations(recipe)]
+    assert len(set(causes)) == len(causes)
+    assert all(replace(recipe, **each.changes) != recipe for each in variations(recipe))
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda image: image.transpose(2, 0, 1), "channels first instead of last"),
+        (lambda image: image[..., [2, 1, 0]], "channels swapped (BGR)"),
+        (lambda image: image[..., [1, 2, 0]], "channels in the order (1, 2, 0)"),
+        (lambda image: image[:, ::-1], "mirrored left to right"),
+        (lambda image: image[::-1], "upside down"),
+        (lambda image: image.transpose(1, 0, 2), "height and width swapped"),
+        (lambda image: np.rot90(image, -1), "turned by 90 degrees to the right"),
+        (lambda image: np.roll(image, (-1, 2), (0, 1)), "crop shifted by (1, -2) pixels (down, right)"),
+        (lambda image: image.astype(np.float32), "float32 instead of uint8, the values are the same"),
+        (lambda image: image ^ 1, ""),
+    ],
+)
+def test_what_was_done_to_pixels_is_said(change, words):
+    assert explain_pixels(PIXELS, change(PIXELS)) == words
+
+
+# --- lists of samples -------------------------------------------------------------------------------------------------
+
+LISTED = [("9/a.jpg", 0), ("9/b.jpg", 0), ("10/a.jpg", 1), ("b/a.jpg", 2)]
+LISTS = {
+    "order of letters": ([("10/a.jpg", 0), ("9/a.jpg", 1), ("9/b.jpg", 1), ("b/a.jpg", 2)], "that of the letters"),
+    "other order": (LISTED[::-1], "the same samples in another order"),
+    "one missing": (LISTED[:-1], "1 samples missing, 0 that the reference has not, such as b/a.jpg"),
+    "one more": ([*LISTED, ("b/c.jpg", 2)], "0 samples missing, 1 that the reference has not, such as b/c.jpg"),
+    "one twice": ([*LISTED, LISTED[-1]], "5 samples instead of 4"),
+    "one label": ([("9/a.jpg", 2), *LISTED[1:]], "1 samples with another label"),
+}
+
+
+def test_the_same_list_is_aligned():
+    row, found = compare_lists(LISTED, list(LISTED))
+    assert row.aligned and found is None
+
+
+@pytest.mark.parametrize("fault", LISTS)
+def test_another_list_is_found_and_said(fault):
+    port, words = LISTS[fault]
+    row, found = compare_lists(LISTED, port)
+    assert not row.aligned
+    assert words in found.cause
+
+
+# --- the check of the package -----------------------------------------------------------------------------------------
+
+RECIPES = {
+    "dla": Recipe(),
+    "bicubic": Recipe((160, 160), 3, 0.95, "bicubic"),
+    "not square": Recipe((192, 256)),
+    "grey": Recipe((64, 64), 1, 0.9, mean=(0.5,), std=(0.25,)),
+    "padded": Recipe((96, 96), crop_pct=1.25),
+    "lanczos": Recipe((128, 128), interpolation="lanczos"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_timms(name):
+    """By default, and of every odd image: otherwise hypotheses would be about something else."""
+    from torch_ref.data import eval_stages
+
+    recipe = RECIPES[name]
+    config = {"input_size": (recipe.channels, *recipe.size)}
+    config |= {name: getattr(recipe, name) for name in ("interpolation", "crop_pct", "mean", "std")}
+
+    def stages(data):
+        return {stage: recipe.run(data, stage) for stage in (DECODE, CROP, NORMALISE)}
+
+    result = align_data(eval_stages(config), stages, odd_images())
+    assert result.passed, result.verdict()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("model", list_models())
+def test_every_model_has_timms_configuration(model):
+    from paddle_dla.models.pretrained import PRETRAINED
+    from torch_ref.data import eval_config
+
+    preprocessing = PRETRAINED[model].preprocessing
+    assert check_data.recipe_of(eval_config(model)) == check_data.recipe_of(preprocessing.as_dict())
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Only some of the drawn images and recipes of training."""
+    names = ("colours.jpg", "turned_by_exif.jpg", "alpha.png", "thumbnail.jpg")
+    chosen = {name: data for name, data in drawn_files().items() if name in names}
+    monkeypatch.setattr("alignment.drawn_images.drawn_files", lambda: chosen)
+    monkeypatch.setattr(training_transforms, "SEEDS", 2)
+    monkeypatch.setattr(training_transforms, "SAMPLE_CASES", {"colour jitter": {"color_jitter": (0.4, 0.4, 0.4, 0.2)}})
+
+
+def check(*words):
+    usage = parser("check_data", "")
+    usage.add_argument("--image", nargs="+")
+    check_data.add_data(usage)
+    return check_data.check_data(usage.parse_args(["--model", SMALL, *words]), SMALL, lambda line: None)
+
+
+def red(result):
+    return {row.layer for row in result.rows if not row.aligned}
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_our_pipeline_feeds_a_model_what_timm_does():
+    result = check()
+    assert result.passed, result.verdict()
+    assert {row.max_abs for row in result.rows} == {0.0}
+    layers = {row.layer for row in result.rows}
+    assert {"list of samples", DECODE, CROP, NORMALISE, check_data.LOADER} < layers
+    assert layers > training_transforms.SAMPLE_CASES.keys() | training_transforms.MIXING_CASES.keys()
+
+
+def wrong_decode(data):
+    return np.asarray(turned(data))
+
+
+def wrong_transform(preprocessing):
+    return check_data_transform(replace(preprocessing, crop_pct=0.9))
+
+
+def wrong_normalise(preprocessing):
+    return Normalise(replace(preprocessing, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+
+
+check_data_transform = check_data.EvalTransform
+
+PIPELINE_FAULTS = {
+    "decode": (wrong_decode, DECODE, "EXIF orientation applied", {DECODE, CROP, NORMALISE}),
+    "EvalTransform": (wrong_transform, CROP, "crop_pct 0.9 instead of 0.875", {CROP, NORMALISE, check_data.LOADER}),
+    "Normalise": (wrong_normalise, NORMALISE, "mean and std of another model: Inception's", {NORMALISE}),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("part", PIPELINE_FAULTS)
+def test_a_wrong_part_of_our_pipeline_is_found(part, few, monkeypatch):
+    wrong, stage, words, rows = PIPELINE_FAULTS[part]
+    monkeypatch.setattr(check_data, part, wrong)
+    result = check()
+    assert red(result) == rows
+    assert result.culprits[0].layer.startswith(f"{stage} of ")
+    assert result.culprits[0].cause == words
+
+
+TRAINING_FAULTS = {
+    "training_transform": (lambda *args, **options: training_transform(*args, **options, hflip=0.4), "colour jitter"),
+    "RandomErasing": (lambda **options: RandomErasing(**options, max_area=0.3), "erasing, pixel"),
+    "Mixup": (lambda **options: Mixup(**options, correct_lam=False), "cutmix, by pair"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("part", TRAINING_FAULTS)
+def test_a_wrong_part_of_training_is_found(part, few, monkeypatch):
+    wrong, row = TRAINING_FAULTS[part]
+    monkeypatch.setattr(training_transforms, part, wrong)
+    found = red(check())
+    assert row in found
+    assert not found & {DECODE, CROP, NORMALISE, check_data.LOADER}
+
+
+class Repeating(check_data.Loader):
+    """Fills the last batch up with samples from the beginning, as samplers of several ranks do."""
+
+    def __init__(self, *args, order, **options):
+        super().__init__(*args, order=[*order, *order[:1]], **options)
+
+
+class Mislabelled(check_data.Loader):
+    """Hands on the labels of the neighbours."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield replace(batch, labels=np.roll(batch.labels, 1))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("wrong", [Repeating, Mislabelled])
+def test_a_loader_that_hands_on_something_else_is_found(wrong, few, monkeypatch):
+    monkeypatch.setattr(check_data, "Loader", wrong)
+    result = check()
+    assert red(result) == {check_data.LOADER}
+    assert not result.passed
+
+
+@pytest.mark.torch
+def test_timm_draws_for_itself_again_afterwards():
+    import random
+
+    from torch_ref.draws import batch_draws, batch_replacements, sample_draws, sample_replacements
+
+    places = sample_replacements(random.Random(0)) + batch_replacements(np.random.default_rng(0))
+    before = [getattr(module, name) for module, name, _ in places]
+    with pytest.raises(KeyError), sample_draws(random.Random(0)), batch_draws(np.random.default_rng(0)):
+        assert all(getattr(module, name) is not value for (module, name, _), value in zip(places, before))
+        raise KeyError
+    assert all(getattr(module, name) is value for (module, name, _), value in zip(places, before))
+
+
+@pytest.mark.parametrize(("there", "wanted", "indices"), [(5, 9, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (9, 1, [0])])
+def test_samples_are_taken_from_all_of_the_data(there, wanted, indices):
+    assert check_data.spread_over(there, wanted) == indices
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for place, name in enumerate(("10", "9")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        drawing(60, 50, place).save(tmp_path / "data" / name / "a.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.torch
+def test_a_folder_is_checked_and_reported(tree, few, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert check_data.main(["--model", SMALL, "--data", str(tree), "--json", str(report)]) == 0
+    assert f"samples: 2 of 2 of {tree}" in capsys.readouterr().out
+    assert json.loads(report.read_text())["passed"]
+
+
+@pytest.mark.torch
+def test_images_have_no_list_to_compare(tree, few):
+    result = check("--image", str(tree / "9" / "a.png"))
+    assert result.passed
+    assert [item.layer for item in result.skipped] == ["list of samples"]
+
+
+@pytest.mark.torch
+def test_a_difference_ends_with_1(tree, few, monkeypatch, capsys):
+    monkeypatch.setattr(check_data, "Normalise", wrong_normalise)
+    assert check_data.main(["--model", SMALL, "--data", str(tree)]) == 1
+    assert "computation fault in normalise of 9/a.png: mean and std" in capsys.readouterr().out
+
+
+@pytest.mark.torch
+def test_a_damaged_image_is_named(tree, capsys):
+    (tree / "9" / "a.png").write_bytes(b"no image")
+    assert check_data.main(["--model", SMALL, "--data", str(tree)]) == 1
+    assert "error: 9/a.png: no image of a known format" in capsys.readouterr().err
+
+
+@pytest.mark.torch
+def test_data_that_is_missing_ends_with_1(tmp_path, capsys):
+    assert check_data.main(["--model", SMALL, "--data", str(tmp_path / "none")]) == 1
+    assert "none: is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--samples", "0"], ["--samples", "x"], ["--model", "dla61"]])
+def test_bad_usage_ends_with_2(wrong):
+    with pytest.raises(SystemExit) as ended:
+        check_data.main(["--model", SMALL, *wrong])
+    assert ended.value.code == 2

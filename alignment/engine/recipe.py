@@ -157,12 +157,11 @@ def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> n
     """Each pixel from the four around its place in the original: no filter that widens as the image shrinks."""
     rows, down = _places(pixels.shape[0], size[0], grid)
     columns, right = _places(pixels.shape[1], size[1], grid)
-    floats = pixels.astype(np.float64)
     down, right = down[:, np.newaxis, np.newaxis], right[np.newaxis, :, np.newaxis]
     below = np.minimum(rows + 1, pixels.shape[0] - 1)
     beside = np.minimum(columns + 1, pixels.shape[1] - 1)
-    upper = floats[rows][:, columns] * (1 - right) + floats[rows][:, beside] * right
-    lower = floats[below][:, columns] * (1 - right) + floats[below][:, beside] * right
+    upper = pixels[rows[:, np.newaxis], columns] * (1 - right) + pixels[rows[:, np.newaxis], beside] * right
+    lower = pixels[below[:, np.newaxis], columns] * (1 - right) + pixels[below[:, np.newaxis], beside] * right
     return np.floor(upper * (1 - down) + lower * down + 0.5).astype(np.uint8)
 
 

@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def check_data(args: argparse.Namespace, model: str, progress: Progress) -> Resu
     progress(f"{model}: training transforms")
     few = dict(list(files.items())[:TRAINED])
     images = batch_of([stages(data)[NORMALISE] for data in few.values()])
-    trained = [*compare_samples(config, preprocessing, few), *compare_batches(*images)]
+    trained = [*compare_samples(config, preprocessing, few, args.seed), *compare_batches(*images, args.seed)]
     _gather(result, listed, [loaded, *trained])
     result.facts = {"samples": _described(args, len(files), source.num_samples), "versions": versions()}
     return result
@@ -168,20 +168,20 @@ def compare_loader(stages: Any, source: Source, preprocessing: Preprocessing, in
         batch_transform=NormaliseBatch(preprocessing),
         order=indices,
     )
-    tally, first, reader, seen = Tally(LOADER), [], source.reader(), []
-    for batch in loader:
-        for image, label, index in zip(batch.images, batch.labels, batch.indices):
-            seen.append(int(index))
-            sample = reader.sample(int(index))
-            expected = stages(sample.data)[NORMALISE]
-            same = tally.add(sample.name, expected, image)
-            if label != sample.label:
-                tally.fail(sample.name, f"label {label} instead of {sample.label}")
-            if not (same and label == sample.label) and not first:
-                first.append(Case(sample.name, b"", LOADER, expected, image.copy()))
-    reader.close()
+    tally, first, seen = Tally(LOADER), [], []
+    with closing(source.reader()) as reader:
+        for batch in loader:
+            for image, label, index in zip(batch.images, batch.labels.tolist(), batch.indices.tolist()):
+                seen.append(index)
+                sample = reader.sample(index)
+                expected = stages(sample.data)[NORMALISE]
+                remark = "" if label == sample.label else f"label {label} instead of {sample.label}"
+                if remark:
+                    tally.fail(sample.name, remark)
+                if (not tally.add(sample.name, expected, image) or remark) and not first:
+                    first.append(Case(sample.name, b"", LOADER, expected, image.copy(), remark))
     if seen != list(indices):
-        tally.fail(f"sample {len(seen)}", f"{len(seen)} samples instead of {len(indices)}, or another order")
+        tally.fail("all of them", f"{len(seen)} samples where {len(indices)} were asked for, or in another order")
     return tally.row(0), culprit(tally, first, None) if first else None
 
 
@@ -207,7 +207,11 @@ def add_data(to: argparse.ArgumentParser) -> None:
     """The arguments that say which samples are compared."""
     to.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, a list file, shards; default: drawn images")
     to.add_argument(
-        "--samples", type=at_least_one, default=SAMPLES, metavar="N", help=f"so many of them (default {SAMPLES})"
+        "--samples",
+        type=at_least_one,
+        default=SAMPLES,
+        metavar="N",
+        help=f"compare so many of its samples (default {SAMPLES})",
     )
 
 

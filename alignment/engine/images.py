@@ -15,7 +15,7 @@ import numpy as np
 
 from alignment.engine.compare import compare
 from alignment.engine.pixel_causes import explain_pixels, pattern
-from alignment.engine.recipe import DECODE, STAGES, Recipe
+from alignment.engine.recipe import CROP, DECODE, STAGES, Recipe
 from alignment.engine.recipe_causes import Explanation, as_made, explain, recipe_of
 from alignment.engine.result import COMPUTATION, Culprit, Result, Row
 
@@ -24,6 +24,9 @@ WHOLE = "input"
 
 DIAGNOSED = 3
 """Differing samples of a stage that are looked at for a cause: one may be a kind of image where two causes agree."""
+
+OF_A_LIBRARY = 48
+"""Levels of 255: what JPEG decoders (other upsampling of colours) and resizes (other filters) differ by at edges."""
 
 Pixels = np.ndarray | Mapping[str, np.ndarray]
 Pipeline = Callable[[bytes], Pixels]
@@ -53,8 +56,7 @@ class Tally:
             remark = f"{port.dtype} instead of {reference.dtype}"
         same = not remark and found.relative <= tolerance
         if not same:
-            self.differing.append(name)
-            self.remark = self.remark or remark
+            self.fail(name, remark)
             self.count += reference.size if found.mismatch else _unequal(reference, port)
         if found.max_abs > self.max_abs or not self.samples:
             self.max_abs, self.worst = found.max_abs, (self.samples, *found.worst)
@@ -144,13 +146,17 @@ def by_stage(made: Pixels) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Case:
-    """One sample of which a stage differs; without ``data`` only the pixels are searched for a cause."""
+    """One sample of which a stage differs.
+
+    Without ``data`` only the pixels are searched for a cause; with a ``remark``, which says it, nothing is.
+    """
 
     name: str
     data: bytes
     stage: str
     reference: np.ndarray
     port: np.ndarray
+    remark: str = ""
 
 
 def culprit(tally: Tally, cases: list[Case], recipe: Recipe | None) -> Culprit:
@@ -168,6 +174,8 @@ def culprit(tally: Tally, cases: list[Case], recipe: Recipe | None) -> Culprit:
 
 def _cause(case: Case, recipe: Recipe | None) -> tuple[Explanation | None, str]:
     """By the recipe, exactly; then by the pixels; then by the recipe, nearly."""
+    if case.remark:
+        return None, case.remark
     by_recipe = _by_recipe(case, recipe)
     if by_recipe is not None and by_recipe.exact:
         return by_recipe, by_recipe.words()
@@ -176,7 +184,17 @@ def _cause(case: Case, recipe: Recipe | None) -> tuple[Explanation | None, str]:
         return Explanation(case.stage, in_pixels, 0.0), in_pixels
     if by_recipe is not None:
         return by_recipe, by_recipe.words()
-    return None, pattern(case.reference, case.port)
+    return None, _unexplained(case)
+
+
+def _unexplained(case: Case) -> str:
+    words = pattern(case.reference, case.port)
+    same_shape = case.reference.shape == case.port.shape
+    if not (case.data and same_shape and case.reference.dtype == case.port.dtype == np.uint8):
+        return f"unexplained: {words}"
+    by = {DECODE: "decoded", CROP: "resized"}.get(case.stage, "decoded or resized")
+    near = compare(case.reference, case.port).max_abs <= OF_A_LIBRARY
+    return f"{by} with another library: {words}" if near else f"unexplained: {words}"
 
 
 def _by_recipe(case: Case, recipe: Recipe | None) -> Explanation | None:

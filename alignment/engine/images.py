@@ -163,13 +163,17 @@ def culprit(tally: Tally, cases: list[Case], recipe: Recipe | None) -> Culprit:
     """The stage that differs, the first sample of which it does, and the most telling of the causes found."""
     found = [(case, *_cause(case, recipe)) for case in cases]
     _, explanation, words = min(found, key=lambda each: each[1].left if each[1] else math.inf)
-    agreed = sum(other == words for _, _, other in found)
+    agreed = sum(_alike(other, explanation) or said == words for _, other, said in found)
     stage = explanation.stage if explanation and tally.stage == WHOLE else tally.stage
     evidence = [tally.note(), *(f"{each.name}: {said}" for each, _, said in found)]
     if agreed < len(found):
         evidence.append(f"{agreed} of the {len(found)} samples that were looked at have this cause")
     layer = f"{stage} of {cases[0].name}"
     return Culprit(layer, layer, COMPUTATION, words, tuple(evidence))
+
+
+def _alike(first: Explanation | None, second: Explanation | None) -> bool:
+    return first is not None and second is not None and first.cause == second.cause
 
 
 def _cause(case: Case, recipe: Recipe | None) -> tuple[Explanation | None, str]:

@@ -284,6 +284,12 @@ LISTS = {
 }
 
 
+def test_a_folder_within_a_class_folder_is_said():
+    reference = [("a/a.jpg", 0), ("a/inner/a.jpg", 1)]
+    _, found = compare_lists(reference, [("a/a.jpg", 0), ("a/inner/a.jpg", 0)])
+    assert found.cause.startswith("1 samples with another label (in folders within class folders")
+
+
 def test_the_same_list_is_aligned():
     row, found = compare_lists(LISTED, list(LISTED))
     assert row.aligned and found is None

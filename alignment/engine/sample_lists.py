@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from alignment.engine.result import CONFIG, Culprit, Row
 
@@ -39,12 +40,14 @@ def list_cause(reference: Listed, port: Listed) -> str:
     classes = {(theirs[name], ours[name]) for name in theirs}
     if len(classes) == len({before for before, _ in classes}) == len({after for _, after in classes}):
         return "classes numbered in another order" + _order(reference, ours)
-    return f"{len(relabelled)} samples with another label"
+    nested = all(len(Path(name).parts) > 2 for name in relabelled)
+    where = " (in folders within class folders, of which the reference makes classes)" if nested else ""
+    return f"{len(relabelled)} samples with another label{where}"
 
 
 def _order(reference: Listed, ours: dict[str, int]) -> str:
     """Whether the port's classes are in the order of the letters, where digits are not numbers."""
-    folders = {name.split("/")[0]: ours[name] for name, _ in reference}
+    folders = {Path(name).parts[0]: ours[name] for name, _ in reference}
     in_letters = {folder: label for label, folder in enumerate(sorted(folders))}
     return " (that of the letters: '10' before '9')" if folders == in_letters else ""
 

@@ -31,9 +31,9 @@ loss: {{smoothing: 0.1}}
 optimizer: {{name: nesterov, lr: 0.01, weight_decay: 1e-4, clip_grad: 5.0}}
 schedule: {{name: cosine, per_epoch: false, warmup_epochs: 1}}
 ema: {{enabled: true, decay: 0.9, warmup: true}}
-train: {{epochs: 3, grad_accum_steps: 2, threads: 1, recovery_interval: 1, log_interval: 1, output: {output}}}
+train: {{epochs: 2, grad_accum_steps: 2, threads: 1, recovery_interval: 1, log_interval: 1, output: {output}}}
 """
-UPDATES = 3 * 5  # 40 images in batches of 4, two of which make an update
+UPDATES = 2 * 5  # 40 images in batches of 4, two of which make an update
 
 
 def make_images(folder: Path) -> Path:

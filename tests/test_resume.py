@@ -147,20 +147,24 @@ def train_to_the_end(config):
     return train(config, Ranks(), StopRequest(), say=lambda line: None)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Curves take longer than these runs."""
+    monkeypatch.setattr("paddle_dla.training.curves.Curves.can_draw", lambda: False)
+
+
 def interrupted(tmp_path, images, *overrides, after=7):
-    config = small_config(images, tmp_path / "run", "train.recovery_interval=0", *overrides)
+    """Stopped and gone on with, without workers: that their number changes no bit is part of what is shown."""
+    config = small_config(images, tmp_path / "run", "train.recovery_interval=0", "data.workers=0", *overrides)
     train_until(config, after)
     train_to_the_end(config)
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("after", [1, 5, 7, UPDATES - 1], ids=["early", "end of an epoch", "within", "late"])
 def test_stopped_anywhere_it_goes_on_to_the_same_bits(tmp_path, images, reference, after):
     check_same(interrupted(tmp_path, images, after=after), reference)
-
-
-def test_the_number_of_workers_changes_no_bit(tmp_path, images, reference):
-    check_same(interrupted(tmp_path, images, "data.workers=0"), reference)
 
 
 def forget_average(patch):
@@ -203,6 +207,7 @@ def forget_place_in_epoch(patch):
 FORGOTTEN = [forget_average, forget_velocity, forget_randomness, forget_statistics, forget_place_in_epoch]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("forget", FORGOTTEN)
 def test_whatever_is_forgotten_is_seen(tmp_path, images, reference, forget):
     with pytest.MonkeyPatch.context() as patch:
@@ -221,6 +226,7 @@ def falling_scores(patch):
     patch.setattr(Trainer, "_scores", scores)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_best_score_is_kept(tmp_path, images, monkeypatch):
     falling_scores(monkeypatch)
     output = interrupted(tmp_path, images, "train.checkpoint_hist=1")
@@ -228,14 +234,16 @@ def test_the_best_score_is_kept(tmp_path, images, monkeypatch):
     assert (output / "checkpoints" / "best").resolve().name == "epoch-0001-batch-000000"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_forgotten_best_score_is_seen(tmp_path, images, monkeypatch):
     falling_scores(monkeypatch)
     monkeypatch.setattr("paddle_dla.training.start.Best", lambda **best: None)
     assert final_files(interrupted(tmp_path, images))["best"]["epoch"] != 1
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_finished_run_does_nothing_more(tmp_path, images):
-    config = small_config(images, tmp_path / "run", "train.epochs=2", "data.workers=0")
+    config = small_config(images, tmp_path / "run", "data.workers=0")
     train_to_the_end(config)
     before = final_files(tmp_path / "run"), losses(tmp_path / "run")
     train_to_the_end(config)

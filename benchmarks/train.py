@@ -1,0 +1,232 @@
+"""Training speed: a step of ours beside PaddleClas's DLA60 and timm's, each at its best number of threads.
+
+Usage: ``python benchmarks/train.py [--batch 8] [--threads 1 2] [--runs 5]``, on an idle machine.
+
+Each run is a process of its own, the contenders take turns; a step is forward, backward and update on images that lie
+in memory, float32, after warm-up. All train the same network by SGD with momentum 0.9 and weight decay 1e-4 on the
+cross entropy. ``ours`` is the step of ``paddle-dla train``: it also looks at the loss and the norm of the gradients.
+PaddleClas runs under Paddle's own optimizer, timm under torch's. Then what a checkpoint costs, and the memory that
+recomputation saves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTENDERS = ("ours", "ours, recomputing", "PaddleClas", "timm", "timm, channels last")
+CLASSES, MOMENTUM, DECAY, RATE = 1000, 0.9, 1e-4, 0.01
+WARM_UP = 2
+SHARE = 0.02  # of a run that checkpoints may take
+
+Step = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def ours(batch: int, side: int, recompute: bool) -> tuple[Step, Callable[[Path], None]]:
+    """A step, and what writes a checkpoint into a folder."""
+    import paddle
+
+    from paddle_dla.config import parse_config
+    from paddle_dla.data.batch import Batch
+    from paddle_dla.ranks import Ranks
+    from paddle_dla.training import checkpoints
+    from paddle_dla.training.plan import Plan, Position
+    from paddle_dla.training.start import build_learner
+    from paddle_dla.training.state import Circumstances, capture
+    from paddle_dla.training.step import TrainStep
+
+    config = parse_config(f"""
+model: {{name: dla60}}
+data: {{batch_size: {batch}}}
+transform: {{train: {{input_size: [3, {side}, {side}]}}}}
+optimizer: {{name: momentum, lr: {RATE}, momentum: {MOMENTUM}, weight_decay: {DECAY}, filter_bias_and_bn: false}}
+schedule: {{name: constant}}
+train: {{recompute: {str(recompute).lower()}}}
+""")
+    paddle.set_device("cpu")
+    plan = Plan(config.total_epochs, 1000, batch_size=batch)
+    learner = build_learner(config, plan, CLASSES)
+    learner.network.train()
+    made, update = TrainStep(learner, config, Ranks()), count()
+
+    def step(images: np.ndarray, labels: np.ndarray) -> None:
+        number = next(update)
+        made.begin()
+        indices = np.arange(len(images))
+        made.accumulate(Batch(images, labels, indices), Position(0, number), 1.0, True, lambda loss: None)
+        made.finish(number)
+
+    around = Circumstances(config, plan, CLASSES, None, "cpu", 1)
+    return step, lambda folder: checkpoints.write(folder, capture(learner, around, Position(0, 1), None))
+
+
+def paddleclas(batch: int, side: int) -> Step:
+    import paddle
+
+    model = import_paddleclas_dla().DLA60()
+    model.train()
+    options = {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
+    optimizer = paddle.optimizer.Momentum(parameters=model.parameters(), **options)
+
+    def step(images: np.ndarray, labels: np.ndarray) -> None:
+        loss = paddle.nn.functional.cross_entropy(model(paddle.to_tensor(images)), paddle.to_tensor(labels))
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    return step
+
+
+def import_paddleclas_dla() -> types.ModuleType:
+    """PaddleClas's module, without its packages' ``__init__``, which import OpenCV, Faiss and every model."""
+    spec = find_spec("paddleclas")
+    if spec is None:
+        raise SystemExit("needs paddleclas: pip install --no-deps paddleclas==2.6.0")
+    root = Path(spec.origin).parent
+    below = ("ppcls", "ppcls.arch", "ppcls.arch.backbone", "ppcls.arch.backbone.base")
+    for package in ("", *below, "ppcls.arch.backbone.model_zoo", "ppcls.utils"):
+        name = f"paddleclas.{package}".rstrip(".")
+        module = types.ModuleType(name)
+        module.__path__ = [str(root / package.replace(".", "/"))]
+        sys.modules[name] = module
+    # only downloads weights, and needs packages that nothing here does
+    save_load = types.ModuleType("paddleclas.ppcls.utils.save_load")
+    save_load.load_dygraph_pretrain = None
+    sys.modules[save_load.__name__] = save_load
+    return importlib.import_module("paddleclas.ppcls.arch.backbone.model_zoo.dla")
+
+
+def timms(channels_last: bool, threads: int) -> Step:
+    import torch
+
+    from torch_ref.model import create_model
+
+    torch.set_num_threads(threads)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    model = create_model("dla60", seed=0).to(memory_format=form)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def step(images: np.ndarray, labels: np.ndarray) -> None:
+        outputs = model(torch.from_numpy(images).to(memory_format=form))
+        torch.nn.functional.cross_entropy(outputs, torch.from_numpy(labels)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure(name: str, batch: int, side: int, threads: int, steps: int) -> dict[str, float]:
+    """``step`` in seconds (median), ``peak`` and ``before`` any step in MiB; ours: ``checkpoint`` in seconds."""
+    from paddle_dla.training.memory import peak_resident
+
+    save = None
+    if name.startswith("ours"):
+        step, save = ours(batch, side, recompute="recomputing" in name)
+    elif name == "PaddleClas":
+        step = paddleclas(batch, side)
+    else:
+        step = timms("channels last" in name, threads)
+    draw = np.random.default_rng(0)
+    images, labels = draw.standard_normal((batch, 3, side, side), np.float32), draw.integers(0, CLASSES, batch)
+    before = peak_resident()
+    times = list(timed(lambda: step(images, labels), WARM_UP + steps))
+    found = {"step": statistics.median(times[WARM_UP:]), "peak": peak_resident() / 2**20, "before": before / 2**20}
+    if save is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            found["checkpoint"] = statistics.median(timed(lambda: save(Path(folder)), 3))
+    return found
+
+
+def timed(work: Callable[[], Any], times: int) -> Iterable[float]:
+    """Seconds of each call."""
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        yield time.perf_counter() - began
+
+
+def in_a_process(args: argparse.Namespace, name: str, threads: int) -> dict[str, float]:
+    sizes = ["--batch", args.batch, "--side", args.side, "--steps", args.steps, "--threads", threads]
+    command = [sys.executable, __file__, "--only", name, *map(str, sizes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def collect(args: argparse.Namespace) -> dict[str, tuple[int, dict[str, float]]]:
+    """Of each contender its best number of threads, and the medians there."""
+    names = [name for name in CONTENDERS if name.split(",")[0] != "timm" or find_spec("timm")]
+    runs: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for _ in range(args.runs):
+        for threads in args.threads:
+            for name in names:
+                runs.setdefault((name, threads), []).append(in_a_process(args, name, threads))
+    medians = {
+        key: {part: statistics.median(run[part] for run in several) for part in several[0]}
+        for key, several in runs.items()
+    }
+    best = {name: min(args.threads, key=lambda threads, name=name: medians[name, threads]["step"]) for name in names}
+    return {name: (threads, medians[name, threads]) for name, threads in best.items()}
+
+
+def report(found: dict[str, tuple[int, dict[str, float]]], batch: int) -> list[str]:
+    """The table, and what checkpoints and recomputation come to."""
+    theirs = found["PaddleClas"][1]["step"]
+    lines = [f"{'dla60':<22}{'threads':>8}{'s/step':>9}{'images/s':>10}{'of PaddleClas':>15}{'peak MiB':>10}"]
+    for name, (threads, at) in found.items():
+        speed = f"{at['step']:>9.3f}{batch / at['step']:>10.2f}{theirs / at['step']:>15.2f}"
+        lines.append(f"{name:<22}{threads:>8}{speed}{at['peak']:>10.0f}")
+    plain, again = found["ours"][1], found["ours, recomputing"][1]
+    writing, least = plain["checkpoint"], int(plain["checkpoint"] / SHARE / plain["step"]) + 1
+    ratio, own = again["peak"] / plain["peak"], (again["peak"] - again["before"]) / (plain["peak"] - plain["before"])
+    return [
+        *lines,
+        "",
+        f"a checkpoint takes {writing:.2f} s, {100 * writing / plain['step']:.0f} % of a step: under {100 * SHARE:g} % "
+        f"of a run where one is written every {least} steps or less often",
+        f"recomputing needs {ratio:.2f} of the process's memory, {own:.2f} of what a step adds to it, and "
+        f"{again['step'] / plain['step']:.2f} times as long",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}), help="to try (1 and all cores)")
+    parser.add_argument("--steps", type=int, default=8, help="of a run, after warm-up")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only, args.batch, args.side, args.threads[0], args.steps)))
+        return
+    from machine import machine
+
+    packages = ["paddlepaddle", "paddleclas", *(("torch", "timm") if find_spec("timm") else ()), "numpy"]
+    print(machine(packages), flush=True)
+    print(f"batches of {args.batch}, {args.side}x{args.side}, float32, medians of {args.runs} runs\n", flush=True)
+    print("\n".join(report(collect(args), args.batch)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""scripts/train_dist.sh with two real ranks: whatever happens to one, it is named, and the same command goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("yaml")
+
+from small_runs import environment, steps
+from two_nodes import compare, prepare
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
+]
+SCRIPT = Path(__file__).parent.parent / "scripts" / "train_dist.sh"
+WAIT = "10"  # seconds without a sign of life: a busy machine may take a few for a step
+
+
+def started(folder, run, ranks=2):
+    """The job, training ``folder/run``."""
+    variables = {"NPROC": str(ranks), "HANG_TIMEOUT": WAIT, "PYTHON": sys.executable}
+    options = ["-o", f"train.output={folder / run}", f"data.batch_size={8 // ranks}"]
+    return subprocess.Popen(
+        [str(SCRIPT), "--config", str(folder / "config.yaml"), *options],
+        env={**environment(), **variables},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def ended(job):
+    """Exit code, output and complaints."""
+    out, err = job.communicate(timeout=200)
+    return job.returncode, out, err
+
+
+def pid_of(run, rank):
+    """Of the rank's process, once it has made three updates."""
+    deadline = time.monotonic() + 100
+    while len(steps(run, rank)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    records = map(json.loads, (run / f"rank{rank}.jsonl").read_text().splitlines())
+    return next(record["pid"] for record in records if record["kind"] == "start")
+
+
+def interrupted(folder, run, number):
+    """How the job ended in which rank 1 got the signal ``number``, and the rank's process."""
+    job = started(folder, run)
+    pid = pid_of(folder / run, 1)
+    os.kill(pid, number)
+    return (*ended(job), pid)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, weights, config, and ``whole``: the run that nothing happened to."""
+    place = tmp_path_factory.mktemp("dist")
+    prepare(place)
+    code, _, err = ended(started(place, "whole"))
+    assert (code, err) == (0, "")
+    return place
+
+
+@pytest.mark.parametrize(("number", "code", "end"), [
+    (signal.SIGKILL, 137, "died of signal 9 (SIGKILL)"),
+    (signal.SIGSTOP, 124, f"hangs: no sign of life for {WAIT} s, the last at step "),
+], ids=["killed", "stopped"])  # fmt: skip
+def test_a_rank_that_is_lost_is_named_and_the_run_goes_on_to_the_same_bits(folder, number, code, end, capsys):
+    run = f"lost{number}"
+    found, _, err, pid = interrupted(folder, run, number)
+    assert found == code
+    assert err.startswith(f"error: rank 1 (pid {pid}, node ") and end in err.splitlines()[0]
+    assert ended(started(folder, run))[0] == 0
+    compare(folder / "whole", folder / run)
+    assert "differ by 0.0e+00 relative" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(folder):
+    interrupted(folder, "fewer", signal.SIGKILL)
+    code, out, _ = ended(started(folder, "fewer", ranks=1))
+    assert code == 0
+    assert "going on from" in out and "not as before" in out
+    assert [item["step"] for item in steps(folder / "fewer")] == list(range(1, 11))
+
+
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(folder, capsys):
+    job = started(folder, "asked")
+    pid_of(folder / "asked", 0)
+    began = time.monotonic()
+    job.terminate()
+    code, out, err = ended(job)
+    assert (code, err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
+    assert "the same command goes on from" in out and time.monotonic() - began < 25
+    assert ended(started(folder, "asked"))[0] == 0
+    compare(folder / "whole", folder / "asked")
+    assert "differ by 0.0e+00 relative" in capsys.readouterr().out
+
+
+def test_a_mistake_is_told_once(folder):
+    job = subprocess.run(
+        [str(SCRIPT), "--config", str(folder / "config.yaml"), "-o", "train.epoch=3"],
+        env={**environment(), "NPROC": "2", "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert job.returncode == 1 and job.stderr.count("train.epochs") == 1

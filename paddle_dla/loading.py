@@ -50,7 +50,8 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     classes, channels = _sizes(arrays, source)
     if num_classes not in (None, classes):
         raise CheckpointError(f"{source} has {classes} classes, not {num_classes}")
-    layer = create_model(name, num_classes=classes, in_chans=channels)
+    pool = (manifest or {}).get("global_pool", "avg")
+    layer = create_model(name, num_classes=classes, in_chans=channels, global_pool=pool)
     load_arrays(layer, arrays, source)
     layer.eval()
     return LoadedModel(

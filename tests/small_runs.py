@@ -33,7 +33,8 @@ schedule: {{name: cosine, per_epoch: false, warmup_epochs: 1}}
 ema: {{enabled: true, decay: 0.9, warmup: true}}
 train: {{epochs: 2, grad_accum_steps: 2, threads: 1, recovery_interval: 1, log_interval: 1, output: {output}}}
 """
-UPDATES = 2 * 5  # 40 images in batches of 4, two of which make an update
+UPDATES = 2 * 5  # 2 epochs of 40 images in batches of 4, two of which make an update
+UPDATES_OF_TWO = 2 * 3  # with 20 images for each of two processes: the last update of an epoch has one batch
 
 
 def make_images(folder: Path) -> Path:

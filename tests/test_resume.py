@@ -9,6 +9,7 @@ import time
 import pytest
 from small_runs import (
     UPDATES,
+    UPDATES_OF_TWO,
     command,
     final_files,
     finish,
@@ -40,7 +41,7 @@ def uninterrupted(folder, images, processes):
     config = write_config(folder, images)
     code, output = run(command(config, processes=processes))
     assert code == 0, output
-    assert len(steps(folder / "run")) == -(-UPDATES // processes)
+    assert len(steps(folder / "run")) == {1: UPDATES, 2: UPDATES_OF_TWO}[processes]
     return folder / "run"
 
 

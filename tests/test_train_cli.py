@@ -369,3 +369,34 @@ def test_two_processes_write_one_checkpoint_and_a_log_each(tmp_path, images, con
     ]
     assert "global batch 16 = 4 x 2 processes x 2" in output
     assert os.listdir(tmp_path / "run" / "checkpoints" / "last")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_on_the_whole_batch(trained, tmp_path, images):
+    """With BatchNorm in evaluation mode, over accumulated batches, too: ranks exchange the sum of both."""
+    weights = trained / "run" / "checkpoints" / "last" / "model.pdparams"
+    same = (
+        f"model.pretrained={weights}",
+        "train.linear_probe=true",
+        # what is drawn for each batch and rank
+        *("model.drop_rate=0", "mixing.mixup_alpha=0", "mixing.cutmix_alpha=0", "transform.train.re_prob=0"),
+    )
+    found = []
+    for processes, batch_size in ((1, 4), (2, 2)):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        config = write_config(folder, images)
+        code, output = run(command(config, *same, f"data.batch_size={batch_size}", processes=processes))
+        assert code == 0, output
+        found.append(np.array(losses(folder / "run")))
+    one, two = found
+    assert len(one) == UPDATES
+    # rounding alone: float32 sums of 4 losses in another order, through 10 updates
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["max", "catavgmax"])
+def test_another_pooling_is_remembered_with_the_weights(config, tmp_path, pool):
+    assert call(config, f"model.global_pool={pool}") == 0
+    loaded = load_model(None, str(tmp_path / "run" / "checkpoints" / "last" / "model.pdparams"))
+    assert loaded.layer.global_pool.pool_type == pool

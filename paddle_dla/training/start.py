@@ -90,6 +90,8 @@ def _run(
     made, interval = plan.updates(at.position), around.config.train.log_interval
     log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, made, interval)
     heart = Heartbeat.from_environment(ranks.rank)
+    if made:
+        log.event("resume", f"after step {made}: epoch {at.position.epoch}, batch {at.position.batch}")
     try:
         Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, heart, at).run()
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -76,6 +76,7 @@ class Trainer:
             raise
         except Exception as error:
             self._leave_checkpoint(error)
+            self._tell(error)
             if is_lost_connection(error):
                 lost = f"the connection to another rank is lost, it ended or hangs: {error}"
                 raise TrainingError(lost).with_notes_of(error) from error
@@ -218,6 +219,12 @@ class Trainer:
         if self.at.saved is not None:
             path = self._folder / checkpoints.folder_name(self.at.saved)
             error.add_note(f"the same command goes on from {path}")
+
+    def _tell(self, error: Exception) -> None:
+        """Record how the run ended; the disk that is full may be the log's."""
+        kind = {Stopped: "stop", NonFiniteError: "nan"}.get(type(error), "error")
+        with suppress(CheckpointError):
+            self._log.event(kind, str(error))
 
 
 def is_lost_connection(error: Exception) -> bool:

@@ -7,10 +7,14 @@ BIN := .venv/bin
 # Paddle warns about a missing C++ compiler cache, which nothing here uses
 export PYTHONWARNINGS := ignore:No ccache found
 
-.PHONY: demo test test-heavy test-paddle26 clean
+.PHONY: demo train-demo test test-heavy test-paddle26 clean
 
 demo: .venv/.complete
 	@$(BIN)/python scripts/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+# convert, evaluate, fine-tune, be killed and go on, export, predict; needs Debian's package dataset-fashion-mnist
+train-demo: .venv/.complete
+	@$(BIN)/python scripts/train_demo.py
 
 test: .venv/.complete
 	$(BIN)/ruff check .

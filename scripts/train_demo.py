@@ -124,7 +124,7 @@ def demonstrate(checkpoint: Path, out: Path) -> None:
     train_and_kill(command, run, at=int(234 * KILL_AT))
     call(command)
     heading("4. evaluate, export, predict with the export")
-    best = run / "best.pdparams"
+    best = run / "checkpoints" / "best" / "model.pdparams"
     expect(score(best, data, out), WANTED, "after an epoch", exactly=False)
     classes = ("--classes", data / "classes.txt")
     call(

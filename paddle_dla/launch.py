@@ -163,11 +163,14 @@ class Job:
         guilty = culprit(states)
         if guilty is not None:
             return exit_code(guilty.code), explain(states)
-        return code, self._launcher_failed() if code else []
+        return exit_code(code), self._launcher_failed() if code else []
 
     def _launcher_failed(self) -> list[str]:
         output = (self._folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()
-        return ["error: Paddle's launcher failed; it says:", *(f"    {line}" for line in output[-LINES:])]
+        return [
+            "error: Paddle's launcher failed or was killed; its last words:",
+            *(f"    {line}" for line in output[-LINES:]),
+        ]
 
 
 if __name__ == "__main__":

@@ -132,10 +132,17 @@ def test_sigterm_lets_the_ranks_save(tmp_path):
 
 @linux
 @pytest.mark.slow
-def test_killing_the_launcher_leaves_nothing_running_and_no_copy_of_the_environment(tmp_path):
+@pytest.mark.parametrize("which", ["ours", "Paddle's"])
+def test_killing_a_launcher_leaves_nothing_running_and_no_copy_of_the_environment(tmp_path, which):
     process = started(tmp_path, "slow", "600")
-    process.kill()
-    process.wait()
+    if which == "ours":
+        process.kill()
+        process.communicate()
+    else:
+        (paddles,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(paddles), signal.SIGKILL)
+        code, _, err = ended(process)
+        assert code == 137 and err.startswith("error: Paddle's launcher failed or was killed")
     assert nothing_is_left(tmp_path)
 
 

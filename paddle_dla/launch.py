@@ -143,9 +143,10 @@ class Job:
 
     def _show(self, states: Sequence[RankState]) -> None:
         """Print what the first rank of this machine has printed since the last time."""
-        if not states:
+        first = next((state for state in states if state.local == 0), None)
+        if first is None:
             return
-        log = Path(min(states, key=lambda state: state.local).log)
+        log = Path(first.log)
         with open(log, "rb") as file:
             file.seek(self._printed.get(log, 0))
             text = file.read()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paddle_dla.launch import main, output_folder, parser
+from paddle_dla.launch import Job, main, output_folder, parser
 from paddle_dla.launching.one_rank import forget_environment
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import culprit, explain, how
@@ -313,6 +313,15 @@ def test_a_beat_is_always_read_whole(tmp_path, place):
     heart.beat(1, "")
     assert (read_beat(tmp_path, 3).step, read_beat(tmp_path, 3).place) == (1, "")
     heart.close()
+
+
+def test_the_first_rank_is_shown_even_if_it_starts_last(tmp_path, state, capsysbinary):
+    job = Job(parser().parse_args([str(JOB)]), tmp_path, tmp_path)
+    second = state(1, printed="of rank 1\n")
+    job._show([second])
+    job._show([state(0, printed="of rank 0\n"), second])
+    job._show([state(0, printed="of rank 0\nmore\n"), second])
+    assert capsysbinary.readouterr().out == b"of rank 0\nmore\n"
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

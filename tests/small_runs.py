@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def command(config: Path, *overrides: str, processes: int = 1, options: tuple[st
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """The process, in a session of its own."""
+    """The process, in a session of its own; see ``started``."""
     return subprocess.Popen(
         arguments,
         cwd=ROOT,
@@ -88,6 +89,17 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+@contextmanager
+def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The process; nothing of it is left afterwards, however the test ends."""
+    process = start(arguments)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            kill_session(process)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
@@ -106,8 +118,11 @@ def run(arguments: list[str]) -> tuple[int, str]:
 
 
 def kill_session(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to the process and its children (ranks of a launcher are leaders of their own groups)."""
-    for pid in [*children(process.pid), process.pid]:
+    """SIGKILL to the process and all below it."""
+    below = [process.pid]
+    for pid in below:
+        below += children(pid)
+    for pid in reversed(below):
         kill(pid, signal.SIGKILL)
     process.communicate()
 
@@ -144,6 +159,12 @@ def steps(output: Path, rank: int = 0) -> list[dict]:
         return []
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [record for record in map(json.loads, lines) if record["kind"] == "train"]
+
+
+def pid_of(output: Path, rank: int) -> int:
+    """The process of a rank, as its log tells."""
+    records = map(json.loads, (output / f"rank{rank}.jsonl").read_text().splitlines())
+    return [record["pid"] for record in records if record["kind"] == "start"][-1]
 
 
 def losses(output: Path) -> list[tuple[int, float, float, float]]:

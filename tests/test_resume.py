@@ -13,17 +13,18 @@ from small_runs import (
     command,
     final_files,
     finish,
-    kill_session,
     losses,
     make_images,
     run,
     small_config,
-    start,
+    started,
     steps,
     wait_for,
     write_config,
 )
 
+from paddle_dla.data.opening import open_source
+from paddle_dla.data.shard_writer import write_shards
 from paddle_dla.ranks import Ranks
 from paddle_dla.training import state, step
 from paddle_dla.training.errors import Stopped
@@ -62,18 +63,18 @@ def run_with_kills(folder, images, kills, processes=1, seed=0):
     rng, config = random.Random(seed), write_config(folder, images)
     arguments = command(config, processes=processes)
     for _ in range(kills):
-        kill_after_more(start(arguments), folder / "run", rng.uniform(0, 0.5))
+        with started(arguments) as process:
+            let_it_make_more(process, folder / "run", rng.uniform(0, 0.5))
     code, output = run(arguments)
     assert code == 0, output
     return folder / "run"
 
 
-def kill_after_more(process, output, seconds):
-    """Once the log has changed, which it does with the first update, let it run for ``seconds`` and kill it."""
+def let_it_make_more(process, output, seconds):
+    """Wait until the log has changed, which it does with the first update, and for ``seconds``."""
     before = len(steps(output))
     wait_for(lambda: process.poll() is not None or len(steps(output)) != before)
     time.sleep(seconds)
-    kill_session(process)
 
 
 def check_same(found, reference):
@@ -111,14 +112,12 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(tmp_path, images, referen
     config = write_config(tmp_path, images)
     # no other checkpoint than the one that the signal leaves
     arguments = command(config, "train.recovery_interval=0")
-    process = start(arguments)
-    wait_for(lambda: len(steps(tmp_path / "run")) >= 2)
-    process.send_signal(number)
-    began = time.monotonic()
-    code, output = finish(process)
+    with started(arguments) as process:
+        wait_for(lambda: len(steps(tmp_path / "run")) >= 2)
+        process.send_signal(number)
+        # seconds: a step of this run takes 0.05 s, and its checkpoint as much; 10 s are for a busy machine
+        code, output = finish(process, timeout=10)
     assert code == 3, output
-    # seconds: a step of this run takes 0.05 s, and ten times its checkpoint 0.5 s
-    assert time.monotonic() - began < 10
     assert signal.Signals(number).name in output
     assert "the same command goes on from" in output
     code, output = run(arguments)
@@ -240,6 +239,21 @@ def test_a_forgotten_best_score_is_seen(tmp_path, images, monkeypatch):
     falling_scores(monkeypatch)
     monkeypatch.setattr("paddle_dla.training.start.Best", lambda **best: None)
     assert final_files(interrupted(tmp_path, images))["best"]["epoch"] != 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_shards_go_on_to_the_same_bits_with_as_many_workers(tmp_path, images):
+    """Which batches are left out depends on the workers there: each reads files of its own."""
+    write_shards(open_source(images / "train"), tmp_path / "shards", samples_per_shard=7)
+    found = []
+    for name in ("whole", "stopped"):
+        output = tmp_path / name
+        config = small_config(images, output, f"data.train={tmp_path / 'shards'}", "train.recovery_interval=0")
+        if name == "stopped":
+            train_until(config, 7)
+        train_to_the_end(config)
+        found.append((losses(output), final_files(output)))
+    assert found[0] == found[1]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -102,9 +103,8 @@ class Trainer:
         for place in range(begin.batch, begin.batch + size):
             at, batch = Position(begin.epoch, place), self._next(batches)
             last = place + 1 == begin.batch + size
-            # bound at once: each is called before the next is made
-            checked = lambda value, batch=batch, at=at: self._check(value, batch, at)  # noqa: E731
-            loss += self._step.accumulate(batch, at, 1 / size, last, checked) / size
+            check = partial(self._check, batch=batch, at=at)
+            loss += self._step.accumulate(batch, at, 1 / size, last, check) / size
         try:
             made = self._step.finish(update)
         except NonFiniteError as error:

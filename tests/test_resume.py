@@ -31,6 +31,7 @@ from paddle_dla.training.errors import Stopped
 from paddle_dla.training.start import train
 from paddle_dla.training.stopping import StopRequest
 from paddle_dla.training.trainer import Trainer
+from paddle_dla.training.validation import Validator
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,24 @@ def interrupted(tmp_path, images, *overrides, after=7):
 @pytest.mark.parametrize("after", [1, 5, 7, UPDATES - 1], ids=["early", "end of an epoch", "within", "late"])
 def test_stopped_anywhere_it_goes_on_to_the_same_bits(tmp_path, images, reference, after):
     check_same(interrupted(tmp_path, images, after=after), reference)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_stopped_while_it_validates_it_goes_on_with_the_validation(tmp_path, images, reference):
+    config = small_config(images, tmp_path / "run", "train.recovery_interval=0", "data.workers=0")
+    stop, scores = StopRequest(), Validator.scores
+
+    def stopping(validator, network, epoch=0):
+        stop.reason = "SIGTERM"
+        return scores(validator, network, epoch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Validator, "scores", stopping)
+        train(config, Ranks(), stop, say=lambda line: None)
+    # 10 batches are all of an epoch
+    assert (tmp_path / "run" / "checkpoints" / "last").resolve().name == "epoch-0000-batch-000010"
+    train_to_the_end(config)
+    check_same(tmp_path / "run", reference)
 
 
 def forget_average(patch):

@@ -47,6 +47,27 @@ def test_a_rewound_update_leaves_no_trace():
     assert all(parameter.grad is None for parameter in learner.network.parameters())
 
 
+def test_after_an_update_there_is_nothing_to_undo():
+    learner, step, _ = made()
+    update(step, [batch()])
+    before = arrays(learner.network)
+    assert step.undoable
+    step.rewind()
+    assert not changed(before, arrays(learner.network))
+
+
+def test_while_weights_change_nothing_can_be_undone():
+    learner, step, _ = made()
+
+    def fails():
+        raise MemoryError
+
+    learner.optimizer.step = fails
+    with pytest.raises(MemoryError):
+        update(step, [batch()])
+    assert not step.undoable
+
+
 def test_without_rewinding_the_statistics_have_moved():
     learner, step, _ = made()
     before = [tensor.numpy() for tensor in running_statistics(learner.network)]

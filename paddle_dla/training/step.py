@@ -62,7 +62,7 @@ class TrainStep:
         self._model = paddle.DataParallel(learner.network) if ranks.count > 1 else learner.network
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.undoable = True
-        """Whether ``rewind`` still makes the update undone."""
+        """Whether ``rewind`` leads to the end of a whole update; not while weights change."""
 
     def begin(self) -> None:
         """Before the first batch of an update."""
@@ -71,7 +71,7 @@ class TrainStep:
 
     @paddle.no_grad()
     def rewind(self) -> None:
-        """Back to where ``begin`` was called."""
+        """Back to where ``begin`` was called; between two updates there is nothing to undo."""
         for tensor, before in self._statistics:
             paddle.assign(before, tensor)
         self._learner.optimizer.clear_grad()
@@ -123,6 +123,7 @@ class TrainStep:
         learner.optimizer.clear_grad()
         if learner.ema is not None:
             learner.ema.update(learner.network, update + 1)
+        self._statistics, self.undoable = [], True
         return Update(lr, norm)
 
     def _clipped(self) -> float:

@@ -51,7 +51,7 @@ def evaluate(
             line = f"epoch:{epoch}, valid step:{len(parts)}, {tally}, {clock.costs()}"
             if progress.step(len(batch), str(tally), line):
                 clock.reset()
-    return merge(parts) if parts else no_predictions(num_classes)
+    return merge(parts) if parts else no_predictions(num_classes, ranked)
 
 
 def refuse_labels(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> None:

@@ -52,10 +52,10 @@ def predictions_of(
     return Predictions(indices.copy(), labels.copy(), classes, probabilities, np.where(known, losses, np.nan))
 
 
-def no_predictions(num_classes: int) -> Predictions:
+def no_predictions(num_classes: int, ranked: int = 5) -> Predictions:
     """Of no samples: what a rank has that is left without any."""
     nothing = np.zeros(0, np.int64)
-    return predictions_of(np.zeros((0, num_classes)), nothing, nothing)
+    return predictions_of(np.zeros((0, num_classes)), nothing, nothing, ranked)
 
 
 def merge(parts: Sequence[Predictions], expected: int | None = None) -> Predictions:

@@ -102,6 +102,12 @@ def test_no_samples_are_a_record_too():
     assert len(merge([metrics.no_predictions(10), metrics.no_predictions(10)], 0)) == 0
 
 
+@pytest.mark.parametrize("ranked", [1, 5, 10])
+def test_a_rank_without_samples_merges_with_one_that_has_some(logits, labels, ranked):
+    whole = record(logits, labels, ranked=ranked)
+    assert same(merge([whole, metrics.no_predictions(CLASSES, ranked)], SAMPLES), whole)
+
+
 def test_per_class_adds_up_to_the_whole(logits, labels):
     found = record(logits, labels)
     columns = metrics.per_class(found, CLASSES)

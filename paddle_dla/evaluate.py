@@ -36,13 +36,11 @@ from paddle_dla.metrics import Predictions, merge
 from paddle_dla.options import add_preprocessing
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather, join
-from paddle_dla.scores import Scores, lines, score, write_outputs
-from paddle_dla.storage.atomic import check_writable
+from paddle_dla.scores import Scores, check_outputs, lines, score, write_outputs
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.subject import Subject, add_subject, open_subject
 
 EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, ValueError)
-OUTPUTS = ("predictions", "per_class", "confusion", "results")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         args = parsed(argv)
-        for name in OUTPUTS:
-            if getattr(args, name):
-                check_writable(Path(getattr(args, name)))
+        check_outputs(args)
         run(args)
     except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
@@ -137,7 +133,7 @@ def run(args: argparse.Namespace) -> Scores:
     scores = score(predictions, source, skipped, real, time.perf_counter() - began)
     if ranks.first:
         print("\n".join(lines(scores, subject, args.compare_published)))
-        write_outputs(args, scores, predictions, source, subject)
+        write_outputs(args, scores, predictions, source, subject, subset)
     return scores
 
 

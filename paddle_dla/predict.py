@@ -24,7 +24,7 @@ from typing import TextIO
 from paddle_dla.data.image_files import open_images
 from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource
-from paddle_dla.engines.base import usable_threads
+from paddle_dla.engines.base import require, usable_threads
 from paddle_dla.evaluate import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for target in filter(None, (args.output, args.montage)):
             check_writable(Path(target))
+        if args.montage:
+            require("matplotlib", "plots")
         return run(args)
     except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)

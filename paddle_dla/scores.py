@@ -10,9 +10,11 @@ from pathlib import Path
 
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import Source
+from paddle_dla.engines.base import require
 from paddle_dla.metrics import Predictions, confusion, mean_loss, real_accuracy, top_k
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.reports import (
+    check_table_suffix,
     class_table,
     confusion_table,
     draw_confusion,
@@ -20,7 +22,7 @@ from paddle_dla.reports import (
     write_csv,
     write_table,
 )
-from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.subject import Subject
 
 IMAGENET_VAL = 50_000
@@ -112,22 +114,34 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
 def against_published(scores: Scores, subject: Subject) -> str:
     """timm's numbers for these weights on ImageNet's 50,000 validation images, and how far these are from them."""
     published = PRETRAINED[subject.model]
+    others = f" (over {scores.images:,} images, not ImageNet's {IMAGENET_VAL:,})"
     return (
         f"published by timm for {published.hub_id}: top-1 {published.top1:.3f} %, top-5 {published.top5:.3f} %; "
         f"difference {scores.top1 - published.top1:+.3f}, {scores.top5 - published.top5:+.3f}"
-        + (
-            ""
-            if scores.images == IMAGENET_VAL
-            else f" (over {scores.images:,} images, not ImageNet's {IMAGENET_VAL:,})"
-        )
+        f"{'' if scores.images == IMAGENET_VAL else others}"
     )
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises for a file that could not be written at the end: ``CheckpointError``, ``ValueError``, ``EngineError``."""
+    for path in filter(None, (args.predictions, args.per_class, args.confusion, args.results)):
+        check_writable(Path(path))
+    for path in filter(None, (args.predictions, args.per_class)):
+        check_table_suffix(path)
+    if args.confusion:
+        require("matplotlib", "plots")
+
+
 def write_outputs(
-    args: argparse.Namespace, scores: Scores, predictions: Predictions, source: Source, subject: Subject
+    args: argparse.Namespace,
+    scores: Scores,
+    predictions: Predictions,
+    source: Source,
+    subject: Subject,
+    subset: Sequence[int] | None,
 ) -> None:
-    """The files that the command line asks for."""
-    names = label_names(source, subject, int(predictions.labels.max()) + 1)
+    """The files that the command line asks for; ``subset`` as in ``predictions_of``."""
+    names = label_names(source, subject, subset)
     if args.predictions:
         write_table(args.predictions, sample_table(predictions, source.name))
     if args.per_class:
@@ -142,11 +156,12 @@ def write_outputs(
             part.write_text(json.dumps(results(scores, subject, args), indent=1) + "\n", encoding="utf-8")
 
 
-def label_names(source: Source, subject: Subject, least: int) -> list[str]:
-    """What the data's labels are called: by the model where the labels are its own, else by the data, else numbers."""
-    if subject.class_names is not None and len(subject.class_names) == (source.classes and len(source.classes)):
-        return [subject.class_names.short(label) for label in range(len(subject.class_names))]
-    return list(source.classes) if source.classes else [str(label) for label in range(max(least, subject.num_classes))]
+def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) -> list[str]:
+    """What the data's labels are called: as the model's classes are, else as the data calls them, else by number."""
+    labels = range(subject.num_classes) if subset is None else subset
+    if subject.class_names is not None and len(source.classes or labels) == len(labels):
+        return [subject.class_names.short(label) for label in labels]
+    return list(source.classes) if source.classes else [str(label) for label in labels]
 
 
 def results(scores: Scores, subject: Subject, args: argparse.Namespace) -> dict:

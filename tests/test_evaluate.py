@@ -1,6 +1,7 @@
 """Evaluation: each sample counts once, whatever the batches and ranks; outputs say what was found; errors are clear."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -17,11 +18,15 @@ from pictures import photo, write_tree
 from small_models import CLASSES, SIZE, save_small, small_model
 
 from paddle_dla import evaluate as command
+from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.images import decode
 from paddle_dla.data.normalise import Normalise
+from paddle_dla.data.opening import open_source
 from paddle_dla.evaluation import evaluate
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.scores import label_names
+from paddle_dla.subject import open_subject
 
 MODEL = "dla46x_c"
 COUNTS = {f"c{label}": 1 + label % 4 for label in range(CLASSES)}
@@ -54,6 +59,11 @@ def expected(tree):
         logits = np.concatenate([model(paddle.to_tensor(batch)).numpy() for batch in batches])
     labels = np.array([int(file.parent.name[1:]) for file in files])
     return labels, logits
+
+
+def subject_of(weights):
+    """The checkpoint, opened as the command opens it."""
+    return open_subject(command.parser().parse_args(["--checkpoint", weights, "--threads", "1"]))
 
 
 def run(weights, data, *options):
@@ -190,6 +200,22 @@ def test_a_subset_of_the_classes_is_scored_within_itself(weights, tree, tmp_path
     assert found["top1"] == pytest.approx(100 * hits.mean())
 
 
+@pytest.mark.parametrize("form", ["folder", "list"])
+def test_classes_of_a_subset_keep_the_models_names(weights, tree, tmp_path, form):
+    for name in ("c1", "c3"):
+        shutil.copytree(tree / name, tmp_path / "two" / name)
+    (tmp_path / "list.txt").write_text("two/c1/0.png 0\ntwo/c3/0.png 1\n")
+    (tmp_path / "subset.txt").write_text("1\n3\n")
+    (tmp_path / "names.txt").write_text("".join(f"name {label}, or so\n" for label in range(CLASSES)))
+    model = dataclasses.replace(subject_of(weights), class_names=read_class_names(tmp_path / "names.txt"))
+    source = open_source(tmp_path / {"folder": "two", "list": "list.txt"}[form])
+    assert label_names(source, model, [1, 3]) == ["name 1", "name 3"]
+
+
+def test_without_names_classes_are_called_as_the_data_calls_them(weights, tree):
+    assert label_names(open_source(tree), subject_of(weights), None) == list(COUNTS)
+
+
 def test_reassessed_labels_are_looked_up_by_file_name(weights, tmp_path, expected, tree):
     labels, logits = expected
     files = [file for label in range(CLASSES) for file in sorted((tree / f"c{label}").iterdir())]
@@ -282,6 +308,10 @@ def unwritable_output(tree, folder):
     return [tree, "--results", folder / "absent" / "r.json"], "absent"
 
 
+def table_of_another_kind(tree, folder):
+    return [tree, "--per-class", folder / "table.xlsx"], ".csv or .jsonl"
+
+
 def wrong_number_of_classes(tree, folder):
     return [tree, "--num-classes", 7], "has 10 classes, not 7"
 
@@ -319,6 +349,7 @@ WRONG = [
     too_few_class_names,
     too_many_classes,
     unwritable_output,
+    table_of_another_kind,
     wrong_number_of_classes,
     wrong_model,
     unknown_model,

@@ -87,7 +87,7 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, images, reference):
     check_same(run_with_kills(tmp_path, images, kills=2), reference)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_twenty_kills(tmp_path, images, reference):
     for number in range(5):
         folder = tmp_path / str(number)
@@ -100,7 +100,7 @@ def test_two_processes_go_on_to_the_same_bits(tmp_path, images, reference_of_two
     check_same(run_with_kills(tmp_path, images, kills=2, processes=2), reference_of_two)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_twenty_kills_of_two_processes(tmp_path, images, reference_of_two):
     for number in range(5):
         folder = tmp_path / str(number)

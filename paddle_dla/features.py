@@ -25,8 +25,7 @@ import numpy as np
 
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.folder import is_image
-from paddle_dla.data.image_files import open_images
+from paddle_dla.data.image_files import holds_images, open_images
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
@@ -93,10 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _source(args: argparse.Namespace) -> Source:
     """Labelled data as evaluation takes it, or a folder that holds images itself."""
-    folder = Path(args.data).expanduser()
-    if folder.is_dir() and any(is_image(entry.name) for entry in folder.iterdir()):
-        return open_images([args.data])
-    return open_source(args.data, args.data_root)
+    return open_images([args.data]) if holds_images(args.data) else open_source(args.data, args.data_root)
 
 
 def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Rows:

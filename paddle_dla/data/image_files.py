@@ -22,6 +22,12 @@ def open_images(paths: Sequence[str]) -> FileSource:
     return FileSource("", names, np.full(len(names), -1), None)
 
 
+def holds_images(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a folder with images of its own, not in class folders."""
+    folder = os.path.expanduser(path)
+    return os.path.isdir(folder) and any(is_image(name) for name in os.listdir(folder))
+
+
 def _named(path: str) -> list[str]:
     if os.path.isdir(path):
         found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in _images(names))

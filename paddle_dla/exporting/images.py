@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from paddle_dla.data.crop import EvalTransform
-from paddle_dla.data.folder import is_image
-from paddle_dla.data.image_files import open_images
+from paddle_dla.data.image_files import holds_images, open_images
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import NormaliseBatch
@@ -40,7 +37,4 @@ def read_images(data: str, preprocessing: Preprocessing, limit: int) -> tuple[np
 
 
 def _open(data: str) -> Source:
-    path = os.path.expanduser(data)
-    if os.path.isdir(path) and any(is_image(name) for name in os.listdir(path)):
-        return open_images([path])
-    return open_source(path)
+    return open_images([data]) if holds_images(data) else open_source(data)

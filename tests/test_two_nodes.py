@@ -32,19 +32,23 @@ def refusal():
     return f"needs network namespaces: {done.stderr.strip()}" if done.returncode else ""
 
 
-def clean(pid):
-    """Whatever happened to the script of this ``pid``: its processes end and its namespaces go."""
-    for line in ip("netns", "list").stdout.splitlines():
-        name = line.split()[0]
-        if re.fullmatch(rf"dla-(near|far)-{pid}", name):
-            for process in ip("netns", "pids", name).stdout.split():
-                os.kill(int(process), signal.SIGKILL)
-            ip("netns", "del", name)
+def left_behind(pid):
+    """The namespaces that are still there of the script that ran as ``pid``."""
+    names = [line.split()[0] for line in ip("netns", "list").stdout.splitlines()]
+    return [name for name in names if re.fullmatch(rf"dla-(near|far)-{pid}", name)]
+
+
+def clean(names):
+    """Whatever happened to the script: processes in these namespaces end, and the namespaces go."""
+    for name in names:
+        for process in ip("netns", "pids", name).stdout.split():
+            os.kill(int(process), signal.SIGKILL)
+        ip("netns", "del", name)
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What the script says; it has ended well."""
+def run(tmp_path_factory):
+    """What the script says, which has ended well, and the namespaces that it left."""
     reason = refusal()
     if reason:
         pytest.skip(reason)
@@ -58,10 +62,16 @@ def told(tmp_path_factory):
         out, err = script.communicate(timeout=400)
     finally:
         script.kill()
-        clean(script.pid)
+        left = left_behind(script.pid)
+        clean(left)
     assert script.returncode == 0, out[-6000:] + err[-2000:]
     assert not [path for path in folder.rglob("*") if path.is_file() and b"nobody-may-find" in path.read_bytes()]
-    return out
+    return out, left
+
+
+@pytest.fixture
+def told(run):
+    return run[0]
 
 
 @pytest.mark.slow
@@ -83,9 +93,25 @@ def test_the_same_command_goes_on_to_the_same_bits(told):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("told")
-def test_nothing_is_left_of_the_nodes():
-    assert "dla-near" not in ip("netns", "list").stdout
+def test_nothing_is_left_of_the_nodes(run):
+    _, left = run
+    assert left == []
+
+
+def test_what_a_script_leaves_behind_is_found_and_removed():
+    if refusal():
+        pytest.skip(refusal())
+    pid = f"{os.getpid()}0000000"  # of no process: larger than Linux gives
+    other = f"dla-near-{pid}1"
+    for name in (f"dla-near-{pid}", f"dla-far-{pid}", other):
+        ip("netns", "add", name)
+    try:
+        assert sorted(left_behind(pid)) == [f"dla-far-{pid}", f"dla-near-{pid}"]
+        clean(left_behind(pid))
+        assert left_behind(pid) == []
+        assert other in ip("netns", "list").stdout
+    finally:
+        clean([*left_behind(pid), other])
 
 
 # --- the comparison itself -------------------------------------------------------------------------------------------

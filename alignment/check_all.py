@@ -48,6 +48,7 @@ from alignment.engine.report import text
 from alignment.engine.result import Result
 from convert.conversion import convert_source
 from paddle_dla import checkpoint
+from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
 from paddle_dla.storage.errors import CheckpointError
 
@@ -148,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_data(usage)
     args = usage.parse_args(argv)
     models = chosen_models(args, usage)
+    use_vector_kernels()
     outcomes: list[Outcome] = []
     try:
         for number, model in enumerate(models, 1):

@@ -14,6 +14,7 @@ from alignment.engine.result import Result
 from convert.conversion import Conversion, convert_source
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
+from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.storage.errors import CheckpointError
@@ -93,6 +94,7 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check
     """
     args = usage.parse_args(argv)
     models = chosen_models(args, usage)
+    use_vector_kernels()
     results: list[Result] = []
     try:
         for number, model in enumerate(models, 1):

@@ -27,6 +27,7 @@ from alignment.engine.result import Result
 from alignment.faults import FAULTS, Fault, NotApplicable, by_name, injected
 from alignment.pairs import Pair, build_pair, seeded_source
 from convert.conversion import convert_source
+from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.models.variants import VARIANTS, resolve_name
 
 MODELS = ("dla34", "dla46x_c", "dla60", "dla60_res2net")
@@ -172,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = usage.parse_args(argv)
     if args.clean and args.fault:
         usage.error("--clean makes no fault; leave out --fault")
+    use_vector_kernels()
     try:
         faults = [*map(by_name, args.fault)] if args.fault else [] if args.clean else FAULTS
         models = [*VARIANTS] if args.model == ["all"] else [resolve_name(name) for name in args.model]

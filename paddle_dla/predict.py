@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from paddle_dla.cpu import usable_threads
 from paddle_dla.data.image_files import open_images
 from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource
-from paddle_dla.engines.base import require, usable_threads
+from paddle_dla.engines.base import require
 from paddle_dla.evaluate import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions

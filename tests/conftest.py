@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from paddle_dla.cpu import use_vector_kernels
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+
+def pytest_configure():
+    """Before the first matrix product of any test, as in every command."""
+    use_vector_kernels()
 
 
 def pytest_collection_modifyitems(items):

@@ -11,7 +11,8 @@ import pytest
 from small_models import CLASSES, SIZE, noise, small_model
 
 from paddle_dla import list_models
-from paddle_dla.engines import ENGINES, EngineError, base, open_engine, usable_threads
+from paddle_dla.cpu import usable_threads
+from paddle_dla.engines import ENGINES, EngineError, base, open_engine
 from paddle_dla.exporting import check
 from paddle_dla.exporting.errors import ExportError
 

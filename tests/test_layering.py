@@ -15,6 +15,7 @@ FORBIDDEN = {
     "paddle_dla": TORCH | {"torch_ref", "convert", "alignment", "scripts"},
     "paddle_dla/storage": TORCH | PADDLE | {"torch_ref", "convert", "alignment"},
     "paddle_dla/checkpoint.py": TORCH | PADDLE,
+    "paddle_dla/cpu.py": TORCH | PADDLE,
     "paddle_dla/preprocessing.py": TORCH | PADDLE,
     "paddle_dla/options.py": TORCH | PADDLE,
     "paddle_dla/metrics.py": TORCH | PADDLE,

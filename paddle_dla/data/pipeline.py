@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from paddle_dla.cpu import usable_threads
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.source import Source
-from paddle_dla.engines.base import usable_threads
 from paddle_dla.options import positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from paddle_dla.engines.base import Engine, EngineError, usable_threads
+from paddle_dla.engines.base import Engine, EngineError
 
 if TYPE_CHECKING:
     from paddle import nn
 
-__all__ = ["ENGINES", "Engine", "EngineError", "open_engine", "usable_threads"]
+__all__ = ["ENGINES", "Engine", "EngineError", "open_engine"]
 
 ENGINES = ("paddle", "inference", "onnxruntime")
 

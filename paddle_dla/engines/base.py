@@ -33,11 +33,6 @@ class Engine(Protocol):
         """
 
 
-def usable_threads() -> int:
-    """The cores that this process may use: as many threads as an engine is given where nothing else is said."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def require(package: str, extra: str) -> None:
     """Raises ``EngineError`` that names the extra of this project which brings ``package``, where it is missing."""
     if find_spec(package) is None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paddle_dla.engines.base import check_images, require, usable_threads
+from paddle_dla.cpu import usable_threads, use_vector_kernels
+from paddle_dla.engines.base import check_images, require
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -25,6 +26,7 @@ class EagerEngine:
         require("paddle", "cpu")
         import paddle
 
+        use_vector_kernels()
         paddle.base.core.set_num_threads(threads or usable_threads())
         layer.eval()
         self.num_classes = int(getattr(layer, "num_classes", 0))

@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from paddle_dla.engines.base import EngineError, check_images, require, usable_threads
+from paddle_dla.cpu import usable_threads
+from paddle_dla.engines.base import EngineError, check_images, require
 
 
 class OnnxRuntimeEngine:

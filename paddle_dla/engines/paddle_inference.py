@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paddle_dla.engines.base import EngineError, check_images, require, stdout_to_stderr, usable_threads
+from paddle_dla.cpu import usable_threads
+from paddle_dla.engines.base import EngineError, check_images, require, stdout_to_stderr
 
 if TYPE_CHECKING:
     from paddle import inference

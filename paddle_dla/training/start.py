@@ -11,7 +11,7 @@ import paddle
 
 from paddle_dla.config import Config, ConfigError, device_faults, to_yaml
 from paddle_dla.config.cost import cost
-from paddle_dla.engines.base import usable_threads
+from paddle_dla.cpu import usable_threads, use_vector_kernels
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
@@ -131,6 +131,7 @@ def use_threads(wanted: int | None) -> int:
     """Compute with so many threads; by default this process's share of the cores. Returns the number."""
     beside = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
     threads = wanted or max(1, usable_threads() // beside)
+    use_vector_kernels()
     paddle.base.core.set_num_threads(threads)
     return threads
 

@@ -1,0 +1,68 @@
+"""The picture of trainings side by side: losses, how far apart they are, accuracies. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.training.curves import trailing_mean
+
+if TYPE_CHECKING:
+    from alignment.check_epoch import Seed
+
+TORCH, PADDLE = "#d95f02", "#1f77b4"
+SMOOTHING = 50  # the losses drawn are means over this part of the run
+
+
+def draw(seeds: Sequence[Seed], path: Path) -> None:
+    """Write the picture (PNG), whole or not at all."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.2), dpi=100, layout="constrained")
+    losses, distance, accuracy = figure.subplots(1, 3)
+    _draw_losses(losses, seeds)
+    _draw_distance(distance, seeds)
+    _draw_accuracy(accuracy, seeds)
+    for axes in (losses, distance):
+        axes.set_xlabel("updates")
+    for axes in (losses, distance, accuracy):
+        axes.grid(alpha=0.3)
+    with atomic_path(path) as part:
+        figure.savefig(part, format="png")
+
+
+def _draw_losses(axes: Any, seeds: Sequence[Seed]) -> None:
+    window = max(1, len(seeds[0].torch.losses) // SMOOTHING)
+    for number, seed in enumerate(seeds):
+        for run, colour, style, name in ((seed.torch, TORCH, "-", "timm"), (seed.paddle, PADDLE, "--", "Paddle")):
+            label = f"{name}, {len(seeds)} seeds" if number == 0 else None
+            smooth = trailing_mean(np.array(run.losses), window)
+            axes.plot(np.arange(1, len(smooth) + 1), smooth, color=colour, linestyle=style, linewidth=1.2, label=label)
+    axes.set_title(f"training loss, mean of {window} updates")
+    axes.legend(frameon=False)
+
+
+def _draw_distance(axes: Any, seeds: Sequence[Seed]) -> None:
+    for seed in seeds:
+        ours, theirs = np.array(seed.paddle.losses), np.array(seed.torch.losses)
+        apart = np.abs(ours - theirs) / np.abs(theirs)
+        steps = np.arange(1, len(apart) + 1)
+        axes.loglog(steps, np.maximum(apart, np.finfo(np.float32).eps / 2), linewidth=0.8, label=f"seed {seed.seed}")
+    axes.set_title("losses of one update apart, relative")
+    axes.legend(frameon=False)
+
+
+def _draw_accuracy(axes: Any, seeds: Sequence[Seed]) -> None:
+    places = range(len(seeds))
+    reference = [seed.torch.top1 for seed in seeds]
+    axes.axhspan(min(reference), max(reference), color=TORCH, alpha=0.15, label="spread of timm's seeds")
+    axes.plot(places, reference, "o", color=TORCH, markersize=9, fillstyle="none", label="timm")
+    axes.plot(places, [seed.paddle.top1 for seed in seeds], "x", color=PADDLE, markersize=8, label="Paddle")
+    axes.set_title("top-1 in % after training")
+    axes.set_xticks(places, [str(seed.seed) for seed in seeds])
+    axes.set_xlabel("seed")
+    axes.legend(frameon=False)

@@ -1,0 +1,95 @@
+"""Whole epochs of training as timm's ``train.py`` makes them, on batches read elsewhere. torch and timm only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from torch_ref.model import import_timm
+
+
+@dataclass(frozen=True)
+class Options:
+    """timm's options, by timm's names (1.0.31 ``train.py``)."""
+
+    opt: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    sched: str
+    epochs: int
+    warmup_epochs: float
+    warmup_lr: float
+    min_lr: float
+    sched_on_updates: bool
+    smoothing: float = 0.0
+    clip_grad: float | None = None
+
+
+def train_epochs(
+    model: torch.nn.Module,
+    epochs: Iterable[Iterable[tuple[np.ndarray, np.ndarray]]],
+    options: Options,
+    updates_per_epoch: int,
+) -> Iterator[float]:
+    """Train ``model`` in place; yields the loss of each update, as it was before the update.
+
+    ``epochs``: for each epoch its batches, images (B, C, H, W) float32 and labels, (B,) classes or (B, K)
+    probabilities. The arrays are only used until the next batch is asked for.
+    """
+    timm = import_timm()
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    optimizer = create_optimizer_v2(
+        model, options.opt, lr=options.lr, weight_decay=options.weight_decay, momentum=options.momentum
+    )
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        options.sched,
+        options.epochs,
+        warmup_epochs=options.warmup_epochs,
+        warmup_lr=options.warmup_lr,
+        min_lr=options.min_lr,
+        step_on_epochs=not options.sched_on_updates,
+        updates_per_epoch=updates_per_epoch,
+    )
+    updates = 0
+    for epoch, batches in enumerate(epochs):
+        model.train()
+        for images, labels in batches:
+            targets = torch.from_numpy(labels)
+            loss = _criterion(targets, options.smoothing)(model(torch.from_numpy(images)), targets)
+            loss.backward()
+            if options.clip_grad is not None:
+                timm.utils.dispatch_clip_grad(model.parameters(), options.clip_grad)
+            optimizer.step()
+            optimizer.zero_grad()
+            updates += 1
+            schedule.step_update(num_updates=updates)
+            yield loss.item()
+        schedule.step(epoch + 1)
+
+
+def _criterion(targets: torch.Tensor, smoothing: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """As timm's ``train.py`` chooses: mixed labels carry their smoothing already."""
+    from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+
+    if targets.ndim == 2:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(smoothing) if smoothing else torch.nn.CrossEntropyLoss()
+
+
+class TorchEngine:
+    """A model in evaluation mode, behind the interface that evaluation takes."""
+
+    def __init__(self, model: torch.nn.Module):
+        self._model = model.eval()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) float32, normalised -> (B, K) float32 logits."""
+        with torch.inference_mode():
+            return self._model(torch.from_numpy(images)).numpy()

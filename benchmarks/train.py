@@ -5,8 +5,9 @@ Usage: ``python benchmarks/train.py [--batch 8] [--threads 1 2] [--runs 5]``, on
 Each run is a process of its own, the contenders take turns; a step is forward, backward and update on images that lie
 in memory, float32, after warm-up. All train the same network by SGD with momentum 0.9 and weight decay 1e-4 on the
 cross entropy. ``ours`` is the step of ``paddle-dla train``: it also looks at the loss and the norm of the gradients.
-PaddleClas runs under Paddle's own optimizer, timm under torch's. Then what a checkpoint costs, and the memory that
-recomputation saves.
+PaddleClas runs under Paddle's own optimizer, timm under torch's. On AMD's processors ``paddle-dla`` also chooses the
+kernels of Paddle's matrix products (``paddle_dla/cpu.py``); ``PaddleClas, our kernels`` is PaddleClas with the same
+choice, so that what that brings is seen apart. Then what a checkpoint costs, and the memory that recomputation saves.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from typing import Any
 
 import numpy as np
 
-CONTENDERS = ("ours", "ours, recomputing", "PaddleClas", "timm", "timm, channels last")
+from paddle_dla.cpu import VARIABLE
+
+CONTENDERS = ("ours", "ours, recomputing", "PaddleClas", "PaddleClas, our kernels", "timm", "timm, channels last")
 CLASSES, MOMENTUM, DECAY, RATE = 1000, 0.9, 1e-4, 0.01
 WARM_UP = 2
 SHARE = 0.02  # of a run that checkpoints may take
@@ -42,6 +45,7 @@ def ours(batch: int, side: int, recompute: bool) -> tuple[Step, Callable[[Path],
     import paddle
 
     from paddle_dla.config import parse_config
+    from paddle_dla.cpu import use_vector_kernels
     from paddle_dla.data.batch import Batch
     from paddle_dla.ranks import Ranks
     from paddle_dla.training import checkpoints
@@ -58,6 +62,7 @@ optimizer: {{name: momentum, lr: {RATE}, momentum: {MOMENTUM}, weight_decay: {DE
 schedule: {{name: constant}}
 train: {{recompute: {str(recompute).lower()}}}
 """)
+    use_vector_kernels()
     paddle.set_device("cpu")
     plan = Plan(config.total_epochs, 1000, batch_size=batch)
     learner = build_learner(config, plan, CLASSES)
@@ -75,9 +80,13 @@ train: {{recompute: {str(recompute).lower()}}}
     return step, lambda folder: checkpoints.write(folder, capture(learner, around, Position(0, 1), None))
 
 
-def paddleclas(batch: int, side: int) -> Step:
+def paddleclas(our_kernels: bool) -> Step:
     import paddle
 
+    from paddle_dla.cpu import use_vector_kernels
+
+    if our_kernels:
+        use_vector_kernels()
     model = import_paddleclas_dla().DLA60()
     model.train()
     options = {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
@@ -138,8 +147,8 @@ def measure(name: str, batch: int, side: int, threads: int, steps: int) -> dict[
     save = None
     if name.startswith("ours"):
         step, save = ours(batch, side, recompute="recomputing" in name)
-    elif name == "PaddleClas":
-        step = paddleclas(batch, side)
+    elif name.startswith("PaddleClas"):
+        step = paddleclas(our_kernels="our kernels" in name)
     else:
         step = timms("channels last" in name, threads)
     draw = np.random.default_rng(0)
@@ -164,7 +173,8 @@ def timed(work: Callable[[], Any], times: int) -> Iterable[float]:
 def in_a_process(args: argparse.Namespace, name: str, threads: int) -> dict[str, float]:
     sizes = ["--batch", args.batch, "--side", args.side, "--steps", args.steps, "--threads", threads]
     command = [sys.executable, __file__, "--only", name, *map(str, sizes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment |= {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr}")
@@ -190,10 +200,10 @@ def collect(args: argparse.Namespace) -> dict[str, tuple[int, dict[str, float]]]
 def report(found: dict[str, tuple[int, dict[str, float]]], batch: int) -> list[str]:
     """The table, and what checkpoints and recomputation come to."""
     theirs = found["PaddleClas"][1]["step"]
-    lines = [f"{'dla60':<22}{'threads':>8}{'s/step':>9}{'images/s':>10}{'of PaddleClas':>15}{'peak MiB':>10}"]
+    lines = [f"{'dla60':<26}{'threads':>8}{'s/step':>9}{'images/s':>10}{'of PaddleClas':>15}{'peak MiB':>10}"]
     for name, (threads, at) in found.items():
         speed = f"{at['step']:>9.3f}{batch / at['step']:>10.2f}{theirs / at['step']:>15.2f}"
-        lines.append(f"{name:<22}{threads:>8}{speed}{at['peak']:>10.0f}")
+        lines.append(f"{name:<26}{threads:>8}{speed}{at['peak']:>10.0f}")
     plain, again = found["ours"][1], found["ours, recomputing"][1]
     writing, least = plain["checkpoint"], int(plain["checkpoint"] / SHARE / plain["step"]) + 1
     ratio, own = again["peak"] / plain["peak"], (again["peak"] - again["before"]) / (plain["peak"] - plain["before"])

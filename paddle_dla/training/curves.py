@@ -71,6 +71,9 @@ class Curves:
             axes.plot(*_thinned(steps, trailing_mean(losses, window)), color=BLUE, label=label)
         self._draw_validation(axes, "loss", ORANGE, "-", "validation")
         self._draw_validation(axes, "ema_loss", ORANGE, "--", "validation, EMA")
+        if len(losses) and losses.min() > 0:  # the first updates would flatten all others
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
         _finish(axes, "loss")
 
     def _draw_accuracy(self, axes: Any) -> None:
@@ -84,8 +87,9 @@ class Curves:
     def _draw_validation(self, axes: Any, name: str, colour: str, style: str, label: str) -> None:
         if name in self._validations:
             steps, values = self._validations[name]
-            label = f"{label}: {values[-1]:.4g}"
-            axes.plot(steps, values, color=colour, linestyle=style, marker=".", label=label)
+            # whole at the edges, too, where the last one lies
+            points = {"marker": "o", "markersize": 5, "clip_on": False}
+            axes.plot(steps, values, color=colour, linestyle=style, label=f"{label}: {values[-1]:.4g}", **points)
 
     def _draw_rate(self, axes: Any) -> None:
         axes.plot(*_thinned(np.array(self._steps), np.array(self._rates)), color=GREY)

@@ -38,13 +38,13 @@ from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.errors import ImageError
 from paddle_dla.data.image_files import open_images
 from paddle_dla.data.images import decode
-from paddle_dla.data.loader import Loader
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
-from paddle_dla.data.pipeline import NormaliseBatch
+from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.ranks import Ranks
 
 SAMPLES = 16
 TRAINED = 6  # of them, on which every training recipe runs
@@ -160,14 +160,7 @@ def compare_sources(source: Source, result: Result) -> list[Judged]:
 
 def compare_loader(stages: Any, source: Source, preprocessing: Preprocessing, indices: Sequence[int]) -> Judged:
     """What the evaluation's loader hands on, with what timm makes of the samples that it says they are."""
-    loader = Loader(
-        source,
-        EvalTransform(preprocessing),
-        BATCH,
-        output_shape=preprocessing.input_size,
-        batch_transform=NormaliseBatch(preprocessing),
-        order=indices,
-    )
+    loader = evaluation_loader(source, preprocessing, Loading(BATCH), Ranks(), indices)
     tally, first, seen = Tally(LOADER), [], []
     with closing(source.reader()) as reader:
         for batch in loader:

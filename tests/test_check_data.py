@@ -16,8 +16,10 @@ from alignment.command import parser
 from alignment.drawn_images import drawing, drawn_files
 from alignment.engine.recipe import CROP, DECODE, NORMALISE, Recipe
 from paddle_dla import list_models
+from paddle_dla.data import pipeline
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.erasing import RandomErasing
+from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.transforms import training_transform
@@ -109,7 +111,7 @@ def wrong_normalise(preprocessing):
 
 PIPELINE_FAULTS = {
     "decode": (wrong_decode, DECODE, "EXIF orientation applied", {DECODE, CROP, NORMALISE}),
-    "EvalTransform": (wrong_transform, CROP, "crop_pct 0.9 instead of 0.875", {CROP, NORMALISE, check_data.LOADER}),
+    "EvalTransform": (wrong_transform, CROP, "crop_pct 0.9 instead of 0.875", {CROP, NORMALISE}),
     "Normalise": (wrong_normalise, NORMALISE, "mean and std of another model: Inception's", {NORMALISE}),
 }
 
@@ -144,14 +146,14 @@ def test_a_wrong_part_of_training_is_found(part, few, monkeypatch):
     assert not found & {DECODE, CROP, NORMALISE, check_data.LOADER}
 
 
-class Repeating(check_data.Loader):
+class Repeating(Loader):
     """Fills the last batch up with samples from the beginning, as samplers of several ranks do."""
 
     def __init__(self, *args, order, **options):
         super().__init__(*args, order=[*order, *order[:1]], **options)
 
 
-class Mislabelled(check_data.Loader):
+class Mislabelled(Loader):
     """Hands on the labels of the neighbours."""
 
     def __iter__(self):
@@ -165,11 +167,17 @@ class Mislabelled(check_data.Loader):
     [(Repeating, "5 samples where 4 were asked for"), (Mislabelled, "(label 2 instead of 0)")],
 )
 def test_a_loader_that_hands_on_something_else_is_found(wrong, words, few, monkeypatch):
-    monkeypatch.setattr(check_data, "Loader", wrong)
+    monkeypatch.setattr(pipeline, "Loader", wrong)
     result = check()
     assert red(result) == {check_data.LOADER}
     assert words in result.first_difference.note
     assert not result.passed
+
+
+@pytest.mark.torch
+def test_a_loader_that_crops_otherwise_is_found(few, monkeypatch):
+    monkeypatch.setattr(pipeline, "EvalTransform", wrong_transform)
+    assert red(check()) == {check_data.LOADER}
 
 
 @pytest.mark.torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,14 +59,24 @@ def chosen_loading(args: argparse.Namespace) -> Loading:
     return Loading(args.batch_size, args.workers, args.max_skipped, args.timeout)
 
 
-def evaluation_loader(source: Source, preprocessing: Preprocessing, loading: Loading, ranks: Ranks) -> Loader:
-    """Every sample of this rank once, in order, as the model was evaluated: timm's transform, to the bit."""
+def evaluation_loader(
+    source: Source,
+    preprocessing: Preprocessing,
+    loading: Loading,
+    ranks: Ranks,
+    order: Sequence[int] | np.ndarray | None = None,
+) -> Loader:
+    """Every sample of this rank once, in order, as the model was evaluated: timm's transform, to the bit.
+
+    With ``order`` those samples instead, on this rank.
+    """
     return Loader(
         source,
         EvalTransform(preprocessing),
         loading.batch_size,
         output_shape=preprocessing.input_size,
         batch_transform=NormaliseBatch(preprocessing),
+        order=order,
         rank=ranks.rank,
         ranks=ranks.count,
         workers=loading.workers,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.image_files import holds_images, open_images
-from paddle_dla.data.loader import Loader
 from paddle_dla.data.opening import open_source
-from paddle_dla.data.pipeline import NormaliseBatch
+from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import Source
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.ranks import Ranks
 
 BATCH = 32
 
@@ -24,15 +23,8 @@ def read_images(data: str, preprocessing: Preprocessing, limit: int) -> tuple[np
     source = _open(data)
     # classes lie one after the other: the first samples alone would tell of few of them
     count = min(limit, source.num_samples)
-    loader = Loader(
-        source,
-        EvalTransform(preprocessing),
-        BATCH,
-        output_shape=preprocessing.input_size,
-        batch_transform=NormaliseBatch(preprocessing),
-        order=np.linspace(0, source.num_samples - 1, count).astype(np.int64),
-    )
-    batches = list(loader)
+    order = np.linspace(0, source.num_samples - 1, count).astype(np.int64)
+    batches = list(evaluation_loader(source, preprocessing, Loading(BATCH), Ranks(), order))
     return np.concatenate([batch.images for batch in batches]), np.concatenate([batch.labels for batch in batches])
 
 

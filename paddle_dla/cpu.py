@@ -20,8 +20,12 @@ KERNELS = {
 
 
 def usable_threads() -> int:
-    """The cores that this process may use: as many threads as an engine is given where nothing else is said."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use: as many threads as an engine is given where nothing else is said.
+
+    Ranks that Paddle's launcher has started on one machine share its cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
 
 
 def use_vector_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:

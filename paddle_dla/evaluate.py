@@ -6,7 +6,7 @@ Usage::
     python -m paddle_dla.evaluate --config configs/dla60.yaml -o data.val=imagenet/val
     python -m paddle_dla.evaluate --model dla60 --checkpoint model.safetensors --data val_list.txt --compare-published
     python -m paddle_dla.evaluate --export exported/ --engine onnxruntime --data 'val-{000000..000049}.tar'
-    python -m paddle.distributed.launch --nproc_per_node 2 paddle_dla/evaluate.py --checkpoint dla60.pdparams ...
+    paddle-dla launch --nproc 2 evaluate --checkpoint dla60.pdparams --data imagenet/val
 
 ``--data`` is a tree of class folders, a list file with ``path label`` lines, or tar shards. Images are prepared exactly
 as timm does it. On any number of ranks, and with any batch size, each sample counts once.

@@ -2,12 +2,14 @@
 
 Usage::
 
-    python -m paddle_dla.launch --nproc 2 paddle_dla/train.py --config configs/dla60.yaml
-    python -m paddle_dla.launch --nnodes 2 --master 10.0.0.1:29500 --node-ip 10.0.0.2 paddle_dla/train.py ...
+    paddle-dla launch --nproc 2 train --config configs/dla60.yaml
+    paddle-dla launch --nproc 2 evaluate --checkpoint dla60.pdparams --data imagenet/val
+    python -m paddle_dla.launch --nnodes 2 --master 10.0.0.1:29500 --node-ip 10.0.0.2 train --config ...
 
-What the launcher alone does not do: each rank's output goes to ``logs/rank<N>.log`` in the output folder, the first
-rank's to the terminal, too; where a rank dies, raises or hangs, the job ends and the rank is named; no copy of the
-environment stays behind; nothing stays running, whichever process is killed.
+What the launcher alone does not do: each rank's output goes to ``logs/rank<N>.log`` in the output folder (that of an
+evaluation to ``logs/evaluate/rank<N>.log``), the first rank's to the terminal, too; where a rank dies or raises, or
+hangs in training, the job ends and the rank is named; no copy of the environment stays behind; nothing stays running,
+whichever process is killed.
 
 Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 more than a signal's number.
 """
@@ -35,6 +37,7 @@ from paddle_dla.training.heartbeat import FOLDER_VARIABLE
 HUNG = 124  # as timeout(1) says it
 POLL = 0.2  # seconds
 OUTPUT = "launcher.txt"
+LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share their work among ranks, and their logs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,9 +50,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--hang-timeout", type=float, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
     )
-    result.add_argument("--logs", metavar="DIR", help="for rank<N>.log (logs in the config's train.output)")
-    result.add_argument("script", help="paddle_dla/train.py")
-    result.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    result.add_argument("--logs", metavar="DIR", help="for rank<N>.log (logs in the config's train.output, or here)")
+    result.add_argument("program", metavar="train|evaluate|SCRIPT", help="a command of paddle-dla, or a Python file")
+    result.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     return result
 
 
@@ -59,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if args.nnodes > 1 and not (args.master and args.node_ip):
         arguments.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
-    if not Path(args.script).is_file():
-        arguments.error(f"{args.script} is no file")
+    if args.program not in LOGS and not Path(args.program).is_file():
+        arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
     try:
-        logs = Path(args.logs) if args.logs else output_folder(args.arguments) / "logs"
+        logs = Path(args.logs) if args.logs else log_folder(args.program, args.arguments)
         logs.mkdir(parents=True, exist_ok=True)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -71,8 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Job(args, Path(folder), logs.absolute()).run()
 
 
+def log_folder(program: str, arguments: Sequence[str]) -> Path:
+    """Where the ranks' output goes unless told. Raises ``ConfigError`` for a config that cannot be used."""
+    return output_folder(arguments) / LOGS.get(program, LOGS["train"])
+
+
 def output_folder(arguments: Sequence[str]) -> Path:
-    """The ``train.output`` of a training with these ``arguments``; the present folder where they name no config."""
+    """The ``train.output`` of a program with these ``arguments``; the present folder where they name no config."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--config", "-c")
     known.add_argument("--override", "-o", nargs="+", action="extend", default=[])
@@ -120,7 +128,8 @@ class Job:
             *(("--nproc_per_node", str(args.nproc)) if args.nproc else ()),
             *(several if args.nnodes > 1 else ()),
             *(sys.executable, "-m", "paddle_dla.launching.one_rank", str(self._folder), str(self._logs)),
-            *(args.script, *args.arguments),
+            *(("-m", f"paddle_dla.{args.program}") if args.program in LOGS else (args.program,)),
+            *args.arguments,
         ]
 
     def _stop(self, launcher: subprocess.Popen, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Which kernels Paddle's MKL is told to use: paddle_dla/cpu.py."""
+"""How many threads a process gets, and which kernels Paddle's MKL is told to use: paddle_dla/cpu.py."""
 
 import os
 import subprocess
@@ -7,9 +7,18 @@ import sys
 import numpy as np
 import pytest
 
-from paddle_dla.cpu import KERNELS, VARIABLE, use_vector_kernels
+from paddle_dla.cpu import KERNELS, VARIABLE, usable_threads, use_vector_kernels
 
 AVX512, AVX2 = (" ".join(sorted(KERNELS[name])) for name in "75")
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(None, 8), ("1", 8), ("2", 4), ("3", 2), ("16", 1)])
+def test_ranks_on_one_machine_share_its_cores(monkeypatch, ranks, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.delenv("PADDLE_LOCAL_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("PADDLE_LOCAL_SIZE", ranks)
+    assert usable_threads() == threads
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from odd_images import drawing, encode
 from pictures import photo, write_tree
 from small_models import CLASSES, SIZE, save_small, small_model
+from small_runs import environment
 
 from paddle_dla import evaluate as command
 from paddle_dla.data.class_names import read_class_names
@@ -110,10 +110,15 @@ def launch(ranks, folder, *arguments):
         capture_output=True,
         text=True,
         timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent.parent)},
+        env=environment(),
     )
     logs = {log.name: log.read_text() for log in (folder / "log").glob("workerlog.*")}
     return done.returncode, logs
+
+
+def classes_in(table):
+    """The predicted class of each sample."""
+    return [int(row["class1"]) for row in csv.DictReader(table.open())]
 
 
 @pytest.mark.slow
@@ -124,9 +129,30 @@ def test_any_number_of_ranks_counts_each_sample_once(weights, tree, tmp_path, ex
     options = ("--data", tree, "--workers", 0, "--threads", 1, "--batch-size", 4, "--predictions", table)
     code, logs = launch(ranks, tmp_path, "--checkpoint", weights, *options)
     assert code == 0, logs
-    rows = list(csv.DictReader(table.open()))
-    assert [int(row["class1"]) for row in rows] == expected[1].argmax(axis=1).tolist()
+    assert classes_in(table) == expected[1].argmax(axis=1).tolist()
     assert sum("END epoch:0 valid" in text for text in logs.values()) == 1
+
+
+@pytest.mark.slow
+def test_the_command_for_several_ranks_scores_what_one_process_does(weights, tree, tmp_path):
+    """The same hits of the same images: not a rounding apart."""
+    options = ["--checkpoint", weights, "--data", tree, "--workers", 0, "--threads", 1, "--batch-size", 4]
+    outputs = ["--results", "results.json", "--predictions", "samples.csv"]
+    done = subprocess.run(
+        [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "evaluate", *map(str, options), *outputs],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{IMAGES} images, top-1" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "logs/evaluate").iterdir()) == ["rank0.log", "rank1.log"]
+    found, rows = json.loads((tmp_path / "results.json").read_text()), classes_in(tmp_path / "samples.csv")
+    expected = results(weights, tree, tmp_path, "--predictions", tmp_path / "samples.csv")
+    assert [found[key] for key in ("images", "top1", "top5")] == [expected[key] for key in ("images", "top1", "top5")]
+    assert rows == classes_in(tmp_path / "samples.csv")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paddle_dla.launch import Job, main, output_folder, parser
+from paddle_dla.launch import Job, log_folder, main, output_folder, parser
 from paddle_dla.launching.one_rank import forget_environment
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import culprit, explain, how
@@ -334,6 +334,25 @@ def test_logs_go_to_the_output_folder_of_the_training():
     assert output_folder(["--other", "thing"]) == Path()
 
 
+CONFIGURED = ["--config", str(ROOT / "configs" / "dla60.yaml"), "-o", "train.output=here"]
+
+
+@pytest.mark.parametrize(("program", "arguments", "expected"), [
+    ("train", CONFIGURED, "here/logs"),
+    ("my_script.py", CONFIGURED, "here/logs"),
+    ("evaluate", CONFIGURED, "here/logs/evaluate"),
+    ("evaluate", ["--checkpoint", "dla60.pdparams"], "logs/evaluate"),
+])  # fmt: skip
+def test_an_evaluation_leaves_the_logs_of_the_training_alone(program, arguments, expected):
+    assert log_folder(program, arguments) == Path(expected)
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_a_command_runs_as_a_module_with_its_own_arguments(tmp_path, program):
+    args = parser().parse_args(["--nproc", "2", program, "--nproc", "3"])
+    assert Job(args, tmp_path, tmp_path).command()[-4:] == ["-m", f"paddle_dla.{program}", "--nproc", "3"]
+
+
 def test_a_mistake_in_the_config_is_told_once_and_before_anything_is_started(capsys):
     config = str(ROOT / "configs" / "dla60.yaml")
     assert main([str(JOB), "--config", config, "-o", "train.epochz=3"]) == 1
@@ -350,13 +369,15 @@ def test_several_nodes_need_to_know_each_other(capsys, missing):
     assert "several nodes need --master IP:PORT" in capsys.readouterr().err
 
 
-def test_a_script_that_is_not_there_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["missing.py"])
-    assert "missing.py is no file" in capsys.readouterr().err
+@pytest.mark.parametrize("program", ["missing.py", "predict"])
+def test_what_is_neither_a_command_for_ranks_nor_a_file_is_refused(capsys, program):
+    with pytest.raises(SystemExit) as caught:
+        main([program])
+    assert caught.value.code == 2
+    assert f"{program} is neither train nor evaluate nor a file" in capsys.readouterr().err
 
 
-def test_arguments_of_the_script_are_its_own():
+def test_arguments_of_the_program_are_its_own():
     args = parser().parse_args(["--nproc", "2", "train.py", "--nproc", "3", "-o", "a=b"])
     assert (args.nproc, args.arguments) == (2, ["--nproc", "3", "-o", "a=b"])
 
@@ -373,8 +394,7 @@ def test_the_shell_script_hands_everything_on(tmp_path):
     interface, *words = done.stdout.splitlines()
     assert interface == "eth0 eth0"
     told = ["--nproc", "2", "--nnodes", "3", "--master", "10.0.0.1:29500", "--node-ip", "10.0.0.2"]
-    script = str(ROOT / "paddle_dla" / "train.py")
-    assert words == ["-m", "paddle_dla.launch", *told, script, "--config", "a b.yaml"]
+    assert words == ["-m", "paddle_dla.launch", *told, "train", "--config", "a b.yaml"]
 
 
 def test_the_environments_copies_are_removed_and_read_first(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """What Paddle's launcher starts in place of a rank: it starts the rank, waits for it, and notes how it ended.
 
-    python -m paddle_dla.launching.one_rank FOLDER LOGS SCRIPT ARGUMENTS...
+    python -m paddle_dla.launching.one_rank FOLDER LOGS SCRIPT|-m MODULE ARGUMENTS...
 
 The launcher alone loses who died first, and of what. The rank's output goes to ``LOGS/rank<N>.log``. Whoever is killed,
 nothing is left running: the rank dies with this process, and this process with the launcher.

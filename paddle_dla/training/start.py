@@ -129,8 +129,7 @@ def use_device(config: Config, ranks: Ranks) -> str:
 
 def use_threads(wanted: int | None) -> int:
     """Compute with so many threads; by default this process's share of the cores. Returns the number."""
-    beside = int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
-    threads = wanted or max(1, usable_threads() // beside)
+    threads = wanted or usable_threads()
     use_vector_kernels()
     paddle.base.core.set_num_threads(threads)
     return threads

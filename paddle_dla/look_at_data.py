@@ -6,10 +6,12 @@ Usage::
     python -m paddle_dla.look_at_data --data val_list.txt --checkpoint dla60.pdparams --shuffle 0 --images 64
 
     python -m paddle_dla.look_at_data --data imagenet/train --train --auto-augment rand-m9-mstd0.5 --cutmix 1
+    python -m paddle_dla.look_at_data --config configs/dla60.yaml -o data.train=imagenet/train
 
 What is drawn is the model's input itself, turned back into pixels: decoded, resized, cropped and normalised as for an
-evaluation or, with ``--train``, augmented, erased and mixed as for training. Each image has its label below it, and its
-name in the source. Exit codes: 0 written, 1 refused or failed, 2 usage.
+evaluation or, with ``--train``, augmented, erased and mixed as for training. With ``--config`` it is the first batch
+of the training that ``train`` would begin with that config, to the bit. Each image has its label below it, and its name
+in the source. Exit codes: 0 written, 1 refused or failed, 2 usage.
 """
 
 from __future__ import annotations
@@ -17,22 +19,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.class_names import imagenet_class_names, read_class_names
-from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.picture import grid
-from paddle_dla.data.pipeline import NormaliseBatch
+from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
@@ -40,12 +43,27 @@ from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import read_manifest
+from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
+from paddle_dla.training.errors import TrainingError
 
 DEFAULT_MODEL = "dla60"  # all variants were published with the same preprocessing
 MIXED_SHOWN = 2  # classes that the caption of a mixed label names
+BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  # options that a config leaves open
+EXPECTED_ERRORS = (CheckpointError, DataError, TrainingError, ValueError)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a model is fed: batches of ``source``, prepared as ``preprocessing`` says."""
+
+    loader: Loader
+    source: Source
+    preprocessing: Preprocessing
+    class_file: str | None
 
 
 @dataclass(frozen=True)
@@ -56,16 +74,40 @@ class View:
     pixels: np.ndarray
 
 
-def look(source: Source, preprocessing: Preprocessing, order: np.ndarray, **options: object) -> View:
-    """The samples of ``order`` as one batch of a loader with ``options``. Raises ``DataError`` for a corrupt image."""
-    loader = Loader(source, batch_size=len(order), output_shape=preprocessing.input_size, order=order, **options)
-    batch = next(iter(loader))
-    return View(batch, Normalise(preprocessing).undo(batch.images))
+def look(feed: Feed, count: int) -> View:
+    """Up to ``count`` images of the first batch. Raises ``DataError`` where there is none, or for a corrupt image."""
+    with closing(iter(feed.loader)) as batches:
+        first = next(batches, None)
+        if first is None:
+            raise DataError("there is nothing to look at: no image of the first batch can be read")
+        # a worker's arrays end with it
+        batch = Batch(*(array[:count].copy() for array in (first.images, first.labels, first.indices)))
+    return View(batch, Normalise(feed.preprocessing).undo(batch.images))
 
 
-def evaluation_options(preprocessing: Preprocessing) -> dict[str, object]:
-    """What a loader is given for evaluation."""
-    return {"transform": EvalTransform(preprocessing), "batch_transform": NormaliseBatch(preprocessing)}
+def fed_in_training(config_file: str, overrides: Sequence[str]) -> Feed:
+    """What ``train`` feeds with this config, in one process and from the beginning.
+
+    Raises ``ConfigError``, ``TrainingError``, ``DataError`` as ``train`` does.
+    """
+    config = load_config(config_file, overrides)
+    datasets = open_datasets(config)
+    loader = train_loader(config, datasets, Ranks())
+    return Feed(loader, datasets.train, train_preprocessing(config), config.data.class_map)
+
+
+def fed_as_told(args: argparse.Namespace) -> Feed:
+    """What the command line says without a config, as one batch."""
+    preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
+    source = open_source(args.data, args.data_root, args.classes)
+    order = chosen_samples(source.num_samples, args.images, args.shuffle)
+    if args.train:
+        num_classes = count_classes(source) if args.mixup or args.cutmix else 0
+        options = training_options(args, preprocessing, num_classes)
+        loader = Loader(source, batch_size=len(order), output_shape=preprocessing.input_size, order=order, **options)
+    else:
+        loader = evaluation_loader(source, preprocessing, Loading(len(order)), Ranks(), order)
+    return Feed(loader, source, preprocessing, args.classes)
 
 
 def training_options(args: argparse.Namespace, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
@@ -150,12 +192,14 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="look-at-data", description="A picture of a batch as the model sees it.")
-    result.add_argument("--data", required=True, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
+    result.add_argument("--config", metavar="FILE", help="of a training, whose first batch is looked at")
+    result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    result.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
     result.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
     result.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
     result.add_argument("--model", metavar="NAME", help=f"timm's name ({DEFAULT_MODEL})")
     result.add_argument("--checkpoint", metavar="FILE", help="a converted file, whose preprocessing is recorded")
-    result.add_argument("--images", type=positive, default=36, metavar="N", help="how many (36)")
+    result.add_argument("--images", type=positive, default=36, metavar="N", help="how many, at most (36)")
     result.add_argument("--columns", type=positive, metavar="N", help="images in a row")
     result.add_argument("--shuffle", type=int, metavar="SEED", help="draw them at random instead of the first")
     result.add_argument("--output", default="batch.png", metavar="FILE.png", help="where the picture goes (batch.png)")
@@ -170,32 +214,44 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write the picture that the command line asks for. Raises ``DataError``, ``CheckpointError``, ``ValueError``."""
-    preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
-    if not args.train and (args.auto_augment or args.re_prob or args.mixup or args.cutmix):
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. Raises ``ValueError`` for options that say nothing together."""
+    command = parser()
+    args = command.parse_args(argv)
+    if args.config:
+        _refuse_beside_config(command, args)
+    elif args.override:
+        command.error("-o changes a config; name one with --config")
+    elif args.data is None:
+        command.error("which images? name them with --data, or a training with --config")
+    elif not args.train and (args.auto_augment or args.re_prob or args.mixup or args.cutmix):
         raise ValueError("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
+    return args
+
+
+def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    given = [name for name, value in vars(args).items() if value != command.get_default(name)]
+    beside = [f"--{name.replace('_', '-')}" for name in given if name not in BESIDE_CONFIG]
+    if beside:
+        raise ValueError(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the picture that the command line asks for. Raises one of ``EXPECTED_ERRORS``."""
     check_writable(Path(args.output))
-    source = open_source(args.data, args.data_root, args.classes)
-    order = chosen_samples(source.num_samples, args.images, args.shuffle)
-    if args.train:
-        num_classes = count_classes(source) if args.mixup or args.cutmix else 0
-        options = training_options(args, preprocessing, num_classes)
-    else:
-        options = evaluation_options(preprocessing)
-    view = look(source, preprocessing, order, **options)
-    picture = draw(view, source, names_of_classes(source, args.classes), args.columns)
+    feed = fed_in_training(args.config, args.override) if args.config else fed_as_told(args)
+    view = look(feed, args.images)
+    picture = draw(view, feed.source, names_of_classes(feed.source, feed.class_file), args.columns)
     with atomic_path(args.output) as part:
         picture.save(part, "PNG")
-    print(f"{args.output}: {len(order)} of {source.num_samples} images, {preprocessing}")
+    print(f"{args.output}: {len(view.batch)} of {feed.source.num_samples} images, {feed.preprocessing}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
     try:
-        run(args)
-    except (DataError, CheckpointError, ValueError) as error:
+        run(parsed(argv))
+    except EXPECTED_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

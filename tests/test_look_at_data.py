@@ -9,16 +9,23 @@ import pytest
 from conftest import ROOT
 from pictures import photo, write_tree
 from PIL import Image
+from small_runs import make_images, small_config, write_config
 
+from paddle_dla.data.batch import Batch
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.folder import open_folder
 from paddle_dla.data.images import decode
+from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.picture import GAP, LINE, _font, fitted, grid
-from paddle_dla.look_at_data import caption, chosen_samples, main, model_preprocessing
+from paddle_dla.look_at_data import caption, chosen_samples, fed_in_training, look, main, model_preprocessing
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.ranks import Ranks
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import write_with_manifest
+from paddle_dla.training.start import train
+from paddle_dla.training.step import TrainStep
+from paddle_dla.training.stopping import StopRequest
 
 SIDE = 128  # large enough not to be enlarged
 
@@ -85,6 +92,107 @@ def test_training_is_looked_at_through_all_its_transforms(tree, options):
     np.testing.assert_array_equal(shown, looked(tree, "--train", *options, "--seed", "0"))
     assert (shown != looked(tree, "--train", *options, "--seed", "1")).any()
 
+
+# --- what a config feeds ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def config_file(tmp_path, images):
+    return str(write_config(tmp_path, images))
+
+
+class Enough(BaseException):
+    """Ends a training at once."""
+
+
+def first_of_training(images, folder, overrides):
+    """The batch that the first step of a real training is given."""
+    taken = []
+
+    def accumulate(step, batch, *others):
+        taken.append(Batch(*(array.copy() for array in (batch.images, batch.labels, batch.indices))))
+        raise Enough
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Enough):
+        patch.setattr(TrainStep, "accumulate", accumulate)
+        train(small_config(images, folder / "run", *overrides), Ranks(), StopRequest(), say=lambda line: None)
+    return taken[0]
+
+
+CONFIGS = {
+    "mixing and erasing, read by workers": [],
+    "a policy, no mixing": ["mixing.mixup_alpha=0", "mixing.cutmix_alpha=0", "transform.train.auto_augment=rand-m9"],
+    "repeated augmentation, another seed": ["transform.train.aug_repeats=3", "train.seed=5", "data.workers=0"],
+}
+
+
+@pytest.mark.parametrize("overrides", CONFIGS.values(), ids=CONFIGS)
+def test_a_config_shows_the_first_batch_of_its_training_to_the_bit(images, config_file, tmp_path, overrides):
+    shown = look(fed_in_training(config_file, overrides), 100).batch
+    fed = first_of_training(images, tmp_path, overrides)
+    assert len(shown) == 4
+    for name in ("images", "labels", "indices"):
+        np.testing.assert_array_equal(getattr(shown, name), getattr(fed, name), strict=True)
+
+
+def test_the_picture_of_a_config_is_drawn_from_that_batch(images, config_file, tmp_path):
+    output = tmp_path / "batch.png"
+    assert main(["--config", config_file, "-o", "train.seed=3", "--images", "3", "--output", str(output)]) == 0
+    fed = first_of_training(images, tmp_path, ["train.seed=3"])
+    expected = Normalise(Preprocessing((3, 32, 32))).undo(fed.images)
+    with Image.open(output) as picture:
+        pixels = np.asarray(picture)
+    for place in range(3):  # each pixel is drawn as a block of 4 x 4
+        np.testing.assert_array_equal(cell(pixels, *divmod(place, 2))[::4, ::4], expected[place])
+    assert (cell(pixels, 1, 1) == 255).all()
+
+
+@pytest.mark.parametrize("override", ["train.seed=1", "mixing.cutmix_alpha=0", "transform.train.re_prob=0"])
+def test_another_config_shows_another_batch(config_file, override):
+    shown, other = (look(fed_in_training(config_file, overrides), 4).batch for overrides in ([], [override]))
+    assert (shown.images != other.images).any()
+
+
+def test_looking_leaves_nothing_but_the_picture(config_file, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    assert main(["--config", config_file, "--output", str(tmp_path / "batch.png")]) == 0
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "batch.png"}
+
+
+BESIDE = {
+    "other data": (["--data", "elsewhere"], "leave out --data"),
+    "two that say otherwise": (["--mixup", "1", "--seed", "3"], "leave out --mixup, --seed"),
+    "a mistake in the config": (["-o", "train.seeds=1"], "train.seed"),
+    "data that are not there": (["-o", "data.train=nowhere"], "nowhere: is not there"),
+    "a batch that is too large": (["-o", "data.batch_size=50"], "make the batch smaller"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BESIDE.values(), ids=BESIDE)
+def test_what_does_not_go_with_a_config_is_told(config_file, tmp_path, capsys, options, message):
+    output = tmp_path / "batch.png"
+    assert main(["--config", config_file, "--output", str(output), *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert not output.exists()
+
+
+UNNAMED = [([], "which images?"), (["-o", "train.seed=1"], "-o changes a config")]
+
+
+@pytest.mark.parametrize(("options", "message"), UNNAMED)
+def test_without_a_config_images_are_named(capsys, options, message):
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+# --- captions and cells ----------------------------------------------------------------------------------------------
 
 CAPTIONS = [
     (np.int64(1), ["cat", "hound dog, hound"], "1: hound dog"),

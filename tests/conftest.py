@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,18 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared data in {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """(a small network, its export in every format that there is); not to be changed."""
+    from exports import make  # imports Paddle, which most tests do without
+
+    folder = tmp_path_factory.mktemp("exports") / "made"
+    return make(folder), folder
+
+
+@pytest.fixture
+def exported_copy(exported, tmp_path) -> Path:
+    """A copy of the export, to be damaged."""
+    return Path(shutil.copytree(exported[1], tmp_path / "copied"))

@@ -102,14 +102,22 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
             kill_session(process)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
-    """Exit code and output; a process that does not end is killed with all of its session, and fails the test."""
+def ended(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str | None]:
+    """Exit code, output and, where it has a pipe of its own, what went to stderr.
+
+    A process that does not end is killed with all of its session, and fails the test.
+    """
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output, complaints = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         kill_session(process)
         raise
-    return process.returncode, output
+    return process.returncode, output, complaints
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str]:
+    """Exit code and output, as ``ended``."""
+    return ended(process, timeout)[:2]
 
 
 def run(arguments: list[str]) -> tuple[int, str]:

@@ -4,18 +4,13 @@ import pytest
 
 pytest.importorskip("yaml")
 
+from config_parts import changed
+
 from paddle_dla.config import Config
 from paddle_dla.config.cost import cost
-from paddle_dla.config.schema import build
 from paddle_dla.models.macs import TRUNK_MACS, forward_macs
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
-
-
-def changed(**options):
-    """The default config with some options at other values; ``__`` stands for the dot."""
-    return build({key.replace("__", "."): value for key, value in options.items()})
-
 
 RATES = [
     (dict(optimizer__lr=0.3), 4096, 0.3),

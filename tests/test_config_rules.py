@@ -4,19 +4,10 @@ import pytest
 
 pytest.importorskip("yaml")
 
+from config_parts import KNOWN, refusal
+
 from paddle_dla.config import Config, ConfigError, device_faults, load_config, parse_config
 from paddle_dla.config.rules import CPU_RULES, RULES
-from paddle_dla.config.schema import known_options
-
-KNOWN = known_options()
-
-
-def refusal(*overrides):
-    """The faults of the default config with these overrides, as text."""
-    with pytest.raises(ConfigError) as caught:
-        parse_config("", overrides=overrides)
-    return [str(fault) for fault in caught.value.faults]
-
 
 GREY = "model.in_chans=1 transform.mean=[0.5] transform.std=[0.5] transform.eval.input_size=[1,224,224]"
 TEACHER = "loss.distillation.teacher=dla102 loss.distillation.checkpoint=t.pdparams"
@@ -81,7 +72,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("options", "key", "mend"), BROKEN, ids=[options for options, _, _ in BROKEN])
 def test_options_that_do_not_go_together_are_refused_and_mended(options, key, mend):
-    faults = refusal(*options.split())
+    faults = refusal("", *options.split())
     assert any(key in fault.removeprefix("-o: ") for fault in faults)
     assert not any("unknown option" in fault for fault in faults)
     assert parse_config("", overrides=[*options.split(), *mend.split()])
@@ -89,7 +80,7 @@ def test_options_that_do_not_go_together_are_refused_and_mended(options, key, me
 
 @pytest.mark.parametrize("rule", RULES + CPU_RULES, ids=lambda rule: " ".join(rule.keys))
 def test_each_rule_is_broken_by_one_of_these(rule):
-    assert any(rule.reason in fault for options, _, _ in BROKEN for fault in refusal(*options.split()))
+    assert any(rule.reason in fault for options, _, _ in BROKEN for fault in refusal("", *options.split()))
 
 
 @pytest.mark.parametrize("rule", RULES + CPU_RULES, ids=lambda rule: " ".join(rule.keys))

@@ -6,24 +6,11 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from paddle_dla.config import Config, ConfigError, difference, parse_config, to_yaml
-from paddle_dla.config.schema import build, flat, known_options
+from config_parts import KNOWN, changed, refusal
+
+from paddle_dla.config import Config, difference, parse_config, to_yaml
+from paddle_dla.config.schema import build, flat
 from paddle_dla.config.yaml_text import read_options
-
-KNOWN = known_options()
-
-
-def refusal(text="", *overrides):
-    """The faults of a config, as text."""
-    with pytest.raises(ConfigError) as caught:
-        parse_config(text, "my.yaml", overrides)
-    return [str(fault) for fault in caught.value.faults]
-
-
-def changed(**options):
-    """The default config with some options at other values; ``__`` stands for the dot."""
-    return build({key.replace("__", "."): value for key, value in options.items()})
-
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,13 @@
 """An export: complete or absent, proved before it is there, verified when it is opened, and able to stand alone."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exports import BOTH, ENGINE_NAMES, FORMATS, MODEL, NAMES, SPEC, make, needs_onnx, photograph, rewrite, wanted
+from exports import BOTH, ENGINE_NAMES, FORMATS, MODEL, NAMES, SPEC, needs_onnx, photograph, rewrite, wanted
 from small_models import CLASSES, noise, small_model
 
 from paddle_dla import export as command
@@ -26,25 +25,12 @@ from paddle_dla.storage.manifest import describe
 ENGINES = {"inference": "inference", "onnx": "onnxruntime"}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """(the network, its export in every format that there is); not to be changed."""
-    folder = tmp_path_factory.mktemp("exports") / "made"
-    return make(folder), folder
-
-
-@pytest.fixture
-def copied(made, tmp_path):
-    """A copy of the export, to be damaged."""
-    return Path(shutil.copytree(made[1], tmp_path / "copied"))
-
-
 # what is in it
 
 
 @pytest.mark.parametrize("engine", [None, *ENGINE_NAMES])
-def test_an_export_opens_with_what_evaluation_needs(made, engine):
-    model, folder = made
+def test_an_export_opens_with_what_evaluation_needs(exported, engine):
+    model, folder = exported
     export = load_export(folder, engine)
     assert export.preprocessing == SPEC
     assert list(export.class_names) == NAMES
@@ -55,26 +41,26 @@ def test_an_export_opens_with_what_evaluation_needs(made, engine):
 
 
 @needs_onnx
-def test_the_fastest_engine_that_is_there_opens_it(made):
-    assert load_export(made[1]).engine.name == "onnxruntime"
+def test_the_fastest_engine_that_is_there_opens_it(exported):
+    assert load_export(exported[1]).engine.name == "onnxruntime"
 
 
-def test_the_record_tells_where_the_export_came_from(made):
-    record = read_record(made[1])
+def test_the_record_tells_where_the_export_came_from(exported):
+    record = read_record(exported[1])
     assert (record.model, record.precision, record.formats) == (MODEL, "float32", FORMATS)
-    assert record.weights == {"source": None, "sha256": exporter.state_sha256(made[0])}
+    assert record.weights == {"source": None, "sha256": exporter.state_sha256(exported[0])}
     assert {"paddle_dla", "python", "numpy"} <= record.versions.keys()
     assert all(item["error"] <= item["limit"] for item in record.check.values()) and record.check
 
 
-def test_every_file_is_in_the_record(made):
-    assert sorted(read_record(made[1]).files) == sorted(set(os.listdir(made[1])) - {RECORD})
+def test_every_file_is_in_the_record(exported):
+    assert sorted(read_record(exported[1]).files) == sorted(set(os.listdir(exported[1])) - {RECORD})
 
 
 @needs_onnx
-def test_the_onnx_file_is_valid_standard_and_takes_any_batch(made):
+def test_the_onnx_file_is_valid_standard_and_takes_any_batch(exported):
     onnx = pytest.importorskip("onnx")
-    model = onnx.load(made[1] / "model.onnx")
+    model = onnx.load(exported[1] / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert [entry.domain for entry in model.opset_import] == [""]
     (source,), (result,) = model.graph.input, model.graph.output
@@ -83,9 +69,9 @@ def test_the_onnx_file_is_valid_standard_and_takes_any_batch(made):
 
 
 @needs_onnx
-def test_the_onnx_file_has_one_node_for_a_convolution_with_its_norm(made):
+def test_the_onnx_file_has_one_node_for_a_convolution_with_its_norm(exported):
     onnx = pytest.importorskip("onnx")
-    kinds = [node.op_type for node in onnx.load(made[1] / "model.onnx").graph.node]
+    kinds = [node.op_type for node in onnx.load(exported[1] / "model.onnx").graph.node]
     assert kinds.count("Conv") == 49  # 48 with BN, and the classifier
     assert not {"BatchNormalization", "Identity", "Constant"} & set(kinds)
 
@@ -94,19 +80,19 @@ def test_the_onnx_file_has_one_node_for_a_convolution_with_its_norm(made):
 
 
 @pytest.mark.parametrize("name", ["model.pdiparams", pytest.param("model.onnx", marks=needs_onnx), "run.py"])
-def test_a_damaged_file_is_refused(copied, name):
-    content = bytearray((copied / name).read_bytes())
+def test_a_damaged_file_is_refused(exported_copy, name):
+    content = bytearray((exported_copy / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (copied / name).write_bytes(content)
+    (exported_copy / name).write_bytes(content)
     with pytest.raises(ExportError, match=f"{name} is not what was exported: sha256"):
-        load_export(copied)
+        load_export(exported_copy)
 
 
 @pytest.mark.parametrize("name", ["model.pdiparams", "run.py"])
-def test_a_missing_file_is_refused(copied, name):
-    (copied / name).unlink()
+def test_a_missing_file_is_refused(exported_copy, name):
+    (exported_copy / name).unlink()
     with pytest.raises(ExportError, match=f"cannot read .*{name}"):
-        load_export(copied)
+        load_export(exported_copy)
 
 
 @pytest.mark.parametrize(
@@ -119,17 +105,17 @@ def test_a_missing_file_is_refused(copied, name):
         ({"formats": []}, "has no network for None"),
     ],
 )
-def test_a_record_that_makes_no_sense_is_refused(copied, changes, message):
-    rewrite(copied, **changes)
+def test_a_record_that_makes_no_sense_is_refused(exported_copy, changes, message):
+    rewrite(exported_copy, **changes)
     with pytest.raises(ExportError, match=message):
-        load_export(copied)
+        load_export(exported_copy)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
-def test_a_record_that_is_none_is_refused(copied, content):
-    (copied / RECORD).write_bytes(content)
+def test_a_record_that_is_none_is_refused(exported_copy, content):
+    (exported_copy / RECORD).write_bytes(content)
     with pytest.raises(ExportError, match=RECORD):
-        load_export(copied)
+        load_export(exported_copy)
 
 
 def test_other_folders_and_no_folder_are_refused(tmp_path):
@@ -156,10 +142,10 @@ def test_what_exists_is_not_replaced_unless_asked(tmp_path):
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
-def test_an_export_is_replaced_when_asked(copied):
-    export_model(small_model(MODEL, seed=1), copied, wanted("inference"), overwrite=True)
-    assert read_record(copied).formats == ("inference",)
-    assert os.listdir(copied.parent) == ["copied"]
+def test_an_export_is_replaced_when_asked(exported_copy):
+    export_model(small_model(MODEL, seed=1), exported_copy, wanted("inference"), overwrite=True)
+    assert read_record(exported_copy).formats == ("inference",)
+    assert os.listdir(exported_copy.parent) == ["copied"]
 
 
 @pytest.mark.parametrize("target", ["absent/out", "file/out"])
@@ -182,26 +168,26 @@ def test_a_folder_in_which_one_may_not_write_is_refused_before_any_work(tmp_path
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
-def test_a_writer_that_fails_leaves_what_was_there(copied, fault):
-    before = {path.name: path.read_bytes() for path in copied.iterdir()}
-    with pytest.raises(fault), atomic_folder(copied, overwrite=True) as part:
+def test_a_writer_that_fails_leaves_what_was_there(exported_copy, fault):
+    before = {path.name: path.read_bytes() for path in exported_copy.iterdir()}
+    with pytest.raises(fault), atomic_folder(exported_copy, overwrite=True) as part:
         (part / "half").write_bytes(b"half")
         raise fault
-    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
-    assert os.listdir(copied.parent) == ["copied"]
+    assert {path.name: path.read_bytes() for path in exported_copy.iterdir()} == before
+    assert os.listdir(exported_copy.parent) == ["copied"]
 
 
-def test_what_killed_writers_left_is_put_right(copied):
+def test_what_killed_writers_left_is_put_right(exported_copy):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    half = copied.with_name(f".copied.{dead.pid}.part")
+    half = exported_copy.with_name(f".copied.{dead.pid}.part")
     half.mkdir()
     # stopped between its two renames: the old export is set aside, the new one not in place
-    copied.rename(copied.with_name(f".copied.{dead.pid}.old"))
-    with pytest.raises(ExportError, match="copied exists"), atomic_folder(copied):
+    exported_copy.rename(exported_copy.with_name(f".copied.{dead.pid}.old"))
+    with pytest.raises(ExportError, match="copied exists"), atomic_folder(exported_copy):
         pass
-    assert os.listdir(copied.parent) == ["copied"]
-    assert read_record(copied).model == MODEL
+    assert os.listdir(exported_copy.parent) == ["copied"]
+    assert read_record(exported_copy).model == MODEL
 
 
 def test_the_folder_of_a_writer_that_still_runs_is_left(tmp_path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import ROOT, ended, environment
 
 from paddle_dla.launch import Job, log_folder, main, output_folder, parser
 from paddle_dla.launching.one_rank import forget_environment
@@ -17,7 +18,6 @@ from paddle_dla.launching.verdict import culprit, explain, how
 from paddle_dla.launching.watch import describe, hanging, is_stopped
 from paddle_dla.training.heartbeat import Heartbeat, read_beat
 
-ROOT = Path(__file__).parent.parent
 JOB = Path(__file__).with_name("job.py")
 SECRET = "a-token-that-nobody-may-find"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -29,20 +29,13 @@ def launched(tmp_path, *job, nproc=2, **options):
         (tmp_path / folder).mkdir(exist_ok=True)
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "paddle_dla.launch", "--nproc", str(nproc), "--logs", str(tmp_path / "logs")]
-    environment = {**os.environ, "SECRET": SECRET, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*command, *arguments, str(JOB), *job],
-        env=environment,
+        env={**environment(), "SECRET": SECRET, "TMPDIR": str(tmp_path / "temporary")},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-
-
-def ended(process):
-    """Exit code, what it printed and what it complained of."""
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
 
 
 def text_of(tmp_path, rank):
@@ -152,8 +145,8 @@ def test_paddles_launcher_alone_leaves_the_environment_behind(tmp_path):
     """What the tests above look for would be found: if this fails, Paddle has changed."""
     (tmp_path / "empty.py").touch()
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node=1", f"--log_dir={tmp_path}/log"]
-    environment = {**os.environ, "SECRET": SECRET}
-    subprocess.run([*command, str(tmp_path / "empty.py")], env=environment, capture_output=True, check=True)
+    secret = {**environment(), "SECRET": SECRET}
+    subprocess.run([*command, str(tmp_path / "empty.py")], env=secret, capture_output=True, check=True)
     assert not nothing_is_left(tmp_path)
 
 

@@ -1,33 +1,18 @@
 """The runner of an export: alone in a process, it says what the network says, of images that timm would feed it."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from exports import ENGINE_NAMES, NAMES, SPEC, make, photograph, rewrite
+from exports import ENGINE_NAMES, NAMES, SPEC, photograph, rewrite
 from PIL import Image
 
 from paddle_dla.engines import open_engine
 from paddle_dla.exporting import folder, runner
 from paddle_dla.preprocessing import Preprocessing
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """(the network, its export in every format that there is); not to be changed."""
-    folder = tmp_path_factory.mktemp("exports") / "made"
-    return make(folder), folder
-
-
-@pytest.fixture
-def copied(made, tmp_path):
-    """A copy of the export, to be damaged."""
-    return Path(shutil.copytree(made[1], tmp_path / "copied"))
-
 
 # the runner, in a process of its own
 
@@ -49,8 +34,8 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-def test_the_runner_says_what_the_network_says_without_this_package(made, tmp_path, engine):
-    model, folder = made
+def test_the_runner_says_what_the_network_says_without_this_package(exported, tmp_path, engine):
+    model, folder = exported
     paths = [photograph(tmp_path / f"{seed}.png", seed=seed) for seed in range(3)]
     arguments = ["--json", "--engine", engine, *map(str, paths)]
     code = BLOCKED.format(script=str(folder / "run.py"), arguments=arguments)
@@ -77,31 +62,31 @@ def test_the_runner_reads_the_format_that_is_written():
     assert runner.FORMAT == folder.FORMAT
 
 
-def test_the_runner_prints_a_table(made, tmp_path):
-    done = run_alone(made[1], photograph(tmp_path / "a.png"))
+def test_the_runner_prints_a_table(exported, tmp_path):
+    done = run_alone(exported[1], photograph(tmp_path / "a.png"))
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[0] == str(tmp_path / "a.png") and len(lines) == 6
     assert all("%" in line and "class " in line for line in lines[1:])
 
 
-def test_the_runner_goes_on_past_an_image_that_it_cannot_read(made, tmp_path):
+def test_the_runner_goes_on_past_an_image_that_it_cannot_read(exported, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    done = run_alone(made[1], tmp_path / "bad.jpg", photograph(tmp_path / "a.png"))
+    done = run_alone(exported[1], tmp_path / "bad.jpg", photograph(tmp_path / "a.png"))
     assert done.returncode == 1
     assert f"error: {tmp_path / 'bad.jpg'}: cannot identify image file" in done.stderr
     assert done.stdout.startswith(str(tmp_path / "a.png"))
 
 
-def test_the_runner_refuses_a_later_format(copied, tmp_path):
-    rewrite(copied, format=2)
-    done = run_alone(copied, photograph(tmp_path / "a.png"))
+def test_the_runner_refuses_a_later_format(exported_copy, tmp_path):
+    rewrite(exported_copy, format=2)
+    done = run_alone(exported_copy, photograph(tmp_path / "a.png"))
     assert done.returncode == 1 and "has format 2; this runner reads 1" in done.stderr
 
 
-def test_the_runner_refuses_an_engine_without_a_network(copied, tmp_path):
-    rewrite(copied, formats=["inference"])
-    done = run_alone(copied, "--engine", "onnxruntime", photograph(tmp_path / "a.png"))
+def test_the_runner_refuses_an_engine_without_a_network(exported_copy, tmp_path):
+    rewrite(exported_copy, formats=["inference"])
+    done = run_alone(exported_copy, "--engine", "onnxruntime", photograph(tmp_path / "a.png"))
     assert done.returncode == 1 and "has no network for onnxruntime; it has: inference" in done.stderr
 
 

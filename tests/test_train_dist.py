@@ -1,25 +1,23 @@
 """scripts/train_dist.sh with two real ranks: whatever happens to one, it is named, and the same command goes on."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("yaml")
 
-from small_runs import environment, steps
+from small_runs import ROOT, ended, environment, pid_of, steps, wait_for
 from two_nodes import compare, prepare
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
 ]
-SCRIPT = Path(__file__).parent.parent / "scripts" / "train_dist.sh"
+SCRIPT = ROOT / "scripts" / "train_dist.sh"
 WAIT = "10"  # seconds without a sign of life: a busy machine may take a few for a step
 
 
@@ -36,26 +34,16 @@ def started(folder, run, ranks=2):
     )
 
 
-def ended(job):
-    """Exit code, output and complaints."""
-    out, err = job.communicate(timeout=200)
-    return job.returncode, out, err
-
-
-def pid_of(run, rank):
-    """Of the rank's process, once it has made three updates."""
-    deadline = time.monotonic() + 100
-    while len(steps(run, rank)) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    records = map(json.loads, (run / f"rank{rank}.jsonl").read_text().splitlines())
-    return next(record["pid"] for record in records if record["kind"] == "start")
+def busy_pid(run, rank):
+    """The rank's process, once it has made three updates."""
+    wait_for(lambda: len(steps(run, rank)) >= 3)
+    return pid_of(run, rank)
 
 
 def interrupted(folder, run, number):
     """How the job ended in which rank 1 got the signal ``number``, and the rank's process."""
     job = started(folder, run)
-    pid = pid_of(folder / run, 1)
+    pid = busy_pid(folder / run, 1)
     os.kill(pid, number)
     return (*ended(job), pid)
 
@@ -94,7 +82,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(folder):
 
 def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(folder, capsys):
     job = started(folder, "asked")
-    pid_of(folder / "asked", 0)
+    busy_pid(folder / "asked", 0)
     began = time.monotonic()
     job.terminate()
     code, out, err = ended(job)

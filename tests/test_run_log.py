@@ -344,6 +344,22 @@ def test_drawing_takes_at_most_a_hundredth_of_the_time(tmp_path, monkeypatch):
     assert np.diff(drawn).min() >= 1000
 
 
+def test_where_a_run_went_on_is_marked_in_the_picture(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    marked = []
+    monkeypatch.setattr(Curves, "add_resume", lambda self, step: marked.append(step))
+    run(tmp_path, 1, 5)
+    assert marked == []
+    run(tmp_path, 6, 10, resumed_at=5)
+    assert marked == [5]
+    monkeypatch.undo()
+    plain, resumed = Curves(), Curves()
+    resumed.add_resume(5)
+    DRAW(plain, tmp_path / "plain.png")
+    DRAW(resumed, tmp_path / "resumed.png")
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "resumed.png").read_bytes()
+
+
 @pytest.mark.parametrize("updates", [0, 1, 2, 5000])
 def test_a_run_of_any_length_can_be_drawn(tmp_path, updates):
     pytest.importorskip("matplotlib")

@@ -24,6 +24,7 @@ class Curves:
     def __init__(self):
         self._steps, self._losses, self._rates = array("q"), array("d"), array("d")
         self._validations: dict[str, tuple[list[int], list[float]]] = {}
+        self._resumed: list[int] = []
 
     @staticmethod
     def can_draw() -> bool:
@@ -43,6 +44,10 @@ class Curves:
                 steps, values = self._validations.setdefault(name, ([], []))
                 steps.append(record["step"])
                 values.append(value)
+
+    def add_resume(self, step: int) -> None:
+        """The run was stopped, and has gone on after update ``step``."""
+        self._resumed.append(step)
 
     def draw(self, path: Path) -> None:
         """Write the picture, whole or not at all. Raises ``CheckpointError`` where it cannot be written."""
@@ -71,6 +76,8 @@ class Curves:
             axes.plot(*_thinned(steps, trailing_mean(losses, window)), color=BLUE, label=label)
         self._draw_validation(axes, "loss", ORANGE, "-", "validation")
         self._draw_validation(axes, "ema_loss", ORANGE, "--", "validation, EMA")
+        for number, step in enumerate(self._resumed):
+            axes.axvline(step, color=GREY, linestyle=":", label=None if number else "stopped, and gone on")
         if len(losses) and losses.min() > 0:  # the first updates would flatten all others
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")

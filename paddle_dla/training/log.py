@@ -165,6 +165,8 @@ class _Views:
             self._curves.add_train(record)
         elif record["kind"] == "validation":
             self._curves.add_validation(record)
+        elif record["kind"] == "start" and record["resumed_at"]:
+            self._curves.add_resume(record["resumed_at"])
 
     def _draw(self) -> None:
         began = time.monotonic()

@@ -84,15 +84,19 @@ def test_a_dense_model_takes_sides_that_are_multiples_of_its_stride(stride):
     assert model(tensor(size=3 * stride)).shape == [1, 1000]
 
 
+@pytest.mark.parametrize("frozen", ["", "base_layer", "level2"])
 @pytest.mark.parametrize("name", KINDS)
-def test_recomputation_changes_neither_gradients_nor_statistics(name):
+def test_recomputation_changes_neither_gradients_nor_statistics(name, frozen):
     def step(checkpointing):
         paddle.seed(0)
         model = create_model(name, num_classes=10).to(dtype="float64")
         model.train()
+        for key, parameter in model.named_parameters():  # everything up to the layer that is named
+            parameter.stop_gradient |= key <= f"{frozen}~" if frozen else False
         model.set_grad_checkpointing(checkpointing)
         model(paddle.to_tensor(images(batch=2))).square().mean().backward()
         gradients = {key: p.grad.numpy() for key, p in model.named_parameters() if not p.stop_gradient}
+        assert any(key.startswith("level3") for key in gradients)
         return gradients, {key: value.numpy() for key, value in model.state_dict().items()}
 
     (kept, kept_state), (recomputed, recomputed_state) = step(False), step(True)

@@ -227,7 +227,7 @@ class DlaTree(nn.Layer):
         """
         children = [] if children is None else children
         bottom = self.downsample(x)
-        shortcut = self.project(bottom)
+        shortcut = self._run(self.project, bottom)
         if self.level_root:
             children = [*children, bottom]
         if self.levels > 1:
@@ -235,31 +235,43 @@ class DlaTree(nn.Layer):
             return self.tree2(x1, None, [*children, x1])
         x1 = self._run(self.tree1, x, shortcut)
         x2 = self._run(self.tree2, x1)
-        return self.root([x2, x1, *children])
+        return self._run(self.root, [x2, x1, *children])
 
-    def _run(self, block: nn.Layer, *inputs: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training:
-            return _recomputed(block, *inputs)
-        return block(*inputs)
+    def _run(self, part: nn.Layer, *inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        keep = not (self.grad_checkpointing and self.training) or isinstance(part, nn.Identity)
+        return part(*inputs) if keep else recomputed(part, *inputs)
 
 
 def _downsample(stride: int, first_dilation: int) -> nn.Layer:
     return nn.MaxPool2D(stride, stride) if stride > 1 else DenseMaxPool2D(first_dilation)
 
 
-def _recomputed(block: nn.Layer, *inputs: Tensor) -> Tensor:
-    """Run ``block`` without keeping its activations; the second run, in backward, leaves BN statistics alone."""
+def recomputed(layer: nn.Layer, *inputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """Run ``layer`` without keeping its activations: it runs again in backward.
+
+    The second run leaves BatchNorm's statistics alone.
+    """
+    flat = [tensor for each in inputs for tensor in ([each] if isinstance(each, Tensor) else each)]
+    if all(tensor.stop_gradient for tensor in flat):
+        if all(parameter.stop_gradient for parameter in layer.parameters()):
+            return layer(*inputs)
+        # Paddle gives the weights no gradients unless an input has one
+        flat[0] = flat[0].detach()
+        flat[0].stop_gradient = False
     runs = 0
 
-    def run(*args: Tensor) -> Tensor:
+    def run(*tensors: Tensor) -> Tensor:
         nonlocal runs
         runs += 1
+        given = iter(tensors)
+        args = [next(given) if isinstance(each, Tensor) else [next(given) for _ in each] for each in inputs]
         if runs == 1:
-            return block(*args)
-        with frozen_statistics(block):
-            return block(*args)
+            return layer(*args)
+        with frozen_statistics(layer):
+            return layer(*args)
 
-    return recompute(run, *inputs)
+    # nothing in these layers is random
+    return recompute(run, *flat, preserve_rng_state=False)
 
 
 def conv_level(inplanes: int, planes: int, convs: int, stride: int = 1) -> nn.Sequential:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import paddle
 from paddle import Tensor, nn
 
-from paddle_dla.models.blocks import DlaTree, conv_level
+from paddle_dla.models.blocks import DlaTree, conv_level, recomputed
 from paddle_dla.models.layers import BatchNorm2D, SelectAdaptivePool2D
 from paddle_dla.models.variants import Variant
 
@@ -40,6 +40,7 @@ class DLABackbone(nn.Layer):
             raise ValueError(f"in_chans must be at least 1, got {in_chans}")
         self.in_chans = in_chans
         self.output_stride = output_stride
+        self.grad_checkpointing = False
         channels, levels = variant.channels, variant.levels
         self.base_layer = nn.Sequential(
             nn.Conv2D(in_chans, channels[0], 7, 1, padding=3, bias_attr=False), BatchNorm2D(channels[0]), nn.ReLU()
@@ -86,7 +87,11 @@ class DLABackbone(nn.Layer):
                 )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks' activations in backward instead of keeping them: less memory, one more forward."""
+        """Recompute activations in backward instead of keeping them: less memory, nearly one more forward.
+
+        Kept are the outputs of the stem, of each block, and of each root.
+        """
+        self.grad_checkpointing = enable
         for layer in self.sublayers():
             if isinstance(layer, DlaTree):
                 layer.grad_checkpointing = enable
@@ -107,10 +112,16 @@ class DLABackbone(nn.Layer):
     def iter_levels(self, x: Tensor) -> Iterator[Tensor]:
         """Run the network; yields the output of each level: (B, num_chs, H / reduction, W / reduction)."""
         self.check_input(x)
-        x = self.base_layer(x)
+        x = self._run(self.base_layer, x)
         for info in self.feature_info:
-            x = getattr(self, info["module"])(x)
+            x = self._run(getattr(self, info["module"]), x)
             yield x
+
+    def _run(self, part: nn.Layer, x: Tensor) -> Tensor:
+        # trees recompute by themselves
+        if self.grad_checkpointing and self.training and not isinstance(part, DlaTree):
+            return recomputed(part, x)
+        return part(x)
 
 
 class DLA(DLABackbone):

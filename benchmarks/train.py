@@ -7,7 +7,8 @@ in memory, float32, after warm-up. All train the same network by SGD with moment
 cross entropy. ``ours`` is the step of ``paddle-dla train``: it also looks at the loss and the norm of the gradients.
 PaddleClas runs under Paddle's own optimizer, timm under torch's. On AMD's processors ``paddle-dla`` also chooses the
 kernels of Paddle's matrix products (``paddle_dla/cpu.py``); ``PaddleClas, our kernels`` is PaddleClas with the same
-choice, so that what that brings is seen apart. Then what a checkpoint costs, and the memory that recomputation saves.
+choice, so that what that brings is seen apart. Then what a checkpoint costs, and the memory that recomputation saves,
+in batches of a size where one would want it.
 """
 
 from __future__ import annotations
@@ -30,27 +31,28 @@ from typing import Any
 
 import numpy as np
 
+from paddle_dla.config.cost import IMAGENET_IMAGES
 from paddle_dla.cpu import VARIABLE
 
-CONTENDERS = ("ours", "ours, recomputing", "PaddleClas", "PaddleClas, our kernels", "timm", "timm, channels last")
+CONTENDERS = ("ours", "PaddleClas", "PaddleClas, our kernels", "timm", "timm, channels last")
 CLASSES, MOMENTUM, DECAY, RATE = 1000, 0.9, 1e-4, 0.01
 WARM_UP = 2
+RECOMPUTING = "ours, recomputing"
 SHARE = 0.02  # of a run that checkpoints may take
 
 Step = Callable[[np.ndarray, np.ndarray], Any]
 
 
-def ours(batch: int, side: int, recompute: bool) -> tuple[Step, Callable[[Path], None]]:
+def ours(batch: int, side: int, recompute: bool, threads: int) -> tuple[Step, Callable[[Path], None]]:
     """A step, and what writes a checkpoint into a folder."""
     import paddle
 
     from paddle_dla.config import parse_config
-    from paddle_dla.cpu import use_vector_kernels
     from paddle_dla.data.batch import Batch
     from paddle_dla.ranks import Ranks
     from paddle_dla.training import checkpoints
     from paddle_dla.training.plan import Plan, Position
-    from paddle_dla.training.start import build_learner
+    from paddle_dla.training.start import build_learner, use_threads
     from paddle_dla.training.state import Circumstances, capture
     from paddle_dla.training.step import TrainStep
 
@@ -62,7 +64,7 @@ optimizer: {{name: momentum, lr: {RATE}, momentum: {MOMENTUM}, weight_decay: {DE
 schedule: {{name: constant}}
 train: {{recompute: {str(recompute).lower()}}}
 """)
-    use_vector_kernels()
+    use_threads(threads)
     paddle.set_device("cpu")
     plan = Plan(config.total_epochs, 1000, batch_size=batch)
     learner = build_learner(config, plan, CLASSES)
@@ -146,7 +148,7 @@ def measure(name: str, batch: int, side: int, threads: int, steps: int) -> dict[
 
     save = None
     if name.startswith("ours"):
-        step, save = ours(batch, side, recompute="recomputing" in name)
+        step, save = ours(batch, side, "recomputing" in name, threads)
     elif name.startswith("PaddleClas"):
         step = paddleclas(our_kernels="our kernels" in name)
     else:
@@ -170,8 +172,9 @@ def timed(work: Callable[[], Any], times: int) -> Iterable[float]:
         yield time.perf_counter() - began
 
 
-def in_a_process(args: argparse.Namespace, name: str, threads: int) -> dict[str, float]:
-    sizes = ["--batch", args.batch, "--side", args.side, "--steps", args.steps, "--threads", threads]
+def in_a_process(args: argparse.Namespace, name: str, threads: int, batch: int, steps: int) -> dict[str, float]:
+    print(f"{name}, {threads} threads, batches of {batch}", file=sys.stderr, flush=True)
+    sizes = ["--batch", batch, "--side", args.side, "--steps", steps, "--threads", threads]
     command = [sys.executable, __file__, "--only", name, *map(str, sizes)]
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     environment |= {"OMP_NUM_THREADS": str(threads)}
@@ -188,7 +191,7 @@ def collect(args: argparse.Namespace) -> dict[str, tuple[int, dict[str, float]]]
     for _ in range(args.runs):
         for threads in args.threads:
             for name in names:
-                runs.setdefault((name, threads), []).append(in_a_process(args, name, threads))
+                runs.setdefault((name, threads), []).append(in_a_process(args, name, threads, args.batch, args.steps))
     medians = {
         key: {part: statistics.median(run[part] for run in several) for part in several[0]}
         for key, several in runs.items()
@@ -198,23 +201,31 @@ def collect(args: argparse.Namespace) -> dict[str, tuple[int, dict[str, float]]]
 
 
 def report(found: dict[str, tuple[int, dict[str, float]]], batch: int) -> list[str]:
-    """The table, and what checkpoints and recomputation come to."""
+    """The table, and what a checkpoint comes to."""
     theirs = found["PaddleClas"][1]["step"]
     lines = [f"{'dla60':<26}{'threads':>8}{'s/step':>9}{'images/s':>10}{'of PaddleClas':>15}{'peak MiB':>10}"]
     for name, (threads, at) in found.items():
         speed = f"{at['step']:>9.3f}{batch / at['step']:>10.2f}{theirs / at['step']:>15.2f}"
         lines.append(f"{name:<26}{threads:>8}{speed}{at['peak']:>10.0f}")
-    plain, again = found["ours"][1], found["ours, recomputing"][1]
-    writing, least = plain["checkpoint"], int(plain["checkpoint"] / SHARE / plain["step"]) + 1
-    ratio, own = again["peak"] / plain["peak"], (again["peak"] - again["before"]) / (plain["peak"] - plain["before"])
+    writing, step = found["ours"][1]["checkpoint"], found["ours"][1]["step"]
     return [
         *lines,
         "",
-        f"a checkpoint takes {writing:.2f} s, {100 * writing / plain['step']:.0f} % of a step: under {100 * SHARE:g} % "
-        f"of a run where one is written every {least} steps or less often",
-        f"recomputing needs {ratio:.2f} of the process's memory, {own:.2f} of what a step adds to it, and "
-        f"{again['step'] / plain['step']:.2f} times as long",
+        f"a checkpoint takes {writing:.2f} s: under {SHARE:.0%} of a run where one is written every "
+        f"{int(writing / SHARE / step) + 1} steps or less often; once an epoch of ImageNet at this batch, "
+        f"{writing / (step * IMAGENET_IMAGES / batch):.4%}",
     ]
+
+
+def recomputation(args: argparse.Namespace, threads: int) -> str:
+    """What keeping no activations saves and costs."""
+    sizes = threads, args.memory_batch, 2
+    plain, again = in_a_process(args, "ours", *sizes), in_a_process(args, RECOMPUTING, *sizes)
+    memory, time = again["peak"] / plain["peak"], again["step"] / plain["step"]
+    return (
+        f"recomputing, in batches of {args.memory_batch}: {again['peak']:.0f} MiB instead of {plain['peak']:.0f}, "
+        f"{memory:.2f} of the process's memory, and {time:.2f} times as long"
+    )
 
 
 def main() -> None:
@@ -225,7 +236,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}), help="to try (1 and all cores)")
     parser.add_argument("--steps", type=int, default=8, help="of a run, after warm-up")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-batch", type=int, default=32, help="where recomputation is measured")
+    parser.add_argument("--only", choices=[*CONTENDERS, RECOMPUTING], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         print(json.dumps(measure(args.only, args.batch, args.side, args.threads[0], args.steps)))
@@ -235,7 +247,9 @@ def main() -> None:
     packages = ["paddlepaddle", "paddleclas", *(("torch", "timm") if find_spec("timm") else ()), "numpy"]
     print(machine(packages), flush=True)
     print(f"batches of {args.batch}, {args.side}x{args.side}, float32, medians of {args.runs} runs\n", flush=True)
-    print("\n".join(report(collect(args), args.batch)))
+    found = collect(args)
+    print("\n".join(report(found, args.batch)), flush=True)
+    print(recomputation(args, found["ours"][0]))
 
 
 if __name__ == "__main__":

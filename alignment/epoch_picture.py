@@ -12,7 +12,7 @@ from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.training.curves import trailing_mean
 
 if TYPE_CHECKING:
-    from alignment.check_epoch import Seed
+    from alignment.check_epoch import Run, Seed
 
 TORCH, PADDLE = "#d95f02", "#1f77b4"
 SMOOTHING = 50  # the losses drawn are means over this part of the run
@@ -47,13 +47,22 @@ def _draw_losses(axes: Any, seeds: Sequence[Seed]) -> None:
 
 
 def _draw_distance(axes: Any, seeds: Sequence[Seed]) -> None:
+    for number, seed in enumerate(seeds):
+        label = None if number else f"Paddle and timm, {len(seeds)} seeds"
+        _draw_apart(axes, seed.paddle, seed.torch, color=PADDLE, linewidth=0.7, alpha=0.6, label=label)
     for seed in seeds:
-        ours, theirs = np.array(seed.paddle.losses), np.array(seed.torch.losses)
-        apart = np.abs(ours - theirs) / np.abs(theirs)
-        steps = np.arange(1, len(apart) + 1)
-        axes.loglog(steps, np.maximum(apart, np.finfo(np.float32).eps / 2), linewidth=0.8, label=f"seed {seed.seed}")
-    axes.set_title("losses of one update apart, relative")
-    axes.legend(frameon=False)
+        if seed.again is not None:
+            label = f"timm and timm, batches reversed, seed {seed.seed}"
+            _draw_apart(axes, seed.again, seed.torch, color=TORCH, linewidth=0.9, label=label)
+    axes.set_title("losses of the same update apart, relative")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _draw_apart(axes: Any, run: Run, other: Run, **look: Any) -> None:
+    found, expected = np.array(run.losses), np.array(other.losses)
+    apart = np.abs(found - expected) / np.abs(expected)
+    # equal ones are drawn at the bottom
+    axes.loglog(np.arange(1, len(apart) + 1), np.maximum(apart, np.finfo(np.float32).eps / 2), **look)
 
 
 def _draw_accuracy(axes: Any, seeds: Sequence[Seed]) -> None:

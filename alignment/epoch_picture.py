@@ -43,6 +43,8 @@ def _draw_losses(axes: Any, seeds: Sequence[Seed]) -> None:
             smooth = trailing_mean(np.array(run.losses), window)
             axes.plot(np.arange(1, len(smooth) + 1), smooth, color=colour, linestyle=style, linewidth=1.2, label=label)
     axes.set_title(f"training loss, mean of {window} updates")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False)
 
 
@@ -72,6 +74,7 @@ def _draw_accuracy(axes: Any, seeds: Sequence[Seed]) -> None:
     axes.plot(places, reference, "o", color=TORCH, markersize=9, fillstyle="none", label="timm")
     axes.plot(places, [seed.paddle.top1 for seed in seeds], "x", color=PADDLE, markersize=8, label="Paddle")
     axes.set_title("top-1 in % after training")
+    axes.margins(y=0.3)  # room for the legend
     axes.set_xticks(places, [str(seed.seed) for seed in seeds])
     axes.set_xlabel("seed")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", ncols=3)

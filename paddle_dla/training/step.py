@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import paddle
 from paddle import Tensor
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
 
 from paddle_dla.config import Config
 from paddle_dla.data.batch import Batch
@@ -60,6 +61,8 @@ class TrainStep:
         self._clip = None if config.optimizer.name == "lamb" else config.optimizer.clip_grad
         self._clip_mode = config.optimizer.clip_mode
         self._model = paddle.DataParallel(learner.network) if ranks.count > 1 else learner.network
+        # the backward within backward of recomputation is hidden from DataParallel: gradients are exchanged after it
+        self._exchange_after = ranks.count > 1 and config.train.recompute
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.undoable = True
         """Whether ``rewind`` leads to the end of a whole update; not while weights change."""
@@ -85,11 +88,14 @@ class TrainStep:
         exchange gradients with the ``last`` batch of an update.
         """
         images, target = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
-        with nullcontext() if last or self._ranks.count == 1 else self._model.no_sync():
+        alone = self._ranks.count > 1 and (self._exchange_after or not last)
+        with self._model.no_sync() if alone else nullcontext():
             loss = self._loss(self._model, images, target, at)
             value = check(float(loss))
             scaled = loss * share if self._learner.scaler is None else self._learner.scaler.scale(loss * share)
             scaled.backward()
+        if last and self._exchange_after:
+            fused_allreduce_gradients(self._model.parameters(), None)
         return value
 
     def _loss(self, model: paddle.nn.Layer, images: Tensor, target: Tensor, at: Position) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ SHARED = ROOT.parent / "shared" / "data"
 
 
 def pytest_configure():
-    """Before the first matrix product of any test, as in every command."""
+    """What every process that a test starts inherits."""
+    # before the first matrix product of any test, as in every command
     use_vector_kernels()
+    # a shell starts jobs in the background with Ctrl-C ignored
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -4,7 +4,7 @@ Usage::
 
     python -m paddle_dla.train --config configs/dla60.yaml -o data.train=imagenet/train data.val=imagenet/val
     paddle-dla train --config configs/dla46_c.yaml -o base=recipes/finetune.yaml data.train=flowers/train
-    python -m paddle.distributed.launch --nproc_per_node 2 paddle_dla/train.py --config configs/dla60.yaml ...
+    paddle-dla launch --nproc 2 train --config configs/dla60.yaml -o data.train=imagenet/train
 
 After a crash, a ``kill -9`` or a full disk the same command goes on in the middle of the epoch, to the same bits.
 SIGTERM and Ctrl-C write a checkpoint and leave. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 stopped by a

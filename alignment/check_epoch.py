@@ -256,6 +256,7 @@ def write_seed(path: Path, recipe: str, seed: Seed) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     result = argparse.ArgumentParser(prog="check_epoch", description=__doc__.split("\n")[0])
     result.add_argument("--config", "-c", required=True, metavar="FILE", help="as for paddle-dla train")
     result.add_argument("--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE")

@@ -143,7 +143,7 @@ def timms(channels_last: bool, threads: int) -> Step:
 
 
 def measure(name: str, batch: int, side: int, threads: int, steps: int) -> dict[str, float]:
-    """``step`` in seconds (median), ``peak`` and ``before`` any step in MiB; ours: ``checkpoint`` in seconds."""
+    """``step`` in seconds (median), ``peak`` in MiB; ours: ``checkpoint`` in seconds."""
     from paddle_dla.training.memory import peak_resident
 
     save = None
@@ -155,9 +155,8 @@ def measure(name: str, batch: int, side: int, threads: int, steps: int) -> dict[
         step = timms("channels last" in name, threads)
     draw = np.random.default_rng(0)
     images, labels = draw.standard_normal((batch, 3, side, side), np.float32), draw.integers(0, CLASSES, batch)
-    before = peak_resident()
     times = list(timed(lambda: step(images, labels), WARM_UP + steps))
-    found = {"step": statistics.median(times[WARM_UP:]), "peak": peak_resident() / 2**20, "before": before / 2**20}
+    found = {"step": statistics.median(times[WARM_UP:]), "peak": peak_resident() / 2**20}
     if save is not None:
         with tempfile.TemporaryDirectory() as folder:
             found["checkpoint"] = statistics.median(timed(lambda: save(Path(folder)), 3))

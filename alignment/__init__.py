@@ -13,15 +13,15 @@ __all__ = ["align", "align_data", "align_training"]
 
 def __getattr__(name: str) -> Any:
     if name == "align":
-        from alignment.aligner import align
+        from alignment.engine.session import align
 
         return align
     if name == "align_data":
-        from alignment.engine.images import align_data
+        from alignment.engine.pixels.images import align_data
 
         return align_data
     if name == "align_training":
-        from alignment.training import align_training
+        from alignment.engine.training_session import align_training
 
         return align_training
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,13 +18,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignment.engine.backward import compare_gradients
-from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import NoiseFloor
-from alignment.engine.page import write_html
-from alignment.engine.report import text, write_json
+from alignment.engine.judging.gradients import compare_gradients
+from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.outputs import compare_tapes
+from alignment.engine.records.files import TapeError, load_tape
+from alignment.engine.reporting.page import write_html
+from alignment.engine.reporting.text import text, write_json
 from alignment.engine.result import Result
-from alignment.engine.tape_file import TapeError, load_tape
 from alignment.reprod_files import SUFFIX, compare_reprod
 from paddle_dla.storage.errors import CheckpointError
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from convert.key_map import DROPPED, RENAMED
-from convert.pairing import AmbiguousMatch, Layer, Shape, pair_layers
+from convert.matching.pairing import AmbiguousMatch, Layer, Shape, pair_layers
 
 __all__ = ["AmbiguousMatch", "Entry", "KeyMapError", "Layer", "apply", "call_order", "derive", "from_text", "ordered",
            "read_layers", "to_text"]  # fmt: skip

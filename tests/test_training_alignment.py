@@ -90,7 +90,7 @@ def test_a_fault_is_found_named_and_laid_at_the_right_door(name):
 
 def adam_run(steps=6, corrected=True, factor=1.0, epsilon=1e-8, decay=0.0, rate=0.01):
     """Adam by its formula, as a recorded run."""
-    from alignment.engine.training import FIRST, GRADIENT, PARAMETER, SECOND, STATE, Run, Step
+    from alignment.engine.records.run import FIRST, GRADIENT, PARAMETER, SECOND, STATE, Run, Step
 
     rng = np.random.RandomState(0)
     p, m, v = rng.standard_normal(50), np.zeros(50), np.zeros(50)
@@ -117,15 +117,15 @@ def adam_run(steps=6, corrected=True, factor=1.0, epsilon=1e-8, decay=0.0, rate=
     ],
 )
 def test_what_an_adam_does_otherwise_is_solved_from_its_numbers(changes, words):
-    from alignment.engine.rules import differences, rule_of
+    from alignment.engine.explaining.optimizer_rules import differences, rule_of
 
     rules = [rule_of(run, "w", "float64") for run in (adam_run(), adam_run(**changes))]
     assert differences(*rules) == words
 
 
 def test_a_rule_that_does_not_fit_is_not_taken():
-    from alignment.engine.rules import rule_of
-    from alignment.engine.training import PARAMETER
+    from alignment.engine.explaining.optimizer_rules import rule_of
+    from alignment.engine.records.run import PARAMETER
 
     run = adam_run()
     run.steps[3].arrays[PARAMETER, "w", ""][7] += 1e-6

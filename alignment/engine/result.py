@@ -217,17 +217,17 @@ class Result:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write everything that was measured."""
-        from alignment.engine.report import write_json
+        from alignment.engine.reporting.text import write_json
 
         write_json([self], path)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write a page with a picture."""
-        from alignment.engine.page import write_html
+        from alignment.engine.reporting.page import write_html
 
         write_html([self], path)
 
     def __str__(self) -> str:
-        from alignment.engine.report import text
+        from alignment.engine.reporting.text import text
 
         return text(self)

@@ -1,0 +1,78 @@
+"""A torch module, borrowed: run in other types and modes, and given back exactly as it was. torch only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from alignment.engine.records.tape import ROOT
+from alignment.engine.sides.model import Half, mixed_modes, refuse_unknown_mode
+from alignment.engine.sides.torch import settings as settings_torch
+from convert.key_map import DROPPED
+
+
+@contextmanager
+def borrow_torch(module: torch.nn.Module, mode: str) -> Iterator[Half]:
+    """``module`` in ``mode`` with its epsilons as Paddle keeps them; put back at the end, whatever happens.
+
+    A module whose layers are all in one mode is put into ``mode``. One whose layers are in several keeps them: that is
+    either meant (a frozen BatchNorm) or the fault to be found. Dropout is read, then switched off.
+
+    Raises ``ValueError`` for an unknown ``mode``.
+    """
+    refuse_unknown_mode(mode)
+    with torch.random.fork_rng(), _restored(module):
+        layers = {path or ROOT: layer for path, layer in module.named_modules()}
+        notes = mixed_modes("torch", layers.values())
+        if not notes:
+            module.train(mode == "train")
+        epsilons = settings_torch.round_epsilons(module)
+        if epsilons:
+            values = ", ".join(map(repr, sorted(set(epsilons.values()))))
+            notes["epsilon"] = f"of normalisation, in torch: {values}, as Paddle keeps it (float32)"
+        half = Half(layers, {path: settings_torch.describe(layer) for path, layer in layers.items()}, notes)
+        half.switch_dropout_off()
+        yield half
+
+
+@contextmanager
+def torch_in(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within it the weights and buffers of ``module`` are copies in ``dtype``."""
+    tensors = [*module.parameters(), *module.buffers()]
+    kept = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype, copy=True)
+            else:
+                tensor.data = tensor.data.clone()
+        yield
+    finally:
+        for tensor, data in zip(tensors, kept):
+            tensor.data = data
+
+
+@contextmanager
+def _restored(module: torch.nn.Module) -> Iterator[None]:
+    layers = [*module.modules()]
+    modes = [layer.training for layer in layers]
+    epsilons = [getattr(layer, "eps", None) for layer in layers]
+    grads = [(parameter, parameter.grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        for layer, training, epsilon in zip(layers, modes, epsilons):
+            layer.training = training
+            if epsilon is not None:
+                layer.eps = epsilon
+        for parameter, grad in grads:
+            parameter.grad = grad
+
+
+def torch_tensors(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """A layer's own parameters and buffers by name: what the module holds now, not a copy."""
+    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    return {name: value.detach().numpy() for name, value in own.items() if name not in DROPPED}

@@ -87,12 +87,11 @@ def record_paddle(
     """The same for any Paddle layer, which runs in float64 only."""
     import paddle
 
-    from alignment.engine.sides.paddle.borrow import borrow_paddle
+    from alignment.engine.sides.paddle.borrow import borrow_paddle, paddle_in
     from alignment.engine.sides.paddle.capture import capture, in_random_directions
 
     start = partial(in_random_directions, seed=seed) if backward else None
-    with borrow_paddle(layer, mode) as half:
-        layer.to(dtype="float64")
+    with borrow_paddle(layer, mode) as half, paddle_in(layer, "float64"):
         tape = capture(layer, inputs, Store(Budget(max_memory)), start)
     save_tape(tape, folder, {**(facts or {}), "Paddle": paddle.__version__, "mode": mode, **half.notes})
 

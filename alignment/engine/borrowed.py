@@ -6,6 +6,7 @@ these would lead from the copy back to the original.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,19 +71,19 @@ class Borrowed:
 
 @contextmanager
 def borrow(
-    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str, trained: bool = False
+    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str
 ) -> Iterator[Borrowed]:
     """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
 
-    ``trained`` says that the parameters of the Paddle model will change, too. Raises ``ValueError`` for an unknown
-    ``mode``, and for a model with weights of several floating-point types.
+    Raises ``ValueError`` for an unknown ``mode``.
     """
-    state = np.random.get_state()
+    state, own = np.random.get_state(), random.getstate()
     try:
-        with borrow_torch(torch_module, mode) as ours, borrow_paddle(paddle_layer, mode, trained) as theirs:
+        with borrow_torch(torch_module, mode) as ours, borrow_paddle(paddle_layer, mode) as theirs:
             yield Borrowed(torch_module, paddle_layer, ours, theirs)
     finally:
         np.random.set_state(state)
+        random.setstate(own)
 
 
 def parameter_pairs(models: Borrowed, twins: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -24,6 +24,7 @@ from alignment.engine.records.run import AVERAGE, BUFFER, LOSS, OUTPUT, PARAMETE
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.result import Result, Row, Skipped
 from alignment.engine.sides.paddle import steps as steps_paddle
+from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import steps as steps_torch
 from alignment.engine.sides.torch.borrow import torch_in
 from alignment.engine.training_session import pair_tensors
@@ -89,12 +90,12 @@ def lockstep(
     as they came.
     """
     result = Result(title, dtype)
-    with borrow(torch_module, paddle_layer, "train", trained=True) as models:
+    with borrow(torch_module, paddle_layer, "train") as models:
         names = pair_tensors(models)
         result.facts = dict(models.notes)
-        with torch_in(torch_module, torch.float64), steps_paddle.optimizer_attributes_restored(paddle_layer):
+        attributes = steps_paddle.optimizer_attributes_restored(paddle_layer)
+        with torch_in(torch_module, torch.float64), attributes, paddle_in(paddle_layer, dtype):
             again = copy.deepcopy(torch_module).to(getattr(torch, dtype))
-            paddle_layer.to(dtype=dtype)
             runs = [
                 (steps_torch.Training(torch_module, ours), batches),
                 (steps_torch.Training(again, ours), [*map(_reversed, batches)] if dtype == "float64" else batches),

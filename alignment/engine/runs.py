@@ -21,7 +21,7 @@ from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Tape
 from alignment.engine.records.tree import is_array, leaves, mapped
 from alignment.engine.sides.paddle import capture as capture_paddle
-from alignment.engine.sides.paddle.borrow import state_restored
+from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import capture as capture_torch
 from alignment.engine.sides.torch.borrow import torch_in
 
@@ -164,8 +164,7 @@ def run_port(
     Of what the reference's tape, the ``guide``, holds already only the difference is kept.
     """
     loss = start.paddle_loss if start else None
-    models.paddle_layer.to(dtype=dtype)
-    with state_restored(models.paddle_layer):
+    with paddle_in(models.paddle_layer, dtype):
         return capture_paddle.capture(
             models.paddle_layer,
             inputs,

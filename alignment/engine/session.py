@@ -39,7 +39,7 @@ from alignment.engine.runs import (
     threads_as_torch,
 )
 from alignment.engine.sides.model import join
-from alignment.engine.sides.paddle.borrow import paddle_tensors, state_restored
+from alignment.engine.sides.paddle.borrow import paddle_in, paddle_tensors, state_restored
 from alignment.engine.sides.paddle.replay import replay_container, replay_leaf
 from alignment.engine.sides.settings import AFFINE, Settings
 from alignment.engine.sides.torch.alternatives import alternatives
@@ -90,7 +90,7 @@ def align(
     _refuse_unknown_type(dtype)
     start = start_of(loss, labels, seed) if backward else None
     runs, budget = reference or Reference(), Budget(max_memory)
-    with borrow(torch_module, paddle_layer, mode) as models, threads_as_torch():
+    with borrow(torch_module, paddle_layer, mode) as models, threads_as_torch(), paddle_in(paddle_layer, "float64"):
         if start is not None and start.torch_loss is not None:
             models.add(LOSS, start.torch_loss, start.paddle_loss, LOSS)
         initial = {path: torch_tensors(layer) for path, layer in models.reference.items()}

@@ -24,7 +24,7 @@ from alignment.engine.records.store import Budget, Store
 from alignment.engine.result import Result, Skipped
 from alignment.engine.sides.model import join
 from alignment.engine.sides.paddle import steps as steps_paddle
-from alignment.engine.sides.paddle.borrow import paddle_tensors
+from alignment.engine.sides.paddle.borrow import paddle_in, paddle_tensors
 from alignment.engine.sides.settings import Settings
 from alignment.engine.sides.torch import steps as steps_torch
 from alignment.engine.sides.torch.borrow import torch_in, torch_tensors
@@ -81,13 +81,13 @@ def align_training(
     batches = [([inputs] if isinstance(inputs, np.ndarray) else [*inputs], labels) for inputs, labels in batches]
     ours, theirs = _recipes(loss, optimizer, scheduler, ema, grad_clip)
     with ExitStack() as stack:
-        models = stack.enter_context(borrow(torch_module, paddle_layer, mode, trained=True))
+        models = stack.enter_context(borrow(torch_module, paddle_layer, mode))
         stack.enter_context(steps_paddle.optimizer_attributes_restored(paddle_layer))
         twins = _twins(models, key_map)
         layers = {path: twin for path, twin in twins.items() if path in models.reference}
         momenta = stack.enter_context(_momenta_rounded(models, layers))
         names = _tensor_names(models, layers)
-        paddle_layer.to(dtype=dtype)
+        stack.enter_context(paddle_in(paddle_layer, dtype))
         training = steps_paddle.Training(paddle_layer, theirs, {twin: name for name, twin in names.items()})
         stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
         progress(f"Paddle in {dtype}, {len(batches)} steps")

@@ -9,26 +9,27 @@ import numpy as np
 import paddle
 
 from alignment.engine.records.tape import ROOT
+from alignment.engine.sides.kept import attributes_kept, emptied_caches, plain_tensors
 from alignment.engine.sides.model import Half, mixed_modes, refuse_unknown_mode
-from alignment.engine.sides.paddle import settings as settings_paddle
-from alignment.engine.sides.paddle.capture import state_tensors
+from alignment.engine.sides.paddle.capture import is_tensor, state_tensors
+from alignment.engine.sides.paddle.settings import describe
 
 
 @contextmanager
-def borrow_paddle(layer: paddle.nn.Layer, mode: str, trained: bool = False) -> Iterator[Half]:
-    """``layer`` in ``mode``, as ``borrow_torch`` has it; ``trained`` says that its parameters will change, too.
+def borrow_paddle(layer: paddle.nn.Layer, mode: str) -> Iterator[Half]:
+    """``layer`` in ``mode``, as ``borrow_torch`` has it.
 
-    Raises ``ValueError`` for an unknown ``mode``, and for a model with weights of several floating-point types.
+    Raises ``ValueError`` for an unknown ``mode``.
     """
     refuse_unknown_mode(mode)
     kept = paddle.get_rng_state()
     try:
-        with _restored(layer, trained):
+        with _restored(layer):
             layers = {path or ROOT: sub for path, sub in layer.named_sublayers(include_self=True)}
             notes = mixed_modes("Paddle", layers.values())
             if not notes:
                 layer.train() if mode == "train" else layer.eval()
-            half = Half(layers, {path: settings_paddle.describe(sub) for path, sub in layers.items()}, notes)
+            half = Half(layers, {path: describe(sub) for path, sub in layers.items()}, notes)
             half.switch_dropout_off()
             yield half
     finally:
@@ -36,38 +37,81 @@ def borrow_paddle(layer: paddle.nn.Layer, mode: str, trained: bool = False) -> I
 
 
 @contextmanager
-def _restored(layer: paddle.nn.Layer, trained: bool) -> Iterator[None]:
+def paddle_in(layer: paddle.nn.Layer, dtype: str) -> Iterator[None]:
+    """Within it the weights and buffers of ``layer`` are copies in ``dtype``, and so are tensors in plain attributes.
+
+    Caches are empty at the start. Integers and booleans stay what they are, which ``Layer.to`` does not grant (it
+    casts them, too), and a layer that shares tensors with its cells (LSTM, GRU) goes on sharing them.
+    """
     layers = layer.sublayers(include_self=True)
-    modes = [sub.training for sub in layers]
-    state = layer.state_dict()
-    types = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(types) > 1:
-        raise ValueError(f"the Paddle model has weights of several types: {', '.join(sorted(map(str, types)))}")
-    # parameters come back from float64 as they were; buffers change, and float64 itself may have been narrowed
-    narrowed = paddle.float64 in types
-    kept = {name: value.numpy().copy() for name, value in state.items() if value.stop_gradient or narrowed or trained}
-    try:
-        yield
-    finally:
-        for sub, training in zip(layers, modes):
-            sub.training = training
-        if types:
-            layer.to(dtype=types.pop())
-        for name, value in layer.state_dict().items():
-            if name in kept:
-                value.set_value(kept[name])
-        layer.clear_gradients(set_to_zero=False)
+    tensors = own_tensors(layers)
+    kept = [(tensor, _alias(tensor)) for tensor in tensors if tensor._is_initialized()]
+    with attributes_kept(layers):
+        emptied_caches(layers)
+        for holder, key, tensor in [*plain_tensors(layers, is_tensor, tensors)]:
+            if tensor.is_floating_point():
+                holder[key] = tensor.detach().astype(dtype)
+        try:
+            for tensor, original in kept:
+                _point(tensor, _copy(original, dtype if original.is_floating_point() else None))
+            yield
+        finally:
+            for tensor, original in kept:
+                _point(tensor, original)
+
+
+def own_tensors(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
+    """Parameters and buffers of ``layers``, each once, whatever names it goes by."""
+    found = {
+        id(tensor): tensor
+        for sub in layers
+        for own in (sub._parameters, sub._buffers)
+        for tensor in own.values()
+        if tensor is not None
+    }
+    return [*found.values()]
+
+
+def _alias(tensor: paddle.Tensor) -> paddle.Tensor:
+    """Another tensor over the same memory; what ``detach`` returns would follow when ``tensor`` is pointed elsewhere."""
+    alias = paddle.empty([1], tensor.dtype)
+    _point(alias, tensor)
+    return alias
+
+
+def _copy(tensor: paddle.Tensor, dtype: str | None) -> paddle.Tensor:
+    copy = tensor.clone()
+    return copy if dtype is None else copy.astype(dtype)
+
+
+def _point(tensor: paddle.Tensor, to: paddle.Tensor) -> None:
+    """Let ``tensor`` hold the memory and type of ``to``; it stays the object that the model knows."""
+    tensor.value().get_tensor()._share_data_with(to.value().get_tensor())
+
+
+@contextmanager
+def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
+    """Modes, attributes and what is trained; gradients are cleared."""
+    layers = layer.sublayers(include_self=True)
+    stopped = [(tensor, tensor.stop_gradient) for tensor in own_tensors(layers)]
+    with attributes_kept(layers):
+        try:
+            yield
+        finally:
+            for tensor, stop in stopped:
+                tensor.stop_gradient = stop
+            layer.clear_gradients(set_to_zero=False)
 
 
 @contextmanager
 def state_restored(layer: paddle.nn.Layer) -> Iterator[None]:
     """Leave the buffers of ``layer`` as they were."""
-    kept = [(value, value.numpy().copy()) for value in state_tensors(layer).values()]
+    kept = [(value, value.clone()) for value in state_tensors(layer).values() if value._is_initialized()]
     try:
         yield
     finally:
-        for value, array in kept:
-            value.set_value(array)
+        for value, before in kept:
+            _point(value, before)
 
 
 def paddle_tensors(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from alignment.engine.records.tape import ROOT
+from alignment.engine.sides.kept import attributes_kept, emptied_caches, plain_tensors
 from alignment.engine.sides.model import Half, mixed_modes, refuse_unknown_mode
-from alignment.engine.sides.torch import settings as settings_torch
+from alignment.engine.sides.torch.settings import describe, round_epsilons
 from convert.key_map import DROPPED
 
 
@@ -29,50 +30,65 @@ def borrow_torch(module: torch.nn.Module, mode: str) -> Iterator[Half]:
         notes = mixed_modes("torch", layers.values())
         if not notes:
             module.train(mode == "train")
-        epsilons = settings_torch.round_epsilons(module)
+        epsilons = round_epsilons(module)
         if epsilons:
             values = ", ".join(map(repr, sorted(set(epsilons.values()))))
             notes["epsilon"] = f"of normalisation, in torch: {values}, as Paddle keeps it (float32)"
-        half = Half(layers, {path: settings_torch.describe(layer) for path, layer in layers.items()}, notes)
+        half = Half(layers, {path: describe(layer) for path, layer in layers.items()}, notes)
         half.switch_dropout_off()
         yield half
 
 
 @contextmanager
 def torch_in(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within it the weights and buffers of ``module`` are copies in ``dtype``."""
+    """Within it the weights and buffers of ``module`` are copies in ``dtype``, and so are tensors in plain attributes.
+
+    Caches are empty at the start. Integers and booleans stay what they are.
+    """
     tensors = [*module.parameters(), *module.buffers()]
     kept = [tensor.data for tensor in tensors]
-    try:
-        for tensor in tensors:
+    with attributes_kept(module.modules()):
+        emptied_caches(module.modules())
+        for holder, key, tensor in [*plain_tensors(module.modules(), _is_tensor, tensors)]:
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(dtype, copy=True)
-            else:
-                tensor.data = tensor.data.clone()
-        yield
-    finally:
-        for tensor, data in zip(tensors, kept):
-            tensor.data = data
+                holder[key] = tensor.detach().to(dtype, copy=True)
+        try:
+            for tensor in tensors:
+                if tensor.is_floating_point():
+                    tensor.data = tensor.data.to(dtype, copy=True)
+                else:
+                    tensor.data = tensor.data.clone()
+            yield
+        finally:
+            for tensor, data in zip(tensors, kept):
+                tensor.data = data
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 @contextmanager
 def _restored(module: torch.nn.Module) -> Iterator[None]:
-    layers = [*module.modules()]
-    modes = [layer.training for layer in layers]
-    epsilons = [getattr(layer, "eps", None) for layer in layers]
-    grads = [(parameter, parameter.grad) for parameter in module.parameters()]
-    try:
-        yield
-    finally:
-        for layer, training, epsilon in zip(layers, modes, epsilons):
-            layer.training = training
-            if epsilon is not None:
-                layer.eps = epsilon
-        for parameter, grad in grads:
-            parameter.grad = grad
+    """Modes, epsilons, attributes, gradients and what is trained."""
+    parameters = [*module.parameters()]
+    grads = [(parameter, parameter.grad, parameter.requires_grad) for parameter in parameters]
+    with attributes_kept(module.modules()):
+        try:
+            yield
+        finally:
+            for parameter, grad, trained in grads:
+                parameter.grad = grad
+                parameter.requires_grad_(trained)
 
 
 def torch_tensors(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A layer's own parameters and buffers by name: what the module holds now, not a copy."""
+    """A layer's own parameters and buffers by name: what the module holds now, not a copy; bfloat16 as float32."""
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return {name: value.detach().numpy() for name, value in own.items() if name not in DROPPED}
+    return {name: to_numpy(value) for name, value in own.items() if name not in DROPPED}
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's numbers; bfloat16, which numpy lacks, exactly as float32."""
+    tensor = tensor.detach().resolve_conj().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import torch
 
+from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.noise import NoiseFloor, run_in_both
-from alignment.engine.judging.outputs import compare_tapes
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Tape
 from alignment.engine.result import Result

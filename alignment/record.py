@@ -93,6 +93,9 @@ def record_paddle(
     start = partial(in_random_directions, seed=seed) if backward else None
     with borrow_paddle(layer, mode) as half, paddle_in(layer, "float64"):
         tape = capture(layer, inputs, Store(Budget(max_memory)), start)
+        for name, ref in tape.param_grads.items():
+            if isinstance(half.layers.get(name.rpartition(".")[0]), paddle.nn.Linear) and name.endswith("weight"):
+                tape.param_grads[name] = tape.store.put(tape.get(ref).T)  # as torch lays it out
     save_tape(tape, folder, {**(facts or {}), "Paddle": paddle.__version__, "mode": mode, **half.notes})
 
 

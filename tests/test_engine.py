@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import MARGIN, NoiseFloor, RoundedRun
-from alignment.engine.judging.outputs import compare_tapes
 from alignment.engine.records.store import Store
 from alignment.engine.records.tape import Record, Tape
 from alignment.engine.reporting.page import write_html

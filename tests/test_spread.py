@@ -141,7 +141,7 @@ def test_as_json_it_is_short_and_valid():
 
 def finding(where, expected, actual, **changes):
     from alignment.engine.judging.error import compare
-    from alignment.engine.locating.isolate import Finding
+    from alignment.engine.locating.findings import Finding
 
     found = compare(expected, actual)
     return Finding("layer", "twin", True, where, 0, found, expected=expected, actual=actual, **changes)

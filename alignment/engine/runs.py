@@ -17,10 +17,12 @@ from threadpoolctl import threadpool_limits
 from alignment.engine.borrowed import Borrowed
 from alignment.engine.judging.echo import EchoStore
 from alignment.engine.judging.noise import NoiseFloor, run_in_both
+from alignment.engine.pairing.points import Point
 from alignment.engine.records.store import Budget, Store
-from alignment.engine.records.tape import Tape
+from alignment.engine.records.tape import Key, Record, Tape
 from alignment.engine.records.tree import is_array, leaves, mapped
 from alignment.engine.sides.paddle import capture as capture_paddle
+from alignment.engine.sides.paddle import cut
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import capture as capture_torch
 from alignment.engine.sides.torch.borrow import torch_in
@@ -156,23 +158,36 @@ def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.
 
 
 def run_port(
-    models: Borrowed, inputs: Any, start: Start | None, dtype: str, budget: Budget, guide: Tape,
-    failed: Callable[[Exception], None],
+    models: Borrowed, inputs: Any, start: Start | None, dtype: str, budget: Budget, guide: Mapping[Key, Record],
+    reference: Tape, failed: Callable[[Exception], None],
 ) -> Tape:  # fmt: skip
     """Run Paddle in ``dtype``, in which the model then stays; its buffers are put back.
 
-    Of what the reference's tape, the ``guide``, holds already only the difference is kept.
+    Of what the ``reference`` holds already only the difference is kept; ``guide`` holds its calls by the port's.
     """
     loss = start.paddle_loss if start else None
     with paddle_in(models.paddle_layer, dtype):
         return capture_paddle.capture(
             models.paddle_layer,
             inputs,
-            EchoStore(guide.store, budget),
+            EchoStore(reference.store, budget),
             start and start.in_paddle,
             failed,
             _named(loss),
             guide,
+        )
+
+
+def cut_port(
+    models: Borrowed, inputs: Any, start: Start | None, tape: Tape, points: Mapping[str, Sequence[Point]],
+    judge: cut.Judge,
+) -> cut.CutRun:  # fmt: skip
+    """Run Paddle in float64 once more, cut at ``points``."""
+    loss = start.paddle_loss if start else None
+    begin = start.in_paddle if start is not None and loss is not None else None
+    with paddle_in(models.paddle_layer, "float64"):
+        return cut.run_cut(
+            models.paddle_layer, inputs, tape, points, judge, start is not None, _named(loss), begin
         )
 
 

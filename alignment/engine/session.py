@@ -1,12 +1,14 @@
 """``align``: is this Paddle layer the same as that torch module, and if not, which layer is at fault?
 
-It knows no model. Both frameworks meet here; the comparison itself is ``alignment.engine``.
+It knows no model. Both frameworks meet here, in a ``Session``, whose steps are those of a comparison: the reference
+runs, the port runs, calls are paired, every value is judged; where something differs the port runs once more, cut at
+every paired call, which tells where a difference begins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,41 +16,71 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.engine.audit import After, Tensors, left_in_chain, setting_faults, state_faults, weight_faults
-from alignment.engine.borrowed import Borrowed, borrow, parameter_pairs
-from alignment.engine.explaining.causes import Causes
-from alignment.engine.judging.gradients import compare_gradients
-from alignment.engine.judging.noise import FORWARD_LIMIT, NoiseFloor
-from alignment.engine.judging.outputs import compare_tapes
-from alignment.engine.locating.culprits import locate
-from alignment.engine.locating.isolate import Finding, isolate_layers, seen_alone
-from alignment.engine.pairing.calls import Matching, Side, match
+from alignment.engine.audit import Accounts, initial_by_layer, setting_faults, split
+from alignment.engine.borrowed import Borrowed, borrow
+from alignment.engine.explaining.causes import UNEXPLAINED, Causes
+from alignment.engine.judging.echo import regrouped
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.gradients import gradient_rows, parameter_rows
+from alignment.engine.judging.noise import BACKWARD_LIMIT
+from alignment.engine.judging.outputs import output_rows
+from alignment.engine.locating.culprits import StateFault, WeightFault, locate
+from alignment.engine.locating.findings import Finding
+from alignment.engine.locating.trace import Trace
+from alignment.engine.pairing.calls import Matching, Model, match
+from alignment.engine.pairing.points import Point, find_points
 from alignment.engine.records.store import MEMORY, Budget
-from alignment.engine.records.tape import Record, Tape, is_ref
-from alignment.engine.records.tree import mapped
-from alignment.engine.result import Culprit, Result, Skipped
+from alignment.engine.records.tape import ROOT, Tape
+from alignment.engine.records.tree import as_arrays
+from alignment.engine.result import (
+    COMPUTATION,
+    FORWARD,
+    INPUT,
+    PARAMETER,
+    Culprit,
+    Result,
+    Row,
+    Skipped,
+)
 from alignment.engine.runs import (
     LOSS,
     Loss,
     Reference,
     Start,
+    cut_port,
     give_back_memory,
     run_port,
     run_reference,
     start_of,
     threads_as_torch,
 )
-from alignment.engine.sides.model import join
-from alignment.engine.sides.paddle.borrow import paddle_in, paddle_tensors, state_restored
-from alignment.engine.sides.paddle.replay import replay_container, replay_leaf
-from alignment.engine.sides.settings import AFFINE, Settings
+from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.settings import Settings
 from alignment.engine.sides.torch.alternatives import alternatives
-from alignment.engine.sides.torch.borrow import torch_tensors
-from convert.matching.pairing import Layer, pair_layers
+from convert.matching.derive import excused, propose
+from convert.matching.key_map import KeyMap
+from convert.matching.layers import Layer, read_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
-SEEN = "not run again: in the chain each took and returned the reference's own values, to the limit of a layer alone"
+SEEN = "not run again: in the chain each took and returned the reference's own values"
+APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How two models are compared; see ``align``."""
+
+    labels: Any = None
+    loss: str | tuple[Loss, Loss] | None = None
+    key_map: str | Mapping[str, str] | KeyMap = "auto"
+    mode: str = "eval"
+    dtype: str = "float64"
+    backward: bool = True
+    isolate: bool = True
+    seed: int = 0
+    max_memory: int = MEMORY
 
 
 def align(
@@ -58,7 +90,7 @@ def align(
     labels: Any = None,
     loss: str | tuple[Loss, Loss] | None = None,
     *,
-    key_map: str | Mapping[str, str] = "auto",
+    key_map: str | Mapping[str, str] | KeyMap = "auto",
     mode: str = "eval",
     dtype: str = "float64",
     backward: bool = True,
@@ -70,66 +102,304 @@ def align(
 ) -> Result:
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
-    ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name. ``loss``: a name
-    of ``alignment.engine.runs.LOSSES``, or two functions ``(output, *labels) -> number``, for torch and for Paddle; it
-    is compared as one more layer, ``(loss)``, and gradients start at it. Labels without a loss mean cross entropy.
-    Without either, gradients start from a random direction, drawn with ``seed``, at every output.
+    ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
+    framework serve as well. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions
+    ``(output, *labels) -> number``, for torch and for Paddle; it is compared as one more layer, ``(loss)``, and
+    gradients start at it. Labels without a loss mean cross entropy. Without either, gradients start from a random
+    direction, drawn with ``seed``, at every output.
 
-    ``key_map``: ``"auto"``, or ``{layer path in torch: in Paddle}`` for layers that cannot be told apart. ``mode`` is
-    ``eval`` or ``train``; dropout is off in either. Everything is judged in float64, and both models are given back as
-    they came. With ``dtype="float32"`` the port runs in float32 too, beside the reference's own float32 noise:
-    ``result.working`` informs, float64 judges.
+    ``key_map``: ``"auto"``, a ``KeyMap`` (of ``alignment.transfer``, or loaded), or ``{path or tensor in torch: in
+    Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in either. Everything is
+    judged in float64, and both models are given back as they came. With ``dtype="float32"`` the port runs in float32
+    too, beside the reference's own float32 noise: ``result.working`` informs, float64 judges.
 
     ``max_memory`` bytes of the records stay in memory, the others go to a temporary file. ``reference`` saves the runs
-    of torch when one module is compared with several ports. An exception in the Paddle model ends its chained run;
-    its layers are then still compared alone.
+    of torch when one module is compared with several ports. An exception in the Paddle model ends its run and is a
+    culprit where it was raised. ``isolate=False`` leaves out the run that finds where a difference begins.
 
-    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, and ``ValueError`` for an unknown
-    ``mode``, ``dtype`` or loss, or a loss that is not one number.
+    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, ``ModelRaised`` for an exception
+    of the torch module, ``TypeError`` for models that are swapped, and ``ValueError`` for an unknown ``mode``,
+    ``dtype`` or loss, a loss that is not one number, or a backward pass that Paddle does not have.
     """
+    _refuse_swapped(torch_module, paddle_layer)
     _refuse_unknown_type(dtype)
-    start = start_of(loss, labels, seed) if backward else None
-    runs, budget = reference or Reference(), Budget(max_memory)
-    with borrow(torch_module, paddle_layer, mode) as models, threads_as_torch(), paddle_in(paddle_layer, "float64"):
-        if start is not None and start.torch_loss is not None:
-            models.add(LOSS, start.torch_loss, start.paddle_loss, LOSS)
-        initial = {path: torch_tensors(layer) for path, layer in models.reference.items()}
-        if runs.tape is None:
-            runs.tape, runs.errors = run_reference(models, inputs, start, budget, progress)
-        progress("Paddle in float64")
-        result, port, matching = _chained_run(models, runs, inputs, start, "float64", budget, key_map)
-        result.culprits = _culprits(models, runs, port, matching, result, start, initial, isolate, progress)
-        if dtype == "float32":
-            progress("Paddle in float32, for information")
-            result.working = _chained_run(models, runs, inputs, start, dtype, budget, key_map)[0]
-    return result
+    options = Options(labels, loss, key_map, mode, dtype, backward, isolate, seed, max_memory)
+    session = Session(torch_module, paddle_layer, as_arrays(inputs), options, reference or Reference(), progress)
+    return session.compare()
 
 
-def _culprits(
-    models: Borrowed, runs: Reference, port: Tape, matching: Matching, result: Result, start: Start | None,
-    initial: Tensors, isolate: bool, progress: Progress,
-) -> list[Culprit]:  # fmt: skip
-    """The layers at fault by everything that is known of them; those unseen in the chain are run alone for it."""
-    weights = [*weight_faults(models, matching, initial)]
-    known = {(fault.layer, fault.name) for fault in weights}
-    states = [*state_faults(models, runs.tape, left_in_chain(models, port, matching, result), known, initial)]
-    findings: list[Finding] = []
-    if isolate and seen_alone(result.rows) and not states:
-        result.facts["every layer alone"] = SEEN
-    elif isolate:
-        progress("every layer alone, on the reference's inputs")
-        give_back_memory()
-        findings, after = _isolated(models, runs, port, matching, start is not None)
-        states = [*state_faults(models, runs.tape, after, known, initial)]
-    return locate(
-        [record.path for record in runs.tape],
-        matching.twins,
-        setting_faults(models, matching),
-        weights,
-        findings,
-        states,
-        Causes(runs.tape, models.reference_settings, initial, partial(_alternatives, start)).explain,
-    )
+def _refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
+    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
+        order = f"got {type(torch_module).__name__} and {type(paddle_layer).__name__}"
+        swapped = isinstance(torch_module, paddle.nn.Layer) and isinstance(paddle_layer, torch.nn.Module)
+        hint = "; they are swapped" if swapped else ""
+        raise TypeError(f"align takes the torch module first, then the Paddle layer: {order}{hint}")
+
+
+def _refuse_unknown_type(dtype: str) -> None:
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
+
+
+@dataclass
+class Session:
+    """One comparison: both models, what is asked for, and what each step has found so far."""
+
+    torch_module: torch.nn.Module
+    paddle_layer: paddle.nn.Layer
+    inputs: Any
+    options: Options
+    runs: Reference
+    progress: Progress
+    models: Borrowed = field(init=False)
+    start: Start | None = field(init=False, default=None)
+    budget: Budget = field(init=False)
+    errors: list[ModelRaised] = field(init=False, default_factory=list)
+    accounts: Accounts = field(init=False)
+    matching: Matching = field(init=False)
+    points: Mapping[Any, Point] = field(init=False)
+    port: Tape = field(init=False)
+
+    def compare(self) -> Result:
+        """All steps, and the result; both models are given back as they came."""
+        options, self.budget = self.options, Budget(self.options.max_memory)
+        if options.backward:
+            self.start = start_of(options.loss, as_arrays(options.labels), options.seed)
+        borrowed = borrow(self.torch_module, self.paddle_layer, options.mode)
+        with borrowed as self.models, threads_as_torch(), paddle_in(self.paddle_layer, "float64"):
+            if self.start is not None and self.start.torch_loss is not None:
+                self.models.add(LOSS, self.start.torch_loss, self.start.paddle_loss, LOSS)
+            self.run_reference()
+            self.run_port()
+            self.pair()
+            result = self.judged(self.port, "float64")
+            self.find_culprits(result)
+            if options.dtype == "float32":
+                self.progress("Paddle in float32, for information")
+                result.working = self.judged(self._port_in("float32", []), "float32")
+        return result
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def run_reference(self) -> None:
+        """torch in float64, and in float32 for the noise floor, unless an earlier comparison did."""
+        if self.runs.tape is None:
+            self.runs.tape, self.runs.errors = run_reference(
+                self.models, self.inputs, self.start, self.budget, self.progress
+            )
+
+    def run_port(self) -> None:
+        """The whole port in float64; an exception ends it and is kept."""
+        self.progress("Paddle in float64")
+        self.port = self._port_in("float64", self.errors)
+        for raised in self.errors:
+            self._refuse_absent_backward(raised)
+
+    def _port_in(self, dtype: str, errors: list[ModelRaised]) -> Tape:
+        guide = self.runs.tape.by_key()
+        return run_port(self.models, self.inputs, self.start, dtype, self.budget, guide, self.runs.tape, errors.append)
+
+    def _refuse_absent_backward(self, raised: ModelRaised) -> None:
+        """Paddle's recurrent layers have no backward pass in evaluation: that is no fault of the port."""
+        recurrent = [p for p, layer in self.models.port.items() if isinstance(layer, paddle.nn.layer.rnn.RNNBase)]
+        finished = any(record.path == ROOT for record in self.port)
+        if recurrent and finished and self.options.backward and self.options.mode == "eval":
+            raise ValueError(
+                f"Paddle has no backward pass of {type(self.models.port[recurrent[0]]).__name__} ({recurrent[0]}) in "
+                'evaluation: compare with mode="train" (where it computes the same), or with backward=False'
+            ) from raised
+
+    def pair(self) -> None:
+        """Which tensor, layer and call of the port stands for which of the reference."""
+        tape = self.runs.tape
+        self.accounts = Accounts(self.models, self._key_map())
+        reference = Model(self.models.reference_settings, tape)
+        port = Model(self.models.port_settings, self.port)
+        certain = self.accounts.key_map.layers()
+        if LOSS in self.models.reference:
+            certain[LOSS] = LOSS
+        whole = self.accounts.whole() | {LOSS}
+        self.matching = match(reference, port, certain, whole)
+        self.points = find_points(reference, port, tape, self.matching)
+
+    def _key_map(self) -> KeyMap:
+        given = self.options.key_map
+        if isinstance(given, KeyMap):
+            return given
+        ours, theirs = (
+            _in_order(read_layers(model), tape)
+            for model, tape in ((self.torch_module, self.runs.tape), (self.paddle_layer, self.port))
+        )
+        proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
+        return excused(proposal.key_map(), proposal)
+
+    def judged(self, port: Tape, dtype: str) -> Result:
+        """Every value of a run of the port against the reference's."""
+        tape, floor = self.runs.tape, self.runs.floor(dtype)
+        result = Result(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
+        result.rows = [*output_rows(tape, port, floor, self._made(port), self.points)]
+        if self.options.backward:
+            result.rows += gradient_rows(tape, port, floor, self._made(port), self.points)
+            theirs = {name: port.get(ref) for name, ref in port.param_grads.items()}
+            result.rows += parameter_rows(self.accounts.gradients(tape, floor, theirs), floor)
+        self._list_what_is_left(result)
+        result.facts.update(self.models.notes)
+        for raised in self.errors:
+            result.facts["Paddle raised"] = f"in {raised.path}: {raised.words}"
+        if not any(record.path == ROOT for record in port):
+            result.missing.append("the port returned nothing")
+        return result
+
+    def _made(self, port: Tape) -> dict[Any, Any]:
+        made = port.by_key()
+        return {key: twin for key, twin in self.matching.calls.items() if twin in made}
+
+    def _list_what_is_left(self, result: Result) -> None:
+        for paths, side, kinds in (
+            (self.matching.only_reference, "torch", self.runs.tape.layers),
+            (self.matching.only_port, "Paddle", self.port.layers),
+        ):
+            result.skipped += [Skipped(path, kinds[path], side, reason) for path, reason in paths.items()]
+        result.skipped += self.accounts.constants()
+
+    def find_culprits(self, result: Result) -> None:
+        """The layers at fault, by everything that is known of them; the port runs again where values differ."""
+        weights = [*self.accounts.weight_faults(self.matching.twins)]
+        settings = setting_faults(self.models, self.matching)
+        wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
+        states = [*self._states_in_chain(result, wrong)]
+        decisive = [row for row in result.rows if self._decides(row)]
+        if all(row.aligned for row in decisive) and not self.errors:
+            self._set_apart(result)
+        findings: list[Finding] = []
+        if all(row.aligned for row in result.rows) and not states and not self.errors:
+            result.facts["every layer alone"] = SEEN
+        elif self.options.isolate:
+            self.progress("Paddle again, cut at every paired call")
+            give_back_memory()
+            findings, states = self._cut(result, states, wrong)
+        result.culprits = self._located(settings, weights, findings, states)
+        if not result.culprits and not result.passed and result.first_difference is not None:
+            row = result.first_difference
+            result.culprits = [Culprit(row.layer, row.twin, COMPUTATION, row.note or UNEXPLAINED)]
+
+    def _decides(self, row: Row) -> bool:
+        """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""
+        return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
+
+    def _set_apart(self, result: Result) -> None:
+        """Rows that differ although all that follows agrees are no comparison of one thing with the same."""
+        apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
+        for row in apart:
+            result.rows.remove(row)
+            result.skipped.append(Skipped(row.layer, row.kind, "both", APART))
+        result.skipped = [*dict.fromkeys(result.skipped)]
+
+    def _is_apart(self, row: Row) -> bool:
+        # without gradients a layer behind a scale of zero shows in its own row alone
+        key = (row.layer, row.call)
+        return self.options.backward or key not in self.matching.certain or self._is_regrouped(key)
+
+    def _is_regrouped(self, key: Any) -> bool:
+        point, twin = self.points.get(key), self.port.by_key().get(self.matching.calls.get(key))
+        return (
+            point is not None
+            and twin is not None
+            and len(point.outputs) == len(twin.output_refs())
+            and all(
+                regrouped(self.runs.tape.get(ref), self.port.get(other), self.runs.floor("float64").allowed(ref))
+                for ref, other in zip(point.outputs, twin.output_refs())
+            )
+        )
+
+    def _states_in_chain(self, result: Result, wrong: set[str]) -> Iterator[StateFault]:
+        rows = [row for row in result.rows if row.direction == FORWARD and row.aligned]
+        judged = {row.layer: row.allowed for row in rows}
+        after = {name: self.port.get(ref) for name, ref in self.port.buffers.items()}
+        return self.accounts.state_faults(self.runs.tape, after, judged, wrong)
+
+    def _cut(
+        self, result: Result, states: list[StateFault], wrong: set[str]
+    ) -> tuple[list[Finding], list[StateFault]]:
+        """What a cut run finds, of what the chain did not show to be right."""
+        tape, floor = self.runs.tape, self.runs.floor("float64")
+        trace = Trace(tape, floor, self.matching.twins, self._leaves())
+        by_twin: dict[str, list[Point]] = {}
+        for key, twin in self.matching.calls.items():
+            if key in self.points:
+                by_twin.setdefault(twin[0], []).append(self.points[key])
+        run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
+        trace.end()
+        right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
+        right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}
+        findings = [f for f in trace.findings if f.where != "output" or (f.layer, f.call) not in right]
+        if run.raised is None and self.options.backward:
+            findings += self._parameter_findings(result, run.param_grads, findings)
+        elif run.raised is not None:
+            findings.append(self._raised(run.raised))
+        cut = {point.record.path: BACKWARD_LIMIT for point in run.called if point.cut}
+        judged = {layer: floor.allowed(self.points[layer, 0].outputs[0]) for layer in cut if self._has_output(layer)}
+        if run.raised is None:
+            found = self.accounts.state_faults(tape, run.buffers, judged, wrong)
+            states = [s for s in states if s.layer not in judged] + [*found]
+        return findings, states
+
+    def _has_output(self, layer: str) -> bool:
+        return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)
+
+    def _leaves(self) -> frozenset[str]:
+        """Layers of the reference whose twin made no call of another layer: what differs is their own computation."""
+        inside = self.port.children()
+        single = {record.path for record in self.port if not inside[record.key]}
+        return frozenset(path for path, twin in self.matching.twins.items() if twin in single and path != ROOT)
+
+    def _parameter_findings(
+        self, result: Result, theirs: Mapping[str, np.ndarray], findings: Sequence[Finding]
+    ) -> Iterator[Finding]:
+        """Gradients of parameters in pieces that begin with the reference's own values and gradients."""
+        floor, blamed = self.runs.floor("float64"), {finding.layer for finding in findings}
+        right = {row.layer for row in result.rows if row.direction == PARAMETER and row.aligned}
+        called = self.runs.tape.by_key()
+        for gradient in self.accounts.gradients(self.runs.tape, floor, theirs):
+            layer, own = split(gradient.name)
+            if gradient.name in right or any(b == layer or b.startswith(f"{layer}.") or layer == ROOT for b in blamed):
+                continue
+            found, note = gradient.measured(floor)
+            if not note and found.relative <= max(floor.allowed(gradient.ref), BACKWARD_LIMIT):
+                continue
+            actual = np.zeros_like(gradient.expected) if gradient.actual is None else gradient.actual
+            while layer != ROOT and (layer, 0) not in called:
+                layer = layer.rpartition(".")[0] or ROOT  # a layer of which the one around it uses the weights
+            twin = self.matching.twins.get(layer, layer)
+            yield Finding(layer, twin, layer in self._leaves(), "parameter gradient", 0, found, own, found.mismatch,
+                          gradient.expected, actual)  # fmt: skip
+
+    def _raised(self, raised: ModelRaised) -> Finding:
+        back = {twin: path for path, twin in self.matching.twins.items()}
+        path = raised.path
+        while path not in back and path != ROOT:
+            path = path.rpartition(".")[0] or ROOT
+        layer = back.get(path, ROOT)
+        nothing = compare(np.zeros(0), np.zeros(1))
+        inside = "" if path == raised.path else f" (in {raised.path})"
+        note = f"raised {raised.words}{inside}"
+        return Finding(layer, path, layer in self._leaves(), "output", 0, nothing, note=note)
+
+    def _located(
+        self, settings: Mapping[str, Any], weights: Sequence[WeightFault], findings: Sequence[Finding],
+        states: Sequence[StateFault],
+    ) -> list[Culprit]:  # fmt: skip
+        initial = initial_by_layer(self.accounts)
+        explain = Causes(self.runs.tape, self.models.reference_settings, initial, partial(_alternatives, self.start))
+        twins = {path: self.matching.twins.get(path, path) for path in self.models.reference}
+        order = [record.path for record in self.runs.tape]
+        return locate(order, twins, settings, weights, findings, states, explain.explain)
+
+
+def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
+    """Layers in the order of their first calls; those that were not called keep their place behind."""
+    position = {path: number for number, path in enumerate(dict.fromkeys(path for path, _ in tape.begun()))}
+    return sorted(layers, key=lambda layer: position.get(layer.path or ROOT, len(position)))
 
 
 def _alternatives(
@@ -141,134 +411,3 @@ def _alternatives(
         return start.other_losses(inputs)
     return alternatives(settings, weights, inputs, shape)
 
-
-def _refuse_unknown_type(dtype: str) -> None:
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
-
-
-def _chained_run(
-    models: Borrowed, runs: Reference, inputs: Inputs, start: Start | None, dtype: str, budget: Budget,
-    key_map: str | Mapping[str, str],
-) -> tuple[Result, Tape, Matching]:  # fmt: skip
-    """The whole port in ``dtype``, compared layer by layer with the reference in float64."""
-    errors: list[Exception] = []
-    port = run_port(models, inputs, start, dtype, budget, runs.tape, errors.append)
-    matching = _match(models, runs.tape, port, key_map)
-    result = _compared(models, runs.tape, port, runs.floor(dtype), matching, start is not None)
-    for error in errors:
-        result.facts["Paddle raised"] = f"{type(error).__name__}: {str(error).strip()}"
-    return result, port, matching
-
-
-def _match(models: Borrowed, tape: Tape, port: Tape, key_map: str | Mapping[str, str]) -> Matching:
-    def side(settings: Mapping[str, Settings], leaf_paths: frozenset[str], run: Tape) -> Side:
-        returns = {record.path: [ref.shape for ref in record.output_refs()] for record in run if record.call == 0}
-        return Side(settings, leaf_paths, run.begun(), returns)
-
-    def weighted(of: Side) -> list[Layer]:
-        return [Layer(p, of.layers[p].category, of.layers[p].shapes) for p in of.called if of.layers[p].has_weights]
-
-    reference = side(models.reference_settings, models.reference_leaves(), tape)
-    theirs = side(models.port_settings, models.port_leaves(), port)
-    given = {} if isinstance(key_map, str) else dict(key_map)
-    _refuse_unknown_layers(given, models)
-    with_weights = {path: twin for path, twin in given.items() if reference.layers[path].has_weights}
-    return match(reference, theirs, given | pair_layers(weighted(reference), weighted(theirs), with_weights))
-
-
-def _refuse_unknown_layers(given: Mapping[str, str], models: Borrowed) -> None:
-    unknown = [f"{path} in torch" for path in given if path not in models.reference]
-    unknown += [f"{twin} in Paddle" for twin in given.values() if twin not in models.port]
-    if unknown:
-        raise ValueError(f"the key map names layers that do not exist: {', '.join(unknown)}")
-
-
-def _partial(models: Borrowed, matching: Matching) -> frozenset[str]:
-    """Layers with weights and inner layers whose twin stands for their own computation only (BN without its ReLU)."""
-    leaf_twins = models.port_leaves()
-    return frozenset(
-        path
-        for path, twin in matching.twins.items()
-        if models.reference_settings[path].has_weights
-        and path not in models.reference_leaves()
-        and twin in leaf_twins
-        and "activation" not in models.port_settings[twin].fields
-    )
-
-
-def _compared(
-    models: Borrowed, tape: Tape, port: Tape, floor: NoiseFloor, matching: Matching, backward: bool
-) -> Result:  # fmt: skip
-    title = f"{type(models.torch_module).__name__}: torch against Paddle"
-    partial = _partial(models, matching)
-    result = compare_tapes(title, tape, port, floor, matching.calls, partial)
-    if backward:
-        parameters = parameter_pairs(models, matching.twins)
-        result.rows += compare_gradients(tape, port, floor, matching.calls, parameters, partial)
-    for paths, side, kinds in (
-        (matching.only_reference, "torch", tape.layers),
-        (matching.only_port, "Paddle", port.layers),
-    ):
-        result.skipped += [Skipped(path, kinds[path], side, reason) for path, reason in paths.items()]
-    result.facts.update(models.notes)
-    return result
-
-
-def _isolated(
-    models: Borrowed, runs: Reference, port: Tape, matching: Matching, backward: bool
-) -> tuple[list[Finding], After]:
-    """What every layer did alone, and the buffers that it left."""
-    tape, leaf_twins, made = runs.tape, models.port_leaves(), port.by_key()
-    returns = {
-        key: [ref.shape for ref in made[twin].output_refs()] for key, twin in matching.calls.items() if twin in made
-    }
-
-    def leaf(twin: str, record: Record, grads: Sequence[Any]) -> Any:
-        taken = _as_taken(tape, record, models.reference_settings[record.path], models.port_settings[twin])
-        return replay_leaf(models.port[twin], tape, taken, grads, backward)
-
-    def container(twin: str, record: Record, calls: Sequence[Record]) -> Any:
-        inner = {call.key: models.port[matching.calls[call.key][0]] for call in calls}
-        return replay_container(models.port[twin], tape, record, calls, inner, backward, returns)
-
-    with state_restored(models.paddle_layer):
-        measured = isolate_layers(
-            tape,
-            runs.floor("float64"),
-            matching.twins,
-            matching.calls,
-            leaf,
-            container,
-            lambda twin: twin not in leaf_twins,
-            _partial(models, matching),
-            _judged_parameters(models, matching) if backward else {},
-        )
-        called = {record.path for record in tape}
-        twins = {path: twin for path, twin in matching.twins.items() if path in called}
-        after = {path: (paddle_tensors(models.port[twin]), FORWARD_LIMIT) for path, twin in twins.items()}
-    return measured.findings, after
-
-
-def _judged_parameters(models: Borrowed, matching: Matching) -> dict[str, tuple[str, str]]:
-    """``{name in torch: (its layer, the parameter's unique name in Paddle)}``."""
-    unique = {
-        join(path, name): parameter.name
-        for path, layer in models.port.items()
-        for name, parameter in layer._parameters.items()
-        if parameter is not None
-    }
-    pairs = parameter_pairs(models, matching.twins)
-    return {name: (path, unique[twin]) for name, (path, twin) in pairs.items() if twin in unique}
-
-
-def _as_taken(tape: Tape, record: Record, reference: Settings, port: Settings) -> Record:
-    """The record with its inputs as the twin takes them: (B, C, H, W) as (B, C * H * W) where it is a linear layer."""
-    if {reference.category, port.category} != AFFINE:
-        return record
-    sides = (-1,) if port.category == "linear" else port.shapes["weight"][1:]
-
-    def reshaped(ref: Any) -> Any:
-        return tape.store.put(tape.get(ref).reshape(ref.shape[0], *sides))
-
-    return replace(record, args=mapped(record.args, is_ref, reshaped))

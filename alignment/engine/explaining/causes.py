@@ -13,7 +13,7 @@ import numpy as np
 from alignment.engine.explaining.hypotheses import BACKWARD, FORWARD, Case, explain, narrowed, partly, permuted, scaled
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
-from alignment.engine.locating.isolate import Finding
+from alignment.engine.locating.findings import Finding
 from alignment.engine.records.tape import Record, Slot, Tape
 from alignment.engine.sides.settings import Settings
 

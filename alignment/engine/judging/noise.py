@@ -10,11 +10,12 @@ weights, two seeds each, 17,000 tensors: at most 3.1 times in float32, 4.2 times
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from alignment.engine.judging.error import compare
+from alignment.engine.judging.error import Difference, compare
 from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Tape
 
@@ -41,6 +42,10 @@ BACKWARD_LIMIT = 2.0**-23
 # of a bias in front of a normalisation by the batch's own statistics.
 VANISHING = 2.0**-3
 
+# What float32 leaves of a sum of many terms, over the largest of them: 8 units in the last place (2**-24 each). It
+# only sets the scale by which what vanishes is shown; floor and error are divided by it alike.
+TERMS = 2.0**-21
+
 
 class RoundedRun(Store):
     """What the reference's second run, in float32, puts here is measured against its first and not kept.
@@ -62,7 +67,7 @@ class RoundedRun(Store):
         self.refs.append(ref)
         known = ref.index < len(self._exact.refs)
         relative = compare(self._exact.get(self._exact.refs[ref.index]), array).relative if known else 0.0
-        self.errors.append(relative if np.isfinite(relative) else 0.0)
+        self.errors.append(relative)
         return ref
 
     @property
@@ -84,15 +89,42 @@ class NoiseFloor:
     def of(self, ref: Ref) -> float:
         """The floor of one tensor; at least the unit roundoff, where the reference happens to be exact."""
         scale = 2.0 ** (BITS["float32"] - BITS[self.dtype])
-        return max(self.errors.get(ref.index, 0.0) * scale, 2.0 ** -BITS[self.dtype])
+        return max(self._error(ref) / self._beyond(ref) * scale, 2.0 ** -BITS[self.dtype])
 
     def allowed(self, ref: Ref) -> float:
         """The largest relative error that is still taken for rounding."""
         return MARGIN[self.dtype] * self.of(ref)
 
+    def limits(self, ref: Ref) -> tuple[float, float]:
+        """The floor of one tensor and what is allowed."""
+        return self.of(ref), self.allowed(ref)
+
+    def scaled(self, found: Difference, ref: Ref) -> Difference:
+        """What was measured, relative to the scale by which this tensor is judged."""
+        beyond = self._beyond(ref)
+        return found if beyond == 1.0 else replace(found, relative=found.relative / beyond)
+
     def vanishes(self, ref: Ref) -> bool:
         """Whether the tensor is nothing but rounding."""
-        return self.errors.get(ref.index, 0.0) > VANISHING
+        return self._error(ref) > VANISHING
+
+    def _error(self, ref: Ref) -> float:
+        error = self.errors.get(ref.index, 0.0)
+        # where the run in float32 left the range of numbers nothing was measured: the largest error elsewhere serves
+        return error if np.isfinite(error) else self._largest
+
+    @cached_property
+    def _largest(self) -> float:
+        return max((error for error in self.errors.values() if np.isfinite(error)), default=0.0)
+
+    def _beyond(self, ref: Ref) -> float:
+        """How many times larger than the tensor itself the terms are that it is the sum of.
+
+        Of a tensor that vanishes the terms cancel. Rounding tells how large they are: in float32 their sum is off by a
+        few units in the last place of them (``TERMS``), whatever is left of it. So a gradient that is zero in theory,
+        of a bias in front of a normalisation, is judged by what it is the sum of, and no limit comes near to 1.
+        """
+        return self._error(ref) / TERMS if self.vanishes(ref) else 1.0
 
 
 def run_in_both(run: Callable[[str, Store], Tape], budget: Budget) -> tuple[Tape, dict[int, float]]:
@@ -126,5 +158,4 @@ def measure_errors(exact: Tape, rounded: Tape) -> dict[int, float]:
 
 
 def _error(exact: Tape, ref: Ref, rounded: Tape, twin: Ref) -> float:
-    relative = compare(exact.get(ref), rounded.get(twin)).relative
-    return relative if np.isfinite(relative) else 0.0
+    return compare(exact.get(ref), rounded.get(twin)).relative

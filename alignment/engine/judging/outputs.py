@@ -1,56 +1,32 @@
-"""Two tapes and a noise floor -> a result: every output of every layer that both sides have. No framework."""
+"""Two tapes and a noise floor -> rows: every output of every call that both sides have. No framework."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
 
 from alignment.engine.judging.echo import difference
 from alignment.engine.judging.noise import NoiseFloor
 from alignment.engine.judging.rows import measured, unmeasured
-from alignment.engine.pairing.calls import numbered
+from alignment.engine.pairing.points import Point, plain_point
 from alignment.engine.records.store import Ref
-from alignment.engine.records.tape import ROOT, Key, Record, Tape
-from alignment.engine.result import Result, Row, Skipped
+from alignment.engine.records.structure import places, structure_differences
+from alignment.engine.records.tape import ROOT, Key, Record, Tape, is_ref
+from alignment.engine.result import Row, Skipped
 
 REFERENCE, PORT = "torch", "Paddle"
+KINDS = {"f": "a floating-point tensor", "c": "a complex tensor", "b": "a boolean tensor",
+         "i": "an integer tensor", "u": "an integer tensor"}  # fmt: skip
 
 
-def compare_tapes(
-    title: str,
-    reference: Tape,
-    port: Tape,
-    floor: NoiseFloor,
-    pairs: Mapping[Key, Key] | None = None,
-    partial: frozenset[str] = frozenset(),
-) -> Result:
-    """Compare ``port`` with ``reference`` call by call.
-
-    ``pairs`` maps calls of the reference to calls of the port; without it layers pair by their path, and those that
-    one side lacks are listed as skipped. A call in it that only one side makes is a difference.
-    ``partial`` are layers of the reference whose twin stands for their own computation only, without inner layers.
-    """
-    result = Result(title, floor.dtype)
-    if pairs is None:
-        common = {path: path for path in reference.layers if path in port.layers}
-        pairs = numbered(common, (record.key for record in reference), (record.key for record in port))
-        result.skipped = [*_one_sided(reference, port)]
-    calls, inside = port.by_key(), reference.children()
-    names = {twin: path for (path, _), twin in pairs.items()}
-    for depth, record in enumerate(reference):
-        if record.key not in pairs:
-            continue
-        twin = calls.pop(pairs[record.key], None)
-        if twin is None:
-            note = f"call {record.call + 1} of this layer is missing in {PORT}"
-            result.rows.append(unmeasured(record, pairs[record.key][0], depth, note))
-            continue
-        refs = reference.own(record, inside[record.key])[0] if record.path in partial else record.output_refs()
-        result.rows.extend(_compare_outputs(reference, record, refs, port, twin, depth, floor))
-    for record in calls.values():
-        if record.key in names:
-            note = f"call {record.call + 1} of this layer is missing in {REFERENCE}"
-            result.rows.append(unmeasured(record, record.path, len(reference), note, names[record.key]))
-    return result
+def same_names(reference: Tape, port: Tape) -> tuple[dict[Key, Key], list[Skipped]]:
+    """Calls paired by the paths of their layers, those that one side lacks included, and layers that only one has."""
+    common = [path for path in reference.layers if path in port.layers]
+    made = {record.key for record in [*reference, *port]}
+    calls = {key: key for path in common for key in sorted(key for key in made if key[0] == path)}
+    return calls, [*_one_sided(reference, port)]
 
 
 def _one_sided(reference: Tape, port: Tape) -> Iterator[Skipped]:
@@ -65,22 +41,82 @@ def _one_sided(reference: Tape, port: Tape) -> Iterator[Skipped]:
             yield Skipped(path, kind, PORT, f"no layer of this name in {REFERENCE}")
 
 
-def _compare_outputs(
+def output_rows(
     reference: Tape,
-    record: Record,
-    outputs: Sequence[Ref],
     port: Tape,
-    twin: Record,
-    depth: int,
     floor: NoiseFloor,
+    calls: Mapping[Key, Key],
+    points: Mapping[Key, Point] | None = None,
 ) -> Iterator[Row]:
-    twin_outputs = twin.output_refs()
-    if len(outputs) != len(twin_outputs):
-        note = f"{len(twin_outputs)} outputs in {PORT}, {len(outputs)} in {REFERENCE}"
+    """A row for each tensor that a paired call returns, in the order of execution.
+
+    ``calls`` maps calls of the reference to calls of the port; one that only one side makes is a difference.
+    ``points`` says what is compared of a call, where that is not simply its outputs.
+    """
+    theirs = port.by_key()
+    for depth, record in enumerate(reference):
+        if record.key not in calls:
+            continue
+        twin = theirs.pop(calls[record.key], None)
+        if twin is None:
+            note = f"call {record.call + 1} of this layer is missing in {PORT}"
+            yield unmeasured(record, calls[record.key][0], depth, note)
+        elif record.path == ROOT:
+            yield from _root(reference, record, port, twin, depth, floor)
+        else:
+            point = (points or {}).get(record.key) or plain_point(record)
+            yield from _of_call(reference, point, port, twin, depth, floor)
+    names = {twin: key[0] for key, twin in calls.items()}
+    for record in theirs.values():
+        if record.key in names:
+            note = f"call {record.call + 1} of this layer is missing in {REFERENCE}"
+            yield unmeasured(record, record.path, len(reference), note, names[record.key])
+
+
+def _of_call(
+    reference: Tape, point: Point, port: Tape, twin: Record, depth: int, floor: NoiseFloor
+) -> Iterator[Row]:  # fmt: skip
+    record, theirs = point.record, twin.output_refs()
+    if len(point.outputs) != len(theirs):
+        note = f"{len(theirs)} outputs in {PORT}, {len(point.outputs)} in {REFERENCE}"
         yield unmeasured(record, twin.path, depth, note)
         return
-    for expected, actual in zip(outputs, twin_outputs):
-        # what the model itself returns has one shape; between layers a flattened tensor is the same tensor
-        found = difference(reference, expected, port, actual, strict=record.path == ROOT)
-        limits = floor.of(expected), floor.allowed(expected)
-        yield measured(record, twin.path, depth, found, expected.shape, limits, note=found.mismatch)
+    for expected, actual in zip(point.outputs, theirs):
+        yield _row(reference, record, expected, port, twin, actual, depth, floor, floor.allowed(expected))
+
+
+def _root(
+    reference: Tape, record: Record, port: Tape, twin: Record, depth: int, floor: NoiseFloor
+) -> Iterator[Row]:  # fmt: skip
+    """What the model returns: its structure first, then every tensor at its place, in its own shape."""
+    for words in structure_differences(record.outputs, twin.outputs, is_ref, _what):
+        yield unmeasured(record, twin.path, depth, words)
+    ours, theirs = dict(places(record.outputs, is_ref)), dict(places(twin.outputs, is_ref))
+    for place, expected in ours.items():
+        if place in theirs:
+            yield _row(reference, record, expected, port, twin, theirs[place], depth, floor, None, place)
+    if ours and theirs and not ours.keys() & theirs.keys() and len(ours) == len(theirs):
+        # nested otherwise, which was said; the numbers are compared nonetheless
+        for (place, expected), actual in zip(ours.items(), theirs.values()):
+            yield _row(reference, record, expected, port, twin, actual, depth, floor, None, place)
+
+
+def _what(ref: Ref) -> str:
+    return KINDS.get(np.dtype(ref.dtype).kind, f"a tensor of {ref.dtype}")
+
+
+def _row(
+    reference: Tape, record: Record, expected: Ref, port: Tape, twin: Record, actual: Ref, depth: int,
+    floor: NoiseFloor, limit: float | None, place: str = "",
+) -> Row:  # fmt: skip
+    found = floor.scaled(difference(reference, expected, port, actual, limit), expected)
+    row = measured(record, twin.path, depth, found, expected.shape, floor.limits(expected), note=found.mismatch)
+    if record.path == ROOT:
+        row = replace(row, place=place, undecided=why_undecided(reference.get(expected)))
+    return row
+
+
+def why_undecided(array: np.ndarray) -> str:
+    """Why nothing can be held against ``array``, a value of the reference: where it is NaN no port is right or wrong."""
+    missing = int(np.isnan(array).sum()) if array.dtype.kind in "fc" else 0
+    return f"{REFERENCE}'s own value is NaN in {missing} of {array.size} elements" if missing else ""

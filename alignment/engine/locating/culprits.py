@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
-from alignment.engine.locating.isolate import Finding
+from alignment.engine.locating.findings import Finding
 from alignment.engine.records.layout import laid_out
 from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, WIRING, Culprit
 from alignment.engine.spread import Spread, spread
@@ -30,6 +30,7 @@ class WeightFault:
     relative: float
     note: str = ""
     cause: str = ""
+    one_sided: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,20 @@ import numpy as np
 
 
 def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
-    """The leaves in order; everything else that is no container is passed over."""
+    """The leaves in order, of a mapping in that of its keys; everything else that is no container is passed over."""
     if is_leaf(value):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from leaves(item, is_leaf)
+        for key in in_order(value):
+            yield from leaves(value[key], is_leaf)
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from leaves(item, is_leaf)
+
+
+def in_order(mapping: Mapping[Any, Any]) -> list[Any]:
+    """The keys of a mapping in an order that does not depend on how it was made: two models may fill a dict otherwise."""
+    return sorted(mapping, key=lambda key: (type(key).__name__, str(key)))
 
 
 def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
@@ -25,11 +30,25 @@ def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], A
     if is_leaf(value):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: mapped(item, is_leaf, change) for key, item in value.items()}
+        made = {key: mapped(value[key], is_leaf, change) for key in in_order(value)}
+        return {key: made[key] for key in value}
     if isinstance(value, (list, tuple)):
         items = [mapped(item, is_leaf, change) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value
+
+
+def as_arrays(value: Any) -> Any:
+    """The same structure with tensors of either framework as arrays: what has ``detach`` and ``numpy``, or ``numpy``."""
+    return mapped(value, lambda item: hasattr(item, "numpy") and not isinstance(item, np.ndarray), _array)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    if hasattr(tensor, "resolve_conj"):  # torch's
+        tensor = tensor.detach().cpu().resolve_conj()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    bfloat16 = "bfloat16" in str(tensor.dtype)
+    return (tensor.astype("float32") if bfloat16 else tensor).numpy()
 
 
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -10,6 +10,21 @@ from alignment.engine.records.tape import ROOT
 from alignment.engine.sides.settings import Settings
 
 
+class ModelRaised(RuntimeError):
+    """An exception of a model while it ran; ``path`` is the innermost layer in which it was raised."""
+
+    def __init__(self, side: str, path: str, error: BaseException):
+        super().__init__(f"{side} raised in {path}: {in_one_line(error)}")
+        self.path, self.error, self.words = path, error, in_one_line(error)
+
+
+def in_one_line(error: BaseException) -> str:
+    """An exception in one line: of Paddle's it is the last but one that says what was wrong."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("[Hint:", "[operator", "-----", "C++ Traceback"))]
+    return f"{type(error).__name__}: {(told or lines or [''])[-1]}"
+
+
 @dataclass
 class Half:
     """One of both models: ``layers`` and ``settings`` by path, ``notes`` on how it runs."""

@@ -121,3 +121,36 @@ def paddle_tensors(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
     if isinstance(layer, paddle.nn.Linear):
         arrays["weight"] = arrays["weight"].T.copy()
     return arrays
+
+
+def own_arrays(
+    layer: paddle.nn.Layer,
+) -> tuple[dict[str, np.ndarray], frozenset[str], frozenset[str], dict[str, str]]:
+    """All tensors by full name, the names of trained ones, of parameters, and other names of the same tensors.
+
+    BatchNorm's statistics, which Paddle counts as parameters, are buffers here.
+    """
+    first: dict[int, str] = {}
+    arrays, trained, parameters, alias = {}, set(), set(), {}
+    for path, sub in _all_sublayers(layer):
+        for own, is_parameter in ((sub._parameters, True), (sub._buffers, False)):
+            for role, value in own.items():
+                if value is None or not value._is_initialized():
+                    continue
+                name = f"{path}.{role}" if path else role
+                if first.setdefault(id(value), name) != name:
+                    alias[name] = first[id(value)]
+                arrays[name] = value.numpy().copy()
+                if is_parameter and role not in ("_mean", "_variance"):
+                    parameters.add(name)
+                    if not value.stop_gradient:
+                        trained.add(name)
+    return arrays, frozenset(trained), frozenset(parameters), alias
+
+
+def _all_sublayers(layer: paddle.nn.Layer, path: str = "") -> Iterator[tuple[str, paddle.nn.Layer]]:
+    """Every layer by every name that it goes by."""
+    yield path, layer
+    for name, sub in layer._sub_layers.items():
+        if sub is not None:
+            yield from _all_sublayers(sub, f"{path}.{name}" if path else name)

@@ -5,7 +5,8 @@ Paddle has no hook on a layer's backward pass; hooks on the tensors that layers 
 
 from __future__ import annotations
 
-from collections import deque
+import inspect
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat, zip_longest
 from typing import Any
@@ -14,45 +15,54 @@ import numpy as np
 import paddle
 
 from alignment.engine.records.store import Ref, Store
+from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
+from alignment.engine.sides.model import ModelRaised
 
-LATEST = 8
-"""How many tensors are remembered; layers nest less deeply than that where one returns what another did."""
+Start = Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]]
+WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forward_pre_hook).parameters
+"""Whether hooks can see keyword arguments; Paddle 2.6 has no such option."""
 
 
 def capture(
     layer: paddle.nn.Layer,
     inputs: Any,
     store: Store | None = None,
-    backward: Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]] | None = None,
-    failed: Callable[[Exception], None] | None = None,
+    backward: Start | None = None,
+    failed: Callable[[ModelRaised], None] | None = None,
     beside: Mapping[str, paddle.nn.Layer] | None = None,
-    guide: Tape | None = None,
+    guide: Mapping[Key, Record] | None = None,
 ) -> Tape:
     """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
 
-    ``inputs``, ``backward`` and ``beside`` as in ``capture_torch``; the records hold no gradients of inputs. An
-    exception in the layer goes to ``failed``, where there is one, and the tape holds what had returned by then.
-    ``guide`` is the reference's tape: the store learns which of its tensors, by path and call, might be the same.
+    ``inputs``, ``backward`` and ``beside`` as in the torch side's ``capture``; the records hold no gradients of inputs
+    but the model's own, and of arguments only those that a layer returned. An exception in the layer goes to
+    ``failed``, where there is one, and the tape holds what had returned by then. ``guide`` are the reference's records
+    by the port's calls: the store learns which of the reference's tensors might be the same.
     """
-    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {}, guide)
+    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {}, guide or {})
     handles = recorder.attach()
     try:
         with paddle.set_grad_enabled(backward is not None):
             args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward is not None))
+            recorder.inputs = [*leaves((args, kwargs), is_tensor)]
             output = layer(*args, **kwargs)
         if backward is not None:
             layer.clear_gradients(set_to_zero=False)
-            roots, grads = backward(output)
-            paddle.autograd.backward(roots, grads)
+            with paddle.enable_grad():
+                roots, grads = backward(output)
+            if roots:
+                paddle.autograd.backward(roots, grads)
             recorder.keep_param_grads()
+            recorder.keep_input_grads()
         recorder.keep_buffers()
     except Exception as error:
+        raised = ModelRaised("Paddle", recorder.place(), error)
         if failed is None:
-            raise
-        failed(error)
+            raise raised from error
+        failed(raised)
     finally:
         for handle in handles:
             handle.remove()
@@ -64,9 +74,15 @@ def capture(
 
 def in_random_directions(output: Any, seed: int) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
     """A start of the backward pass: every output that has a gradient, and a random direction for each."""
-    roots = [tensor for tensor in leaves(output, is_tensor) if not tensor.stop_gradient]
-    arrays = random_directions([tuple(root.shape) for root in roots], seed)
-    return roots, [paddle.to_tensor(array).astype(root.dtype) for root, array in zip(roots, arrays)]
+    roots = {place: tensor for place, tensor in places(output, is_tensor) if not tensor.stop_gradient}
+    wanted = {place: (tuple(root.shape), is_complex(root)) for place, root in roots.items()}
+    arrays = random_directions(wanted, seed)
+    return [*roots.values()], [paddle.to_tensor(arrays[place]).astype(root.dtype) for place, root in roots.items()]
+
+
+def is_complex(tensor: paddle.Tensor) -> bool:
+    """Whether the tensor holds complex numbers."""
+    return tensor.dtype in (paddle.complex64, paddle.complex128)
 
 
 def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -> paddle.Tensor:
@@ -90,58 +106,107 @@ def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
     return {name: value for name, value in layer.state_dict().items() if value.stop_gradient}
 
 
+def hooked(
+    layer: paddle.nn.Layer,
+    before: Callable[[paddle.nn.Layer, tuple[Any, ...], dict[str, Any]], Any],
+    after: Callable[[paddle.nn.Layer, Any], Any],
+) -> list[Any]:
+    """Hooks before and after every call of ``layer``; ``before`` returns new ``(args, kwargs)`` or None."""
+
+    def positional(sub: paddle.nn.Layer, args: tuple[Any, ...]) -> Any:
+        changed = before(sub, args, {})
+        return None if changed is None else changed[0]
+
+    pre = (
+        layer.register_forward_pre_hook(before, with_kwargs=True)
+        if WITH_KWARGS
+        else layer.register_forward_pre_hook(positional)
+    )
+    return [pre, layer.register_forward_post_hook(lambda sub, args, output: after(sub, output))]
+
+
+class _Known:
+    """What was stored of each tensor that is still alive."""
+
+    def __init__(self):
+        self._entries: dict[int, tuple[Any, int, Ref, Slot | None]] = {}
+
+    def get(self, tensor: paddle.Tensor) -> tuple[Ref, Slot | None] | None:
+        entry = self._entries.get(id(tensor))
+        if entry is None or entry[0]() is not tensor or entry[1] != tensor.inplace_version:
+            return None
+        return entry[2], entry[3]
+
+    def put(self, tensor: paddle.Tensor, ref: Ref, slot: Slot | None) -> None:
+        self._entries[id(tensor)] = weakref.ref(tensor), tensor.inplace_version, ref, slot
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
 class _Recorder:
     """The hooks of one run and what they share."""
 
     def __init__(
         self, layer: paddle.nn.Layer, store: Store, differentiate: bool, beside: Mapping[str, paddle.nn.Layer],
-        guide: Tape | None,
+        guide: Mapping[Key, Record],
     ):  # fmt: skip
         self.layer = layer
         self.names = {**dict(layer.named_sublayers(include_self=True)), **beside}
         self.tape = Tape({path or ROOT: type(sub).__name__ for path, sub in self.names.items()}, store)
         self.differentiate = differentiate
-        self._guide = guide.by_key() if guide else {}
-        self._guide_grads = guide.param_grads if guide else {}
+        self.inputs: list[paddle.Tensor] = []
+        self._guide = guide
         self._open: list[Record] = []
-        # the latest tensors: a container mostly returns what its last layer returned, and one copy serves both
-        self._latest: deque[tuple[paddle.Tensor, int, Ref, Slot | None]] = deque(maxlen=LATEST)
+        self._known = _Known()
 
     def attach(self) -> list[Any]:
-        handles = []
-        for path, sub in self.names.items():
-            handles.append(sub.register_forward_pre_hook(self._before(path or ROOT)))
-            handles.append(sub.register_forward_post_hook(self._after))
-        return handles
+        return [
+            handle
+            for path, sub in self.names.items()
+            for handle in hooked(sub, self._before(path or ROOT), self._after)
+        ]
 
     def forget(self) -> None:
         """Let the tensors go: their hooks hold the recorder, a cycle through C++ that no collector sees."""
-        self._latest.clear()
+        self._known.clear()
+        self.inputs = []
+
+    def place(self) -> str:
+        """The innermost layer that is running."""
+        return self._open[-1].path if self._open else ROOT
 
     def keep_param_grads(self) -> None:
         for name, parameter in self.layer.named_parameters():
             if not parameter.stop_gradient and parameter.grad is not None:
-                owner = self.names[name.rpartition(".")[0]]
-                grad = parameter.grad.numpy()
-                # as torch lays it out
-                turned = isinstance(owner, paddle.nn.Linear) and name.endswith("weight")
-                self.tape.param_grads[name] = self.tape.store.put(
-                    grad.T if turned else grad, self._guide_grads.get(name)
-                )
+                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.numpy())
+
+    def keep_input_grads(self) -> None:
+        root = next((record for record in self.tape if record.path == ROOT), None)
+        if root is not None:
+            grads = [None if tensor.grad is None else tensor.grad.numpy() for tensor in self.inputs]
+            root.input_grads = [None if grad is None else Slot(self.tape.store.put(grad)) for grad in grads]
 
     def keep_buffers(self) -> None:
         for name, value in state_tensors(self.layer).items():
-            self.tape.buffers[name] = self.tape.store.put(value.numpy())
+            if value._is_initialized():
+                self.tape.buffers[name] = self.tape.store.put(value.numpy())
 
     def _before(self, path: str) -> Callable[..., None]:
-        def hook(sub: paddle.nn.Layer, args: tuple[Any, ...]) -> None:
+        def hook(sub: paddle.nn.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             parent = self._open[-1].key if self._open else None
             leaf = next(sub.children(), None) is None
-            self._open.append(Record(path, type(sub).__name__, self.tape.next_call(path), leaf, parent))
+            record = Record(path, type(sub).__name__, self.tape.next_call(path), leaf, parent)
+            record.args, record.kwargs = mapped((args, kwargs), is_tensor, self._ref_of)
+            self._open.append(record)
 
         return hook
 
-    def _after(self, sub: paddle.nn.Layer, args: Any, output: Any) -> None:
+    def _ref_of(self, tensor: paddle.Tensor) -> Ref | None:
+        found = self._known.get(tensor)
+        return found and found[0]
+
+    def _after(self, sub: paddle.nn.Layer, output: Any) -> None:
         record = self._open.pop()
         tensors = [*leaves(output, is_tensor)]
         kept = [self._keep(tensor, *like) for tensor, like in zip(tensors, self._likes(record.key))]
@@ -158,14 +223,14 @@ class _Recorder:
         yield from repeat((None, None))
 
     def _keep(self, tensor: paddle.Tensor, like: Ref | None, like_grad: Slot | None) -> tuple[Ref, Slot | None]:
-        for known, version, ref, slot in self._latest:
-            if known is tensor and version == tensor.inplace_version:
-                return ref, slot
+        known = self._known.get(tensor)
+        if known is not None:
+            return known
         ref, slot = self.tape.store.put(tensor.numpy(), like), None
         if self.differentiate and not tensor.stop_gradient:
             slot = Slot()
             tensor.register_hook(self._filler(slot, like_grad))
-        self._latest.append((tensor, tensor.inplace_version, ref, slot))
+        self._known.put(tensor, ref, slot)
         return ref, slot
 
     def _filler(self, slot: Slot, like: Slot | None) -> Callable[[paddle.Tensor], None]:

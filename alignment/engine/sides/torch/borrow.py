@@ -92,3 +92,23 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's numbers; bfloat16, which numpy lacks, exactly as float32."""
     tensor = tensor.detach().resolve_conj().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def own_arrays(
+    module: torch.nn.Module,
+) -> tuple[dict[str, np.ndarray], frozenset[str], frozenset[str], dict[str, str]]:
+    """All tensors by full name, the names of trained ones, of parameters, and other names of the same tensors."""
+    first: dict[int, str] = {}
+    arrays, trained, parameters, alias = {}, set(), set(), {}
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, value in named:
+        if name.rpartition(".")[2] in DROPPED:
+            continue
+        if first.setdefault(id(value), name) != name:
+            alias[name] = first[id(value)]
+        arrays[name] = to_numpy(value)
+        if isinstance(value, torch.nn.Parameter):
+            parameters.add(name)
+            if value.requires_grad:
+                trained.add(name)
+    return arrays, frozenset(trained), frozenset(parameters), alias

@@ -7,7 +7,7 @@ layer's share alone; ``register_full_backward_hook`` would tell the same and rai
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,9 +18,12 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from alignment.engine.records.store import Ref, Store
+from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
-from alignment.engine.records.tree import as_call, is_array, leaves, mapped
+from alignment.engine.records.tree import as_call, in_order, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
+from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.torch.borrow import to_numpy
 
 LATEST = 4
 """How many tensors are remembered by their memory: operations and layers next to each other see the same ones."""
@@ -52,10 +55,13 @@ def capture(
             module.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 roots, grads = backward(output)
-            torch.autograd.backward(roots, grads)
+            if roots:
+                torch.autograd.backward(roots, grads)
             recorder.fill_bypassed()
             recorder.keep_param_grads()
         recorder.keep_buffers()
+    except Exception as error:
+        raise ModelRaised("torch", recorder.place(), error) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -66,9 +72,9 @@ def capture(
 
 def in_random_directions(output: Any, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """A start of the backward pass: every output that has a gradient, and a random direction for each."""
-    roots = [tensor for tensor in leaves(output, _is_tensor) if tensor.requires_grad]
-    arrays = random_directions([tuple(root.shape) for root in roots], seed)
-    return roots, [torch.from_numpy(array).to(root.dtype) for root, array in zip(roots, arrays)]
+    roots = {place: tensor for place, tensor in places(output, _is_tensor) if tensor.requires_grad}
+    arrays = random_directions({place: (tuple(r.shape), r.is_complex()) for place, r in roots.items()}, seed)
+    return [*roots.values()], [torch.from_numpy(arrays[place]).to(root.dtype) for place, root in roots.items()]
 
 
 def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:
@@ -108,7 +114,7 @@ class _Latest:
         for known, version, ref in self._tensors:
             if version == tensor._version and _same_memory(known, tensor):
                 return ref
-        ref = store.put(tensor.detach().cpu().numpy())
+        ref = store.put(to_numpy(tensor))
         self._tensors.append((tensor.detach(), tensor._version, ref))
         return ref
 
@@ -154,14 +160,18 @@ class _Recorder:
 
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
+    def place(self) -> str:
+        """The innermost layer that is running."""
+        return self._open[-1].record.path if self._open else ROOT
+
     def keep_param_grads(self) -> None:
         for name, parameter in self.module.named_parameters():
             if parameter.grad is not None:
-                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.detach().cpu().numpy())
+                self.tape.param_grads[name] = self.tape.store.put(to_numpy(parameter.grad))
 
     def keep_buffers(self) -> None:
         for name, buffer in self.module.named_buffers():
-            self.tape.buffers[name] = self.tape.store.put(buffer.detach().cpu().numpy())
+            self.tape.buffers[name] = self.tape.store.put(to_numpy(buffer))
 
     def _before(self, path: str) -> Callable[..., Any]:
         def hook(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -182,7 +192,8 @@ class _Recorder:
         if isinstance(value, torch.Tensor):
             return self._watched_alias(call, value)
         if isinstance(value, dict):
-            return {key: self._alias(call, item) for key, item in value.items()}
+            made = {key: self._alias(call, value[key]) for key in in_order(value)}
+            return {key: made[key] for key in value}
         if isinstance(value, tuple):
             return tuple(self._alias(call, item) for item in value)
         if isinstance(value, list):
@@ -228,8 +239,8 @@ class _Recorder:
 
     def _outside(self, value: Any) -> Any:
         """One of several outputs as those outside get it: an alias, since the layer may use one to make another."""
-        if type(value) is dict:
-            return {key: self._outside(item) for key, item in value.items()}
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, self._outside(item)) for key, item in value.items())
         if type(value) in (list, tuple):
             return type(value)(self._outside(item) for item in value)
         if not isinstance(value, torch.Tensor) or not value.requires_grad:

@@ -9,8 +9,12 @@ import paddle  # noqa: E402
 from paddle import nn as P  # noqa: E402
 from torch import nn as T  # noqa: E402
 
+from alignment.engine.judging.settings import Given, setting_differences  # noqa: E402
+from alignment.engine.sides.paddle.probe import prober as probe_paddle  # noqa: E402
 from alignment.engine.sides.paddle.settings import describe as describe_paddle  # noqa: E402
 from alignment.engine.sides.settings import CONTAINER, OTHER, disagreements  # noqa: E402
+from alignment.engine.sides.torch.probe import prober as probe_torch  # noqa: E402
+from alignment.engine.sides.torch.probe import roles  # noqa: E402
 from alignment.engine.sides.torch.settings import describe as describe_torch  # noqa: E402
 
 MAP1, MAP2, MAP3 = (2, 4, 9), (2, 4, 9, 8), (2, 4, 7, 6, 5)
@@ -295,3 +299,89 @@ def test_what_differs_is_named(reference, port, fields):
 def test_the_other_spelling_is_shown_as_it_was_given():
     found = disagreements(describe_torch(T.Softmax(1)), describe_paddle(P.Softmax()), MAP2)
     assert found == {"dim": (1, -1)}
+
+
+# --- probing --------------------------------------------------------------------------------------------------------
+
+
+def probed(reference, port, *shapes, largest=None):
+    """``{field: fault}`` of two layers that took inputs of these shapes."""
+    before = state_of(reference), state_of(port)
+    found = setting_differences(
+        describe_torch(reference), describe_paddle(port), [Given(shape, largest) for shape in shapes], roles(reference),
+        probe_torch(reference), probe_paddle(port),
+    )  # fmt: skip
+    assert before == (state_of(reference), state_of(port))
+    return {difference.field: difference.fault for difference in found}
+
+
+def state_of(layer):
+    """Everything that a probe might leave changed."""
+    own = dict(layer.state_dict())
+    values = {name: (str(value.dtype), value.numpy().tobytes()) for name, value in own.items()}
+    return values, layer.training, [p.grad is None for p in layer.parameters()], sorted(vars(layer))
+
+
+@pytest.mark.parametrize(
+    ("reference", "port", "field"),
+    [
+        (T.MaxPool2d(3, 2, 1), P.MaxPool2D(3, 2, 1, return_mask=True), "indices"),
+        (T.Conv2d(4, 6, 2, 2, 0), P.Conv2D(4, 6, 2, 2, [0, 1, 0, 1]), "padding"),  # on an even image it is cut off
+        (T.MaxPool2d(2), P.MaxPool2D(2, ceil_mode=True), "ceil_mode"),
+        (T.BatchNorm2d(4).eval(), P.BatchNorm2D(4, 0.1).eval(), "momentum"),
+        (T.BatchNorm2d(4).eval(), P.BatchNorm2D(4, epsilon=1.1e-5).eval(), "epsilon"),
+        (T.Hardsigmoid(), P.Hardsigmoid(), "slope"),
+        (T.Softplus(), P.Softplus(threshold=15), "threshold"),
+        (T.AdaptiveAvgPool2d((4, 4)), P.AdaptiveAvgPool2D([None, None]), "output_size"),
+        (T.Upsample(scale_factor=2), P.Upsample(size=[16, 16]), "size"),
+        (T.AvgPool2d(3, 1, 1), P.AvgPool2D(3, 1, 1, exclusive=True), "count_include_pad"),
+        (T.InstanceNorm2d(4), P.InstanceNorm2D(4, epsilon=1e-4, weight_attr=False, bias_attr=False), "epsilon"),
+        (T.ReLU(), P.ReLU6(), "kind"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_shows_on_other_inputs_or_in_training_is_a_fault(reference, port, field):
+    assert probed(reference, port, (2, 4, 8, 8))[field]
+
+
+@pytest.mark.parametrize(
+    ("reference", "port"),
+    [
+        (T.Conv2d(4, 6, 3, padding=1), P.Conv2D(4, 6, 3, padding=1, data_format="NHWC", padding_mode="zeros")),
+        (T.Conv2d(4, 6, 1, dilation=2), P.Conv2D(4, 6, 1)),  # a dilated kernel of one
+        (T.Conv2d(4, 6, 1, padding_mode="reflect"), P.Conv2D(4, 6, 1)),
+        (T.MaxPool2d(1, 1), P.MaxPool2D(1, 1, ceil_mode=True)),
+        (T.AdaptiveAvgPool2d((None, 1)), P.AdaptiveAvgPool2D([None, 1])),
+        (T.Hardtanh(0, 6), P.ReLU6()),
+        (T.Threshold(0, 0), P.ReLU()),
+        (T.LeakyReLU(0.0), P.ReLU()),
+        (T.ELU(), P.CELU()),
+        (T.Unfold((3, 3)), P.Unfold(3, [1, 1], 0, 1)),
+        (T.LayerNorm(8), P.LayerNorm([8])),
+        (T.LSTM(8, 5, batch_first=True), P.LSTM(8, 5)),
+        (T.GroupNorm(4, 4), P.GroupNorm(4, 4)),
+        (T.AvgPool2d(2, ceil_mode=False), P.AvgPool2D(2, ceil_mode=False, divisor_override=4)),
+        (T.Softmax(1), P.Softmax2D()),
+    ],
+    ids=str,
+)
+def test_a_setting_that_changes_nothing_is_no_fault(reference, port):
+    assert not any(probed(reference, port, (2, 4, 8, 8) if "LSTM" not in str(reference) else (2, 6, 8)).values())
+
+
+def test_a_setting_of_a_layer_that_cannot_be_run_alone_stays_a_fault():
+    assert probed(T.Conv2d(4, 6, 3), P.Conv2D(4, 6, 3, bias_attr=False), (2, 4, 8, 8)) == {"bias": True}
+    assert probed(T.ReLU(), P.ReLU6()) == {"kind": True}
+
+
+def test_random_layers_are_judged_by_their_settings_alone():
+    assert probed(T.Dropout(0.3), P.Dropout2D(0.3), (2, 4, 8, 8)) == {"drops": True}
+
+
+def test_padding_of_an_embedding_shows_in_the_gradient_of_its_row():
+    reference, port = T.Embedding(9, 4), P.Embedding(9, 4, padding_idx=8)
+    assert probed(reference, port, (2, 5), largest=8) == {"padding_idx": True}
+
+
+def test_a_mode_is_no_matter_of_probing():
+    assert probed(T.BatchNorm2d(4).eval(), P.BatchNorm2D(4), (2, 4, 8, 8)) == {"training": True, "use_batch": True}

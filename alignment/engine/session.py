@@ -14,7 +14,16 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.engine.audit import After, Tensors, left_in_chain, setting_faults, state_faults, weight_faults
+from alignment.engine.audit import (
+    After,
+    Tensors,
+    left_in_chain,
+    setting_faults,
+    setting_remarks,
+    settings_compared,
+    state_faults,
+    weight_faults,
+)
 from alignment.engine.borrowed import Borrowed, borrow, parameter_pairs
 from alignment.engine.explaining.causes import Causes
 from alignment.engine.judging.gradients import compare_gradients
@@ -110,6 +119,9 @@ def _culprits(
     initial: Tensors, isolate: bool, progress: Progress,
 ) -> list[Culprit]:  # fmt: skip
     """The layers at fault by everything that is known of them; those unseen in the chain are run alone for it."""
+    settings = settings_compared(models, matching, runs.tape)
+    for words, layers in setting_remarks(settings).items():
+        result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
     weights = [*weight_faults(models, matching, initial)]
     known = {(fault.layer, fault.name) for fault in weights}
     states = [*state_faults(models, runs.tape, left_in_chain(models, port, matching, result), known, initial)]
@@ -124,7 +136,7 @@ def _culprits(
     return locate(
         [record.path for record in runs.tape],
         matching.twins,
-        setting_faults(models, matching),
+        setting_faults(settings),
         weights,
         findings,
         states,

@@ -113,7 +113,7 @@ def _conv(m: Any) -> tuple[str, dict[str, Any]]:
     dims = len(m._kernel_size)
     transposed = isinstance(m, (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose))
     stride, dilation = pairs_of(m._stride, dims), pairs_of(m._dilation, dims)
-    padding = both_sides(m._padding, dims, is_channels_last(m))
+    padding = _conv_padding(m, dims)
     if padding == "same" and not transposed:
         # the kernel takes it for a convolution without dilation, whatever the layer says
         dilation = (1,) * dims
@@ -129,6 +129,14 @@ def _conv(m: Any) -> tuple[str, dict[str, Any]]:
     if transposed:
         fields["output_padding"] = pairs_of(m.output_padding, dims)
     return "conv_transpose" if transposed else "conv", fields
+
+
+def _conv_padding(m: Any, dims: int) -> Any:
+    """What the layer hands to its kernel, which ``_padding`` need not be: it was only read when the layer was made."""
+    algorithm = getattr(m, "_padding_algorithm", "EXPLICIT")
+    if getattr(m, "_padding_mode", "zeros") != "zeros" or not hasattr(m, "_updated_padding"):
+        return both_sides(m._padding, dims, is_channels_last(m))
+    return both_sides(m._updated_padding if algorithm == "EXPLICIT" else algorithm, dims)
 
 
 def _linear(m: Any) -> tuple[str, dict[str, Any]]:

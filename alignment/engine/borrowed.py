@@ -70,9 +70,7 @@ class Borrowed:
 
 
 @contextmanager
-def borrow(
-    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str
-) -> Iterator[Borrowed]:
+def borrow(torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str) -> Iterator[Borrowed]:
     """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
 
     Raises ``ValueError`` for an unknown ``mode``.

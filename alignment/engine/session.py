@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.engine.audit import Accounts, initial_by_layer, setting_faults, split
+from alignment.engine.accounts import Accounts, initial_by_layer, split
 from alignment.engine.borrowed import Borrowed, borrow
 from alignment.engine.explaining.causes import UNEXPLAINED, Causes
 from alignment.engine.judging.echo import regrouped
@@ -24,6 +24,7 @@ from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
 from alignment.engine.judging.noise import BACKWARD_LIMIT
 from alignment.engine.judging.outputs import output_rows
+from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
 from alignment.engine.locating.trace import Trace
@@ -265,7 +266,10 @@ class Session:
     def find_culprits(self, result: Result) -> None:
         """The layers at fault, by everything that is known of them; the port runs again where values differ."""
         weights = [*self.accounts.weight_faults(self.matching.twins)]
-        settings = setting_faults(self.models, self.matching)
+        compared = settings_compared(self.models, self.matching, self.runs.tape)
+        for words, layers in setting_remarks(compared).items():
+            result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
+        settings = setting_faults(compared)
         wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
         states = [*self._states_in_chain(result, wrong)]
         decisive = [row for row in result.rows if self._decides(row)]

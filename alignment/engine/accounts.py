@@ -1,10 +1,9 @@
-"""What is known of two models beside what they return: every tensor accounted for, settings, buffers after a run."""
+"""Every tensor of two models accounted for: weights, gradients of parameters, buffers after a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import ParameterGradient
 from alignment.engine.judging.noise import NoiseFloor
 from alignment.engine.locating.culprits import StateFault, WeightFault
-from alignment.engine.pairing.calls import Matching
 from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Tape
 from alignment.engine.result import Skipped
 from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
-from alignment.engine.sides.settings import disagreements
 from alignment.engine.sides.torch.borrow import own_arrays as torch_arrays
 from convert.matching.key_map import KeyMap, Line, layer_of
 
@@ -199,15 +196,6 @@ def split(name: str) -> tuple[str, str]:
     """The layer of a tensor, and what the tensor is called in it."""
     layer = layer_of(name)
     return layer, name if layer == ROOT else name[len(layer) + 1 :]
-
-
-def setting_faults(models: Borrowed, matching: Matching) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """``{layer: {field: (reference, port)}}`` for every setting that differs."""
-    found: dict[str, dict[str, tuple[Any, Any]]] = {}
-    for path, twin in matching.pairs():
-        if fields := disagreements(models.reference_settings[path], models.port_settings[twin]):
-            found[path] = found.get(path, {}) | fields
-    return found
 
 
 def initial_by_layer(accounts: Accounts) -> dict[str, dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ It knows no model. Both frameworks meet here; the comparison itself is ``alignme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,12 +23,12 @@ from alignment.engine.judging.outputs import compare_tapes
 from alignment.engine.locating.culprits import locate
 from alignment.engine.locating.isolate import Finding, isolate_layers, seen_alone
 from alignment.engine.pairing.calls import Matching, Side, match
+from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import MEMORY, Budget
 from alignment.engine.records.tape import Record, Tape, is_ref
 from alignment.engine.records.tree import mapped
 from alignment.engine.result import Culprit, Result, Skipped
 from alignment.engine.runs import (
-    LOSS,
     Loss,
     Reference,
     Start,
@@ -44,6 +44,7 @@ from alignment.engine.sides.paddle.replay import replay_container, replay_leaf
 from alignment.engine.sides.settings import AFFINE, Settings
 from alignment.engine.sides.torch.alternatives import alternatives
 from alignment.engine.sides.torch.borrow import torch_tensors
+from alignment.engine.sides.torch.other_losses import loss_cause
 from convert.matching.pairing import Layer, pair_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
@@ -128,18 +129,12 @@ def _culprits(
         weights,
         findings,
         states,
-        Causes(runs.tape, models.reference_settings, initial, partial(_alternatives, start)).explain,
+        Causes(runs.tape, models.reference_settings, initial, alternatives, _loss_cause(start)).explain,
     )
 
 
-def _alternatives(
-    start: Start | None, settings: Settings, weights: Mapping[str, np.ndarray], inputs: Sequence[np.ndarray],
-    shape: tuple[int, ...],
-) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
-    """What a layer, or the loss, would compute if it were set otherwise: words, array."""
-    if settings.category == LOSS:
-        return start.other_losses(inputs)
-    return alternatives(settings, weights, inputs, shape)
+def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
+    return partial(loss_cause, start.torch_loss) if start and start.torch_loss else lambda case: ""
 
 
 def _refuse_unknown_type(dtype: str) -> None:

@@ -119,6 +119,15 @@ class Accounts:
             cause = f"{inside}{affine}a parameter {shape} ({how}) that torch does not have"
             yield WeightFault(path, own, np.inf, "only in Paddle", cause, one_sided=True)
 
+    def extra(self, twins: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+        """Parameters that only the port has, by the reference's layer and their names in the port's."""
+        back, found = {twin: path for path, twin in twins.items()}, {}
+        for twin in self.theirs.parameters:
+            if twin not in self._to and self.theirs.alias.get(twin) not in self._to:
+                layer, own = split(twin)
+                found.setdefault(back.get(layer, self._around(layer, back)), {})[own] = self.theirs.arrays[twin]
+        return found
+
     def _around(self, layer: str, back: Mapping[str, str]) -> str:
         """The reference's name of the innermost container around a layer of the port that has one."""
         while layer != ROOT and layer not in back:

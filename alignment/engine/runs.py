@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from alignment.engine.borrowed import Borrowed
 from alignment.engine.judging.echo import EchoStore
 from alignment.engine.judging.noise import NoiseFloor, run_in_both
 from alignment.engine.pairing.points import Point
+from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Key, Record, Tape
 from alignment.engine.records.tree import is_array, leaves, mapped
@@ -26,12 +27,6 @@ from alignment.engine.sides.paddle import cut
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import capture as capture_torch
 from alignment.engine.sides.torch.borrow import torch_in
-
-LOSS = "(loss)"
-"""How the loss is called in a path of layers."""
-
-PADDLE_SOFTMAX_REACH = 64
-"""Paddle's softmax on CPU clips what is further below the largest logit, and with it cross entropy."""
 
 Loss = Callable[..., Any]
 """``(output, *labels) -> number``, in one framework."""
@@ -93,19 +88,6 @@ class Start:
         loss = self.paddle_loss(output, *labels)
         _refuse_vector(tuple(loss.shape), loss.size, "Paddle")
         return [loss], [paddle.ones_like(loss)]
-
-    def other_losses(self, inputs: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-        """What else the reference's loss of ``inputs``, output and labels, might be taken for: words, value."""
-        output, *labels = inputs
-        if output.ndim < 2 or not self.labels:
-            return
-        clipped = np.maximum(output, output.max(1, keepdims=True) - PADDLE_SOFTMAX_REACH)
-        kept = [label if np.issubdtype(own.dtype, np.floating) else label.astype(own.dtype)
-                for label, own in zip(labels, self.labels)]  # fmt: skip
-        words = f"logits more than {PADDLE_SOFTMAX_REACH} below the largest count as {PADDLE_SOFTMAX_REACH} below it"
-        with torch.no_grad():
-            value = self.torch_loss(torch.from_numpy(clipped), *map(torch.from_numpy, kept))
-        yield f"{words}, as in Paddle's softmax on CPU", value.numpy()
 
 
 def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> Start:

@@ -30,6 +30,7 @@ from alignment.engine.locating.findings import Finding
 from alignment.engine.locating.trace import Trace
 from alignment.engine.pairing.calls import Matching, Model, match
 from alignment.engine.pairing.points import Point, find_points
+from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import MEMORY, Budget
 from alignment.engine.records.tape import ROOT, Tape
 from alignment.engine.records.tree import as_arrays
@@ -44,7 +45,6 @@ from alignment.engine.result import (
     Skipped,
 )
 from alignment.engine.runs import (
-    LOSS,
     Loss,
     Reference,
     Start,
@@ -57,8 +57,8 @@ from alignment.engine.runs import (
 )
 from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle.borrow import paddle_in
-from alignment.engine.sides.settings import Settings
 from alignment.engine.sides.torch.alternatives import alternatives
+from alignment.engine.sides.torch.other_losses import loss_cause
 from convert.matching.derive import excused, propose
 from convert.matching.key_map import KeyMap
 from convert.matching.layers import Layer, read_layers
@@ -394,7 +394,10 @@ class Session:
         states: Sequence[StateFault],
     ) -> list[Culprit]:  # fmt: skip
         initial = initial_by_layer(self.accounts)
-        explain = Causes(self.runs.tape, self.models.reference_settings, initial, partial(_alternatives, self.start))
+        explain = Causes(
+            self.runs.tape, self.models.reference_settings, initial, alternatives, _loss_cause(self.start),
+            self.accounts.extra(self.matching.twins),
+        )  # fmt: skip
         twins = {path: self.matching.twins.get(path, path) for path in self.models.reference}
         order = [record.path for record in self.runs.tape]
         return locate(order, twins, settings, weights, findings, states, explain.explain)
@@ -406,12 +409,5 @@ def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
     return sorted(layers, key=lambda layer: position.get(layer.path or ROOT, len(position)))
 
 
-def _alternatives(
-    start: Start | None, settings: Settings, weights: Mapping[str, np.ndarray], inputs: Sequence[np.ndarray],
-    shape: tuple[int, ...],
-) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
-    """What a layer, or the loss, would compute if it were set otherwise: words, array."""
-    if settings.category == LOSS:
-        return start.other_losses(inputs)
-    return alternatives(settings, weights, inputs, shape)
-
+def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
+    return partial(loss_cause, start.torch_loss) if start and start.torch_loss else lambda case: ""

@@ -6,14 +6,20 @@ Everything here returns words, and ``""`` or ``UNEXPLAINED`` where no hypothesis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from alignment.engine.explaining.hypotheses import BACKWARD, FORWARD, Case, explain, narrowed, partly, permuted, scaled
+from alignment.engine.explaining.arrangements import partly, permuted
+from alignment.engine.explaining.case import Case, explain
+from alignment.engine.explaining.hypotheses import explain_gradient, explain_value
+from alignment.engine.explaining.lookups import lookup
+from alignment.engine.explaining.rounding import narrowed
+from alignment.engine.explaining.terms import scaled
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.locating.findings import Finding
+from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.tape import Record, Slot, Tape
 from alignment.engine.sides.settings import Settings
 
@@ -159,12 +165,18 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> float:
 
 @dataclass
 class Causes:
-    """Explains findings from the tape. ``settings`` and ``weights`` (float64) are the reference's, by layer."""
+    """Explains findings from the tape. ``settings`` and ``weights`` (float64) are the reference's, by layer.
+
+    ``extra`` are parameters that the twin of a layer has and the layer has not; ``loss`` explains what a loss did
+    otherwise, of a layer of the category ``LOSS``.
+    """
 
     tape: Tape
     settings: Mapping[str, Settings]
     weights: Mapping[str, Mapping[str, np.ndarray]]
     alternatives: Alternatives
+    loss: Callable[[LossCase], str] = lambda case: ""
+    extra: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     _records: Mapping[tuple[str, int], Record] = field(init=False, repr=False)
     _inside: Mapping[tuple[str, int], Sequence[Record]] = field(init=False, repr=False)
 
@@ -173,6 +185,10 @@ class Causes:
 
     def explain(self, findings: Sequence[Finding]) -> str:
         """One layer's findings in words: of values if any is wrong, else of gradients."""
+        if findings and self.settings[findings[0].layer].category == LOSS:
+            words = self._of_loss(findings)
+            if words:
+                return words
         forward = [finding for finding in findings if not finding.where.endswith("gradient")]
         chosen = forward or [finding for finding in findings if finding.where.endswith("gradient")]
         words = [*dict.fromkeys(filter(None, map(self._one, chosen)))]
@@ -181,13 +197,18 @@ class Causes:
     def _one(self, finding: Finding) -> str:
         if finding.expected is None or finding.actual is None:
             return finding.note
-        record = self._records[finding.layer, finding.call]
+        record = self._records.get((finding.layer, finding.call))
+        if record is None:
+            return ""  # a layer whose weights another one uses
         if finding.where.endswith("gradient"):
-            case = _case(finding, self._known_gradients(record), BACKWARD_LIMIT)
-            words = explain(case, BACKWARD)
+            words = explain_gradient(_case(finding, self._known_gradients(record), BACKWARD_LIMIT))
         else:
-            case = _case(finding, self._known(record, finding), FORWARD_LIMIT)
-            words = (finding.leaf and self._another_setting(finding, record)) or explain(case, FORWARD)
+            case = replace(
+                _case(finding, self._known(record, finding), FORWARD_LIMIT),
+                parameters=self.weights.get(finding.layer, {}),
+                extra=self.extra.get(finding.layer, {}),
+            )
+            words = (finding.leaf and self._another_setting(case, finding, record)) or explain_value(case)
         return f"{_subject(finding)}: {words}" if words else ""
 
     def _place(self, findings: Sequence[Finding]) -> str:
@@ -195,18 +216,34 @@ class Causes:
         arrays = [finding for finding in findings if finding.actual is not None]
         return partly(_case(arrays[0], {}, FORWARD_LIMIT)) if arrays else ""
 
-    def _another_setting(self, finding: Finding, record: Record) -> str:
+    def _another_setting(self, case: Case, finding: Finding, record: Record) -> str:
         settings, weights = self.settings[finding.layer], self.weights.get(finding.layer, {})
-        inputs = [self.tape.get(ref).astype(np.float64) for ref in record.input_refs()]
+        inputs = [self.tape.get(ref) for ref in record.input_refs()]
+        if settings.category == "embedding" and len(inputs) == 1:
+            return lookup(case, inputs[0], weights["weight"], settings.fields.get("padding_idx"))
         if settings.category == "batch_norm" and inputs:
             words = other_epsilon(inputs[0], finding.expected, finding.actual, weights, settings)
             if words:
                 return words
-        case = _case(finding, {}, FORWARD_LIMIT)
         for words, candidate in self.alternatives(settings, weights, inputs, finding.actual.shape):
             if case.is_actual(candidate):
                 return words
         return ""
+
+    def _of_loss(self, findings: Sequence[Finding]) -> str:
+        """A loss in words, from its value and from its gradient by the model's output, of which one may be right."""
+        record = self._records[findings[0].layer, findings[0].call]
+        output, *labels = (self.tape.get(ref) for ref in record.input_refs())
+        value = _first(findings, "output")
+        gradient = _first([finding for finding in findings if finding.index == 0], "input gradient")
+        slot = record.input_grads[0] if record.input_grads else None
+        expected = None if slot is None or slot.ref is None else self.tape.get(slot.ref)
+        right = self.tape.outputs(record)[0]
+        wrong = right if value is None else value.actual
+        actual = expected if gradient is None else gradient.actual
+        if wrong is None or wrong.size != 1:
+            return ""
+        return self.loss(LossCase(output, tuple(labels), float(right.item()), float(wrong.item()), expected, actual))
 
     def _known(self, record: Record, finding: Finding) -> dict[str, np.ndarray]:
         """The tensors within one call: its inputs and what the layers inside it returned and took, by name."""
@@ -224,6 +261,10 @@ class Causes:
             slots += [(f"{_name(record, call)}{_nth(i)}", slot) for i, slot in enumerate(call.input_grads)]
         refs = [(name, slot.ref) for name, slot in slots if slot is not None and slot.ref is not None]
         return _loaded(self.tape, refs)
+
+
+def _first(findings: Sequence[Finding], where: str) -> Finding | None:
+    return next((finding for finding in findings if finding.where == where), None)
 
 
 def _case(finding: Finding, known: Mapping[str, np.ndarray], limit: float) -> Case:

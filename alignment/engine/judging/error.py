@@ -3,6 +3,9 @@
 The scale of a relative error is the largest magnitude of the reference tensor: rounding in a sum is proportional to
 its terms, so an element that cancels to almost zero carries the error of its neighbours, and dividing by the element
 itself would call that a fault.
+
+Integers and booleans are exact: nothing is rounded, so one that differs is no small error. Complex numbers are
+compared as such, by the distance in the plane.
 """
 
 from __future__ import annotations
@@ -13,6 +16,10 @@ import numpy as np
 
 PIECE = 2**16
 """Elements that are compared at a time: half a megabyte."""
+EXACT_KINDS = "biu"
+"""Kinds of numpy types in which nothing is rounded: booleans and integers."""
+WHOLE = 1.0
+"""The least relative error of integers or booleans that differ, as large as the tensor itself: no limit reaches it."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,27 @@ class Difference:
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
-    """Measure ``candidate`` against ``reference``, in float64."""
+    """Measure ``candidate`` against ``reference``: real numbers in float64, complex ones in complex128.
+
+    Integers and booleans on both sides are compared exactly, whatever their width; where any differs, the relative
+    error is at least ``WHOLE``.
+    """
     if reference.shape != candidate.shape:
         mismatch = f"shape {list(candidate.shape)} instead of {list(reference.shape)}"
         return Difference(np.inf, np.inf, (), 0, mismatch)
     if reference.size == 0:
         return Difference(0.0, 0.0, (), 0)
-    largest, position, scale = _measured(reference.reshape(-1), candidate.reshape(-1))
-    if not np.isfinite(largest) or not np.isfinite(scale):
-        largest, position, scale = _measured_with_non_finite(reference.reshape(-1), candidate.reshape(-1))
+    a, b = reference.reshape(-1), candidate.reshape(-1)
+    kinds = {a.dtype.kind, b.dtype.kind}
+    exact = kinds <= {*EXACT_KINDS}
+    if exact:
+        largest, position, scale = _measured_exactly(a, b)
+    else:
+        largest, position, scale = (np.nan, 0, np.nan) if kinds & {*"bc"} else _measured(a, b)
+        if not (np.isfinite(largest) and np.isfinite(scale)):
+            largest, position, scale = _measured_with_non_finite(a, b)
     relative = largest / scale if scale else (np.inf if largest else 0.0)
+    relative = max(relative, WHOLE) if exact and largest else relative
     worst = tuple(int(i) for i in np.unravel_index(position, reference.shape))
     return Difference(largest, relative, worst, reference.size)
 
@@ -69,9 +87,17 @@ def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
     return largest, position, scale
 
 
+def _measured_exactly(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
+    """The same of integers and booleans; neighbours beyond 2**53, which float64 cannot tell apart, differ by one."""
+    error = np.where(a == b, 0.0, np.maximum(np.abs(a.astype(np.float64) - b.astype(np.float64)), 1.0))
+    position = int(error.argmax())
+    return float(error[position]), position, float(np.abs(a.astype(np.float64)).max())
+
+
 def _measured_with_non_finite(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
-    """The same where some elements are NaN or infinite, which must be so on both sides."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    """The same where some elements are NaN or infinite, which must be so on both sides, or complex."""
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    a, b = a.astype(wide), b.astype(wide)
     with np.errstate(invalid="ignore"):
         error = np.abs(a - b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))

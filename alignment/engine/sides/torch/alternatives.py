@@ -1,7 +1,7 @@
 """What a layer of the reference would compute if one of its settings were another. torch only.
 
 The porting mistakes that frameworks invite: one-sided or other padding, moved strides, transposed or flipped kernels,
-other pooling rules, the batch's statistics in place of the running ones, aligned corners.
+other pooling rules, the batch's statistics in place of the running ones, aligned corners, Paddle's own grid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Found = Iterator[tuple[str, torch.Tensor]]
 Weights = Mapping[str, torch.Tensor]
 SIZES = (1, 2, 3, 4)
 """Strides, dilations and kernels that are tried."""
-EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 0.0)
+LINEAR = ("linear", "bilinear", "trilinear")
 
 
 def alternatives(
@@ -160,25 +160,6 @@ def _batch_norm(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) ->
     yield from _attempt("weight and bias swapped", lambda: normalise(mean, variance, shift, scale))
 
 
-def _layer_norm(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> Found:
-    for epsilon in EPSILONS:
-        words = f"epsilon {epsilon:g} instead of {fields['epsilon']:g}"
-        shape = fields["normalized_shape"]
-        yield from _attempt(
-            words, lambda e=epsilon, s=shape: F.layer_norm(x, s, weights.get("weight"), weights.get("bias"), e)
-        )
-
-
-def _group_norm(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> Found:
-    scale, shift = weights.get("weight"), weights.get("bias")
-    for epsilon in EPSILONS:
-        words = f"epsilon {epsilon:g} instead of {fields['epsilon']:g}"
-        yield from _attempt(words, lambda e=epsilon: F.group_norm(x, fields["groups"], scale, shift, e))
-    for groups in (1, 2, 4, 8, 16, 32, x.shape[1]):
-        words = f"{groups} groups instead of {fields['groups']}"
-        yield from _attempt(words, lambda g=groups: F.group_norm(x, g, scale, shift, fields["epsilon"]))
-
-
 def _pool(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> Found:
     if x.ndim != 4 or any(a != b for a, b in fields["padding"]):
         return
@@ -211,14 +192,32 @@ def _upsample(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> F
         for aligned in (False, True) if mode.startswith("bi") else (None,):
             words = f"mode {mode}, align_corners {aligned} instead of {fields['mode']}, {fields['align_corners']}"
             yield from _attempt(words, lambda m=mode, a=aligned: F.interpolate(x, size, scale, m, align_corners=a))
+    if fields["mode"] in LINEAR and x.ndim >= 3:
+        words = "align_mode 1 instead of 0: pixels are taken at their corners, as torch cannot"
+        yield from _attempt(words, lambda: _from_corners(x, F.interpolate(x, size, scale).shape, scale))
+
+
+def _from_corners(x: torch.Tensor, shape: Sequence[int], scale: Any) -> torch.Tensor:
+    """Linear resizing to ``shape`` as by Paddle's align_mode=1: pixel i of the output lies at i * (input / output).
+
+    Where ``scale`` is given its inverse is that ratio; Paddle keeps it in float32, and the places with it.
+    """
+    scales = scale if isinstance(scale, (list, tuple)) else (scale,) * (x.ndim - 2)
+    for axis, factor in enumerate(scales, 2):
+        length = x.shape[axis]
+        ratio = 1 / factor if factor else length / shape[axis]
+        at = torch.arange(shape[axis], dtype=torch.float32) * torch.tensor(ratio, dtype=torch.float32)
+        before = at.floor().long().clamp(max=length - 1)
+        after = (before + 1).clamp(max=length - 1)
+        share = (at - before).double().view([-1 if n == axis else 1 for n in range(x.ndim)])
+        x = x.index_select(axis, before) * (1 - share) + x.index_select(axis, after) * share
+    return x
 
 
 _KINDS: dict[str, Callable[[Mapping[str, Any], Weights, torch.Tensor], Found]] = {
     "conv": _conv,
     "linear": _linear,
     "batch_norm": _batch_norm,
-    "layer_norm": _layer_norm,
-    "group_norm": _group_norm,
     "pool": _pool,
     "adaptive_pool": _adaptive_pool,
     "upsample": _upsample,

@@ -86,9 +86,12 @@ def solve(columns: Sequence[np.ndarray], target: np.ndarray, roundoff: float) ->
     return numbers
 
 
-def rule_of(run: Run, name: str, dtype: str) -> Rule | None:
-    """The numbers of the rule by which ``run``'s optimizer updates a parameter; ``None`` where no known rule fits."""
-    updates = _updates(run, name)
+def rule_of(run: Run, port: Run, name: str, dtype: str) -> Rule | None:
+    """The numbers of the rule by which ``run``'s optimizer updates a parameter; ``None`` where no known rule fits.
+
+    ``port``: whose weights, gradients and rates the optimizer was given: ``run`` itself, or the run that it follows.
+    """
+    updates = _updates(run, port, name)
     if not updates:
         return None
     unit, roles = 2.0 ** -BITS[dtype], {*updates[-1].new}
@@ -99,14 +102,14 @@ def rule_of(run: Run, name: str, dtype: str) -> Rule | None:
     return None if SECOND in roles else _plain(updates, unit)
 
 
-def _updates(run: Run, name: str) -> list[_Update]:
+def _updates(run: Run, port: Run, name: str) -> list[_Update]:
     updates = []
     for number in range(1, len(run) + 1):
-        last, step = run.steps[number - 1], run.steps[number]
-        gradient = step.get(GIVEN, name)
-        gradient = step.get(GRADIENT, name) if gradient is None else gradient
-        weights = last.get(PARAMETER, name), step.get(PARAMETER, name)
-        if gradient is None or name not in step.rates or weights[0] is None or weights[1] is None:
+        other = port.steps[number]
+        gradient = other.get(GIVEN, name)
+        gradient = other.get(GRADIENT, name) if gradient is None else gradient
+        weights = port.steps[number - 1].get(PARAMETER, name), run.steps[number].get(PARAMETER, name)
+        if gradient is None or name not in other.rates or weights[0] is None or weights[1] is None:
             continue
         chosen = np.unique(np.linspace(0, gradient.size - 1, min(SAMPLES, gradient.size)).astype(int))
 
@@ -119,7 +122,7 @@ def _updates(run: Run, name: str) -> list[_Update]:
 
         updates.append(
             _Update(
-                number, step.rates[name], flat(gradient), flat(weights[0]), flat(weights[1]), state(number - 1),
+                number, other.rates[name], flat(gradient), flat(weights[0]), flat(weights[1]), state(number - 1),
                 state(number),
             )
         )  # fmt: skip

@@ -20,6 +20,16 @@ def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
             yield from leaves(item, is_leaf)
 
 
+def named_leaves(value: Any, is_leaf: Callable[[Any], bool], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The same with the keys and positions that lead to each, joined by points; none lead to a value that is one."""
+    if is_leaf(value):
+        yield path, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from named_leaves(item, is_leaf, f"{path}.{key}" if path else str(key))
+
+
 def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
     """The same structure with every leaf changed; named tuples become tuples."""
     if is_leaf(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alignment.engine.explaining.causes import state_cause
-from alignment.engine.explaining.optimizer_rules import Number, solve
+from alignment.engine.explaining.solving import Number, solve
 from alignment.engine.judging.noise import BITS
 
 WHOLE = 0.4

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alignment.engine.explaining.causes import UNEXPLAINED
-from alignment.engine.explaining.optimizer_rules import SAME, differences, rule_of
+from alignment.engine.explaining.optimizer_rules import differences, rule_of
 from alignment.engine.explaining.schedules import rate_cause
+from alignment.engine.explaining.solving import SAME
 from alignment.engine.explaining.statistics import statistic_cause
 from alignment.engine.explaining.training_parts import average_cause, clip_cause, loss_cause
 from alignment.engine.judging.error import compare

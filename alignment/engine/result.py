@@ -37,10 +37,11 @@ class Row:
     execution, ``shape`` that of the reference. ``relative`` and ``floor`` are over the tensor's largest magnitude;
     ``allowed`` is what the verdict was made with. ``worst`` is the index of the largest error. ``note`` says what
     could not be measured (another shape, a call that is missing on one side). ``undecided`` says why the tensor cannot
-    be judged, and is empty where it can. ``place`` is where in a structure that a model returns the tensor stands. ``direction`` is ``forward``,
-    ``gradient`` (of the output), ``input gradient`` (of the model's), ``parameter gradient`` or ``init``. There ``relative`` is the Kolmogorov-Smirnov
-    distance of two distributions, ``floor`` what chance reaches every second time, and ``max_abs`` the difference of
-    the means or of the standard deviations, whichever is larger.
+    be judged, and is empty where it can. ``place`` is where in a structure that a model returns the tensor stands.
+    ``direction`` is ``forward``, ``gradient`` (of the output), ``input gradient`` (of the model's), ``parameter
+    gradient`` or ``init``. There ``relative`` is the Kolmogorov-Smirnov distance of two distributions, ``floor`` what
+    chance reaches every second time, and ``max_abs`` the difference of the means or of the standard deviations,
+    whichever is larger.
     """
 
     layer: str

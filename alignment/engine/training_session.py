@@ -15,23 +15,20 @@ import paddle
 import torch
 
 from alignment.engine.borrowed import Borrowed, borrow
-from alignment.engine.explaining.training_causes import Evidence, find_culprits, find_suspects
-from alignment.engine.judging.growth import Judge, Spread, first_leak, larger, measure_spread, noisy_parameters
+from alignment.engine.explaining.training_causes import Evidence, find_culprits
 from alignment.engine.judging.noise import BITS
 from alignment.engine.judging.run_rows import compare_steps, left_out
-from alignment.engine.records.run import Run, Step
+from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, measure_spread
+from alignment.engine.records.run import GRADIENT, Run
 from alignment.engine.records.store import Budget, Store
-from alignment.engine.result import Result, Skipped
-from alignment.engine.sides.model import join
+from alignment.engine.records.tree import mapped
+from alignment.engine.result import Culprit, Result, Skipped
 from alignment.engine.sides.paddle import steps as steps_paddle
-from alignment.engine.sides.paddle.borrow import paddle_in, paddle_tensors
-from alignment.engine.sides.settings import Settings
+from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import steps as steps_torch
-from alignment.engine.sides.torch.borrow import torch_in, torch_tensors
-from convert.key_map import twin_name
-from convert.matching.pairing import Layer, pair_layers
+from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.training_pairs import TensorPairs, pair_tensors
 
-Inputs = np.ndarray | Sequence[np.ndarray]
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 MaybePair = tuple[Callable[..., Any] | None, Callable[..., Any] | None]
 Progress = Callable[[str], None]
@@ -40,7 +37,7 @@ Progress = Callable[[str], None]
 def align_training(
     torch_module: torch.nn.Module,
     paddle_layer: paddle.nn.Layer,
-    batches: Sequence[tuple[Inputs, np.ndarray]],
+    batches: Sequence[tuple[Any, Any]],
     *,
     loss: Pair,
     optimizer: Pair,
@@ -53,10 +50,12 @@ def align_training(
     max_memory: int = 256 * 2**20,
     progress: Progress = lambda line: None,
 ) -> Result:
-    """Train both models on the same batches and compare every quantity of every step; then say what is at fault.
+    """Train the port on the batches, judge every quantity of every step by the reference, and say what is at fault.
 
-    ``batches``: (inputs, labels) for each step, numpy arrays; several inputs as a sequence. What follows are pairs,
-    one callable for torch and one for Paddle; each makes a new object whenever it is called:
+    ``batches``: (inputs, labels) for each step. Inputs are one array, a sequence of them, or a mapping by name; labels
+    are what both losses take: an array, or a list, tuple or dict of arrays. Tensors of either framework are taken as
+    arrays. What follows are pairs, one callable for torch and one for Paddle; each makes a new object whenever it is
+    called:
 
     - ``loss(output, labels)``: a scalar.
     - ``optimizer(model)``: over ``model``'s parameters, in groups or not.
@@ -67,165 +66,220 @@ def align_training(
     - ``grad_clip(parameters)``: called on those with a gradient, between the backward pass and the step. A Paddle
       optimizer's own ``grad_clip`` is seen as well.
 
-    ``key_map`` and ``mode`` as in ``align``; dropout is off. torch trains in float64, Paddle in ``dtype``. Both models
-    are given back as they came, Paddle's without gradients. A record of a step is about six times the weights;
-    ``max_memory`` bytes of each of the two records stay in memory, the rest goes to temporary files.
+    ``key_map`` and ``mode`` as in ``align``; dropout is off. The port trains in ``dtype``. At each step torch, in
+    float64, starts from the weights and statistics that the port had, so that no error grows from step to step: its
+    outputs, loss, gradients and statistics are those of the port's own weights, its clip is given the port's gradients,
+    its optimizer the port's gradients and rates, its average the port's weights. Learning rates are the reference's
+    own. If all of that agrees at each step, and so does the start, the two trainings are the same but for rounding.
+
+    Both models are given back as they came, Paddle's without gradients. A record of a step is about six times the
+    weights; ``max_memory`` bytes of each of the two records stay in memory, the rest goes to temporary files.
 
     Rows are in the order of steps and of ``alignment.engine.records.run.KINDS``, in which one quantity makes the next:
     ``result.first_difference`` is the first departure. ``result.culprits`` says why.
 
-    Raises ``AmbiguousMatch`` where a layer has several possible twins, and ``ValueError`` for an unknown ``mode`` or
-    ``dtype``, for no batches, and where a callable returns the same object twice.
+    Raises ``AmbiguousMatch`` where a layer has several possible twins; ``ValueError`` for an unknown ``mode`` or
+    ``dtype``, for no batches or batches that are no pairs, and where a callable returns the same object twice;
+    ``StepError`` for whatever a model or a callable raises, with the side and the step at which it did.
     """
-    _refuse(batches, dtype)
-    batches = [([inputs] if isinstance(inputs, np.ndarray) else [*inputs], labels) for inputs, labels in batches]
-    ours, theirs = _recipes(loss, optimizer, scheduler, ema, grad_clip)
-    with ExitStack() as stack:
-        models = stack.enter_context(borrow(torch_module, paddle_layer, mode))
-        stack.enter_context(steps_paddle.optimizer_attributes_restored(paddle_layer))
-        twins = _twins(models, key_map)
-        layers = {path: twin for path, twin in twins.items() if path in models.reference}
-        momenta = stack.enter_context(_momenta_rounded(models, layers))
-        names = _tensor_names(models, layers)
-        stack.enter_context(paddle_in(paddle_layer, dtype))
-        training = steps_paddle.Training(paddle_layer, theirs, {twin: name for name, twin in names.items()})
+    batches = _arrays_of(torch_module, paddle_layer, batches, dtype)
+    recipes = _recipes(loss, optimizer, scheduler, ema, grad_clip)
+    with borrow(torch_module, paddle_layer, mode) as models, steps_paddle.optimizer_attributes_restored(paddle_layer):
+        return TrainingSession(models, batches, recipes, key_map, dtype, max_memory, progress).compare()
+
+
+class TrainingSession:
+    """One comparison of two trainings: both models, the recipes, the runs, and what was found between them."""
+
+    def __init__(
+        self, models: Borrowed, batches: Sequence[steps_torch.Batch],
+        recipes: tuple[steps_torch.Recipe, steps_paddle.Recipe], key_map: str | Mapping[str, str], dtype: str,
+        max_memory: int, progress: Progress,
+    ):  # fmt: skip
+        self.models, self.batches, self.dtype = models, batches, dtype
+        self.ours, self.theirs = recipes
+        self.max_memory, self.progress = max_memory, progress
+        self.pairs = pair_tensors(models, key_map)
+        self.momenta: set[float] = set()
+        self.clip_groups: list[list[str]] = []
+        self.float32_settings: tuple[str, ...] = ()
+
+    def compare(self) -> Result:
+        """All steps, from the port's run to the culprits."""
+        with ExitStack() as stack:
+            self.momenta = stack.enter_context(_momenta_rounded(self.models, self.pairs.layers))
+            self.run_port(stack)
+            self.follow()
+            self.measure()
+            result = self.judged()
+            result.culprits = self.explained(result)
+        _name_first(result)
+        return result
+
+    @property
+    def last(self) -> int:
+        """The last step that the reference can follow: without all of the port's weights it follows the first alone."""
+        return 1 if self.pairs.ties or any(self.pairs.extra.values()) else len(self.batches)
+
+    def run_port(self, stack: ExitStack) -> None:
+        """The port trains, in its type; what it holds is given back when ``stack`` is left."""
+        self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
+        layer = self.models.paddle_layer
+        stack.enter_context(paddle_in(layer, self.dtype))
+        names = {twin: name for name, twin in self.pairs.names.items()}
+        training = steps_paddle.Training(layer, self.theirs, names)
         stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
-        progress(f"Paddle in {dtype}, {len(batches)} steps")
-        port = _recorded(training, batches, max_memory)
-        torch_runs = _TorchRuns(torch_module, ours, training.float32_settings(), max_memory)
-        progress("torch in float64")
-        reference = torch_runs.exact(batches)
-        progress("torch again, for what rounding does")
-        spread = torch_runs.spread(reference, batches, dtype)
-        if dtype == "float64":
-            spread = larger(spread, torch_runs.spread(reference, batches[:1], "float32"))
-        progress("torch's optimizer on Paddle's gradients")
-        with closing(torch_runs.replayed(port, dtype)) as replayed:
-            suspects = find_suspects(port, replayed, dtype)
-        judge = Judge(spread, dtype, first_leak(reference, port) if dtype == "float64" else 0.0)
-        judge.noisy = noisy_parameters(reference, judge)
-        title = f"{type(torch_module).__name__}: {len(batches)} steps of training, torch against Paddle"
-        result = Result(title, dtype, [*compare_steps(reference, port, judge, names)])
-        result.skipped = [*_unpaired(models, names), *left_out(reference, port, judge)]
-        result.facts = {**models.notes, **_facts(judge, torch_runs, momenta, len(batches))}
-        found = Evidence(
-            reference, port, suspects, result.rows, dtype, names | layers, _momenta(models), training.clip_groups()
+        store = Store(Budget(self.max_memory))
+        labels = [labels for _, labels in self.batches]
+        self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
+        self.float32_settings, self.clip_groups = training.float32_settings(), training.clip_groups()
+
+    def follow(self) -> None:
+        """The reference in float64 takes each of the port's steps."""
+        self.progress("torch in float64, from the port's weights at each step")
+        store = Store(Budget(self.max_memory))
+        self.follower = self._follower()
+        with torch_in(self.models.torch_module, torch.float64):
+            steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
+        self.reference = Run(steps, self.follower.given, self.follower.frozen, self.port.labels)
+
+    def measure(self) -> None:
+        """The reference in float32 takes the same steps: what rounding does."""
+        self.progress("torch in float32, for what rounding does")
+        with torch_in(self.models.torch_module, torch.float32):
+            rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
+            with closing(rounded):
+                self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype)
+
+    def _follower(self) -> steps_torch.Follower:
+        return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
+
+    def _followed(self) -> Sequence[steps_torch.Batch]:
+        return self.batches[: self.last]
+
+    def judged(self) -> Result:
+        """Every quantity in its row; what was not compared; what the reader should know."""
+        name = type(self.models.torch_module).__name__
+        result = Result(f"{name}: {len(self.batches)} steps of training, torch against Paddle", self.dtype)
+        result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
+        result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
+        if self.last < len(self.batches):
+            steps = f"steps {self.last + 1} to {len(self.batches)}"
+            reason = "the two models have not the same parameters, so that the reference cannot start from the port's"
+            result.skipped.append(Skipped(steps, "training", "both", reason))
+        result.missing = [*_missing(self.pairs)]
+        result.facts = {**self.models.notes, **self._facts(result)}
+        return result
+
+    def explained(self, result: Result) -> list[Culprit]:
+        """What is itself at fault."""
+        found = {path: getattr(layer, "momentum", None) for path, layer in self.models.reference.items()}
+        momenta = {path: value for path, value in found.items() if isinstance(value, float)}
+        twins = self.pairs.names | self.pairs.layers
+        return find_culprits(
+            Evidence(self.reference, self.port, result.rows, self.dtype, twins, momenta, self.pairs, self.clip_groups)
         )
-        result.culprits = find_culprits(found)
-    _name_first(result)
-    return result
+
+    def _facts(self, result: Result) -> dict[str, str]:
+        own = "x 2**-29" if self.dtype == "float64" else "the worst tensor of each kind"
+        facts = {
+            "compared": f"{len(self.batches)} steps, Paddle {self.dtype} against torch float64",
+            "each step": "torch starts from the port's weights and statistics; clip, optimizer and average of the "
+            "reference are given what the port's were given",
+            "floor": f"torch's own error in float32 within one step, {own}",
+            "limits": f"none above {SHARE:.2g} of a tensor's own size, at which it is undecided",
+        }
+        for name, values in self.follower.settings.items():
+            facts[name] = f"of the optimizer, in torch: {', '.join(map(repr, values))}, as Paddle keeps it (float32)"
+        if self.momenta:
+            values = ", ".join(map(repr, sorted(self.momenta)))
+            facts["BatchNorm's momentum"] = f"in torch: {values}, as Paddle's kernel keeps it (float32)"
+        leak = max((row.relative for row in result.rows if row.kind == GRADIENT and row.aligned), default=0.0)
+        if self.dtype == "float64" and leak > LEAK:
+            facts["gradients"] = (
+                f"Paddle's differ by up to {leak:.1e} (constants that it keeps in float32); {CONSTANTS:.1e} is allowed"
+            )
+        if vanished := self.limits.vanished():
+            facts["rounding"] = (
+                f"the gradient of {', '.join(sorted(vanished))} is zero but for rounding: its error is measured "
+                "against what cancels in it"
+            )
+        return facts
 
 
-def _refuse(batches: Sequence[Any], dtype: str) -> None:
+LEAK = 2.0**-32
+"""Errors of gradients above it are not rounding in float64: a 256th of float32's roundoff."""
+
+
+# --- what is handed in ----------------------------------------------------------------------------------------------
+
+
+def _arrays_of(
+    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, batches: Sequence[Any], dtype: str
+) -> list[steps_torch.Batch]:
+    """The batches as arrays.
+
+    Raises ``TypeError`` for models of another framework, and ``ValueError`` for what is no batch.
+    """
+    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
+        kinds = f"{type(torch_module).__name__} and {type(paddle_layer).__name__}"
+        raise TypeError(f"the first argument must be a torch.nn.Module, the second a paddle.nn.Layer; got {kinds}")
     if dtype not in BITS:
         raise ValueError(f"dtype must be one of {', '.join(BITS)}, got {dtype!r}")
     if not len(batches):
         raise ValueError("there are no batches: a training of no steps proves nothing")
+    found = []
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(f"batches[{number}] must be a pair (inputs, labels), got {_described(batch)}")
+        inputs, labels = (mapped(part, _is_data, _array) for part in batch)
+        if not isinstance(inputs, (np.ndarray, Mapping, list, tuple)):
+            raise ValueError(
+                f"the inputs of batches[{number}] must be an array, a sequence or a mapping of arrays, "
+                f"got {_described(inputs)}"
+            )
+        found.append((inputs, labels))
+    return found
+
+
+def _is_data(value: object) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, torch.Tensor, paddle.Tensor))
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return steps_torch.array_of(value)
+    return steps_paddle.array_of(value) if isinstance(value, paddle.Tensor) else np.asarray(value)
+
+
+def _described(value: Any) -> str:
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
 
 
 def _recipes(
     loss: Pair, optimizer: Pair, scheduler: MaybePair | None, ema: MaybePair | None, clip: MaybePair | None
 ) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
-    none = (None, None)
-    parts = [*zip(loss, optimizer, scheduler or none, ema or none, clip or none)]
+    given = {"loss": loss, "optimizer": optimizer, "scheduler": scheduler, "ema": ema, "grad_clip": clip}
+    for name, pair in given.items():
+        if pair is not None and not _is_pair(pair, required=name in ("loss", "optimizer")):
+            raise ValueError(f"{name} must be two callables, for torch and for Paddle, got {_described(pair)}")
+    parts = [*zip(*(pair or (None, None) for pair in given.values()))]
     return steps_torch.Recipe(*parts[0]), steps_paddle.Recipe(*parts[1])
 
 
-class _TorchRuns:
-    """The reference's three runs, each from the weights that the module came with."""
-
-    def __init__(
-        self, module: torch.nn.Module, recipe: steps_torch.Recipe, float32_settings: Sequence[str], max_memory: int
-    ):
-        self.module, self.recipe, self.max_memory = module, recipe, max_memory
-        self.float32_settings = float32_settings
-        self.settings: dict[str, list[float]] = {}
-        self._seen: list[Any] = []
-
-    def exact(self, batches: Sequence[steps_torch.Batch]) -> Run:
-        """In float64."""
-        with torch_in(self.module, torch.float64):
-            training = self._training(rounded=False)
-            self.settings = training.settings
-            return _recorded(training, batches, self.max_memory)
-
-    def spread(self, reference: Run, batches: Sequence[steps_torch.Batch], dtype: str) -> Spread:
-        """How far the reference's exact run and its rounded one are apart."""
-        with closing(self._rounded(batches, dtype)) as rounded:
-            return measure_spread(reference, rounded)
-
-    def _rounded(self, batches: Sequence[steps_torch.Batch], dtype: str) -> Iterator[Step]:
-        """What the floor is measured with: rounded at each step, or for a port in float32 in float32 as a whole."""
-        with torch_in(self.module, getattr(torch, dtype)):
-            training = self._training(rounded=dtype == "float64")
-            yield from training.run(batches, lambda: Store(Budget(self.max_memory)))
-
-    def replayed(self, port: Run, dtype: str) -> Iterator[Step]:
-        """The optimizer alone, on the port's gradients and learning rates, in the port's type."""
-        with torch_in(self.module, getattr(torch, dtype)):
-            training = self._training(rounded=False, alone=True)
-            yield from training.replay(port.steps, lambda: Store(Budget(self.max_memory)))
-
-    def _training(self, rounded: bool, alone: bool = False) -> steps_torch.Training:
-        recipe = steps_torch.Recipe(self.recipe.loss, self.recipe.optimizer) if alone else self.recipe
-        training = steps_torch.Training(self.module, recipe, self.float32_settings, rounded)
-        if any(training.optimizer is seen for seen in self._seen):
-            raise ValueError("the callable for torch's optimizer returned the same one twice; it must make a new one")
-        self._seen.append(training.optimizer)
-        return training
+def _is_pair(pair: Any, required: bool) -> bool:
+    known = isinstance(pair, (tuple, list)) and len(pair) == 2
+    return known and all(callable(half) or (half is None and not required) for half in pair)
 
 
-def _recorded(
-    training: steps_torch.Training | steps_paddle.Training, batches: Sequence[steps_torch.Batch], max_memory: int
-) -> Run:
-    store = Store(Budget(max_memory))
-    steps = [*training.run(batches, lambda: store)]
-    return Run(steps, training.given(), training.frozen(), [np.asarray(labels) for _, labels in batches])
+# --- what is said ---------------------------------------------------------------------------------------------------
 
 
-# --- names ----------------------------------------------------------------------------------------------------------
-
-
-def _twins(models: Borrowed, key_map: str | Mapping[str, str]) -> dict[str, str]:
-    """``{layer path in torch: in Paddle}`` for the layers with weights."""
-
-    def weighted(settings: Mapping[str, Settings]) -> list[Layer]:
-        return [Layer(path, s.category, s.shapes) for path, s in settings.items() if s.has_weights]
-
-    given = {} if isinstance(key_map, str) else dict(key_map)
-    return pair_layers(weighted(models.reference_settings), weighted(models.port_settings), given)
-
-
-def _tensor_names(models: Borrowed, layers: Mapping[str, str]) -> dict[str, str]:
-    """``{name in torch: in Paddle}`` of parameters and buffers that both have."""
-    names = {}
-    for path, twin in layers.items():
-        theirs = paddle_tensors(models.port[twin])
-        for name in torch_tensors(models.reference[path]):
-            if twin_name(name) in theirs:
-                names[join(path, name)] = join(twin, twin_name(name))
-    return names
-
-
-def pair_tensors(models: Borrowed) -> dict[str, str]:
-    """``{name in torch: in Paddle}`` of all parameters and buffers, each layer with weights paired with its twin."""
-    return _tensor_names(models, {p: twin for p, twin in _twins(models, "auto").items() if p in models.reference})
-
-
-def _unpaired(models: Borrowed, names: Mapping[str, str]) -> Iterator[Skipped]:
-    taken = set(names.values())
-    sides = (
-        ("torch", models.reference, torch_tensors, names.keys(), "Paddle"),
-        ("Paddle", models.port, paddle_tensors, taken, "torch"),
-    )
-    for side, layers, tensors, known, other in sides:
-        for path, layer in layers.items():
-            for name in tensors(layer):
-                if join(path, name) not in known:
-                    yield Skipped(join(path, name), "tensor", side, f"no tensor of this place in {other}")
-
-
-# --- BatchNorm's momentum -------------------------------------------------------------------------------------------
+def _missing(pairs: TensorPairs) -> Iterator[str]:
+    """Parameters of both sides that may be one another."""
+    if all(pairs.extra.values()):
+        ours, theirs = (", ".join(pairs.extra[side]) for side in ("torch", "Paddle"))
+        yield f"parameters were not paired: {ours} in torch, {theirs} in Paddle; name their layers in the key map"
 
 
 @contextmanager
@@ -244,40 +298,6 @@ def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[se
     finally:
         for layer, momentum in kept:
             layer.momentum = momentum
-
-
-def _momenta(models: Borrowed) -> dict[str, float]:
-    settings = models.reference_settings.items()
-    return {path: s.fields["momentum"] for path, s in settings if s.fields.get("momentum") is not None}
-
-
-# --- what the reader should know ------------------------------------------------------------------------------------
-
-
-def _facts(judge: Judge, runs: _TorchRuns, momenta: set[float], steps: int) -> dict[str, str]:
-    floor = "torch's own, its weights, gradients and statistics rounded to float32 at each step, x 2**-29"
-    facts = {
-        "compared": f"{steps} steps, Paddle {judge.dtype} against torch float64",
-        "floor": floor if judge.dtype == "float64" else "torch's own error in float32, the worst tensor of each kind",
-    }
-    for name, values in runs.settings.items():
-        facts[name] = f"of the optimizer, in torch: {', '.join(map(repr, values))}, as Paddle keeps it (float32)"
-    if momenta:
-        values = ", ".join(map(repr, sorted(momenta)))
-        facts["BatchNorm's momentum"] = f"in torch: {values}, as Paddle's kernel keeps it (float32)"
-    if judge.leak > 2.0 ** -BITS["float32"] * 2.0**-8:
-        facts["gradients"] = (
-            f"Paddle's differ by {judge.leak:.1e} at the first step (constants that it keeps in float32); what such an "
-            "error grows into is allowed"
-        )
-    if judge.horizon <= steps:
-        facts["horizon"] = (
-            f"from step {judge.horizon} on rounding in float32 separates torch from itself by more than a percent: "
-            "there only schedule, clip, optimizer and average are judged, each on its own inputs"
-        )
-    if judge.noisy:
-        facts["rounding"] = f"the gradient of {', '.join(sorted(judge.noisy))} is zero but for rounding"
-    return facts
 
 
 def _name_first(result: Result) -> None:

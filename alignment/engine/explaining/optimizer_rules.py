@@ -1,170 +1,72 @@
 """Which rule an optimizer follows, and with which numbers: solved from what it was given and what it made. numpy only.
 
-Each rule is linear in its numbers, so that they come out of least squares over all steps and elements, with a bound on
-their error; a rule that does not fit to rounding is not taken. Formulas: torch.optim.SGD, Adam and AdamW (torch 2.13).
+Formulas: torch.optim.SGD, Adam and AdamW (torch 2.13); those of the others are in ``adaptive_rules``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
+from alignment.engine.explaining import adaptive_rules as adaptive
+from alignment.engine.explaining.solving import (
+    Number,
+    Rule,
+    Update,
+    before,
+    gradient,
+    joined,
+    largest,
+    moves_of,
+    new,
+    old,
+    over,
+    solve,
+    updates_of,
+)
 from alignment.engine.judging.noise import BITS
-from alignment.engine.records.run import FIRST, GIVEN, GRADIENT, LARGEST, MOMENTUM, PARAMETER, SECOND, STATE, Run
-
-SAMPLES = 512
-"""Elements of each tensor and step that are used: a few numbers are solved from thousands of equations."""
-# Some ten roundings make an update. A rule that is another one leaves a thousandth of the update at least, a billion
-# times what rounding leaves in float64.
-FIT = 2.0**10
-# columns that are the same to half of the digits of float64 do not tell their numbers apart
-RANK = 2.0**-26
-# a hyperparameter that one framework keeps in float32 is the same setting (see ``settings``)
-SAME = 2.0**-23
+from alignment.engine.records.run import FIRST, LARGEST, MOMENTUM, SECOND, SUM, Run
 
 
-@dataclass(frozen=True)
-class Number:
-    """A solved number and how far rounding may have put it from its true value."""
+def rule_of(run: Run, port: Run, name: str, dtype: str) -> Rule | None:
+    """The numbers of the rule by which ``run``'s optimizer updates a parameter; ``None`` where no known rule fits.
 
-    value: float
-    bound: float = 0.0
-
-    def same(self, other: Number) -> bool:
-        """Whether both may be the same setting."""
-        return abs(self.value - other.value) <= 2 * (self.bound + other.bound) + SAME * abs(self.value)
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether rounding alone may have made it other than zero (as 1 - a of an a near 1, some units of 2**-53)."""
-        return abs(self.value) <= 2 * self.bound + 2.0**-48
-
-    def __str__(self) -> str:
-        if self.is_zero:
-            return "0"
-        known = math.log10(abs(self.value) / self.bound) if self.bound else 6
-        return f"{self.value:.{min(6, max(1, int(known)))}g}"
-
-
-Rule = Mapping[str, Number]
-
-
-@dataclass(frozen=True)
-class _Update:
-    """One step of one parameter, flat: rate, gradient as given, weights before and after, state before and after."""
-
-    number: int
-    rate: float
-    gradient: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    old: Mapping[str, np.ndarray]
-    new: Mapping[str, np.ndarray]
-
-
-def solve(columns: Sequence[np.ndarray], target: np.ndarray, roundoff: float) -> list[Number] | None:
-    """Numbers by which ``columns`` sum to ``target``; ``None`` where none do, or where several sets would.
-
-    ``roundoff`` is what rounding may have added to an element of ``target``. A column of zeros has the number 0.
+    ``port``: whose weights, gradients and rates the optimizer was given: ``run`` itself, or the run that it follows.
     """
-    scales = [float(np.abs(column).max(initial=0.0)) for column in columns]
-    used = [i for i, scale in enumerate(scales) if scale]
-    numbers = [Number(0.0)] * len(columns)
-    if not used or not target.size:
-        return None
-    matrix = np.stack([columns[i] / scales[i] for i in used], axis=1)
-    found, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=RANK)
-    residual = float(np.abs(matrix @ found - target).max())
-    if rank < len(used) or not residual <= FIT * roundoff:
-        return None
-    bounds = np.abs(np.linalg.pinv(matrix, rcond=RANK)).sum(axis=1) * max(residual, roundoff)
-    for position, i in enumerate(used):
-        numbers[i] = Number(float(found[position]) / scales[i], float(bounds[position]) / scales[i])
-    return numbers
-
-
-def rule_of(run: Run, name: str, dtype: str) -> Rule | None:
-    """The numbers of the rule by which ``run``'s optimizer updates a parameter; ``None`` where no known rule fits."""
-    updates = _updates(run, name)
+    updates = updates_of(run, port, name)
     if not updates:
         return None
     unit, roles = 2.0 ** -BITS[dtype], {*updates[-1].new}
-    if {FIRST, SECOND} <= roles:
-        return _adam(updates, unit)
-    if MOMENTUM in roles and SECOND not in roles:
-        return _momentum(updates, unit)
-    return None if SECOND in roles else _plain(updates, unit)
+    for needed, rule in _RULES:
+        if needed <= roles:
+            return rule(updates, unit)
+    return None
 
 
-def _updates(run: Run, name: str) -> list[_Update]:
-    updates = []
-    for number in range(1, len(run) + 1):
-        last, step = run.steps[number - 1], run.steps[number]
-        gradient = step.get(GIVEN, name)
-        gradient = step.get(GRADIENT, name) if gradient is None else gradient
-        weights = last.get(PARAMETER, name), step.get(PARAMETER, name)
-        if gradient is None or name not in step.rates or weights[0] is None or weights[1] is None:
-            continue
-        chosen = np.unique(np.linspace(0, gradient.size - 1, min(SAMPLES, gradient.size)).astype(int))
-
-        def flat(array: np.ndarray, chosen: np.ndarray = chosen) -> np.ndarray:
-            return array.reshape(-1)[chosen].astype(np.float64)
-
-        def state(of: int) -> dict[str, np.ndarray]:
-            found = {role: run.steps[of].get(STATE, name, role) for role in run.steps[of].roles(name)}
-            return {role: flat(array) for role, array in found.items() if array.size == gradient.size}  # noqa: B023
-
-        updates.append(
-            _Update(
-                number, step.rates[name], flat(gradient), flat(weights[0]), flat(weights[1]), state(number - 1),
-                state(number),
-            )
-        )  # fmt: skip
-    return updates
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros(0)
-
-
-def _largest(*arrays: np.ndarray) -> float:
-    return max(float(np.abs(array).max(initial=0.0)) for array in arrays)
-
-
-def _moves(updates: Sequence[_Update], unit: float) -> tuple[list[_Update], np.ndarray, float]:
-    """The steps with a rate, what each subtracted over its rate, and the rounding in that difference."""
-    moving = [u for u in updates if u.rate]
-    moves = _joined([(u.before - u.after) / u.rate for u in moving])
-    roundoff = max((unit * _largest(u.before, u.after) / u.rate for u in moving), default=0.0) + unit * _largest(moves)
-    return moving, moves, roundoff
-
-
-def _plain(updates: Sequence[_Update], unit: float) -> Rule | None:
+def _plain(updates: Sequence[Update], unit: float) -> Rule | None:
     """``p -= rate * (g + decay * p)``."""
-    moving, moves, roundoff = _moves(updates, unit)
-    columns = _joined([u.gradient for u in moving]), _joined([u.before for u in moving])
+    moving, moves, roundoff = moves_of(updates, unit)
+    columns = joined([u.gradient for u in moving]), joined([u.before for u in moving])
     found = solve(columns, moves, roundoff)
-    return found and {"factor": found[0], "weight decay": _over(found[1], found[0])}
+    return found and {"factor": found[0], "weight decay": over(found[1], found[0])}
 
 
-def _momentum(updates: Sequence[_Update], unit: float) -> Rule | None:
+def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
     """``b = momentum * b + (1 - dampening) * (g + decay * p)``; ``p -= rate * b``, or ``g + decay * p + momentum * b``.
 
     The first step is left out of the buffer's rule: torch does not dampen it.
     """
     later = [u for u in updates if MOMENTUM in u.old]
     rule: dict[str, Number] = {}
-    target = _joined([u.new[MOMENTUM] for u in later])
-    columns = [_joined([pick(u) for u in later]) for pick in (_old(MOMENTUM), _gradient, _before)]
-    buffer = solve(columns, target, unit * _largest(target, *columns[1:2]))
+    target = joined([u.new[MOMENTUM] for u in later])
+    columns = [joined([pick(u) for u in later]) for pick in (old(MOMENTUM), gradient, before)]
+    buffer = solve(columns, target, unit * largest(target, *columns[1:2]))
     if buffer:
         rule |= {"momentum": buffer[0], "dampening": Number(1 - buffer[1].value, buffer[1].bound)}
-        rule["weight decay"] = _over(buffer[2], buffer[1])
-    moving, moves, roundoff = _moves(updates, unit)
-    columns = [_joined([pick(u) for u in moving]) for pick in (_new(MOMENTUM), _gradient, _before)]
+        rule["weight decay"] = over(buffer[2], buffer[1])
+    moving, moves, roundoff = moves_of(updates, unit)
+    columns = [joined([pick(u) for u in moving]) for pick in (new(MOMENTUM), gradient, before)]
     update = solve(columns, moves, roundoff)
     if update:
         nesterov = abs(update[1].value) > 0.5
@@ -176,66 +78,63 @@ def _momentum(updates: Sequence[_Update], unit: float) -> Rule | None:
     return rule or None
 
 
-def _adam(updates: Sequence[_Update], unit: float) -> Rule | None:
-    """Moments of ``g + decay * p``; ``p -= rate * (m' / (sqrt(v') + epsilon) + decay * p)``, ``'`` bias-corrected."""
-    rule: dict[str, Number] = {}
-    target = _joined([u.new[FIRST] for u in updates])
-    columns = [_joined([pick(u) for u in updates]) for pick in (_old(FIRST), _gradient, _before)]
-    first = solve(columns, target, unit * _largest(target))
-    if not first:
+def _adam(updates: Sequence[Update], unit: float) -> Rule | None:
+    """Moments of ``g + decay * p``; ``p -= rate * (m' / (sqrt(v') + epsilon) + decay * p)``, ``'`` bias-corrected.
+
+    Where this does not fit, the variants with the same two moments: epsilon elsewhere, no correction, NAdam, RAdam.
+    """
+    rule = adaptive.first_moment(updates, unit)
+    if not rule:
         return None
-    decay = _over(first[2], first[1])
-    rule |= {"beta1": first[0], "weight decay": decay}
-    rule["gradient factor"] = _over(first[1], Number(1 - first[0].value, first[0].bound))
-    target = _joined([u.new[SECOND] for u in updates])
-    squares = _joined([(u.gradient + decay.value * u.before) ** 2 for u in updates])
-    second = solve([_joined([_old(SECOND)(u) for u in updates]), squares], target, unit * _largest(target))
+    target = joined([u.new[SECOND] for u in updates])
+    squares = joined([(u.gradient + rule["weight decay"].value * u.before) ** 2 for u in updates])
+    second = solve([joined([old(SECOND)(u) for u in updates]), squares], target, unit * largest(target))
     if not second:
         return rule
     rule["beta2"] = second[0]
-    for corrected in (True, False):
-        if found := _adam_update(updates, unit, rule, corrected):
-            return rule | found | {"bias correction": Number(float(corrected))}
+    corrected, uncorrected = {"bias correction": Number(1.0)}, {"bias correction": Number(0.0)}
+    if found := _adam_update(updates, unit, rule, True):
+        return rule | found | corrected
+    if found := _adam_update(updates, unit, rule, False):
+        return rule | found | uncorrected
+    for variant in (adaptive.adam_beside_uncorrected, adaptive.adam_under_root):
+        if found := variant(updates, rule, unit):
+            return rule | found | corrected
+    for number, variant in enumerate((adaptive.radam, adaptive.nadam), 1):
+        if found := variant(updates, rule, unit):
+            return rule | found | {"update": Number(float(number))}
     return rule
 
 
-def _adam_update(updates: Sequence[_Update], unit: float, rule: Rule, corrected: bool) -> Rule | None:
+VARIANTS = {1: "RAdam's", 2: "NAdam's"}
+
+
+def _adam_update(updates: Sequence[Update], unit: float, rule: Rule, corrected: bool) -> Rule | None:
     """Epsilon and decoupled decay: of a move ``u``, ``u * sqrt(v') - m' = -eps * u + decay * (sqrt(v') + eps) * p``."""
-    moving, moves, roundoff = _moves(updates, unit)
+    moving, moves, roundoff = moves_of(updates, unit)
     firsts, roots = [], []
     for u in moving:
         c1, c2 = (1 - rule[b].value ** u.number if corrected else 1.0 for b in ("beta1", "beta2"))
         firsts.append(u.new[FIRST] / c1)
         roots.append(np.sqrt(u.new.get(LARGEST, u.new[SECOND]) / c2))
-    m, root, before = _joined(firsts), _joined(roots), _joined([u.before for u in moving])
+    m, root, before = joined(firsts), joined(roots), joined([u.before for u in moving])
     if not m.size:
         return None
     columns = [-moves, root * before, before]
-    found = solve(columns, moves * root - m, roundoff * _largest(root) + unit * _largest(m))
+    found = solve(columns, moves * root - m, roundoff * largest(root) + unit * largest(m))
     return found and {"epsilon": found[0], "decoupled weight decay": found[1]}
 
 
-def _over(a: Number, b: Number) -> Number:
-    if not b.value:
-        return Number(0.0)
-    ratio = a.value / b.value
-    return Number(ratio, (a.bound + abs(ratio) * b.bound) / abs(b.value))
-
-
-def _gradient(update: _Update) -> np.ndarray:
-    return update.gradient
-
-
-def _before(update: _Update) -> np.ndarray:
-    return update.before
-
-
-def _old(role: str):  # noqa: ANN202 - a picker
-    return lambda update: update.old.get(role, np.zeros_like(update.gradient))
-
-
-def _new(role: str):  # noqa: ANN202 - a picker
-    return lambda update: update.new[role]
+_RULES = [
+    ({SUM}, adaptive.adagrad),
+    ({FIRST, adaptive.MAXIMUM}, adaptive.adamax),
+    ({SECOND, adaptive.STEPS}, adaptive.adadelta),
+    ({FIRST, SECOND}, _adam),
+    ({SECOND}, adaptive.rmsprop),
+    ({MOMENTUM}, _momentum),
+    (set(), _plain),
+]
+"""Rules by the state that they need, the first that fits."""
 
 
 # --- two rules ------------------------------------------------------------------------------------------------------
@@ -243,24 +142,67 @@ def _new(role: str):  # noqa: ANN202 - a picker
 
 def differences(reference: Rule, port: Rule) -> list[str]:
     """How the port's rule differs from the reference's, in words."""
-    words = _decays(reference, port)
+    words = [*_decays(reference, port), *_updates(reference, port), *_epsilons(reference, port)]
     if "momentum" not in reference and "momentum" in port and not port["momentum"].is_zero:
         words.append(f"momentum {port['momentum']} where the reference has none")
     for name in reference:
-        if name not in port or reference[name].same(port[name]) or "weight decay" in name:
-            continue
-        ours, theirs = reference[name].value, port[name].value
-        if name == "nesterov":
-            words.append("Nesterov momentum instead of plain momentum" if theirs else "plain momentum, not Nesterov's")
-        elif name == "bias correction":
-            words.append("moments corrected for their bias" if theirs else "bias correction is missing")
-        elif name == "factor":
-            words.append(f"the step is {theirs / ours:.6g} times the learning rate's")
-        elif name == "gradient factor":
-            words.append(f"the gradient enters {theirs / ours:.6g} times")
-        else:
-            words.append(f"{name} {port[name]} instead of {reference[name]}")
+        known = name in port and not reference[name].same(port[name])
+        if known and name != "update" and "weight decay" not in name and "epsilon" not in name:
+            words.append(_difference(name, reference[name], port[name]))
     return words
+
+
+def _difference(name: str, ours: Number, theirs: Number) -> str:
+    if name == "nesterov":
+        return "Nesterov momentum instead of plain momentum" if theirs.value else "plain momentum, not Nesterov's"
+    if name == "bias correction":
+        return "moments corrected for their bias" if theirs.value else "bias correction is missing"
+    if name == "centered":
+        return "centered, the reference is not" if theirs.value else "not centered, as the reference is"
+    if name == "factor":
+        return f"the step is {theirs.value / ours.value:.6g} times the learning rate's"
+    if name == "gradient factor":
+        return f"the gradient enters {theirs.value / ours.value:.6g} times"
+    return f"{name} {theirs} instead of {ours}"
+
+
+def _updates(reference: Rule, port: Rule) -> list[str]:
+    """Another rule on the same two moments."""
+    names = [VARIANTS.get(int(rule["update"].value), "") if "update" in rule else "" for rule in (reference, port)]
+    ours, theirs = (name or "Adam's" for name in names)
+    return [f"the update is {theirs}, not {ours}"] if ours != theirs and _whole(reference) and _whole(port) else []
+
+
+def _whole(rule: Rule) -> bool:
+    """Whether the rule holds the update and not only the state."""
+    return any("epsilon" in name for name in rule)
+
+
+def _epsilons(reference: Rule, port: Rule) -> list[str]:
+    """Other values of epsilon, or the same in another place."""
+    if not (_whole(reference) and _whole(port)):
+        return []
+    ours, theirs = (
+        {name: number for name, number in rule.items() if "epsilon" in name and not number.is_zero}
+        for rule in (reference, port)
+    )
+    places = ours.keys() | theirs.keys()
+    if all(place in ours and place in theirs and ours[place].same(theirs[place]) for place in places):
+        return []
+    if len(ours) == len(theirs) == 1 and ours.keys() != theirs.keys():
+        (here, mine), (there, its) = *ours.items(), *theirs.items()
+        value = f"{its}" if its.same(mine) else f"{its} instead of {mine}"
+        return [f"epsilon {value}, added {_place(there)}; the reference adds it {_place(here)}"]
+    zero = Number(0.0)
+    return [
+        f"{place} {theirs.get(place, zero)} instead of {ours.get(place, zero)}"
+        for place in sorted(places)
+        if not ours.get(place, zero).same(theirs.get(place, zero))
+    ]
+
+
+def _place(name: str) -> str:
+    return name.removeprefix("epsilon").strip() or "beside the root"
 
 
 def _decays(reference: Rule, port: Rule) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from alignment.engine.explaining.causes import UNEXPLAINED
-from alignment.engine.explaining.optimizer_rules import SAME
+from alignment.engine.explaining.solving import SAME
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.records.run import AVERAGE, BUFFER, GIVEN, GRADIENT, OUTPUT, PARAMETER, WHOLE, Run, Step
@@ -29,26 +29,30 @@ SOLVED = {"float64": 2.0**-33, "float32": SAME}
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 
-def loss_cause(reference: Run, port: Run) -> str:
-    """Why losses of the same outputs differ."""
+def loss_cause(reference: Run, port: Run, number: int) -> str:
+    """Why losses of the same outputs differ, first at step ``number``."""
     smoothed = [_smoothing(run) for run in (reference, port)]
     if None not in smoothed and abs(smoothed[0] - smoothed[1]) > SMOOTHED:
         ours, theirs = (round(value, 4) + 0.0 for value in smoothed)
         return f"label smoothing {theirs:g} instead of {ours:g}"
-    factor = _loss_factor(reference, port)
+    factor = _loss_factor(reference.steps[number], port.steps[number])
     if not factor:
         return f"the loss differs on the same outputs: {UNEXPLAINED}"
-    size = len(port.labels[0]) if port.labels else 0
+    size = len(port.labels[number - 1]) if _is_array(port.labels[number - 1]) else 0
     words = {size: " (the batch: summed, not averaged)", 1 / size if size else 0: " (averaged, not summed)"}
     known = next((text for value, text in words.items() if value and abs(factor - value) <= SAME * value), "")
     return f"the loss is {factor:.6g} times the reference's{known}"
 
 
-def _loss_factor(reference: Run, port: Run) -> float:
-    """By which the loss and all gradients of the first step are the reference's, or 0."""
-    factor = port.steps[1].loss / reference.steps[1].loss if reference.steps[1].loss else 0.0
-    theirs = port.steps[1].of(GRADIENT)
-    for name, array in reference.steps[1].of(GRADIENT).items():
+def _is_array(labels: object) -> bool:
+    return isinstance(labels, np.ndarray) and labels.ndim > 0
+
+
+def _loss_factor(reference: Step, port: Step) -> float:
+    """By which the loss and all gradients of a step are the reference's, or 0."""
+    factor = port.loss / reference.loss if reference.loss else 0.0
+    theirs = port.of(GRADIENT)
+    for name, array in reference.of(GRADIENT).items():
         other = theirs.get(name)
         if other is not None and np.any(array):
             share = float(np.vdot(other.reshape(-1), array.reshape(-1)) / np.vdot(array, array))
@@ -57,12 +61,19 @@ def _loss_factor(reference: Run, port: Run) -> float:
     return factor
 
 
+def _are_classes(labels: object, logits: np.ndarray) -> bool:
+    """Whether each row of ``logits`` has the number of its class."""
+    if not _is_array(labels) or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        return False
+    return bool(((labels >= 0) & (labels < logits.shape[1])).all())
+
+
 def _smoothing(run: Run) -> float | None:
     """The label smoothing of a mean cross entropy over classes, if that is what the loss is at every step."""
     found = []
     for step, labels in zip(run.steps[1:], run.labels):
         logits = step.get(OUTPUT, WHOLE[OUTPUT])
-        if logits is None or logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        if logits is None or logits.ndim != 2 or not _are_classes(labels, logits):
             return None
         shifted = logits - logits.max(axis=1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -83,7 +94,7 @@ def _smoothing(run: Run) -> float | None:
 
 def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[str]]) -> Explained | None:
     """How the port's clipping differs from the reference's, each on its own gradients; ``None`` where it does not."""
-    limit = _limit(reference)
+    limit = _limit(reference, port)
     clips = any(step.of(GIVEN) for step in port.steps[1:])
     if limit is None:
         if clips and not any(step.of(GIVEN) for step in reference.steps[1:]) and _ever_clipped(port):
@@ -107,11 +118,12 @@ def _norm(arrays: Mapping[str, np.ndarray]) -> float:
     return float(np.sqrt(sum(float(np.vdot(a, a)) for a in arrays.values())))
 
 
-def _factors(step: Step) -> dict[str, float]:
-    """By how much each gradient was scaled; NaN where it was not only scaled."""
-    before, after = step.of(GRADIENT), step.of(GIVEN)
+def _factors(step: Step, before: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+    """By how much each gradient was scaled; NaN where it was not only scaled. ``before``: else the step's own."""
+    after = step.of(GIVEN)
+    before = step.of(GRADIENT) if before is None else before
     factors = {}
-    for name in after:
+    for name in after.keys() & before.keys():
         square = float(np.vdot(before[name], before[name]))
         if square:
             factor = float(np.vdot(after[name], before[name])) / square
@@ -120,14 +132,16 @@ def _factors(step: Step) -> dict[str, float]:
     return factors
 
 
-def _limit(reference: Run) -> tuple[float, float] | None:
-    """The largest norm that the reference leaves, and what it adds to the norm before it divides."""
+def _limit(reference: Run, port: Run) -> tuple[float, float] | None:
+    """The largest norm that the reference leaves of the port's gradients, and what it adds before it divides."""
     found = []
-    for step in reference.steps[1:]:
-        factors = [*_factors(step).values()]
-        if factors and max(factors) < 1 - SAME and np.ptp(factors) <= SAME:
-            total = _norm({name: step.of(GRADIENT)[name] for name in step.of(GIVEN)})
-            found.append((float(np.median(factors)), total))
+    for step, other in zip(reference.steps[1:], port.steps[1:]):
+        before = other.of(GRADIENT)
+        factors = _factors(step, before)
+        values = [*factors.values()]
+        if factors and max(values) < 1 - SAME and np.ptp(values) <= SAME:
+            total = _norm({name: before[name] for name in factors})
+            found.append((float(np.median(values)), total))
     if not found:
         return None
     spread = {added: np.ptp([f * (n + added) for f, n in found]) for added in (TORCH_EPSILON, 0.0)}
@@ -138,7 +152,7 @@ def _limit(reference: Run) -> tuple[float, float] | None:
 def _as_expected(port: Run, size: float, added: float, dtype: str) -> bool:
     for step in port.steps[1:]:
         before = step.of(GRADIENT)
-        after = step.of(GIVEN) or before
+        after = before | step.of(GIVEN)
         total = _norm({name: before[name] for name in after})
         factor = min(1.0, size / (total + added)) if total else 1.0
         if any(compare(factor * before[name], after[name]).relative > SOLVED[dtype] for name in after):
@@ -202,7 +216,7 @@ def average_cause(reference: Run, port: Run, dtype: str) -> Explained | None:
         what = "buffers (BatchNorm's statistics)" if buffers else "tensors"
         return f"the average lacks {what}", [", ".join(missing)]
     for kind, what in ((PARAMETER, "weights"), (BUFFER, "buffers")):
-        ours, theirs = (_decays(run, kind, "float64" if run is reference else dtype) for run in (reference, port))
+        ours, theirs = _decays(reference, port, kind, "float64"), _decays(port, port, kind, dtype)
         if ours is None or not ours[1]:
             continue
         if theirs is None:
@@ -216,21 +230,22 @@ Decays = tuple[int, list[tuple[float, float]]]
 """Whether the weights after the step (0) or before it (1) are averaged in; each step's decay and the error in it."""
 
 
-def _decays(run: Run, kind: str, dtype: str) -> Decays | None:
+def _decays(run: Run, port: Run, kind: str, dtype: str) -> Decays | None:
+    """How ``run`` averages the port's weights."""
     for late in (0, 1):
-        found = [_decay(run, number, kind, late, dtype) for number in range(1, len(run) + 1)]
+        found = [_decay(run, port, number, kind, late, dtype) for number in range(1, len(run) + 1)]
         if None not in found:
             return late, found
     return None
 
 
-def _decay(run: Run, number: int, kind: str, late: int, dtype: str) -> tuple[float, float] | None:
+def _decay(run: Run, port: Run, number: int, kind: str, late: int, dtype: str) -> tuple[float, float] | None:
     """``d`` of ``e = d * e' + (1 - d) * w`` over all tensors; NaN where nothing moved, ``None`` where none fits.
 
     With it, how far rounding may have put it from its true value.
     """
     old, new = run.steps[number - 1].of(AVERAGE), run.steps[number].of(AVERAGE)
-    weights = run.steps[number - late].of(kind)
+    weights = port.steps[number - late].of(kind)
     names = [name for name in weights if name in new and name in old]
     if not names:
         return float("nan"), 0.0

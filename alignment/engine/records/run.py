@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ KINDS = (RATE, OUTPUT, LOSS, GRADIENT, GIVEN, NORM, STATE, PARAMETER, BUFFER, AV
 """What is compared of a step, in the order in which one makes the next."""
 
 MOMENTUM, FIRST, SECOND, LARGEST = "momentum", "first moment", "second moment", "largest second moment"
-SUM, POWER_1, POWER_2 = "sum of squares", "beta1 power", "beta2 power"
+SUM, MEAN, POWER_1, POWER_2 = "sum of squares", "mean gradient", "beta1 power", "beta2 power"
 """Roles of optimizer state, whatever a framework calls them. State of no known role keeps its own name."""
 
 MOMENTS = {MOMENTUM, FIRST, SECOND, LARGEST, SUM}
@@ -82,16 +83,38 @@ class Step:
 class Run:
     """A whole training: ``steps[0]`` holds the weights and statistics at the start, ``steps[k]`` step k.
 
-    ``frozen``: parameters that are set not to be trained; ``given``: those that the optimizer was given.
+    ``frozen``: parameters that are set not to be trained; ``given``: those that the optimizer was given; ``labels`` of
+    each step, as they were given.
     """
 
     steps: list[Step]
     given: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
-    labels: list[np.ndarray] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.steps) - 1
+
+
+class StepError(RuntimeError):
+    """What a model or a callable of a recipe raised, its ``__cause__``; ``step`` 0 is before the first."""
+
+    def __init__(self, side: str, step: int, part: str, error: Exception, advice: str = ""):
+        when = f"step {step}" if step else "before the first step"
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        super().__init__(f"{side}, {when}, {part}: {what}{advice}")
+        self.side, self.step, self.part = side, step, part
+
+
+@contextmanager
+def doing(side: str, step: int, part: str, advice: str = "") -> Iterator[None]:
+    """What raises within it becomes a ``StepError`` that says where; ``advice`` follows the original message."""
+    try:
+        yield
+    except StepError:
+        raise
+    except Exception as error:
+        raise StepError(side, step, part, error, advice) from error
 
 
 def advance(scheduler: Any, number: int) -> None:

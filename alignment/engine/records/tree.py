@@ -21,8 +21,18 @@ def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
 
 
 def in_order(mapping: Mapping[Any, Any]) -> list[Any]:
-    """The keys of a mapping in an order that does not depend on how it was made: two models may fill a dict otherwise."""
+    """The keys of a mapping in an order that does not depend on how it was made, as two models may fill a dict."""
     return sorted(mapping, key=lambda key: (type(key).__name__, str(key)))
+
+
+def named_leaves(value: Any, is_leaf: Callable[[Any], bool], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The same with the keys and positions that lead to each, joined by points; none lead to a value that is one."""
+    if is_leaf(value):
+        yield path, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from named_leaves(item, is_leaf, f"{path}.{key}" if path else str(key))
 
 
 def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
@@ -39,7 +49,7 @@ def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], A
 
 
 def as_arrays(value: Any) -> Any:
-    """The same structure with tensors of either framework as arrays: what has ``detach`` and ``numpy``, or ``numpy``."""
+    """The same structure with tensors of either framework, which have a method ``numpy``, as arrays."""
     return mapped(value, lambda item: hasattr(item, "numpy") and not isinstance(item, np.ndarray), _array)
 
 

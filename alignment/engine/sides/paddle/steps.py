@@ -21,6 +21,7 @@ from alignment.engine.records.run import (
     GRADIENT,
     LARGEST,
     LOSS,
+    MEAN,
     MOMENTUM,
     NORM,
     OUTPUT,
@@ -35,11 +36,14 @@ from alignment.engine.records.run import (
     Key,
     Step,
     advance,
+    doing,
     global_norm,
     update_average,
 )
 from alignment.engine.records.store import Store
-from alignment.engine.records.tree import leaves
+from alignment.engine.records.tree import as_call, is_array, mapped, named_leaves
+
+SIDE = "Paddle"
 
 ROLES = {
     "velocity": MOMENTUM,
@@ -48,6 +52,7 @@ ROLES = {
     "moment2": SECOND,
     "moment2_max": LARGEST,
     "mean_square": SECOND,
+    "mean_grad": MEAN,
     "moment": SUM,
     "_avg_squared_grad": SECOND,
     "_avg_squared_update": "acc_delta",
@@ -56,6 +61,9 @@ ROLES = {
 
 OWN_ROLES = {("Adamax", "moment"): FIRST, ("Adamax", "inf_norm"): "exp_inf"}
 """Where one kind of optimizer means something else by a name."""
+
+WITH_RATE = {("RMSProp", "momentum")}
+"""State that holds steps, the learning rate in them, where torch's holds what the rate is multiplied with."""
 
 POWERS = {"beta1_pow_acc": (POWER_1, "beta1"), "beta2_pow_acc": (POWER_2, "beta2")}
 
@@ -74,7 +82,14 @@ FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "Adamax": ("betas", "eps"),
 }
 
-Batch = tuple[Sequence[np.ndarray], np.ndarray]
+Batch = tuple[Any, Any]
+"""Inputs, as ``as_call`` takes them, and labels: arrays, or lists, tuples and dicts of them."""
+
+CLIP_ADVICE = (
+    ". Paddle's ClipGradByNorm has no kernel for float64: pass dtype='float32' to align_training, or clip in grad_clip "
+    "by a function of your own. It clips each tensor by its own norm, unlike torch's clip_grad_norm_ and "
+    "ClipGradByGlobalNorm, which take the norm of all"
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Recipe:
     (of parameters that have a gradient) comes before what the optimizer itself does as its ``grad_clip``.
     """
 
-    loss: Callable[[Any, paddle.Tensor], paddle.Tensor]
+    loss: Callable[[Any, Any], paddle.Tensor]
     optimizer: Callable[[paddle.nn.Layer], paddle.optimizer.Optimizer]
     scheduler: Callable[[paddle.optimizer.Optimizer], Any] | None = None
     ema: Callable[[paddle.nn.Layer], Any] | None = None
@@ -106,12 +121,17 @@ class Training:
         self.turned = _linear_weights(layer)
         own = {**dict(layer.named_parameters()), **layer.state_dict()}
         self.tensors = {name: value for name, value in own.items() if name in names}
-        with paddle.utils.unique_name.guard():  # the counters of automatic names stay where they are
-            self.optimizer = recipe.optimizer(layer)
+        self.ema = None
+        with doing(SIDE, 0, "making the optimizer"), paddle.utils.unique_name.guard():
+            self.optimizer = recipe.optimizer(layer)  # the counters of automatic names stay where they are
         self.rates_of = getattr(self.optimizer, "_learning_rate", None)
-        self.scheduler = self._scheduler()
-        self.ema = recipe.ema(layer) if recipe.ema else None
+        with doing(SIDE, 0, "making the scheduler"):
+            self.scheduler = self._scheduler()
+        if recipe.ema:
+            with doing(SIDE, 0, "making the average"):
+                self.ema = recipe.ema(layer)
         self.clipped: dict[str, np.ndarray] = {}
+        self._clips: list[Any] = []
         self._watch_clip()
 
     def float32_settings(self) -> tuple[str, ...]:
@@ -140,25 +160,38 @@ class Training:
     def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
         """The start, then each step as it was taken; each is kept in what ``store`` returns."""
         yield Step({}, Kept(store(), self._after(), self.kinds))
-        for number, (inputs, labels) in enumerate(batches, 1):
-            arrays = self._differentiate(inputs, labels)
+        for number, batch in enumerate(batches, 1):
+            arrays = self._differentiate(number, batch)
             arrays |= self._gradients(GRADIENT)
-            self.clipped = {}
-            if self.recipe.clip:
-                self.recipe.clip([p for p in self.layer.parameters() if p.grad is not None])
-                self.clipped = {name: array for (_, name, _), array in self._gradients(GIVEN).items()}
             rates = self._rates()
-            self.optimizer.step()
+            self._update(number)
             arrays |= {(GIVEN, name, ""): array for name, array in self.clipped.items()}
             arrays[NORM, WHOLE[NORM], ""] = global_norm(arrays, GIVEN if self.clipped else GRADIENT)
-            arrays |= self._state()
+            arrays |= self._state(rates)
             if self.ema is not None:
-                update_average(self.ema, self.layer, number)
+                with doing(SIDE, number, "the average"):
+                    update_average(self.ema, self.layer, number)
             if self.scheduler is not None:
-                advance(self.scheduler, number)
+                with doing(SIDE, number, "the scheduler"):
+                    advance(self.scheduler, number)
             arrays |= self._after()
             self._clear()
             yield Step(rates, Kept(store(), arrays, self.kinds))
+
+    def _update(self, number: int) -> None:
+        """The recipe's clip and the optimizer's step, which may clip itself."""
+        self.clipped = {}
+        if self.recipe.clip:
+            with doing(SIDE, number, "the clip", self._clip_advice()):
+                self.recipe.clip([p for p in self.layer.parameters() if p.grad is not None])
+            self.clipped = {name: array for (_, name, _), array in self._gradients(GIVEN).items()}
+        with doing(SIDE, number, "the optimizer's step", self._clip_advice()):
+            self.optimizer.step()
+
+    def _clip_advice(self) -> str:
+        by_norm = [clip for clip in [*self._clips, self.recipe.clip] if isinstance(clip, paddle.nn.ClipGradByNorm)]
+        double = any(value.dtype == paddle.float64 for value in self.tensors.values())
+        return CLIP_ADVICE if by_norm and double else ""
 
     def _scheduler(self) -> Any:
         if self.recipe.scheduler is not None:
@@ -183,6 +216,7 @@ class Training:
 
     def _watched(self, clip: Callable[..., Any]) -> Callable[..., Any]:
         """``clip``, that leaves here what it makes of the gradients."""
+        self._clips.append(clip)
         known = {value.name: name for name, value in self.tensors.items()}
 
         def watched(pairs: Any) -> Any:
@@ -195,13 +229,21 @@ class Training:
 
         return watched
 
-    def _differentiate(self, inputs: Sequence[np.ndarray], labels: np.ndarray) -> dict[Key, np.ndarray]:
+    def _differentiate(self, number: int, batch: Batch) -> dict[Key, np.ndarray]:
         dtype = next((p.dtype for p in self.layer.parameters() if p.is_floating_point()), paddle.float64)
-        output = self.layer(*(_tensor(array, dtype) for array in inputs))
-        loss = self.recipe.loss(output, _tensor(labels, dtype))
-        loss.backward()
-        found = next(leaves(output, lambda value: isinstance(value, paddle.Tensor)))
-        return {(OUTPUT, WHOLE[OUTPUT], ""): found.numpy().copy(), (LOSS, WHOLE[LOSS], ""): loss.numpy().reshape(())}
+        inputs, labels = (mapped(part, is_array, lambda array: _tensor(array, dtype)) for part in batch)
+        args, kwargs = as_call(inputs)
+        with doing(SIDE, number, "the model"):
+            output = self.layer(*args, **kwargs)
+        with doing(SIDE, number, "the loss"):
+            loss = self.recipe.loss(output, labels)
+            if not isinstance(loss, paddle.Tensor) or loss.size != 1:
+                raise ValueError(f"it must return one number, not {_described(loss)}")
+        with doing(SIDE, number, "the backward pass"):
+            loss.backward()
+        found = named_leaves(output, lambda value: isinstance(value, paddle.Tensor))
+        outputs = {(OUTPUT, WHOLE[OUTPUT], path): array_of(tensor) for path, tensor in found}
+        return {**outputs, (LOSS, WHOLE[LOSS], ""): array_of(loss).reshape(())}
 
     def _clear(self) -> None:
         """As a training loop does, and what the optimizer does not hold as well."""
@@ -228,7 +270,7 @@ class Training:
                 rates[self.names[known[parameter.name]]] = rate * float(factor)
         return rates
 
-    def _state(self) -> dict[Key, np.ndarray]:
+    def _state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
         found: dict[Key, np.ndarray] = {}
         known = {value.name: name for name, value in self.tensors.items()}
         for kind, accumulators in self.optimizer._accumulators.items():
@@ -238,11 +280,15 @@ class Training:
                 name = known[unique]
                 if kind in POWERS:
                     role, setting = POWERS[kind]
+                    beta = self._beta(unique, setting)
                     # after step t it holds beta to the t + 1
-                    found[STATE, self.names[name], role] = value.numpy().reshape(()) / self._beta(unique, setting)
-                else:
-                    role = OWN_ROLES.get((type(self.optimizer).__name__, kind), ROLES.get(kind, kind))
-                    found[STATE, self.names[name], role] = self._array(name, value)
+                    found[STATE, self.names[name], role] = value.numpy().reshape(()) / (beta or 1.0)
+                    continue
+                role = OWN_ROLES.get((type(self.optimizer).__name__, kind), ROLES.get(kind, kind))
+                array = self._array(name, value)
+                if (type(self.optimizer).__name__, kind) in WITH_RATE:
+                    array = array / (rates.get(self.names[name]) or 1.0)
+                found[STATE, self.names[name], role] = array
         return found
 
     def _beta(self, unique: str, setting: str) -> float:
@@ -264,8 +310,8 @@ class Training:
         return found
 
     def _array(self, name: str, value: paddle.Tensor) -> np.ndarray:
-        array = value.numpy()
-        return array.T.copy() if name in self.turned else array.copy()
+        array = array_of(value)
+        return array.T.copy() if name in self.turned else array
 
 
 @contextmanager
@@ -318,6 +364,16 @@ def _average(ema: Any) -> Mapping[str, paddle.Tensor]:
     """The averaged weights: of ``ema.module``, else ``ema.state_dict()``."""
     module = getattr(ema, "module", None)
     return (module if isinstance(module, paddle.nn.Layer) else ema).state_dict()
+
+
+def array_of(tensor: paddle.Tensor) -> np.ndarray:
+    """A copy; complex numbers as pairs of real ones, bfloat16 as float32."""
+    tensor = paddle.as_real(tensor) if tensor.is_complex() else tensor
+    return (tensor.astype("float32") if tensor.dtype == paddle.bfloat16 else tensor).numpy().copy()
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {value.shape}" if isinstance(value, paddle.Tensor) else type(value).__name__
 
 
 def _tensor(array: np.ndarray, dtype: Any) -> paddle.Tensor:

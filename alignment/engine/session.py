@@ -60,8 +60,9 @@ from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch.alternatives import alternatives
 from alignment.engine.sides.torch.other_losses import loss_cause
 from convert.matching.derive import excused, propose
-from convert.matching.key_map import KeyMap
-from convert.matching.layers import Layer, read_layers
+from convert.matching.differences import ambiguity
+from convert.matching.key_map import AmbiguousMatch, KeyMap
+from convert.matching.layers import Layer, read_all_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
@@ -228,11 +229,14 @@ class Session:
         if isinstance(given, KeyMap):
             return given
         ours, theirs = (
-            _in_order(read_layers(model), tape)
+            _in_order(read_all_layers(model), tape)
             for model, tape in ((self.torch_module, self.runs.tape), (self.paddle_layer, self.port))
         )
         proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
-        return excused(proposal.key_map(), proposal)
+        unclear = ambiguity(proposal)
+        if unclear:
+            raise AmbiguousMatch(unclear[0], unclear[1:])
+        return excused(proposal.key_map())
 
     def judged(self, port: Tape, dtype: str) -> Result:
         """Every value of a run of the port against the reference's."""

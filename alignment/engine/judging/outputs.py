@@ -117,6 +117,6 @@ def _row(
 
 
 def why_undecided(array: np.ndarray) -> str:
-    """Why nothing can be held against ``array``, a value of the reference: where it is NaN no port is right or wrong."""
+    """Why nothing can be held against a value of the reference: where it is NaN no port is right or wrong."""
     missing = int(np.isnan(array).sum()) if array.dtype.kind in "fc" else 0
     return f"{REFERENCE}'s own value is NaN in {missing} of {array.size} elements" if missing else ""

@@ -223,7 +223,9 @@ class Trace:
         innermost = [call for call in watched if not any(call in other.around() for other in watched)]
         blamed: list[_Call] = []
         for call, finding in self._returned:
-            near = [other for other in innermost if other.cuts == call.cuts + (0 if call.point.record.path == ROOT else 1)]
+            # what lies behind the cut: calls that began when as many cuts had returned
+            cuts = call.cuts if call.point.record.path == ROOT else call.cuts + 1
+            near = [other for other in innermost if other.cuts == cuts]
             near = [other for other in near if other.took is not False or other.point is None]
             if near:
                 blamed += [near[-1]] if near[-1] not in blamed else []

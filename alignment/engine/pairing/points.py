@@ -1,4 +1,4 @@
-"""Where both models have a value: what a call of the port must return, in terms of the reference's record. No framework.
+"""Where both models have a value: what a call of the port must return, of what the reference recorded. No framework.
 
 A layer of one model may be more than its twin: a normalisation with its activation inside, a convolution into which a
 normalisation was folded. The two then have a value in common only further on, or further in.
@@ -83,9 +83,9 @@ def _further(
         record, follower = follower, _only_user(follower, users)
         if not _does_more(twin, port):
             return record.output_refs(), record.seeds()
-    if _does_more(twin, port) and not _does_more(record.path, reference):
-        if follower is not None and reference.layers[follower.path].category == "activation":
-            return follower.output_refs(), follower.seeds()
+    more = _does_more(twin, port) and not _does_more(record.path, reference)
+    if more and follower is not None and reference.layers[follower.path].category == "activation":
+        return follower.output_refs(), follower.seeds()
     return None
 
 

@@ -28,7 +28,7 @@ def places(value: Any, is_leaf: Callable[[Any], bool], place: str = "") -> Itera
 def structure_differences(
     expected: Any, actual: Any, is_leaf: Callable[[Any], bool], name: Callable[[Any], str], place: str = ""
 ) -> Iterator[str]:
-    """In words, how the structure of ``actual`` differs; ``name`` tells what a leaf is (``a floating-point tensor``)."""
+    """In words, how the structure of ``actual`` differs; ``name`` tells what a leaf is (``a complex tensor``)."""
     where = f"at {place}, " if place else ""
     if is_leaf(expected) and is_leaf(actual):
         if name(expected) != name(actual):
@@ -51,7 +51,8 @@ def structure_differences(
         if expected != actual and not (expected != expected and actual != actual):  # NaN is not itself
             yield f"{where}{actual!r} instead of {expected!r}"
     elif is_leaf(expected) or is_leaf(actual) or _what(expected, is_leaf, name) != _what(actual, is_leaf, name):
-        yield f"{where}the structure differs: {_what(actual, is_leaf, name)} instead of {_what(expected, is_leaf, name)}"
+        ours, theirs = (_what(value, is_leaf, name) for value in (expected, actual))
+        yield f"{where}the structure differs: {theirs} instead of {ours}"
 
 
 def _is_map(value: Any, is_leaf: Callable[[Any], bool]) -> bool:

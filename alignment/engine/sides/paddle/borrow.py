@@ -73,7 +73,7 @@ def own_tensors(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
 
 
 def _alias(tensor: paddle.Tensor) -> paddle.Tensor:
-    """Another tensor over the same memory; what ``detach`` returns would follow when ``tensor`` is pointed elsewhere."""
+    """Another tensor over the same memory; what ``detach`` returns would follow ``tensor`` when it is pointed away."""
     alias = paddle.empty([1], tensor.dtype)
     _point(alias, tensor)
     return alias

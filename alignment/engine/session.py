@@ -19,6 +19,7 @@ import torch
 from alignment.engine.accounts import Accounts, initial_by_layer, split
 from alignment.engine.borrowed import Borrowed, borrow
 from alignment.engine.explaining.causes import UNEXPLAINED, Causes
+from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
@@ -160,6 +161,7 @@ class Session:
     accounts: Accounts = field(init=False)
     matching: Matching = field(init=False)
     points: Mapping[Any, Point] = field(init=False)
+    folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
     port: Tape = field(init=False)
 
     def compare(self) -> Result:
@@ -223,6 +225,19 @@ class Session:
         whole = self.accounts.whole() | {LOSS}
         self.matching = match(reference, port, certain, whole)
         self.points = find_points(reference, port, tape, self.matching)
+        self.folds = {fold.layer: fold for fold in self._folds()}
+
+    def _folds(self) -> Iterator[Fold]:
+        """Normalisations that the port folded into the layer in front of them."""
+        for point in self.points.values():
+            if point.folded:
+                twin = self.matching.twins[point.record.path]
+                theirs = {split(name)[1]: array for name, array in self.accounts.theirs.arrays.items()
+                          if split(name)[0] == twin}  # fmt: skip
+                settings = self.models.reference_settings[point.folded]
+                found = fold(point.record.path, point.folded, settings, self.accounts.ours.arrays, theirs)
+                if found.exact:
+                    yield found
 
     def _key_map(self) -> KeyMap:
         given = self.options.key_map
@@ -246,7 +261,11 @@ class Session:
         if self.options.backward:
             result.rows += gradient_rows(tape, port, floor, self._made(port), self.points)
             theirs = {name: port.get(ref) for name, ref in port.param_grads.items()}
-            result.rows += parameter_rows(self.accounts.gradients(tape, floor, theirs), floor)
+            gradients = self.accounts.gradients(tape, floor, theirs)
+            result.rows += parameter_rows((g for g in gradients if split(g.name)[0] not in self.folds), floor)
+            if self.folds:
+                folded = ", ".join(f"{found.layer} and {found.norm}" for found in self.folds.values())
+                result.missing.append(f"the gradients of {folded}, which the port folded: use backward=False")
         self._list_what_is_left(result)
         result.facts.update(self.models.notes)
         for raised in self.errors:
@@ -269,11 +288,13 @@ class Session:
 
     def find_culprits(self, result: Result) -> None:
         """The layers at fault, by everything that is known of them; the port runs again where values differ."""
-        weights = [*self.accounts.weight_faults(self.matching.twins)]
+        weights = [fault for fault in self.accounts.weight_faults(self.matching.twins) if not self._is_folded(fault)]
+        for found in self.folds.values():
+            result.facts[f"{found.norm}"] = f"is folded into {found.layer} in the port, to {found.error:.1e}"
         compared = settings_compared(self.models, self.matching, self.runs.tape)
         for words, layers in setting_remarks(compared).items():
             result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
-        settings = setting_faults(compared)
+        settings = {layer: fields for layer, fields in setting_faults(compared).items() if layer not in self.folds}
         wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
         states = [*self._states_in_chain(result, wrong)]
         decisive = [row for row in result.rows if self._decides(row)]
@@ -290,6 +311,9 @@ class Session:
         if not result.culprits and not result.passed and result.first_difference is not None:
             row = result.first_difference
             result.culprits = [Culprit(row.layer, row.twin, COMPUTATION, row.note or UNEXPLAINED)]
+
+    def _is_folded(self, fault: WeightFault) -> bool:
+        return fault.layer in self.folds or fault.layer in {found.norm for found in self.folds.values()}
 
     def _decides(self, row: Row) -> bool:
         """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""

@@ -20,7 +20,8 @@ class Point:
 
     ``outputs`` are the reference's values that the port's call must return and ``seeds`` the gradients that reach
     them; ``own`` tells that they are what the reference's call itself returns. ``cut`` tells whether both calls are
-    single layers with the same tensors, at which a graph can be cut.
+    single layers with the same tensors, at which a graph can be cut; ``folded`` names a normalisation that the
+    port's layer does besides.
     """
 
     record: Record
@@ -28,6 +29,7 @@ class Point:
     seeds: Sequence[Slot | None]
     own: bool
     cut: bool
+    folded: str = ""
 
 
 def plain_point(record: Record) -> Point:
@@ -46,10 +48,11 @@ def find_points(reference: Model, port: Model, tape: Tape, found: Matching) -> d
         where = _inner(record, twin, reference, port, inside, found) or _further(
             record, twin, reference, port, users, found
         )
+        norm = _folded(record, _only_user(record, users), reference, port, twin, found)
         outputs, seeds = where or (record.output_refs(), record.seeds())
         single = not inside[record.key] or (where is not None and twin not in port.composite)
         cut = single and twin not in port.composite and record.path in found.whole
-        points[record.key] = Point(record, outputs, seeds, where is None, cut)
+        points[record.key] = Point(record, outputs, seeds, where is None, cut, norm)
     return points
 
 
@@ -79,7 +82,7 @@ def _further(
     if record.path == ROOT or len(record.output_refs()) != 1:
         return None
     follower = _only_user(record, users)
-    if _is_folded(record, follower, reference, port, twin, found):
+    if _folded(record, follower, reference, port, twin, found):
         record, follower = follower, _only_user(follower, users)
         if not _does_more(twin, port):
             return record.output_refs(), record.seeds()
@@ -90,7 +93,8 @@ def _further(
 
 
 def _only_user(record: Record, users: Mapping[int, Sequence[Record]]) -> Record | None:
-    found = users.get(record.output_refs()[0].index, ()) if record.output_refs() else ()
+    refs = record.output_refs()
+    found = users.get(refs[0].index, ()) if len(refs) == 1 else ()
     return found[0] if len(found) == 1 else None
 
 
@@ -102,16 +106,18 @@ def _does_more(path: str, model: Model) -> bool:
     return any(model.layers[p].category == "activation" for p in inside)
 
 
-def _is_folded(
+def _folded(
     record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching
-) -> bool:
-    """Whether the port has no twin for the normalisation behind a layer, and a bias in the layer to make up for it."""
-    return (
+) -> str:
+    """The normalisation behind a layer where the port has none, and a bias in the layer to make up for it."""
+    is_one = (
         follower is not None
+        and reference.layers[record.path].category in ("conv", "conv_transpose", "linear")
         and follower.path not in found.twins
         and reference.layers[follower.path].category == "batch_norm"
         and "bias" in port.layers[twin].shapes
     )
+    return follower.path if is_one else ""
 
 
 def _users(tape: Tape) -> dict[int, list[Record]]:

@@ -298,15 +298,18 @@ class Session:
         wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
         states = [*self._states_in_chain(result, wrong)]
         decisive = [row for row in result.rows if self._decides(row)]
+        apart: set[str] = set()
         if all(row.aligned for row in decisive) and not self.errors:
-            self._set_apart(result)
+            apart = self._set_apart(result)
         findings: list[Finding] = []
         if all(row.aligned for row in result.rows) and not states and not self.errors:
             result.facts["every layer alone"] = SEEN
         elif self.options.isolate:
             self.progress("Paddle again, cut at every paired call")
             give_back_memory()
-            findings, states = self._cut(result, states, wrong)
+            trace, findings, states = self._cut(result, states, wrong)
+            apart |= trace.apart
+        settings = self._without_apart(settings, apart, result)
         result.culprits = self._located(settings, weights, findings, states)
         if not result.culprits and not result.passed and result.first_difference is not None:
             row = result.first_difference
@@ -319,13 +322,21 @@ class Session:
         """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""
         return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
 
-    def _set_apart(self, result: Result) -> None:
+    def _without_apart(self, settings: Mapping[str, Any], apart: set[str], result: Result) -> dict[str, Any]:
+        """Settings of layers that stand for one another; others are a remark."""
+        for layer in sorted(apart & settings.keys()):
+            words = ", ".join(f"{name} {port} instead of {own}" for name, (own, port) in settings[layer].items())
+            result.facts[f"set otherwise in {layer}"] = f"{words}; what follows makes up for it"
+        return {layer: fields for layer, fields in settings.items() if layer not in apart}
+
+    def _set_apart(self, result: Result) -> set[str]:
         """Rows that differ although all that follows agrees are no comparison of one thing with the same."""
         apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
         for row in apart:
             result.rows.remove(row)
             result.skipped.append(Skipped(row.layer, row.kind, "both", APART))
         result.skipped = [*dict.fromkeys(result.skipped)]
+        return {row.layer for row in apart if row.direction == FORWARD}
 
     def _is_apart(self, row: Row) -> bool:
         # without gradients a layer behind a scale of zero shows in its own row alone
@@ -352,7 +363,7 @@ class Session:
 
     def _cut(
         self, result: Result, states: list[StateFault], wrong: set[str]
-    ) -> tuple[list[Finding], list[StateFault]]:
+    ) -> tuple[Trace, list[Finding], list[StateFault]]:
         """What a cut run finds, of what the chain did not show to be right."""
         tape, floor = self.runs.tape, self.runs.floor("float64")
         trace = Trace(tape, floor, self.matching.twins, self._leaves())
@@ -374,7 +385,7 @@ class Session:
         if run.raised is None:
             found = self.accounts.state_faults(tape, run.buffers, judged, wrong)
             states = [s for s in states if s.layer not in judged] + [*found]
-        return findings, states
+        return trace, findings, states
 
     def _has_output(self, layer: str) -> bool:
         return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)

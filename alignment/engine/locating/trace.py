@@ -29,7 +29,10 @@ Met = list[tuple[int, Layout] | None]
 
 @dataclass(eq=False)
 class _Call:
-    """A call of the port: whether it took and returned what the reference's call does (None: not known)."""
+    """A call of the port: whether it took and returned what the reference's call does (None: not known).
+
+    ``passed`` tells that a cut after it took the reference's values.
+    """
 
     path: str
     point: Point | None
@@ -37,6 +40,7 @@ class _Call:
     cuts: int
     took: bool | None = None
     gave: bool | None = None
+    passed: bool = False
     findings: list[Finding] = field(default_factory=list)
     gradient: list[Finding] = field(default_factory=list)
 
@@ -55,6 +59,7 @@ class Trace:
         self._calls: list[_Call] = []
         self._by_point: dict[int, _Call] = {}
         self._suspects: list[_Call] = []
+        self._once_suspected: list[_Call] = []
         self._cuts = 0
         self._returned: list[tuple[_Call, Finding]] = []
 
@@ -75,10 +80,11 @@ class Trace:
         call.took = None if None in met or not met else not wrong
         if point.cut and wrong:
             self._confirm(call, wrong)
-        elif point.record.path == ROOT:
-            call.took = True
-        if point.cut and call.took is not None:
-            call.took = True  # by the cut
+        elif point.cut and call.took:
+            for suspect in self._suspects:
+                suspect.passed = True
+        if point.record.path == ROOT or (point.cut and call.took is not None):
+            call.took = True  # what the model is given, or what a cut gives
         return met
 
     def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
@@ -93,11 +99,26 @@ class Trace:
                 self._confirm(None, wrong, call)
         elif point.cut:
             self._cuts += 1
-            if wrong and call.took:
+            if any(finding.note for finding in wrong):
+                # another shape: the code around it may make up for that (padding that is cropped again)
+                met = [None] * len(arrays)
+                self._suspect(call)
+            elif wrong and call.took:
                 self.findings += wrong
-        elif wrong and call.took:
-            self._suspects.append(call)
+        elif wrong:
+            self._suspect(call)
         return met
+
+    def _suspect(self, call: _Call) -> None:
+        if call.took:
+            self._suspects.append(call)
+            self._once_suspected.append(call)
+
+    @property
+    def apart(self) -> set[str]:
+        """Layers that returned something else, which made no difference to what followed."""
+        blamed = {finding.layer for finding in self.findings}
+        return {call.point.record.path for call in self._once_suspected if call.passed} - blamed
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
         """Whether ``arrays`` are what the reference's call takes."""
@@ -165,8 +186,8 @@ class Trace:
 
     def _confirm(self, cut: _Call | None, wrong: Sequence[Finding], root: _Call | None = None) -> None:
         """What a cut takes is wrong: blame who made it."""
-        suspects = [call for call in self._suspects if not self._holds_another(call)]
-        self._suspects = []
+        suspects = [call for call in self._suspects if not call.passed and not self._holds_another(call)]
+        self._suspects = [call for call in self._suspects if call.passed]
         if suspects:
             self.findings += [finding for call in suspects for finding in call.findings]
             return
@@ -179,7 +200,7 @@ class Trace:
             self.findings += [self._handed(owner.point, cut.point, finding) for finding in wrong]
 
     def _holds_another(self, call: _Call) -> bool:
-        return any(call in other.around() for other in self._suspects)
+        return any(call in other.around() for other in self._suspects if not other.passed)
 
     def _handed(self, owner: Point, inner: Point, finding: Finding) -> Finding:
         outer = owner.record

@@ -307,7 +307,7 @@ class Session:
         elif self.options.isolate:
             self.progress("Paddle again, cut at every paired call")
             give_back_memory()
-            trace, findings, states = self._cut(result, states, wrong)
+            trace, findings, states = self._cut(result, states, wrong, {*settings, *(f.layer for f in weights)})
             apart |= trace.apart
         settings = self._without_apart(settings, apart, result)
         result.culprits = self._located(settings, weights, findings, states)
@@ -362,11 +362,11 @@ class Session:
         return self.accounts.state_faults(self.runs.tape, after, judged, wrong)
 
     def _cut(
-        self, result: Result, states: list[StateFault], wrong: set[str]
+        self, result: Result, states: list[StateFault], wrong: set[str], explained: set[str]
     ) -> tuple[Trace, list[Finding], list[StateFault]]:
         """What a cut run finds, of what the chain did not show to be right."""
         tape, floor = self.runs.tape, self.runs.floor("float64")
-        trace = Trace(tape, floor, self.matching.twins, self._leaves())
+        trace = Trace(tape, floor, self.matching.twins, self._leaves(), explained)
         by_twin: dict[str, list[Point]] = {}
         for key, twin in self.matching.calls.items():
             if key in self.points:

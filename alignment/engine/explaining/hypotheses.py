@@ -8,15 +8,11 @@ solves for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from alignment.engine.explaining import arrangements, discrete, gradients, normalising, rounding, terms
 from alignment.engine.explaining.activations import activated_term, activation, gated
 from alignment.engine.explaining.attention import attention, softened
-from alignment.engine.explaining.case import Case, explain
+from alignment.engine.explaining.case import Case, Hypothesis, explain
 from alignment.engine.explaining.reductions import reduced
-
-Hypothesis = Callable[[Case], str]
 
 FORWARD: tuple[Hypothesis, ...] = (
     rounding.not_finite,
@@ -85,12 +81,12 @@ BACKWARD: tuple[Hypothesis, ...] = (
 """For gradients that go wrong where the values are right."""
 
 
-def explain_value(case: Case) -> str:
-    """Why a value is another, in words; ``""`` where nothing explains it."""
+def explain_value(case: Case, tried_first: list[Hypothesis] | None = None) -> str:
+    """Why a value is another, in words; ``""`` where nothing explains it. ``tried_first`` as in ``explain``."""
     kinds = {case.expected.dtype.kind, case.actual.dtype.kind}
     if "c" in kinds:
         return explain(case, COMPLEX)
-    return explain(case, FORWARD if kinds == {"f"} else DISCRETE)
+    return explain(case, FORWARD, tried_first) if kinds == {"f"} else explain(case, DISCRETE)
 
 
 def explain_gradient(case: Case) -> str:

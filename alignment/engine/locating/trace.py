@@ -9,7 +9,7 @@ behind it does is no fault: the two containers are of another extent, or the two
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,9 @@ from alignment.engine.records.layout import Layout, plain
 from alignment.engine.records.store import Ref
 from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape, is_ref
+
+PICTURES = 8
+"""Of how many layers whose settings or weights tell the cause the differences are kept."""
 
 Met = list[tuple[int, Layout] | None]
 
@@ -52,8 +55,12 @@ class _Call:
 class Trace:
     """Looks at a cut run while it goes on (``sides.paddle.cut.Judge``); ``findings`` say what is at fault."""
 
-    def __init__(self, tape: Tape, floor: NoiseFloor, twins: Mapping[str, str], leaves: frozenset[str]):
-        self.tape, self.floor, self.twins, self.leaves = tape, floor, twins, leaves
+    def __init__(
+        self, tape: Tape, floor: NoiseFloor, twins: Mapping[str, str], leaves: frozenset[str],
+        explained: Container[str] = frozenset(),
+    ):  # fmt: skip
+        self.tape, self.floor, self.twins, self.leaves, self.explained = tape, floor, twins, leaves, explained
+        self._kept = 0
         self.findings: list[Finding] = []
         self._open: list[_Call] = []
         self._calls: list[_Call] = []
@@ -181,8 +188,15 @@ class Trace:
         record = point.record
         actual = layout.back(array) if array.shape == layout.shape else array
         leaf = record.path in self.leaves
+        if not self._keeps_arrays(record.path):
+            expected = actual = None
         return Finding(record.path, self.twins.get(record.path, record.path), leaf, where, index, found,
                        note=found.mismatch, expected=expected, actual=actual, call=record.call)  # fmt: skip
+
+    def _keeps_arrays(self, layer: str) -> bool:
+        """Whether a finding needs its arrays: for a cause in words, or, of the first few, for a picture."""
+        self._kept += layer in self.explained
+        return layer not in self.explained or self._kept <= PICTURES
 
     def _confirm(self, cut: _Call | None, wrong: Sequence[Finding], root: _Call | None = None) -> None:
         """What a cut takes is wrong: blame who made it."""

@@ -7,7 +7,7 @@ from itertools import combinations, permutations, product
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_real, varied
+from alignment.engine.explaining.case import Case, is_float, varied
 
 SHIFTS = (1, -1, 2, -2)
 """Steps by which a map might be shifted along one axis."""
@@ -144,7 +144,7 @@ def _blocks(array: np.ndarray, case: Case, axis: int) -> list[str]:
     found, start = [], 0
     while start < array.shape[axis]:
         for name, part in case.known.items():
-            width = part.shape[axis] if part.ndim == array.ndim and is_real(part) else 0
+            width = part.shape[axis] if part.ndim == array.ndim else 0
             if width and case.same(array[(slice(None),) * axis + (slice(start, start + width),)], part):
                 found.append(name)
                 start += width
@@ -163,7 +163,7 @@ def another_tensor(case: Case) -> str:
 
 def partly(case: Case) -> str:
     """Where along an axis the difference is, if only at some places."""
-    if not case.same_shape or not is_real(case.actual) or not is_real(case.expected):
+    if not (case.same_shape and is_float(case.actual) and is_float(case.expected)):
         return ""
     scale = float(np.abs(case.expected).max(initial=0.0)) * case.limit
     wrong = ~(np.abs(case.actual - case.expected) <= scale)

@@ -9,7 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, factor, is_real
+from alignment.engine.explaining.case import Case, factor
 
 ROLES = ("q", "k", "v")
 FEW = 4
@@ -81,7 +81,7 @@ def _sources(case: Case) -> Iterator[tuple[tuple[str, ...], tuple[np.ndarray, ..
     """Known tensors that may be q, k and v: one of three times the width, or three that are named so."""
     samples, tokens, width = case.expected.shape
     for array in case.known.values():
-        if array.shape == (samples, tokens, 3 * width) and is_real(array):
+        if array.shape == (samples, tokens, 3 * width):
             yield ROLES, (array,)
     named = [_role(name) for name in case.known]
     if all(role in named for role in ROLES):

@@ -73,19 +73,15 @@ class Case:
         return self.same(array, np.broadcast_to(function(*arrays), array.shape))
 
     def fitting(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The known tensors of real numbers that have the shape of both."""
+        """The known tensors of the shape of both."""
         if self.same_shape:
-            shape = self.expected.shape
-            yield from ((n, array) for n, array in self.known.items() if array.shape == shape and is_real(array))
+            yield from ((name, array) for name, array in self.known.items() if array.shape == self.expected.shape)
 
-    def in_float64(self) -> Case:
-        """The same with every array of real numbers in float64, in which sums of float16 do not overflow."""
-        return replace(
-            self,
-            expected=_wide(self.expected),
-            actual=_wide(self.actual),
-            known={name: _wide(array) for name, array in self.known.items()},
-        )
+    def of_real_numbers(self) -> Case:
+        """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds."""
+        names = ("known", "parameters", "extra")
+        others = {name: {n: _wide(a) for n, a in getattr(self, name).items() if is_float(a)} for name in names}
+        return replace(self, expected=_wide(self.expected), actual=_wide(self.actual), **others)
 
     @cached_property
     def _scale(self) -> float:
@@ -107,13 +103,13 @@ class Case:
         return bool((np.abs(few - candidate)[finite] <= self.limit * self._scale).all())
 
 
-def is_real(array: np.ndarray) -> bool:
-    """Whether ``array`` holds real numbers that can be added and multiplied."""
-    return array.dtype.kind in "fiu"
+def is_float(array: np.ndarray) -> bool:
+    """Whether ``array`` holds real numbers that are rounded."""
+    return array.dtype.kind == "f"
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype.kind == "f" and array.dtype.itemsize < 8 else array
+    return array.astype(np.float64, copy=False)
 
 
 def factor(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -133,7 +129,11 @@ def varied(array: np.ndarray) -> bool:
 
 
 def explain(case: Case, hypotheses: tuple[Callable[[Case], str], ...]) -> str:
-    """The words of the first hypothesis that holds, else ``""``."""
-    wide = case.in_float64()
+    """The words of the first hypothesis that holds, else ``""``; of nothing at all there is nothing to say."""
+    if not (case.expected.size and case.actual.size):
+        return ""
+    # a single number as an array of one element
+    case = replace(case, expected=np.atleast_1d(case.expected), actual=np.atleast_1d(case.actual))
+    case = case.of_real_numbers() if is_float(case.expected) and is_float(case.actual) else case
     with np.errstate(all="ignore"):
-        return next((words for hypothesis in hypotheses if (words := hypothesis(wide))), "")
+        return next((words for hypothesis in hypotheses if (words := hypothesis(case))), "")

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_real
+from alignment.engine.explaining.case import Case
 
 KINDS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.max, "sum": np.sum}
 
@@ -15,7 +15,7 @@ KINDS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.ma
 def reduced(case: Case) -> str:
     """A mean, maximum or sum over other axes of a known tensor, or of other entries of it."""
     for name, array in case.known.items():
-        if is_real(array) and array.size > case.actual.size > 1:
+        if array.size > case.actual.size > 1:
             found = _reduction(case, array)
             if found:
                 return f"{found} of {name}"

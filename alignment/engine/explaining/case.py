@@ -77,6 +77,30 @@ class Case:
         if self.same_shape:
             yield from ((name, array) for name, array in self.known.items() if array.shape == self.expected.shape)
 
+    def multiple(self, array: np.ndarray) -> float:
+        """The number of times that ``array`` is added to make the port's of the reference's; NaN where none is.
+
+        None is where ``array`` is one value throughout: then what is added may as well be a constant.
+        """
+        if not self.same_shape or array.shape != self.expected.shape or not varied(array):
+            return np.nan
+        if array.size > SAMPLE:
+            places = self._places(array.shape)
+            few, added = array[places], self.actual[places] - self.expected[places]
+            if not self._near(added, factor(added, few) * few):
+                return np.nan
+        number = factor(self.actual - self.expected, array)
+        return number if self.makes_actual(lambda e, a: e + number * a, self.expected, array) else np.nan
+
+    @cached_property
+    def may_be_rearranged(self) -> bool:
+        """Whether both sides may have the same elements in another order: then their sums and squares are the same."""
+        if self.expected.size != self.actual.size or not varied(self.expected):
+            return False
+        most = self.expected.size * self.limit * self._scale
+        e, a = self.expected, self.actual
+        return abs(e.sum() - a.sum()) <= most and abs(np.vdot(e, e) - np.vdot(a, a)) <= 2 * most * self._scale
+
     def of_real_numbers(self) -> Case:
         """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds."""
         names = ("known", "parameters", "extra")
@@ -99,8 +123,8 @@ class Case:
         return self._drawn[shape]
 
     def _near(self, few: np.ndarray, candidate: np.ndarray) -> bool:
-        finite = np.isfinite(few) & np.isfinite(candidate)
-        return bool((np.abs(few - candidate)[finite] <= self.limit * self._scale).all())
+        # what is not finite on either side is left to the comparison of all elements
+        return not (np.abs(few - candidate) > self.limit * self._scale).any()
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -119,13 +143,15 @@ def factor(actual: np.ndarray, expected: np.ndarray) -> float:
     """
     if not varied(expected):
         return np.nan
-    square = float(np.vdot(expected, expected))
-    return float(np.vdot(expected, actual)) / square if square else np.nan
+    return float(np.vdot(expected, actual) / np.vdot(expected, expected))
 
 
 def varied(array: np.ndarray) -> bool:
-    """Whether there are at least two values."""
-    return array.size > 1 and bool((array != array.reshape(-1)[0]).any())
+    """Whether there are at least two values; the first few show it, unless they are alike."""
+    if not array.size:
+        return False
+    first = array[(0,) * array.ndim]
+    return bool((array[(0,) * (array.ndim - 1)] != first).any() or (array != first).any())
 
 
 def explain(case: Case, hypotheses: tuple[Callable[[Case], str], ...]) -> str:

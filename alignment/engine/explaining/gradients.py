@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from alignment.engine.explaining.arrangements import another_tensor, permuted
-from alignment.engine.explaining.case import Case, factor
+from alignment.engine.explaining.case import Case
 from alignment.engine.explaining.terms import scaled, vanished
 
 
 def missing_share(case: Case) -> str:
     """The part of a gradient that flows through a known place is missing or scaled."""
-    difference = case.actual - case.expected if case.same_shape else case.actual
     for name, array in case.fitting():
-        weight = factor(difference, array)
-        if not weight or not case.makes_actual(lambda e, a, w=weight: e + w * a, case.expected, array):
+        weight = case.multiple(array)
+        if not np.isfinite(weight) or not weight:
             continue
         if abs(weight + 1) < 1e-6:
             return f"the gradient that comes through {name} is missing (detached)"

@@ -84,34 +84,38 @@ def normalisation(case: Case) -> str:
 
 
 def _readings(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
-    """All ways in which ``y`` may be the normalised ``x``; tried on the first two of a batch before all of it."""
-    few = slice(2)
-    for over, grouped in _groupings(x.shape):
-        for scale, w in _options(case.parameters, x.shape, SCALES, 1.0):
-            for shift, b in _options(case.parameters, x.shape, SHIFTS, 0.0):
-                for centred in (True, False):
-                    tensors = x, y, np.broadcast_to(w, x.shape), np.broadcast_to(b, x.shape)
-                    if len(x) > 2 and _groups(case, grouped, *(t[few] for t in tensors), centred) is None:
-                        continue
-                    found = _groups(case, grouped, *tensors, centred)
-                    if found is not None:
-                        yield from _forms(*found, over, centred, scale, shift)
+    """All ways in which ``y`` may be the normalised ``x``; tried on one group before all of them."""
+    scales, shifts = (
+        [(name, np.broadcast_to(array, x.shape)) for name, array in _options(case.parameters, x.shape, roles, neutral)]
+        for roles, neutral in ((SCALES, 1.0), (SHIFTS, 0.0))
+    )
+    for over, one, grouped in _groupings(x.shape):
+        for (scale, w), (shift, b), centred in product(scales, shifts, (True, False)):
+            tensors = x, y, w, b
+            if _groups(case.limit, grouped, *(tensor[one] for tensor in tensors), centred) is None:
+                continue
+            found = _groups(case.limit, grouped, *tensors, centred)
+            if found is not None:
+                yield from _forms(*found, over, centred, scale, shift)
     yield from _with_running_statistics(case, x, y)
 
 
 Grouped = Callable[[np.ndarray], np.ndarray]
 
 
-def _groupings(shape: tuple[int, ...]) -> Iterator[tuple[str, Grouped]]:
-    """What might be normalised together: words, and how an array becomes (groups, members)."""
+def _groupings(shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[slice, ...], Grouped]]:
+    """What might be normalised together: words, where one group is, and how an array becomes (groups, members)."""
     rank = len(shape)
     sets = [tuple(range(first, rank)) for first in range(rank - 1, 0, -1)]
     sets += [(1,)] + [tuple(range(1, rank - 1))] * (rank > 3) + [(0, *range(2, rank))]
     for axes in dict.fromkeys(axes for axes in sets if axes):
-        yield f"axes {list(axes)}", lambda array, axes=axes: _behind(array, axes)
+        one = tuple(slice(None) if axis in axes else slice(1) for axis in range(rank))
+        yield f"axes {list(axes)}", one, lambda array, axes=axes: _behind(array, axes)
     for number in GROUPS if rank > 2 else ():
         if number < shape[1] and shape[1] % number == 0:
-            yield f"{number} groups of channels", lambda array, n=number: array.reshape(len(array) * n, -1)
+            width = shape[1] // number
+            one = slice(1), slice(width)
+            yield f"{number} groups of channels", one, lambda array, w=width: array.reshape(-1, w * array[0, 0].size)
 
 
 def _behind(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -139,7 +143,7 @@ def _options(
 
 
 def _groups(
-    case: Case, grouped: Grouped, x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray, centred: bool
+    limit: float, grouped: Grouped, x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray, centred: bool
 ) -> tuple[np.ndarray, np.ndarray, int] | None:
     """``s`` and the mean square of each group, and its members; ``None`` where ``y`` is no such quotient."""
     x, y, w, b = map(grouped, (x, y, w, b))
@@ -147,7 +151,7 @@ def _groups(
     if members < 3:  # a group of two that is centred has one number, which any ``s`` explains
         return None
     spread = x - x.mean(1, keepdims=True) if centred else x
-    s = _divisors(case.limit, spread * w, y - b, y)
+    s = _divisors(limit, spread * w, y - b, y)
     return None if s is None else (s, (spread * spread).mean(1), members)
 
 

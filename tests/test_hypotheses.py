@@ -200,7 +200,7 @@ FOUND = {
         attended(), attended(packed="heads, three, width"), dict(known=QKV), "are cut out as",
     ),
     "heads not put back": (
-        attended(), attended(merged="joined without that"), dict(known=QKV), "heads are joined",
+        attended(), attended(merged="head by head"), dict(known=QKV), "is joined head by head instead of token",
     ),
     "other heads": (
         attended(), _attended(Form(2), (WIDE,)), dict(known=QKV), "2 heads instead of 4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, permutations, product
 
 import numpy as np
@@ -124,6 +125,35 @@ def _order_of_axes(case: Case, side: np.ndarray, array: np.ndarray) -> tuple[int
         if near.all() and case.same(side.reshape(-1), turned.reshape(-1)):
             return order
     return None
+
+
+def moved_before_it_is_flattened(case: Case) -> str:
+    """A map that is turned, shifted or permuted, in the shape of a known tensor that was flattened to this one."""
+    if not case.same_shape or not case.may_be_rearranged:
+        return ""
+    shapes = dict.fromkeys(array.shape for array in case.known.values() if array.size == case.expected.size)
+    for shape in shapes:
+        if len(shape) > max(case.expected.ndim, 2):
+            inner = replace(case, expected=case.expected.reshape(shape), actual=case.actual.reshape(shape))
+            words = next(filter(None, (moves(inner) for moves in (moved, rolled, permuted))), "")
+            if words:
+                return f"as {list(shape)}, before it is flattened: {words}"
+    return ""
+
+
+def moved_before_a_parameter_is_added(case: Case) -> str:
+    """What a parameter of the layer's own, as an embedding of positions, is added to, in another order."""
+    if not case.same_shape:
+        return ""
+    for name, array in case.parameters.items():
+        fits = 2 <= array.ndim <= case.expected.ndim and case.expected.shape[-array.ndim + 1 :] == array.shape[1:]
+        if not fits or array.shape[0] not in (1, case.expected.shape[-array.ndim]) or array.dtype.kind != "f":
+            continue
+        inner = replace(case, expected=case.expected - array, actual=case.actual - array)
+        words = next(filter(None, (moves(inner) for moves in (moved, rolled, permuted, concatenated))), "")
+        if words:
+            return f"{words}, before {name} is added"
+    return ""
 
 
 def concatenated(case: Case) -> str:

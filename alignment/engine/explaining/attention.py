@@ -37,7 +37,7 @@ class Form:
     packed: str = "three, heads, width"
     softmax: str = "the keys"
     mask: str = "no mask"
-    merged: str = "put back in the order of the tokens"
+    merged: str = "token by token"
 
     def differences(self, other: Form, names: tuple[str, ...]) -> str:
         """In what ``other``, the port, differs, in words; its scale and heads with their numbers."""
@@ -59,7 +59,7 @@ def _difference(name: str, right: object, wrong: object, names: tuple[str, ...])
         "packed": f"q, k and v are cut out as ({wrong}) instead of ({right})",
         "softmax": f"softmax over {wrong} instead of {right}",
         "mask": f"{wrong} instead of {right}",
-        "merged": f"heads are {wrong} instead of {right}",
+        "merged": f"the output is joined {wrong} instead of {right}",
     }[name]
 
 
@@ -118,7 +118,7 @@ def _others(right: Form, case: Case) -> Iterator[Form]:
     yield from (replace(right, roles=roles) for roles in permutations(range(3)) if roles != right.roles)
     yield replace(right, softmax="the queries")
     yield replace(right, mask="no mask" if right.mask == "a causal mask" else "a causal mask")
-    yield replace(right, merged="joined without that")
+    yield replace(right, merged="head by head")
     yield from (replace(right, packed=packed) for packed in PACKED if packed != right.packed)
     counts = (heads for heads in range(1, min(width, MOST_HEADS) + 1) if width % heads == 0)
     yield from (replace(right, heads=heads) for heads in counts if heads != right.heads)
@@ -128,7 +128,7 @@ def _is(case: Case, side: np.ndarray, form: Form, tensors: tuple[np.ndarray, ...
     """Whether attention in this form is ``side``; a few queries are tried first where they can be computed alone."""
     if len(tensors) == 3 and (form.packed != "three, heads, width" or not _alike(tensors, form.roles)):
         return False
-    if form.softmax == "the keys" and form.merged == "put back in the order of the tokens":
+    if form.softmax == "the keys" and form.merged == "token by token":
         few = side[:1, :FEW]
         near = np.abs(_attended(form, [t[:1] for t in tensors], few.shape[1]) - few)
         if not (near <= case.limit * np.abs(side).max()).all():
@@ -153,7 +153,7 @@ def _attended(form: Form, tensors: tuple[np.ndarray, ...] | list[np.ndarray], qu
     axis = -1 if form.softmax == "the keys" else -2
     powers = np.exp(scores - scores.max(axis, keepdims=True))
     mixed = powers / powers.sum(axis, keepdims=True) @ v
-    if form.merged == "put back in the order of the tokens":
+    if form.merged == "token by token":
         mixed = mixed.swapaxes(1, 2)
     return np.ascontiguousarray(mixed).reshape(len(q), -1, width * form.heads)
 

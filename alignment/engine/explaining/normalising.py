@@ -180,8 +180,9 @@ def _forms(
             "the root of the sum of squares + epsilon": (s**2, sums),
             "the root of the sum of squares, + epsilon": (s, np.sqrt(sums)),
         }
-        for divides_by, (whole, part) in forms.items():
-            epsilon, sure = _one_for_all(whole - part, whole)
+        found = [(divides_by, *_one_for_all(whole - part, whole)) for divides_by, (whole, part) in forms.items()]
+        found.append(("the larger of epsilon and the root of the sum of squares", *_least(s, np.sqrt(sums))))
+        for divides_by, epsilon, sure in found:
             if sure:
                 yield Reading(over, centred, divides_by, unbiased, scale, shift, epsilon, sure)
 
@@ -195,6 +196,20 @@ def _one_for_all(epsilons: np.ndarray, whole: np.ndarray) -> tuple[float, float]
     if (np.abs(epsilons - epsilon) > sure + least).any() or epsilon < -least:
         return 0.0, 0.0
     return max(epsilon, 0.0), least
+
+
+def _least(s: np.ndarray, norms: np.ndarray) -> tuple[float, float]:
+    """The epsilon below which no norm counts, as ``F.normalize`` has it, and its error; 0 where none is so small.
+
+    An error of 0 where some are neither the norm nor that epsilon.
+    """
+    raised = s - norms > AGREED * s
+    if (s - norms < -AGREED * s).any() or np.ptp(s[raised]) > AGREED * s.max() if raised.any() else False:
+        return 0.0, 0.0
+    if (norms[~raised] < s[raised].max(initial=0.0) * (1 - AGREED)).any():
+        return 0.0, 0.0
+    plain = (np.abs(s - norms)[~raised] <= AGREED * s[~raised]).all()
+    return (float(s[raised].max(initial=0.0)), AGREED * float(s.max())) if plain else (0.0, 0.0)
 
 
 def _with_running_statistics(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:

@@ -6,8 +6,8 @@ It knows no model. Both frameworks meet here; the comparison itself is ``alignme
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from alignment.engine.sides.paddle.borrow import paddle_in, paddle_tensors, stat
 from alignment.engine.sides.paddle.replay import replay_container, replay_leaf
 from alignment.engine.sides.settings import AFFINE, Settings
 from alignment.engine.sides.torch.alternatives import alternatives
-from alignment.engine.sides.torch.borrow import torch_in, torch_tensors
+from alignment.engine.sides.torch.borrow import torch_tensors
 from alignment.engine.sides.torch.other_losses import loss_cause
 from convert.matching.pairing import Layer, pair_layers
 
@@ -134,14 +134,7 @@ def _culprits(
 
 
 def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
-    """What explains the port's loss: the reference's, which is asked in float64 as it ran."""
-
-    def explain(case: LossCase) -> str:
-        function = start.torch_loss.function
-        with torch_in(function, torch.float64) if isinstance(function, torch.nn.Module) else nullcontext():
-            return loss_cause(start.torch_loss, case)
-
-    return explain if start is not None and start.torch_loss is not None else lambda case: ""
+    return partial(loss_cause, start.torch_loss) if start and start.torch_loss else lambda case: ""
 
 
 def _refuse_unknown_type(dtype: str) -> None:

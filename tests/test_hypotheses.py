@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alignment.engine.explaining.activations import ACTIVATIONS
-from alignment.engine.explaining.attention import Form, _attended
+from alignment.engine.explaining.attention import Form, Source, _attended
 from alignment.engine.explaining.case import Case
 from alignment.engine.explaining.hypotheses import explain_gradient, explain_value
 from alignment.engine.explaining.lookups import lookup
@@ -50,11 +50,17 @@ def softmax(x, axis=-1):
 
 
 def attended(**how):
-    return _attended(Form(4, **how), (WIDE,))
+    return _attended(Form(4, **how), Source((WIDE,), ADDED))
 
 
 X, TOKEN = {"input 0": A, "the output of b": B, "the output of c": C}, {"input 0": TOKENS, "the output of fc": OTHERS}
 OWN = {"gamma": GAMMA, "bias": BETA}
+TABLE_OF_BIASES, INDEX = array(20, 4, seed=10), np.random.RandomState(11).randint(0, 20, (7, 7))
+MASK_OF_WINDOWS = np.where(array(3, 7, 7, seed=12) > 1, -100.0, 0.0)
+ADDED = {
+    "relative_position_bias_table": np.broadcast_to(TABLE_OF_BIASES[INDEX].transpose(2, 0, 1), (3, 4, 7, 7)),
+    "input 1": MASK_OF_WINDOWS[:, None],
+}
 QKV = {"the output of qkv": WIDE}
 FLAT = {"input 0": array(5, 3, 4, 6)}
 RMS, LAYER, INSTANCE = (
@@ -203,7 +209,7 @@ FOUND = {
         attended(), attended(merged="head by head"), dict(known=QKV), "is joined head by head instead of token",
     ),
     "other heads": (
-        attended(), _attended(Form(2), (WIDE,)), dict(known=QKV), "2 heads instead of 4",
+        attended(), _attended(Form(2), Source((WIDE,), {})), dict(known=QKV), "2 heads instead of 4",
     ),
     "softmax over the queries": (
         attended(), attended(softmax="the queries"), dict(known=QKV),
@@ -212,6 +218,32 @@ FOUND = {
     "causal mask forgotten": (
         attended(mask="a causal mask"), attended(), dict(known=QKV),
         "no mask instead of a causal",
+    ),
+    "relative positions forgotten": (
+        attended(added=("relative_position_bias_table",)), attended(),
+        dict(known=QKV, parameters={"relative_position_bias_table": TABLE_OF_BIASES, "relative_position_index": INDEX}),
+        "relative_position_bias_table is not added to the scores",
+    ),
+    "mask of windows forgotten": (
+        attended(added=("relative_position_bias_table", "input 1")), attended(added=("relative_position_bias_table",)),
+        dict(
+            known=QKV | {"input 1": MASK_OF_WINDOWS},
+            parameters={"relative_position_bias_table": TABLE_OF_BIASES, "relative_position_index": INDEX},
+        ),
+        "input 1 is not added to the scores",
+    ),
+    "scale of attention with biases": (
+        attended(added=("relative_position_bias_table",)),
+        attended(added=("relative_position_bias_table",), scale="not at all"),
+        dict(known=QKV, parameters={"relative_position_bias_table": TABLE_OF_BIASES, "relative_position_index": INDEX}),
+        "scores are scaled not at all",
+    ),
+    "mask of a softmax": (
+        softmax(np.where(np.tri(7, dtype=bool), HEADS, -np.inf)), softmax(HEADS), {},
+        "a mask is left out before the softmax over axis 3",
+    ),
+    "view for a transpose, same shape": (
+        TOKENS, TOKENS.reshape(3, 16, 7).swapaxes(1, 2), {}, "it is reshaped from [3, 16, 7], whose axes are [0, 2, 1]",
     ),
     "scores scaled": (softmax(HEADS), softmax(HEADS * 8), {}, "scores are 8 times the reference's before the softmax"),
     # arrangements
@@ -401,6 +433,8 @@ def test_rows_beside_the_right_ones():
         (A + B, A, "comes through b is missing (detached)"),
         (A + B, A + B / 2, "comes through b is scaled by 0.5"),
         (A + B, A + C, ""),
+        (A, A * (np.arange(8) > 2).reshape(8, 1, 1), "no gradient arrives at 0-2 of 8 along axis 1"),
+        (A, A.transpose(0, 2, 3, 1).reshape(A.shape), "its axes are taken in the order [0, 2, 3, 1]"),
         (np.array([2.0]), np.array([4.0]), ""),
     ],
 )

@@ -127,6 +127,20 @@ def _order_of_axes(case: Case, side: np.ndarray, array: np.ndarray) -> tuple[int
     return None
 
 
+def turned(case: Case) -> str:
+    """The axes in another order, and the elements in that order taken for the original shape; or the way back."""
+    if not case.same_shape or not case.may_be_rearranged or not 3 <= case.expected.ndim <= 5:
+        return ""
+    shape = case.expected.shape
+    for order in permutations(range(1, len(shape))):
+        if case.is_actual(case.expected.transpose(0, *order).reshape(shape)):
+            return f"its axes are taken in the order {[0, *order]} and reshaped to {list(shape)}"
+        moved_shape = [shape[axis] for axis in (0, *order)]
+        if case.is_actual(case.expected.reshape(moved_shape).transpose(np.argsort((0, *order)))):
+            return f"it is reshaped from {moved_shape}, whose axes are [0, {', '.join(map(str, order))}]"
+    return ""
+
+
 def moved_before_it_is_flattened(case: Case) -> str:
     """A map that is turned, shifted or permuted, in the shape of a known tensor that was flattened to this one."""
     if not case.same_shape or not case.may_be_rearranged:

@@ -102,9 +102,13 @@ class Case:
         return abs(e.sum() - a.sum()) <= most and abs(np.vdot(e, e) - np.vdot(a, a)) <= 2 * most * self._scale
 
     def of_real_numbers(self) -> Case:
-        """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds."""
-        names = ("known", "parameters", "extra")
+        """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds.
+
+        Tables of indices among the parameters stay as they are.
+        """
+        names = ("known", "extra")
         others = {name: {n: _wide(a) for n, a in getattr(self, name).items() if is_float(a)} for name in names}
+        others["parameters"] = {n: _wide(a) if is_float(a) else a for n, a in self.parameters.items()}
         return replace(self, expected=_wide(self.expected), actual=_wide(self.actual), **others)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignment.engine.explaining.arrangements import another_tensor, permuted
+from alignment.engine.explaining.arrangements import another_tensor, permuted, runs, turned
 from alignment.engine.explaining.case import Case
 from alignment.engine.explaining.terms import scaled, vanished
 
@@ -29,6 +29,19 @@ def scaled_gradient(case: Case) -> str:
     return f"gradient {words}" if words else ""
 
 
+def missing_at(case: Case) -> str:
+    """The gradient is zero at some places along one axis, and right at all others."""
+    if not case.same_shape:
+        return ""
+    for axis, length in enumerate(case.actual.shape):
+        others = tuple(other for other in range(case.actual.ndim) if other != axis)
+        gone = case.expected.any(others) & ~case.actual.any(others)
+        shape = [-1 if other == axis else 1 for other in range(case.actual.ndim)]
+        if gone.any() and not gone.all() and case.is_actual(np.where(gone.reshape(shape), 0, case.expected)):
+            return f"no gradient arrives at {runs(np.flatnonzero(gone))} of {length} along axis {axis} (detached)"
+    return ""
+
+
 def gradient_passed(case: Case) -> str:
     """The gradient of the output is passed on as it is."""
     words = another_tensor(case)
@@ -38,4 +51,10 @@ def gradient_passed(case: Case) -> str:
 def permuted_gradient(case: Case) -> str:
     """A gradient whose slices are in another order."""
     words = permuted(case)
+    return f"gradient: {words}" if words else ""
+
+
+def turned_gradient(case: Case) -> str:
+    """A gradient of a tensor whose axes the port takes in another order."""
+    words = turned(case)
     return f"gradient: {words}" if words else ""

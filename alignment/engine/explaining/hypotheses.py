@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from alignment.engine.explaining import arrangements, discrete, gradients, normalising, rounding, terms
 from alignment.engine.explaining.activations import activated_term, activation, gated
-from alignment.engine.explaining.attention import attention, softened
+from alignment.engine.explaining.attention import attention, masked, softened
 from alignment.engine.explaining.case import Case, explain
 from alignment.engine.explaining.reductions import reduced
 
@@ -29,6 +29,7 @@ FORWARD: tuple[Hypothesis, ...] = (
     terms.parameter_of_the_port,
     terms.scaled,
     arrangements.rolled,
+    arrangements.turned,
     arrangements.moved_before_it_is_flattened,
     arrangements.permuted,
     arrangements.moved_before_a_parameter_is_added,
@@ -37,6 +38,7 @@ FORWARD: tuple[Hypothesis, ...] = (
     activation,
     gated,
     attention,
+    masked,
     softened,
     normalising.normalisation,
     arrangements.another_tensor,
@@ -81,8 +83,10 @@ BACKWARD: tuple[Hypothesis, ...] = (
     rounding.not_finite,
     gradients.scaled_gradient,
     gradients.missing_share,
+    gradients.missing_at,
     gradients.gradient_passed,
     gradients.permuted_gradient,
+    gradients.turned_gradient,
 )
 """For gradients that go wrong where the values are right."""
 

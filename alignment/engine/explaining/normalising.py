@@ -14,7 +14,7 @@ from itertools import islice, product
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case
+from alignment.engine.explaining.case import Case, is_float
 
 # An epsilon is what is left of s**2 and the variance, which cancel: with 53 bits on either side it is known to some
 # 2**-48 of the variance; all groups must agree on it that far, and a few bits for the sum over a group.
@@ -129,7 +129,7 @@ def _options(
     """Which parameter may be the scale, or the shift, laid out along the array's axes; none is ``neutral``."""
     yield "", np.full((1,) * len(shape), neutral)
     for name, array in parameters.items():
-        if name.rpartition(".")[2] not in roles:
+        if name.rpartition(".")[2] not in roles or not is_float(array):
             continue
         laid_out = []
         if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, factor, varied
+from alignment.engine.explaining.case import Case, factor, is_float, varied
 
 # A share of a tensor below this is no scaled residual but a constant that is written with six or seven digits, as the
 # slope 0.1666667 of Paddle's hard sigmoid is.
@@ -139,7 +139,7 @@ def _broadcast(case: Case, parameters: Mapping[str, np.ndarray]) -> Iterator[tup
     """Parameters that can be applied to the array element by element: along its last axes, or along the channels."""
     shape = case.expected.shape
     for name, array in parameters.items():
-        if not array.size:
+        if not array.size or not is_float(array):
             continue
         if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
             yield name, array

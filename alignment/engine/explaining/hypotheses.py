@@ -14,6 +14,7 @@ from alignment.engine.explaining import arrangements, discrete, gradients, norma
 from alignment.engine.explaining.activations import activated_term, activation, gated
 from alignment.engine.explaining.attention import attention, masked, softened
 from alignment.engine.explaining.case import Case, explain
+from alignment.engine.explaining.expressions import expression
 from alignment.engine.explaining.reductions import reduced
 
 Hypothesis = Callable[[Case], str]
@@ -41,9 +42,10 @@ FORWARD: tuple[Hypothesis, ...] = (
     masked,
     softened,
     normalising.normalisation,
-    arrangements.another_tensor,
     activated_term,
     reduced,
+    expression,
+    arrangements.another_tensor,
     terms.dropped_out,
     terms.zeroed,
     rounding.rounded,

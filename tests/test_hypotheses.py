@@ -15,6 +15,7 @@ def array(*shape, seed=0):
     return np.random.RandomState(seed).standard_normal(shape)
 
 
+D = array(2, 8, seed=13)
 A, B, C = (array(2, 8, 6, 6, seed=seed) for seed in (0, 1, 2))
 TOKENS, OTHERS = (array(3, 7, 16, seed=seed) for seed in (3, 4))
 WIDE = array(3, 7, 48, seed=5)
@@ -292,6 +293,10 @@ FOUND = {
         dict(known={"input 0": A, "the output of fc": B[:, :, 0, 0]}),
         "computes input 0 * hardsigmoid(the output of fc) instead of input 0 * sigmoid(the output of fc)",
     ),
+    "maximum for the mean of a sum": (
+        act("relu", A + B).mean((2, 3)), act("relu", A + B).max((2, 3)), dict(known=X),
+        "computes maximum over axes [2, 3] of relu(input 0 + the output of b) instead of mean over axes [2, 3] of relu",
+    ),
     "gate left out": (
         A / (1 + np.exp(-B[:, :, :1, :1])), A, dict(known={"input 0": A, "the output of fc": B[:, :, :1, :1]}),
         "computes input 0 instead of input 0 * sigmoid(the output of fc)",
@@ -454,13 +459,15 @@ def test_rows_beside_the_right_ones():
         (A + B, A, "comes through b is missing (detached)"),
         (A + B, A + B / 2, "comes through b is scaled by 0.5"),
         (A + B, A + C, ""),
+        (A + D[:, :, None, None] / 36, A, "comes through d is missing (detached)"),
+        (A + D[:, :, None, None] / 36, A + D[:, :, None, None], "comes through d is scaled by 36"),
         (A, A * (np.arange(8) > 2).reshape(8, 1, 1), "no gradient arrives at 0-2 of 8 along axis 1"),
         (A, A.transpose(0, 2, 3, 1).reshape(A.shape), "its axes are taken in the order [0, 2, 3, 1]"),
         (np.array([2.0]), np.array([4.0]), ""),
     ],
 )
 def test_a_gradient_tells_what_was_detached(expected, actual, words):
-    found = explain_gradient(Case(expected, actual, {"b": B, "c": C}, 2.0**-21))
+    found = explain_gradient(Case(expected, actual, {"b": B, "c": C, "d": D}, 2.0**-21))
     assert words in found if words else found == ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from alignment.engine.explaining.arrangements import another_tensor, permuted, runs, turned
@@ -11,7 +13,7 @@ from alignment.engine.explaining.terms import scaled, vanished
 
 def missing_share(case: Case) -> str:
     """The part of a gradient that flows through a known place is missing or scaled."""
-    for name, array in case.fitting():
+    for name, array in _shares(case):
         weight = case.multiple(array)
         if not np.isfinite(weight) or not weight:
             continue
@@ -19,6 +21,17 @@ def missing_share(case: Case) -> str:
             return f"the gradient that comes through {name} is missing (detached)"
         return f"the gradient that comes through {name} is scaled by {1 + weight:.6g}"
     return ""
+
+
+def _shares(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """Known gradients in the shape of this one; that of a mean spreads evenly over what the mean was taken of."""
+    yield from case.fitting()
+    shape = case.expected.shape
+    for name, array in case.known.items() if case.same_shape else ():
+        if array.ndim == 2 < len(shape):
+            array = array.reshape(*array.shape, *[1] * (len(shape) - 2)) if array.shape == shape[:2] else array[:, None]
+        if array.ndim == len(shape) and array.shape != shape and all(n in (1, m) for n, m in zip(array.shape, shape)):
+            yield name, np.broadcast_to(array * (array.size / case.expected.size), shape)
 
 
 def scaled_gradient(case: Case) -> str:

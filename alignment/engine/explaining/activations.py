@@ -37,6 +37,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
     "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hardsigmoid (slope 0.1666667, Paddle's)": lambda x: np.clip(0.1666667 * x + 0.5, 0, 1),
     "hardtanh": lambda x: np.clip(x, -1, 1),
     "softplus": lambda x: np.logaddexp(0, x),
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, permutations, product
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_real, varied
+from alignment.engine.explaining.case import Case, is_float, varied
 
 SHIFTS = (1, -1, 2, -2)
 """Steps by which a map might be shifted along one axis."""
@@ -24,7 +25,7 @@ def rearranged(case: Case) -> str:
 
 def moved(case: Case) -> str:
     """The same map turned, mirrored or shifted, or the batch in another order."""
-    if not case.same_shape or not varied(case.expected):
+    if not case.same_shape or not case.may_be_rearranged:
         return ""
     return next((words for words, other in _moves(case.expected) if case.is_actual(other)), "")
 
@@ -41,7 +42,7 @@ def _moves(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def rolled(case: Case) -> str:
     """The same map shifted along two axes, as windows are by another number of places."""
-    if not case.same_shape or not varied(case.expected):
+    if not case.same_shape or not case.may_be_rearranged:
         return ""
     for axes in combinations(range(1, case.expected.ndim), 2):
         steps = [_roll_along(case.expected, case.actual, axis, axes) for axis in axes]
@@ -63,7 +64,7 @@ def _roll_along(expected: np.ndarray, actual: np.ndarray, axis: int, axes: tuple
 
 def permuted(case: Case) -> str:
     """The same slices in another order along one axis; channels first."""
-    if not case.same_shape:
+    if not case.same_shape or not case.may_be_rearranged:
         return ""
     rank = case.expected.ndim
     axes = sorted((axis for axis, size in enumerate(case.expected.shape) if size > 1), key=lambda axis: axis != 1)
@@ -101,7 +102,7 @@ def runs(order: np.ndarray, shown: int = 6) -> str:
 
 def reordered(case: Case) -> str:
     """A known tensor whose axes are in another order before it is flattened or reshaped."""
-    if not case.same_shape:
+    if not case.same_shape or not case.may_be_rearranged:
         return ""
     for name, array in case.known.items():
         if array.size != case.expected.size or not 3 <= array.ndim <= 5 or not varied(array):
@@ -126,6 +127,49 @@ def _order_of_axes(case: Case, side: np.ndarray, array: np.ndarray) -> tuple[int
     return None
 
 
+def turned(case: Case) -> str:
+    """The axes in another order, and the elements in that order taken for the original shape; or the way back."""
+    if not case.same_shape or not case.may_be_rearranged or not 3 <= case.expected.ndim <= 5:
+        return ""
+    shape = case.expected.shape
+    for order in permutations(range(1, len(shape))):
+        if case.is_actual(case.expected.transpose(0, *order).reshape(shape)):
+            return f"its axes are taken in the order {[0, *order]} and reshaped to {list(shape)}"
+        moved_shape = [shape[axis] for axis in (0, *order)]
+        if case.is_actual(case.expected.reshape(moved_shape).transpose(np.argsort((0, *order)))):
+            return f"it is reshaped from {moved_shape}, whose axes are [0, {', '.join(map(str, order))}]"
+    return ""
+
+
+def moved_before_it_is_flattened(case: Case) -> str:
+    """A map that is turned, shifted or permuted, in the shape of a known tensor that was flattened to this one."""
+    if not case.same_shape or not case.may_be_rearranged:
+        return ""
+    shapes = dict.fromkeys(array.shape for array in case.known.values() if array.size == case.expected.size)
+    for shape in shapes:
+        if len(shape) > max(case.expected.ndim, 2):
+            inner = replace(case, expected=case.expected.reshape(shape), actual=case.actual.reshape(shape))
+            words = next(filter(None, (moves(inner) for moves in (moved, rolled, permuted))), "")
+            if words:
+                return f"as {list(shape)}, before it is flattened: {words}"
+    return ""
+
+
+def moved_before_a_parameter_is_added(case: Case) -> str:
+    """What a parameter of the layer's own, as an embedding of positions, is added to, in another order."""
+    if not case.same_shape:
+        return ""
+    for name, array in case.parameters.items():
+        fits = 2 <= array.ndim <= case.expected.ndim and case.expected.shape[-array.ndim + 1 :] == array.shape[1:]
+        if not fits or array.shape[0] not in (1, case.expected.shape[-array.ndim]) or array.dtype.kind != "f":
+            continue
+        inner = replace(case, expected=case.expected - array, actual=case.actual - array)
+        words = next(filter(None, (moves(inner) for moves in (moved, rolled, permuted, concatenated))), "")
+        if words:
+            return f"{words}, before {name} is added"
+    return ""
+
+
 def concatenated(case: Case) -> str:
     """Known tensors, joined along one axis in another order or with others among them."""
     for axis in sorted(range(1, case.expected.ndim), key=lambda axis: axis != 1):
@@ -144,7 +188,7 @@ def _blocks(array: np.ndarray, case: Case, axis: int) -> list[str]:
     found, start = [], 0
     while start < array.shape[axis]:
         for name, part in case.known.items():
-            width = part.shape[axis] if part.ndim == array.ndim and is_real(part) else 0
+            width = part.shape[axis] if part.ndim == array.ndim else 0
             if width and case.same(array[(slice(None),) * axis + (slice(start, start + width),)], part):
                 found.append(name)
                 start += width
@@ -163,7 +207,7 @@ def another_tensor(case: Case) -> str:
 
 def partly(case: Case) -> str:
     """Where along an axis the difference is, if only at some places."""
-    if not case.same_shape or not is_real(case.actual) or not is_real(case.expected):
+    if not (case.same_shape and is_float(case.actual) and is_float(case.expected)):
         return ""
     scale = float(np.abs(case.expected).max(initial=0.0)) * case.limit
     wrong = ~(np.abs(case.actual - case.expected) <= scale)

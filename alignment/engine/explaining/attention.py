@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import permutations
+from itertools import combinations, permutations, product
+from typing import Any
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, factor, is_real
+from alignment.engine.explaining.case import Case, factor
 
 ROLES = ("q", "k", "v")
 FEW = 4
 """Queries of the first sample on which a form is tried before all are computed."""
 MOST_HEADS = 64
+MOST_ADDED = 4
+"""Tensors of the shape of scores that may be added to them."""
 PACKED = ("three, heads, width", "heads, three, width", "heads, width, three")
 """How the last axis of (B, N, 3 * C) is laid out."""
 
@@ -37,52 +40,63 @@ class Form:
     packed: str = "three, heads, width"
     softmax: str = "the keys"
     mask: str = "no mask"
-    merged: str = "put back in the order of the tokens"
+    added: tuple[str, ...] = ()
+    merged: str = "token by token"
 
-    def differences(self, other: Form, names: tuple[str, ...]) -> str:
-        """In what ``other``, the port, differs, in words; its scale and heads with their numbers."""
-        words = []
-        for name in (f.name for f in fields(self)):
-            right, wrong = getattr(self, name), getattr(other, name)
-            if right != wrong:
-                words.append(_difference(name, right, wrong, names))
-        return "; ".join(words)
+    def differences(self, other: Form) -> str:
+        """In what ``other``, the port, differs, in words."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return "; ".join(_difference(name, right, wrong) for name, right, wrong in pairs if right != wrong)
 
 
-def _difference(name: str, right: object, wrong: object, names: tuple[str, ...]) -> str:
+def _difference(name: str, right: Any, wrong: Any) -> str:
     if name == "roles":
-        moved = [f"{names[took]} for {names[role]}" for role, took in zip(right, wrong) if took != role]
+        moved = [f"{ROLES[took]} for {ROLES[role]}" for role, took in zip(right, wrong) if took != role]
         return f"roles exchanged: {', '.join(moved)}"
+    if name == "added":
+        left, more = ([one for one in a if one not in b] for a, b in ((right, wrong), (wrong, right)))
+        return " and ".join([f"{one} is not added to the scores" for one in left] + [f"{one} is added" for one in more])
     return {
         "heads": f"{wrong} heads instead of {right}",
         "scale": f"scores are scaled {wrong} instead of {right}",
         "packed": f"q, k and v are cut out as ({wrong}) instead of ({right})",
         "softmax": f"softmax over {wrong} instead of {right}",
         "mask": f"{wrong} instead of {right}",
-        "merged": f"heads are {wrong} instead of {right}",
+        "merged": f"the output is joined {wrong} instead of {right}",
     }[name]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What attention is computed from: q, k and v, or one tensor of all three; what may be added to the scores."""
+
+    tensors: tuple[np.ndarray, ...]
+    added: Mapping[str, np.ndarray]
+
+    def first(self) -> Source:
+        """The first sample alone."""
+        return Source(tuple(t[:1] for t in self.tensors), {name: bias[:1] for name, bias in self.added.items()})
 
 
 def attention(case: Case) -> str:
     """Softmax of q and k times v, of known tensors, in another form than the reference's."""
     if not case.same_shape or case.expected.ndim != 3:
         return ""
-    for names, tensors in _sources(case):
-        right = next((form for form in _usual(case) if _is(case, case.expected, form, tensors)), None)
-        if right is None:
-            continue
-        wrong = next((form for form in _others(right, case) if _is(case, case.actual, form, tensors)), None)
+    for tensors in _sources(case):
+        source = Source(tensors, dict(_added(case, tensors)))
+        right = next((form for form in _usual(case, source) if _is(case, case.expected, form, source)), None)
+        wrong = right and next((form for form in _others(right, case) if _is(case, case.actual, form, source)), None)
         if wrong:
-            return f"attention: {right.differences(wrong, names)}"
+            return f"attention: {right.differences(wrong)}"
     return ""
 
 
-def _sources(case: Case) -> Iterator[tuple[tuple[str, ...], tuple[np.ndarray, ...]]]:
+def _sources(case: Case) -> Iterator[tuple[np.ndarray, ...]]:
     """Known tensors that may be q, k and v: one of three times the width, or three that are named so."""
     samples, tokens, width = case.expected.shape
     for array in case.known.values():
-        if array.shape == (samples, tokens, 3 * width) and is_real(array):
-            yield ROLES, (array,)
+        if array.shape == (samples, tokens, 3 * width):
+            yield (array,)
     named = [_role(name) for name in case.known]
     if all(role in named for role in ROLES):
         names = [*case.known]
@@ -90,7 +104,7 @@ def _sources(case: Case) -> Iterator[tuple[tuple[str, ...], tuple[np.ndarray, ..
         arrays = tuple(case.known[name] for name in chosen)
         whole = all(array.ndim == 3 and array.shape[::2] == (samples, width) for array in arrays)
         if whole and arrays[0].shape[1] == tokens and arrays[1].shape == arrays[2].shape:
-            yield ROLES, arrays
+            yield arrays
 
 
 def _role(name: str) -> str:
@@ -100,15 +114,40 @@ def _role(name: str) -> str:
     return found[1][0] if found else ""
 
 
-def _usual(case: Case) -> Iterator[Form]:
+def _added(case: Case, tensors: tuple[np.ndarray, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """What may be added to the scores, (B, heads or 1, queries, keys): known masks, tables of relative positions."""
+    samples, queries = tensors[0].shape[:2]
+    square = queries, tensors[len(tensors) // 2].shape[1]
+    for name, array in {**case.known, **case.parameters}.items():
+        if array.ndim in (2, 3, 4) and array.shape[-2:] == square and array.dtype.kind == "f":
+            if array.ndim == 4 and array.shape[0] in (1, samples):
+                yield name, np.broadcast_to(array, (samples, *array.shape[1:]))
+            elif array.ndim == 3 and samples % len(array) == 0 and len(array) > 1:  # of the windows of one image
+                yield name, np.tile(array[:, None], (samples // len(array), 1, 1, 1))
+            elif array.ndim == 2:
+                yield name, np.broadcast_to(array, (samples, 1, *square))
+        if array.ndim == 3 and array.shape[1:] == square and array.dtype.kind == "f":  # of the heads
+            yield f"{name} (of each head)", np.broadcast_to(array, (samples, *array.shape))
+    indices = [a for a in case.parameters.values() if a.dtype.kind in "iu" and a.size == square[0] * square[1]]
+    for name, table in case.parameters.items():
+        for index in indices if table.ndim == 2 and table.dtype.kind == "f" else ():
+            if index.min() >= 0 and index.max() < len(table):
+                bias = table[index.reshape(square)].transpose(2, 0, 1)
+                yield name, np.broadcast_to(bias, (samples, *bias.shape))
+
+
+def _usual(case: Case, source: Source) -> Iterator[Form]:
     """The forms that the reference may have."""
+    names = [*source.added][:MOST_ADDED]
+    sums = [(), *((name,) for name in names), *combinations(names, 2)]
     width = case.expected.shape[-1]
     for heads in range(1, min(width, MOST_HEADS) + 1):
         if width % heads == 0:
             for packed in PACKED:
-                for scale in ("by 1 / sqrt(width of a head)", "not at all"):
-                    for mask in ("no mask", "a causal mask"):
-                        yield Form(heads, scale, packed=packed, mask=mask)
+                for scale, added in product(("by 1 / sqrt(width of a head)", "not at all"), sums):
+                    if all(source.added[name].shape[1] in (1, heads) for name in added):
+                        for mask in ("no mask", "a causal mask"):
+                            yield Form(heads, scale, packed=packed, mask=mask, added=added)
 
 
 def _others(right: Form, case: Case) -> Iterator[Form]:
@@ -117,23 +156,27 @@ def _others(right: Form, case: Case) -> Iterator[Form]:
     yield from (replace(right, scale=scale) for scale in SCALES if scale != right.scale)
     yield from (replace(right, roles=roles) for roles in permutations(range(3)) if roles != right.roles)
     yield replace(right, softmax="the queries")
+    yield from (replace(right, added=tuple({*right.added} - {name})) for name in right.added)
     yield replace(right, mask="no mask" if right.mask == "a causal mask" else "a causal mask")
-    yield replace(right, merged="joined without that")
+    yield replace(right, merged="head by head")
     yield from (replace(right, packed=packed) for packed in PACKED if packed != right.packed)
     counts = (heads for heads in range(1, min(width, MOST_HEADS) + 1) if width % heads == 0)
     yield from (replace(right, heads=heads) for heads in counts if heads != right.heads)
 
 
-def _is(case: Case, side: np.ndarray, form: Form, tensors: tuple[np.ndarray, ...]) -> bool:
+def _is(case: Case, side: np.ndarray, form: Form, source: Source) -> bool:
     """Whether attention in this form is ``side``; a few queries are tried first where they can be computed alone."""
+    tensors = source.tensors
+    if any(source.added[name].shape[1] not in (1, form.heads) for name in form.added):
+        return False
     if len(tensors) == 3 and (form.packed != "three, heads, width" or not _alike(tensors, form.roles)):
         return False
-    if form.softmax == "the keys" and form.merged == "put back in the order of the tokens":
+    if form.softmax == "the keys" and form.merged == "token by token":
         few = side[:1, :FEW]
-        near = np.abs(_attended(form, [t[:1] for t in tensors], few.shape[1]) - few)
+        near = np.abs(_attended(form, source.first(), few.shape[1]) - few)
         if not (near <= case.limit * np.abs(side).max()).all():
             return False
-    return case.same(side, _attended(form, tensors))
+    return case.same(side, _attended(form, source))
 
 
 def _alike(tensors: tuple[np.ndarray, ...], roles: tuple[int, ...]) -> bool:
@@ -142,18 +185,21 @@ def _alike(tensors: tuple[np.ndarray, ...], roles: tuple[int, ...]) -> bool:
     return lengths[1] == lengths[2] and lengths[0] == tensors[0].shape[1]
 
 
-def _attended(form: Form, tensors: tuple[np.ndarray, ...] | list[np.ndarray], queries: int | None = None) -> np.ndarray:
+def _attended(form: Form, source: Source, queries: int | None = None) -> np.ndarray:
     """(B, N, C), of the first ``queries`` alone where these are given."""
+    tensors = source.tensors
     three = [_split(tensor, form.heads) for tensor in tensors] if len(tensors) == 3 else _unpacked(tensors[0], form)
     q, k, v = (three[role] for role in form.roles)  # (B, heads, N, width)
     width = q.shape[-1]
     scores = q[:, :, :queries] @ k.swapaxes(-1, -2) * SCALES[form.scale](width, width * form.heads)
+    for name in form.added:
+        scores = scores + source.added[name][:, :, :queries]
     if form.mask == "a causal mask":
         scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
     axis = -1 if form.softmax == "the keys" else -2
     powers = np.exp(scores - scores.max(axis, keepdims=True))
     mixed = powers / powers.sum(axis, keepdims=True) @ v
-    if form.merged == "put back in the order of the tokens":
+    if form.merged == "token by token":
         mixed = mixed.swapaxes(1, 2)
     return np.ascontiguousarray(mixed).reshape(len(q), -1, width * form.heads)
 
@@ -170,6 +216,22 @@ def _unpacked(tensor: np.ndarray, form: Form) -> np.ndarray:
     parts = tensor.reshape(samples, tokens, *(sizes[axis] for axis in axes))
     at = {axis: 2 + number for number, axis in enumerate(axes)}
     return parts.transpose(at["three"], 0, at["heads"], 1, at["width"])
+
+
+def masked(case: Case) -> str:
+    """Shares of a softmax of which one side leaves some out, by a mask that is added to the scores before."""
+    if not case.same_shape or case.expected.ndim < 2:
+        return ""
+    for words, whole, part in (
+        ("a mask is left out before", case.actual, case.expected),
+        ("a mask is applied before", case.expected, case.actual),
+    ):
+        seen = np.where(part != 0, whole, 0)
+        for axis in range(whole.ndim) if (part == 0).any() and (seen != whole).any() else ():
+            sums = whole.sum(axis)
+            if np.abs(sums - 1).max() <= 2.0**-40 and case.same(part, seen / seen.sum(axis, keepdims=True)):
+                return f"{words} the softmax over axis {axis}"
+    return ""
 
 
 def softened(case: Case) -> str:

@@ -73,19 +73,43 @@ class Case:
         return self.same(array, np.broadcast_to(function(*arrays), array.shape))
 
     def fitting(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The known tensors of real numbers that have the shape of both."""
+        """The known tensors of the shape of both."""
         if self.same_shape:
-            shape = self.expected.shape
-            yield from ((n, array) for n, array in self.known.items() if array.shape == shape and is_real(array))
+            yield from ((name, array) for name, array in self.known.items() if array.shape == self.expected.shape)
 
-    def in_float64(self) -> Case:
-        """The same with every array of real numbers in float64, in which sums of float16 do not overflow."""
-        return replace(
-            self,
-            expected=_wide(self.expected),
-            actual=_wide(self.actual),
-            known={name: _wide(array) for name, array in self.known.items()},
-        )
+    def multiple(self, array: np.ndarray) -> float:
+        """The number of times that ``array`` is added to make the port's of the reference's; NaN where none is.
+
+        None is where ``array`` is one value throughout: then what is added may as well be a constant.
+        """
+        if not self.same_shape or array.shape != self.expected.shape or not varied(array):
+            return np.nan
+        if array.size > SAMPLE:
+            places = self._places(array.shape)
+            few, added = array[places], self.actual[places] - self.expected[places]
+            if not self._near(added, factor(added, few) * few):
+                return np.nan
+        number = factor(self.actual - self.expected, array)
+        return number if self.makes_actual(lambda e, a: e + number * a, self.expected, array) else np.nan
+
+    @cached_property
+    def may_be_rearranged(self) -> bool:
+        """Whether both sides may have the same elements in another order: then their sums and squares are the same."""
+        if self.expected.size != self.actual.size or not varied(self.expected):
+            return False
+        most = self.expected.size * self.limit * self._scale
+        e, a = self.expected, self.actual
+        return abs(e.sum() - a.sum()) <= most and abs(np.vdot(e, e) - np.vdot(a, a)) <= 2 * most * self._scale
+
+    def of_real_numbers(self) -> Case:
+        """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds.
+
+        Tables of indices among the parameters stay as they are.
+        """
+        names = ("known", "extra")
+        others = {name: {n: _wide(a) for n, a in getattr(self, name).items() if is_float(a)} for name in names}
+        others["parameters"] = {n: _wide(a) if is_float(a) else a for n, a in self.parameters.items()}
+        return replace(self, expected=_wide(self.expected), actual=_wide(self.actual), **others)
 
     @cached_property
     def _scale(self) -> float:
@@ -103,17 +127,17 @@ class Case:
         return self._drawn[shape]
 
     def _near(self, few: np.ndarray, candidate: np.ndarray) -> bool:
-        finite = np.isfinite(few) & np.isfinite(candidate)
-        return bool((np.abs(few - candidate)[finite] <= self.limit * self._scale).all())
+        # what is not finite on either side is left to the comparison of all elements
+        return not (np.abs(few - candidate) > self.limit * self._scale).any()
 
 
-def is_real(array: np.ndarray) -> bool:
-    """Whether ``array`` holds real numbers that can be added and multiplied."""
-    return array.dtype.kind in "fiu"
+def is_float(array: np.ndarray) -> bool:
+    """Whether ``array`` holds real numbers that are rounded."""
+    return array.dtype.kind == "f"
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype.kind == "f" and array.dtype.itemsize < 8 else array
+    return array.astype(np.float64, copy=False)
 
 
 def factor(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -123,28 +147,35 @@ def factor(actual: np.ndarray, expected: np.ndarray) -> float:
     """
     if not varied(expected):
         return np.nan
-    square = float(np.vdot(expected, expected))
-    return float(np.vdot(expected, actual)) / square if square else np.nan
+    return float(np.vdot(expected, actual) / np.vdot(expected, expected))
 
 
 def varied(array: np.ndarray) -> bool:
-    """Whether there are at least two values."""
-    return array.size > 1 and bool((array != array.reshape(-1)[0]).any())
+    """Whether there are at least two values; the first few show it, unless they are alike."""
+    if not array.size:
+        return False
+    first = array[(0,) * array.ndim]
+    return bool((array[(0,) * (array.ndim - 1)] != first).any() or (array != first).any())
 
 
 Hypothesis = Callable[[Case], str]
 
 
 def explain(case: Case, hypotheses: Sequence[Hypothesis], tried_first: list[Hypothesis] | None = None) -> str:
-    """The words of the first hypothesis that holds, else ``""``.
+    """The words of the first hypothesis that holds, else ``""``; of nothing at all there is nothing to say.
 
     ``tried_first`` holds what explained earlier cases of the same kind, the latest first, and takes up what explains
     this one: where one mistake was made in fifty layers, the fiftieth is explained as fast as it can be.
     """
-    wide, known = case.in_float64(), tried_first or []
+    if not (case.expected.size and case.actual.size):
+        return ""
+    # a single number as an array of one element
+    case = replace(case, expected=np.atleast_1d(case.expected), actual=np.atleast_1d(case.actual))
+    case = case.of_real_numbers() if is_float(case.expected) and is_float(case.actual) else case
+    known = tried_first or []
     with np.errstate(all="ignore"):
         for hypothesis in [*known, *(other for other in hypotheses if other not in known)]:
-            if words := hypothesis(wide):
+            if words := hypothesis(case):
                 if tried_first is not None:
                     tried_first[:] = [hypothesis, *(other for other in tried_first if other is not hypothesis)]
                 return words

@@ -5,8 +5,11 @@ Everything here returns words, and ``""`` or ``UNEXPLAINED`` where no hypothesis
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 import numpy as np
 
@@ -20,10 +23,14 @@ from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.locating.findings import Finding
 from alignment.engine.records.losses import LOSS, LossCase
-from alignment.engine.records.tape import Record, Slot, Tape
-from alignment.engine.sides.settings import Settings
+from alignment.engine.records.tape import ROOT, Record, Slot, Tape
+from alignment.engine.sides.settings import CONTAINER, OTHER, Settings
 
 UNEXPLAINED = "unexplained"
+MANY = 24
+"""Tensors known at a place beyond which what lies deeper inside is left out."""
+PARAMETERS = 32
+"""How many parameters are tried of what a container computes itself."""
 SHOWN = 3
 """How many explained measurements make up a cause; the evidence lists all of them."""
 
@@ -43,20 +50,34 @@ Alternatives = Callable[
 
 
 class WeightIndex:
-    """The reference's tensors by content, to tell where a wrong one comes from."""
+    """The reference's tensors by content, to tell where a wrong one comes from; they are read when first asked for.
+
+    A matrix that may hold those of q, k and v counts by its thirds, too.
+    """
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
+        self._tensors = tensors
         self._names: dict[tuple[tuple[int, ...], bytes], str] = {}
-        for name, array in tensors.items():
-            self._names.setdefault(self._key(array), name)
 
     def name(self, array: np.ndarray) -> str:
         """Which tensor ``array`` is, if any."""
+        if not self._names:
+            for name, part in chain(self._tensors.items(), _thirds(self._tensors)):
+                self._names.setdefault(self._key(part), name)
         return self._names.get(self._key(array), "")
 
     @staticmethod
     def _key(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
-        return array.shape, np.ascontiguousarray(array, np.float64).tobytes()
+        return array.shape, hashlib.blake2b(np.ascontiguousarray(array, np.float64)).digest()
+
+
+def _thirds(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The parts of tensors in which those of q, k and v lie one after the other."""
+    for name, array in tensors.items():
+        if array.ndim and len(array) % 3 == 0 and re.search("qkv|in_proj", name):
+            width = len(array) // 3
+            for begin in range(0, len(array), width or 1):
+                yield f"{name} [{begin}:{begin + width}]", array[begin : begin + width]
 
 
 def weight_cause(expected: np.ndarray, actual: np.ndarray, index: WeightIndex) -> str:
@@ -206,7 +227,7 @@ class Causes:
         else:
             case = replace(
                 _case(finding, self._known(record, finding), FORWARD_LIMIT),
-                parameters=self.weights.get(finding.layer, {}),
+                parameters=self._parameters(finding.layer),
                 extra=self.extra.get(finding.layer, {}),
             )
             words = self._of_value(case, finding, record)
@@ -254,6 +275,15 @@ class Causes:
             return ""
         return self.loss(LossCase(output, tuple(labels), float(right.item()), float(wrong.item()), expected, actual))
 
+    def _parameters(self, layer: str) -> dict[str, np.ndarray]:
+        """The layer's own, and those of the containers inside it, whose code may not have a twin."""
+        found = dict(self.weights.get(layer, {}))
+        begin = "" if layer == ROOT else f"{layer}."
+        for path, settings in self.settings.items():
+            if settings.category in (CONTAINER, OTHER) and path not in (layer, ROOT) and path.startswith(begin):
+                found |= {f"{path.removeprefix(begin)}.{n}": a for n, a in self.weights.get(path, {}).items()}
+        return dict(islice(found.items(), PARAMETERS))
+
     def _known(self, record: Record, finding: Finding) -> dict[str, np.ndarray]:
         """The tensors within one call: its inputs and what the layers inside it returned and took, by name."""
         refs = {f"input {number}": ref for number, ref in enumerate(record.input_refs())}
@@ -262,7 +292,14 @@ class Causes:
         for call in self._inside[record.key]:
             if (call.path, call.call) != (finding.inner, finding.inner_call):
                 refs |= {f"what {_name(record, call)} gets{_nth(i)}": r for i, r in enumerate(call.input_refs())}
+        for call in self._deeper(record) if len(refs) < MANY else ():
+            refs |= {f"the output of {_name(record, call)}{_nth(i)}": ref for i, ref in enumerate(call.output_refs())}
         return _loaded(self.tape, refs.items())
+
+    def _deeper(self, record: Record) -> Iterator[Record]:
+        """Calls within the containers inside, which may have no twin, so that their code is a part of this one."""
+        for call in self._inside[record.key]:
+            yield from islice(self._inside[call.key], MANY)
 
     def _known_gradients(self, record: Record) -> dict[str, np.ndarray]:
         slots: list[tuple[str, Slot | None]] = [("its output", slot) for slot in record.seeds()]

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_real, varied
+from alignment.engine.explaining.case import Case, varied
 
 KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "real numbers", "c": "complex numbers"}
 RELATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
 }  # fmt: skip
+ORDERED = "fiu"
+"""Kinds of numbers of which one is larger than another."""
 CHOICES: dict[str, Callable[..., np.ndarray]] = {"argmax": np.argmax, "argmin": np.argmin}
 
 
@@ -37,7 +39,7 @@ def another_relation(case: Case) -> str:
     if not _both(case, "b"):
         return ""
     for name, array in case.known.items():
-        if not is_real(array) or array.shape != case.expected.shape:
+        if array.dtype.kind not in ORDERED or array.shape != case.expected.shape:
             continue
         right, wrong = (
             [sign for sign, relation in RELATIONS.items() if np.array_equal(side, relation(array, 0))]
@@ -78,7 +80,7 @@ def another_choice(case: Case) -> str:
     if not _both(case, "iu"):
         return ""
     for name, array in case.known.items():
-        right = next(_choices(array, case.expected), "") if is_real(array) else ""
+        right = next(_choices(array, case.expected), "") if array.dtype.kind in ORDERED else ""
         wrong = next(_choices(array, case.actual), "") if right else ""
         if wrong:
             return f"{wrong} of {name} instead of {right}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from alignment.engine.explaining import arrangements, discrete, gradients, normalising, rounding, terms
 from alignment.engine.explaining.activations import activated_term, activation, gated
-from alignment.engine.explaining.attention import attention, softened
+from alignment.engine.explaining.attention import attention, masked, softened
 from alignment.engine.explaining.case import Case, Hypothesis, explain
+from alignment.engine.explaining.expressions import expression
 from alignment.engine.explaining.reductions import reduced
 
 FORWARD: tuple[Hypothesis, ...] = (
@@ -25,17 +26,22 @@ FORWARD: tuple[Hypothesis, ...] = (
     terms.parameter_of_the_port,
     terms.scaled,
     arrangements.rolled,
+    arrangements.turned,
+    arrangements.moved_before_it_is_flattened,
     arrangements.permuted,
+    arrangements.moved_before_a_parameter_is_added,
     terms.own_scale_of_a_term,
     terms.other_terms,
     activation,
     gated,
     attention,
+    masked,
     softened,
     normalising.normalisation,
-    arrangements.another_tensor,
     activated_term,
     reduced,
+    expression,
+    arrangements.another_tensor,
     terms.dropped_out,
     terms.zeroed,
     rounding.rounded,
@@ -75,8 +81,10 @@ BACKWARD: tuple[Hypothesis, ...] = (
     rounding.not_finite,
     gradients.scaled_gradient,
     gradients.missing_share,
+    gradients.missing_at,
     gradients.gradient_passed,
     gradients.permuted_gradient,
+    gradients.turned_gradient,
 )
 """For gradients that go wrong where the values are right."""
 

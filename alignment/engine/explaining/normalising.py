@@ -14,7 +14,7 @@ from itertools import islice, product
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_real
+from alignment.engine.explaining.case import Case, is_float
 
 # An epsilon is what is left of s**2 and the variance, which cancel: with 53 bits on either side it is known to some
 # 2**-48 of the variance; all groups must agree on it that far, and a few bits for the sum over a group.
@@ -84,34 +84,38 @@ def normalisation(case: Case) -> str:
 
 
 def _readings(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
-    """All ways in which ``y`` may be the normalised ``x``; tried on the first two of a batch before all of it."""
-    few = slice(2)
-    for over, grouped in _groupings(x.shape):
-        for scale, w in _options(case.parameters, x.shape, SCALES, 1.0):
-            for shift, b in _options(case.parameters, x.shape, SHIFTS, 0.0):
-                for centred in (True, False):
-                    tensors = x, y, np.broadcast_to(w, x.shape), np.broadcast_to(b, x.shape)
-                    if len(x) > 2 and _groups(case, grouped, *(t[few] for t in tensors), centred) is None:
-                        continue
-                    found = _groups(case, grouped, *tensors, centred)
-                    if found is not None:
-                        yield from _forms(*found, over, centred, scale, shift)
+    """All ways in which ``y`` may be the normalised ``x``; tried on one group before all of them."""
+    scales, shifts = (
+        [(name, np.broadcast_to(array, x.shape)) for name, array in _options(case.parameters, x.shape, roles, neutral)]
+        for roles, neutral in ((SCALES, 1.0), (SHIFTS, 0.0))
+    )
+    for over, one, grouped in _groupings(x.shape):
+        for (scale, w), (shift, b), centred in product(scales, shifts, (True, False)):
+            tensors = x, y, w, b
+            if _groups(case.limit, grouped, *(tensor[one] for tensor in tensors), centred) is None:
+                continue
+            found = _groups(case.limit, grouped, *tensors, centred)
+            if found is not None:
+                yield from _forms(*found, over, centred, scale, shift)
     yield from _with_running_statistics(case, x, y)
 
 
 Grouped = Callable[[np.ndarray], np.ndarray]
 
 
-def _groupings(shape: tuple[int, ...]) -> Iterator[tuple[str, Grouped]]:
-    """What might be normalised together: words, and how an array becomes (groups, members)."""
+def _groupings(shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[slice, ...], Grouped]]:
+    """What might be normalised together: words, where one group is, and how an array becomes (groups, members)."""
     rank = len(shape)
     sets = [tuple(range(first, rank)) for first in range(rank - 1, 0, -1)]
     sets += [(1,)] + [tuple(range(1, rank - 1))] * (rank > 3) + [(0, *range(2, rank))]
     for axes in dict.fromkeys(axes for axes in sets if axes):
-        yield f"axes {list(axes)}", lambda array, axes=axes: _behind(array, axes)
+        one = tuple(slice(None) if axis in axes else slice(1) for axis in range(rank))
+        yield f"axes {list(axes)}", one, lambda array, axes=axes: _behind(array, axes)
     for number in GROUPS if rank > 2 else ():
         if number < shape[1] and shape[1] % number == 0:
-            yield f"{number} groups of channels", lambda array, n=number: array.reshape(len(array) * n, -1)
+            width = shape[1] // number
+            one = slice(1), slice(width)
+            yield f"{number} groups of channels", one, lambda array, w=width: array.reshape(-1, w * array[0, 0].size)
 
 
 def _behind(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -125,7 +129,7 @@ def _options(
     """Which parameter may be the scale, or the shift, laid out along the array's axes; none is ``neutral``."""
     yield "", np.full((1,) * len(shape), neutral)
     for name, array in parameters.items():
-        if name.rpartition(".")[2] not in roles or not is_real(array):
+        if name.rpartition(".")[2] not in roles or not is_float(array):
             continue
         laid_out = []
         if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
@@ -139,7 +143,7 @@ def _options(
 
 
 def _groups(
-    case: Case, grouped: Grouped, x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray, centred: bool
+    limit: float, grouped: Grouped, x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray, centred: bool
 ) -> tuple[np.ndarray, np.ndarray, int] | None:
     """``s`` and the mean square of each group, and its members; ``None`` where ``y`` is no such quotient."""
     x, y, w, b = map(grouped, (x, y, w, b))
@@ -147,7 +151,7 @@ def _groups(
     if members < 3:  # a group of two that is centred has one number, which any ``s`` explains
         return None
     spread = x - x.mean(1, keepdims=True) if centred else x
-    s = _divisors(case.limit, spread * w, y - b, y)
+    s = _divisors(limit, spread * w, y - b, y)
     return None if s is None else (s, (spread * spread).mean(1), members)
 
 
@@ -176,8 +180,9 @@ def _forms(
             "the root of the sum of squares + epsilon": (s**2, sums),
             "the root of the sum of squares, + epsilon": (s, np.sqrt(sums)),
         }
-        for divides_by, (whole, part) in forms.items():
-            epsilon, sure = _one_for_all(whole - part, whole)
+        found = [(divides_by, *_one_for_all(whole - part, whole)) for divides_by, (whole, part) in forms.items()]
+        found.append(("the larger of epsilon and the root of the sum of squares", *_least(s, np.sqrt(sums))))
+        for divides_by, epsilon, sure in found:
             if sure:
                 yield Reading(over, centred, divides_by, unbiased, scale, shift, epsilon, sure)
 
@@ -191,6 +196,20 @@ def _one_for_all(epsilons: np.ndarray, whole: np.ndarray) -> tuple[float, float]
     if (np.abs(epsilons - epsilon) > sure + least).any() or epsilon < -least:
         return 0.0, 0.0
     return max(epsilon, 0.0), least
+
+
+def _least(s: np.ndarray, norms: np.ndarray) -> tuple[float, float]:
+    """The epsilon below which no norm counts, as ``F.normalize`` has it, and its error; 0 where none is so small.
+
+    An error of 0 where some are neither the norm nor that epsilon.
+    """
+    raised = s - norms > AGREED * s
+    if (s - norms < -AGREED * s).any() or np.ptp(s[raised]) > AGREED * s.max() if raised.any() else False:
+        return 0.0, 0.0
+    if (norms[~raised] < s[raised].max(initial=0.0) * (1 - AGREED)).any():
+        return 0.0, 0.0
+    plain = (np.abs(s - norms)[~raised] <= AGREED * s[~raised]).all()
+    return (float(s[raised].max(initial=0.0)), AGREED * float(s.max())) if plain else (0.0, 0.0)
 
 
 def _with_running_statistics(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:

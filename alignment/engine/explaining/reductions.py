@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_real
+from alignment.engine.explaining.case import Case
 
 KINDS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.max, "sum": np.sum}
 
@@ -15,16 +15,17 @@ KINDS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.ma
 def reduced(case: Case) -> str:
     """A mean, maximum or sum over other axes of a known tensor, or of other entries of it."""
     for name, array in case.known.items():
-        if is_real(array) and array.size > case.actual.size > 1:
-            found = _reduction(case, array)
-            if found:
-                return f"{found} of {name}"
+        wrong = _reduction(case, case.actual, array)
+        if wrong:
+            right = _reduction(case, case.expected, array)
+            return f"{wrong} of {name}" + (f" instead of {right}" if right else "")
     return ""
 
 
-def _reduction(case: Case, array: np.ndarray) -> str:
-    for words, made in _reductions(array, case.actual.size):
-        if case.same(case.actual.ravel(), np.asarray(made()).ravel()):
+def _reduction(case: Case, side: np.ndarray, array: np.ndarray) -> str:
+    """What of ``array`` makes ``side``; nothing makes a single number."""
+    for words, made in _reductions(array, side.size) if array.size > side.size > 1 else ():
+        if case.same(side.ravel(), np.asarray(made()).ravel()):
             return words
     return ""
 

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, factor, is_real, varied
+from alignment.engine.explaining.case import Case, factor, is_float, varied
 
 # A share of a tensor below this is no scaled residual but a constant that is written with six or seven digits, as the
 # slope 0.1666667 of Paddle's hard sigmoid is.
@@ -27,8 +27,8 @@ def scaled(case: Case) -> str:
     """All of it times a number."""
     if not case.same_shape:
         return ""
-    number = factor(case.actual, case.expected)
-    if not np.isfinite(number) or number == 0 or not case.makes_actual(lambda e: number * e, case.expected):
+    number = 1 + case.multiple(case.expected)
+    if not np.isfinite(number) or number == 0:
         return ""
     if 0 < abs(number - 1) <= 2.0**-24:
         return f"scaled by 1{number - 1:+.3g}, as by a constant that is kept in float32"
@@ -55,10 +55,10 @@ def other_terms(case: Case) -> str:
     """A known tensor is missing from the sum, is in it with another weight, or stands in another's place."""
     if not case.same_shape:
         return ""
-    difference, fitting = case.actual - case.expected, [*case.fitting()]
+    fitting = [*case.fitting()]
     for name, array in fitting:
-        weight = factor(difference, array)
-        if weight and case.makes_actual(lambda e, a, w=weight: e + w * a, case.expected, array):
+        weight = case.multiple(array)
+        if np.isfinite(weight) and weight:
             return _term(name, weight)
     for (one, a), (other, b) in combinations(fitting, 2):
         for (taken, plus), (left, minus) in (((one, a), (other, b)), ((other, b), (one, a))):
@@ -139,7 +139,7 @@ def _broadcast(case: Case, parameters: Mapping[str, np.ndarray]) -> Iterator[tup
     """Parameters that can be applied to the array element by element: along its last axes, or along the channels."""
     shape = case.expected.shape
     for name, array in parameters.items():
-        if not is_real(array) or not array.size:
+        if not array.size or not is_float(array):
             continue
         if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
             yield name, array
@@ -189,9 +189,10 @@ def shifted(case: Case) -> str:
         return ""
     for axis in dict.fromkeys((1, case.expected.ndim - 1)):
         other = tuple(n for n in range(case.expected.ndim) if n != axis)
-        few = case.expected.size // case.expected.shape[axis] < 2  # one value says nothing about a constant
+        # what is one value in each channel may as well be scaled, or another
+        told = (case.expected != case.expected.mean(other, keepdims=True)).any()
         step = (case.actual - case.expected).mean(other, keepdims=True)
-        if not few and case.makes_actual(lambda e, s: e + s, case.expected, step):
+        if told and case.makes_actual(lambda e, s: e + s, case.expected, step):
             where = "channel" if axis == 1 or case.expected.ndim == 3 else "entry of the last axis"
             return f"bias: a constant is added to each {where}"
     return ""

@@ -10,6 +10,7 @@ probabilities or of clipped logits, and a few named losses what they make of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.records.losses import LossCase
+from alignment.engine.sides.torch.borrow import torch_in
 
 SOFTMAX_REACH = 64
 """Paddle's softmax on CPU clips what is further below the largest logit, and with it cross entropy."""
@@ -33,24 +35,31 @@ Made = Callable[[torch.Tensor], torch.Tensor]
 
 
 def loss_cause(loss: Callable[..., torch.Tensor], case: LossCase) -> str:
-    """Why the port's loss, or its gradient, is not the one of ``loss``, the reference's; ``""`` where nothing tells."""
+    """Why the port's loss, or its gradient, is not the one of ``loss``, the reference's; ``""`` where nothing tells.
+
+    A module, also one that is the ``function`` of ``loss``, is asked in float64, as it ran.
+    """
     if case.output.dtype.kind != "f" or not np.isfinite([case.expected, case.actual]).all():
         return ""
     labels = [torch.from_numpy(np.array(label)) for label in case.labels]
-    words = _taken_otherwise(loss, case, labels)
-    if not words and len(labels) == 1 and case.output.ndim >= 2:
-        words = _of_classes(case) or _another_loss(case, labels[0])
-    return words or _factor(case)
+    module = getattr(loss, "function", loss)
+    in_float64 = torch_in(module, torch.float64) if isinstance(module, torch.nn.Module) else nullcontext()
+    with in_float64, np.errstate(all="ignore"):
+        words = _taken_otherwise(loss, case, labels)
+        if not words and len(labels) == 1 and case.output.ndim >= 2 and case.output.size:
+            words = _of_classes(case) or _another_loss(case, labels[0])
+        return words or _factor(case)
 
 
 def _made(function: Made, output: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """A loss and its gradient; ``None`` for what torch refuses or what is not one number."""
+    """A loss and its gradient; ``None`` where there is none."""
     leaf = torch.from_numpy(np.array(output, np.float64)).requires_grad_()
     try:
         with torch.enable_grad():
             value = function(leaf)
             (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True) if value.numel() == 1 else (None,)
-    except (RuntimeError, ValueError, IndexError):
+    # the loss is the user's, and may fail in any way on what it was not written for
+    except Exception:  # noqa: BLE001
         return None
     return None if gradient is None else (float(value.detach()), gradient.numpy())
 
@@ -328,7 +337,8 @@ def _another_loss(case: LossCase, label: torch.Tensor) -> str:
 
 
 def _name(output: np.ndarray, label: torch.Tensor, value: float, gradient: np.ndarray | None) -> str:
-    if gradient is None:
+    size = label.numel() if label.is_floating_point() else label.numel() * output.shape[1]
+    if gradient is None or size != output.size:
         return ""
     return next((words for words, made in _named(label) if _is_multiple(output, made, value, gradient)), "")
 

@@ -286,6 +286,7 @@ def test_another_spelling_is_the_same_setting(reference, port):
         (T.Conv2d(4, 6, 3, padding=1, stride=2), P.Conv2D(4, 6, 3, padding="SAME", stride=2), {"padding"}),
         (T.Conv2d(4, 6, 3, padding=1), P.Conv2D(4, 6, 3, padding=[1, 0, 1, 0]), {"padding"}),
         (T.Dropout(0.5), P.Identity(), {"category"}),
+        (T.Dropout(0.0), P.Dropout(0.5), {"rate"}),
         (T.BatchNorm2d(4).eval(), P.BatchNorm2D(4), {"training", "use_batch"}),
         (T.BatchNorm2d(4, track_running_stats=False).eval(), P.BatchNorm2D(4).eval(), {"use_batch"}),
         (T.Conv2d(4, 6, 3).eval(), P.Conv2D(4, 6, 3), set()),

@@ -386,3 +386,22 @@ def test_padding_of_an_embedding_shows_in_the_gradient_of_its_row():
 
 def test_a_mode_is_no_matter_of_probing():
     assert probed(T.BatchNorm2d(4).eval(), P.BatchNorm2D(4), (2, 4, 8, 8)) == {"training": True, "use_batch": True}
+
+
+@pytest.mark.parametrize(
+    ("reference", "port"),
+    [
+        (T.BatchNorm2d(4), P.BatchNorm2D(4)),
+        (T.LayerNorm(8), P.LayerNorm(8)),
+        (T.GroupNorm(2, 4), P.GroupNorm(2, 4)),
+        (T.InstanceNorm2d(4, affine=True), P.InstanceNorm2D(4)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_epsilons_are_as_the_twins_kernel_keeps_them(reference, port):
+    """Inputs whose variance is as small as epsilon show it; with epsilon in the other type they are 1e-9 apart."""
+    x = 1e-2 * np.random.RandomState(0).standard_normal((2, 4, 8, 8))
+    tensors = {role: np.ones(shape) for role, shape in roles(reference).items()}
+    ours, theirs = (probe(layer)([x], "train", tensors, True) for probe, layer in
+                    ((probe_torch, reference), (probe_paddle, port)))  # fmt: skip
+    assert abs(ours.outputs[0] - theirs.outputs[0]).max() <= 1e-14

@@ -153,7 +153,7 @@ def plain_pairs():
     yield "prelu", T.PReLU(4), P.PReLU(4), {}, MAP2
     yield "identity", T.Identity(), P.Identity(), dict(category=P.ReLU()), MAP2
     yield "pixel_shuffle", T.PixelShuffle(2), P.PixelShuffle(2), dict(factor=P.PixelShuffle(1)), MAP2
-    yield "pixel_unshuffle", T.PixelUnshuffle(2), P.PixelUnshuffle(2), dict(factor=P.PixelUnshuffle(3)), MAP2
+    yield "pixel_unshuffle", T.PixelUnshuffle(2), P.PixelUnshuffle(2), dict(factor=P.PixelUnshuffle(3)), (2, 4, 8, 6)
     yield "channel_shuffle", T.ChannelShuffle(2), P.ChannelShuffle(2), dict(groups=P.ChannelShuffle(4)), MAP2
     yield "unflatten", T.Unflatten(1, (2, 2)), P.Unflatten(-3, [2, 2]), dict(sizes=P.Unflatten(1, [4, 1])), MAP2
     yield "cosine", T.CosineSimilarity(1), P.CosineSimilarity(-3), dict(dim=P.CosineSimilarity(2)), MAP2
@@ -439,3 +439,29 @@ def test_epsilons_are_as_the_twins_kernel_keeps_them(reference, port):
     ours, theirs = (probe(layer)([x], "train", tensors, True) for probe, layer in
                     ((probe_torch, reference), (probe_paddle, port)))  # fmt: skip
     assert abs(ours.outputs[0] - theirs.outputs[0]).max() <= 1e-14
+
+
+# --- in a comparison ------------------------------------------------------------------------------------------------
+
+
+def compared(middle, twin):
+    """``align`` of a convolution, this layer and a convolution, with the same weights."""
+    from alignment import align
+
+    torch.manual_seed(0)
+    reference = T.Sequential(T.Conv2d(3, 4, 3), middle, T.Conv2d(4, 2, 1)).eval()
+    port = P.Sequential(P.Conv2D(3, 4, 3), twin, P.Conv2D(4, 2, 1))
+    port.set_state_dict({name: value.numpy() for name, value in reference.state_dict().items()})
+    port.eval()
+    return align(reference, port, np.random.RandomState(0).standard_normal((2, 3, 10, 10)))
+
+
+def test_a_harmless_setting_is_a_remark_of_the_report():
+    report = compared(T.MaxPool2d(1, 1), P.MaxPool2D(1, 1, ceil_mode=True))
+    assert report.passed and any("ceil_mode" in words for words in report.facts.values())
+
+
+def test_a_setting_that_the_given_input_does_not_show_is_a_fault_of_its_layer():
+    report = compared(T.MaxPool2d(2), P.MaxPool2D(2, ceil_mode=True))
+    assert not report.passed
+    assert [(found.layer, found.kind) for found in report.culprits] == [("1", "config")]

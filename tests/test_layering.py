@@ -61,7 +61,8 @@ FORBIDDEN = {
 FORBIDDEN |= {
     f"alignment/engine/{room}": TORCH | PADDLE
     for room in ("records", "judging", "pairing", "locating", "explaining", "pixels", "distributions", "reporting",
-                 "result.py", "spread.py", "sides/settings.py", "sides/model.py", "sides/directions.py")
+                 "result.py", "spread.py", "sides/settings.py", "sides/probed.py", "sides/model.py",
+                 "sides/directions.py")
 }  # fmt: skip
 
 # modules that must import, and which frameworks are blocked meanwhile

@@ -9,7 +9,8 @@ import paddle  # noqa: E402
 from paddle import nn as P  # noqa: E402
 from torch import nn as T  # noqa: E402
 
-from alignment.engine.judging.settings import Given, setting_differences  # noqa: E402
+from alignment.engine.judging import settings as judging  # noqa: E402
+from alignment.engine.judging.settings import Given, seen, setting_differences  # noqa: E402
 from alignment.engine.sides.paddle.probe import prober as probe_paddle  # noqa: E402
 from alignment.engine.sides.paddle.settings import describe as describe_paddle  # noqa: E402
 from alignment.engine.sides.settings import CONTAINER, OTHER, disagreements  # noqa: E402
@@ -98,7 +99,7 @@ def pairs():
 def plain_pairs():
     """Layers of one kind of input."""
     yield "linear", T.Linear(8, 3), P.Linear(8, 3), dict(bias=P.Linear(8, 3, bias_attr=False)), MAP2
-    yield "bilinear", T.Bilinear(8, 8, 3), P.Bilinear(8, 8, 3), dict(bias=P.Bilinear(8, 8, 3, bias_attr=False)), MAP2
+    yield "bilinear", T.Bilinear(8, 8, 3), P.Bilinear(8, 8, 3), dict(bias=P.Bilinear(8, 8, 3, bias_attr=False)), (4, 8)
     yield "old_batch_norm", T.BatchNorm2d(4), P.BatchNorm(4), dict(momentum=P.BatchNorm(4, momentum=0.5)), MAP2
     yield "sync_batch_norm", T.SyncBatchNorm(4), P.SyncBatchNorm(4), dict(epsilon=P.SyncBatchNorm(4, 0.9, 1e-3)), MAP2
     yield "layer_norm", T.LayerNorm(8), P.LayerNorm([8]), dict(
@@ -136,7 +137,13 @@ def plain_pairs():
     yield "unfold", T.Unfold(3, 1, 1, 2), P.Unfold([3, 3], 1, [1, 1, 1, 1], 2), dict(
         padding=P.Unfold(3, 1, [1, 0, 1, 0], 2), dilation=P.Unfold(3, 2, 1, 2)
     ), MAP2  # fmt: skip
-    yield "fold", T.Fold(8, 3, 1, 1, 2), P.Fold([8, 8], 3, 1, 1, 2), dict(output_size=P.Fold([8, 9], 3, 1, 1, 2)), MAP1
+    yield (
+        "fold",
+        T.Fold(8, 3, 1, 1, 2),
+        P.Fold([8, 8], 3, 1, 1, 2),
+        dict(output_size=P.Fold([8, 9], 3, 1, 1, 2)),
+        (2, 36, 16),
+    )
     yield "embedding", T.Embedding(9, 4), P.Embedding(9, 4), dict(
         padding_idx=P.Embedding(9, 4, padding_idx=0), max_norm=P.Embedding(9, 4, max_norm=1.0)
     ), (2, 5)  # fmt: skip
@@ -146,7 +153,7 @@ def plain_pairs():
     yield "prelu", T.PReLU(4), P.PReLU(4), {}, MAP2
     yield "identity", T.Identity(), P.Identity(), dict(category=P.ReLU()), MAP2
     yield "pixel_shuffle", T.PixelShuffle(2), P.PixelShuffle(2), dict(factor=P.PixelShuffle(1)), MAP2
-    yield "pixel_unshuffle", T.PixelUnshuffle(2), P.PixelUnshuffle(2), dict(factor=P.PixelUnshuffle(3)), MAP2
+    yield "pixel_unshuffle", T.PixelUnshuffle(2), P.PixelUnshuffle(2), dict(factor=P.PixelUnshuffle(3)), (2, 4, 8, 6)
     yield "channel_shuffle", T.ChannelShuffle(2), P.ChannelShuffle(2), dict(groups=P.ChannelShuffle(4)), MAP2
     yield "unflatten", T.Unflatten(1, (2, 2)), P.Unflatten(-3, [2, 2]), dict(sizes=P.Unflatten(1, [4, 1])), MAP2
     yield "cosine", T.CosineSimilarity(1), P.CosineSimilarity(-3), dict(dim=P.CosineSimilarity(2)), MAP2
@@ -286,6 +293,7 @@ def test_another_spelling_is_the_same_setting(reference, port):
         (T.Conv2d(4, 6, 3, padding=1, stride=2), P.Conv2D(4, 6, 3, padding="SAME", stride=2), {"padding"}),
         (T.Conv2d(4, 6, 3, padding=1), P.Conv2D(4, 6, 3, padding=[1, 0, 1, 0]), {"padding"}),
         (T.Dropout(0.5), P.Identity(), {"category"}),
+        (T.Dropout(0.0), P.Dropout(0.5), {"rate"}),
         (T.BatchNorm2d(4).eval(), P.BatchNorm2D(4), {"training", "use_batch"}),
         (T.BatchNorm2d(4, track_running_stats=False).eval(), P.BatchNorm2D(4).eval(), {"use_batch"}),
         (T.Conv2d(4, 6, 3).eval(), P.Conv2D(4, 6, 3), set()),
@@ -369,6 +377,33 @@ def test_a_setting_that_changes_nothing_is_no_fault(reference, port):
     assert not any(probed(reference, port, (2, 4, 8, 8) if "LSTM" not in str(reference) else (2, 6, 8)).values())
 
 
+DEVIATING = {
+    "batch_norm": "running_var",  # Paddle keeps the biased variance
+    "old_batch_norm": "running_var",
+    "sync_batch_norm": "raises",  # no kernel for CPUs
+    "lp_pool": "output",  # computed in float32
+    "lstm_cell": "3 outputs instead of 2",  # the hidden state and, again, both states
+    "rnn_cell": "2 outputs instead of 1",
+    "embedding_with_padding": "output",  # zeros in Paddle, the row in torch
+}
+"""Layers that are set alike and are not the same, and where it shows."""
+NOT_ALONE = ("dropout", "rrelu", "unpool", "attention")
+"""Layers that draw numbers, take indices, or keep their weights otherwise."""
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if not any(kind in name for kind in NOT_ALONE)])
+def test_layers_that_are_set_alike_compute_the_same_wherever_they_are_tried(name, monkeypatch):
+    few = [*judging.neighbours([PAIRS[name][-1]])][:3]  # as recorded, another batch, larger in space
+    monkeypatch.setattr(judging, "neighbours", lambda shapes: ([shape] * len(shapes) for (shape,) in few))
+    reference, port, _, shape = PAIRS[name]
+    inputs = [Given(shape, 8 if "embedding" in name else None)]
+    inputs *= 2 if name in ("bilinear", "cosine", "distance") else 1
+    found = seen(inputs, roles(reference), probe_torch(reference), probe_paddle(port))
+    assert found is not None
+    expected = DEVIATING.get(name.rstrip("123"), "")
+    assert (expected in found.differ) if expected else found.differ == ""
+
+
 def test_a_setting_of_a_layer_that_cannot_be_run_alone_stays_a_fault():
     assert probed(T.Conv2d(4, 6, 3), P.Conv2D(4, 6, 3, bias_attr=False), (2, 4, 8, 8)) == {"bias": True}
     assert probed(T.ReLU(), P.ReLU6()) == {"kind": True}
@@ -385,3 +420,48 @@ def test_padding_of_an_embedding_shows_in_the_gradient_of_its_row():
 
 def test_a_mode_is_no_matter_of_probing():
     assert probed(T.BatchNorm2d(4).eval(), P.BatchNorm2D(4), (2, 4, 8, 8)) == {"training": True, "use_batch": True}
+
+
+@pytest.mark.parametrize(
+    ("reference", "port"),
+    [
+        (T.BatchNorm2d(4), P.BatchNorm2D(4)),
+        (T.LayerNorm(8), P.LayerNorm(8)),
+        (T.GroupNorm(2, 4), P.GroupNorm(2, 4)),
+        (T.InstanceNorm2d(4, affine=True), P.InstanceNorm2D(4)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_epsilons_are_as_the_twins_kernel_keeps_them(reference, port):
+    """Inputs whose variance is as small as epsilon show it; with epsilon in the other type they are 1e-9 apart."""
+    x = 1e-2 * np.random.RandomState(0).standard_normal((2, 4, 8, 8))
+    tensors = {role: np.ones(shape) for role, shape in roles(reference).items()}
+    ours, theirs = (probe(layer)([x], "train", tensors, True) for probe, layer in
+                    ((probe_torch, reference), (probe_paddle, port)))  # fmt: skip
+    assert abs(ours.outputs[0] - theirs.outputs[0]).max() <= 1e-14
+
+
+# --- in a comparison ------------------------------------------------------------------------------------------------
+
+
+def compared(middle, twin):
+    """``align`` of a convolution, this layer and a convolution, with the same weights."""
+    from alignment import align
+
+    torch.manual_seed(0)
+    reference = T.Sequential(T.Conv2d(3, 4, 3), middle, T.Conv2d(4, 2, 1)).eval()
+    port = P.Sequential(P.Conv2D(3, 4, 3), twin, P.Conv2D(4, 2, 1))
+    port.set_state_dict({name: value.numpy() for name, value in reference.state_dict().items()})
+    port.eval()
+    return align(reference, port, np.random.RandomState(0).standard_normal((2, 3, 10, 10)))
+
+
+def test_a_harmless_setting_is_a_remark_of_the_report():
+    report = compared(T.MaxPool2d(1, 1), P.MaxPool2D(1, 1, ceil_mode=True))
+    assert report.passed and any("ceil_mode" in words for words in report.facts.values())
+
+
+def test_a_setting_that_the_given_input_does_not_show_is_a_fault_of_its_layer():
+    report = compared(T.MaxPool2d(2), P.MaxPool2D(2, ceil_mode=True))
+    assert not report.passed
+    assert [(found.layer, found.kind) for found in report.culprits] == [("1", "config")]

@@ -52,6 +52,8 @@ def disagreements(reference: Settings, port: Settings, shape: Shape | None = Non
     and disagrees with nothing.
     """
     a, b = resolved(reference, shape), resolved(port, shape)
+    if reference.category == port.category == DROPOUT and IDENTITY in (a.category, b.category):
+        a, b = _rate_alone(reference), _rate_alone(port)
     if a.category == b.category == CONTAINER:
         # containers of a kind that both frameworks have, such as attention
         if a.fields.get("kind") is None or a.fields.get("kind") != b.fields.get("kind"):
@@ -71,6 +73,11 @@ def disagreements(reference: Settings, port: Settings, shape: Shape | None = Non
 def _called(given: Settings, known: Settings) -> str:
     """The category by its own name where dropout counts as the identity, which it is at rate 0."""
     return given.category if known.category == IDENTITY else known.category
+
+
+def _rate_alone(dropout: Settings) -> Settings:
+    """How a dropout works says nothing beside one that drops nothing."""
+    return replace(dropout, fields={name: dropout.fields[name] for name in ("rate", "training")})
 
 
 def _equal(a: Any, b: Any) -> bool:

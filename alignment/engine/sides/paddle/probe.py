@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,17 +28,21 @@ def probe(
     """As ``Probe`` has it."""
     layers = layer.sublayers(include_self=True)
     stopped = [(tensor, tensor.stop_gradient) for tensor in own_tensors(layers)]
-    random = paddle.get_rng_state()
+    random, default = paddle.get_rng_state(), paddle.get_default_dtype()
     with paddle_in(layer, "float64"), attributes_kept(layers):
         try:
+            paddle.set_default_dtype("float64")  # that of states which a recurrent cell makes for itself
             layer.train() if mode == "train" else layer.eval()
             _put(layer, tensors)
-            return _called(layer, inputs, backward)
+            probed = _called(layer, inputs, backward)
+            grads = {role: _like(grad, tensors[role].shape) for role, grad in probed.param_grads.items()}
+            return replace(probed, param_grads=grads)
         finally:
             layer.clear_gradients(set_to_zero=False)
             for tensor, stop in stopped:
                 tensor.stop_gradient = stop
             paddle.set_rng_state(random)
+            paddle.set_default_dtype(default)
 
 
 def _own(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
@@ -52,9 +57,15 @@ def _put(layer: paddle.nn.Layer, tensors: Mapping[str, np.ndarray]) -> None:
         raise CannotProbe(f"it has {sorted(own)} and not {sorted(tensors)}")
     for role, array in tensors.items():
         array = array.T if _is_turned(layer, role) else array
+        if tuple(own[role].shape) == (1, *array.shape):
+            array = array[None]  # as Bilinear has its bias
         if tuple(own[role].shape) != array.shape:
             raise CannotProbe(f"its {role} has shape {own[role].shape} and not {list(array.shape)}")
         paddle.assign(paddle.to_tensor(np.ascontiguousarray(array)), own[role])
+
+
+def _like(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return grad[0] if grad.shape == (1, *shape) else grad
 
 
 def _is_state(layer: paddle.nn.Layer, role: str) -> bool:

@@ -1,4 +1,7 @@
-"""Run one torch layer alone, on inputs and with tensors that were made for it. torch only."""
+"""Run one torch layer alone, on inputs and with tensors that were made for it. torch only.
+
+It computes with the constants that Paddle's kernels keep in float32, which no setting of a port can change.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from alignment.engine.records.tree import leaves
 from alignment.engine.sides.kept import attributes_kept
 from alignment.engine.sides.probed import CannotProbe, Probe, Probed, directions
 from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.torch.constants import constants_of_paddle
 from alignment.engine.sides.torch.settings import round_epsilons
 from convert.key_map import DROPPED
 
@@ -58,7 +62,7 @@ def _put(layer: torch.nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _called(layer: torch.nn.Module, inputs: Sequence[np.ndarray], backward: bool) -> Probed:
     given = [torch.from_numpy(array.copy()) for array in inputs]
-    with torch.set_grad_enabled(backward):
+    with torch.set_grad_enabled(backward), constants_of_paddle():
         for tensor in given:
             tensor.requires_grad_(backward and tensor.is_floating_point())
         for parameter in layer.parameters():

@@ -260,13 +260,17 @@ _READERS: list[tuple[Kinds, Reader]] = [
 ]
 
 
+EPSILON_IN_FLOAT32 = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
+"""Normalisations whose epsilon Paddle's kernels keep in float32. GroupNorm's is float64, as is one written by hand."""
+
+
 def round_epsilons(module: nn.Module) -> dict[str, float]:
-    """Round every normalisation's ``eps`` to float32, in which Paddle keeps it; returns the values by layer path.
+    """Round ``eps`` to float32 in the layers whose twins keep it so; returns the values by layer path.
 
     1e-5 in float64 and in float32 differ by 2.5e-8 relative, which alone would separate DLA60's logits by 5e-12.
     """
     rounded = {}
     for path, layer in module.named_modules():
-        if isinstance(getattr(layer, "eps", None), float):
+        if isinstance(layer, EPSILON_IN_FLOAT32) and isinstance(layer.eps, float):
             layer.eps = rounded[path] = torch.tensor(layer.eps, dtype=torch.float32).item()
     return rounded

@@ -213,6 +213,11 @@ def _constants(proposal: Proposal) -> Iterator[Line]:
                 yield Line(part.name, name)
 
 
+def settled_by_names(proposal: Proposal) -> bool:
+    """Whether every item has the twin of its own name."""
+    return not any(proposal.left()) and all(key == twin for key, twin in proposal.twins.items())
+
+
 def excused(key_map: KeyMap) -> KeyMap:
     """The key map without unresolved lines.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -123,8 +123,9 @@ def load(key_map: KeyMap, torch_module: torch.nn.Module, paddle_layer: paddle.nn
     targets = tensors_of(paddle_layer)
     made = key_map.apply(arrays, {name: tuple(value.shape) for name, value in targets.items()})
     faults = [fault for name, array in made.items() for fault in _of_another_kind(name, array, targets[name])]
+    faults += _two_values(made, targets)
     if faults:
-        raise KeyMapError("tensors are of another kind (nothing was loaded):", faults)
+        raise KeyMapError("the tensors cannot be loaded (nothing was):", faults)
     values = {
         name: paddle.to_tensor(np.ascontiguousarray(array)).astype(targets[name].dtype) for name, array in made.items()
     }
@@ -138,3 +139,12 @@ def _of_another_kind(name: str, array: np.ndarray, target: paddle.Tensor) -> Seq
     if np.issubdtype(array.dtype, np.floating) == target.is_floating_point() or np.iscomplexobj(array):
         return []
     return [f"{name}: {array.dtype} in torch, {target.dtype} in Paddle"]
+
+
+def _two_values(made: Mapping[str, np.ndarray], targets: Mapping[str, paddle.Tensor]) -> Iterator[str]:
+    """Tensors that the port has once, under two names, and that differ in torch."""
+    first: dict[int, str] = {}
+    for name, array in made.items():
+        known = first.setdefault(id(targets[name]), name)
+        if not np.array_equal(array, made[known], equal_nan=array.dtype.kind == "f"):
+            yield f"{known} and {name} are one tensor in Paddle, and two of different values in torch"

@@ -287,8 +287,8 @@ class _Attempt:
     def outcome(self) -> Outcome:
         handles = []
         for key, item in self.port.proposal.paddle.items():
-            if item.kind != PARAMETER and item.parts and not item.packed:
-                layer = self.port.layers[item.path]
+            layer = self.port.layers.get(item.path)  # by its second name a layer is called under its first
+            if layer is not None and item.kind != PARAMETER and item.parts and not item.packed:
                 handles.append(layer.register_forward_pre_hook(self._before(key)))
                 handles.append(layer.register_forward_post_hook(self._after(key)))
         result: list[np.ndarray] = []

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import paddle
 import torch
 
-from alignment.engine.sides.torch.borrow import to_numpy
-from convert.matching.derive import excused, propose
-from convert.matching.differences import differences
-from convert.matching.key_map import KeyMap, KeyMapError
-from convert.matching.layers import read_all_layers, tensors_of
+from alignment.engine import trial
+from alignment.engine.borrowed import borrow
+from alignment.engine.runs import threads_as_torch
+from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.torch.borrow import to_numpy, torch_in
+from convert.matching.derive import Proposal, excused, propose, settled_by_names
+from convert.matching.differences import ambiguity, differences
+from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError
+from convert.matching.layers import Layer, ordered, read_all_layers, tensors_of
+from convert.matching.settle import settle
 
 Inputs = Any
 
@@ -61,10 +67,51 @@ def find(
     """The key map of both models. Raises ``KeyMapError``."""
     ours, theirs = read_all_layers(torch_module), read_all_layers(paddle_layer)
     proposal = propose(ours, theirs, given)
+    if inputs is None or settled_by_names(proposal):
+        _refuse_different(proposal)
+        _refuse_doubts(proposal)
+    else:
+        proposal = _found_by_running(torch_module, paddle_layer, inputs, ours, theirs, given)
+    return excused(proposal.key_map())
+
+
+def _refuse_different(proposal: Proposal) -> None:
     faults = differences(proposal)
     if faults:
         raise KeyMapError(faults[0], faults[1:])
-    return excused(proposal.key_map())
+
+
+def _refuse_doubts(proposal: Proposal) -> None:
+    doubts = ambiguity(proposal)
+    if doubts:
+        raise AmbiguousMatch(
+            "layers have several possible twins; give inputs, by which a run tells, or name the right ones in key_map:",
+            doubts,
+        )
+
+
+def _found_by_running(
+    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, inputs: Inputs, ours: Sequence[Layer],
+    theirs: Sequence[Layer], given: Mapping[str, str],
+) -> Proposal:  # fmt: skip
+    """The pairs in the order of calls, and settled by running both where that does not prove them."""
+    with (
+        borrow(torch_module, paddle_layer, "eval"),
+        threads_as_torch(),
+        torch_in(torch_module, torch.float64),
+        paddle_in(paddle_layer, "float64"),
+    ):
+        trial.shake(torch_module)
+        record = partial(trial.record, torch_module, inputs, frozenset(layer.path for layer in ours if layer.shapes))
+        reference = record()
+        order = trial.port_order(paddle_layer, inputs)
+        if order is not None:
+            ours, theirs = ordered(ours, reference.order), ordered(theirs, order)
+        proposal = propose(ours, theirs, given)
+        _refuse_different(proposal)
+        arrays = {name: to_numpy(value) for name, value in tensors_of(torch_module).items()}
+        port = trial.Port(paddle_layer, inputs, proposal, arrays, reference, partial(record, outputs=True))
+        return settle(proposal, port.run, trial.together(reference, proposal))
 
 
 def load(key_map: KeyMap, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer) -> None:
@@ -76,8 +123,9 @@ def load(key_map: KeyMap, torch_module: torch.nn.Module, paddle_layer: paddle.nn
     targets = tensors_of(paddle_layer)
     made = key_map.apply(arrays, {name: tuple(value.shape) for name, value in targets.items()})
     faults = [fault for name, array in made.items() for fault in _of_another_kind(name, array, targets[name])]
+    faults += _two_values(made, targets)
     if faults:
-        raise KeyMapError("tensors are of another kind (nothing was loaded):", faults)
+        raise KeyMapError("the tensors cannot be loaded (nothing was):", faults)
     values = {
         name: paddle.to_tensor(np.ascontiguousarray(array)).astype(targets[name].dtype) for name, array in made.items()
     }
@@ -91,3 +139,12 @@ def _of_another_kind(name: str, array: np.ndarray, target: paddle.Tensor) -> Seq
     if np.issubdtype(array.dtype, np.floating) == target.is_floating_point() or np.iscomplexobj(array):
         return []
     return [f"{name}: {array.dtype} in torch, {target.dtype} in Paddle"]
+
+
+def _two_values(made: Mapping[str, np.ndarray], targets: Mapping[str, paddle.Tensor]) -> Iterator[str]:
+    """Tensors that the port has once, under two names, and that differ in torch."""
+    first: dict[int, str] = {}
+    for name, array in made.items():
+        known = first.setdefault(id(targets[name]), name)
+        if not np.array_equal(array, made[known], equal_nan=array.dtype.kind == "f"):
+            yield f"{known} and {name} are one tensor in Paddle, and two of different values in torch"

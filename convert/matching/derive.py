@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import permutations
 
 from convert.key_map import DROPPED
 from convert.matching.items import AFFINE, CUSTOM, PARAMETER, Item, Part, items_of, unpacked
-from convert.matching.key_map import TRANSPOSE, KeyMap, Line, Step
+from convert.matching.key_map import ROOT, TRANSPOSE, KeyMap, KeyMapError, Line, Step
 from convert.matching.layers import Layer, Shape
 from convert.matching.sequence import Pairs, pair
+
+Read = tuple[Sequence[Layer], Sequence[Item]]
 
 ONLY_IN_PORT = "only the port has it"
 
@@ -55,7 +57,7 @@ def propose(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str,
     ``given``: pairs of layers or of tensors that are taken as they are, by their paths or full names.
     """
     ours, theirs = unpacked(items_of(torch), items_of(paddle, transposed=True))
-    known = _known(given or {}, ours, theirs)
+    known = _known(given or {}, (torch, ours), (paddle, theirs))
     layers = pair(_layers(ours), _layers(theirs), known)
     parameters = _paired_parameters(ours, theirs, layers, known)
     names = [layer.name(role) for layer in torch for role in layer.shapes]
@@ -70,9 +72,31 @@ def propose(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str,
     )
 
 
-def _known(given: Mapping[str, str], ours: Sequence[Item], theirs: Sequence[Item]) -> dict[str, str]:
-    keys, twins = {item.key for item in ours}, {item.key for item in theirs}
-    return {key: twin for key, twin in given.items() if key in keys and twin in twins}
+def _known(given: Mapping[str, str], ours: Read, theirs: Read) -> dict[str, str]:
+    """The given pairs by keys of items. Raises ``KeyMapError`` where one names what does not exist."""
+    faults, pairs = [], {}
+    for key, twin in given.items():
+        mine, yours = _keys(key, *ours), _keys(twin, *theirs)
+        faults += [_unknown(key, "torch", *ours)] if mine is None else []
+        faults += [_unknown(twin, "Paddle", *theirs)] if yours is None else []
+        pairs |= dict(zip(mine or (), yours or ()))
+    if faults:
+        raise KeyMapError("the key map names what does not exist:", faults)
+    return pairs
+
+
+def _keys(name: str, layers: Sequence[Layer], items: Sequence[Item]) -> list[str] | None:
+    """Keys of the items that a path of a layer or a full name of a tensor means; none for a layer without tensors."""
+    path = "" if name == ROOT else name
+    named = [item.key for item in items if item.kind != PARAMETER and path in (item.key, item.path)]
+    owned = [item.key for item in items if path in {part.name for part in item.parts.values()}]
+    known = any(path == layer.path or layer.path.startswith(f"{path}.") for layer in layers)
+    return named or owned or ([] if known or not path else None)
+
+
+def _unknown(name: str, side: str, layers: Sequence[Layer], items: Sequence[Item]) -> str:
+    close = get_close_matches(name, {layer.path for layer in layers} | {item.key for item in items})
+    return f"{name!r}: {side} has no such layer or tensor" + (f"; close to it: {', '.join(close)}" if close else "")
 
 
 def _layers(items: Iterable[Item]) -> list[Item]:
@@ -120,26 +144,25 @@ def _apart_where_paired(items: Sequence[Item], paired: Iterable[str]) -> list[It
 
 
 def _lines(proposal: Proposal) -> Iterator[Line]:
-    made: set[str] = set()
-    shared = defaultdict(list)
-    for item in proposal.paddle.values():
-        for part in item.parts.values():
-            if part.shared:
-                shared[part.shared].append(part.name)
+    made: dict[str, Line] = {}
     for line in [*_paired(proposal), *_constants(proposal)]:
         yield line
         if line.paddle:
-            made.add(line.paddle)
-            for alias in shared.get(line.paddle, ()):
-                if alias not in made:
-                    made.add(alias)
-                    yield replace(line, paddle=alias, note=f"the same tensor as {line.paddle}")
+            made[line.paddle] = line
+    yield from _again(proposal, made)
     yield from (Line(name, None, dropped=reason) for name, reason in proposal.dropped.items())
     for item in proposal.paddle.values():
         for part in {**item.parts, **item.extra}.values():
-            if part.name not in made:
-                made.add(part.name)
+            if part.name not in made and part.shared not in made:
                 yield Line(None, part.name)
+
+
+def _again(proposal: Proposal, made: Mapping[str, Line]) -> Iterator[Line]:
+    """Lines of Paddle's tensors that are other ones under a second name, as the tensors of an LSTM's cells are."""
+    for item in proposal.paddle.values():
+        for part in item.parts.values():
+            if part.shared in made and part.name not in made:
+                yield replace(made[part.shared], paddle=part.name, note=f"the same tensor as {part.shared}")
 
 
 def _paired(proposal: Proposal) -> Iterator[Line]:
@@ -211,6 +234,11 @@ def _constants(proposal: Proposal) -> Iterator[Line]:
             else:
                 taken.add(name)
                 yield Line(part.name, name)
+
+
+def settled_by_names(proposal: Proposal) -> bool:
+    """Whether every item has the twin of its own name."""
+    return not any(proposal.left()) and all(key == twin for key, twin in proposal.twins.items())
 
 
 def excused(key_map: KeyMap) -> KeyMap:

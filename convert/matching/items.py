@@ -23,7 +23,7 @@ ROLES_OF = {"instancenorm": {"scale": "weight"}}
 # kinds of which one can stand for the other; the weight then has another shape and the same elements
 AFFINE = {"conv", "linear"}
 NORMS = {"batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm"}
-RECURRENT = {"lstm", "gru", "rnn", "simplernn", "lstmcell", "grucell", "rnncell", "simplernncell"}
+RECURRENT = {"lstm", "gru", "rnn", "lstmcell", "grucell", "rnncell"}
 KNOWN = AFFINE | NORMS | RECURRENT | {"convtranspose", "embedding", "prelu", "bilinear"}
 PARAMETER = "parameter"
 CUSTOM = "layer with weights of its own"

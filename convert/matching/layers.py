@@ -9,8 +9,9 @@ from typing import Any
 
 Shape = tuple[int, ...]
 
-# classes of torch's that are another one with a name of their own
-ALIASES = {"nondynamicallyquantizablelinear": "linear", "syncbatchnorm": "batchnorm", "lazylinear": "linear"}
+# classes of either framework that are another one under a name of their own
+ALIASES = {"nondynamicallyquantizablelinear": "linear", "syncbatchnorm": "batchnorm", "simplernn": "rnn",
+           "simplernncell": "rnncell"}  # fmt: skip
 
 # what torch.nn.utils.parametrizations calls its tensors -> the role that the older weight_norm and spectral_norm,
 # and Paddle's, have for it

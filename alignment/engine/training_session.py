@@ -103,6 +103,7 @@ class TrainingSession:
         self.momenta: set[float] = set()
         self.clip_groups: list[list[str]] = []
         self.float32_settings: tuple[str, ...] = ()
+        self.inexact = 0.0
 
     def compare(self) -> Result:
         """All steps, from the port's run to the culprits."""
@@ -133,6 +134,7 @@ class TrainingSession:
         labels = [labels for _, labels in self.batches]
         self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
         self.float32_settings, self.clip_groups = training.float32_settings(), training.clip_groups()
+        self.inexact = training.inexact()
 
     def follow(self) -> None:
         """The reference in float64 takes each of the port's steps."""
@@ -149,7 +151,7 @@ class TrainingSession:
         with torch_in(self.models.torch_module, torch.float32):
             rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
             with closing(rounded):
-                self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype)
+                self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype, self.inexact)
 
     def _follower(self) -> steps_torch.Follower:
         return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
@@ -191,6 +193,8 @@ class TrainingSession:
         }
         for name, values in self.follower.settings.items():
             facts[name] = f"of the optimizer, in torch: {', '.join(map(repr, values))}, as Paddle keeps it (float32)"
+        if self.inexact:
+            facts["steps"] = f"the port's optimizer keeps constants in float32: {self.inexact:.1e} of a step is allowed"
         if self.momenta:
             values = ", ".join(map(repr, sorted(self.momenta)))
             facts["BatchNorm's momentum"] = f"in torch: {values}, as Paddle's kernel keeps it (float32)"

@@ -69,7 +69,8 @@ POWERS = {"beta1_pow_acc": (POWER_1, "beta1"), "beta2_pow_acc": (POWER_2, "beta2
 
 # Hyperparameters, by their names in torch, that a kernel takes as float32 whatever the type of the weights. Seen with
 # 3.3.1: with them rounded in torch too, Momentum and AdamW agree with it to 1e-16, Adagrad, Adadelta and RAdam to
-# 1e-12; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as the weights are.
+# 1e-12, NAdam to 1e-15; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as
+# the weights are.
 FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "Momentum": ("momentum", "weight_decay"),
     "AdamW": ("weight_decay",),
@@ -77,10 +78,17 @@ FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "RMSProp": ("alpha", "momentum", "eps"),
     "Adagrad": ("eps",),
     "Adadelta": ("rho", "eps"),
-    "NAdam": ("betas",),
+    "NAdam": ("betas", "momentum_decay", "eps"),
     "RAdam": ("betas",),
     "Adamax": ("betas", "eps"),
 }
+
+INEXACT = {"Lamb": 2.0**-17}
+"""The share of its own steps by which an optimizer's are off, from constants in float32 that no setting in torch has.
+
+Lamb decays its moments by betas in float32 and corrects their bias by the exact ones: for a beta2 of 0.999 that is
+6.7e-6 of the first step (measured, 3.3.1), rounded up to a power of two.
+"""
 
 Batch = tuple[Any, Any]
 """Inputs, as ``as_call`` takes them, and labels: arrays, or lists, tuples and dicts of them."""
@@ -138,6 +146,10 @@ class Training:
         """The hyperparameters, by their names in torch, that this optimizer keeps in float32."""
         kinds = type(self.optimizer).__mro__
         return next((FLOAT32_SETTINGS[kind.__name__] for kind in kinds if kind.__name__ in FLOAT32_SETTINGS), ())
+
+    def inexact(self) -> float:
+        """The share of its own steps by which this optimizer's may be off."""
+        return INEXACT.get(type(self.optimizer).__name__, 0.0)
 
     def given(self) -> frozenset[str]:
         """The parameters that the optimizer holds."""

@@ -1,14 +1,15 @@
 """The proof that two models are the same: every layer of both compared.
 
-``align`` (one pass) and ``align_training`` (steps of training) serve any torch module and Paddle layer, ``align_data``
-any two pipelines of images; the ``check_*`` scripts serve DLA; ``engine`` is what all use.
+``align`` (one pass) and ``align_training`` (steps of training) serve any torch module and Paddle layer, ``transfer``
+loads the module's weights into the layer, ``align_data`` serves any two pipelines of images; the ``check_*`` scripts
+serve DLA; ``engine`` is what all use.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["align", "align_data", "align_training"]
+__all__ = ["align", "align_data", "align_training", "transfer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from alignment.engine.training_session import align_training
 
         return align_training
+    if name == "transfer":
+        from alignment.engine.transfer import transfer
+
+        return transfer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,28 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 
-Shape = tuple[int, ...]
+from convert.matching.key_map import AmbiguousMatch
+from convert.matching.layers import Layer
+
 Signature = tuple[tuple[str, int, int], ...]
-
-
-class AmbiguousMatch(ValueError):
-    """Layers that structure alone cannot tell apart; name the right ones in the key map."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer as the pairing sees it.
-
-    ``kind`` is what it computes (``conv``, ``linear``, ``batch_norm``, ...), ``shapes`` those of its own tensors by
-    role (``weight``, ``running_mean``), in torch's layout: a linear weight is (out, in).
-    """
-
-    path: str
-    kind: str
-    shapes: Mapping[str, Shape]
 
 
 def signature(layer: Layer) -> Signature:

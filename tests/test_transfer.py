@@ -10,7 +10,7 @@ from paddle import nn as pnn
 from torch import nn as tnn
 
 from alignment import transfer
-from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError
+from convert.matching.key_map import AmbiguousMatch
 from tests.wired import (
     PaddleModel,
     TorchModel,

@@ -95,7 +95,7 @@ def lockstep(
     """
     result = Result(title, dtype)
     with borrow(torch_module, paddle_layer, "train") as models:
-        names = pair_tensors(models).names
+        layout = pair_tensors(models).layout
         result.facts = dict(models.notes)
         attributes = steps_paddle.optimizer_attributes_restored(paddle_layer)
         with torch_in(torch_module, torch.float64), attributes, paddle_in(paddle_layer, dtype):
@@ -103,7 +103,7 @@ def lockstep(
             runs = [
                 (steps_torch.Training(torch_module, ours), batches),
                 (steps_torch.Training(again, ours), [*map(_reversed, batches)] if dtype == "float64" else batches),
-                (steps_paddle.Training(paddle_layer, theirs, {twin: name for name, twin in names.items()}), batches),
+                (steps_paddle.Training(paddle_layer, theirs, layout), batches),
             ]
             for training, _ in runs:
                 training.kinds = RECORDED

@@ -3,46 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from alignment.engine.borrowed import Borrowed
-from alignment.engine.pairing.tensors import TensorPairs, Tie
+from alignment.engine.pairing.tensors import Layout, TensorPairs, Tie
 from alignment.engine.result import Skipped
 from alignment.engine.sides.model import join
+from alignment.engine.sides.paddle import steps as steps_paddle
 from alignment.engine.sides.settings import Settings
 from convert.key_map import DROPPED, twin_name
+from convert.matching.key_map import TRANSPOSE, KeyMap, Line
 from convert.matching.pairing import Layer, pair_layers
 
 
-def pair_tensors(models: Borrowed, key_map: str | Mapping[str, str] | Any = "auto") -> TensorPairs:
-    """All parameters and buffers paired, those of each layer with weights with its twin's.
+def pair_tensors(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap = "auto") -> TensorPairs:
+    """All parameters and buffers paired: by the lines of a ``KeyMap``, else those of each layer with its twin's.
 
     Raises ``AmbiguousMatch`` where a layer has several possible twins.
     """
-    found = TensorPairs(_layer_pairs(models, key_map))
     ours, theirs = _torch_objects(models), _paddle_objects(models)
-    couples = [*_couples(models, found.layers, ours, theirs)]
-    found.ties = [*_ties(couples, ours, theirs)]
-    first = _first_names(models)
-    taken: set[int] = set()
-    for name, twin in couples:
-        canonical = first.get(id(ours[name]), name)
-        if canonical not in found.names and id(theirs[twin]) not in taken:
-            found.names[canonical] = twin
-            taken.add(id(theirs[twin]))
-    _account(found, couples, ours, theirs)
+    if isinstance(key_map, KeyMap):
+        found = TensorPairs({path: twin for path, twin in key_map.layers().items() if path in models.reference})
+        lines = [line for line in key_map if line.torch in ours and line.paddle in theirs and not line.dropped]
+    else:
+        found = TensorPairs(_layer_pairs(models, key_map))
+        lines = [*_lines(models, found.layers, ours, theirs)]
+    found.ties = [*_ties(lines, ours, theirs)]
+    shapes = {name: tuple(value.shape) for name, value in ours.items()}
+    found.layout = Layout.of_lines(_once(models, lines, ours, theirs), shapes)
+    _account(found, lines, ours, theirs)
     return found
 
 
-def _layer_pairs(models: Borrowed, key_map: str | Mapping[str, str] | Any) -> dict[str, str]:
+def _once(
+    models: Borrowed, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Iterator[Line]:
+    """Each tensor of either side once, under the name by which torch lists it."""
+    module = models.torch_module
+    first = {id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    taken: set[int] = set()
+    for line in lines:
+        name = first.get(id(ours[line.torch]), line.torch)
+        if line.part or _partial(line):
+            yield replace(line, torch=name)
+        elif name == line.torch or id(ours[line.torch]) not in taken:
+            if id(theirs[line.paddle]) not in taken and id(ours[line.torch]) not in taken:
+                yield replace(line, torch=name)
+            taken |= {id(ours[line.torch]), id(theirs[line.paddle])}
+
+
+def _partial(line: Line) -> bool:
+    return any(step.word == "rows" for step in line.steps)
+
+
+def _layer_pairs(models: Borrowed, key_map: str | Mapping[str, str]) -> dict[str, str]:
     def weighted(settings: Mapping[str, Settings]) -> list[Layer]:
         return [Layer(path, s.category, s.shapes) for path, s in settings.items() if s.has_weights]
 
-    given = {} if isinstance(key_map, str) else getattr(key_map, "layers", lambda: key_map)()
+    given = {} if isinstance(key_map, str) else key_map
     found = pair_layers(weighted(models.reference_settings), weighted(models.port_settings), given)
     return {path: twin for path, twin in found.items() if path in models.reference}
+
+
+def _lines(
+    models: Borrowed, layers: Mapping[str, str], ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Iterator[Line]:
+    for path, twin in layers.items():
+        for name in [*models.reference[path]._parameters, *models.reference[path]._buffers]:
+            line = Line(join(path, name), join(twin, twin_name(name)))
+            turned = name == "weight" and steps_paddle.is_linear(models.port[twin])
+            if line.torch in ours and line.paddle in theirs:
+                yield replace(line, steps=(TRANSPOSE,)) if turned else line
 
 
 def _torch_objects(models: Borrowed) -> dict[str, Any]:
@@ -61,41 +95,22 @@ def _paddle_objects(models: Borrowed) -> dict[str, Any]:
     return found
 
 
-def _couples(
-    models: Borrowed, layers: Mapping[str, str], ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    for path, twin in layers.items():
-        for name in [*models.reference[path]._parameters, *models.reference[path]._buffers]:
-            couple = join(path, name), join(twin, twin_name(name))
-            if couple[0] in ours and couple[1] in theirs:
-                yield couple
-
-
-def _first_names(models: Borrowed) -> dict[int, str]:
-    """The name under which torch lists a tensor that goes by several."""
-    module = models.torch_module
-    return {id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]}
-
-
-def _ties(couples: list[tuple[str, str]], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Tie]:
-    for side, here, there in (("torch", ours, theirs), ("Paddle", theirs, ours)):
-        groups: dict[int, list[tuple[str, str]]] = {}
-        for couple in couples:
-            one = couple[0] if side == "torch" else couple[1]
-            groups.setdefault(id(here[one]), []).append(couple)
+def _ties(lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Tie]:
+    whole = [line for line in lines if not line.part and not _partial(line)]
+    for side in ("torch", "Paddle"):
+        groups: dict[int, list[Line]] = {}
+        for line in whole:
+            groups.setdefault(id(ours[line.torch] if side == "torch" else theirs[line.paddle]), []).append(line)
         for group in groups.values():
-            others = {id(there[couple[1] if side == "torch" else couple[0]]) for couple in group}
-            if len(others) > 1:
-                yield Tie(tuple(name for name, _ in group), tuple(twin for _, twin in group), side)
+            if len({id(theirs[line.paddle] if side == "torch" else ours[line.torch]) for line in group}) > 1:
+                yield Tie(tuple(line.torch for line in group), tuple(line.paddle for line in group), side)
 
 
-def _account(
-    found: TensorPairs, couples: list[tuple[str, str]], ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> None:
+def _account(found: TensorPairs, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """What has no twin: parameters that are trained, and the rest."""
     sides = (
-        ("torch", ours, {id(ours[name]) for name, _ in couples}, "Paddle"),
-        ("Paddle", theirs, {id(theirs[twin]) for _, twin in couples}, "torch"),
+        ("torch", ours, {id(ours[line.torch]) for line in lines}, "Paddle"),
+        ("Paddle", theirs, {id(theirs[line.paddle]) for line in lines}, "torch"),
     )
     for side, objects, paired, other in sides:
         found.extra[side] = []
@@ -103,30 +118,26 @@ def _account(
             if id(value) in paired:
                 continue
             paired.add(id(value))
-            trained = value.requires_grad if side == "torch" else _trained_in_paddle(name, value)
-            if trained:
+            if value.requires_grad if side == "torch" else not value.stop_gradient:
                 found.extra[side].append(name)
             else:
                 found.skipped.append(Skipped(name, "tensor", side, f"no tensor of this place in {other}"))
     _tied_by_value(found, ours, theirs)
 
 
-def _trained_in_paddle(name: str, value: Any) -> bool:
-    return not value.stop_gradient and hasattr(value, "trainable") and value.is_leaf
-
-
 def _tied_by_value(found: TensorPairs, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """A parameter of one side alone that holds what another one holds: that one serves both on the other side."""
-    back = {twin: name for name, twin in found.names.items()}
+    known = {name: twins[0] for name, twins in found.layout.names().items() if len(twins) == 1}
+    back = {twin: name for name, twin in known.items()}
     for name in [*found.extra["Paddle"]]:
-        if twin := _same_values(theirs[name].numpy(), {known: theirs[known].numpy() for known in back}):
+        if twin := _same_values(theirs[name].numpy(), {other: theirs[other].numpy() for other in back}):
             found.extra["Paddle"].remove(name)
             found.ties.append(Tie((back[twin],), (twin, name), "torch"))
     for name in [*found.extra["torch"]]:
-        arrays = {known: ours[known].detach().double().numpy() for known in found.names}
+        arrays = {other: ours[other].detach().double().numpy() for other in known}
         if twin := _same_values(ours[name].detach().double().numpy(), arrays):
             found.extra["torch"].remove(name)
-            found.ties.append(Tie((twin, name), (found.names[twin],), "Paddle"))
+            found.ties.append(Tie((twin, name), (known[twin],), "Paddle"))
 
 
 def _same_values(array: np.ndarray, others: Mapping[str, np.ndarray]) -> str:

@@ -28,6 +28,7 @@ from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import steps as steps_torch
 from alignment.engine.sides.torch.borrow import torch_in
 from alignment.engine.training_pairs import TensorPairs, pair_tensors
+from convert.matching.key_map import KeyMap
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 MaybePair = tuple[Callable[..., Any] | None, Callable[..., Any] | None]
@@ -44,7 +45,7 @@ def align_training(
     scheduler: MaybePair | None = None,
     ema: MaybePair | None = None,
     grad_clip: MaybePair | None = None,
-    key_map: str | Mapping[str, str] = "auto",
+    key_map: str | Mapping[str, str] | KeyMap = "auto",
     mode: str = "train",
     dtype: str = "float64",
     max_memory: int = 256 * 2**20,
@@ -66,7 +67,8 @@ def align_training(
     - ``grad_clip(parameters)``: called on those with a gradient, between the backward pass and the step. A Paddle
       optimizer's own ``grad_clip`` is seen as well.
 
-    ``key_map`` and ``mode`` as in ``align``; dropout is off. The port trains in ``dtype``. At each step torch, in
+    ``key_map`` and ``mode`` as in ``align``; a ``KeyMap``, as ``transfer`` returns it, pairs tensors, also packed ones
+    (q, k and v) with separate ones. Dropout is off. The port trains in ``dtype``. At each step torch, in
     float64, starts from the weights and statistics that the port had, so that no error grows from step to step: its
     outputs, loss, gradients and statistics are those of the port's own weights, its clip is given the port's gradients,
     its optimizer the port's gradients and rates, its average the port's weights. Learning rates are the reference's
@@ -93,7 +95,7 @@ class TrainingSession:
 
     def __init__(
         self, models: Borrowed, batches: Sequence[steps_torch.Batch],
-        recipes: tuple[steps_torch.Recipe, steps_paddle.Recipe], key_map: str | Mapping[str, str], dtype: str,
+        recipes: tuple[steps_torch.Recipe, steps_paddle.Recipe], key_map: str | Mapping[str, str] | KeyMap, dtype: str,
         max_memory: int, progress: Progress,
     ):  # fmt: skip
         self.models, self.batches, self.dtype = models, batches, dtype
@@ -103,6 +105,7 @@ class TrainingSession:
         self.momenta: set[float] = set()
         self.clip_groups: list[list[str]] = []
         self.float32_settings: tuple[str, ...] = ()
+        self.inexact = 0.0
 
     def compare(self) -> Result:
         """All steps, from the port's run to the culprits."""
@@ -126,13 +129,13 @@ class TrainingSession:
         self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
         layer = self.models.paddle_layer
         stack.enter_context(paddle_in(layer, self.dtype))
-        names = {twin: name for name, twin in self.pairs.names.items()}
-        training = steps_paddle.Training(layer, self.theirs, names)
+        training = steps_paddle.Training(layer, self.theirs, self.pairs.layout)
         stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
         store = Store(Budget(self.max_memory))
         labels = [labels for _, labels in self.batches]
         self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
         self.float32_settings, self.clip_groups = training.float32_settings(), training.clip_groups()
+        self.inexact = training.inexact()
 
     def follow(self) -> None:
         """The reference in float64 takes each of the port's steps."""
@@ -149,7 +152,7 @@ class TrainingSession:
         with torch_in(self.models.torch_module, torch.float32):
             rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
             with closing(rounded):
-                self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype)
+                self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype, self.inexact)
 
     def _follower(self) -> steps_torch.Follower:
         return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
@@ -191,6 +194,8 @@ class TrainingSession:
         }
         for name, values in self.follower.settings.items():
             facts[name] = f"of the optimizer, in torch: {', '.join(map(repr, values))}, as Paddle keeps it (float32)"
+        if self.inexact:
+            facts["steps"] = f"the port's optimizer keeps constants in float32: {self.inexact:.1e} of a step is allowed"
         if self.momenta:
             values = ", ".join(map(repr, sorted(self.momenta)))
             facts["BatchNorm's momentum"] = f"in torch: {values}, as Paddle's kernel keeps it (float32)"

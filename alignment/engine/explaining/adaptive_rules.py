@@ -39,7 +39,7 @@ AT_GRADIENT, AT_MAXIMUM = "epsilon beside the gradient's magnitude", "epsilon be
 
 def squares_rule(updates: Sequence[Update], role: str, unit: float) -> dict[str, Number] | None:
     """``v = keep * v + take * g ** 2``, with the weight decay in ``g``."""
-    later = [u for u in updates if role in u.old] or list(updates)
+    later = [u for u in updates if role in u.old or u.number > 1] or list(updates)
     target = joined([u.new[role] for u in later])
     pickers = (old(role), lambda u: u.gradient**2, lambda u: u.gradient * u.before, lambda u: u.before**2)
     found = solve([joined([pick(u) for u in later]) for pick in pickers], target, unit * largest(target))
@@ -62,6 +62,7 @@ def adagrad(updates: Sequence[Update], unit: float) -> Rule | None:
     if not sums:
         return None
     rule = {"weight decay": sums["weight decay"], "decay of the sum": sums["keep"], "share of the square": sums["take"]}
+    rule |= _initial(updates[0], sums, unit)
     moving, moves, roundoff = moves_of(updates, unit)
     g, s = joined(_decayed(moving, sums["weight decay"])), joined([u.new[SUM] for u in moving])
     late = joined([np.full_like(u.gradient, u.number - 1) for u in moving])
@@ -70,6 +71,16 @@ def adagrad(updates: Sequence[Update], unit: float) -> Rule | None:
     if found := solve([-moves, -late * moves * root, -late * moves], moves * root - g, limit):
         return rule | {BESIDE: found[0], "rate decay": found[1]}
     return rule | (_under_root(moves, s, g, roundoff) or {})
+
+
+def _initial(first: Update, sums: Rule, unit: float) -> Rule:
+    """What the sum of squares starts from, if that is the same for all elements."""
+    if SUM in first.old or first.number != 1:
+        return {}
+    g = _decayed([first], sums["weight decay"])[0]
+    left = first.new[SUM] - sums["take"].value * g**2
+    bound = FIT * unit * largest(first.new[SUM])
+    return {"initial accumulator": Number(float(left.mean()), bound)} if np.ptp(left) <= 2 * bound else {}
 
 
 def _under_root(moves: np.ndarray, square: np.ndarray, g: np.ndarray, roundoff: float) -> Rule | None:
@@ -92,13 +103,12 @@ def rmsprop(updates: Sequence[Update], unit: float) -> Rule | None:
     g = joined(_decayed(moving, decay))
     square = joined([u.new[SECOND] - (u.new[MEAN] ** 2 if centered else 0.0) for u in moving])
     root = np.sqrt(np.maximum(square, 0.0))
-    if any(np.any(u.old.get(MOMENTUM, 0.0)) for u in moving):
-        return rule | (_rms_momentum(moving, moves, g, root, roundoff) or {})
-    rule["momentum"] = Number(0.0)
-    limit = roundoff * largest(root) + unit * largest(g)
+    limit, plain = roundoff * largest(root) + unit * largest(g), {"momentum": Number(0.0)}
     if beside := solve([-moves], moves * root - g, limit):
-        return rule | {BESIDE: beside[0]}
-    return rule | (_under_root(moves, square, g, roundoff) or {})
+        return rule | plain | {BESIDE: beside[0]}
+    if under := _under_root(moves, square, g, roundoff):
+        return rule | plain | under
+    return rule | (_rms_momentum(moving, moves, g, root, roundoff) or {})
 
 
 def _rms_momentum(
@@ -111,11 +121,14 @@ def _rms_momentum(
         return {"momentum": found[0], BESIDE: found[1]}
 
     def predicted(numbers: np.ndarray) -> np.ndarray:
-        momentum, epsilon = numbers
-        return momentum * last + g / np.sqrt(root**2 + abs(epsilon))
+        momentum, exponent = numbers
+        return momentum * last + g / np.sqrt(root**2 + 10.0**exponent)
 
-    found = refine(predicted, moves, np.array([0.9, 1e-6]), roundoff)
-    return found and {"momentum": found[0], UNDER: found[1]}
+    for exponent in (-3.0, -6.0, -8.0, -10.0):
+        if found := refine(predicted, moves, np.array([0.9, exponent]), roundoff):
+            momentum, epsilon = found[0], 10.0 ** found[1].value
+            return {"momentum": momentum, UNDER: Number(epsilon, float(np.log(10)) * epsilon * found[1].bound)}
+    return None
 
 
 def adadelta(updates: Sequence[Update], unit: float) -> Rule | None:
@@ -183,7 +196,7 @@ def nadam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
     weights = joined([u.before for u in moving])
 
     def predicted(numbers: np.ndarray) -> np.ndarray:
-        psi, epsilon, decoupled = numbers
+        psi, epsilon, decoupled, both = numbers
         mu = [beta1 * (1 - 0.5 * 0.96 ** (t * psi)) for t in range(1, max(u.number for u in moving) + 2)]
         product = np.cumprod(mu)
         ups = [
@@ -191,9 +204,10 @@ def nadam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
             + mu[u.number] / (1 - product[u.number]) * u.new[FIRST]
             for u, g in zip(moving, gradients)
         ]
-        return joined(ups) / (root + epsilon) + decoupled * weights
+        return joined(ups) - epsilon * moves + decoupled * weights * root + both * weights
 
-    found = refine(predicted, moves, np.array([0.004, 1e-8, 0.0]), roundoff + unit * largest(moves))
+    limit = roundoff * largest(root) + unit * largest(joined(gradients))
+    found = refine(predicted, moves * root, np.array([0.004, 0.0, 0.0, 0.0]), limit)
     return found and {"momentum decay": found[0], BESIDE: found[1], "decoupled weight decay": found[2]}
 
 
@@ -259,7 +273,8 @@ def refine(
             return None
         change = np.linalg.lstsq(jacobian, residual, rcond=None)[0]
         numbers = numbers + change
-        if np.abs(target - predicted(numbers)).max() <= FIT * roundoff:
-            bounds = np.abs(np.linalg.pinv(jacobian)).sum(axis=1) * roundoff
+        left = float(np.abs(target - predicted(numbers)).max())
+        if left <= FIT * roundoff:
+            bounds = np.abs(np.linalg.pinv(jacobian)).sum(axis=1) * max(left, roundoff)
             return [Number(float(value), float(bound)) for value, bound in zip(numbers, bounds)]
     return None

@@ -49,7 +49,7 @@ def _plain(updates: Sequence[Update], unit: float) -> Rule | None:
     moving, moves, roundoff = moves_of(updates, unit)
     columns = joined([u.gradient for u in moving]), joined([u.before for u in moving])
     found = solve(columns, moves, roundoff)
-    return found and {"factor": found[0], "weight decay": over(found[1], found[0])}
+    return found and {"factor": found[0], "weight decay": over(found[1], found[0]), "momentum": Number(0.0)}
 
 
 def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
@@ -65,6 +65,8 @@ def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
     if buffer:
         rule |= {"momentum": buffer[0], "dampening": Number(1 - buffer[1].value, buffer[1].bound)}
         rule["weight decay"] = over(buffer[2], buffer[1])
+    else:
+        rule |= _changing(later, unit)
     moving, moves, roundoff = moves_of(updates, unit)
     columns = [joined([pick(u) for u in moving]) for pick in (new(MOMENTUM), gradient, before)]
     update = solve(columns, moves, roundoff)
@@ -76,6 +78,21 @@ def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
         share = update[2].value - (update[1].value * coupled.value if nesterov else 0.0)
         rule["decoupled weight decay"] = Number(share, update[2].bound + coupled.bound)
     return rule or None
+
+
+def _changing(later: Sequence[Update], unit: float) -> Rule:
+    """The momentum of each step, where a schedule changes it, without dampening and weight decay."""
+    rule = {}
+    for u in later:
+        target = u.new[MOMENTUM]
+        found = solve([u.old[MOMENTUM], u.gradient], target, unit * largest(target, u.gradient))
+        if not found:
+            return {}
+        rule[f"{CHANGING}{u.number}"] = found[0]
+    return rule
+
+
+CHANGING = "momentum at step "
 
 
 def _adam(updates: Sequence[Update], unit: float) -> Rule | None:
@@ -143,8 +160,7 @@ _RULES = [
 def differences(reference: Rule, port: Rule) -> list[str]:
     """How the port's rule differs from the reference's, in words."""
     words = [*_decays(reference, port), *_updates(reference, port), *_epsilons(reference, port)]
-    if "momentum" not in reference and "momentum" in port and not port["momentum"].is_zero:
-        words.append(f"momentum {port['momentum']} where the reference has none")
+    words += _changes(reference, port)
     for name in reference:
         known = name in port and not reference[name].same(port[name])
         if known and name != "update" and "weight decay" not in name and "epsilon" not in name:
@@ -155,6 +171,8 @@ def differences(reference: Rule, port: Rule) -> list[str]:
 def _difference(name: str, ours: Number, theirs: Number) -> str:
     if name == "nesterov":
         return "Nesterov momentum instead of plain momentum" if theirs.value else "plain momentum, not Nesterov's"
+    if name == "momentum" and ours.is_zero:
+        return f"momentum {theirs} where the reference has none"
     if name == "bias correction":
         return "moments corrected for their bias" if theirs.value else "bias correction is missing"
     if name == "centered":
@@ -164,6 +182,19 @@ def _difference(name: str, ours: Number, theirs: Number) -> str:
     if name == "gradient factor":
         return f"the gradient enters {theirs.value / ours.value:.6g} times"
     return f"{name} {theirs} instead of {ours}"
+
+
+def _changes(reference: Rule, port: Rule) -> list[str]:
+    """A momentum that follows the schedule on one side alone."""
+    words = []
+    for rule, other, form in (
+        (reference, port, "momentum {fixed} at all steps; the reference's changes, from {first} to {last}"),
+        (port, reference, "momentum that changes, from {first} to {last}, instead of {fixed} at all steps"),
+    ):
+        steps = [number for name, number in rule.items() if name.startswith(CHANGING)]
+        if len(steps) > 1 and "momentum" in other:
+            words.append(form.format(fixed=other["momentum"], first=steps[0], last=steps[-1]))
+    return words
 
 
 def _updates(reference: Rule, port: Rule) -> list[str]:
@@ -205,9 +236,14 @@ def _place(name: str) -> str:
     return name.removeprefix("epsilon").strip() or "beside the root"
 
 
+NO_DECAY = 1e-10
+"""A weight decay below it changes nothing in float32: nobody sets one."""
+
+
 def _decays(reference: Rule, port: Rule) -> list[str]:
     kinds = [kind for kind in ("weight decay", "decoupled weight decay") if kind in reference and kind in port]
     wrong = [kind for kind in kinds if not reference[kind].same(port[kind])]
+    wrong = [kind for kind in wrong if max(abs(reference[kind].value), abs(port[kind].value)) > NO_DECAY]
     if len(wrong) == 2 and port[wrong[1]].is_zero and reference[wrong[0]].is_zero:
         return [f"coupled (L2) weight decay {port[wrong[0]]} instead of decoupled {reference[wrong[1]]}"]
     if len(wrong) == 2 and port[wrong[0]].is_zero and reference[wrong[1]].is_zero:

@@ -33,8 +33,9 @@ class Number:
     bound: float = 0.0
 
     def same(self, other: Number) -> bool:
-        """Whether both may be the same setting."""
-        return abs(self.value - other.value) <= 2 * (self.bound + other.bound) + SAME * abs(self.value)
+        """Whether both may be the same setting; what reads the same to the digits that are known is."""
+        near = abs(self.value - other.value) <= 2 * (self.bound + other.bound) + SAME * abs(self.value)
+        return near or str(self) == str(other)
 
     @property
     def is_zero(self) -> bool:
@@ -44,7 +45,7 @@ class Number:
     def __str__(self) -> str:
         if self.is_zero:
             return "0"
-        known = math.log10(abs(self.value) / self.bound) if self.bound else 6
+        known = math.log10(abs(self.value) / self.bound) - 1 if self.bound else 6
         return f"{self.value:.{min(6, max(1, int(known)))}g}"
 
 
@@ -153,5 +154,3 @@ def old(role: str) -> Callable[[Update], np.ndarray]:
 def new(role: str) -> Callable[[Update], np.ndarray]:
     """A picker of the state after a step."""
     return lambda update: update.new[role]
-
-

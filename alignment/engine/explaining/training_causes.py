@@ -165,8 +165,10 @@ def _schedule(found: Evidence) -> Iterator[Culprit]:
 def _model(found: Evidence) -> Iterator[Culprit]:
     """The model, the loss or the backward pass, at the first step at which one of them differs."""
     number = found.first(OUTPUT, LOSS, GRADIENT)
-    if not number or (number > 1 and found.first(GRADIENT) == number and (held := _accumulated(found, number))):
-        yield from held if number else ()
+    if not number or (number > 1 and _kept_on_purpose(found, number)):
+        return
+    if number > 1 and (held := _accumulated(found, number)):
+        yield from held
     elif rows := found.bad(number, OUTPUT):
         yield found.culprit(rows[0].layer, COMPUTATION, _output_words(rows, number), map(line, rows))
     elif rows := found.bad(number, LOSS):
@@ -174,6 +176,13 @@ def _model(found: Evidence) -> Iterator[Culprit]:
         yield found.culprit(rows[0].layer, COMPUTATION, words, map(line, rows))
     else:
         yield from _gradients(found, number)
+
+
+def _kept_on_purpose(found: Evidence, number: int) -> bool:
+    """Whether the step before updated nothing whose gradient differs now: what is added up is the optimizer's fault."""
+    rows = found.bad(number, GRADIENT)
+    same = not found.bad(number, OUTPUT) and not found.bad(number, LOSS)
+    return bool(rows) and same and all(_still(found, number - 1, row.layer) for row in rows)
 
 
 def _output_words(rows: Sequence[Row], number: int) -> str:
@@ -224,6 +233,7 @@ def _accumulated(found: Evidence, number: int) -> list[Culprit]:
         if name in last
         and name in now
         and name in expected
+        and not _still(found, number - 1, name)  # else they are kept on purpose
         # the sum is exact, to what a float32 constant puts into gradients
         and compare(laid_out(now[name] - last[name], expected[name].shape), expected[name]).relative <= SAME
     ]
@@ -274,6 +284,8 @@ def _rule_cause(found: Evidence, name: str) -> str:
     last, other = found.reference.steps[-1], found.port.steps[len(found.reference)]
     if compare(found.port.steps[0].get(PARAMETER, name), other.get(PARAMETER, name)).max_abs == 0.0:
         return "never updated, though the optimizer holds it"
+    if words := _rarely(found, name):
+        return words
     kept = [step.roles(name) & MOMENTS for step in (last, other)]
     if kept[0] - kept[1] or (FIRST in kept[1]) != (FIRST in kept[0]):
         ours, theirs = (", ".join(sorted(roles)) or "no state" for roles in kept)
@@ -282,6 +294,22 @@ def _rule_cause(found: Evidence, name: str) -> str:
     if ours and theirs and (words := differences(ours, theirs)):
         return ", ".join(words)
     return UNEXPLAINED
+
+
+def _rarely(found: Evidence, name: str) -> str:
+    """Steps at which the port leaves a parameter as it is, and the reference does not."""
+    still = [number for number in found.numbers() if _still(found, number, name)]
+    moving = [str(number) for number in found.numbers() if number not in still]
+    if not still:
+        return ""
+    more = ", ..." if len(moving) > SHOWN else ""
+    return f"updated at steps {', '.join(moving[:SHOWN])}{more} alone (gradients accumulated over several steps?)"
+
+
+def _still(found: Evidence, number: int, name: str) -> bool:
+    before, after = (found.port.steps[n].get(PARAMETER, name) for n in (number - 1, number))
+    expected = found.reference.steps[number].get(PARAMETER, name)
+    return np.array_equal(before, after) and not np.array_equal(before, expected)
 
 
 def _named(names: Sequence[str], of: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from alignment.engine.records.run import (
     KINDS,
     MOMENTS,
     OUTPUT,
+    PARAMETER,
     RATE,
     STATE,
     WHOLE,
@@ -41,7 +42,8 @@ def _rows(reference: Run, port: Run, limits: StepLimits) -> Iterator[Row]:
         for kind in KINDS:
             if kind == RATE and shared:
                 yield _rates(number, shared, step, other, limits)
-            yield from (_row(number, key, step, other, limits) for key in _keys(kind, step, other))
+            before = port.steps[number - 1] if number and kind == PARAMETER and limits.inexact else None
+            yield from (_row(number, key, step, other, limits, before) for key in _keys(kind, step, other))
 
 
 def _keys(kind: str, step: Step, other: Step) -> Iterator[Key]:
@@ -66,7 +68,7 @@ def _rates(number: int, names: Sequence[str], step: Step, other: Step, limits: S
     return _measured(number, (RATE, WHOLE[RATE], ""), ours, theirs, limits)
 
 
-def _row(number: int, key: Key, step: Step, other: Step, limits: StepLimits) -> Row:
+def _row(number: int, key: Key, step: Step, other: Step, limits: StepLimits, before: Step | None) -> Row:
     array, theirs, note = step.get(*key), other.get(*key), ""
     if theirs is None and key[0] == GIVEN:
         theirs = other.get(GRADIENT, key[1])  # not clipped
@@ -77,14 +79,16 @@ def _row(number: int, key: Key, step: Step, other: Step, limits: StepLimits) -> 
         gradient = key[0] in (GRADIENT, GIVEN)
         note = ("no gradient arrived" if np.any(array) else "") if gradient else "missing in Paddle"
         theirs = np.zeros_like(array)
-    return _measured(number, key, array, laid_out(theirs, array.shape), limits, note)
+    last = before.get(*key) if before else None
+    step_size = compare(array, laid_out(last, array.shape)).relative if last is not None else 0.0
+    return _measured(number, key, array, laid_out(theirs, array.shape), limits, note, step_size)
 
 
 def _measured(
-    number: int, key: Key, array: np.ndarray, theirs: np.ndarray, limits: StepLimits, note: str = ""
+    number: int, key: Key, array: np.ndarray, theirs: np.ndarray, limits: StepLimits, note: str = "", step: float = 0.0
 ) -> Row:
     kind, name, role = key
-    found, limit = compare(array, theirs), limits.of(number, key)
+    found, limit = compare(array, theirs), limits.of(number, key, step)
     if limit.scale:
         found = _over(found, limit.scale)
     if kind == OUTPUT and array.dtype.kind in "biu" and theirs.dtype.kind in "biu":

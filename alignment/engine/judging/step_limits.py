@@ -78,10 +78,14 @@ def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key],
 
 @dataclass
 class StepLimits:
-    """What error is allowed where, in a port that ran in ``dtype``."""
+    """What error is allowed where, in a port that ran in ``dtype``.
+
+    ``inexact``: the share of its own steps by which the port's optimizer may be off.
+    """
 
     spread: Spread
     dtype: str
+    inexact: float = 0.0
     _worst: dict[tuple[int, str], float] = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -91,11 +95,11 @@ class StepLimits:
             if not noise.vanished:
                 self._worst[number, key[0]] = max(noise.relative, self._worst.get((number, key[0]), 0.0))
 
-    def of(self, number: int, key: Key) -> Limit:
-        """The limit of a tensor at a step."""
+    def of(self, number: int, key: Key, step: float = 0.0) -> Limit:
+        """The limit of a tensor at a step, which changes it by the share ``step`` of its own size."""
         unit = 2.0 ** -BITS[self.dtype]
         noise = self.spread.get((number, key), Noise(0.0, 0.0))
-        least = CONSTANTS if key[0] == GRADIENT else 0.0
+        least = CONSTANTS if key[0] == GRADIENT else self.inexact * step
         if noise.vanished:
             return Limit(unit, max(MARGIN[self.dtype] * unit, least), noise.error * 2.0 ** BITS["float32"])
         if self.dtype == "float64":

@@ -2,9 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from alignment.engine.result import Skipped
+from convert.matching.key_map import TRANSPOSE, Line, Step
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one tensor of the port is of a tensor of the reference: all or rows of it, by ``steps``.
+
+    ``axis``, ``start`` and ``stop`` say which slice of the port's tensor it is, where that joins several.
+    """
+
+    paddle: str
+    steps: tuple[Step, ...] = ()
+    axis: int | None = None
+    start: int = 0
+    stop: int = 0
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The slice of the port's tensor."""
+        if self.axis is None:
+            return array
+        return np.moveaxis(np.moveaxis(array, self.axis, 0)[self.start : self.stop], 0, self.axis)
+
+
+@dataclass
+class Layout:
+    """How the port's tensors are laid out as the reference's: ``pieces`` and ``shapes`` by name in torch."""
+
+    pieces: dict[str, list[Piece]] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+
+    @classmethod
+    def of_lines(cls, lines: Iterable[Line], shapes: Mapping[str, Shape]) -> Layout:
+        """The layout that a key map describes, for torch tensors of these ``shapes``."""
+        found, ends = cls(), dict[str, int]()
+        for line in lines:
+            if line.dropped or line.torch not in shapes or not line.paddle:
+                continue
+            steps = tuple(step for step in line.steps if step.word != "concatenate")
+            piece = Piece(line.paddle, steps)
+            if line.part:
+                axis, start = line.part.numbers[0], ends.get(line.paddle, 0)
+                ends[line.paddle] = start + _positions(shapes[line.torch], steps).shape[axis]
+                piece = Piece(line.paddle, steps, axis, start, ends[line.paddle])
+            found.pieces.setdefault(line.torch, []).append(piece)
+            found.shapes[line.torch] = shapes[line.torch]
+        return found
+
+    def tensors(self) -> frozenset[str]:
+        """Names in Paddle of all that is paired."""
+        return frozenset(piece.paddle for pieces in self.pieces.values() for piece in pieces)
+
+    def names(self) -> dict[str, list[str]]:
+        """``{name in torch: its names in Paddle}``."""
+        return {name: [piece.paddle for piece in pieces] for name, pieces in self.pieces.items()}
+
+    def carried(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``{name in torch: array}`` from ``{name in Paddle: array}``; a part that is not there is zero.
+
+        A scalar, and a tensor of another size than the reference's, stay as they are.
+        """
+        found = {}
+        for name, pieces in self.pieces.items():
+            there = [piece for piece in pieces if piece.paddle in arrays]
+            if there:
+                found[name] = self._carried(self.shapes[name], there, arrays, whole=len(pieces) == 1)
+        return found
+
+    def _carried(
+        self, shape: Shape, pieces: list[Piece], arrays: Mapping[str, np.ndarray], whole: bool
+    ) -> np.ndarray:
+        array = arrays[pieces[0].paddle]
+        if not array.ndim:
+            return array
+        if whole and pieces[0].axis is None and all(step == TRANSPOSE for step in pieces[0].steps):
+            array = array.T if len(pieces[0].steps) % 2 else array
+            return array.reshape(shape) if array.size == int(np.prod(shape)) else array
+        made = np.zeros(shape, array.dtype)
+        for piece in pieces:
+            made.reshape(-1)[_positions(shape, piece.steps)] = piece.of(arrays[piece.paddle])
+        return made
+
+
+def _positions(shape: Shape, steps: Iterable[Step]) -> np.ndarray:
+    """Which element of a torch tensor comes where, after ``steps``."""
+    positions = np.arange(int(np.prod(shape))).reshape(shape)
+    for step in steps:
+        positions = step(positions)
+    return positions
 
 
 @dataclass(frozen=True)
@@ -21,14 +114,22 @@ class Tie:
 class TensorPairs:
     """``names``: ``{name in torch: in Paddle}``, each tensor once; what is not among them, and why.
 
-    ``extra``: parameters that are trained and have no twin, by side.
+    ``layers``: paths in Paddle by paths in torch; ``extra``: parameters that are trained and have no twin, by side.
     """
 
     layers: dict[str, str]
-    names: dict[str, str] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
     ties: list[Tie] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """``{name in torch: in Paddle}``; of several there the first, with their number."""
+        return {
+            name: twins[0] + (f" and {len(twins) - 1} more" if len(twins) > 1 else "")
+            for name, twins in self.layout.names().items()
+        }
 
     def unequal(self) -> frozenset[str]:
         """Names in torch of what is tied on one side alone."""

@@ -5,7 +5,7 @@ Paddle keeps an optimizer's state, clip and rates in private attributes; this fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from alignment.engine.pairing.tensors import Layout
 from alignment.engine.records.run import (
     AVERAGE,
     BUFFER,
@@ -69,7 +70,8 @@ POWERS = {"beta1_pow_acc": (POWER_1, "beta1"), "beta2_pow_acc": (POWER_2, "beta2
 
 # Hyperparameters, by their names in torch, that a kernel takes as float32 whatever the type of the weights. Seen with
 # 3.3.1: with them rounded in torch too, Momentum and AdamW agree with it to 1e-16, Adagrad, Adadelta and RAdam to
-# 1e-12; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as the weights are.
+# 1e-12, NAdam to 1e-15; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as
+# the weights are.
 FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "Momentum": ("momentum", "weight_decay"),
     "AdamW": ("weight_decay",),
@@ -77,10 +79,17 @@ FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "RMSProp": ("alpha", "momentum", "eps"),
     "Adagrad": ("eps",),
     "Adadelta": ("rho", "eps"),
-    "NAdam": ("betas",),
+    "NAdam": ("betas", "momentum_decay", "eps"),
     "RAdam": ("betas",),
     "Adamax": ("betas", "eps"),
 }
+
+INEXACT = {"Lamb": 2.0**-17}
+"""The share of its own steps by which an optimizer's are off, from constants in float32 that no setting in torch has.
+
+Lamb decays its moments by betas in float32 and corrects their bias by the exact ones: for a beta2 of 0.999 that is
+6.7e-6 of the first step (measured, 3.3.1), rounded up to a power of two.
+"""
 
 Batch = tuple[Any, Any]
 """Inputs, as ``as_call`` takes them, and labels: arrays, or lists, tuples and dicts of them."""
@@ -108,19 +117,18 @@ class Recipe:
 
 
 class Training:
-    """One training of ``layer``. ``names``: ``{name in Paddle: in the reference}``, others are left out.
+    """One training of ``layer``, recorded under the reference's names and in its ``layout``; others are left out.
 
-    Weights of linear layers are recorded as the reference lays them out. ``kinds``: what is recorded of a step;
-    everything unless it is set.
+    ``kinds``: what is recorded of a step; everything unless it is set.
     """
 
-    def __init__(self, layer: paddle.nn.Layer, recipe: Recipe, names: Mapping[str, str]):
+    def __init__(self, layer: paddle.nn.Layer, recipe: Recipe, layout: Layout):
         layer.clear_gradients()
-        self.layer, self.recipe, self.names = layer, recipe, names
+        self.layer, self.recipe, self.layout = layer, recipe, layout
         self.kinds: frozenset[str] | None = None
-        self.turned = _linear_weights(layer)
-        own = {**dict(layer.named_parameters()), **layer.state_dict()}
-        self.tensors = {name: value for name, value in own.items() if name in names}
+        own = {**dict(layer.named_buffers()), **dict(layer.named_parameters()), **layer.state_dict()}
+        self.tensors = {name: own[name] for name in own if name in layout.tensors()}
+        self._known = {value.name: name for name, value in self.tensors.items()}
         self.ema = None
         with doing(SIDE, 0, "making the optimizer"), paddle.utils.unique_name.guard():
             self.optimizer = recipe.optimizer(layer)  # the counters of automatic names stay where they are
@@ -139,34 +147,41 @@ class Training:
         kinds = type(self.optimizer).__mro__
         return next((FLOAT32_SETTINGS[kind.__name__] for kind in kinds if kind.__name__ in FLOAT32_SETTINGS), ())
 
+    def inexact(self) -> float:
+        """The share of its own steps by which this optimizer's may be off."""
+        return INEXACT.get(type(self.optimizer).__name__, 0.0)
+
     def given(self) -> frozenset[str]:
         """The parameters that the optimizer holds."""
         held = {parameter.name for _, parameter in self._held()}
-        return frozenset(self.names[name] for name, value in self.tensors.items() if value.name in held)
+        return self._reference(name for name, value in self.tensors.items() if value.name in held)
 
     def frozen(self) -> frozenset[str]:
         """The parameters that are set not to be trained."""
-        return frozenset(self.names[name] for name, value in self.tensors.items() if value.stop_gradient)
+        return self._reference(name for name, value in self.tensors.items() if value.stop_gradient)
+
+    def _reference(self, names: Iterable[str]) -> frozenset[str]:
+        """Names in torch of what these tensors are, or are a part of."""
+        known = {*names}
+        return frozenset(name for name, twins in self.layout.names().items() if known & {*twins})
 
     def clip_groups(self) -> list[list[str]]:
         """Parameters by group of the optimizer: Paddle clips each group by a norm of its own."""
-        known = {value.name: self.names[name] for name, value in self.tensors.items()}
         groups: dict[int, list[str]] = {}
         for number, parameter in self._held():
-            if parameter.name in known:
-                groups.setdefault(number, []).append(known[parameter.name])
-        return [*groups.values()]
+            if parameter.name in self._known:
+                groups.setdefault(number, []).append(self._known[parameter.name])
+        return [sorted(self._reference(names)) for names in groups.values()]
 
     def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
         """The start, then each step as it was taken; each is kept in what ``store`` returns."""
-        yield Step({}, Kept(store(), self._after(), self.kinds))
+        yield Step({}, Kept(store(), self._as_reference(self._after()), self.kinds))
         for number, batch in enumerate(batches, 1):
-            arrays = self._differentiate(number, batch)
-            arrays |= self._gradients(GRADIENT)
+            whole, arrays = self._differentiate(number, batch), self._gradients(GRADIENT)
             rates = self._rates()
             self._update(number)
             arrays |= {(GIVEN, name, ""): array for name, array in self.clipped.items()}
-            arrays[NORM, WHOLE[NORM], ""] = global_norm(arrays, GIVEN if self.clipped else GRADIENT)
+            whole[NORM, WHOLE[NORM], ""] = global_norm(arrays, GIVEN if self.clipped else GRADIENT)
             arrays |= self._state(rates)
             if self.ema is not None:
                 with doing(SIDE, number, "the average"):
@@ -176,7 +191,23 @@ class Training:
                     advance(self.scheduler, number)
             arrays |= self._after()
             self._clear()
-            yield Step(rates, Kept(store(), arrays, self.kinds))
+            yield Step(self._rates_as_reference(rates), Kept(store(), whole | self._as_reference(arrays), self.kinds))
+
+    def _as_reference(self, arrays: Mapping[Key, np.ndarray]) -> dict[Key, np.ndarray]:
+        """What goes by names in Paddle, under the reference's names and in its layout."""
+        apart: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        for (kind, name, role), array in arrays.items():
+            apart.setdefault((kind, role), {})[name] = array
+        return {
+            (kind, name, role): array
+            for (kind, role), found in apart.items()
+            for name, array in self.layout.carried(found).items()
+        }
+
+    def _rates_as_reference(self, rates: Mapping[str, float]) -> dict[str, float]:
+        """Of what is several tensors in Paddle the first one's rate."""
+        found = {name: [rates[twin] for twin in twins if twin in rates] for name, twins in self.layout.names().items()}
+        return {name: values[0] for name, values in found.items() if values}
 
     def _update(self, number: int) -> None:
         """The recipe's clip and the optimizer's step, which may clip itself."""
@@ -217,14 +248,12 @@ class Training:
     def _watched(self, clip: Callable[..., Any]) -> Callable[..., Any]:
         """``clip``, that leaves here what it makes of the gradients."""
         self._clips.append(clip)
-        known = {value.name: name for name, value in self.tensors.items()}
 
         def watched(pairs: Any) -> Any:
             pairs = clip(pairs)
             for parameter, grad in pairs:
-                if parameter.name in known and grad is not None:
-                    name = known[parameter.name]
-                    self.clipped[self.names[name]] = self._array(name, grad)
+                if parameter.name in self._known and grad is not None:
+                    self.clipped[self._known[parameter.name]] = array_of(grad)
             return pairs
 
         return watched
@@ -255,40 +284,36 @@ class Training:
 
     def _gradients(self, kind: str) -> dict[Key, np.ndarray]:
         return {
-            (kind, self.names[name], ""): self._array(name, value.grad)
+            (kind, name, ""): array_of(value.grad)
             for name, value in self.tensors.items()
             if not value.stop_gradient and value.grad is not None
         }
 
     def _rates(self) -> dict[str, float]:
         """What the optimizer will use: its rate, times the factor of the parameter's group."""
-        rate, known = float(self.optimizer.get_lr()), {value.name: name for name, value in self.tensors.items()}
-        rates = {}
+        rate, rates = float(self.optimizer.get_lr()), {}
         for _, parameter in self._held():
-            if parameter.name in known:
+            if parameter.name in self._known:
                 factor = (getattr(parameter, "optimize_attr", None) or {}).get("learning_rate", 1.0)
-                rates[self.names[known[parameter.name]]] = rate * float(factor)
+                rates[self._known[parameter.name]] = rate * float(factor)
         return rates
 
     def _state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
         found: dict[Key, np.ndarray] = {}
-        known = {value.name: name for name, value in self.tensors.items()}
         for kind, accumulators in self.optimizer._accumulators.items():
             for unique, value in accumulators.items():
-                if unique not in known:
+                if unique not in self._known:
                     continue
-                name = known[unique]
+                name = self._known[unique]
                 if kind in POWERS:
                     role, setting = POWERS[kind]
                     beta = self._beta(unique, setting)
                     # after step t it holds beta to the t + 1
-                    found[STATE, self.names[name], role] = value.numpy().reshape(()) / (beta or 1.0)
+                    found[STATE, name, role] = value.numpy().reshape(()) / (beta or 1.0)
                     continue
                 role = OWN_ROLES.get((type(self.optimizer).__name__, kind), ROLES.get(kind, kind))
-                array = self._array(name, value)
-                if (type(self.optimizer).__name__, kind) in WITH_RATE:
-                    array = array / (rates.get(self.names[name]) or 1.0)
-                found[STATE, self.names[name], role] = array
+                with_rate = (type(self.optimizer).__name__, kind) in WITH_RATE
+                found[STATE, name, role] = array_of(value) / ((with_rate and rates.get(name)) or 1.0)
         return found
 
     def _beta(self, unique: str, setting: str) -> float:
@@ -302,16 +327,10 @@ class Training:
         found: dict[Key, np.ndarray] = {}
         parameters = _trainable_names(self.layer)
         for name, value in self.tensors.items():
-            found[PARAMETER if name in parameters else BUFFER, self.names[name], ""] = self._array(name, value)
-        if self.ema is not None:
-            for name, value in _average(self.ema).items():
-                if name in self.names:
-                    found[AVERAGE, self.names[name], ""] = self._array(name, value)
-        return found
-
-    def _array(self, name: str, value: paddle.Tensor) -> np.ndarray:
-        array = array_of(value)
-        return array.T.copy() if name in self.turned else array
+            if value.is_floating_point() or value.is_complex():
+                found[PARAMETER if name in parameters else BUFFER, name, ""] = array_of(value)
+        averaged = _average(self.ema).items() if self.ema is not None else ()
+        return found | {(AVERAGE, name, ""): array_of(value) for name, value in averaged if name in self.tensors}
 
 
 @contextmanager
@@ -348,10 +367,9 @@ def keeps_momentum_in_float32(layer: paddle.nn.Layer) -> bool:
     return type(layer).forward in own
 
 
-def _linear_weights(layer: paddle.nn.Layer) -> frozenset[str]:
-    named = layer.named_sublayers(include_self=True)
-    linear = [path for path, sub in named if isinstance(sub, paddle.nn.Linear)]
-    return frozenset(f"{path}.weight" if path else "weight" for path in linear)
+def is_linear(layer: paddle.nn.Layer) -> bool:
+    """Whether ``layer`` holds its weight transposed, against torch's."""
+    return isinstance(layer, paddle.nn.Linear)
 
 
 def _trainable_names(layer: paddle.nn.Layer) -> frozenset[str]:

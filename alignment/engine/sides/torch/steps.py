@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,7 +234,7 @@ class Follower:
         self._give(mine, other, other.of(GRADIENT) | other.of(GIVEN), plan)
         _as_planned(optimizer, plan, other.rates)
         round_settings(optimizer, self.float32_settings)
-        with doing(SIDE, number, "the optimizer's step"):
+        with doing(SIDE, number, "the optimizer's step"), _scalars_in_float64():
             optimizer.step()
         arrays |= state(optimizer, plan.names) | plan.tensors()
         self.module.zero_grad(set_to_none=True)
@@ -259,6 +260,17 @@ class Follower:
             parameter.grad = None
             if array is not None and parameter.requires_grad:
                 parameter.grad = torch.tensor(array).to(parameter.dtype).view_as(parameter)
+
+
+@contextmanager
+def _scalars_in_float64() -> Iterator[None]:
+    """Within it optimizers keep their scalars in float64, of which NAdam's product of momenta is one that matters."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
 
 
 def _split(optimizer: torch.optim.Optimizer, plan: Training, other: Run) -> None:

@@ -139,6 +139,7 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)
     culprits: list[Culprit] = field(default_factory=list)
     working: Result | None = None
+    accepted: str = ""
     missing: list[str] = field(default_factory=list)
     """What the verdict needs and could not be compared."""
 

@@ -27,6 +27,7 @@ from alignment.engine.sides.paddle import cut
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import capture as capture_torch
 from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.torch.constants import Constant, constants_of_paddle
 
 Loss = Callable[..., Any]
 """``(output, *labels) -> number``, in one framework."""
@@ -46,7 +47,8 @@ LOSSES: Mapping[str, tuple[Loss, Loss]] = {
 
 @dataclass
 class Reference:
-    """The reference's run, and its errors in float32 by the index of the tensor.
+    """The reference's run, its errors in float32 by the index of the tensor, and the functions that it called of which
+    Paddle keeps constants in float32.
 
     Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
@@ -54,6 +56,7 @@ class Reference:
 
     tape: Tape | None = None
     errors: dict[int, float] = field(default_factory=dict)
+    constants: Mapping[str, Constant] = field(default_factory=dict)
 
     def floor(self, dtype: str) -> NoiseFloor:
         """What rounding explains in ``dtype``."""
@@ -119,15 +122,18 @@ def give_back_memory() -> None:
 
 
 def run_reference(
-    models: Borrowed, inputs: Any, start: Start | None, budget: Budget, progress: Callable[[str], None]
-) -> tuple[Tape, dict[int, float]]:  # fmt: skip
-    """Run torch in float64, and in float32 for its errors, as ``Reference`` holds them."""
+    models: Borrowed, inputs: Any, start: Start | None, budget: Budget, progress: Callable[[str], None],
+    as_paddle: bool = False,
+) -> Reference:  # fmt: skip
+    """Run torch in float64, and in float32 for its errors; ``as_paddle`` with the constants of Paddle's kernels."""
+    constants = constants_of_paddle(apply=as_paddle)
 
     def run(dtype: str, store: Store) -> Tape:
         progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
-        return _torch_run(models, inputs, start, getattr(torch, dtype), store)
+        with constants:
+            return _torch_run(models, inputs, start, getattr(torch, dtype), store)
 
-    return run_in_both(run, budget)
+    return Reference(*run_in_both(run, budget), constants.used)
 
 
 def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.dtype, store: Store) -> Tape:

@@ -20,6 +20,8 @@ from alignment.engine.accounts import Accounts, initial_by_layer, split
 from alignment.engine.borrowed import Borrowed, borrow
 from alignment.engine.explaining.causes import UNEXPLAINED, Causes
 from alignment.engine.folding import Fold, fold
+from alignment.engine.judging.accepted import Split, in_words
+from alignment.engine.judging.accepted import split as split_settings
 from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
@@ -60,6 +62,7 @@ from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch.alternatives import alternatives
 from alignment.engine.sides.torch.other_losses import loss_cause
+from alignment.engine.sides.torch.resetting import set_as_port
 from convert.matching.derive import excused, propose
 from convert.matching.differences import ambiguity
 from convert.matching.key_map import AmbiguousMatch, KeyMap
@@ -84,6 +87,7 @@ class Options:
     isolate: bool = True
     seed: int = 0
     max_memory: int = MEMORY
+    accept: Mapping[str, str] = field(default_factory=dict)
 
 
 def align(
@@ -100,6 +104,7 @@ def align(
     isolate: bool = True,
     seed: int = 0,
     max_memory: int = MEMORY,
+    accept: Mapping[str, str] | None = None,
     reference: Reference | None = None,
     progress: Progress = lambda line: None,
 ) -> Result:
@@ -116,6 +121,9 @@ def align(
     judged in float64, and both models are given back as they came. With ``dtype="float32"`` the port runs in float32
     too, beside the reference's own float32 noise: ``result.working`` informs, float64 judges.
 
+    ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer or, as ``"neck.act:slope"``, in
+    one: the reference is then set as the port, and the verdict says what was accepted, and why.
+
     ``max_memory`` bytes of the records stay in memory, the others go to a temporary file. ``reference`` saves the runs
     of torch when one module is compared with several ports. An exception in the Paddle model ends its run and is a
     culprit where it was raised. ``isolate=False`` leaves out the run that finds where a difference begins.
@@ -126,7 +134,7 @@ def align(
     """
     _refuse_swapped(torch_module, paddle_layer)
     _refuse_unknown_type(dtype)
-    options = Options(labels, loss, key_map, mode, dtype, backward, isolate, seed, max_memory)
+    options = Options(labels, loss, key_map, mode, dtype, backward, isolate, seed, max_memory, accept or {})
     session = Session(torch_module, paddle_layer, as_arrays(inputs), options, reference or Reference(), progress)
     return session.compare()
 
@@ -161,6 +169,7 @@ class Session:
     accounts: Accounts = field(init=False)
     matching: Matching = field(init=False)
     points: Mapping[Any, Point] = field(init=False)
+    settings: Split = field(init=False)
     folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
     port: Tape = field(init=False)
 
@@ -176,7 +185,8 @@ class Session:
             self.run_reference()
             self.run_port()
             self.pair()
-            result = self.judged(self.port, "float64")
+            self.compare_settings()
+            result = self._with_constants(self.judged(self.port, "float64"))
             self.find_culprits(result)
             if options.dtype == "float32":
                 self.progress("Paddle in float32, for information")
@@ -188,9 +198,9 @@ class Session:
     def run_reference(self) -> None:
         """torch in float64, and in float32 for the noise floor, unless an earlier comparison did."""
         if self.runs.tape is None:
-            self.runs.tape, self.runs.errors = run_reference(
-                self.models, self.inputs, self.start, self.budget, self.progress
-            )
+            found = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
+            # kept in what the caller holds, for further ports
+            self.runs.tape, self.runs.errors, self.runs.constants = found.tape, found.errors, found.constants
 
     def run_port(self) -> None:
         """The whole port in float64; an exception ends it and is kept."""
@@ -226,6 +236,18 @@ class Session:
         self.matching = match(reference, port, certain, whole)
         self.points = find_points(reference, port, tape, self.matching)
         self.folds = {fold.layer: fold for fold in self._folds()}
+
+    def compare_settings(self) -> None:
+        """What the layers are set to do; where a difference is accepted the reference runs again, set as the port."""
+        compared = settings_compared(self.models, self.matching, self.runs.tape)
+        self.settings = split_settings(compared, self.options.accept)
+        if self.settings.unused:
+            raise ValueError(f"accept names {', '.join(self.settings.unused)}, in which no paired layers differ")
+        if self.settings.accepted:
+            self.progress("torch in float64, set as was accepted")
+            with set_as_port(self.models.reference, self.settings.wanted()):
+                self.runs = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
+            self.pair()
 
     def _folds(self) -> Iterator[Fold]:
         """Normalisations that the port folded into the layer in front of them."""
@@ -274,6 +296,24 @@ class Session:
             result.missing.append("the port returned nothing")
         return result
 
+    def _with_constants(self, result: Result) -> Result:
+        """The result beside the reference with Paddle's constants, where these are what separates the two."""
+        wrong = [row for row in result.rows if row.direction == FORWARD and not row.aligned]
+        if not wrong or not self.runs.constants:
+            return result
+        self.progress("torch in float64, with the constants that Paddle keeps in float32")
+        strict, matching, points = self.runs, self.matching, self.points
+        self.runs = run_reference(self.models, self.inputs, self.start, self.budget, self.progress, as_paddle=True)
+        self.pair()
+        other = self.judged(self.port, "float64")
+        if sum(not row.aligned for row in other.rows) >= sum(not row.aligned for row in result.rows):
+            self.runs, self.matching, self.points = strict, matching, points
+            return result
+        for name, constant in self.runs.constants.items():
+            words = f"in torch with the constants that Paddle's kernel keeps in float32, {constant.size:.1e} away"
+            other.facts[name] = words
+        return other
+
     def _made(self, port: Tape) -> dict[Any, Any]:
         made = port.by_key()
         return {key: twin for key, twin in self.matching.calls.items() if twin in made}
@@ -291,10 +331,11 @@ class Session:
         weights = [fault for fault in self.accounts.weight_faults(self.matching.twins) if not self._is_folded(fault)]
         for found in self.folds.values():
             result.facts[f"{found.norm}"] = f"is folded into {found.layer} in the port, to {found.error:.1e}"
-        compared = settings_compared(self.models, self.matching, self.runs.tape)
-        for words, layers in setting_remarks(compared).items():
+        for words, layers in setting_remarks(self.settings.faults).items():
             result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
-        settings = {layer: fields for layer, fields in setting_faults(compared).items() if layer not in self.folds}
+        settings = {layer: fields for layer, fields in setting_faults(self.settings.faults).items()
+                    if layer not in self.folds}  # fmt: skip
+        result.accepted = in_words(self.settings.accepted)
         wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
         states = [*self._states_in_chain(result, wrong)]
         decisive = [row for row in result.rows if self._decides(row)]

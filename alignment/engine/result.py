@@ -17,11 +17,17 @@ INIT = "init"
 
 @dataclass(frozen=True)
 class Terms:
-    """What the number ``Row.relative`` is called, its heading in a table, and what explains ``Row.floor`` of it."""
+    """What the number ``Row.relative`` is called, its heading in a table, and what ``Row.floor`` is."""
 
     measured: str = "relative error"
-    heading: str = "relative"
-    explained: str = "rounding"
+    heading: str = "error"
+    explained: str = "noise floor"
+
+
+def measured(row: Row) -> str:
+    """What was measured of a row, in words: ``error 4.6e-15, limit 2.8e-11 (noise floor 2.9e-15)``."""
+    words = terms(row.direction)
+    return f"{words.heading} {row.relative:.1e}, limit {row.allowed:.1e} ({words.explained} {row.floor:.1e})"
 
 
 def terms(direction: str) -> Terms:
@@ -176,31 +182,47 @@ class Result:
 
     @property
     def worst(self) -> Row | None:
-        """The row with the largest relative error."""
-        return max(self.rows, key=lambda row: row.relative, default=None)
+        """The row whose error comes nearest to its limit, or exceeds it most."""
+        return max(self.rows, key=lambda row: row.relative / row.allowed if row.allowed else row.relative, default=None)
+
+    def __bool__(self) -> bool:
+        """Whether it passed."""
+        return self.passed
+
+    def by_cause(self) -> list[list[Culprit]]:
+        """The culprits, those of one kind and cause together, in the order of the first of each."""
+        groups: dict[tuple[str, str], list[Culprit]] = {}
+        for found in self.culprits:
+            groups.setdefault((found.kind, found.cause), []).append(found)
+        return [*groups.values()]
 
     def verdict(self) -> str:
-        """One sentence."""
+        """One sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``; the first layer that differs, or the worst."""
         if not self.rows:
             return "NOT ALIGNED: nothing was compared"
-        first, worst = self.first_difference, self.worst
         if self.culprits:
-            found = self.culprits[0]
-            others = f" and {len(self.culprits) - 1} more" if len(self.culprits) > 1 else ""
-            return f"NOT ALIGNED: {found.kind} fault in {found.layer}{others}: {found.cause}"
+            return f"NOT ALIGNED: {self._first_cause()}"
         if self.undecided:
             return f"UNDECIDED: {self._lacks()}"
-        if first is None:
-            words = terms(worst.direction)
+        first = self.first_difference
+        if first is not None:
+            faulty = sum(row.differs for row in self.rows)
             return (
-                f"ALIGNED: {len(self.rows)} tensors, worst {words.measured} {worst.relative:.1e} at {worst.layer} "
-                f"({self.dtype}, {words.explained} alone explains {worst.floor:.1e} there)"
+                f"NOT ALIGNED: {faulty} of {len(self.rows)} tensors differ, first {first.layer}{first.place}: "
+                f"{first.note or measured(first)}"
             )
-        faulty = sum(row.differs for row in self.rows)
-        words = terms(first.direction)
-        measured = f"{words.measured} {first.relative:.1e}, {words.explained} alone explains {first.floor:.1e}"
-        why = first.note or measured
-        return f"NOT ALIGNED: {faulty} of {len(self.rows)} tensors differ, first at {first.layer}: {why}"
+        worst = self.worst
+        but = f" but for what was accepted ({self.accepted})" if self.accepted else ""
+        return f"ALIGNED{but}: {len(self.rows)} tensors ({self.dtype}), worst {worst.layer}: {measured(worst)}"
+
+    def _first_cause(self) -> str:
+        """The first cause, how many layers have it, and how many other causes there are."""
+        first, *others = self.by_cause()
+        found, more = first[0], len(first) - 1
+        layers = f"{found.layer} and {more} more" if more else found.layer
+        rest = sum(map(len, others))
+        besides = f"; {rest} other{'s' * (rest > 1)} at fault, first {others[0][0].layer}" if others else ""
+        return f"{found.kind} fault in {layers}: {found.cause}{besides}"
 
     def _lacks(self) -> str:
         """What could not be judged."""
@@ -259,6 +281,12 @@ class Result:
         from alignment.engine.reporting.page import write_html
 
         write_html([self], path)
+
+    def _repr_html_(self) -> str:
+        """The page, in a frame of its own, as notebooks show it."""
+        from alignment.engine.reporting.page import framed
+
+        return framed([self])
 
     def __str__(self) -> str:
         from alignment.engine.reporting.text import text

@@ -121,7 +121,7 @@ def align(
     judged in float64, and both models are given back as they came. With ``dtype="float32"`` the port runs in float32
     too, beside the reference's own float32 noise: ``result.working`` informs, float64 judges.
 
-    ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer or, as ``"neck.act:slope"``, in
+    ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer, or as ``"neck.act:slope"`` in
     one: the reference is then set as the port, and the verdict says what was accepted, and why.
 
     ``max_memory`` bytes of the records stay in memory, the others go to a temporary file. ``reference`` saves the runs

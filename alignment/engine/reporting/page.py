@@ -18,6 +18,7 @@ from alignment.engine.reporting.page_tree import module_tree
 from alignment.engine.reporting.text import RIGHT, cells, coverage, headings
 from alignment.engine.result import Culprit, Result, Row
 
+FRAME = 640  # pixels: the verdict, the first culprit and a picture
 OPEN = 1  # culprits that are shown whole, so that the picture of all layers stays near; the others open with a click
 LISTED = 10  # culprits with a line of their own; the others are behind one
 LINES = 5  # of evidence; the others are behind one
@@ -25,20 +26,29 @@ LINES = 5  # of evidence; the others are behind one
 
 def write_html(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
     """Write the page."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(page(results), encoding="utf-8")
+
+
+def page(results: Sequence[Result]) -> str:
+    """The page as text."""
     template = Template(files("alignment.engine.reporting").joinpath("page.html").read_text(encoding="utf-8"))
     passed = bool(results) and all(result.passed for result in results)
-    page = template.substitute(
+    return template.substitute(
         title=escape(results[0].title if len(results) == 1 else f"{len(results)} comparisons"),
-        state="aligned" if passed else "differs",
+        state=_state(results[0]) if len(results) == 1 else "aligned" if passed else "differs",
         overview=_overview(results) if len(results) > 1 else "",
         sections="\n".join(_section(result, number) for number, result in enumerate(results)),
     )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(page, encoding="utf-8")
+
+
+def framed(results: Sequence[Result]) -> str:
+    """The page in a frame, so that its styles stay in it: what a notebook shows."""
+    return f'<iframe srcdoc="{escape(page(results))}" style="width: 100%; height: {FRAME}px; border: 0"></iframe>'
 
 
 def _state(result: Result) -> str:
-    return "aligned" if result.passed else "differs"
+    return "aligned" if result.passed else "undecided" if result.undecided else "differs"
 
 
 def _overview(results: Sequence[Result]) -> str:

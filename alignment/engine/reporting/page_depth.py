@@ -92,7 +92,7 @@ def _caption(rows: Sequence[Row], direction: str) -> str:
     marks = [
         ('<i class="dot aligned"></i>', "aligned"),
         ('<i class="dot differs"></i>', "differs"),
-        ('<i class="dash floor"></i>', f"{terms(direction).explained} alone"),
+        ('<i class="dash floor"></i>', terms(direction).explained),
         ('<i class="dash allowed"></i>', "limit"),
     ]
     legend = "".join(f"<span>{mark}{name}</span>" for mark, name in marks)

@@ -171,7 +171,7 @@ def _error(row: Row | None) -> str:
     if row is None:
         return '<span class="none"></span>'
     call = f", call {row.call + 1}" if row.call else ""
-    explained = f"{terms(row.direction).explained} alone explains {row.floor:.1e}"
+    explained = f"limit {row.allowed:.1e}, {terms(row.direction).explained} {row.floor:.1e}"
     title = f"{row.layer}{call}, {row.direction}: {row.note or explained}"
     text = "&ne;" if row.note else f"{row.relative:.1e}" if row.relative else "exact"
     return f'<span class="error {row.verdict}" title="{escape(title)}">{text}</span>'

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from alignment.engine.result import FORWARD, INIT, Culprit, Result, Row, terms
 
-RIGHT = {3, 4, 5}  # columns of numbers
+RIGHT = {3, 4, 5, 6}  # columns of numbers
 ALIKE = 3  # culprits of one kind and cause that are shown one by one
 FOLD = 12  # aligned rows shown at either end of a folded run
 SCREEN = 24  # lines of a terminal: what is longer scrolls the verdict away, which is then repeated
@@ -20,16 +19,18 @@ SCREEN = 24  # lines of a terminal: what is longer scrolls the verdict away, whi
 def headings(rows: Sequence[Row]) -> tuple[str, ...]:
     """Of the columns of a table; the rows of one table are measured alike."""
     words = terms(rows[0].direction if rows else FORWARD)
-    return ("layer", "kind", "shape", "max abs", words.heading, words.explained, "verdict")
+    return ("layer", "kind", "shape", "max abs", words.heading, "limit", words.explained, "verdict")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """One table row as text: a repeated call is numbered from 1."""
     call = f" #{row.call + 1}" if row.call else ""
     shape = "x".join(map(str, row.shape))
-    errors = ("-", "-", "-") if row.note else (f"{row.max_abs:.2e}", f"{row.relative:.1e}", f"{row.floor:.1e}")
-    name = row.layer + call + ("" if row.direction in (FORWARD, INIT) else f" ({row.direction})")
-    return (name, row.kind, shape, *errors, f"{row.verdict}: {row.note}" if row.note else row.verdict)
+    numbers = (f"{row.max_abs:.2e}", f"{row.relative:.1e}", f"{row.allowed:.1e}", f"{row.floor:.1e}")
+    errors = ("-",) * len(numbers) if row.note else numbers
+    name = row.layer + row.place + call + ("" if row.direction in (FORWARD, INIT) else f" ({row.direction})")
+    why = row.note or row.undecided
+    return (name, row.kind, shape, *errors, f"{row.verdict}: {why}" if why else row.verdict)
 
 
 def table(result: Result, fold: bool = True) -> str:
@@ -81,11 +82,8 @@ def coverage(result: Result) -> str:
 
 def culprits(result: Result) -> str:
     """The layers at fault with cause and evidence; many of one cause as one, with the evidence of the first."""
-    alike: dict[tuple[str, str], list[Culprit]] = defaultdict(list)
-    for found in result.culprits:
-        alike[found.kind, found.cause].append(found)
     lines = []
-    for group in alike.values():
+    for group in result.by_cause():
         apart = [group] if len(group) > ALIKE else [[found] for found in group]
         for some in apart:
             lines += _culprit_lines(some)
@@ -97,7 +95,8 @@ def _culprit_lines(alike: Sequence[Culprit]) -> list[str]:
     twin = "" if found.twin == found.layer else f" (in Paddle {found.twin})"
     place = f"{found.layer}{twin}"
     if len(alike) > 1:
-        place = f"{len(alike)} layers, from {place} to {alike[-1].layer}"
+        return [f"{found.cause}: {len(alike)} layers, first {place} ({found.kind} fault)",
+                *(f"  {line}" for line in found.evidence)]  # fmt: skip
     return [f"{found.kind} fault in {place}: {found.cause}", *(f"  {line}" for line in found.evidence)]
 
 

@@ -43,7 +43,8 @@ class constants_of_paddle(TorchFunctionMode):
     """Within it torch's functions of float64 compute with Paddle's constants; other types are left alone.
 
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
-    With ``apply=False`` they are noted and not changed.
+    ``chosen(name, place)`` tells whether a call takes Paddle's: a port may use Paddle's pool in one place and a mean,
+    which is exact, in another. Calls that do not are noted all the same.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -51,11 +52,13 @@ class constants_of_paddle(TorchFunctionMode):
     ['interpolate']
     """
 
-    def __init__(self, where: Callable[[], str] = lambda: "", *, apply: bool = True):
+    def __init__(
+        self, where: Callable[[], str] = lambda: "", chosen: Callable[[str, str], bool] = lambda name, place: True
+    ):
         super().__init__()
         self.used: dict[str, Constant] = {}
         self.where = where
-        self.apply = apply
+        self.chosen = chosen
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -66,15 +69,16 @@ class constants_of_paddle(TorchFunctionMode):
             return func(*args, **kwargs)
         name, deviating = entry
         size, compute = deviating(func, *args, **kwargs)
-        if size:
-            self._note(name, size)
-        return compute() if size and self.apply else func(*args, **kwargs)
+        if not size:
+            return func(*args, **kwargs)
+        place = self.where()
+        self._note(name, size, place)
+        return compute() if self.chosen(name, place) else func(*args, **kwargs)
 
-    def _note(self, name: str, size: float) -> None:
+    def _note(self, name: str, size: float, place: str) -> None:
         constant = self.used.setdefault(name, Constant(name))
         constant.size = max(constant.size, size)
         constant.calls += 1
-        place = self.where()
         if place and place not in constant.places:
             constant.places.append(place)
 
@@ -156,7 +160,7 @@ class _Selu(torch.autograd.Function):
 
 
 def _hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tuple[float, Compute]:
-    """A port that gives the slope as 1/6 gets it in float32, and its gradient in float64."""
+    """A port that gives the slope as 1/6 gets it in float32; in the gradient torch's own kernel has it so."""
     slope = in_float32(1 / 6)
     return deviation(1 / 6), lambda: _Valued.apply(
         original(input), (input.detach() * slope + 0.5).clamp(0, 1)

@@ -180,15 +180,22 @@ def test_float32_is_left_alone():
     assert used.used == {} and torch.equal(inside, TF.interpolate(x, (13, 5), mode="bilinear"))
 
 
-def test_constants_are_noted_with_their_place_and_taken_where_they_are_chosen():
+def test_constants_are_noted_with_their_place_and_taken_in_the_given_places_alone():
     x = torch.from_numpy(drawn(2, 3, 7, 7))
     strict = TF.interpolate(x, (13, 5), mode="bilinear")
     places = iter(["neck.up", "neck.up", "head"])
-    with constants_of_paddle(lambda: next(places), lambda name, place: place == "head") as used:
+    with constants_of_paddle(lambda: next(places), places={"head"}) as used:
         outputs = [TF.interpolate(x, (13, 5), mode="bilinear") for _ in range(3)]
     constant = used.used["interpolate"]
     assert (constant.places, constant.calls) == (["neck.up", "head"], 3) and 1e-8 < constant.size < 1e-6
     assert [torch.equal(output, strict) for output in outputs] == [True, True, False]
+
+
+def test_constants_may_be_noted_alone():
+    x = torch.from_numpy(drawn(2, 3, 7, 7))
+    with constants_of_paddle(apply=False) as used:
+        output = TF.interpolate(x, (13, 5), mode="bilinear")
+    assert torch.equal(output, TF.interpolate(x, (13, 5), mode="bilinear")) and "interpolate" in used.used
 
 
 def test_a_layer_is_seen_as_well_as_a_function():

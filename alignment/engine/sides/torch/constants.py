@@ -10,7 +10,7 @@ Measured with paddlepaddle 3.3.1 on CPU; ``tests/test_constants.py`` holds every
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +43,8 @@ class constants_of_paddle(TorchFunctionMode):
     """Within it torch's functions of float64 compute with Paddle's constants; other types are left alone.
 
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
-    ``chosen(name, place)`` tells whether a call takes Paddle's: a port may use Paddle's pool in one place and a mean,
-    which is exact, in another. Calls that do not are noted all the same.
+    With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
+    Paddle's pool in one place and a mean, which is exact, in another.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -53,12 +53,13 @@ class constants_of_paddle(TorchFunctionMode):
     """
 
     def __init__(
-        self, where: Callable[[], str] = lambda: "", chosen: Callable[[str, str], bool] = lambda name, place: True
+        self, where: Callable[[], str] = lambda: "", *, apply: bool = True, places: Collection[str] | None = None
     ):
         super().__init__()
         self.used: dict[str, Constant] = {}
         self.where = where
-        self.chosen = chosen
+        self.apply = apply
+        self.places = places
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -73,7 +74,8 @@ class constants_of_paddle(TorchFunctionMode):
             return func(*args, **kwargs)
         place = self.where()
         self._note(name, size, place)
-        return compute() if self.chosen(name, place) else func(*args, **kwargs)
+        taken = self.apply and (self.places is None or place in self.places)
+        return compute() if taken else func(*args, **kwargs)
 
     def _note(self, name: str, size: float, place: str) -> None:
         constant = self.used.setdefault(name, Constant(name))

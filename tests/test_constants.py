@@ -191,6 +191,29 @@ def test_constants_are_noted_with_their_place_and_taken_in_the_given_places_alon
     assert [torch.equal(output, strict) for output in outputs] == [True, True, False]
 
 
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dims", [(2, 3), [-1, -2]])
+def test_a_mean_over_space_may_be_a_pool_in_the_port(keep, dims):
+    def pool(x):
+        return PF.adaptive_avg_pool2d(x, 1) if keep else PF.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    arrays = [drawn(2, 3, 7, 7)]
+    expected = in_paddle(pool, arrays)
+    with constants_of_paddle(means=True) as used:
+        actual = in_torch(lambda x: x.mean(dims, keepdim=keep), arrays)
+    with constants_of_paddle() as unused:
+        strict = in_torch(lambda x: x.mean(dims, keepdim=keep), arrays)
+    assert apart(actual, expected) <= ROUNDING < 1e-9 < apart(strict, expected)
+    assert len(used.used) == 1 and unused.used == {}
+
+
+def test_another_mean_is_no_pool():
+    x = torch.from_numpy(drawn(2, 3, 7, 7))
+    with constants_of_paddle(means=True) as used:
+        outputs = [x.mean(), x.mean(1), x.mean((1, 2)), x.mean(-1), torch.mean(x, 0), x.flatten(2).mean(1)]
+    assert used.used == {} and len(outputs) == 6
+
+
 def test_constants_may_be_noted_alone():
     x = torch.from_numpy(drawn(2, 3, 7, 7))
     with constants_of_paddle(apply=False) as used:

@@ -44,7 +44,8 @@ class constants_of_paddle(TorchFunctionMode):
 
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
     With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
-    Paddle's pool in one place and a mean, which is exact, in another.
+    Paddle's pool in one place and a mean, which is exact, in another. With ``means`` a mean over space is taken for the
+    average pool that it may be in the port.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -53,19 +54,21 @@ class constants_of_paddle(TorchFunctionMode):
     """
 
     def __init__(
-        self, where: Callable[[], str] = lambda: "", *, apply: bool = True, places: Collection[str] | None = None
-    ):
+        self, where: Callable[[], str] = lambda: "", *, apply: bool = True, places: Collection[str] | None = None,
+        means: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.used: dict[str, Constant] = {}
         self.where = where
         self.apply = apply
         self.places = places
+        self.entries = ENTRIES | MEANS if means else ENTRIES
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        entry = ENTRIES.get(func)
+        entry = self.entries.get(func)
         if entry is None or not _in_float64(args, kwargs):
             return func(*args, **kwargs)
         name, deviating = entry
@@ -257,6 +260,16 @@ def _adaptive_avg_pool(dims: int) -> Entry:
         return _averaged(lambda: original(input, output_size), counts)
 
     return entry
+
+
+def _mean_over_space(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[float, Compute]:
+    """A mean over all axes behind the channels, which a port may have as an average pool, whose 1/n is float32."""
+    dim = args[0] if args else kwargs.get("dim")
+    axes = {axis % input.dim() for axis in _per_axis(dim, 1)} if dim is not None and input.dim() > 2 else set()
+    if axes != {*range(2, input.dim())} or not axes:
+        return 0.0, lambda: original(input, *args, **kwargs)
+    counts = [[math.prod(input.shape[2:])]]
+    return _averaged(lambda: original(input, *args, **kwargs), counts)
 
 
 _ADAPTIVE = {dims: _adaptive_avg_pool(dims) for dims in (1, 2, 3)}
@@ -517,4 +530,9 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
     F.huber_loss: ("huber_loss", rounded(delta=3)),
     F.smooth_l1_loss: ("smooth_l1_loss", _smooth_l1_loss),
     F.cross_entropy: ("cross_entropy with label_smoothing", _cross_entropy),
+}
+
+MEANS: dict[Callable[..., Any], tuple[str, Entry]] = {
+    torch.mean: ("mean, an average pool in the port", _mean_over_space),
+    torch.Tensor.mean: ("mean, an average pool in the port", _mean_over_space),
 }

@@ -180,15 +180,45 @@ def test_float32_is_left_alone():
     assert used.used == {} and torch.equal(inside, TF.interpolate(x, (13, 5), mode="bilinear"))
 
 
-def test_constants_are_noted_with_their_place_and_not_applied_if_so_asked():
+def test_constants_are_noted_with_their_place_and_taken_in_the_given_places_alone():
     x = torch.from_numpy(drawn(2, 3, 7, 7))
+    strict = TF.interpolate(x, (13, 5), mode="bilinear")
     places = iter(["neck.up", "neck.up", "head"])
-    with constants_of_paddle(lambda: next(places), apply=False) as used:
-        for _ in range(3):
-            noted = TF.interpolate(x, (13, 5), mode="bilinear")
+    with constants_of_paddle(lambda: next(places), places={"head"}) as used:
+        outputs = [TF.interpolate(x, (13, 5), mode="bilinear") for _ in range(3)]
     constant = used.used["interpolate"]
     assert (constant.places, constant.calls) == (["neck.up", "head"], 3) and 1e-8 < constant.size < 1e-6
-    assert torch.equal(noted, TF.interpolate(x, (13, 5), mode="bilinear"))
+    assert [torch.equal(output, strict) for output in outputs] == [True, True, False]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dims", [(2, 3), [-1, -2]])
+def test_a_mean_over_space_may_be_a_pool_in_the_port(keep, dims):
+    def pool(x):
+        return PF.adaptive_avg_pool2d(x, 1) if keep else PF.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    arrays = [drawn(2, 3, 7, 7)]
+    expected = in_paddle(pool, arrays)
+    with constants_of_paddle(means=True) as used:
+        actual = in_torch(lambda x: x.mean(dims, keepdim=keep), arrays)
+    with constants_of_paddle() as unused:
+        strict = in_torch(lambda x: x.mean(dims, keepdim=keep), arrays)
+    assert apart(actual, expected) <= ROUNDING < 1e-9 < apart(strict, expected)
+    assert len(used.used) == 1 and unused.used == {}
+
+
+def test_another_mean_is_no_pool():
+    x = torch.from_numpy(drawn(2, 3, 7, 7))
+    with constants_of_paddle(means=True) as used:
+        outputs = [x.mean(), x.mean(1), x.mean((1, 2)), x.mean(-1), torch.mean(x, 0), x.flatten(2).mean(1)]
+    assert used.used == {} and len(outputs) == 6
+
+
+def test_constants_may_be_noted_alone():
+    x = torch.from_numpy(drawn(2, 3, 7, 7))
+    with constants_of_paddle(apply=False) as used:
+        output = TF.interpolate(x, (13, 5), mode="bilinear")
+    assert torch.equal(output, TF.interpolate(x, (13, 5), mode="bilinear")) and "interpolate" in used.used
 
 
 def test_a_layer_is_seen_as_well_as_a_function():

@@ -63,6 +63,8 @@ def disagreements(reference: Settings, port: Settings, shape: Shape | None = Non
     elif a.category != b.category and {a.category, b.category} != AFFINE:
         return {"category": (_called(reference, a), _called(port, b))}
     common = [name for name in a.fields if name in b.fields]
+    if "use_batch" in common and a.fields["use_batch"] == b.fields["use_batch"]:
+        common = [name for name in common if name != "training"]  # it decides nothing else of a normalisation
     return {
         name: (reference.fields.get(name, a.fields[name]), port.fields.get(name, b.fields[name]))
         for name in common

@@ -149,6 +149,7 @@ def _batch_norm(m: Any) -> tuple[str, dict[str, Any]]:
         momentum=1 - float(m._momentum),
         affine=m.weight is not None and m.bias is not None,
         use_batch=_uses_batch(m),
+        global_stats=bool(m._use_global_stats),
     )
     if getattr(m, "_act", None):
         fields["activation"] = m._act

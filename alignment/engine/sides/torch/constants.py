@@ -10,7 +10,7 @@ Measured with paddlepaddle 3.3.1 on CPU; ``tests/test_constants.py`` holds every
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,9 @@ class constants_of_paddle(TorchFunctionMode):
     """Within it torch's functions of float64 compute with Paddle's constants; other types are left alone.
 
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
-    With ``apply=False`` they are noted and not changed.
+    With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
+    Paddle's pool in one place and a mean, which is exact, in another. With ``means`` a mean over space is taken for the
+    average pool that it may be in the port.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -51,30 +53,37 @@ class constants_of_paddle(TorchFunctionMode):
     ['interpolate']
     """
 
-    def __init__(self, where: Callable[[], str] = lambda: "", *, apply: bool = True):
+    def __init__(
+        self, where: Callable[[], str] = lambda: "", *, apply: bool = True, places: Collection[str] | None = None,
+        means: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.used: dict[str, Constant] = {}
         self.where = where
         self.apply = apply
+        self.places = places
+        self.entries = ENTRIES | MEANS if means else ENTRIES
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        entry = ENTRIES.get(func)
+        entry = self.entries.get(func)
         if entry is None or not _in_float64(args, kwargs):
             return func(*args, **kwargs)
         name, deviating = entry
         size, compute = deviating(func, *args, **kwargs)
-        if size:
-            self._note(name, size)
-        return compute() if size and self.apply else func(*args, **kwargs)
+        if not size:
+            return func(*args, **kwargs)
+        place = self.where()
+        self._note(name, size, place)
+        taken = self.apply and (self.places is None or place in self.places)
+        return compute() if taken else func(*args, **kwargs)
 
-    def _note(self, name: str, size: float) -> None:
+    def _note(self, name: str, size: float, place: str) -> None:
         constant = self.used.setdefault(name, Constant(name))
         constant.size = max(constant.size, size)
         constant.calls += 1
-        place = self.where()
         if place and place not in constant.places:
             constant.places.append(place)
 
@@ -156,7 +165,7 @@ class _Selu(torch.autograd.Function):
 
 
 def _hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tuple[float, Compute]:
-    """A port that gives the slope as 1/6 gets it in float32, and its gradient in float64."""
+    """A port that gives the slope as 1/6 gets it in float32; in the gradient torch's own kernel has it so."""
     slope = in_float32(1 / 6)
     return deviation(1 / 6), lambda: _Valued.apply(
         original(input), (input.detach() * slope + 0.5).clamp(0, 1)
@@ -251,6 +260,16 @@ def _adaptive_avg_pool(dims: int) -> Entry:
         return _averaged(lambda: original(input, output_size), counts)
 
     return entry
+
+
+def _mean_over_space(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[float, Compute]:
+    """A mean over all axes behind the channels, which a port may have as an average pool, whose 1/n is float32."""
+    dim = args[0] if args else kwargs.get("dim")
+    axes = {axis % input.dim() for axis in _per_axis(dim, 1)} if dim is not None and input.dim() > 2 else set()
+    if axes != {*range(2, input.dim())} or not axes:
+        return 0.0, lambda: original(input, *args, **kwargs)
+    counts = [[math.prod(input.shape[2:])]]
+    return _averaged(lambda: original(input, *args, **kwargs), counts)
 
 
 _ADAPTIVE = {dims: _adaptive_avg_pool(dims) for dims in (1, 2, 3)}
@@ -511,4 +530,9 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
     F.huber_loss: ("huber_loss", rounded(delta=3)),
     F.smooth_l1_loss: ("smooth_l1_loss", _smooth_l1_loss),
     F.cross_entropy: ("cross_entropy with label_smoothing", _cross_entropy),
+}
+
+MEANS: dict[Callable[..., Any], tuple[str, Entry]] = {
+    torch.mean: ("mean, an average pool in the port", _mean_over_space),
+    torch.Tensor.mean: ("mean, an average pool in the port", _mean_over_space),
 }

@@ -96,7 +96,7 @@ def _linear(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _batch_norm(m: Any) -> tuple[str, dict[str, Any]]:
-    fields = dict(epsilon=m.eps, affine=m.affine, use_batch=_uses_batch(m))
+    fields = dict(epsilon=m.eps, affine=m.affine, use_batch=_uses_batch(m), global_stats=False)
     # without running statistics there is no momentum
     return "batch_norm", fields | ({"momentum": m.momentum} if m.track_running_stats else {})
 

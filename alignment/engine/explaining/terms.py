@@ -176,7 +176,7 @@ def dropped_out(case: Case) -> str:
     if not case.same_shape:
         return ""
     gone = (case.actual == 0) & (case.expected != 0)
-    if not gone.any() or gone.all():
+    if not gone.any() or not varied(case.expected[~gone]):  # of one value that is left, any factor does
         return ""
     kept = np.where(gone, 0, case.expected)
     number = factor(case.actual, kept)

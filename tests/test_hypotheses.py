@@ -61,6 +61,7 @@ MASK_OF_WINDOWS = np.where(array(3, 7, 7, seed=12) > 1, -100.0, 0.0)
 ADDED = {
     "relative_position_bias_table": np.broadcast_to(TABLE_OF_BIASES[INDEX].transpose(2, 0, 1), (3, 4, 7, 7)),
     "input 1": MASK_OF_WINDOWS[:, None],
+    "transposed": np.broadcast_to(TABLE_OF_BIASES[INDEX].transpose(2, 1, 0), (3, 4, 7, 7)),
 }
 QKV = {"the output of qkv": WIDE}
 FLAT = {"input 0": array(5, 3, 4, 6)}
@@ -225,6 +226,12 @@ FOUND = {
         dict(known=QKV, parameters={"relative_position_bias_table": TABLE_OF_BIASES, "relative_position_index": INDEX}),
         "relative_position_bias_table is not added to the scores",
     ),
+    "relative positions transposed": (
+        attended(added=("relative_position_bias_table",)), attended(added=("transposed",)),
+        dict(known=QKV, parameters={"relative_position_bias_table": TABLE_OF_BIASES, "relative_position_index": INDEX}),
+        "is not added to the scores and relative_position_bias_table transposed is added",
+    ),
+    "scaled by the root of the width": (A, A * 8**0.5, {}, "scaled by 2.828427125 (the root of 8)"),
     "mask of windows forgotten": (
         attended(added=("relative_position_bias_table", "input 1")), attended(added=("relative_position_bias_table",)),
         dict(

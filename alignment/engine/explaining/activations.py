@@ -9,11 +9,17 @@ import numpy as np
 
 from alignment.engine.explaining.case import Case
 
+# The default slope of Paddle's hard sigmoid, and 1 / 6 as its kernel keeps it, in float32.
+PADDLE_SLOPE, SIXTH = (float(np.float32(slope)) for slope in (0.1666667, 1 / 6))
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _selu(x: np.ndarray, scale: float, alpha: float) -> np.ndarray:
+    return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
 def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -28,7 +34,8 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "leaky relu (slope 0.1)": lambda x: np.where(x > 0, x, 0.1 * x),
     "leaky relu (slope 0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
+    "selu": lambda x: _selu(x, 1.0507009873554805, 1.6732632423543772),
+    "selu (constants in float32, Paddle's)": lambda x: _selu(x, *map(float, np.float32([1.0507009873, 1.6732632423]))),
     "gelu": lambda x: x * 0.5 * (1 + _ERF(x / math.sqrt(2)).astype(np.float64)),
     "gelu (tanh)": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "gelu (quick, sigmoid of 1.702 x)": lambda x: x * _sigmoid(1.702 * x),
@@ -37,7 +44,8 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
     "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
-    "hardsigmoid (slope 0.1666667, Paddle's)": lambda x: np.clip(0.1666667 * x + 0.5, 0, 1),
+    "hardsigmoid (slope 0.1666667, Paddle's)": lambda x: np.clip(PADDLE_SLOPE * x + 0.5, 0, 1),
+    "hardsigmoid (slope 1 / 6 in float32)": lambda x: np.clip(SIXTH * x + 0.5, 0, 1),
     "hardtanh": lambda x: np.clip(x, -1, 1),
     "softplus": lambda x: np.logaddexp(0, x),
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignment.engine.explaining.case import Case, factor
+from alignment.engine.explaining.terms import as_root
 
 ROLES = ("q", "k", "v")
 FEW = 4
@@ -83,7 +84,9 @@ def attention(case: Case) -> str:
     if not case.same_shape or case.expected.ndim != 3:
         return ""
     for tensors in _sources(case):
-        source = Source(tensors, dict(_added(case, tensors)))
+        added = dict(_added(case, tensors))
+        turned = {f"{name} transposed": bias.swapaxes(-1, -2) for name, bias in added.items()}
+        source = Source(tensors, added | {name: bias for name, bias in turned.items() if _square(bias)})
         right = next((form for form in _usual(case, source) if _is(case, case.expected, form, source)), None)
         wrong = right and next((form for form in _others(right, case) if _is(case, case.actual, form, source)), None)
         if wrong:
@@ -136,9 +139,13 @@ def _added(case: Case, tensors: tuple[np.ndarray, ...]) -> Iterator[tuple[str, n
                 yield name, np.broadcast_to(bias, (samples, *bias.shape))
 
 
+def _square(scores: np.ndarray) -> bool:
+    return scores.shape[-1] == scores.shape[-2]
+
+
 def _usual(case: Case, source: Source) -> Iterator[Form]:
     """The forms that the reference may have."""
-    names = [*source.added][:MOST_ADDED]
+    names = [name for name in source.added if not name.endswith(" transposed")][:MOST_ADDED]
     sums = [(), *((name,) for name in names), *combinations(names, 2)]
     width = case.expected.shape[-1]
     for heads in range(1, min(width, MOST_HEADS) + 1):
@@ -156,7 +163,10 @@ def _others(right: Form, case: Case) -> Iterator[Form]:
     yield from (replace(right, scale=scale) for scale in SCALES if scale != right.scale)
     yield from (replace(right, roles=roles) for roles in permutations(range(3)) if roles != right.roles)
     yield replace(right, softmax="the queries")
-    yield from (replace(right, added=tuple({*right.added} - {name})) for name in right.added)
+    for name in right.added:
+        rest = tuple(other for other in right.added if other != name)
+        yield replace(right, added=rest)
+        yield replace(right, added=(*rest, f"{name} transposed"))
     yield replace(right, mask="no mask" if right.mask == "a causal mask" else "a causal mask")
     yield replace(right, merged="head by head")
     yield from (replace(right, packed=packed) for packed in PACKED if packed != right.packed)
@@ -167,7 +177,7 @@ def _others(right: Form, case: Case) -> Iterator[Form]:
 def _is(case: Case, side: np.ndarray, form: Form, source: Source) -> bool:
     """Whether attention in this form is ``side``; a few queries are tried first where they can be computed alone."""
     tensors = source.tensors
-    if any(source.added[name].shape[1] not in (1, form.heads) for name in form.added):
+    if any(name not in source.added or source.added[name].shape[1] not in (1, form.heads) for name in form.added):
         return False
     if len(tensors) == 3 and (form.packed != "three, heads, width" or not _alike(tensors, form.roles)):
         return False
@@ -245,14 +255,8 @@ def softened(case: Case) -> str:
         number = factor(wrong, right)
         powers = np.exp(number * right - (number * right).max(axis, keepdims=True))
         if number > 0 and case.is_actual(powers / powers.sum(axis, keepdims=True)):
-            return f"scores are {number:.6g} times the reference's before the softmax over axis {axis}{_root(number)}"
+            return f"scores are {number:.6g} times the reference's before the softmax over axis {axis}{as_root(number)}"
     return ""
-
-
-def _root(number: float) -> str:
-    """A factor that is the root of a whole number, or one over it: attention scores are scaled by that of a width."""
-    square = max(number, 1 / number) ** 2
-    return f" (the root of {round(square)}, or one over it)" if abs(square - round(square)) < 1e-6 * square else ""
 
 
 def _logits(case: Case, side: np.ndarray, axis: int) -> np.ndarray | None:

@@ -21,7 +21,8 @@ MOST = 8
 FEW, FEW_OF_MEANS = 16, 3
 """Elements on which an expression is tried first, and those of a mean, each of which is made of many."""
 GATES = (
-    "sigmoid", "hardsigmoid", "hardsigmoid (slope 0.1666667, Paddle's)", "tanh", "relu", "gelu", "silu (swish)", "softplus",
+    "sigmoid", "hardsigmoid", "hardsigmoid (slope 0.1666667, Paddle's)", "hardsigmoid (slope 1 / 6 in float32)",
+    "tanh", "relu", "gelu", "silu (swish)", "softplus",
 )  # fmt: skip
 MEANS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.max}
 

@@ -13,6 +13,9 @@ from alignment.engine.explaining.case import Case, factor, is_float, varied
 # slope 0.1666667 of Paddle's hard sigmoid is.
 FEW_DIGITS = 1e-6
 
+MOST_OF_A_ROOT = 2**16
+"""No layer is wider: beyond it any number is near the root of a whole one."""
+
 READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "{}": lambda p: p,
     "exp({})": np.exp,
@@ -32,7 +35,17 @@ def scaled(case: Case) -> str:
         return ""
     if 0 < abs(number - 1) <= 2.0**-24:
         return f"scaled by 1{number - 1:+.3g}, as by a constant that is kept in float32"
-    return f"scaled by {number:.10g}"
+    return f"scaled by {number:.10g}{as_root(number)}"
+
+
+def as_root(number: float) -> str:
+    """In words, where ``number`` is the root of a whole one, or one over it, as the scale by a width is."""
+    for value, words in ((abs(number), "the root of"), (1 / abs(number), "one over the root of")):
+        square = value**2
+        whole = round(square) if 1 < square < MOST_OF_A_ROOT else 0
+        if whole and abs(square - whole) <= 1e-9 * square and abs(value - round(value)) > 1e-6:
+            return f" ({words} {whole})"
+    return ""
 
 
 def vanished(case: Case) -> str:
@@ -163,7 +176,7 @@ def dropped_out(case: Case) -> str:
     if not case.same_shape:
         return ""
     gone = (case.actual == 0) & (case.expected != 0)
-    if not gone.any() or gone.all():
+    if not gone.any() or not varied(case.expected[~gone]):  # of one value that is left, any factor does
         return ""
     kept = np.where(gone, 0, case.expected)
     number = factor(case.actual, kept)

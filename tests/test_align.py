@@ -27,7 +27,7 @@ def run(torch_model, paddle_model, **options):
 def test_a_correct_port_raises_no_alarm(name, mode):
     result = run(*pair(name), mode=mode)
     assert result.passed, result.verdict()
-    assert {row.direction for row in result.rows} == {"forward", "gradient", "parameter gradient"}
+    assert {row.direction for row in result.rows} == {"forward", "gradient", "input gradient", "parameter gradient"}
 
 
 def test_neither_model_is_changed():

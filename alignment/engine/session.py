@@ -59,12 +59,14 @@ from alignment.engine.runs import (
     threads_as_torch,
 )
 from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch.alternatives import alternatives
+from alignment.engine.sides.torch.borrow import own_arrays as torch_arrays
 from alignment.engine.sides.torch.other_losses import loss_cause
 from alignment.engine.sides.torch.resetting import set_as_port
-from convert.matching.derive import excused, propose
-from convert.matching.differences import ambiguity
+from convert.matching.derive import Proposal, excused, propose
+from convert.matching.differences import could_be
 from convert.matching.key_map import AmbiguousMatch, KeyMap
 from convert.matching.layers import Layer, read_all_layers
 
@@ -270,10 +272,27 @@ class Session:
             for model, tape in ((self.torch_module, self.runs.tape), (self.paddle_layer, self.port))
         )
         proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
-        unclear = ambiguity(proposal)
+        if proposal.doubts:
+            settled = {key: self._by_values(proposal, key, twins) for key, *twins in proposal.doubts}
+            given = {} if isinstance(given, str) else dict(given)
+            proposal = propose(ours, theirs, given | {key: twin for key, twin in settled.items() if twin})
+        left, right = proposal.left()
+        unclear = [key for key, *_ in proposal.doubts] + [item.key for item in left if could_be(item, right)]
         if unclear:
-            raise AmbiguousMatch(unclear[0], unclear[1:])
+            raise AmbiguousMatch("layers have several possible twins; name the right ones in key_map:", unclear)
         return excused(proposal.key_map())
+
+    def _by_values(self, proposal: Proposal, key: str, twins: Sequence[str]) -> str:
+        """Which of ``twins`` holds the tensors of ``key``, whatever their layout, if one alone does."""
+        arrays, theirs = torch_arrays(self.torch_module)[0], paddle_arrays(self.paddle_layer)[0]
+        wanted = [np.sort(arrays[part.name], axis=None) for part in proposal.torch[key].parts.values()]
+        held = {
+            twin: [np.sort(theirs[part.name], axis=None) for part in proposal.paddle[twin].parts.values()]
+            for twin in twins
+            if twin in proposal.paddle
+        }
+        same = [t for t, some in held.items() if len(some) == len(wanted) and all(map(np.array_equal, some, wanted))]
+        return same[0] if len(same) == 1 else ""
 
     def judged(self, port: Tape, dtype: str) -> Result:
         """Every value of a run of the port against the reference's."""
@@ -407,12 +426,17 @@ class Session:
     ) -> tuple[Trace, list[Finding], list[StateFault]]:
         """What a cut run finds, of what the chain did not show to be right."""
         tape, floor = self.runs.tape, self.runs.floor("float64")
-        trace = Trace(tape, floor, self.matching.twins, self._leaves(), explained)
+        make = partial(Trace, tape, floor, self.matching.twins, self._leaves(), explained)
         by_twin: dict[str, list[Point]] = {}
         for key, twin in self.matching.calls.items():
             if key in self.points:
                 by_twin.setdefault(twin[0], []).append(self.points[key])
+        trace = make()
         run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
+        if run.raised is not None and trace.left_shapes:
+            # another shape, which was left to the code around it, ended the run: that code does not make up for it
+            trace = make(shapes_cut=True)
+            run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
         trace.end()
         right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
         right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}

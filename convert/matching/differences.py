@@ -32,9 +32,14 @@ def ambiguity(proposal: Proposal) -> list[str]:
     return lines
 
 
+def could_be(item: Item, others: Sequence[Item]) -> list[str]:
+    """Which of ``others`` an item could stand for, by its kind and shapes."""
+    return [other.key for other in others if fit(item, other) >= PARTLY]
+
+
 def _could_be(left: Sequence[Item], others: Sequence[Item], side: str) -> Iterator[str]:
     for item in left:
-        candidates = [other.key for other in others if fit(item, other) >= PARTLY]
+        candidates = could_be(item, others)
         if candidates:
             more = f" or one of {len(candidates) - MOST} more" if len(candidates) > MOST else ""
             yield f"{item.key} of {side} could be {' or '.join(candidates[:MOST])}{more}"

@@ -53,13 +53,18 @@ class _Call:
 
 
 class Trace:
-    """Looks at a cut run while it goes on (``sides.paddle.cut.Judge``); ``findings`` say what is at fault."""
+    """Looks at a cut run while it goes on (``sides.paddle.cut.Judge``); ``findings`` say what is at fault.
+
+    A call that returns another shape is left alone, as the code around it may make up for that; with ``shapes_cut`` it
+    is cut as others are.
+    """
 
     def __init__(
         self, tape: Tape, floor: NoiseFloor, twins: Mapping[str, str], leaves: frozenset[str],
-        explained: Container[str] = frozenset(),
+        explained: Container[str] = frozenset(), shapes_cut: bool = False,
     ):  # fmt: skip
         self.tape, self.floor, self.twins, self.leaves, self.explained = tape, floor, twins, leaves, explained
+        self.shapes_cut = shapes_cut
         self._kept = 0
         self.findings: list[Finding] = []
         self._open: list[_Call] = []
@@ -106,7 +111,7 @@ class Trace:
                 self._confirm(None, wrong, call)
         elif point.cut:
             self._cuts += 1
-            if any(finding.note for finding in wrong):
+            if any(finding.note for finding in wrong) and not self.shapes_cut:
                 # another shape: the code around it may make up for that (padding that is cropped again)
                 met = [None] * len(arrays)
                 self._suspect(call)
@@ -120,6 +125,11 @@ class Trace:
         if call.took:
             self._suspects.append(call)
             self._once_suspected.append(call)
+
+    @property
+    def left_shapes(self) -> bool:
+        """Whether a call that returned another shape was left alone."""
+        return any(finding.note for call in self._once_suspected for finding in call.findings)
 
     @property
     def apart(self) -> set[str]:
@@ -165,7 +175,7 @@ class Trace:
         found = self.floor.scaled(found, ref)
         if found.relative <= allowed:
             return layout, found
-        if regrouped(expected, array, allowed):
+        if array.shape != expected.shape and regrouped(expected, array, allowed):
             return None, found
         return layout or plain(expected.shape), found
 

@@ -46,7 +46,7 @@ def paddle_in(layer: paddle.nn.Layer, dtype: str) -> Iterator[None]:
     layers = layer.sublayers(include_self=True)
     tensors = own_tensors(layers)
     kept = [(tensor, _alias(tensor)) for tensor in tensors if tensor._is_initialized()]
-    with attributes_kept(layers):
+    with attributes_kept(layers), _made_in(dtype):
         emptied_caches(layers)
         for holder, key, tensor in [*plain_tensors(layers, is_tensor, tensors)]:
             if tensor.is_floating_point():
@@ -58,6 +58,17 @@ def paddle_in(layer: paddle.nn.Layer, dtype: str) -> Iterator[None]:
         finally:
             for tensor, original in kept:
                 _point(tensor, original)
+
+
+@contextmanager
+def _made_in(dtype: str) -> Iterator[None]:
+    """Within it tensors that a model makes on the way (``paddle.zeros``, first states of a cell) are of ``dtype``."""
+    kept = paddle.get_default_dtype()
+    paddle.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        paddle.set_default_dtype(kept)
 
 
 def own_tensors(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:

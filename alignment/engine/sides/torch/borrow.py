@@ -47,7 +47,7 @@ def torch_in(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """
     tensors = [*module.parameters(), *module.buffers()]
     kept = [tensor.data for tensor in tensors]
-    with attributes_kept(module.modules()):
+    with attributes_kept(module.modules()), _made_in(dtype):
         emptied_caches(module.modules())
         for holder, key, tensor in [*plain_tensors(module.modules(), _is_tensor, tensors)]:
             if tensor.is_floating_point():
@@ -62,6 +62,17 @@ def torch_in(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
         finally:
             for tensor, data in zip(tensors, kept):
                 tensor.data = data
+
+
+@contextmanager
+def _made_in(dtype: torch.dtype) -> Iterator[None]:
+    """Within it tensors that a module makes on the way (``torch.zeros``) are of ``dtype``."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
 
 
 def _is_tensor(value: object) -> bool:

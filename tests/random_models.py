@@ -80,7 +80,13 @@ def _build(model, blocks, paths, defined, put):
                 put(owner, part, model.container())
             owner = getattr(owner, part)
         kind = blocks[key[0]].layers[key[1]]
-        made = model.parameter() if kind == "parameter" else model.norm(WIDTH) if kind == "norm" else model.linear(WIDTH, WIDTH)
+        made = (
+            model.parameter()
+            if kind == "parameter"
+            else model.norm(WIDTH)
+            if kind == "norm"
+            else model.linear(WIDTH, WIDTH)
+        )
         put(owner, name, made)
 
 

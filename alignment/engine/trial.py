@@ -141,11 +141,13 @@ def shake(module: torch.nn.Module, seed: int = 0) -> None:
 
 
 def _shaken(values: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
+    """What is positive stays positive: a variance, a scale."""
     noise = SHAKEN * generator.standard_normal(values.shape)
+    positive = bool((values > 0).all())
     if values.std() > AGREE * np.abs(values).max():
-        return values + noise / 3 * values.std()
-    if (values > 0).all() and values.max() >= SHAKEN:
-        return values * np.exp(noise)  # a variance or a scale stays positive
+        return values * np.exp(noise / 3) if positive else values + noise / 3 * values.std()
+    if positive:
+        return values * np.exp(noise) if values.max() >= SHAKEN else values + np.abs(noise)
     return values + noise
 
 

@@ -23,7 +23,9 @@ ONLY_IN_PORT = "only the port has it"
 class Proposal:
     """Both models' items by key, in order, and how they are paired (``twins``: torch -> Paddle).
 
-    ``doubts`` are what names and order contradict each other about: ``(key, twin by order, twin by name)``.
+    ``doubts`` are what names and order contradict each other about: ``(key, twin by order, twin by name)``. ``order``
+    holds the place of torch's tensors, ``dropped`` those that Paddle does not need, ``notes`` what is said of items,
+    ``given`` the keys whose twins were named by the user.
     """
 
     torch: Mapping[str, Item]
@@ -33,6 +35,7 @@ class Proposal:
     order: Mapping[str, int]
     dropped: Mapping[str, str]
     notes: Mapping[str, str]
+    given: frozenset[str]
 
     def left(self) -> tuple[list[Item], list[Item]]:
         """Items without a twin: in torch, in Paddle. What another item shares needs none."""
@@ -69,6 +72,7 @@ def propose(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str,
         {name: number for number, name in enumerate(names)},
         {layer.name(role): DROPPED[role] for layer in torch for role in layer.shapes if role in DROPPED},
         {},
+        frozenset(known),
     )
 
 

@@ -88,7 +88,7 @@ class _Search:
 
     def __init__(self, proposal: Proposal, run: Run, together: Iterable[Sequence[str]]):
         self.proposal, self.run = proposal, run
-        self.fixed = fixed_by_name(proposal)
+        self.fixed = fixed_by_name(proposal) | proposal.given
         self.groups = [*_groups(proposal, together, self.fixed)]
         self.outcome = run(proposal.twins, self.fixed)
         self.tried: set[Group] = set()

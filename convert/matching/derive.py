@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from itertools import permutations
 
 from convert.key_map import DROPPED
-from convert.matching.items import AFFINE, CUSTOM, PARAMETER, Item, Part, items_of, unpacked
+from convert.matching.items import AFFINE, PARAMETER, Item, Part, items_of, unpacked
 from convert.matching.key_map import ROOT, TRANSPOSE, KeyMap, KeyMapError, Line, Step
 from convert.matching.layers import Layer, Shape
 from convert.matching.sequence import Pairs, pair
@@ -194,9 +194,9 @@ def steps_between(part: Part, other: Part, item: Item, twin: Item) -> tuple[Step
         return None
     steps = [Step("rows", part.rows)] if part.rows else []
     turned = other.turned
-    if len(part.shape) == 2 and not turned and twin.kind == CUSTOM and item.kind == "linear":
-        # Paddle multiplies from the right, so a matrix of its own is held as its linear layers hold theirs
-        turned = part.shape[::-1] == other.shape
+    if len(part.shape) == 2 and part.matrix and not other.matrix and part.shape[::-1] == other.shape:
+        # Paddle multiplies from the right, so a matrix of the port's own is held as its linear layers hold theirs
+        turned = True
     elif part.shape != other.shape:
         moved = _moved(part.shape, other.shape, {item.kind, twin.kind} <= AFFINE)
         if moved is None:

@@ -29,6 +29,7 @@ SCATTERED = 8
 OUTPUT = "(output)"
 
 BY_RUN = "settled by running both"
+BY_DEFINITION = "by the order of definition: the run does not call it"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,21 @@ def settle(proposal: Proposal, run: Run, together: Iterable[Sequence[str]]) -> P
     if search.outcome.seams:
         twins = search.decided_by_name()
     chosen = {key for key, twin in twins.items() if proposal.twins.get(key) != twin}
-    return proposal.with_twins(twins, dict.fromkeys(chosen | {key for key, *_ in proposal.doubts}, BY_RUN))
+    chosen |= {key for key, *_ in proposal.doubts}
+    notes = dict.fromkeys(_never_called(proposal, twins, search.outcome), BY_DEFINITION) | dict.fromkeys(chosen, BY_RUN)
+    return proposal.with_twins(twins, notes)
+
+
+def _never_called(proposal: Proposal, twins: Twins, outcome: Outcome) -> list[str]:
+    """Layers that the run does not call and that another one that it does not call either could be."""
+    called = {call.key for call in outcome.seen}
+    alike: dict[Hashable, list[str]] = defaultdict(list)
+    for key, twin in twins.items():
+        item, other = proposal.torch[key], proposal.paddle[twin]
+        if twin not in called and PARAMETER not in (item.kind, other.kind) and not item.packed and not other.packed:
+            alike[item.signature].append(key)
+    groups = [tuple(keys) for keys in alike.values() if len(keys) > 1]
+    return [key for group in groups if not told_by_name(group, twins) for key in group if key != twins[key]]
 
 
 def fixed_by_name(proposal: Proposal) -> frozenset[str]:

@@ -102,6 +102,16 @@ def test_a_fault_elsewhere_hides_nothing_from_the_run():
         assert all(held(reference, port, key_map, pairs).values())
 
 
+def test_constants_that_paddle_keeps_in_float32_hide_nothing_from_the_run():
+    reference = TorchModel(
+        None, gate=tnn.Hardsigmoid(), one=tnn.Linear(6, 6), gate2=tnn.Hardsigmoid(), a=attention("qkv")
+    )
+    port = PaddleModel(None, gate=pnn.Hardsigmoid(), x=pnn.Linear(6, 6), gate2=pnn.Hardsigmoid(),
+                       y=attention(("a", "b", "c"), (1, 2, 0), framework="paddle"))  # fmt: skip
+    transfer(reference, port, numbers(2, 5, 6))
+    assert distance(reference, port, numbers(2, 5, 6, seed=1)) < CLOSE
+
+
 def branches(framework, names, merge, depth=2):
     """Two equal branches over one input, called in the order of ``names``; ``merge`` gets the outputs of a and b."""
     linear, model = (tnn.Linear, TorchModel) if framework == "torch" else (pnn.Linear, PaddleModel)
@@ -390,6 +400,15 @@ def test_a_matrix_of_the_ports_own_for_a_linear_layer_and_an_embedding():
         assert distance(reference, port, numbers(2, 3, 6, seed=1)) < CLOSE
 
 
+@pytest.mark.parametrize("inputs", [None, numbers(2, 6)])
+def test_a_square_matrix_of_the_ports_own_is_held_as_linear_layers_of_paddle_hold_theirs(inputs):
+    reference = TorchModel(None, one=tnn.Linear(6, 6, bias=False), two=tnn.Linear(6, 6, bias=False))
+    inner = PaddleModel(lambda m, x: x @ m.weight, weight=paddle_parameter(6, 6))
+    port = PaddleModel(lambda m, x: m.a(x) @ m.b, a=inner, b=paddle_parameter(6, 6))
+    transfer(reference, port, inputs)
+    assert distance(reference, port, numbers(2, 6)) < CLOSE
+
+
 # --- tensors that one side has, or has twice --------------------------------------------------------------------------
 
 
@@ -487,6 +506,13 @@ def test_layers_that_evaluation_does_not_call():
     port = PaddleModel(lambda m, x: m.y(m.x(x)), helper=pnn.Linear(6, 2), y=pnn.Linear(6, 2), x=pnn.Linear(6, 6))
     key_map = transfer(reference.eval(), port, numbers(3, 6))
     assert key_map.layers() == {"first": "x", "last": "y", "aux": "helper"}
+
+
+def test_layers_that_nothing_tells_apart_and_no_run_calls_are_noted():
+    reference = TorchModel(lambda m, x: m.a(x), a=tnn.Linear(6, 6), b=tnn.Linear(6, 6), c=tnn.Linear(6, 6))
+    port = PaddleModel(lambda m, x: m.x(x), x=pnn.Linear(6, 6), y=pnn.Linear(6, 6), z=pnn.Linear(6, 6))
+    notes = {line.torch: bool(line.note) for line in transfer(reference, port, numbers(2, 6))}
+    assert notes == {f"{n}.{role}": n != "a" for n in "abc" for role in ("weight", "bias")}
 
 
 def test_a_port_that_raises_gets_its_weights():

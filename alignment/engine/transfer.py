@@ -12,6 +12,7 @@ import torch
 
 from alignment.engine import trial
 from alignment.engine.borrowed import borrow
+from alignment.engine.records.tree import mapped
 from alignment.engine.runs import threads_as_torch
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch.borrow import to_numpy, torch_in
@@ -32,9 +33,9 @@ def transfer(
 ) -> KeyMap:
     """Find which tensor of ``torch_module`` is which of ``paddle_layer``, load them all, and return the key map.
 
-    ``inputs``: the arguments of both models, as ``align`` takes them. With them, both models run: layers come in the
-    order of calls, and where several could be one another, the run in float64 decides, which the lines then note.
-    Without inputs, layers come in the order of definition.
+    ``inputs``: the arguments of both models, as ``align`` takes them, arrays or tensors of either framework. With them,
+    both models run: layers come in the order of calls, and where several could be one another, the run in float64
+    decides, which the lines then note. Without inputs, layers come in the order of definition.
 
     ``key_map``: a ``KeyMap``, which is taken as it is, or pairs ``{layer or tensor in torch: in Paddle}`` for what
     cannot be told apart.
@@ -71,8 +72,13 @@ def find(
         _refuse_different(proposal)
         _refuse_doubts(proposal)
     else:
-        proposal = _found_by_running(torch_module, paddle_layer, inputs, ours, theirs, given)
+        arrays = mapped(inputs, _is_tensor, trial.to_array)
+        proposal = _found_by_running(torch_module, paddle_layer, arrays, ours, theirs, given)
     return excused(proposal.key_map())
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, (torch.Tensor, paddle.Tensor))
 
 
 def _refuse_different(proposal: Proposal) -> None:

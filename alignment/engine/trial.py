@@ -141,11 +141,13 @@ def shake(module: torch.nn.Module, seed: int = 0) -> None:
 
 
 def _shaken(values: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
+    """What is positive stays positive: a variance, a scale."""
     noise = SHAKEN * generator.standard_normal(values.shape)
+    positive = bool((values > 0).all())
     if values.std() > AGREE * np.abs(values).max():
-        return values + noise / 3 * values.std()
-    if (values > 0).all() and values.max() >= SHAKEN:
-        return values * np.exp(noise)  # a variance or a scale stays positive
+        return values * np.exp(noise / 3) if positive else values + noise / 3 * values.std()
+    if positive:
+        return values * np.exp(noise) if values.max() >= SHAKEN else values + np.abs(noise)
     return values + noise
 
 
@@ -380,14 +382,12 @@ def _rows(array: np.ndarray, item: Item) -> np.ndarray:
 
 
 def _instead(tensor: paddle.Tensor, wanted: np.ndarray | None) -> paddle.Tensor:
-    """The reference's value in the layout of the port's, unless the port's is that already or cannot be told."""
+    """The reference's value in the layout of the port's, unless it cannot be told; deviations do not add up so."""
     own = tensor.numpy()
     if wanted is None or own.size != wanted.size or not np.issubdtype(own.dtype, np.floating):
         return tensor
     layouts = [array.reshape(own.shape) for array in (wanted, *_moved(wanted))]
     nearest = min(layouts, key=lambda array: float(np.abs(array - own).sum()))
-    if np.abs(nearest - own).max() <= AGREE * np.abs(own).max():
-        return tensor
     return paddle.to_tensor(np.ascontiguousarray(nearest)).astype(tensor.dtype)
 
 

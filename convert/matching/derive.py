@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from itertools import permutations
 
 from convert.key_map import DROPPED
-from convert.matching.items import AFFINE, CUSTOM, PARAMETER, Item, Part, items_of, unpacked
+from convert.matching.items import AFFINE, PARAMETER, Item, Part, items_of, unpacked
 from convert.matching.key_map import ROOT, TRANSPOSE, KeyMap, KeyMapError, Line, Step
 from convert.matching.layers import Layer, Shape
 from convert.matching.sequence import Pairs, pair
@@ -23,7 +23,9 @@ ONLY_IN_PORT = "only the port has it"
 class Proposal:
     """Both models' items by key, in order, and how they are paired (``twins``: torch -> Paddle).
 
-    ``doubts`` are what names and order contradict each other about: ``(key, twin by order, twin by name)``.
+    ``doubts`` are what names and order contradict each other about: ``(key, twin by order, twin by name)``. ``order``
+    holds the place of torch's tensors, ``dropped`` those that Paddle does not need, ``notes`` what is said of items,
+    ``given`` the keys whose twins were named by the user.
     """
 
     torch: Mapping[str, Item]
@@ -33,6 +35,7 @@ class Proposal:
     order: Mapping[str, int]
     dropped: Mapping[str, str]
     notes: Mapping[str, str]
+    given: frozenset[str]
 
     def left(self) -> tuple[list[Item], list[Item]]:
         """Items without a twin: in torch, in Paddle. What another item shares needs none."""
@@ -69,6 +72,7 @@ def propose(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str,
         {name: number for number, name in enumerate(names)},
         {layer.name(role): DROPPED[role] for layer in torch for role in layer.shapes if role in DROPPED},
         {},
+        frozenset(known),
     )
 
 
@@ -190,9 +194,9 @@ def steps_between(part: Part, other: Part, item: Item, twin: Item) -> tuple[Step
         return None
     steps = [Step("rows", part.rows)] if part.rows else []
     turned = other.turned
-    if len(part.shape) == 2 and not turned and twin.kind == CUSTOM and item.kind == "linear":
-        # Paddle multiplies from the right, so a matrix of its own is held as its linear layers hold theirs
-        turned = part.shape[::-1] == other.shape
+    if len(part.shape) == 2 and part.matrix and not other.matrix and part.shape[::-1] == other.shape:
+        # Paddle multiplies from the right, so a matrix of the port's own is held as its linear layers hold theirs
+        turned = True
     elif part.shape != other.shape:
         moved = _moved(part.shape, other.shape, {item.kind, twin.kind} <= AFFINE)
         if moved is None:

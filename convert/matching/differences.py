@@ -27,8 +27,9 @@ def ambiguity(proposal: Proposal) -> list[str]:
     """One line for each item that could have several twins."""
     lines = [f"{key} could be {twin} (by order) or {other} (by name)" for key, twin, other in proposal.doubts]
     left, right = proposal.left()
-    lines += _could_be(left, [*proposal.paddle.values()], "torch")
-    lines += _could_be(right, [*proposal.torch.values()], "Paddle")
+    named = proposal.given | {proposal.twins[key] for key in proposal.given}
+    lines += _could_be(left, [item for item in proposal.paddle.values() if item.key not in named], "torch")
+    lines += _could_be(right, [item for item in proposal.torch.values() if item.key not in named], "Paddle")
     return lines
 
 

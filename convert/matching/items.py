@@ -44,12 +44,15 @@ WORDS = {"query": "q", "key": "k", "value": "v", "bn": "norm", "ln": "norm", "fc
 class Part:
     """A tensor of an item. ``shape`` is in torch's layout, ``turned`` if the framework holds it transposed.
 
+    A ``matrix`` is a linear layer's.
+
     ``rows`` is what an item has of it, where the tensor packs several; ``shared`` its first name if it has several.
     """
 
     name: str
     shape: Shape
     turned: bool = False
+    matrix: bool = False
     buffer: bool = False
     shared: str = ""
     rows: tuple[int, int] | None = None
@@ -135,9 +138,10 @@ def _parameters(path: str, parts: Mapping[str, Part], extra: Mapping[str, Part])
 
 
 def _part(layer: Layer, role: str, shape: Shape, transposed: bool) -> Part:
-    turned = transposed and role in TURNED and len(shape) == 2
+    matrix = layer.kind == "linear" and role in TURNED and len(shape) == 2
+    turned = matrix and transposed
     shape = shape[::-1] if turned else shape
-    return Part(layer.name(role), shape, turned, role in layer.buffers, layer.shared.get(role, ""))
+    return Part(layer.name(role), shape, turned, matrix, role in layer.buffers, layer.shared.get(role, ""))
 
 
 # --- packed tensors ---------------------------------------------------------------------------------------------------

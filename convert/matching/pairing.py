@@ -1,24 +1,21 @@
-"""Which layer with weights of one model is which of another. Plain values: paths, kinds and shapes; no framework.
+"""Which layer with weights of one model is which of another, of layers that both have in torch's layout. No framework.
 
-By name where the names settle it, else by the order in which the layers come (of calls, or of definition) and the
-shapes of their tensors. What could be one of several is an error that names them: a wrong guess would load.
+``derive`` pairs tensors; this pairs layers only, for a comparison of models whose layers were described otherwise.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher, get_close_matches
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 
+from convert.matching.differences import MOST
+from convert.matching.items import CUSTOM, Item, Part
 from convert.matching.key_map import AmbiguousMatch
 from convert.matching.layers import Layer
+from convert.matching.sequence import PARTLY, Pairs, fit, pair
 
-Signature = tuple[tuple[str, int, int], ...]
-
-
-def signature(layer: Layer) -> Signature:
-    """Roles of the tensors with outputs and sizes: a convolution and a linear layer that can be one another agree."""
-    return tuple((role, shape[0] if shape else 0, math.prod(shape)) for role, shape in sorted(layer.shapes.items()))
+# kinds that say nothing of what a layer computes
+UNKNOWN = {"other", "container"}
 
 
 def pair_layers(
@@ -31,24 +28,30 @@ def pair_layers(
     Raises ``AmbiguousMatch`` where a layer has several possible twins, and ``ValueError`` where ``given`` names a layer
     that does not exist.
     """
-    pairs = dict(given or {})
-    _refuse_unknown(pairs, reference, port)
-    taken = set(pairs.values())
-    ours = {layer.path: layer for layer in reference if layer.path not in pairs}
-    theirs = {layer.path: layer for layer in port if layer.path not in taken}
-    pairs |= _same_names(ours, theirs) if _names_settle(ours, theirs) else _by_order(ours, theirs)
-    taken = set(pairs.values())
+    known = dict(given or {})
+    _refuse_unknown(known, reference, port)
+    ours, theirs = [*map(_item, reference)], [*map(_item, port)]
+    found = pair(ours, theirs, known)
+    _refuse_ambiguous(found, ours, theirs, {*known, *known.values()})
+    twins, taken = found.twins, {*found.twins.values()}
     # what is called the same and computes the same, though with other shapes: a fault of the port, not another layer
-    pairs |= {
-        path: path
-        for path, layer in ours.items()
-        if path not in pairs and path in theirs and path not in taken and layer.kind == theirs[path].kind
+    kinds = {item.key: item.kind for item in theirs}
+    twins |= {
+        item.key: item.key
+        for item in ours
+        if item.key not in twins and item.key not in taken and kinds.get(item.key) == item.kind
     }
-    return {layer.path: pairs[layer.path] for layer in reference if layer.path in pairs}
+    return {layer.path: twins[layer.path] for layer in reference if layer.path in twins}
 
 
-def _refuse_unknown(given: Mapping[str, str], reference: Sequence[Layer], port: Sequence[Layer]) -> None:
-    for paths, layers, side in ((given, reference, "reference"), (given.values(), port, "port")):
+def _item(layer: Layer) -> Item:
+    kind = CUSTOM if layer.kind in UNKNOWN else layer.kind.replace("_", "")
+    parts = {role: Part(layer.name(role), tuple(shape)) for role, shape in layer.shapes.items()}
+    return Item(layer.path, kind, parts, {})
+
+
+def _refuse_unknown(pairs: Mapping[str, str], reference: Sequence[Layer], port: Sequence[Layer]) -> None:
+    for paths, layers, side in ((pairs, reference, "reference"), (pairs.values(), port, "port")):
         known = [layer.path for layer in layers]
         for path in paths:
             if path not in known:
@@ -57,48 +60,16 @@ def _refuse_unknown(given: Mapping[str, str], reference: Sequence[Layer], port: 
                 raise ValueError(f"the key map names {path!r}, the {side} has no such layer with weights{hint}")
 
 
-def _same_names(ours: Mapping[str, Layer], theirs: Mapping[str, Layer]) -> dict[str, str]:
-    return {path: path for path in ours if path in theirs and signature(ours[path]) == signature(theirs[path])}
-
-
-def _names_settle(ours: Mapping[str, Layer], theirs: Mapping[str, Layer]) -> bool:
-    """Whether nothing that equal names leave over could be paired otherwise."""
-    named = _same_names(ours, theirs)
-    left = {signature(layer) for path, layer in ours.items() if path not in named}
-    return left.isdisjoint(signature(layer) for path, layer in theirs.items() if path not in named)
-
-
-def _by_order(ours: Mapping[str, Layer], theirs: Mapping[str, Layer]) -> dict[str, str]:
-    a, b = [*map(signature, ours.values())], [*map(signature, theirs.values())]
-    one, other = [*ours], [*theirs]
-    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
-    pairs = {one[i + k]: other[j + k] for i, j, size in blocks for k in range(size)}
-    _refuse_leftovers(pairs, dict(zip(one, a)), dict(zip(other, b)))
-    _refuse_contradictions(pairs, _same_names(ours, theirs))
-    return pairs
-
-
-def _refuse_leftovers(pairs: Mapping[str, str], a: Mapping[str, Signature], b: Mapping[str, Signature]) -> None:
-    """Where all pair off, the order decides. Where some are left over, it does not tell which of their equals."""
-    for mine, yours, done, side in ((a, b, pairs.keys(), "reference"), (b, a, set(pairs.values()), "port")):
-        for path, wanted in mine.items():
-            candidates = [p for p, found in yours.items() if found == wanted]
-            if path not in done and candidates:
-                raise AmbiguousMatch(
-                    f"{path} of the {side} could be {_list(candidates)} (same shapes, another order or number); "
-                    "name it in the key map"
-                )
-
-
-def _refuse_contradictions(pairs: Mapping[str, str], named: Mapping[str, str]) -> None:
-    """A name that the order contradicts; one that ends in a position (``features.3``) is none."""
-    for path in named:
-        if pairs.get(path, path) != path and not path.rpartition(".")[2].isdigit():
-            raise AmbiguousMatch(
-                f"{path} could be {pairs[path]} (by order) or {path} (by name); name it in the key map"
-            )
-
-
-def _list(candidates: Sequence[str], most: int = 8) -> str:
-    more = f" or one of {len(candidates) - most} more" if len(candidates) > most else ""
-    return " or ".join(candidates[:most]) + more
+def _refuse_ambiguous(found: Pairs, ours: Sequence[Item], theirs: Sequence[Item], given: Collection[str]) -> None:
+    faults = [f"{key} could be {twin} (by order) or {other} (by name)" for key, twin, other in found.doubts]
+    taken = {*found.twins.values()}
+    for items, others, done, side in (
+        (ours, theirs, found.twins.keys(), "the reference"),
+        (theirs, ours, taken, "the port"),
+    ):
+        for item in items:
+            candidates = [other.key for other in others if other.key not in given and fit(item, other) > PARTLY]
+            if item.key not in done and candidates:
+                faults.append(f"{item.key} of {side} could be {' or '.join(candidates[:MOST])}")
+    if faults:
+        raise AmbiguousMatch("layers have several possible twins; name the right ones in the key map:", faults)

@@ -147,7 +147,8 @@ class Result:
     @property
     def undecided(self) -> bool:
         """Whether nothing is known to differ, and yet not everything that decides could be judged."""
-        return bool(self.rows) and not self.passed and not self.culprits and self.first_difference is None
+        nothing = not self.culprits and self.first_difference is None
+        return nothing and not self.passed and bool(self.rows or self.missing)
 
     @property
     def first_difference(self) -> Row | None:
@@ -177,7 +178,7 @@ class Result:
 
     def verdict(self) -> str:
         """One sentence."""
-        if not self.rows:
+        if not self.rows and not self.missing:
             return "NOT ALIGNED: nothing was compared"
         first, worst = self.first_difference, self.worst
         if self.culprits:

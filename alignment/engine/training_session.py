@@ -16,7 +16,8 @@ import torch
 
 from alignment.engine.borrowed import Borrowed, borrow
 from alignment.engine.explaining.training_causes import Evidence, find_culprits
-from alignment.engine.judging.noise import BITS
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.judging.run_rows import compare_steps, left_out
 from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, measure_spread
 from alignment.engine.records.run import GRADIENT, Run
@@ -106,9 +107,13 @@ class TrainingSession:
         self.clip_groups: list[list[str]] = []
         self.float32_settings: tuple[str, ...] = ()
         self.inexact = 0.0
+        name = type(models.torch_module).__name__
+        self.title = f"{name}: {len(batches)} steps of training, torch against Paddle"
 
     def compare(self) -> Result:
         """All steps, from the port's run to the culprits."""
+        if unstable := [*self.unrepeatable()]:
+            return Result(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
         with ExitStack() as stack:
             self.momenta = stack.enter_context(_momenta_rounded(self.models, self.pairs.layers))
             self.run_port(stack)
@@ -123,6 +128,25 @@ class TrainingSession:
     def last(self) -> int:
         """The last step that the reference can follow: without all of the port's weights it follows the first alone."""
         return 1 if self.pairs.ties or any(self.pairs.extra.values()) else len(self.batches)
+
+    def unrepeatable(self) -> Iterator[str]:
+        """Sides whose outputs of the first batch are others when they run a second time."""
+        inputs, _ = self.batches[0]
+        ours, theirs = self.models.torch_module, self.models.paddle_layer
+        runs = {"torch": (torch_in, ours, torch.float64, steps_torch.outputs),
+                "Paddle": (paddle_in, theirs, self.dtype, steps_paddle.outputs)}  # fmt: skip
+        for side, (borrowed_in, model, dtype, outputs) in runs.items():
+            found = []
+            for _ in range(2):
+                with borrowed_in(model, dtype):
+                    found.append(outputs(model, inputs))
+            errors = [compare(found[0][path], found[1][path]).relative for path in found[0].keys() & found[1].keys()]
+            worst = max((error for error in errors if not np.isnan(error)), default=0.0)
+            if worst > MARGIN[self.dtype] * 2.0 ** -BITS[self.dtype]:
+                yield (
+                    f"{side}'s model does not agree with itself: run twice on the first batch, its outputs differ by "
+                    f"{worst:.1e}; it draws random numbers of its own, or keeps a state outside of its buffers"
+                )
 
     def run_port(self, stack: ExitStack) -> None:
         """The port trains, in its type; what it holds is given back when ``stack`` is left."""
@@ -162,8 +186,7 @@ class TrainingSession:
 
     def judged(self) -> Result:
         """Every quantity in its row; what was not compared; what the reader should know."""
-        name = type(self.models.torch_module).__name__
-        result = Result(f"{name}: {len(self.batches)} steps of training, torch against Paddle", self.dtype)
+        result = Result(self.title, self.dtype)
         result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
         result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
         if self.last < len(self.batches):

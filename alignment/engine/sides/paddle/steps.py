@@ -333,6 +333,15 @@ class Training:
         return found | {(AVERAGE, name, ""): array_of(value) for name, value in averaged if name in self.tensors}
 
 
+def outputs(layer: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
+    """What ``layer`` returns, by the keys and positions that lead to each tensor."""
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), paddle.float64)
+    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, dtype)))
+    with doing(SIDE, 1, "the model"), paddle.no_grad():
+        output = layer(*args, **kwargs)
+    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, paddle.Tensor))}
+
+
 @contextmanager
 def optimizer_attributes_restored(layer: paddle.nn.Layer) -> Iterator[None]:
     """Leave what an optimizer with groups writes on parameters (decay, factor of the rate) as it was; no gradients."""

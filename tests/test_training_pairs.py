@@ -358,6 +358,18 @@ def test_labels_that_do_not_count_are_no_crash():
         labels[:3] = -100
     result = train(small_pair(), plain(), data=data, loss=(losses()[0], mean_of_all))
     assert [c.layer for c in result.culprits] == ["(loss)"]
+    assert "not over the 5 of 8 labels that count" in result.culprits[0].cause
+
+
+def test_a_softmax_before_a_loss_that_applies_its_own_is_named():
+    import paddle
+
+    def twice(logits, labels):
+        return paddle.nn.functional.cross_entropy(paddle.nn.functional.softmax(logits), labels)
+
+    result = train(small_pair(), plain(), loss=(losses()[0], twice))
+    assert [c.layer for c in result.culprits] == ["(loss)"]
+    assert "softmax" in result.culprits[0].cause
 
 
 OUTPUTS = {

@@ -217,12 +217,49 @@ def test_a_key_map_pairs_what_is_packed_on_one_side():
     assert "another optimizer" in wrong.culprits[0].cause
 
 
-def test_what_is_packed_without_a_key_map_is_undecided():
+def test_what_is_packed_on_one_side_is_found_by_its_names():
     reference, port, _, data = attention()
     result = train((reference, port), plain(), data=data)
+    assert result.passed, str(result)
+
+
+def test_parameters_that_the_key_map_does_not_pair_are_undecided():
+    reference, port, _, data = attention()
+    result = train((reference, port), plain(), data=data, key_map={"fc": "fc"})
     assert result.undecided
     assert result.verdict().startswith("UNDECIDED")
     assert "qkv.weight" in result.missing[0]
+
+
+@pytest.mark.parametrize("side", ["torch", "Paddle"])
+def test_statistics_that_one_side_alone_keeps_are_a_fault(side):
+    import paddle
+    import torch
+
+    def counted(model, x, one, tensors):
+        if tensors == side:
+            model.seen.set_value(model.seen + 1) if one is paddle else model.seen.add_(1)
+        return model.inner(x)
+
+    pair = around(
+        lambda model, x: counted(model, x, torch, "torch"), lambda layer, x: counted(layer, x, paddle, "Paddle")
+    )
+    if side == "torch":
+        pair[0].register_buffer("seen", torch.zeros(1))
+    else:
+        pair[1].register_buffer("seen", paddle.zeros([1]))
+    result = train(pair, plain())
+    assert [(c.layer, c.kind) for c in result.culprits] == [("seen", "state")], result.verdict()
+
+
+def test_a_constant_that_one_side_alone_keeps_is_none():
+    import torch
+
+    pair = small_pair()
+    pair[0].register_buffer("anchors", torch.arange(4.0))
+    result = train(pair, plain())
+    assert result.passed, result.verdict()
+    assert "anchors" in {item.layer for item in result.skipped}
 
 
 # --- what can be judged ---------------------------------------------------------------------------------------------

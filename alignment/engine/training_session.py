@@ -20,7 +20,7 @@ from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.judging.run_rows import compare_steps, left_out
 from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, measure_spread
-from alignment.engine.records.run import GRADIENT, Run
+from alignment.engine.records.run import BUFFER, GRADIENT, Run
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tree import mapped
 from alignment.engine.result import Culprit, Result, Skipped
@@ -28,7 +28,7 @@ from alignment.engine.sides.paddle import steps as steps_paddle
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import steps as steps_torch
 from alignment.engine.sides.torch.borrow import torch_in
-from alignment.engine.training_pairs import TensorPairs, pair_tensors
+from alignment.engine.training_pairs import pair_tensors
 from convert.matching.key_map import KeyMap
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -160,6 +160,7 @@ class TrainingSession:
         self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
         self.float32_settings, self.clip_groups = training.float32_settings(), training.clip_groups()
         self.inexact = training.inexact()
+        self.changed = {"Paddle": training.changed()}
 
     def follow(self) -> None:
         """The reference in float64 takes each of the port's steps."""
@@ -168,6 +169,9 @@ class TrainingSession:
         self.follower = self._follower()
         with torch_in(self.models.torch_module, torch.float64):
             steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
+        first, last = (steps[number].of(BUFFER) for number in (0, -1))
+        alone = [name for name in first if name not in self.pairs.names]
+        self.changed["torch"] = [name for name in alone if not np.array_equal(first[name], last[name])]
         self.reference = Run(steps, self.follower.given, self.follower.frozen, self.port.labels)
 
     def measure(self) -> None:
@@ -193,7 +197,7 @@ class TrainingSession:
             steps = f"steps {self.last + 1} to {len(self.batches)}"
             reason = "the two models have not the same parameters, so that the reference cannot start from the port's"
             result.skipped.append(Skipped(steps, "training", "both", reason))
-        result.missing = [*_missing(self.pairs)]
+        result.missing = [*_missing(self.pairs.extra, "parameters"), *_missing(self.changed, "statistics")]
         result.facts = {**self.models.notes, **self._facts(result)}
         return result
 
@@ -203,8 +207,11 @@ class TrainingSession:
         momenta = {path: value for path, value in found.items() if isinstance(value, float)}
         twins = self.pairs.names | self.pairs.layers
         return find_culprits(
-            Evidence(self.reference, self.port, result.rows, self.dtype, twins, momenta, self.pairs, self.clip_groups)
-        )
+            Evidence(
+                self.reference, self.port, result.rows, self.dtype, twins, momenta, self.pairs, self.changed,
+                self.clip_groups,
+            )
+        )  # fmt: skip
 
     def _facts(self, result: Result) -> dict[str, str]:
         own = "x 2**-29" if self.dtype == "float64" else "the worst tensor of each kind"
@@ -303,11 +310,11 @@ def _is_pair(pair: Any, required: bool) -> bool:
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 
-def _missing(pairs: TensorPairs) -> Iterator[str]:
-    """Parameters of both sides that may be one another."""
-    if all(pairs.extra.values()):
-        ours, theirs = (", ".join(pairs.extra[side]) for side in ("torch", "Paddle"))
-        yield f"parameters were not paired: {ours} in torch, {theirs} in Paddle; name their layers in the key map"
+def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
+    """Tensors of both sides that may be one another."""
+    if all(alone.values()):
+        ours, theirs = (", ".join(alone[side]) for side in ("torch", "Paddle"))
+        yield f"{what} were not paired: {ours} in torch, {theirs} in Paddle; name them or their layers in the key map"
 
 
 @contextmanager

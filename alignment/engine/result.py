@@ -157,7 +157,8 @@ class Result:
     @property
     def undecided(self) -> bool:
         """Whether nothing is known to differ, and yet not everything that decides could be judged."""
-        return bool(self.rows) and not self.passed and not self.culprits and self.first_difference is None
+        nothing = not self.culprits and self.first_difference is None
+        return nothing and not self.passed and bool(self.rows or self.missing)
 
     @property
     def first_difference(self) -> Row | None:
@@ -198,7 +199,7 @@ class Result:
 
     def verdict(self) -> str:
         """One sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``; the first layer that differs, or the worst."""
-        if not self.rows:
+        if not self.rows and not self.missing:
             return "NOT ALIGNED: nothing was compared"
         if self.culprits:
             return f"NOT ALIGNED: {self._first_cause()}"

@@ -14,16 +14,28 @@ from alignment.engine.result import Skipped
 from alignment.engine.sides.model import join
 from alignment.engine.sides.paddle import steps as steps_paddle
 from alignment.engine.sides.settings import Settings
+from alignment.engine.transfer import find
 from convert.key_map import DROPPED, twin_name
-from convert.matching.key_map import TRANSPOSE, KeyMap, Line
+from convert.matching.key_map import TRANSPOSE, KeyMap, KeyMapError, Line
 from convert.matching.pairing import Layer, pair_layers
 
 
 def pair_tensors(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap = "auto") -> TensorPairs:
     """All parameters and buffers paired: by the lines of a ``KeyMap``, else those of each layer with its twin's.
 
-    Raises ``AmbiguousMatch`` where a layer has several possible twins.
+    Where that leaves parameters of both sides over (packed ones, parametrizations), by the key map that is found of
+    both models, if there is one. Raises ``AmbiguousMatch`` where a layer has several possible twins.
     """
+    found = _paired(models, key_map)
+    if key_map == "auto" and all(found.extra.values()):
+        try:
+            return _paired(models, find(models.torch_module, models.paddle_layer, None, {}))
+        except KeyMapError:
+            return found  # what was not paired is said with the verdict
+    return found
+
+
+def _paired(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap) -> TensorPairs:
     ours, theirs = _torch_objects(models), _paddle_objects(models)
     if isinstance(key_map, KeyMap):
         found = TensorPairs({path: twin for path, twin in key_map.layers().items() if path in models.reference})
@@ -121,6 +133,7 @@ def _account(found: TensorPairs, lines: list[Line], ours: Mapping[str, Any], the
             if value.requires_grad if side == "torch" else not value.stop_gradient:
                 found.extra[side].append(name)
             else:
+                found.alone.setdefault(side, []).append(name)
                 found.skipped.append(Skipped(name, "tensor", side, f"no tensor of this place in {other}"))
     _tied_by_value(found, ours, theirs)
 

@@ -16,10 +16,11 @@ import torch
 
 from alignment.engine.borrowed import Borrowed, borrow
 from alignment.engine.explaining.training_causes import Evidence, find_culprits
-from alignment.engine.judging.noise import BITS
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.judging.run_rows import compare_steps, left_out
 from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, measure_spread
-from alignment.engine.records.run import GRADIENT, Run
+from alignment.engine.records.run import BUFFER, GRADIENT, Run
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tree import mapped
 from alignment.engine.result import Culprit, Result, Skipped
@@ -27,7 +28,7 @@ from alignment.engine.sides.paddle import steps as steps_paddle
 from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.torch import steps as steps_torch
 from alignment.engine.sides.torch.borrow import torch_in
-from alignment.engine.training_pairs import TensorPairs, pair_tensors
+from alignment.engine.training_pairs import pair_tensors
 from convert.matching.key_map import KeyMap
 
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
@@ -106,9 +107,13 @@ class TrainingSession:
         self.clip_groups: list[list[str]] = []
         self.float32_settings: tuple[str, ...] = ()
         self.inexact = 0.0
+        name = type(models.torch_module).__name__
+        self.title = f"{name}: {len(batches)} steps of training, torch against Paddle"
 
     def compare(self) -> Result:
         """All steps, from the port's run to the culprits."""
+        if unstable := [*self.unrepeatable()]:
+            return Result(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
         with ExitStack() as stack:
             self.momenta = stack.enter_context(_momenta_rounded(self.models, self.pairs.layers))
             self.run_port(stack)
@@ -124,6 +129,25 @@ class TrainingSession:
         """The last step that the reference can follow: without all of the port's weights it follows the first alone."""
         return 1 if self.pairs.ties or any(self.pairs.extra.values()) else len(self.batches)
 
+    def unrepeatable(self) -> Iterator[str]:
+        """Sides whose outputs of the first batch are others when they run a second time."""
+        inputs, _ = self.batches[0]
+        ours, theirs = self.models.torch_module, self.models.paddle_layer
+        runs = {"torch": (torch_in, ours, torch.float64, steps_torch.outputs),
+                "Paddle": (paddle_in, theirs, self.dtype, steps_paddle.outputs)}  # fmt: skip
+        for side, (borrowed_in, model, dtype, outputs) in runs.items():
+            found = []
+            for _ in range(2):
+                with borrowed_in(model, dtype):
+                    found.append(outputs(model, inputs))
+            errors = [compare(found[0][path], found[1][path]).relative for path in found[0].keys() & found[1].keys()]
+            worst = max((error for error in errors if not np.isnan(error)), default=0.0)
+            if worst > MARGIN[self.dtype] * 2.0 ** -BITS[self.dtype]:
+                yield (
+                    f"{side}'s model does not agree with itself: run twice on the first batch, its outputs differ by "
+                    f"{worst:.1e}; it draws random numbers of its own, or keeps a state outside of its buffers"
+                )
+
     def run_port(self, stack: ExitStack) -> None:
         """The port trains, in its type; what it holds is given back when ``stack`` is left."""
         self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
@@ -136,6 +160,7 @@ class TrainingSession:
         self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
         self.float32_settings, self.clip_groups = training.float32_settings(), training.clip_groups()
         self.inexact = training.inexact()
+        self.changed = {"Paddle": training.changed()}
 
     def follow(self) -> None:
         """The reference in float64 takes each of the port's steps."""
@@ -144,6 +169,9 @@ class TrainingSession:
         self.follower = self._follower()
         with torch_in(self.models.torch_module, torch.float64):
             steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
+        first, last = (steps[number].of(BUFFER) for number in (0, -1))
+        alone = [name for name in first if name not in self.pairs.names]
+        self.changed["torch"] = [name for name in alone if not np.array_equal(first[name], last[name])]
         self.reference = Run(steps, self.follower.given, self.follower.frozen, self.port.labels)
 
     def measure(self) -> None:
@@ -162,15 +190,14 @@ class TrainingSession:
 
     def judged(self) -> Result:
         """Every quantity in its row; what was not compared; what the reader should know."""
-        name = type(self.models.torch_module).__name__
-        result = Result(f"{name}: {len(self.batches)} steps of training, torch against Paddle", self.dtype)
+        result = Result(self.title, self.dtype)
         result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
         result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
         if self.last < len(self.batches):
             steps = f"steps {self.last + 1} to {len(self.batches)}"
             reason = "the two models have not the same parameters, so that the reference cannot start from the port's"
             result.skipped.append(Skipped(steps, "training", "both", reason))
-        result.missing = [*_missing(self.pairs)]
+        result.missing = [*_missing(self.pairs.extra, "parameters"), *_missing(self.changed, "statistics")]
         result.facts = {**self.models.notes, **self._facts(result)}
         return result
 
@@ -180,8 +207,11 @@ class TrainingSession:
         momenta = {path: value for path, value in found.items() if isinstance(value, float)}
         twins = self.pairs.names | self.pairs.layers
         return find_culprits(
-            Evidence(self.reference, self.port, result.rows, self.dtype, twins, momenta, self.pairs, self.clip_groups)
-        )
+            Evidence(
+                self.reference, self.port, result.rows, self.dtype, twins, momenta, self.pairs, self.changed,
+                self.clip_groups,
+            )
+        )  # fmt: skip
 
     def _facts(self, result: Result) -> dict[str, str]:
         own = "x 2**-29" if self.dtype == "float64" else "the worst tensor of each kind"
@@ -280,11 +310,11 @@ def _is_pair(pair: Any, required: bool) -> bool:
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 
-def _missing(pairs: TensorPairs) -> Iterator[str]:
-    """Parameters of both sides that may be one another."""
-    if all(pairs.extra.values()):
-        ours, theirs = (", ".join(pairs.extra[side]) for side in ("torch", "Paddle"))
-        yield f"parameters were not paired: {ours} in torch, {theirs} in Paddle; name their layers in the key map"
+def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
+    """Tensors of both sides that may be one another."""
+    if all(alone.values()):
+        ours, theirs = (", ".join(alone[side]) for side in ("torch", "Paddle"))
+        yield f"{what} were not paired: {ours} in torch, {theirs} in Paddle; name them or their layers in the key map"
 
 
 @contextmanager

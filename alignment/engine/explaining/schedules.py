@@ -22,6 +22,8 @@ LONG = 5
 """Fewest rates of a phase that has four numbers; a straight line has two."""
 MANY = 4
 """Phases beyond which a schedule is not described."""
+FIRST = 200
+"""Steps that are looked at; to try every formula on every part of more takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def rate_cause(a: np.ndarray, b: np.ndarray) -> str:
         return f"the learning rate stays {b[0]:.9g}: the schedule is never stepped"
     if np.all(a) and np.ptp(b / a) <= SAME * abs(b[0] / a[0]):
         return f"the learning rate is {b[0] / a[0]:.6g} times the reference's"
-    return _other_numbers(phases(a), phases(b)) or "another schedule of the learning rate"
+    return _other_numbers(phases(a[:FIRST]), phases(b[:FIRST])) or "another schedule of the learning rate"
 
 
 def _other_numbers(ours: list[Phase], theirs: list[Phase]) -> str:
@@ -78,10 +80,10 @@ def _differences(ours: Phase, theirs: Phase) -> list[str]:
 
 
 def phases(rates: np.ndarray) -> list[Phase]:
-    """The phases of a schedule, one after the other; none where a part fits no formula."""
+    """The phases of a schedule, one after the other; not all of them where there are too many to be described."""
     found: list[Phase] = []
     start, last = 0, len(rates) - 1
-    while start < last:
+    while start < last and (len(found) <= MANY or all(phase.kind == "constant" for phase in found)):
         phase = _longest(rates, start)
         if phase.length < 2 and found and found[-1].start + found[-1].length == start:
             start += 1  # a jump: what follows does not begin where the last phase ends

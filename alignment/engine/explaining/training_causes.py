@@ -44,8 +44,8 @@ class Evidence:
     """What the causes are drawn from.
 
     ``reference``: each step as the reference takes it from the port's weights; ``twins``: names in Paddle by names in
-    torch; ``momenta``: of BatchNorm by layer, in torch's convention; ``clip_groups``: parameters that the port's
-    optimizer clips together.
+    torch; ``momenta``: of BatchNorm by layer, in torch's convention; ``changed``: tensors without a twin that a side
+    has changed without training them; ``clip_groups``: parameters that the port's optimizer clips together.
     """
 
     reference: Run
@@ -55,6 +55,7 @@ class Evidence:
     twins: Mapping[str, str]
     momenta: Mapping[str, float]
     pairs: TensorPairs
+    changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     clip_groups: Sequence[Sequence[str]] = ()
     _bad: dict[tuple[int, str], list[Row]] = field(init=False, repr=False)
 
@@ -86,6 +87,7 @@ def find_culprits(found: Evidence) -> list[Culprit]:
     """All that is at fault itself, in the order in which one quantity makes the next."""
     culprits = [*_start(found), *_parameters(found), *_schedule(found)]
     culprits += [*_trained(found), *_model(found), *_clip(found), *_optimizer(found), *_statistics(found)]
+    culprits += _statistics_alone(found)
     culprits += _average(found)
     first = next((row for row in found.rows if row.differs), None)
     if first and not culprits:
@@ -335,6 +337,16 @@ def _statistics(found: Evidence) -> Iterator[Culprit]:
             for row in wrong
         ]
         yield found.culprit(layer, STATISTICS, "; ".join(causes), map(line, wrong))
+
+
+def _statistics_alone(found: Evidence) -> Iterator[Culprit]:
+    """Statistics that one side alone keeps."""
+    if all(found.changed.get(side) for side in ("torch", "Paddle")):
+        return  # they may be one another, which is said where the verdict is made
+    for side, other in (("torch", "port"), ("Paddle", "reference")):
+        for name in found.changed.get(side, ()):
+            cause = f"changed in training by {side} alone: the {other} has no such tensor"
+            yield found.culprit(name, STATISTICS, cause)
 
 
 def _statistic_words(found: Evidence, layer: str, row: Row) -> str:

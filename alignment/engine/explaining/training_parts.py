@@ -36,12 +36,42 @@ def loss_cause(reference: Run, port: Run, number: int) -> str:
         ours, theirs = (round(value, 4) + 0.0 for value in smoothed)
         return f"label smoothing {theirs:g} instead of {ours:g}"
     factor = _loss_factor(reference.steps[number], port.steps[number])
-    if not factor:
-        return f"the loss differs on the same outputs: {UNEXPLAINED}"
-    size = len(port.labels[number - 1]) if _is_array(port.labels[number - 1]) else 0
-    words = {size: " (the batch: summed, not averaged)", 1 / size if size else 0: " (averaged, not summed)"}
-    known = next((text for value, text in words.items() if value and abs(factor - value) <= SAME * value), "")
-    return f"the loss is {factor:.6g} times the reference's{known}"
+    labels = port.labels[number - 1] if port.labels else None
+    if factor:
+        return f"the loss is {factor:.6g} times the reference's{_known_factor(factor, labels)}"
+    if _softmax_twice(port) and not _softmax_twice(reference):
+        return "a softmax is applied to the outputs before a cross entropy that applies its own"
+    return f"the loss differs on the same outputs: {UNEXPLAINED}"
+
+
+def _known_factor(factor: float, labels: object) -> str:
+    """Where a loss that is scaled has its factor from, if the labels tell."""
+    if not _is_array(labels):
+        return ""
+    size, counted = len(labels), int((labels >= 0).sum()) if labels.dtype.kind in "iu" else labels.size
+    known = {size: " (the batch: summed, not averaged)", 1 / size: " (averaged, not summed)"}
+    if 0 < counted < labels.size:
+        some = f"the {counted} of {labels.size} labels that count"
+        known[counted / labels.size] = f" (a mean over all labels, not over {some}: ignore_index)"
+        known[labels.size / counted] = f" (a mean over {some}, not over all: ignore_index)"
+    return next((words for value, words in known.items() if abs(factor - value) <= SAME * value), "")
+
+
+def _softmax_twice(run: Run) -> bool:
+    """Whether every loss is the mean cross entropy of the softmax of the outputs, to the rounding of float32."""
+    losses = []
+    for step, labels in zip(run.steps[1:], run.labels):
+        logits = step.get(OUTPUT, WHOLE[OUTPUT])
+        if logits is None or logits.ndim != 2 or not _are_classes(labels, logits):
+            return False
+        logs = _log_softmax(np.exp(_log_softmax(logits)))
+        losses.append((step.loss, -logs[np.arange(len(labels)), labels].mean()))
+    return bool(losses) and all(abs(loss - value) <= SAME * abs(loss) for loss, value in losses)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _is_array(labels: object) -> bool:
@@ -75,8 +105,7 @@ def _smoothing(run: Run) -> float | None:
         logits = step.get(OUTPUT, WHOLE[OUTPUT])
         if logits is None or logits.ndim != 2 or not _are_classes(labels, logits):
             return None
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        logs = _log_softmax(logits)
         hard, even = -logs[np.arange(len(labels)), labels].mean(), -logs.mean()
         if even == hard:
             return None

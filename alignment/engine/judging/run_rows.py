@@ -31,19 +31,23 @@ NOT_A_NUMBER = "not a number or infinite in the reference"
 
 
 def compare_steps(reference: Run, port: Run, limits: StepLimits, twins: Mapping[str, str]) -> Iterator[Row]:
-    """A row for each tensor of each step, in the order of the steps and of ``KINDS``; ``twins``: names in Paddle."""
-    for row in _rows(reference, port, limits):
+    """A row for each tensor of each step, in the order of the steps and of ``KINDS``.
+
+    ``twins``: names in Paddle; a tensor that has none there is accounted for elsewhere.
+    """
+    for row in _rows(reference, port, limits, twins):
         yield replace(row, twin=twins.get(row.layer, row.layer))
 
 
-def _rows(reference: Run, port: Run, limits: StepLimits) -> Iterator[Row]:
+def _rows(reference: Run, port: Run, limits: StepLimits, twins: Mapping[str, str]) -> Iterator[Row]:
     for number, (step, other) in enumerate(zip(reference.steps, port.steps)):
         shared = [name for name in step.rates if name in other.rates]
         for kind in KINDS:
             if kind == RATE and shared:
                 yield _rates(number, shared, step, other, limits)
             before = port.steps[number - 1] if number and kind == PARAMETER and limits.inexact else None
-            yield from (_row(number, key, step, other, limits, before) for key in _keys(kind, step, other))
+            keys = (key for key in _keys(kind, step, other) if key[1] in twins or kind in WHOLE)
+            yield from (_row(number, key, step, other, limits, before) for key in keys)
 
 
 def _keys(kind: str, step: Step, other: Step) -> Iterator[Key]:

@@ -114,13 +114,15 @@ class Tie:
 class TensorPairs:
     """``names``: ``{name in torch: in Paddle}``, each tensor once; what is not among them, and why.
 
-    ``layers``: paths in Paddle by paths in torch; ``extra``: parameters that are trained and have no twin, by side.
+    ``layers``: paths in Paddle by paths in torch; ``extra``: parameters that are trained and have no twin, by side;
+    ``alone``: the other tensors without a twin.
     """
 
     layers: dict[str, str]
     layout: Layout = field(default_factory=Layout)
     ties: list[Tie] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
+    alone: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
     @property

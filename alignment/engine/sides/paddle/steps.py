@@ -128,6 +128,11 @@ class Training:
         self.kinds: frozenset[str] | None = None
         own = {**dict(layer.named_buffers()), **dict(layer.named_parameters()), **layer.state_dict()}
         self.tensors = {name: own[name] for name in own if name in layout.tensors()}
+        self._others = {
+            name: (value, array_of(value))
+            for name, value in own.items()
+            if name not in self.tensors and value.stop_gradient and value.is_floating_point()
+        }
         self._known = {value.name: name for name, value in self.tensors.items()}
         self.ema = None
         with doing(SIDE, 0, "making the optimizer"), paddle.utils.unique_name.guard():
@@ -164,6 +169,10 @@ class Training:
         """Names in torch of what these tensors are, or are a part of."""
         known = {*names}
         return frozenset(name for name, twins in self.layout.names().items() if known & {*twins})
+
+    def changed(self) -> list[str]:
+        """Tensors outside of the layout that are not trained, and have changed all the same."""
+        return [name for name, (value, before) in self._others.items() if not np.array_equal(array_of(value), before)]
 
     def clip_groups(self) -> list[list[str]]:
         """Parameters by group of the optimizer: Paddle clips each group by a norm of its own."""
@@ -331,6 +340,15 @@ class Training:
                 found[PARAMETER if name in parameters else BUFFER, name, ""] = array_of(value)
         averaged = _average(self.ema).items() if self.ema is not None else ()
         return found | {(AVERAGE, name, ""): array_of(value) for name, value in averaged if name in self.tensors}
+
+
+def outputs(layer: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
+    """What ``layer`` returns, by the keys and positions that lead to each tensor."""
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), paddle.float64)
+    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, dtype)))
+    with doing(SIDE, 1, "the model"), paddle.no_grad():
+        output = layer(*args, **kwargs)
+    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, paddle.Tensor))}
 
 
 @contextmanager

@@ -230,6 +230,9 @@ class Follower:
         arrays |= mine
         self._give(mine, other, other.of(GRADIENT), plan)
         arrays |= plan.clip(number)
+        # of what both runs have
+        shared = {key: array for key, array in arrays.items() if (PARAMETER, key[1], "") in other.arrays}
+        arrays[NORM, WHOLE[NORM], ""] = global_norm(shared, GIVEN if self.recipe.clip else GRADIENT)
         rates = plan.rates()
         self._give(mine, other, other.of(GRADIENT) | other.of(GIVEN), plan)
         _as_planned(optimizer, plan, other.rates)
@@ -297,6 +300,15 @@ def own(module: torch.nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     """Kind, name and value of all parameters, each once, and of all buffers of real numbers."""
     yield from ((PARAMETER, name, value) for name, value in module.named_parameters())
     yield from ((BUFFER, name, value) for name, value in module.named_buffers() if value.is_floating_point())
+
+
+def outputs(module: torch.nn.Module, inputs: Any) -> dict[str, np.ndarray]:
+    """What ``module`` returns, by the keys and positions that lead to each tensor."""
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float64)
+    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, dtype)))
+    with doing(SIDE, 1, "the model"), torch.no_grad():
+        output = module(*args, **kwargs)
+    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, torch.Tensor))}
 
 
 def state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[Key, np.ndarray]:

@@ -22,6 +22,7 @@ from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Key, Record, Tape
 from alignment.engine.records.tree import is_array, leaves, mapped
+from alignment.engine.sides.model import LossError
 from alignment.engine.sides.paddle import capture as capture_paddle
 from alignment.engine.sides.paddle import cut
 from alignment.engine.sides.paddle.borrow import paddle_in
@@ -190,7 +191,7 @@ def _cast(label: Any, like: Any) -> Any:
 
 def _refuse_vector(shape: tuple[int, ...], size: int, framework: str) -> None:
     if size != 1:
-        raise ValueError(f"the loss must be one number, got shape {list(shape)} in {framework}; take its mean or sum")
+        raise LossError(f"the loss must be one number, got shape {list(shape)} in {framework}; take its mean or sum")
 
 
 class _TorchLoss(torch.nn.Module):

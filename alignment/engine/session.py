@@ -31,7 +31,7 @@ from alignment.engine.layer_settings import setting_faults, setting_remarks, set
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
 from alignment.engine.locating.trace import Trace
-from alignment.engine.pairing.calls import Matching, Model, match
+from alignment.engine.pairing.calls import PASSIVE, Matching, Model, match
 from alignment.engine.pairing.points import Point, find_points
 from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import MEMORY, Budget
@@ -72,6 +72,8 @@ from convert.matching.layers import Layer, read_all_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
+MOST_AT_ONCE = 8
+"""Watched calls at fault beyond which no further run looks for more: what is behind them shows when they are mended."""
 SEEN = "not run again: in the chain each took and returned the reference's own values"
 APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
 
@@ -235,7 +237,7 @@ class Session:
         if LOSS in self.models.reference:
             certain[LOSS] = LOSS
         whole = self.accounts.whole() | {LOSS}
-        self.matching = match(reference, port, certain, whole)
+        self.matching = match(reference, port, certain, whole, finished=not self.errors)
         self.points = find_points(reference, port, tape, self.matching)
         self.folds = {fold.layer: fold for fold in self._folds()}
 
@@ -429,18 +431,23 @@ class Session:
         make = partial(Trace, tape, floor, self.matching.twins, self._leaves(), explained)
         by_twin: dict[str, list[Point]] = {}
         for key, twin in self.matching.calls.items():
-            if key in self.points:
+            if key in self.points and self.models.reference_settings[key[0]].category not in PASSIVE:
                 by_twin.setdefault(twin[0], []).append(self.points[key])
+        trusted: set[Any] = set()
         trace = make()
         run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
         if run.raised is not None and trace.left_shapes:
             # another shape, which was left to the code around it, ended the run: that code does not make up for it
             trace = make(shapes_cut=True)
             run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
-        trace.end()
+        while run.raised is None and trace.blamed - trusted and len(trusted) <= MOST_AT_ONCE:
+            trusted |= trace.blamed
+            trace = make(trusted=frozenset(trusted), shapes_cut=trace.shapes_cut)
+            run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
+        findings = [*trace.findings, *self._missing_calls(trace.findings)]
         right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
         right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}
-        findings = [f for f in trace.findings if f.where != "output" or (f.layer, f.call) not in right]
+        findings = [f for f in findings if f.where != "output" or (f.layer, f.call) not in right]
         if run.raised is None and self.options.backward:
             findings += self._parameter_findings(result, run.param_grads, findings)
         elif run.raised is not None:
@@ -451,6 +458,17 @@ class Session:
             found = self.accounts.state_faults(tape, run.buffers, judged, wrong)
             states = [s for s in states if s.layer not in judged] + [*found]
         return trace, findings, states
+
+    def _missing_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
+        """Calls that the reference makes in a container at fault, of layers that the port has, and the port does not."""
+        inside, records = self.runs.tape.children(), self.runs.tape.by_key()
+        for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
+            for call in inside.get(key, ()):
+                if call.key not in self.matching.calls and call.path in self.matching.twins and not inside[call.key]:
+                    nothing = compare(np.zeros(0), np.zeros(1))
+                    note = f"call {call.call + 1} of {call.path} is missing"
+                    yield Finding(records[key].path, self.matching.twins[key[0]], False, "call", 0, nothing, call.path,
+                                  note, call=key[1], inner_call=call.call)  # fmt: skip
 
     def _has_output(self, layer: str) -> bool:
         return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)

@@ -22,7 +22,7 @@ from alignment.engine.pairing.points import Point
 from alignment.engine.records.layout import Layout, plain
 from alignment.engine.records.store import Ref
 from alignment.engine.records.structure import places
-from alignment.engine.records.tape import ROOT, Record, Slot, Tape, is_ref
+from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape, is_ref
 
 PICTURES = 8
 """Of how many layers whose settings or weights tell the cause the differences are kept."""
@@ -40,12 +40,11 @@ class _Call:
     path: str
     point: Point | None
     outer: _Call | None
-    cuts: int
     took: bool | None = None
     gave: bool | None = None
     passed: bool = False
+    handed: list[Finding] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    gradient: list[Finding] = field(default_factory=list)
 
     def around(self) -> list[_Call]:
         """The calls in which this one happens, innermost first."""
@@ -55,16 +54,19 @@ class _Call:
 class Trace:
     """Looks at a cut run while it goes on (``sides.paddle.cut.Judge``); ``findings`` say what is at fault.
 
+    ``blamed`` are watched calls at fault, by what followed them. What they return is not the reference's, so that
+    further differences may be theirs, too: in another run, with those among the ``trusted``, they are cut as well.
     A call that returns another shape is left alone, as the code around it may make up for that; with ``shapes_cut`` it
     is cut as others are.
     """
 
     def __init__(
         self, tape: Tape, floor: NoiseFloor, twins: Mapping[str, str], leaves: frozenset[str],
-        explained: Container[str] = frozenset(), shapes_cut: bool = False,
+        explained: Container[str] = frozenset(), trusted: Container[Key] = frozenset(), shapes_cut: bool = False,
     ):  # fmt: skip
         self.tape, self.floor, self.twins, self.leaves, self.explained = tape, floor, twins, leaves, explained
-        self.shapes_cut = shapes_cut
+        self.trusted, self.shapes_cut = trusted, shapes_cut
+        self.blamed: set[Key] = set()
         self._kept = 0
         self.findings: list[Finding] = []
         self._open: list[_Call] = []
@@ -72,14 +74,12 @@ class Trace:
         self._by_point: dict[int, _Call] = {}
         self._suspects: list[_Call] = []
         self._once_suspected: list[_Call] = []
-        self._cuts = 0
-        self._returned: list[tuple[_Call, Finding]] = []
 
     # --- forward ----------------------------------------------------------------------------------------------------
 
     def began(self, point: Point | None, path: str) -> None:
         """A call begins."""
-        call = _Call(path, point, self._open[-1] if self._open else None, self._cuts)
+        call = _Call(path, point, self._open[-1] if self._open else None)
         self._open.append(call)
         self._calls.append(call)
         if point is not None:
@@ -89,15 +89,15 @@ class Trace:
         """What a call takes."""
         call, refs = self._open[-1], point.record.input_refs()
         met, wrong = self._met(point, "handed", refs, arrays)
-        call.took = None if None in met or not met else not wrong
-        if point.cut and wrong:
+        call.took, call.handed = (None if None in met or not met else not wrong), wrong
+        if self.replaces(point) and wrong:
             self._confirm(call, wrong)
-        elif point.cut and call.took:
+        elif self.replaces(point) and call.took:
             for suspect in self._suspects:
                 suspect.passed = True
-        if point.record.path == ROOT or (point.cut and call.took is not None):
+        if point.record.path == ROOT or (self.replaces(point) and call.took is not None):
             call.took = True  # what the model is given, or what a cut gives
-        return met
+        return met if call.took else [None] * len(arrays)
 
     def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
         """What a call returns."""
@@ -109,17 +109,22 @@ class Trace:
         if point.record.path == ROOT:
             if wrong:
                 self._confirm(None, wrong, call)
-        elif point.cut:
-            self._cuts += 1
-            if any(finding.note for finding in wrong) and not self.shapes_cut:
-                # another shape: the code around it may make up for that (padding that is cropped again)
-                met = [None] * len(arrays)
+            return met
+        if not self.replaces(point):
+            if wrong:
                 self._suspect(call)
-            elif wrong and call.took:
-                self.findings += wrong
-        elif wrong:
+            return met if call.gave and call.took else [None] * len(arrays)
+        if any(finding.note for finding in wrong) and not self.shapes_cut:
+            # another shape: the code around it may make up for that (padding that is cropped again)
             self._suspect(call)
+            return [None] * len(arrays)
+        if wrong and call.took:
+            self.findings += wrong
         return met
+
+    def replaces(self, point: Point) -> bool:
+        """Whether a call is cut: those of layers with weights, and those that are known to be at fault."""
+        return point.cut or point.record.key in self.trusted
 
     def _suspect(self, call: _Call) -> None:
         if call.took:
@@ -213,15 +218,29 @@ class Trace:
         suspects = [call for call in self._suspects if not call.passed and not self._holds_another(call)]
         self._suspects = [call for call in self._suspects if call.passed]
         if suspects:
-            self.findings += [finding for call in suspects for finding in call.findings]
+            for call in suspects:
+                self.findings += [*self._first_inside(call), *call.findings]
+            self.blamed |= {call.point.record.key for call in suspects}
             return
+        if self.blamed:
+            return  # what a call at fault returned may come here, too: a run in which it is cut will tell
         if root is not None:
-            self.findings += wrong
+            self.findings += [*self._first_inside(root), *wrong]
             return
         around = [call for call in cut.around() if call.point is not None]
         owner = next((call for call in around if call.took is not False), around[-1] if around else None)
         if owner is not None and owner.point is not None:
+            self.findings += self._first_inside(owner, cut)
             self.findings += [self._handed(owner.point, cut.point, finding) for finding in wrong]
+
+    def _first_inside(self, owner: _Call, but: _Call | None = None) -> list[Finding]:
+        """What the first layer inside a container at fault was handed that is wrong: nearest to the mistake."""
+        for call in self._calls:
+            if call.handed and call is not but:
+                around = [outer for outer in call.around() if outer.point is not None]
+                if around and around[0] is owner:
+                    return [self._handed(owner.point, call.point, finding) for finding in call.handed]
+        return []
 
     def _holds_another(self, call: _Call) -> bool:
         return any(call in other.around() for other in self._suspects if not other.passed)
@@ -235,18 +254,15 @@ class Trace:
     # --- backward ---------------------------------------------------------------------------------------------------
 
     def gradient(self, point: Point, where: str, index: int, slot: Slot | None, array: np.ndarray | None) -> None:
-        """A gradient, in the reference's layout."""
+        """A gradient, in the reference's layout: of a piece that began with the reference's."""
         finding = self._gradient_finding(point, where, index, slot, array)
+        call = self._by_point[id(point)]
         if finding is None:
             return
-        call = self._by_point[id(point)]
-        if where == "returned gradient" or point.record.path == ROOT:
-            self._returned.append((call, finding))
-        elif point.cut:
-            if call.took:
-                self.findings.append(finding)
-        else:
-            call.gradient.append(finding)
+        if where == "returned gradient":
+            self.findings.append(self._returned_to(call, finding))
+        elif call.gave or (call.gave is None and point.cut) or point.record.path == ROOT or point.cut:
+            self.findings.append(finding)
 
     def _gradient_finding(
         self, point: Point, where: str, index: int, slot: Slot | None, array: np.ndarray | None
@@ -262,26 +278,8 @@ class Trace:
             return None
         return self._finding(point, where, index, found, expected, plain(expected.shape), array)
 
-    def end(self) -> None:
-        """After the backward pass: blame who passed a wrong gradient on."""
-        watched = [call for call in self._calls if call.gradient]
-        innermost = [call for call in watched if not any(call in other.around() for other in watched)]
-        blamed: list[_Call] = []
-        for call, finding in self._returned:
-            # what lies behind the cut: calls that began when as many cuts had returned
-            cuts = call.cuts if call.point.record.path == ROOT else call.cuts + 1
-            near = [other for other in innermost if other.cuts == cuts]
-            near = [other for other in near if other.took is not False or other.point is None]
-            if near:
-                blamed += [near[-1]] if near[-1] not in blamed else []
-            elif not innermost:
-                self.findings.append(self._returned_to(call, finding))
-        for call in blamed:
-            self.findings += call.gradient
-
     def _returned_to(self, call: _Call, finding: Finding) -> Finding:
-        if call.point.record.path == ROOT:
-            return finding
+        """The gradient that comes back to a call is made by the code around it."""
         around = [outer for outer in call.around() if outer.point is not None]
         outer = around[0].point.record if around else call.point.record
         return Finding(outer.path, self.twins.get(outer.path, outer.path), False, "returned gradient", finding.index,

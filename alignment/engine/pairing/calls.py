@@ -67,19 +67,24 @@ class Matching:
         return dict.fromkeys([*self.twins.items(), *((key[0], twin[0]) for key, twin in self.calls.items())])
 
 
-def match(reference: Model, port: Model, certain: Mapping[str, str], whole: Iterable[str]) -> Matching:
-    """Pair the layers of two models that ran; the ``certain`` pairs are taken as they are."""
+def match(
+    reference: Model, port: Model, certain: Mapping[str, str], whole: Iterable[str], finished: bool = True
+) -> Matching:
+    """Pair the layers of two models that ran; the ``certain`` pairs are taken as they are.
+
+    Where the port's run was not ``finished`` its later calls are taken to be those of the reference.
+    """
     both = {p: t for p, t in certain.items() if p in reference.layers and t in port.layers}
     found = Matching(dict(both), frozenset(whole))
-    found.calls = numbered(found.twins, reference.calls, port.calls)
+    found.calls = numbered(found.twins, reference.calls, port.calls, finished)
     found.certain = {key for key in found.calls if reference.layers[key[0]].has_weights}
     found.calls |= _by_flow(reference, port, found)
     found.calls |= _between(reference, port, found, {*certain})
     for (path, _), (twin, _) in found.calls.items():
         found.twins.setdefault(path, twin)
-    containers = _containers(reference, port, found) | {ROOT: ROOT}
+    containers = _containers(reference, port, found, finished) | {ROOT: ROOT}
     found.twins |= containers
-    found.calls |= numbered(containers, reference.calls, port.calls)
+    found.calls |= numbered(containers, reference.calls, port.calls, finished)
     mine = {path: path for path in found.twins}
     yours = {twin: path for path, twin in found.pairs()}
     found.only_reference = _without_twin(reference, {*found.calls}, mine, found, port.is_single)
@@ -87,10 +92,16 @@ def match(reference: Model, port: Model, certain: Mapping[str, str], whole: Iter
     return found
 
 
-def numbered(twins: Mapping[str, str], calls: Iterable[Key], twin_calls: Iterable[Key]) -> dict[Key, Key]:
-    """Calls of twins, the first with the first and so on, as far as both make them."""
+def numbered(
+    twins: Mapping[str, str], calls: Iterable[Key], twin_calls: Iterable[Key], finished: bool
+) -> dict[Key, Key]:
+    """Calls of twins, the first with the first and so on, as far as both make them, or would have."""
     mine, yours = Counter(path for path, _ in calls), Counter(path for path, _ in twin_calls)
-    return {(path, n): (twin, n) for path, twin in twins.items() for n in range(min(mine[path], yours[twin]))}
+    return {
+        (path, n): (twin, n)
+        for path, twin in twins.items()
+        for n in range(min(mine[path], yours[twin]) if finished else mine[path])
+    }
 
 
 def _without_twin(
@@ -255,7 +266,7 @@ def _contents(side: Model, named: Iterable[tuple[str, str]]) -> defaultdict[str,
     return found
 
 
-def _containers(reference: Model, port: Model, found: Matching) -> dict[str, str]:
+def _containers(reference: Model, port: Model, found: Matching, finished: bool) -> dict[str, str]:
     """Containers around the same layers; where one side has several of them, those of one name, or the outermost."""
     counted = {
         (key[0], twin[0]) for key, twin in found.calls.items() if reference.layers[key[0]].category not in PASSIVE
@@ -263,7 +274,7 @@ def _containers(reference: Model, port: Model, found: Matching) -> dict[str, str
     # a layer with weights that is not called itself (its weights are used by a function) tells as much
     counted |= {(path, twin) for path, twin in found.twins.items() if reference.layers[path].has_weights}
     ours = _grouped(reference, [(path, path) for path, _ in counted])
-    theirs = _grouped(port, [(twin, path) for path, twin in counted])
+    theirs = _grouped(port, [(twin, path) for path, twin in counted], finished)
     taken = {*found.twins.values()}
     twins: dict[str, str] = {}
     for inside, paths in ours.items():
@@ -277,10 +288,13 @@ def _containers(reference: Model, port: Model, found: Matching) -> dict[str, str
     return twins
 
 
-def _grouped(side: Model, named: Iterable[tuple[str, str]]) -> dict[frozenset[str], list[str]]:
-    """Containers without weights in ``named`` by what is inside, outermost first."""
+def _grouped(
+    side: Model, named: Iterable[tuple[str, str]], finished: bool = True
+) -> dict[frozenset[str], list[str]]:
+    """Containers that were called by what is inside, outermost first; where the run broke off, all of them."""
     groups: dict[frozenset[str], list[str]] = defaultdict(list)
     contents = _contents(side, named)
-    for path in sorted((p for p in contents if p in side.called), key=len):
+    called = side.called if finished else side.layers
+    for path in sorted((p for p in contents if p in called), key=len):
         groups[frozenset(contents[path])].append(path)
     return groups

@@ -18,6 +18,10 @@ class ModelRaised(RuntimeError):
         self.path, self.error, self.words = path, error, in_one_line(error)
 
 
+class LossError(ValueError):
+    """A loss that is not one number."""
+
+
 def in_one_line(error: BaseException) -> str:
     """An exception in one line: of Paddle's it is the last but one that says what was wrong."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]

@@ -19,7 +19,7 @@ from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
-from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.model import LossError, ModelRaised
 
 Start = Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]]
 WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forward_pre_hook).parameters
@@ -58,6 +58,8 @@ def capture(
             recorder.keep_param_grads()
             recorder.keep_input_grads()
         recorder.keep_buffers()
+    except LossError:
+        raise
     except Exception as error:
         raised = ModelRaised("Paddle", recorder.place(), error)
         if failed is None:

@@ -2,8 +2,8 @@
 
 The model runs once, through its own code. A call that is *cut* takes the reference's values and hands on the
 reference's values, whatever it makes of them, so that no difference travels further than to the next cut; one that is
-*watched* is looked at only. Backward, every piece between two cuts starts from the reference's gradients. What differs
-at a cut is then the doing of the piece in front of it (forward) or behind it (backward).
+*watched* goes on with its own. Backward, the graph is cut at both, and every piece starts from the reference's
+gradients. What differs at a cut is then the doing of the piece in front of it (forward) or behind it (backward).
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Judge(Protocol):
 
     def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
         """Look at what it returns; it ends."""
+
+    def replaces(self, point: Point) -> bool:
+        """Whether a call is to go on with the reference's values; else the graph alone is cut."""
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
         """Whether ``arrays`` are what the reference's call ``record`` takes."""
@@ -144,11 +147,7 @@ class _Pieces:
                 return None
             self.called.append(point)
             met, slots = self.judge.taken(point, arrays), point.record.input_grads
-            if point.cut:
-                self._root(tensors, slots, met)
-                new = self._cut(point, "input gradient", tensors, point.record.input_refs(), slots, met)
-            else:
-                new = self._aliased(point, tensors, slots, met)
+            new = self._cut(point, "input gradient", tensors, point.record.input_refs(), slots, slots, met)
             fresh = iter(new)
             return mapped((args, kwargs), is_tensor, lambda _: next(fresh))
 
@@ -158,18 +157,16 @@ class _Pieces:
         _, point = self._open.pop()
         tensors = [*leaves(output, is_tensor)] if point else []
         met = self.judge.returned(point, [tensor.numpy() for tensor in tensors])
-        if point is None or not (point.cut or point.record.path == ROOT):
+        if point is None:
             return None
-        if point.cut:
-            self._root(tensors, point.seeds, met)
-        elif not self.has_loss:
-            self._root(tensors, point.seeds, met)
+        if point.record.path == ROOT:
+            if not self.has_loss:  # else what the model returns is differentiated from what the loss is handed
+                self._root(tensors, point.seeds, met)
             return None
-        else:
-            return None  # what the model returns is differentiated from what the loss is handed
         # what arrives is complete, the part of it that a layer makes from another of its outputs included
         whole = point.record.output_grads if point.own else point.seeds
-        fresh = iter(self._cut(point, "returned gradient", tensors, point.outputs, whole, met))
+        new = self._cut(point, "returned gradient", tensors, point.outputs, point.seeds, whole, met)
+        fresh = iter(new)
         return mapped(output, is_tensor, lambda _: next(fresh))
 
     def _take(self, path: str, arrays: Sequence[np.ndarray]) -> Point | None:
@@ -185,17 +182,27 @@ class _Pieces:
 
     def _cut(
         self, point: Point, where: str, tensors: Sequence[paddle.Tensor], refs: Sequence[Ref],
-        slots: Sequence[Slot | None], met: Met,
+        seeds: Sequence[Slot | None], slots: Sequence[Slot | None], met: Met,
     ) -> list[paddle.Tensor]:  # fmt: skip
-        """New tensors in place of ``tensors``, with the reference's values."""
+        """New tensors in place of ``tensors``, at which the graph is cut.
+
+        Where the call is cut they hold the reference's values, else their own.
+        """
+        self._root(tensors, seeds, met)
         new = []
         for tensor, known in zip(tensors, met):
             if known is None:
                 new.append(tensor)
                 continue
             number, layout = known
-            leaf = paddle.to_tensor(np.ascontiguousarray(layout.apply(self.tape.get(refs[number]))))
-            leaf = leaf.astype(tensor.dtype)
+            if self.judge.replaces(point):
+                leaf = paddle.to_tensor(np.ascontiguousarray(layout.apply(self.tape.get(refs[number]))))
+                leaf = leaf.astype(tensor.dtype)
+            elif not self.differentiate or tensor.stop_gradient:
+                new.append(tensor)
+                continue
+            else:
+                leaf = tensor.detach()
             leaf.stop_gradient = not (self.differentiate and _differentiable(leaf))
             if not leaf.stop_gradient:
                 slot = slots[number] if number < len(slots) else None
@@ -203,23 +210,6 @@ class _Pieces:
                 # the model gets a copy: it may write into what it is given, which a leaf forbids
                 leaf = paddle.assign(leaf)
             new.append(leaf)
-        return new
-
-    def _aliased(
-        self, point: Point, tensors: Sequence[paddle.Tensor], slots: Sequence[Slot | None], met: Met
-    ) -> list[paddle.Tensor]:  # fmt: skip
-        """The tensors themselves, each by an alias whose gradient is this call's share."""
-        new = []
-        for tensor, known in zip(tensors, met):
-            if known is None or tensor.stop_gradient or not self.differentiate:
-                new.append(tensor)
-                continue
-            alias = paddle.assign(tensor)
-            alias.retain_grads()
-            number, layout = known
-            slot = slots[number] if number < len(slots) else None
-            self._watched.append(_Watch(point, "input gradient", number, slot, layout, alias))
-            new.append(alias)
         return new
 
     def _root(self, tensors: Sequence[paddle.Tensor], slots: Sequence[Slot | None], met: Met) -> None:

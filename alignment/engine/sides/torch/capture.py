@@ -22,7 +22,7 @@ from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, in_order, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
-from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.model import LossError, ModelRaised
 from alignment.engine.sides.torch.borrow import to_numpy
 
 LATEST = 4
@@ -60,6 +60,8 @@ def capture(
             recorder.fill_bypassed()
             recorder.keep_param_grads()
         recorder.keep_buffers()
+    except LossError:
+        raise
     except Exception as error:
         raise ModelRaised("torch", recorder.place(), error) from error
     finally:

@@ -189,7 +189,18 @@ def told(a: str, b: str, x: str, y: str) -> int:
     Siblings differ in one component only (``attn.q`` and ``attn.k``, ``left.conv`` and ``right.conv``).
     """
     ours, theirs = _difference(a, b), _difference(x, y)
+    if _components(a, b) and _components(a, b) == _components(x, y):
+        return 2  # the same names on both sides (branch7x7_1 and branch1x1), whatever their words
     return len(ours[0] & theirs[0]) + len(ours[1] & theirs[1])
+
+
+def _components(name: str, other: str) -> tuple[str, str] | None:
+    """In what two siblings differ, unless it is a position."""
+    one, two = (re.split(r"[.[]", n) for n in (name, other))
+    apart = [(a, b) for a, b in zip(one, two) if a != b]
+    if len(one) != len(two) or len(apart) != 1 or any(part.isdigit() for part in apart[0]):
+        return None
+    return apart[0]
 
 
 def _difference(name: str, other: str) -> tuple[set[str], set[str]]:

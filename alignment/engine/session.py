@@ -31,7 +31,7 @@ from alignment.engine.layer_settings import setting_faults, setting_remarks, set
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
 from alignment.engine.locating.trace import Trace
-from alignment.engine.pairing.calls import PASSIVE, Matching, Model, match
+from alignment.engine.pairing.calls import Matching, Model, match
 from alignment.engine.pairing.points import Point, find_points
 from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import MEMORY, Budget
@@ -431,7 +431,7 @@ class Session:
         make = partial(Trace, tape, floor, self.matching.twins, self._leaves(), explained)
         by_twin: dict[str, list[Point]] = {}
         for key, twin in self.matching.calls.items():
-            if key in self.points and self.models.reference_settings[key[0]].category not in PASSIVE:
+            if key in self.points and self._does_something(key[0], twin[0]):
                 by_twin.setdefault(twin[0], []).append(self.points[key])
         trusted: set[Any] = set()
         trace = make()
@@ -469,6 +469,14 @@ class Session:
                     note = f"call {call.call + 1} of {call.path} is missing"
                     yield Finding(records[key].path, self.matching.twins[key[0]], False, "call", 0, nothing, call.path,
                                   note, call=key[1], inner_call=call.call)  # fmt: skip
+
+    def _does_something(self, path: str, twin: str) -> bool:
+        """Whether a layer can be judged; one that hands on what it is given has no values of its own."""
+        pair = self.models.reference_settings[path], self.models.port_settings[twin]
+        rates = {settings.fields.get("rate", 0.0) for settings in pair}
+        return not any(settings.category in ("identity", "flatten") for settings in pair) and not (
+            all(settings.category == "dropout" for settings in pair) and rates == {0.0}
+        )
 
     def _has_output(self, layer: str) -> bool:
         return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)

@@ -119,7 +119,7 @@ class Trace:
             self._suspect(call)
             return [None] * len(arrays)
         if wrong and call.took:
-            self.findings += wrong
+            self.findings += [*self._first_inside(call), *wrong]
         return met
 
     def replaces(self, point: Point) -> bool:

@@ -85,6 +85,9 @@ def match(
     containers = _containers(reference, port, found, finished) | {ROOT: ROOT}
     found.twins |= containers
     found.calls |= numbered(containers, reference.calls, port.calls, finished)
+    named = _same_names(reference, port, found)
+    found.twins |= named
+    found.calls |= numbered(named, reference.calls, port.calls, finished)
     mine = {path: path for path in found.twins}
     yours = {twin: path for path, twin in found.pairs()}
     found.only_reference = _without_twin(reference, {*found.calls}, mine, found, port.is_single)
@@ -252,6 +255,22 @@ def _segments(
 
 
 # --- containers -----------------------------------------------------------------------------------------------------
+
+
+def _same_names(reference: Model, port: Model, found: Matching) -> dict[str, str]:
+    """What is called the same on both sides and holds no layer with weights: a pool that is one layer, or several."""
+    taken = {twin for _, twin in found.pairs()}
+    weighted = {path for path in found.twins if reference.layers[path].has_weights}
+    return {
+        path: path
+        for path in reference.called
+        if path in port.called
+        and path not in found.twins
+        and path not in taken
+        and not reference.layers[path].has_weights
+        and not port.layers[path].has_weights
+        and not any(inner.startswith(f"{path}.") for inner in weighted)
+    }
 
 
 def _contents(side: Model, named: Iterable[tuple[str, str]]) -> defaultdict[str, set[str]]:

@@ -27,6 +27,7 @@ from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import FORMAT, describe
 from paddle_dla.storage.tensors import StoredTensor
+from paddle_dla.storage.values import non_finite
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,7 @@ def _origin(source: Source) -> str:
 
 
 def _float32(tensor: StoredTensor) -> np.ndarray:
-    if tensor.dtype == "bfloat16":
-        return (tensor.raw.astype(np.uint32) << 16).view(np.float32)
-    return tensor.raw.astype(np.float32, copy=False)
+    return tensor.array().astype(np.float32, copy=False)
 
 
 def _adapt(
@@ -211,13 +210,4 @@ def _versions() -> dict[str, str]:
 
 
 def _non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    warnings = []
-    for name, array in arrays.items():
-        # a sum is finite unless something in it is not, or it overflows: only then every element is looked at
-        with np.errstate(all="ignore"):
-            if np.isfinite(array.sum()):
-                continue
-        nans, infs = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-        if nans or infs:
-            warnings.append(f"{name}: {nans} NaN and {infs} infinite of {array.size} values")
-    return warnings
+    return [f"{name}: {fault}" for name, array in arrays.items() if (fault := non_finite(array))]

@@ -29,6 +29,7 @@ from paddle_dla.data.image_files import holds_images, open_images
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
+from paddle_dla.engines.base import check_outputs
 from paddle_dla.evaluate import EXPECTED_ERRORS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.progress import Progress, StepClock
@@ -96,11 +97,14 @@ def _source(args: argparse.Namespace) -> Source:
 
 
 def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Rows:
-    """The features of all ``batches``. Raises ``DataError`` where there are none."""
+    """The features of all ``batches``.
+
+    Raises ``DataError`` where there are none, ``EngineError`` for features that are not finite.
+    """
     clock, parts = StepClock(), []
     for batch in clock.over(batches):
         # a loader may reuse the memory of a batch
-        parts.append((run_batch(batch.images), batch.indices.copy(), batch.labels.copy()))
+        parts.append((check_outputs(run_batch(batch.images), batch.indices), batch.indices.copy(), batch.labels.copy()))
         if progress.step(len(batch), "", f"step:{len(parts)}, {clock.costs()}"):
             clock.reset()
     progress.close()

@@ -13,11 +13,11 @@ Exit codes: 0 done, 1 refused, 2 usage.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from paddle_dla.checkpoint import recorded_preprocessing
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.macs import forward_macs
@@ -26,6 +26,7 @@ from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import read_manifest, verify
 
 Facts = dict[str, object]
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.subject is None:
             found = [model_facts(name, PRETRAINED[name].preprocessing) for name in VARIANTS]
-            print(json.dumps(found, indent=1) if args.json else "\n".join(table(found)))
+            print(to_json(found, indent=1) if args.json else "\n".join(table(found)))
         else:
             facts = subject_facts(args)
-            print(json.dumps(facts, indent=1) if args.json else "\n".join(page(facts)))
+            print(to_json(facts, indent=1) if args.json else "\n".join(page(facts)))
     except (CheckpointError, ExportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -74,7 +75,8 @@ def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
         )
     manifest = verify(path)
     own = {"checkpoint": str(path), "source": manifest["source"], "verified": True}
-    preprocessing = chosen_preprocessing(args, Preprocessing.from_dict(manifest["preprocessing"]))
+    published = PRETRAINED[resolve_name(manifest["model"])].preprocessing
+    preprocessing = chosen_preprocessing(args, recorded_preprocessing(manifest, path) or published)
     return {**own, **model_facts(manifest["model"], preprocessing, manifest["num_classes"])}
 
 

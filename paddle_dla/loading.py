@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddle_dla.checkpoint import load_weights
+from paddle_dla.checkpoint import load_weights, recorded_preprocessing
 from paddle_dla.data.class_names import ClassNames, default_class_names
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.dla import DLA
@@ -54,9 +54,9 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     layer = create_model(name, num_classes=classes, in_chans=channels, global_pool=pool)
     load_arrays(layer, arrays, source)
     layer.eval()
-    return LoadedModel(
-        name, layer, classes, _preprocessing(name, manifest, channels), default_class_names(classes), source
-    )
+    recorded = recorded_preprocessing(manifest or {}, source)
+    preprocessing = recorded or PRETRAINED[name].preprocessing.with_channels(channels)
+    return LoadedModel(name, layer, classes, preprocessing, default_class_names(classes), source)
 
 
 def _manifest(checkpoint: str | None) -> dict | None:
@@ -71,9 +71,3 @@ def _sizes(arrays: dict[str, np.ndarray], source: str) -> tuple[int, int]:
     if missing:
         raise CheckpointError(f"{source} is no classifier of this family: it has no {missing[0]}")
     return arrays[HEAD[0]].shape[0], arrays[STEM].shape[1]
-
-
-def _preprocessing(name: str, manifest: dict | None, channels: int) -> Preprocessing:
-    if manifest and "preprocessing" in manifest:
-        return Preprocessing.from_dict(manifest["preprocessing"])
-    return PRETRAINED[name].preprocessing.with_channels(channels)

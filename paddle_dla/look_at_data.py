@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from paddle_dla.checkpoint import recorded_preprocessing
 from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.class_names import imagenet_class_names, read_class_names
@@ -181,8 +182,9 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
         if not Path(checkpoint).is_file():
             raise CheckpointError(f"{checkpoint}: there is no such file")
         manifest = read_manifest(checkpoint) or {}
-        if "preprocessing" in manifest:
-            return Preprocessing.from_dict(manifest["preprocessing"])
+        recorded = recorded_preprocessing(manifest, checkpoint)
+        if recorded is not None:
+            return recorded
         model = model or manifest.get("model")
         if model is None:
             raise CheckpointError(f"{checkpoint} has no manifest beside it that names its model; name the --model")

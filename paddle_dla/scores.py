@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from paddle_dla.reports import (
     write_table,
 )
 from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.subject import Subject
 
 IMAGENET_VAL = 50_000
@@ -153,7 +153,7 @@ def write_outputs(
         draw_confusion(Path(args.confusion).with_suffix(".png"), matrix, names, title)
     if args.results:
         with atomic_path(args.results) as part:
-            part.write_text(json.dumps(results(scores, subject, args), indent=1) + "\n", encoding="utf-8")
+            part.write_text(to_json(results(scores, subject, args), indent=1) + "\n", encoding="utf-8")
 
 
 def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import shortened
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.json_text import to_json
 
 INDEX_NAME = "shards.json"
 FORMAT = 1
@@ -71,4 +72,4 @@ def write_index(folder: Path, samples: dict[str, int], classes: list[str] | None
     ]
     content = {"format": FORMAT, "classes": classes, "shards": shards}
     with atomic_path(folder / INDEX_NAME) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")

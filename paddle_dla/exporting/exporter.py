@@ -19,6 +19,7 @@ from paddle_dla.exporting.check import Agreement, compare, measure, random_image
 from paddle_dla.exporting.folder import FORMATS, RUNNER, STEM, Record, atomic_folder, check_target, write_record
 from paddle_dla.exporting.opening import NEEDS, frozen, open_files, write_model
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.values import refuse_non_finite
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -73,7 +74,11 @@ def export_model(
 
 
 def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
-    """The number of classes; raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a package."""
+    """The number of classes.
+
+    Raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a package, ``CheckpointError`` for
+    weights that are not finite.
+    """
     num_classes, channels = getattr(layer, "num_classes", 0), getattr(layer, "in_chans", None)
     multiple, sides = getattr(layer, "side_multiple", 1), wanted.preprocessing.input_size[1:]
     if not num_classes:
@@ -88,6 +93,8 @@ def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
     if wanted.class_names is not None and len(wanted.class_names) != num_classes:
         raise ValueError(f"{len(wanted.class_names)} class names for {num_classes} classes")
     require("paddle", "cpu")
+    arrays = {name: tensor.numpy() for name, tensor in layer.state_dict().items()}
+    refuse_non_finite(arrays, f"the network {wanted.model}")
     if "onnx" in wanted.formats:
         from paddle_dla.exporting.to_onnx import require_onnx
 

@@ -19,6 +19,7 @@ from typing import Any
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import process_runs, write_error
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import describe_file
 
 FORMAT = 1
@@ -54,7 +55,7 @@ def write_record(folder: Path, record: Record) -> None:
     """Write ``preprocessing.json``; ``files`` are taken from what lies in the folder."""
     files = {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
     content = {"format": FORMAT, **asdict(record), "preprocessing": record.preprocessing.as_dict(), "files": files}
-    (folder / RECORD).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(to_json(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_record(folder: str | os.PathLike[str]) -> Record:

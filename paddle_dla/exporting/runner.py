@@ -169,7 +169,7 @@ def main() -> int:
             continue
         found = best(run(image[None])[0], record["class_names"])
         if args.json:
-            print(json.dumps({"image": path, "top": found}), file=results, flush=True)
+            print(json.dumps({"image": path, "top": found}, allow_nan=False), file=results, flush=True)
             continue
         print(path, file=results)
         for item in found:

@@ -23,6 +23,7 @@ import numpy as np
 
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import to_json
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
@@ -158,9 +159,9 @@ def _lines(content: Mapping[str, Any]) -> str:
     parts = []
     for key, value in content.items():
         if isinstance(value, dict) and len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
-            inner = ",\n".join(f"  {json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
+            inner = ",\n".join(f"  {to_json(name)}: {to_json(item)}" for name, item in value.items())
             text = f"{{\n{inner}\n }}"
         else:
-            text = json.dumps(value)
-        parts.append(f" {json.dumps(key)}: {text}")
+            text = to_json(value)
+        parts.append(f" {to_json(key)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

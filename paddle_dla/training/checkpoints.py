@@ -29,6 +29,7 @@ import numpy as np
 from paddle_dla import checkpoint
 from paddle_dla.storage.atomic import process_runs, write_error
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import describe, describe_file
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.training.plan import Position
@@ -171,7 +172,7 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     write_pdparams(part / OPTIMIZER, snapshot.optimizer)
     files = {path.name: describe_file(path) for path in sorted(part.iterdir())}
     content = {"format": FORMAT, **snapshot.record, "files": files}
-    text = json.dumps({"sha256": _sha256(content), "content": content}, indent=1)
+    text = to_json({"sha256": _sha256(content), "content": content}, indent=1)
     (part / STATE).write_text(text + "\n", encoding="utf-8")
     for path in part.iterdir():
         _reach_disk(path)
@@ -210,7 +211,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _sha256(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 
 # --- which to keep ---------------------------------------------------------------------------------------------------

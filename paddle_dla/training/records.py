@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_dla.storage.atomic import atomic_path, write_error
+from paddle_dla.storage.json_text import to_json
 
 Record = dict[str, Any]
 
@@ -142,13 +143,7 @@ class Table:
 
 
 def _line(record: Record) -> str:
-    """One line of strict JSON: what is not finite becomes ``null``."""
-    finite = {key: None if _is_unreal(value) else value for key, value in record.items()}
-    return json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _is_unreal(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    return to_json(record, ensure_ascii=False) + "\n"
 
 
 def _csv(values: Iterable[object]) -> str:

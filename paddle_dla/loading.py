@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddle_dla.checkpoint import load_weights, recorded_preprocessing
-from paddle_dla.data.class_names import ClassNames, default_class_names
+from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.dla import DLA
 from paddle_dla.models.factory import create_model, load_arrays
@@ -24,14 +24,15 @@ from paddle_dla.storage.manifest import manifest_path, read_manifest
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """``layer`` is in evaluation mode; ``class_names`` is ``None`` where nobody recorded them; ``source`` is a file or
-    hub id."""
+    """``layer`` is in evaluation mode; ``class_names`` is ``None`` where nobody tells them, else ``named_by`` says who;
+    ``source`` is a file or hub id."""
 
     name: str
     layer: DLA
     num_classes: int
     preprocessing: Preprocessing
     class_names: ClassNames | None
+    named_by: NamedBy
     source: str
 
 
@@ -56,7 +57,17 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     layer.eval()
     recorded = recorded_preprocessing(manifest or {}, source)
     preprocessing = recorded or PRETRAINED[name].preprocessing.with_channels(channels)
-    return LoadedModel(name, layer, classes, preprocessing, default_class_names(classes), source)
+    names, named_by = _class_names(manifest or {}, classes, source)
+    return LoadedModel(name, layer, classes, preprocessing, names, named_by, source)
+
+
+def _class_names(manifest: dict, num_classes: int, source: str) -> tuple[ClassNames | None, NamedBy]:
+    if manifest.get("classes") is None:
+        return default_class_names(num_classes)
+    try:
+        return recorded_class_names(manifest["classes"], num_classes), NamedBy.WEIGHTS
+    except ValueError as error:
+        raise CheckpointError(f"{manifest_path(source)}: {error}") from error
 
 
 def _manifest(checkpoint: str | None) -> dict | None:

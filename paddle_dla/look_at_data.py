@@ -29,8 +29,9 @@ from PIL import Image
 from paddle_dla.checkpoint import recorded_preprocessing
 from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
-from paddle_dla.data.class_names import imagenet_class_names, read_class_names
+from paddle_dla.data.class_names import NamedBy, imagenet_class_names, read_class_names, recorded_class_names
 from paddle_dla.data.errors import DataError
+from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
@@ -47,7 +48,7 @@ from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import read_manifest
+from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
 from paddle_dla.training.errors import TrainingError
 
@@ -100,7 +101,7 @@ def fed_in_training(config_file: str, overrides: Sequence[str]) -> Feed:
 def fed_as_told(args: argparse.Namespace) -> Feed:
     """What the command line says without a config, as one batch."""
     preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
-    source = open_source(args.data, args.data_root, args.classes)
+    source = _source(args)
     order = chosen_samples(source.num_samples, args.images, args.shuffle)
     if args.train:
         num_classes = count_classes(source) if args.mixup or args.cutmix else 0
@@ -109,6 +110,19 @@ def fed_as_told(args: argparse.Namespace) -> Feed:
     else:
         loader = evaluation_loader(source, preprocessing, Loading(len(order)), Ranks(), order)
     return Feed(loader, source, preprocessing, args.classes)
+
+
+def _source(args: argparse.Namespace) -> Source:
+    """The data, numbered by the names that a checkpoint records, where one is named that does."""
+    manifest = None if args.checkpoint is None else read_manifest(args.checkpoint)
+    if args.classes is not None or manifest is None or manifest.get("classes") is None:
+        return open_source(args.data, args.data_root, args.classes)
+    try:
+        count = len(manifest["classes"])
+        names = recorded_class_names(manifest["classes"], count)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{manifest_path(args.checkpoint)}: {error}") from error
+    return open_labelled(args.data, args.data_root, names, NamedBy.WEIGHTS, count)
 
 
 def training_options(args: argparse.Namespace, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
@@ -242,6 +256,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the picture that the command line asks for. Raises one of ``EXPECTED_ERRORS``."""
     check_writable(Path(args.output))
     feed = fed_in_training(args.config, args.override) if args.config else fed_as_told(args)
+    for note in feed.source.notes:
+        print(note)
     view = look(feed, args.images)
     picture = draw(view, feed.source, names_of_classes(feed.source, feed.class_file), args.columns)
     with atomic_path(args.output) as part:

@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Predict as the command line says; returns the exit code. Raises one of ``EXPECTED_ERRORS``."""
     source = open_images(args.images)
+    for note in source.notes:
+        print(note, file=sys.stderr)
     subject = open_subject(args)
     predictions, skipped = predict(subject, source, args.topk)
     write = WRITERS[args.format]

@@ -35,6 +35,7 @@ class Wanted:
     """What to export: ``formats`` of ``FORMATS``, and what the record says of the network.
 
     ``images`` (N, C, H, W) float32, normalised, are those of the check; seeded noise where there are none.
+    ``class_ids`` are what folders of the classes are called, where that is not ``class_names``.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Wanted:
     class_names: Sequence[str] | None = None
     weights: Mapping[str, Any] | None = None
     images: np.ndarray | None = None
+    class_ids: Sequence[str] | None = None
 
 
 def export_model(
@@ -126,6 +128,7 @@ def add_record(
         preprocessing=wanted.preprocessing,
         formats=tuple(wanted.formats),
         class_names=None if wanted.class_names is None else tuple(wanted.class_names),
+        class_ids=None if wanted.class_ids is None else tuple(wanted.class_ids),
         weights=weights,
         precision=precision,
         versions=versions(),

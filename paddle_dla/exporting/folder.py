@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddle_dla.data.class_names import ClassNames, NamedBy, imagenet_class_names
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import process_runs, write_error
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import describe_file
+from paddle_dla.storage.regular import read_text
 
 FORMAT = 1
 RECORD = "preprocessing.json"
@@ -34,7 +36,8 @@ FORMATS = ("inference", "onnx")
 class Record:
     """What ``preprocessing.json`` holds.
 
-    ``class_names`` has ``num_classes`` names, or is ``None``; ``weights`` says where they came from, with their
+    ``class_names`` has ``num_classes`` names, or is ``None``; ``class_ids`` likewise, what folders of the classes are
+    called; ``weights`` says where they came from, with their
     SHA-256; ``precision`` is that of the ONNX file, ``float32`` or ``int8``; ``check`` is what was measured after the
     export; ``files`` holds size and SHA-256 of every other file of the folder.
     """
@@ -44,11 +47,21 @@ class Record:
     preprocessing: Preprocessing
     formats: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
+    class_ids: tuple[str, ...] | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
     check: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def known_classes(self) -> tuple[ClassNames | None, NamedBy]:
+        """What the classes are called, by folders and by people, and who says so."""
+        if self.class_names is None:
+            return None, NamedBy.NOBODY
+        imagenet = imagenet_class_names()
+        if self.class_names == imagenet.names and self.class_ids in (None, imagenet.ids):
+            return imagenet, NamedBy.IMAGENET
+        return ClassNames(self.class_ids or self.class_names, self.class_names), NamedBy.WEIGHTS
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -83,7 +96,7 @@ def _read_json(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise ExportError(f"{root} is no folder; name one that python -m paddle_dla.export wrote")
     try:
-        content = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        content = json.loads(read_text(root / RECORD))
     except FileNotFoundError:
         raise ExportError(f"{root} is no export: it has no {RECORD}; make one: python -m paddle_dla.export") from None
     except (OSError, ValueError) as error:
@@ -101,6 +114,7 @@ def _from_json(content: Mapping[str, Any]) -> Record:
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
         formats=tuple(content["formats"]),
         class_names=None if names is None else tuple(names),
+        class_ids=None if content.get("class_ids") is None else tuple(content["class_ids"]),
         weights=dict(content["weights"]),
         precision=str(content["precision"]),
         versions=dict(content["versions"]),

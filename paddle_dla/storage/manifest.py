@@ -24,6 +24,7 @@ import numpy as np
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.regular import open_regular, read_text
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
@@ -43,7 +44,7 @@ def describe(array: np.ndarray) -> dict[str, Any]:
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as model hubs publish it."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -137,7 +138,7 @@ def _current_record(target: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The content of a manifest, or ``None`` where it lacks what every manifest has."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError):
         return None
     complete = (

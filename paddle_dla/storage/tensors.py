@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.regular import open_regular
 
 _DTYPES = {
     "F64": "<f8",
@@ -58,6 +59,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     if os.path.isdir(path):
         raise CheckpointError(f"cannot read {path}: it is a folder")
     try:
+        open_regular(path).close()
         with safe_open(os.fspath(path), framework="numpy"):
             pass
         content = np.memmap(path, dtype=np.uint8, mode="r")

@@ -32,6 +32,7 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import describe, describe_file
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
+from paddle_dla.storage.regular import read_text
 from paddle_dla.training.plan import Position
 
 FORMAT = 1
@@ -87,7 +88,7 @@ def found(folder: Path) -> list[Path]:
 def read_record(path: Path) -> Checkpoint:
     """The record of a checkpoint, checked against its own sum. Raises ``CheckpointError`` where it is none."""
     try:
-        stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+        stored = json.loads(read_text(path / STATE))
         content = stored["content"]
         whole = stored["sha256"] == _sha256(content)
     except OSError as error:

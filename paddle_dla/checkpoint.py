@@ -18,7 +18,7 @@ import numpy as np
 
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import manifest_path, verify, write_with_manifest
+from paddle_dla.storage.manifest import check_tensors, manifest_path, verify, write_with_manifest
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.tensors import read_safetensors, write_safetensors
 from paddle_dla.storage.values import listed, refuse_unusable
@@ -37,8 +37,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     """
     manifest = verify(path)
     if Path(path).suffix == ".safetensors":
-        return {name: tensor.array() for name, tensor in read_safetensors(path).items()}, manifest
-    return read_pdparams(path), manifest
+        arrays = {name: tensor.array() for name, tensor in read_safetensors(path).items()}
+    else:
+        arrays = read_pdparams(path)
+    if manifest is not None:
+        check_tensors(manifest, arrays, path)
+    return arrays, manifest
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:

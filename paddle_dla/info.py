@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddle_dla.checkpoint import recorded_preprocessing
+from paddle_dla.checkpoint import read, recorded_preprocessing
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.macs import forward_macs
@@ -27,7 +27,7 @@ from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import read_manifest, verify
+from paddle_dla.storage.manifest import read_manifest
 
 Facts = dict[str, object]
 
@@ -69,11 +69,11 @@ def subject_facts(args: argparse.Namespace) -> Facts:
 
 def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
     """Of a converted checkpoint. Raises ``CheckpointError`` where it has no manifest, or is not what that says."""
-    if read_manifest(path) is None:
+    manifest = None if read_manifest(path) is None else read(path)[1]
+    if manifest is None:
         raise CheckpointError(
             f"{path} has no manifest, so nothing is known of it; convert it: python convert/timm2paddle.py"
         )
-    manifest = verify(path)
     own = {"checkpoint": str(path), "source": manifest["source"], "verified": True}
     published = PRETRAINED[resolve_name(manifest["model"])].preprocessing
     preprocessing = chosen_preprocessing(args, recorded_preprocessing(manifest, path) or published)

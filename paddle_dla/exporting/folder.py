@@ -30,6 +30,8 @@ RUNNER = "run.py"
 STEM = "model"
 """Of the model's files: ``model.json``, ``model.pdiparams``, ``model.onnx``."""
 FORMATS = ("inference", "onnx")
+NETWORKS = {"inference": f"{STEM}.pdiparams", "onnx": f"{STEM}.onnx"}
+"""Format: the file that holds its weights."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,18 @@ def read_record(folder: str | os.PathLike[str]) -> Record:
         record = _from_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(f"{root / RECORD} is damaged: {error}; export again") from error
+    _refuse_unlisted(root, record)
     for name, expected in record.files.items():
         _verify(root / name, expected)
     return record
+
+
+def _refuse_unlisted(root: Path, record: Record) -> None:
+    """What an engine would run must be in the record, or nobody has verified it. Raises ``ExportError``."""
+    needed = {*(path.name for path in root.glob(f"{STEM}.*")), *(NETWORKS[form] for form in record.formats)}
+    unlisted = sorted(needed - record.files.keys())
+    if unlisted:
+        raise ExportError(f"{root / RECORD} lists no checksum of {', '.join(unlisted)}; export again")
 
 
 def _read_json(root: Path) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def _from_json(content: Mapping[str, Any]) -> Record:
         model=str(content["model"]),
         num_classes=int(content["num_classes"]),
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
-        formats=tuple(content["formats"]),
+        formats=tuple(_format(form) for form in content["formats"]),
         class_names=None if names is None else tuple(names),
         class_ids=None if content.get("class_ids") is None else tuple(content["class_ids"]),
         weights=dict(content["weights"]),
@@ -121,6 +132,12 @@ def _from_json(content: Mapping[str, Any]) -> Record:
         check=dict(content["check"]),
         files={_plain(name): dict(item) for name, item in content["files"].items()},
     )
+
+
+def _format(form: str) -> str:
+    if form not in FORMATS:
+        raise ValueError(f"{form!r} is no format that this version knows: {', '.join(FORMATS)}")
+    return form
 
 
 def _plain(name: str) -> str:

@@ -114,7 +114,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         return manifest
     if isinstance(previous, dict) and previous.get("file") == actual:
         # the writer was stopped between its two renames: this is still the old file
-        return previous if "tensors" in previous else None
+        return previous if _is_complete(previous) else None
     raise CheckpointError(
         f"{path} is not what was written, says {manifest_path(path).name}: {_difference(manifest['file'], actual)}; "
         "it was damaged or replaced. Convert or copy it again, or remove the manifest to load it unverified"
@@ -141,13 +141,35 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(read_text(path))
     except (OSError, ValueError):
         return None
-    complete = (
+    return content if _is_complete(content) else None
+
+
+def _is_complete(content: object) -> bool:
+    """Whether it says what every manifest says; one that accounts for no tensor accounts for nothing."""
+    return (
         isinstance(content, dict)
         and "format" in content
         and isinstance(content.get("model"), str)
-        and all(isinstance(content.get(key), dict) for key in ("tensors", "file"))
+        and all(isinstance(content.get(key), dict) and content[key] for key in ("tensors", "file"))
     )
-    return content if complete else None
+
+
+def check_tensors(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+    """Raises ``CheckpointError`` where a manifest is not of these ``arrays``: other names or shapes than it records.
+
+    Their values are the file's, whose checksum was held against it.
+    """
+    recorded = {
+        name: tuple(entry.get("shape", ())) if isinstance(entry, dict) else None
+        for name, entry in manifest["tensors"].items()
+    }
+    found = {name: array.shape for name, array in arrays.items()}
+    if recorded != found:
+        differing = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{manifest_path(path)} describes other tensors than {path} holds: {len(differing)} differ, the first is "
+            f"{differing[0]}; convert again, or remove the manifest to load unverified"
+        )
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -99,6 +99,9 @@ def read_record(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']!r}; this version reads {FORMAT}")
+    unlisted = [name for name in (MODEL, OPTIMIZER) if name not in content["files"]]
+    if unlisted:
+        raise CheckpointError(f"{path / STATE} has no checksum of {' and '.join(unlisted)}")
     return Checkpoint(path, content)
 
 

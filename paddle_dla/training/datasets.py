@@ -115,8 +115,14 @@ def mixup(config: Config, num_classes: int) -> Mixup | None:
 def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 0, start_batch: int = 0) -> Loader:
     """The batches of ``epoch`` on this rank, from ``start_batch`` on: as many on each rank, all of the same size.
 
-    Raises ``TrainingError`` where the data are fewer than one batch.
+    Raises ``TrainingError`` where the data are fewer than one batch, and for a batch that BatchNorm cannot learn from.
     """
+    least = least_batch(config, ranks)
+    if config.data.batch_size < least:
+        raise TrainingError(
+            f"data.batch_size is {config.data.batch_size}: BatchNorm learns from differences between images, so a "
+            f"batch has {least} or more; to save memory raise train.grad_accum_steps in place of it"
+        )
     transform, mix = sample_transform(config), mixup(config, datasets.num_classes)
     preprocessing = train_preprocessing(config)
     order, turns = _order(config, datasets.train, ranks, epoch)
@@ -144,6 +150,16 @@ def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 
         timeout=config.data.timeout,
         seed=config.train.seed,
     )
+
+
+def least_batch(config: Config, ranks: Ranks) -> int:
+    """Images that a process needs in a batch.
+
+    Of one image, BatchNorm has the variance within that image alone; where a map has shrunk to one position that is 0,
+    and Paddle goes on with it. One suffices where no statistics are learnt, or where all processes share them.
+    """
+    shared = config.train.sync_bn and ranks.count > 1
+    return 1 if shared or config.train.linear_probe else 2
 
 
 def _order(config: Config, source: Source, ranks: Ranks, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -21,7 +21,7 @@ from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import process_runs, write_error
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import describe_file
+from paddle_dla.storage.manifest import describe_file, file_difference
 from paddle_dla.storage.regular import read_text
 
 FORMAT = 1
@@ -148,15 +148,11 @@ def _plain(name: str) -> str:
 
 def _verify(path: Path, expected: Mapping[str, Any]) -> None:
     try:
-        actual = describe_file(path)
+        difference = file_difference(path, expected)
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}; copy the whole folder, or export again") from error
-    for key in ("bytes", "sha256"):
-        if expected.get(key) != actual[key]:
-            raise ExportError(
-                f"{path} is not what was exported: {key} {expected.get(key)} became {actual[key]}; copy the folder "
-                "or export again"
-            )
+    if difference is not None:
+        raise ExportError(f"{path} is not what was exported: {difference}; copy the folder or export again")
 
 
 def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:

@@ -175,7 +175,7 @@ def read_record(folder: Path) -> dict:
             raise SystemExit(f"error: {path} has format {record.get('format')!r}; this runner reads {FORMAT}")
         check_preprocessing(record["preprocessing"])
         check_files(folder, record["files"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SystemExit(f"error: cannot read {path}: {error or type(error).__name__}") from None
     return record
 

@@ -102,28 +102,36 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     Nothing in the file is interpreted. Raises ``CheckpointError`` where it is missing or not what was written.
     """
-    try:
-        manifest = read_manifest(path)
-        actual = None if manifest is None else describe_file(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    manifest = read_manifest(path)
     if manifest is None:
         return None
     previous = manifest.pop("previous", None)
-    if manifest["file"] == actual:
-        return manifest
-    if isinstance(previous, dict) and previous.get("file") == actual:
-        # the writer was stopped between its two renames: this is still the old file
-        return previous if _is_complete(previous) else None
+    try:
+        difference = file_difference(path, manifest["file"])
+        if difference is None:
+            return manifest
+        if isinstance(previous, dict) and file_difference(path, previous.get("file")) is None:
+            # the writer was stopped between its two renames: this is still the old file
+            return previous if _is_complete(previous) else None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     raise CheckpointError(
-        f"{path} is not what was written, says {manifest_path(path).name}: {_difference(manifest['file'], actual)}; "
-        "it was damaged or replaced. Convert or copy it again, or remove the manifest to load it unverified"
+        f"{path} is not what was written, says {manifest_path(path).name}: {difference}; it was damaged or replaced. "
+        "Convert or copy it again, or remove the manifest to load it unverified"
     )
 
 
-def _difference(recorded: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
-    key = "bytes" if recorded.get("bytes") != actual["bytes"] else "sha256"
-    return f"{key} {recorded.get(key)} became {actual[key]}"
+def file_difference(path: str | os.PathLike[str], recorded: object) -> str | None:
+    """In what a file is not what ``describe_file`` said of it, in words; ``None`` where it still is.
+
+    The size first: nothing is read of a file that has another one. Raises ``OSError`` where it cannot be read.
+    """
+    if not isinstance(recorded, Mapping):
+        return f"{recorded!r} is recorded of it, which is no size and checksum"
+    for key, measure in (("bytes", os.path.getsize), ("sha256", file_sha256)):
+        if (actual := measure(path)) != recorded.get(key):
+            return f"{key} {recorded.get(key)} became {actual}"
+    return None
 
 
 def _current_record(target: Path) -> dict[str, Any]:

@@ -26,11 +26,12 @@ def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
-    if array.dtype not in (np.float16, np.float64):
+    native = array.dtype.newbyteorder("=")
+    if native not in (np.float16, np.float32, np.float64):
         return array
     with np.errstate(over="ignore", under="ignore"):
-        found = array.astype(np.float32)
-    return found if array.dtype == np.float16 or np.array_equal(found, array, equal_nan=True) else array
+        found = array.astype(np.float32, copy=False)
+    return found if native != np.float64 or np.array_equal(found, array, equal_nan=True) else array
 
 
 def refuse_unusable(arrays: Mapping[str, np.ndarray], source: str) -> None:

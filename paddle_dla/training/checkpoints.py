@@ -30,7 +30,7 @@ from paddle_dla import checkpoint
 from paddle_dla.storage.atomic import process_runs, write_error
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import describe, describe_file
+from paddle_dla.storage.manifest import describe, describe_file, file_difference
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.regular import read_text
 from paddle_dla.training.plan import Position
@@ -110,10 +110,10 @@ def verify(path: Path) -> Checkpoint:
     result = read_record(path)
     for name, expected in result.record["files"].items():
         try:
-            actual = describe_file(path / name)
+            difference = file_difference(path / name, expected)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot read {name}: {error.strerror}") from error
-        if actual != expected:
+        if difference is not None:
             raise CheckpointError(f"{path / name} is not what was written: it was cut off or damaged")
     return result
 

@@ -61,7 +61,7 @@ def _open_tree(
             f"{path}: {SAID_BY[named_by]} do{'es' if named_by is NamedBy.FILE else ''} not name the folder "
             f"{shortened(strangers)}, which a sample of it would need; known are {shortened(ids)}"
         )
-    if strangers and strict and len(folders) != num_classes:
+    if strangers and strict and len(folders) < num_classes:  # of more, one has a label that is out of range
         raise DataError(
             f"{path}: has {len(folders)} class folders where the model has {num_classes} classes, and nothing tells "
             "which they are: the weights record no class names that fit. Name the model's classes with --classes FILE, "

@@ -66,6 +66,7 @@ def load_weights(source: str, model: str) -> dict[str, np.ndarray]:
 
     Raises ``CheckpointError`` where they cannot be had, were damaged, or belong to another model.
     """
+    refuse_folder(source)
     if not _is_converted(source):
         return _convert(source, model)
     arrays, manifest = read(source)
@@ -74,6 +75,16 @@ def load_weights(source: str, model: str) -> dict[str, np.ndarray]:
     elif manifest["model"] != model:
         raise CheckpointError(f"{source} holds {manifest['model']}, not {model}")
     return arrays
+
+
+def refuse_folder(source: str) -> None:
+    """Raises ``CheckpointError`` for a folder, as a training checkpoint is one, and names the files in it."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    files = sorted(str(path) for path in folder.iterdir() if path.suffix in WRITERS and path.is_file())
+    name = f"name the weight file: {' or '.join(files[:5])}" if files else f"name a {' or '.join(WRITERS)} file"
+    raise CheckpointError(f"{source} is a folder; {name}")
 
 
 def _is_converted(source: str) -> bool:

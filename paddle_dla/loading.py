@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddle_dla.checkpoint import load_weights, recorded_preprocessing
+from paddle_dla.checkpoint import load_weights, recorded_preprocessing, refuse_folder
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.dla import DLA
@@ -42,6 +42,8 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     ``name`` may be left out where the checkpoint has a manifest. Raises ``ValueError`` for an unknown name or none,
     and ``CheckpointError`` where the weights cannot be had, do not fit, or have other than ``num_classes`` classes.
     """
+    if checkpoint is not None:
+        refuse_folder(checkpoint)
     manifest = _manifest(checkpoint)
     if name is None and manifest is None:
         raise ValueError("which model? --model names it (only a file with a manifest beside it knows by itself)")

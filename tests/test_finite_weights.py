@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from exports import MODEL, needs_onnx, photograph, wanted
+from exports import ENGINE_NAMES, MODEL, needs_onnx, photograph, rewrite, wanted
 from pictures import write_tree
 from small_models import CLASSES, SIZE, save_small, small_model
 from small_runs import make_images, small_config
@@ -22,10 +22,12 @@ from paddle_dla.engines import open_engine
 from paddle_dla.engines.base import EngineError
 from paddle_dla.evaluation import evaluate as run_engine
 from paddle_dla.exporting.exporter import export_model
+from paddle_dla.exporting.folder import RECORD
+from paddle_dla.exporting.stored_weights import mapped, onnx_weights, pdiparams
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import describe, manifest_path
+from paddle_dla.storage.manifest import describe, describe_file, manifest_path
 from paddle_dla.training.stopping import StopRequest
 
 FIRST = "base_layer.0.weight"
@@ -101,6 +103,27 @@ def test_a_layer_that_holds_nan_is_no_engine(kind):
     poison(layer)
     with pytest.raises(EngineError, match=FIRST):
         open_engine(kind, layer, threads=1, input_size=SIZE)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_an_export_that_holds_nan_is_not_opened(engine, value, exported_copy, tree, capsys):
+    """As one may that was written before weights were checked."""
+    path = exported_copy / ("model.onnx" if engine == "onnxruntime" else "model.pdiparams")
+    name, weights = max(_stored(path), key=lambda pair: pair[1].nbytes)
+    data = path.read_bytes()
+    place = data.index(weights.tobytes())
+    path.write_bytes(data[:place] + np.float32(value).tobytes() + data[place + 4 :])
+    files = json.loads((exported_copy / RECORD).read_text())["files"]
+    rewrite(exported_copy, files={**files, path.name: describe_file(path)})
+    chosen = ["--export", str(exported_copy), "--engine", engine]
+    assert predict.main([*chosen, str(tree)]) == 1
+    assert evaluate.main([*chosen, "--data", str(tree), "--workers", "0"]) == 1
+    assert capsys.readouterr().err.count(name) == 2
+
+
+def _stored(path):
+    return (pdiparams if path.suffix == ".pdiparams" else onnx_weights)(mapped(path))
 
 
 def test_a_layer_that_holds_nan_is_not_exported(tmp_path):

@@ -26,7 +26,7 @@ from paddle_dla.data.class_names import chosen_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.engines.base import EngineError
 from paddle_dla.exporting.folder import FORMATS, check_target
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--check", metavar="DATA", default="none", help="images to check on; none: seeded noise")
     result.add_argument("--images", type=positive, default=512, metavar="N", help="to take of DATA at most (512)")
     result.add_argument(
-        "--max-loss", type=float, default=5.0, metavar="POINTS", help="of top-1, beyond which int8 is refused (5)"
+        "--max-loss", type=finite, default=5.0, metavar="POINTS", help="of top-1, beyond which int8 is refused (5)"
     )
     result.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     add_preprocessing(result)

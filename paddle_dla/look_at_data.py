@@ -43,7 +43,7 @@ from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import resolve_name
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
@@ -223,9 +223,11 @@ def parser() -> argparse.ArgumentParser:
     training = result.add_argument_group("training", "with --train")
     training.add_argument("--train", action="store_true", help="random crops, flips, colours, and what else is named")
     training.add_argument("--auto-augment", metavar="POLICY", help="timm's string, for example rand-m9-mstd0.5-inc1")
-    training.add_argument("--re-prob", type=float, default=0.0, metavar="P", help="probability of random erasing (0)")
-    training.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)")
-    training.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA", help="likewise (0: off)")
+    training.add_argument("--re-prob", type=finite, default=0.0, metavar="P", help="probability of random erasing (0)")
+    training.add_argument(
+        "--mixup", type=finite, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)"
+    )
+    training.add_argument("--cutmix", type=finite, default=0.0, metavar="ALPHA", help="likewise (0: off)")
     training.add_argument("--seed", type=int, default=0, help="of the augmentation (0)")
     return result
 

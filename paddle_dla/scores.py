@@ -58,6 +58,8 @@ def score(
         refuse_unknown(names.values(), real)
         for k in (1, 5):
             reassessed[f"real_top{k}"], reassessed["real_images"] = real_accuracy(predictions, names, real, k)
+        if not reassessed["real_images"]:
+            raise DataError("none of these images has a reassessed label: there is nothing to average")
     return Scores(
         images=len(predictions),
         top1=top_k(predictions, 1),

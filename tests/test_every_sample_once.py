@@ -6,6 +6,8 @@ Every test is on real files: folders, links, list files and tars as accidents le
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import tempfile
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from pictures import photo, png, write_tar, write_tree
 from small_models import CLASSES, save_small
+from small_runs import environment
 
 from paddle_dla import evaluate
 from paddle_dla.data.errors import DataError
@@ -318,6 +321,23 @@ def test_an_index_that_lists_a_file_twice_is_refused(tmp_path):
         open_shards(tmp_path / "shards")
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_shard_that_is_there_under_two_names_is_refused(link, tmp_path):
+    tar = shard(tmp_path / "shards")
+    link(tar, tar.with_name("again.tar"))
+    for data in (tmp_path / "shards", tmp_path / "shards" / "*.tar"):
+        with pytest.raises(DataError, match=r"s\.tar"):
+            open_source(data)
+
+
+def test_what_lies_beside_shards_is_named(tmp_path):
+    tar = shard(tmp_path / "shards")
+    tar.with_name("more.tar.gz").write_bytes(b"")
+    write_tree(tmp_path / "shards", {"class": 1})
+    notes = open_source(tmp_path / "shards").notes
+    assert len(notes) == 1 and "class, more.tar.gz" in notes[0]
+
+
 def test_a_shard_without_samples_beside_others_is_taken(tmp_path):
     write_tar(tmp_path / "a.tar", [])
     write_tar(tmp_path / "b.tar", members(2))
@@ -370,6 +390,22 @@ def test_files_whose_names_are_no_utf8_are_read_and_printed(kind, tmp_path):
 def written(folder):
     write_shards(open_folder(folder / "tree"), folder / "shards")
     return open_shards(folder / "shards")
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_data_in_a_folder_whose_name_is_no_utf8_is_scored(kind, tmp_path):
+    """In processes: stdout and stderr are what a shell gives."""
+    weights = save_small(tmp_path / "small.pdparams")
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    write_tree(root / "tree", {f"c{label}": 1 for label in range(CLASSES)}, photo)
+    (root / "list.txt").write_text("# none\ntree/c0/0.png 0\n")
+    data = {"folder": root / "tree", "list": root / "list.txt"}[kind]
+    command = [sys.executable, "-m", "paddle_dla.evaluate", "--checkpoint", weights, "--workers", "1", "--data", data]
+    results = ["--results", tmp_path / "r.json", "--predictions", tmp_path / "p.jsonl"]
+    done = subprocess.run([*command, *results], capture_output=True, env=environment(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\xe9" in done.stdout and b"top-1" in done.stdout
+    assert json.loads((tmp_path / "r.json").read_text())["images"] == (CLASSES if kind == "folder" else 1)
 
 
 def test_classes_whose_names_are_no_utf8_are_refused_before_any_work(tmp_path):

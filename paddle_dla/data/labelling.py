@@ -15,7 +15,7 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.folder import class_folders, open_folder
 from paddle_dla.data.opening import is_tree, open_source
 from paddle_dla.data.shards import ShardSource
-from paddle_dla.data.source import FileSource, shortened
+from paddle_dla.data.source import FileSource, printable, shortened
 
 SAID_BY = {
     NamedBy.FILE: "the class file",
@@ -45,7 +45,7 @@ def open_labelled(
         how = _check_recorded(source, path, names, named_by, num_classes) if strict else "as the data numbers them"
         if names is not None and source.classes is None:
             source.classes = list(names.ids)
-    source.notes = (*source.notes, f"labels: {how}")
+    source.notes = (*source.notes, printable(f"labels: {how}"))
     return source
 
 

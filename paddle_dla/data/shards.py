@@ -222,6 +222,7 @@ def open_shards(
     ``DataError`` for shards that are missing or do not fit ``shards.json``; without one, also for any that is broken.
     """
     paths = find_shards(path)
+    _refuse_twice(paths)
     index = read_index(Path(paths[0]).parent)
     names = None if index is None else index.classes
     if classes is not None:
@@ -237,7 +238,26 @@ def open_shards(
         source = ShardSource(paths, [len(found) for found in headers], names, num_classes, headers)
     if source.num_samples == 0:
         raise DataError(f"{path}: has no samples: members NAME.jpg (or .jpeg, .png, .webp) and NAME.cls are looked for")
+    source.notes = _left_out(path)
     return source
+
+
+def _refuse_twice(paths: Sequence[str]) -> None:
+    """Raises ``DataError`` for a file that is there under two names, through a link."""
+    reached: dict[tuple[int, int], str] = {}
+    for path in paths:
+        found = os.stat(path)
+        before = reached.setdefault((found.st_dev, found.st_ino), path)
+        if before != path:
+            raise DataError(f"{path}: is {before} again, through a link; remove one, or its samples count twice")
+
+
+def _left_out(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What a user should hear of what lies in a folder beside its shards: a shard that was compressed, for one."""
+    if not os.path.isdir(path):
+        return ()
+    others = sorted(name for name in os.listdir(path) if not name.endswith(".tar") and name != INDEX_NAME)
+    return (printable(f"{path}: left out, since they are no .tar: {shortened(others)}"),) if others else ()
 
 
 def _check_empty(source: ShardSource) -> None:

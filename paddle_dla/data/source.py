@@ -102,7 +102,7 @@ class FileSource:
         notes: Sequence[str] = (),
     ):
         self.root = root
-        self.notes = tuple(notes)
+        self.notes = tuple(map(printable, notes))
         self.names = Names(names)
         self.labels = np.asarray(labels, np.int64)
         self.classes = classes

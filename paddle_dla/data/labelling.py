@@ -19,8 +19,8 @@ from paddle_dla.data.source import FileSource, printable, shortened
 
 SAID_BY = {
     NamedBy.FILE: "the class file",
-    NamedBy.WEIGHTS: "the class names recorded with the weights",
-    NamedBy.IMAGENET: "ImageNet's identifiers",
+    NamedBy.WEIGHTS: "the record of the weights",
+    NamedBy.IMAGENET: "ImageNet's list",
 }
 
 
@@ -38,7 +38,7 @@ def open_labelled(
     for whoever reads no label as a class of the model: data with other classes is then numbered in its own order.
     Raises ``DataError`` where the classes of the data are not those of the model, and what ``open_source`` raises.
     """
-    if is_tree(path):
+    if is_tree(path) and root is None:
         source, how = _open_tree(os.path.expanduser(os.fspath(path)), names, named_by, num_classes, strict)
     else:
         source = open_source(path, root, None, num_classes if strict else None)
@@ -58,14 +58,14 @@ def _open_tree(
     binding = strict and named_by in (NamedBy.FILE, NamedBy.WEIGHTS)
     if strangers and binding:
         raise DataError(
-            f"{path}: {SAID_BY[named_by]} do{'es' if named_by is NamedBy.FILE else ''} not name the folder "
-            f"{shortened(strangers)}, which a sample of it would need; known are {shortened(ids)}"
+            f"{path}: {SAID_BY[named_by]} does not name the folder {shortened(strangers)}; it names {shortened(ids)}. "
+            "Rename the folder, or name the model's classes with --classes FILE"
         )
     if strangers and strict and len(folders) < num_classes:  # of more, one has a label that is out of range
         raise DataError(
-            f"{path}: has {len(folders)} class folders where the model has {num_classes} classes, and nothing tells "
-            "which they are: the weights record no class names that fit. Name the model's classes with --classes FILE, "
-            "one a line in the order of the labels, or those that the data has with --valid-labels"
+            f"{path}: has {len(folders)} class folders, the model has {num_classes} classes, and nothing tells which "
+            "of them these are. Name the model's classes with --classes FILE, one a line in the order of the labels, or "
+            "those that the data has with --valid-labels FILE"
         )
     if strangers:
         source = open_folder(path, None, num_classes if strict else None)
@@ -104,7 +104,7 @@ def _check_recorded(
             f"{path}: numbers its classes otherwise than the model: {shortened(differing)}; write the shards again "
             "with the model's class names (scripts/make_shards.py --classes)"
         )
-    return f"numbers of {path}, whose class names are {SAID_BY[named_by]}{_absent(names.ids, source.classes)}"
+    return f"numbers of {path}, whose class names are those of {SAID_BY[named_by]}{_absent(names.ids, source.classes)}"
 
 
 def comparable(classes: Sequence[str], names: ClassNames | None, named_by: NamedBy) -> bool:

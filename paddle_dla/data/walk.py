@@ -48,7 +48,8 @@ class Walk:
         except OSError as error:
             raise _unlisted(folder, error) from error
         before = self._reached.setdefault((found.st_dev, found.st_ino), folder)
-        if before != folder:
+        # some network file systems give folders one number: where they lie says whether they are the same
+        if before != folder and os.path.realpath(before) == os.path.realpath(folder):
             raise DataError(f"{folder}: is {before} again, through a link; remove one, or its images count twice")
 
     def notes(self, root: str) -> tuple[str, ...]:

@@ -64,8 +64,8 @@ def _open_tree(
     if strangers and strict and len(folders) < num_classes:  # of more, one has a label that is out of range
         raise DataError(
             f"{path}: has {len(folders)} class folders, the model has {num_classes} classes, and nothing tells which "
-            "of them these are. Name the model's classes with --classes FILE, one a line in the order of the labels, or "
-            "those that the data has with --valid-labels FILE"
+            "of them these are. Name the model's classes with --classes FILE, one a line in the order of the labels, "
+            "or those that the data has with --valid-labels FILE"
         )
     if strangers:
         source = open_folder(path, None, num_classes if strict else None)

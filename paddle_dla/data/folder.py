@@ -59,12 +59,12 @@ def open_folder(
     folders = class_folders(root)
     indices = _class_indices(root, folders, classes)
     names: list[str] = []
-    counts, walk = [], Walk()
+    counts, walk, above = [], Walk(), len(os.path.join(root, ""))
     # images go by their whole path, in which "a b/" sorts before "a/", although class "a" comes before "a b"
     by_path = sorted(folders, key=lambda folder: _sorting_key(folder + os.sep))
     for folder in by_path:
         paths = walk.images(os.path.join(root, folder))
-        found = sorted((os.path.relpath(path, root) for path in paths), key=_sorting_key)
+        found = sorted((path[above:] for path in paths), key=_sorting_key)
         names += found
         counts.append(len(found))
     empty = [folder for folder, count in zip(by_path, counts) if count == 0]

@@ -321,6 +321,13 @@ def test_an_index_that_lists_a_file_twice_is_refused(tmp_path):
         open_shards(tmp_path / "shards")
 
 
+@pytest.mark.parametrize("label", [b"1_0", b"+1", b"0x1", b"1.0", b"\xd9\xa1", b"", b"9" * 5000])
+def test_a_label_is_a_number_as_it_is_written(label, tmp_path):
+    write_tar(tmp_path / "s.tar", [("0.png", png(0)), ("0.cls", label)])
+    with pytest.raises(DataError, match=r"0\.cls"):
+        list(iterate(open_source(tmp_path / "s.tar")))
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_shard_that_is_there_under_two_names_is_refused(link, tmp_path):
     tar = shard(tmp_path / "shards")

@@ -187,7 +187,7 @@ def test_other_commands_go_on_without_it_or_refuse(make, weights, tree, tmp_path
     assert capsys.readouterr().err.count("x.png") >= 4
 
 
-@odd_image
+@pytest.mark.parametrize("make", [fifo, narrow], ids=lambda make: make.__name__)
 def test_a_training_skips_it(make, tmp_path):
     data = make_images(tmp_path)
     make(data / "train" / "class1" / "x.png")

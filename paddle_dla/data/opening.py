@@ -34,7 +34,8 @@ def open_source(
         return open_folder(text, classes, num_classes)
     if os.path.isfile(text):
         return open_list(text, root, classes, num_classes)
-    raise DataError(f"{path}: is not there; name a folder of class folders, a list file, or tar shards")
+    fault = "is neither a folder nor a regular file" if os.path.exists(text) else "is not there"
+    raise DataError(f"{path}: {fault}; name a folder of class folders, a list file, or tar shards")
 
 
 def is_tree(path: str | os.PathLike[str]) -> bool:

@@ -222,10 +222,17 @@ def label_of(files: SampleFiles, path: str) -> int:
     """The class index that a label member holds; raises ``DataError`` naming shard and member."""
     is_json = files.label_name.lower().endswith(".json")
     try:
-        label = json.loads(files.label)["label"] if is_json else int(files.label)
+        label = json.loads(files.label)["label"] if is_json else _number(files.label)
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(f"{label!r} is not a whole number")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         wanted = 'an object with a whole number as "label"' if is_json else "one whole number"
         raise DataError(f"{path}, member {files.label_name}: holds no label, {wanted} ({error})") from error
     return label
+
+
+def _number(text: bytes) -> int:
+    """A whole number as it is written; ``int`` alone would take ``1_0`` for ten as well. Raises ``ValueError``."""
+    if not text.strip().removeprefix(b"-").isdigit():
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return int(text)

@@ -58,6 +58,15 @@ def test_an_export_of_a_format_that_nobody_knows_is_refused(formats, exported_co
         read_record(exported_copy)
 
 
+@pytest.mark.parametrize("names", [["one"], [], "0123456789", 10, {"a": 1}])
+def test_an_export_with_names_of_another_number_of_classes_is_refused(names, exported_copy, tmp_path):
+    rewrite(exported_copy, class_names=names)
+    with pytest.raises(ExportError, match="10 texts"):
+        read_record(exported_copy)
+    done = run_alone(exported_copy, tmp_path / "x.png")
+    assert done.returncode == 1 and "10 texts" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("place", [0, 1000, -1])
 def test_the_runner_refuses_files_that_were_damaged(place, exported_copy, tmp_path):
     weights = exported_copy / "model.pdiparams"

@@ -92,8 +92,9 @@ def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
         raise ValueError(f"the network takes {channels} channels, images have {wanted.preprocessing.input_size[0]}")
     if any(side % multiple for side in sides):
         raise ValueError(f"the sides of the images must be multiples of {multiple}, not {sides[0]}x{sides[1]}")
-    if wanted.class_names is not None and len(wanted.class_names) != num_classes:
-        raise ValueError(f"{len(wanted.class_names)} class names for {num_classes} classes")
+    for names in (wanted.class_names, wanted.class_ids):
+        if names is not None and len(names) != num_classes:
+            raise ValueError(f"{len(names)} class names for {num_classes} classes")
     require("paddle", "cpu")
     arrays = {name: tensor.numpy() for name, tensor in layer.state_dict().items()}
     refuse_non_finite(arrays, f"the network {wanted.model}")

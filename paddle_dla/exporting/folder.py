@@ -39,9 +39,9 @@ class Record:
     """What ``preprocessing.json`` holds.
 
     ``class_names`` has ``num_classes`` names, or is ``None``; ``class_ids`` likewise, what folders of the classes are
-    called; ``weights`` says where they came from, with their
-    SHA-256; ``precision`` is that of the ONNX file, ``float32`` or ``int8``; ``check`` is what was measured after the
-    export; ``files`` holds size and SHA-256 of every other file of the folder.
+    called; ``weights`` says where they came from, with their SHA-256; ``precision`` is that of the ONNX file,
+    ``float32`` or ``int8``; ``check`` is what was measured after the export; ``files`` holds size and SHA-256 of every
+    other file of the folder.
     """
 
     model: str
@@ -118,20 +118,28 @@ def _read_json(root: Path) -> dict[str, Any]:
 
 
 def _from_json(content: Mapping[str, Any]) -> Record:
-    names = content["class_names"]
+    num_classes = int(content["num_classes"])
     return Record(
         model=str(content["model"]),
-        num_classes=int(content["num_classes"]),
+        num_classes=num_classes,
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
         formats=tuple(_format(form) for form in content["formats"]),
-        class_names=None if names is None else tuple(names),
-        class_ids=None if content.get("class_ids") is None else tuple(content["class_ids"]),
+        class_names=_names(content["class_names"], num_classes),
+        class_ids=_names(content.get("class_ids"), num_classes),
         weights=dict(content["weights"]),
         precision=str(content["precision"]),
         versions=dict(content["versions"]),
         check=dict(content["check"]),
         files={_plain(name): dict(item) for name, item in content["files"].items()},
     )
+
+
+def _names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != num_classes:
+        raise ValueError(f"class names are {num_classes} texts, not {str(names)[:80]}")
+    return tuple(names)
 
 
 def _format(form: str) -> str:

@@ -174,6 +174,9 @@ def read_record(folder: Path) -> dict:
         if record.get("format") != FORMAT:
             raise SystemExit(f"error: {path} has format {record.get('format')!r}; this runner reads {FORMAT}")
         check_preprocessing(record["preprocessing"])
+        names = record["class_names"]
+        if names is not None and not (isinstance(names, list) and len(names) == record["num_classes"]):
+            raise ValueError(f"class names are {record['num_classes']} texts, not {str(names)[:80]}")
         check_files(folder, record["files"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SystemExit(f"error: cannot read {path}: {error or type(error).__name__}") from None

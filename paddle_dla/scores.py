@@ -155,7 +155,8 @@ def write_outputs(
         draw_confusion(Path(args.confusion).with_suffix(".png"), matrix, names, title)
     if args.results:
         with atomic_path(args.results) as part:
-            part.write_text(to_json(results(scores, subject, args), indent=1) + "\n", encoding="utf-8")
+            found = {**results(scores, subject, args), "notes": list(source.notes)}
+            part.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
 
 
 def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) -> list[str]:

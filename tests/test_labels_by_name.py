@@ -150,10 +150,20 @@ def test_a_subset_is_numbered_by_name_too(weights, whole, tmp_path):
 
 
 def test_the_numbers_of_a_list_are_taken_as_they_are_and_said_so(weights, whole, tmp_path, capsys):
-    (tmp_path / "list.txt").write_text("ant/0.png 7\n")
-    found = scored(weights, tmp_path / "list.txt", tmp_path, "--data-root", whole)
-    assert found == {"ant/0.png": (7, found["ant/0.png"][1])}
+    (tmp_path / "1.png").write_bytes(photo(1))
+    (tmp_path / "list.txt").write_text("1.png 7\n")
+    found = scored(weights, tmp_path / "list.txt", tmp_path)
+    assert found == {"1.png": (7, found["1.png"][1])}
     assert "labels: numbers of" in capsys.readouterr().out
+
+
+def test_a_list_that_contradicts_the_folders_of_its_files_is_refused(weights, nameless, whole, tmp_path, capsys):
+    """As one does that was written from a folder that lacks a class."""
+    order = sorted(set(NAMES) - {"ant"})
+    (tmp_path / "list.txt").write_text("".join(f"{name}/0.png {label}\n" for label, name in enumerate(order)))
+    refused(weights, tmp_path / "list.txt", "--data-root", whole)
+    assert "bee is 2" in capsys.readouterr().err
+    scored(nameless, tmp_path / "list.txt", tmp_path, "--data-root", whole)
 
 
 @pytest.mark.parametrize("kind", ["weights", "nameless"])
@@ -276,6 +286,15 @@ def test_a_training_does_not_go_on_with_classes_that_were_renamed(tmp_path):
         (data / split / "class1").rename(data / split / "x")
     with pytest.raises(ResumeError, match="class1"):
         quietly(small_config(data, tmp_path / "run", *short, "train.epochs=2"))
+
+
+def test_a_list_of_validation_images_that_contradicts_the_training_is_refused(tmp_path):
+    data = make_images(tmp_path)
+    lines = [f"val/class{label}/0.png {number}\n" for number, label in enumerate((0, 2, 3))]
+    (data / "list.txt").write_text("".join(lines))
+    config = small_config(data, tmp_path / "run", f"data.val={data / 'list.txt'}", "data.workers=0")
+    with pytest.raises(DataError, match=r"class2 is 2"):
+        quietly(config)
 
 
 def test_what_was_trained_is_evaluated_by_its_names(tmp_path, capsys):

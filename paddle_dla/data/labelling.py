@@ -92,6 +92,8 @@ def _check_recorded(
     num_classes: int,
 ) -> str:
     """How labels are assigned by data that number their classes themselves. Raises ``DataError`` for other classes."""
+    if isinstance(source, FileSource) and names is not None:
+        check_folders(source, path, names.ids, SAID_BY[named_by])
     if source.classes is None:
         return f"numbers of {path}, taken as indices of the model's {num_classes} classes"
     if not comparable(source.classes, names, named_by):
@@ -105,6 +107,21 @@ def _check_recorded(
             "with the model's class names (scripts/make_shards.py --classes)"
         )
     return f"numbers of {path}, whose class names are those of {SAID_BY[named_by]}{_absent(names.ids, source.classes)}"
+
+
+def check_folders(source: FileSource, path: str | os.PathLike[str], ids: Sequence[str], said_by: str) -> None:
+    """Raises ``DataError`` where a list gives a file another label than the class has in whose folder it lies.
+
+    ``ids`` are what folders of the classes are called, in the order of the labels, as ``said_by`` says.
+    """
+    labels = {name: label for label, name in enumerate(ids)}
+    for name, label in zip(source.names, source.labels.tolist()):
+        folder = os.path.basename(os.path.dirname(name))
+        if labels.get(folder, label) != label:
+            raise DataError(
+                f"{path}: {printable(name)} has label {label}, and {folder} is {labels[folder]} by {said_by}: the list "
+                "numbers its classes otherwise; write it again"
+            )
 
 
 def comparable(classes: Sequence[str], names: ClassNames | None, named_by: NamedBy) -> bool:

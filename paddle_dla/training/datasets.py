@@ -8,6 +8,7 @@ import numpy as np
 
 from paddle_dla.config import Config
 from paddle_dla.data.errors import DataError
+from paddle_dla.data.labelling import check_folders
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
@@ -62,7 +63,11 @@ def count_classes(source: Source) -> int:
 
 def _refuse_other_classes(train: Source, val: Source | None, config: Config) -> None:
     """Two trees of class folders are numbered apart: one class less on one side, and all later labels are wrong."""
-    if val is None or not train.classes or not val.classes or list(train.classes) == list(val.classes):
+    if val is None or not train.classes:
+        return
+    if val.classes is None and isinstance(val, FileSource):
+        check_folders(val, config.data.val, train.classes, config.data.train)
+    if not val.classes or list(train.classes) == list(val.classes):
         return
     only = sorted(set(train.classes) ^ set(val.classes))[:5]
     raise DataError(

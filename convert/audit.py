@@ -13,6 +13,7 @@ from convert.key_map import drop_reason, to_paddle
 
 # types that become float32 without loss
 FLOATS = ("float32", "float16", "bfloat16")
+MISSING = "missing in the file"
 
 
 class Described(Protocol):
@@ -49,7 +50,7 @@ def audit(
     account = Account()
     for name, shape in layout.items():
         if name not in tensors and to_paddle(name) is not None:
-            account.faults.append(f"{name}: missing in the file, the model needs shape {list(shape)}")
+            account.faults.append(f"{name}: {MISSING}, the model needs shape {list(shape)}")
     for name, tensor in tensors.items():
         if name in layout:
             _place(account, name, tensor, layout[name])

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 import paddle_dla
-from convert.audit import Account, audit
+from convert.audit import MISSING, Account, audit
 from convert.hub import download, is_hub_id
 from convert.key_map import to_paddle
 from convert.layout import state_layout, unused_projections
-from convert.readers import Source, read_source
+from convert.readers import Source, read_source, shared_prefix
 from paddle_dla.models.adapt import HEAD, STEM, adapt_stem, new_head
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
@@ -27,6 +27,7 @@ from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import FORMAT, describe
 from paddle_dla.storage.tensors import StoredTensor
+from paddle_dla.storage.values import SHOWN, listed, non_finite
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,17 @@ class Conversion:
 
 
 class ConversionError(CheckpointError):
-    """A source that does not account for the model exactly; ``faults`` holds one line for each difference."""
+    """A source that does not account for the model exactly; ``faults`` holds one line for each difference.
+
+    The message shows the first of them.
+    """
 
     def __init__(self, message: str, faults: list[str]):
-        super().__init__("\n  ".join([message, *faults]))
+        missing = [fault for fault in faults if MISSING in fault]
+        others = [fault for fault in faults if MISSING not in fault]
+        half = SHOWN // 2
+        # of a name that is spelled otherwise both spellings are shown
+        super().__init__(listed(message, [*missing[:half], *others[:half], *missing[half:], *others[half:]]))
         self.faults = faults
 
 
@@ -126,6 +134,9 @@ def _refuse_unasked(source: Source, num_classes: int | None, in_chans: int | Non
 def _misfit(source: Source, model: str) -> str:
     fits = fitting_models(source)
     hint = f"; it fits {' and '.join(fits)}: pass --model {fits[0]}" if fits else ""
+    prefix = shared_prefix(source.tensors)
+    if prefix and not any(name.startswith(prefix) for name in state_layout(model)):
+        hint = f"; all of its names begin with {prefix!r}: save the state dict of the model inside"
     return f"{_origin(source)} does not account for {model} (nothing was written){hint}"
 
 
@@ -134,9 +145,7 @@ def _origin(source: Source) -> str:
 
 
 def _float32(tensor: StoredTensor) -> np.ndarray:
-    if tensor.dtype == "bfloat16":
-        return (tensor.raw.astype(np.uint32) << 16).view(np.float32)
-    return tensor.raw.astype(np.float32, copy=False)
+    return tensor.array().astype(np.float32, copy=False)
 
 
 def _adapt(
@@ -211,13 +220,4 @@ def _versions() -> dict[str, str]:
 
 
 def _non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    warnings = []
-    for name, array in arrays.items():
-        # a sum is finite unless something in it is not, or it overflows: only then every element is looked at
-        with np.errstate(all="ignore"):
-            if np.isfinite(array.sum()):
-                continue
-        nans, infs = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-        if nans or infs:
-            warnings.append(f"{name}: {nans} NaN and {infs} infinite of {array.size} values")
-    return warnings
+    return [f"{name}: {fault}" for name, array in arrays.items() if (fault := non_finite(array))]

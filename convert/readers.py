@@ -10,8 +10,9 @@ import argparse
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,6 @@ from paddle_dla.storage.tensors import StoredTensor, read_safetensors
 # where training checkpoints keep the weights, in the order in which timm looks (timm/models/_helpers.py)
 CONTAINERS = ("state_dict", "model", "net")
 EMA_CONTAINERS = ("state_dict_ema", "model_ema")
-# what wrappers put before every name: DistributedDataParallel, torch.compile
-PREFIXES = ("module.", "_orig_mod.")
 # how torch words the refusal of a name, among pages of advice
 REFUSED_NAME = re.compile(r"GLOBAL:? ([\w.]+)")
 
@@ -144,18 +143,24 @@ def _find_state_dict(content: object, path: Path, use_ema: bool) -> tuple[str, M
 
 
 def _without_prefixes(tensors: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
-    """``{clean name: name in the file}``; a prefix goes only where every name bears it."""
+    """``{clean name: name in the file}``, less what wrappers put before every name.
+
+    DistributedDataParallel puts ``module.`` there, torch.compile ``_orig_mod.``, Lightning the attribute that holds the
+    model. A prefix goes where every name bears it and what is left is a name of this family.
+    """
     names = {str(name): str(name) for name in tensors}
-    notes = []
-    stripped = True
-    while stripped and names:
-        stripped = False
-        for prefix in PREFIXES:
-            if all(name.startswith(prefix) for name in names):
-                names = {name.removeprefix(prefix): old for name, old in names.items()}
-                notes.append(f"prefix {prefix!r} removed from every name")
-                stripped = True
-    return names, notes
+    prefix = shared_prefix(names)
+    if not prefix or not any(f"{prefix}{known}" in names for known in (STEM, *HEAD)):
+        return names, []
+    return {name.removeprefix(prefix): old for name, old in names.items()}, [
+        f"prefix {prefix!r} removed from every name"
+    ]
+
+
+def shared_prefix(names: Iterable[str]) -> str:
+    """The longest beginning, of whole parts between dots, that all ``names`` have in common."""
+    columns = zip(*(name.split(".")[:-1] for name in names))
+    return "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _stored(name: str, value: object, path: Path) -> StoredTensor:

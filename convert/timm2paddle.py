@@ -20,7 +20,6 @@ Exit codes: 0 written, 1 refused (nothing was written), 2 usage.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -37,6 +36,7 @@ from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import manifest_path
 
 FRAMEWORKS = ("torch", "timm", "paddle")
@@ -174,7 +174,7 @@ def write_report(path: str, reports: Sequence[dict[str, Any]]) -> None:
     """One report as an object, several as a list. Raises ``CheckpointError`` where the system refuses."""
     content = reports[0] if len(reports) == 1 else list(reports)
     with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import manifest_path, verify, write_with_manifest
+from paddle_dla.storage.manifest import check_tensors, manifest_path, verify, write_with_manifest
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.tensors import read_safetensors, write_safetensors
+from paddle_dla.storage.values import listed, refuse_unusable
 
 __all__ = ["CheckpointError", "check_fit", "load_weights", "read", "save"]
 
@@ -35,8 +37,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     """
     manifest = verify(path)
     if Path(path).suffix == ".safetensors":
-        return {name: tensor.raw for name, tensor in read_safetensors(path).items()}, manifest
-    return read_pdparams(path), manifest
+        arrays = {name: tensor.array() for name, tensor in read_safetensors(path).items()}
+    else:
+        arrays = read_pdparams(path)
+    if manifest is not None:
+        check_tensors(manifest, arrays, path)
+    return arrays, manifest
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
@@ -60,6 +66,7 @@ def load_weights(source: str, model: str) -> dict[str, np.ndarray]:
 
     Raises ``CheckpointError`` where they cannot be had, were damaged, or belong to another model.
     """
+    refuse_folder(source)
     if not _is_converted(source):
         return _convert(source, model)
     arrays, manifest = read(source)
@@ -68,6 +75,16 @@ def load_weights(source: str, model: str) -> dict[str, np.ndarray]:
     elif manifest["model"] != model:
         raise CheckpointError(f"{source} holds {manifest['model']}, not {model}")
     return arrays
+
+
+def refuse_folder(source: str) -> None:
+    """Raises ``CheckpointError`` for a folder, as a training checkpoint is one, and names the files in it."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    files = sorted(str(path) for path in folder.iterdir() if path.suffix in WRITERS and path.is_file())
+    name = f"name the weight file: {' or '.join(files[:5])}" if files else f"name a {' or '.join(WRITERS)} file"
+    raise CheckpointError(f"{source} is a folder; {name}")
 
 
 def _is_converted(source: str) -> bool:
@@ -84,22 +101,39 @@ def _convert(source: str, model: str) -> dict[str, np.ndarray]:
     )
 
 
+def recorded_preprocessing(manifest: Mapping[str, Any], path: str | os.PathLike[str]) -> Preprocessing | None:
+    """What the manifest of the weight file ``path`` says of images; ``None`` where it says nothing.
+
+    Raises ``CheckpointError`` for what no image could go through.
+    """
+    if "preprocessing" not in manifest:
+        return None
+    try:
+        return Preprocessing.from_dict(manifest["preprocessing"])
+    except ValueError as error:
+        raise CheckpointError(f"{manifest_path(path)}: {error}; convert again") from error
+
+
 def check_fit(
     arrays: Mapping[str, np.ndarray],
     expected: Mapping[str, tuple[int, ...]],
     source: str,
 ) -> None:
-    """Raises ``CheckpointError`` that lists every difference between ``arrays`` and the ``{name: shape}`` expected."""
-    faults = [*_listed("missing in the file", expected.keys() - arrays.keys())]
-    faults += _listed("not in the model", arrays.keys() - expected.keys())
+    """Raises ``CheckpointError`` that lists every difference between ``arrays`` and the ``{name: shape}`` expected.
+
+    Where names and shapes fit, the values must be such that they can be computed with: see ``refuse_unusable``.
+    """
+    faults = [*_sorted("missing in the file", expected.keys() - arrays.keys())]
+    faults += _sorted("not in the model", arrays.keys() - expected.keys())
     faults += sorted(
         f"{name}: the file has shape {list(arrays[name].shape)}, the model {list(shape)}"
         for name, shape in expected.items()
         if name in arrays and arrays[name].shape != tuple(shape)
     )
     if faults:
-        raise CheckpointError("\n  ".join([f"{source} does not fit the model:", *faults]))
+        raise CheckpointError(listed(f"{source} does not fit the model:", faults))
+    refuse_unusable(arrays, source)
 
 
-def _listed(what: str, names: Iterable[str]) -> list[str]:
+def _sorted(what: str, names: Iterable[str]) -> list[str]:
     return [f"{name}: {what}" for name in sorted(names)]

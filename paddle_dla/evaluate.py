@@ -25,14 +25,14 @@ from pathlib import Path
 from paddle_dla.config import Config, load_config
 from paddle_dla.config.errors import ConfigError
 from paddle_dla.data.errors import DataError
+from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.labels import read_real_labels, read_subset
-from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import EngineError
 from paddle_dla.evaluation import evaluate
 from paddle_dla.exporting.errors import ExportError
-from paddle_dla.metrics import Predictions, merge
+from paddle_dla.metrics import Predictions, merge, refuse_none
 from paddle_dla.options import add_preprocessing
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather, join
@@ -126,7 +126,10 @@ def run(args: argparse.Namespace) -> Scores:
     subject = open_subject(args)
     subset = _subset(args, subject)
     num_classes = len(subset) if subset else subject.num_classes
-    source = open_source(args.data, args.data_root, args.classes, num_classes)
+    names = subject.class_names.of(subset) if subject.class_names and subset else subject.class_names
+    source = open_labelled(args.data, args.data_root, names, subject.named_by, num_classes)
+    if ranks.first:
+        print("\n".join(source.notes), flush=True)
     began = time.perf_counter()
     predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
     real = read_real_labels(args.real_labels) if args.real_labels else None
@@ -153,7 +156,7 @@ def predict_all(
 ) -> tuple[Predictions, list[tuple[str, str]]]:
     """The predictions of all ranks, on every rank, and the (name, reason) of what was skipped.
 
-    Raises ``DataError`` where not every sample was counted exactly once.
+    Raises ``ValueError`` where not every sample was counted exactly once, or none is left.
     """
     loader = evaluation_loader(source, subject.preprocessing, chosen_loading(args), ranks)
     progress = Progress(source.num_samples // ranks.count, args.log_interval, quiet=not ranks.first)
@@ -163,7 +166,7 @@ def predict_all(
         progress.close()
     parts, skipped = zip(*gather((own, loader.skipped), ranks))
     everything = [item for part in skipped for item in part]
-    return merge(parts, source.num_samples - len(everything)), everything
+    return refuse_none(merge(parts, source.num_samples - len(everything))), everything
 
 
 if __name__ == "__main__":

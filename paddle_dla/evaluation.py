@@ -9,6 +9,7 @@ import numpy as np
 
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.errors import DataError
+from paddle_dla.engines.base import check_outputs
 from paddle_dla.metrics import Predictions, mean_loss, merge, no_predictions, predictions_of, top_k
 from paddle_dla.progress import Progress, StepClock
 
@@ -35,7 +36,7 @@ def evaluate(
     ``num_classes``: of the data, that is of ``subset`` where there is one. ``flip`` averages the logits of each image
     and its mirror image. ``ranked``: classes kept for each sample.
 
-    Raises ``DataError`` for a label that the model does not have.
+    Raises ``DataError`` for a label that the model does not have, ``EngineError`` for logits that are not finite.
     """
     clock, parts = StepClock(), []
     tally = Tally()
@@ -44,6 +45,7 @@ def evaluate(
         logits = engine.run(batch.images)
         if flip:
             logits = (logits + engine.run(np.ascontiguousarray(batch.images[..., ::-1]))) / 2
+        check_outputs(logits, batch.indices)
         part = predictions_of(logits, batch.labels, batch.indices, ranked, subset)
         parts.append(part)
         tally.add(part)

@@ -22,12 +22,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from paddle_dla.data.class_names import default_class_names, read_class_names
+from paddle_dla.data.class_names import chosen_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.engines.base import EngineError
 from paddle_dla.exporting.folder import FORMATS, check_target
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
-from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 
@@ -57,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--check", metavar="DATA", default="none", help="images to check on; none: seeded noise")
     result.add_argument("--images", type=positive, default=512, metavar="N", help="to take of DATA at most (512)")
     result.add_argument(
-        "--max-loss", type=float, default=5.0, metavar="POINTS", help="of top-1, beyond which int8 is refused (5)"
+        "--max-loss", type=finite, default=5.0, metavar="POINTS", help="of top-1, beyond which int8 is refused (5)"
     )
     result.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     add_preprocessing(result)
@@ -73,25 +72,35 @@ def export(args: argparse.Namespace) -> list[str]:
 
     loaded = load_model(args.model, args.checkpoint, args.num_classes)
     preprocessing = chosen_preprocessing(args, loaded.preprocessing)
-    images = None if args.check == "none" else _read(args.check, preprocessing, args.images)
+    names, named_by = chosen_class_names(args.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
     wanted = Wanted(
         loaded.name,
         preprocessing,
         args.format or ["inference"],
-        _class_names(args.classes, loaded.num_classes),
+        None if names is None else names.names,
         _weights(loaded.source),
-        None if images is None else images[0][:CHECKED],
+        class_ids=None if names is None else names.ids,
     )
+
+    def read(data: str) -> Images:
+        from paddle_dla.exporting.images import read_images
+
+        return read_images(data, preprocessing, args.images, names, named_by, loaded.num_classes, _tell)
+
+    images = None if args.check == "none" else read(args.check)
+    if images is not None:
+        wanted = replace(wanted, images=images[0][:CHECKED])
     if args.int8:
-        return _int8(args, loaded.layer, replace(wanted, formats=["onnx"]), images)
+        return _int8(args, loaded.layer, replace(wanted, formats=["onnx"]), read(args.calibration), images)
     agreements = export_model(loaded.layer, args.output, wanted, overwrite=args.overwrite, progress=_tell)
     return [str(agreement) for agreement in agreements]
 
 
-def _int8(args: argparse.Namespace, layer: Any, wanted: Wanted, images: Images | None) -> list[str]:
+def _int8(
+    args: argparse.Namespace, layer: Any, wanted: Wanted, calibration: Images, images: Images | None
+) -> list[str]:
     from paddle_dla.exporting.export_int8 import export_int8
 
-    calibration = _read(args.calibration, wanted.preprocessing, args.images)
     agreement, measured = export_int8(
         layer,
         args.output,
@@ -103,20 +112,6 @@ def _int8(args: argparse.Namespace, layer: Any, wanted: Wanted, images: Images |
         progress=_tell,
     )
     return [f"before quantisation, {agreement}", str(measured)]
-
-
-def _read(data: str, preprocessing: Preprocessing, limit: int) -> Images:
-    from paddle_dla.exporting.images import read_images
-
-    return read_images(data, preprocessing, limit)
-
-
-def _class_names(path: str | None, num_classes: int) -> tuple[str, ...] | None:
-    """As ``evaluate`` finds them. Raises ``ValueError`` for another number than the model has classes."""
-    names = read_class_names(path) if path else default_class_names(num_classes)
-    if names is not None and len(names) != num_classes:
-        raise ValueError(f"{path} names {len(names)} classes, the model has {num_classes}")
-    return None if names is None else names.names
 
 
 def _weights(source: str) -> dict[str, str] | None:

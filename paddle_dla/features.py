@@ -20,21 +20,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.image_files import holds_images, open_images
-from paddle_dla.data.opening import open_source
+from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
+from paddle_dla.engines.base import check_outputs
 from paddle_dla.evaluate import EXPECTED_ERRORS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
 from paddle_dla.reports import write_csv
 from paddle_dla.storage.atomic import atomic_path, check_writable
+
+if TYPE_CHECKING:
+    from paddle_dla.loading import LoadedModel
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -75,12 +80,14 @@ def run(args: argparse.Namespace) -> None:
     """Write the embeddings as the command line says. Raises one of ``EXPECTED_ERRORS``."""
     write = _writer(args.output)
     check_writable(Path(args.output))
-    source = _source(args)
     # imports Paddle, for which errors in what was asked for need not wait
     from paddle_dla.engines.eager import EagerEngine
     from paddle_dla.loading import load_model
 
     loaded = load_model(args.model, args.checkpoint)
+    source = _source(args, loaded)
+    for note in source.notes:
+        print(note)
     loader = evaluation_loader(source, chosen_preprocessing(args, loaded.preprocessing), chosen_loading(args), Ranks())
     # without a classifier the network returns its pooled features
     loaded.layer.reset_classifier(0)
@@ -90,17 +97,23 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.output}: {rows.features.shape[0]:,} images x {rows.features.shape[1]:,} features")
 
 
-def _source(args: argparse.Namespace) -> Source:
-    """Labelled data as evaluation takes it, or a folder that holds images itself."""
-    return open_images([args.data]) if holds_images(args.data) else open_source(args.data, args.data_root)
+def _source(args: argparse.Namespace, loaded: LoadedModel) -> Source:
+    """Labelled data as evaluation takes it, of whatever classes, or a folder that holds images itself."""
+    if holds_images(args.data):
+        return open_images([args.data])
+    names, named_by = loaded.class_names, loaded.named_by
+    return open_labelled(args.data, args.data_root, names, named_by, loaded.num_classes, strict=False)
 
 
 def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Rows:
-    """The features of all ``batches``. Raises ``DataError`` where there are none."""
+    """The features of all ``batches``.
+
+    Raises ``DataError`` where there are none, ``EngineError`` for features that are not finite.
+    """
     clock, parts = StepClock(), []
     for batch in clock.over(batches):
         # a loader may reuse the memory of a batch
-        parts.append((run_batch(batch.images), batch.indices.copy(), batch.labels.copy()))
+        parts.append((check_outputs(run_batch(batch.images), batch.indices), batch.indices.copy(), batch.labels.copy()))
         if progress.step(len(batch), "", f"step:{len(parts)}, {clock.costs()}"):
             clock.reset()
     progress.close()

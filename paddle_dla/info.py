@@ -13,11 +13,11 @@ Exit codes: 0 done, 1 refused, 2 usage.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from paddle_dla.checkpoint import read, recorded_preprocessing
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.macs import forward_macs
@@ -26,7 +26,8 @@ from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import read_manifest, verify
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.manifest import read_manifest
 
 Facts = dict[str, object]
 
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.subject is None:
             found = [model_facts(name, PRETRAINED[name].preprocessing) for name in VARIANTS]
-            print(json.dumps(found, indent=1) if args.json else "\n".join(table(found)))
+            print(to_json(found, indent=1) if args.json else "\n".join(table(found)))
         else:
             facts = subject_facts(args)
-            print(json.dumps(facts, indent=1) if args.json else "\n".join(page(facts)))
+            print(to_json(facts, indent=1) if args.json else "\n".join(page(facts)))
     except (CheckpointError, ExportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,13 +69,14 @@ def subject_facts(args: argparse.Namespace) -> Facts:
 
 def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
     """Of a converted checkpoint. Raises ``CheckpointError`` where it has no manifest, or is not what that says."""
-    if read_manifest(path) is None:
+    manifest = None if read_manifest(path) is None else read(path)[1]
+    if manifest is None:
         raise CheckpointError(
             f"{path} has no manifest, so nothing is known of it; convert it: python convert/timm2paddle.py"
         )
-    manifest = verify(path)
     own = {"checkpoint": str(path), "source": manifest["source"], "verified": True}
-    preprocessing = chosen_preprocessing(args, Preprocessing.from_dict(manifest["preprocessing"]))
+    published = PRETRAINED[resolve_name(manifest["model"])].preprocessing
+    preprocessing = chosen_preprocessing(args, recorded_preprocessing(manifest, path) or published)
     return {**own, **model_facts(manifest["model"], preprocessing, manifest["num_classes"])}
 
 

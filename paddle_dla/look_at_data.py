@@ -26,10 +26,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from paddle_dla.checkpoint import recorded_preprocessing
 from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
-from paddle_dla.data.class_names import imagenet_class_names, read_class_names
+from paddle_dla.data.class_names import NamedBy, imagenet_class_names, read_class_names, recorded_class_names
 from paddle_dla.data.errors import DataError
+from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
@@ -41,12 +43,12 @@ from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import resolve_name
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import read_manifest
+from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
 from paddle_dla.training.errors import TrainingError
 
@@ -99,7 +101,7 @@ def fed_in_training(config_file: str, overrides: Sequence[str]) -> Feed:
 def fed_as_told(args: argparse.Namespace) -> Feed:
     """What the command line says without a config, as one batch."""
     preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
-    source = open_source(args.data, args.data_root, args.classes)
+    source = _source(args)
     order = chosen_samples(source.num_samples, args.images, args.shuffle)
     if args.train:
         num_classes = count_classes(source) if args.mixup or args.cutmix else 0
@@ -108,6 +110,19 @@ def fed_as_told(args: argparse.Namespace) -> Feed:
     else:
         loader = evaluation_loader(source, preprocessing, Loading(len(order)), Ranks(), order)
     return Feed(loader, source, preprocessing, args.classes)
+
+
+def _source(args: argparse.Namespace) -> Source:
+    """The data, numbered by the names that a checkpoint records, where one is named that does."""
+    manifest = None if args.checkpoint is None else read_manifest(args.checkpoint)
+    if args.classes is not None or manifest is None or manifest.get("classes") is None:
+        return open_source(args.data, args.data_root, args.classes)
+    try:
+        count = len(manifest["classes"])
+        names = recorded_class_names(manifest["classes"], count)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{manifest_path(args.checkpoint)}: {error}") from error
+    return open_labelled(args.data, args.data_root, names, NamedBy.WEIGHTS, count)
 
 
 def training_options(args: argparse.Namespace, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
@@ -181,8 +196,9 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
         if not Path(checkpoint).is_file():
             raise CheckpointError(f"{checkpoint}: there is no such file")
         manifest = read_manifest(checkpoint) or {}
-        if "preprocessing" in manifest:
-            return Preprocessing.from_dict(manifest["preprocessing"])
+        recorded = recorded_preprocessing(manifest, checkpoint)
+        if recorded is not None:
+            return recorded
         model = model or manifest.get("model")
         if model is None:
             raise CheckpointError(f"{checkpoint} has no manifest beside it that names its model; name the --model")
@@ -207,9 +223,11 @@ def parser() -> argparse.ArgumentParser:
     training = result.add_argument_group("training", "with --train")
     training.add_argument("--train", action="store_true", help="random crops, flips, colours, and what else is named")
     training.add_argument("--auto-augment", metavar="POLICY", help="timm's string, for example rand-m9-mstd0.5-inc1")
-    training.add_argument("--re-prob", type=float, default=0.0, metavar="P", help="probability of random erasing (0)")
-    training.add_argument("--mixup", type=float, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)")
-    training.add_argument("--cutmix", type=float, default=0.0, metavar="ALPHA", help="likewise (0: off)")
+    training.add_argument("--re-prob", type=finite, default=0.0, metavar="P", help="probability of random erasing (0)")
+    training.add_argument(
+        "--mixup", type=finite, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)"
+    )
+    training.add_argument("--cutmix", type=finite, default=0.0, metavar="ALPHA", help="likewise (0: off)")
     training.add_argument("--seed", type=int, default=0, help="of the augmentation (0)")
     return result
 
@@ -240,6 +258,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the picture that the command line asks for. Raises one of ``EXPECTED_ERRORS``."""
     check_writable(Path(args.output))
     feed = fed_in_training(args.config, args.override) if args.config else fed_as_told(args)
+    for note in feed.source.notes:
+        print(note)
     view = look(feed, args.images)
     picture = draw(view, feed.source, names_of_classes(feed.source, feed.class_file), args.columns)
     with atomic_path(args.output) as part:

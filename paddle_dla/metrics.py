@@ -76,6 +76,13 @@ def merge(parts: Sequence[Predictions], expected: int | None = None) -> Predicti
     return result
 
 
+def refuse_none(predictions: Predictions) -> Predictions:
+    """``predictions``, if there are any; raises ``ValueError`` where there is nothing to average."""
+    if not len(predictions):
+        raise ValueError("no sample is left to evaluate: the source has none, or all of its images were skipped")
+    return predictions
+
+
 def top_k(predictions: Predictions, k: int) -> float:
     """Percentage of samples whose label is among the ``k`` likeliest classes."""
     return 100 * float(_hits(predictions, k).mean())

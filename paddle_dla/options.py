@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
@@ -29,6 +30,14 @@ def chosen_preprocessing(args: argparse.Namespace, base: Preprocessing) -> Prepr
             raise ValueError(f"--input-size takes one side, or height and width, not {args.input_size}")
         changes["input_size"] = (base.input_size[0], args.input_size[0], args.input_size[-1])
     return replace(base, **changes)
+
+
+def finite(text: str) -> float:
+    """A number of 0 or more, as ``argparse`` converts it; ``nan`` and ``inf`` are none."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
+    return value
 
 
 def positive(text: str) -> int:

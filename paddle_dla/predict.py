@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from paddle_dla.options import add_preprocessing, positive
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.subject import Subject, add_subject, open_subject
 
 MANY = 64  # images from which on workers pay for their start
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Predict as the command line says; returns the exit code. Raises one of ``EXPECTED_ERRORS``."""
     source = open_images(args.images)
+    for note in source.notes:
+        print(note, file=sys.stderr)
     subject = open_subject(args)
     predictions, skipped = predict(subject, source, args.topk)
     write = WRITERS[args.format]
@@ -131,8 +133,7 @@ def write_csv(file: TextIO, found: Iterator[dict]) -> None:
 
 def write_json(file: TextIO, found: Iterator[dict]) -> None:
     """A list of records."""
-    json.dump(list(found), file, indent=1, ensure_ascii=False)
-    file.write("\n")
+    file.write(to_json(list(found), indent=1, ensure_ascii=False) + "\n")
 
 
 WRITERS = {"table": write_table, "csv": write_csv, "json": write_json}

@@ -7,14 +7,25 @@ Definitions are those of timm 1.0.31 (``timm/data/transforms_factory.py``, crop 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+MAX_SIDE = 2**14
+"""Pixels. The largest side of a picture that honest cameras make is about as long; a batch of 1 is then 3 GiB."""
+MAX_CHANNELS = 2**10
+"""Hyperspectral sensors have some hundred."""
+MAX_MEAN = 2.0**15
+"""float32 has 24 bits: beyond it, the 256 levels of a pixel are no longer told apart once the mean is subtracted."""
+STD_RANGE = 2.0**-20, 2.0**20
+"""Pixels of 16 bits on the scale of [0, 1] need 2**-16. With less, a network in float32 overflows on its way."""
+CROP_RANGE = 2.0**-4, 4.0
+"""An image is resized to ``side / crop_pct``: below, to more than sixteen times what is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +45,33 @@ class Preprocessing:
 
     def __post_init__(self):
         for name in ("input_size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.input_size) != 3 or min(self.input_size) < 1:
-            raise ValueError(f"input_size is (channels, height, width) in pixels, not {self.input_size}")
-        if not 0 < self.crop_pct <= 4 or not math.isfinite(self.crop_pct):
-            raise ValueError(f"crop_pct is the share of the resized short side that is kept, not {self.crop_pct}")
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} is a list of numbers, not {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        self._check_size()
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
-        if not len(self.mean) == len(self.std) == self.input_size[0] or min(self.std) <= 0:
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise ValueError(f"mean and std have {self.input_size[0]} values; not {self.mean} and {self.std}")
+        if not all(_within(value, -MAX_MEAN, MAX_MEAN) for value in self.mean):
+            raise ValueError(f"mean is on the scale of [0, 1], at most {MAX_MEAN:g}, not {self.mean}")
+        if not all(_within(value, *STD_RANGE) for value in self.std):
+            low, high = STD_RANGE
+            raise ValueError(f"std is on the scale of [0, 1], from {low:g} to {high:g}, not {self.std}")
+
+    def _check_size(self) -> None:
+        sizes, most = self.input_size, (MAX_CHANNELS, MAX_SIDE, MAX_SIDE)
+        whole = len(sizes) == 3 and all(isinstance(side, Integral) and not isinstance(side, bool) for side in sizes)
+        if not whole or not all(1 <= side <= limit for side, limit in zip(sizes, most)):
             raise ValueError(
-                f"mean and std have {self.input_size[0]} values, std above 0; not {self.mean} and {self.std}"
+                f"input_size is (channels, height, width), up to {MAX_CHANNELS} channels and {MAX_SIDE} pixels a side, "
+                f"not {sizes}"
+            )
+        if not _within(self.crop_pct, *CROP_RANGE):
+            raise ValueError(
+                f"crop_pct is the share of the resized short side that is kept, from {CROP_RANGE[0]:g} to "
+                f"{CROP_RANGE[1]:g}, not {self.crop_pct!r}"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,6 +90,12 @@ class Preprocessing:
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
         """The reverse of ``as_dict``; raises ``ValueError`` for a key that is missing or unknown."""
         known = {field.name for field in fields(cls)}
-        if record.keys() != known:
-            raise ValueError(f"a preprocessing record has the keys {sorted(known)}, not {sorted(record)}")
+        if not isinstance(record, Mapping) or record.keys() != known:
+            shown = sorted(map(str, record)) if isinstance(record, Mapping) else repr(record)
+            raise ValueError(f"a preprocessing record has the keys {sorted(known)}, not {shown}")
         return cls(**record)
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    """Whether it is a number in the range; NaN is in none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high

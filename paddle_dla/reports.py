@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from paddle_dla.metrics import Predictions, per_class, worst_confusions
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.json_text import to_json
 
 Name = Callable[[int], str]
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
@@ -32,7 +32,7 @@ def write_jsonl(path: str | os.PathLike[str], table: Table) -> None:
     header, rows = table
     with atomic_path(path) as part, open(part, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(dict(zip(header, row)), ensure_ascii=False) + "\n")
+            file.write(to_json(dict(zip(header, row)), ensure_ascii=False) + "\n")
 
 
 def write_table(path: str | os.PathLike[str], table: Table) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from paddle_dla.reports import (
     write_table,
 )
 from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.json_text import to_json
 from paddle_dla.subject import Subject
 
 IMAGENET_VAL = 50_000
@@ -58,6 +58,8 @@ def score(
         refuse_unknown(names.values(), real)
         for k in (1, 5):
             reassessed[f"real_top{k}"], reassessed["real_images"] = real_accuracy(predictions, names, real, k)
+        if not reassessed["real_images"]:
+            raise DataError("none of these images has a reassessed label: there is nothing to average")
     return Scores(
         images=len(predictions),
         top1=top_k(predictions, 1),
@@ -153,7 +155,8 @@ def write_outputs(
         draw_confusion(Path(args.confusion).with_suffix(".png"), matrix, names, title)
     if args.results:
         with atomic_path(args.results) as part:
-            part.write_text(json.dumps(results(scores, subject, args), indent=1) + "\n", encoding="utf-8")
+            found = {**results(scores, subject, args), "notes": list(source.notes)}
+            part.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
 
 
 def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from paddle_dla.data.class_names import ClassNames, default_class_names, read_class_names
+from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
 from paddle_dla.engines import ENGINES, Engine, open_engine
 from paddle_dla.exporting.opening import load_export
 from paddle_dla.options import chosen_preprocessing, positive
@@ -14,7 +14,8 @@ from paddle_dla.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Subject:
-    """``model`` is timm's name; ``source`` the file, folder or hub id that the weights came from."""
+    """``model`` is timm's name; ``source`` the file, folder or hub id that the weights came from; ``named_by`` who says
+    what its classes are called."""
 
     model: str
     source: str
@@ -22,6 +23,7 @@ class Subject:
     num_classes: int
     preprocessing: Preprocessing
     class_names: ClassNames | None
+    named_by: NamedBy
 
     def class_name(self, label: int) -> str:
         """What a label is called, with all its synonyms; its number where nobody recorded a name."""
@@ -45,25 +47,18 @@ def open_subject(args: argparse.Namespace) -> Subject:
 
     Raises ``ValueError``, ``CheckpointError``, ``ExportError`` or ``EngineError`` where it cannot be had.
     """
-    subject = _from_export(args) if args.export else _from_checkpoint(args)
-    if subject.class_names is not None and len(subject.class_names) != subject.num_classes:
-        raise ValueError(
-            f"{args.classes} names {len(subject.class_names)} classes, the model has {subject.num_classes}"
-        )
-    return subject
+    return _from_export(args) if args.export else _from_checkpoint(args)
 
 
 def _from_export(args: argparse.Namespace) -> Subject:
     if args.checkpoint:
         raise ValueError("--checkpoint and --export are two models; name one")
     export = load_export(args.export, None if args.engine == "paddle" else args.engine, args.threads)
-    names = read_class_names(args.classes) if args.classes else _named(export.class_names)
+    classes = export.engine.num_classes
+    known, known_by = export.record.known_classes()
+    names, named_by = chosen_class_names(args.classes, known, known_by, classes)
     preprocessing = chosen_preprocessing(args, export.preprocessing)
-    return Subject(export.record.model, args.export, export.engine, export.engine.num_classes, preprocessing, names)
-
-
-def _named(names: tuple[str, ...] | None) -> ClassNames | None:
-    return None if names is None else ClassNames(names, names)
+    return Subject(export.record.model, args.export, export.engine, classes, preprocessing, names, named_by)
 
 
 def _from_checkpoint(args: argparse.Namespace) -> Subject:
@@ -71,7 +66,7 @@ def _from_checkpoint(args: argparse.Namespace) -> Subject:
     from paddle_dla.loading import load_model
 
     loaded = load_model(args.model, args.checkpoint, args.num_classes)
+    names, named_by = chosen_class_names(args.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
     preprocessing = chosen_preprocessing(args, loaded.preprocessing)
     engine = open_engine(args.engine, loaded.layer, threads=args.threads, input_size=preprocessing.input_size)
-    names = read_class_names(args.classes) if args.classes else default_class_names(loaded.num_classes)
-    return Subject(loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names)
+    return Subject(loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names, named_by)

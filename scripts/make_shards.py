@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.data / INDEX_NAME}: {index_shards(args.data)} samples")
             return 0
         source = open_source(args.data, args.root, args.classes)
+        for note in source.notes:
+            print(note, file=sys.stderr)
         order = None if args.shuffle is None else np.random.default_rng(args.shuffle).permutation(source.num_samples)
         with tqdm(total=source.num_samples, desc="samples") as bar:
             names = write_shards(source, args.out, args.samples_per_shard, order, bar.update)

@@ -336,13 +336,33 @@ def test_weights_are_found_in_every_container(container, zipped, tmp_path):
     assert same_bits(raw(read_source(path).tensors), weights)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_go_from_safetensors_too(prefix, tmp_path):
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model.module.", "net.0."])
+def test_a_prefix_that_all_names_bear_goes_and_is_named(prefix, tmp_path):
     weights = small_weights()
     read = read_source(write_safetensors(tmp_path / "x.safetensors", prefixed(prefix)(weights)))
     assert same_bits(raw(read.tensors), weights)
-    assert all("removed from every name" in note for note in read.notes)
-    assert len(read.notes) == prefix.count(".")
+    assert len(read.notes) == 1 and repr(prefix) in read.notes[0]
+    converted = convert_source(read, SMALL)
+    assert same_bits(converted.arrays, convert_source(source_from_arrays(weights), SMALL).arrays)
+    assert converted.warnings == read.notes
+
+
+def test_a_prefix_of_names_that_are_not_of_the_model_is_named_in_few_lines(tmp_path):
+    weights = {f"encoder.{name.replace('level', 'stage')}": array for name, array in small_weights().items()}
+    weights = {name.replace("base_layer", "stem").replace("fc.", "head."): array for name, array in weights.items()}
+    with pytest.raises(ConversionError) as error:
+        convert_source(read_source(write_safetensors(tmp_path / "x.safetensors", weights)), SMALL)
+    first, *rest = str(error.value).splitlines()
+    assert "'encoder.'" in first and len(rest) < 30 < len(error.value.faults)
+
+
+def test_a_part_of_a_model_is_not_taken_for_a_prefix(tmp_path):
+    weights = {name: array for name, array in small_weights().items() if name.startswith("level5.")}
+    read = read_source(write_safetensors(tmp_path / "x.safetensors", weights))
+    assert read.tensors.keys() == weights.keys()
+    with pytest.raises(ConversionError) as error:
+        convert_source(read, SMALL)
+    assert "begin with" not in str(error.value)
 
 
 def test_a_prefix_that_only_some_names_bear_stays(tmp_path):

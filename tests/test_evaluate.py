@@ -157,9 +157,10 @@ def test_the_command_for_several_ranks_scores_what_one_process_does(weights, tre
 
 @pytest.mark.slow
 def test_more_ranks_than_samples_are_no_mistake(weights, tmp_path):
-    tree = write_tree(tmp_path / "val", {"c0": 1}, colourful)
+    write_tree(tmp_path / "val", {"c0": 1}, colourful)
+    (tmp_path / "list.txt").write_text("val/c0/0.png 0\n")
     target = tmp_path / "results.json"
-    options = ("--data", tree, "--workers", 0, "--threads", 1, "--results", target)
+    options = ("--data", tmp_path / "list.txt", "--workers", 0, "--threads", 1, "--results", target)
     code, logs = launch(2, tmp_path, "--checkpoint", weights, *options)
     assert code == 0, logs
     assert json.loads(target.read_text())["images"] == 1
@@ -195,7 +196,8 @@ def test_lines_off_a_terminal_are_the_familiar_ones(weights, tree, capsys):
         rf"reader_cost: {number} s, ips: {number} images/sec\."
     )
     assert re.fullmatch(line, shown.err.splitlines()[0])
-    end, summary, published = shown.out.splitlines()
+    labels, end, summary, published = shown.out.splitlines()
+    assert labels.startswith("labels: ")
     assert end.startswith("END epoch:0 valid top1: ")
     assert f"{IMAGES} images, top-1" in summary
     assert "published by timm for timm/dla46x_c.in1k: top-1 66.008 %" in published
@@ -460,7 +462,7 @@ def test_a_config_that_makes_no_sense_is_told(arguments, message, tmp_path, caps
 
 
 def test_photographs_are_evaluated_with_workers_as_without(weights, tmp_path):
-    tree = write_tree(tmp_path / "val", {"c0": 5, "c1": 6}, photo, "jpg")
+    tree = write_tree(tmp_path / "val", {f"c{label}": 1 + label % 2 for label in range(CLASSES)}, photo, "jpg")
     tables = [tmp_path / f"{workers}.csv" for workers in (0, 2)]
     for workers, table in zip((0, 2), tables):
         assert run(weights, tree, "--workers", workers, "--batch-size", 3, "--predictions", table) == 0

@@ -32,6 +32,8 @@ FORBIDDEN = {
     "paddle_dla/engines/onnx_runtime.py": TORCH | PADDLE,
     "paddle_dla/exporting/folder.py": TORCH | PADDLE,
     "paddle_dla/exporting/int8.py": TORCH | PADDLE,
+    "paddle_dla/exporting/stored_weights.py": TORCH | PADDLE,
+    "paddle_dla/exporting/images.py": TORCH | PADDLE,
     # copied into every export, where nothing of this project is
     "paddle_dla/exporting/runner.py": TORCH | {"paddle_dla", "torch_ref", "convert", "alignment"},
     "paddle_dla/training/plan.py": TORCH | PADDLE,

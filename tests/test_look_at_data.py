@@ -230,7 +230,7 @@ def test_a_checkpoint_brings_its_own_preprocessing(tmp_path):
     own = Preprocessing((3, 32, 32), crop_pct=1.0)
     bare, recorded = tmp_path / "bare.pdparams", tmp_path / "recorded.pdparams"
     bare.write_bytes(b"weights")
-    record = {"format": 1, "model": "dla34", "tensors": {}, "preprocessing": own.as_dict()}
+    record = {"format": 1, "model": "dla34", "tensors": {"fc.bias": {}}, "preprocessing": own.as_dict()}
     write_with_manifest(recorded, {}, record, lambda part, arrays: part.write_bytes(b"weights"))
     assert model_preprocessing(None, str(recorded)) == own
     assert model_preprocessing("dla34", str(bare)) == PRETRAINED["dla34"].preprocessing

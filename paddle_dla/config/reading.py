@@ -20,8 +20,11 @@ from paddle_dla.config.rules import faults_of
 from paddle_dla.config.schema import Config, build, known_options
 from paddle_dla.config.suggestion import nearest
 from paddle_dla.config.yaml_text import OVERRIDE, Given, read_options
+from paddle_dla.storage.regular import read_text
 
 BASE = "base"
+MOST_TEXT = 2**20
+"""Bytes of a config: hundreds of times what all options take."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _read_files(
     if path.resolve() in above:
         return [], [Fault(where, (BASE,), f"files are each other's base: {' -> '.join(map(str, chain))}")]
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_TEXT)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text in UTF-8"
         return [], [Fault(where, (BASE,) if where else (), f"cannot read {path}: {reason}")]

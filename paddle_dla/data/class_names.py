@@ -7,12 +7,24 @@ A file of class names has one class a line, in the order of the labels: a name, 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from paddle_dla.data.errors import DataError
+from paddle_dla.storage.regular import read_text
 
 IMAGENET = Path(__file__).parent / "imagenet_classes.tsv"
+
+
+class NamedBy(Enum):
+    """Who says what the classes of a model are called."""
+
+    FILE = "a file that the user names"
+    WEIGHTS = "the record that lies beside the weights"
+    IMAGENET = "ImageNet, which has as many classes"
+    NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,10 @@ class ClassNames:
     def __len__(self) -> int:
         return len(self.names)
 
+    def of(self, labels: Sequence[int]) -> ClassNames:
+        """Those of some labels, in their order."""
+        return ClassNames(tuple(self.ids[label] for label in labels), tuple(self.names[label] for label in labels))
+
     def short(self, label: int) -> str:
         """The first of the synonyms."""
         return self.names[label].split(",")[0]
@@ -33,7 +49,7 @@ class ClassNames:
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Raises ``DataError`` where the file is missing, empty, or names a class twice."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise DataError(f"cannot read the class names in {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -53,6 +69,46 @@ def imagenet_class_names() -> ClassNames:
     return read_class_names(IMAGENET)
 
 
-def default_class_names(num_classes: int) -> ClassNames | None:
+def default_class_names(num_classes: int) -> tuple[ClassNames | None, NamedBy]:
     """ImageNet's where a model has 1,000 classes, else none."""
-    return imagenet_class_names() if num_classes == 1000 else None
+    return (imagenet_class_names(), NamedBy.IMAGENET) if num_classes == 1000 else (None, NamedBy.NOBODY)
+
+
+def recorded_class_names(ids: Sequence[str], num_classes: int) -> ClassNames:
+    """The names that were recorded with weights; ImageNet's identifiers get the names that people read.
+
+    Where fewer are recorded than the model has classes, the last ones are called by their number. Raises
+    ``ValueError`` for more names, equal ones, and what is no list of texts.
+    """
+    if not isinstance(ids, (list, tuple)) or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"class names are a list of texts, not {str(ids)[:80]}")
+    ids = [*ids, *map(str, range(len(ids), num_classes))]
+    if len(ids) > num_classes or len(set(ids)) < len(ids):
+        raise ValueError(f"{len(ids)} class names, {len(set(ids))} of them different, for {num_classes} classes")
+    imagenet = imagenet_class_names()
+    readable = dict(zip(imagenet.ids, imagenet.names))
+    return ClassNames(tuple(ids), tuple(readable.get(name, name) for name in ids))
+
+
+def chosen_class_names(
+    file: str | None, known: ClassNames | None, known_by: NamedBy, num_classes: int
+) -> tuple[ClassNames | None, NamedBy]:
+    """Those of ``file``, where the user names one, else those that are ``known``.
+
+    Raises ``ValueError`` for a file with another number of names than the model has classes, or one that numbers
+    classes otherwise than the weights were trained on.
+    """
+    if file is None:
+        return known, known_by
+    names = read_class_names(file)
+    if len(names) != num_classes:
+        raise ValueError(f"{file} names {len(names)} classes, the model has {num_classes}")
+    if known is not None and known_by is NamedBy.WEIGHTS:
+        recorded = {name: label for label, name in enumerate(known.ids)}
+        moved = [name for label, name in enumerate(names.ids) if recorded.get(name, label) != label]
+        if moved:
+            raise ValueError(
+                f"{file} numbers classes otherwise than the weights were trained with: {moved[0]} is "
+                f"{names.ids.index(moved[0])} there and {recorded[moved[0]]} in the record; leave out --classes"
+            )
+    return names, NamedBy.FILE

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from paddle_dla.data.errors import DataError
+from paddle_dla.data.errors import DataError, ImageError
+from paddle_dla.data.images import MAX_PIXELS
 from paddle_dla.preprocessing import Preprocessing
 
 try:
@@ -32,6 +33,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 COMPILED = ("box", "bilinear", "bicubic")  # by their number in _pixels.c
+LONGEST = 16  # times as long as high an image may be that is resized to more pixels than any may have
 PILLOW = int(pillow_version.split(".")[0])
 
 Box = tuple[int, int, int, int]
@@ -74,7 +76,8 @@ def _with_pillow(image: np.ndarray, size: tuple[int, int], crop: Box, interpolat
 class EvalTransform:
     """timm's evaluation transform up to, not including, the scaling to [0, 1]; the same for every call.
 
-    Raises ``DataError`` for other than 1 or 3 channels.
+    Raises ``DataError`` for other than 1 or 3 channels; a call, ``ImageError`` for an image so narrow that it would
+    become larger than any image may be.
     """
 
     preprocessing: Preprocessing
@@ -89,6 +92,11 @@ class EvalTransform:
         if channels == 1:
             image = grey(image)
         size = self._resized(*image.shape[:2])
+        if size[0] * size[1] > max(MAX_PIXELS, LONGEST * min(size) ** 2):
+            raise ImageError(
+                f"refused: {image.shape[1]} x {image.shape[0]} pixels, resized to {size[1]} x {size[0]} before the "
+                "crop; crop the image if it is honest"
+            )
         crop = tuple(min(wanted, there) for wanted, there in zip(target, size))
         # torchvision rounds halves to even, as Python does
         corner = tuple(round((there - kept) / 2) for there, kept in zip(size, crop))

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
 
 from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.source import FileSource, range_of, shortened
+from paddle_dla.data.source import FileSource, is_printable, printable, range_of, shortened
+from paddle_dla.data.walk import IMAGE_EXTENSIONS, Walk, is_folder, is_image
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 ClassMap: TypeAlias = Mapping[str, int] | str | os.PathLike[str] | None
 _DIGITS = re.compile(r"(\d+)")
 
@@ -33,11 +33,6 @@ def natural_key(text: str) -> list[str | int]:
 def _sorting_key(text: str) -> tuple[list[str | int], str]:
     """Names that differ in case or leading zeros alone, which timm leaves in any order, are told apart."""
     return natural_key(text), text
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def class_names(indices: Mapping[str, int]) -> list[str]:
@@ -58,17 +53,18 @@ def open_folder(
     ``classes``: a class map (folder -> index) or a file of class names (see ``class_names.py``); a tree that has some
     of its folders only then keeps the map's indices. Without it the folders are numbered in natural order.
     Raises ``DataError`` for a missing folder, one without class folders, an empty class, a folder that the map lacks,
-    or a label that ``num_classes`` excludes.
+    a label that ``num_classes`` excludes, and what ``Walk`` refuses.
     """
     root = os.path.expanduser(os.fspath(root))
-    folders = _class_folders(root)
+    folders = class_folders(root)
     indices = _class_indices(root, folders, classes)
     names: list[str] = []
-    counts = []
+    counts, walk, above = [], Walk(), len(os.path.join(root, ""))
     # images go by their whole path, in which "a b/" sorts before "a/", although class "a" comes before "a b"
     by_path = sorted(folders, key=lambda folder: _sorting_key(folder + os.sep))
     for folder in by_path:
-        found = sorted(_images(root, folder), key=_sorting_key)
+        paths = walk.images(os.path.join(root, folder))
+        found = sorted((path[above:] for path in paths), key=_sorting_key)
         names += found
         counts.append(len(found))
     empty = [folder for folder, count in zip(by_path, counts) if count == 0]
@@ -81,7 +77,7 @@ def open_folder(
     if outside:
         raise DataError(f"{root}: label out of range: class folder {shortened(outside)}; {range_of(num_classes)}")
     labels = np.repeat([indices[folder] for folder in by_path], counts)
-    return FileSource(root, names, labels, class_names(indices))
+    return FileSource(root, names, labels, class_names(indices), walk.notes(root))
 
 
 def _class_indices(root: str, folders: list[str], classes: ClassMap) -> Mapping[str, int]:
@@ -97,13 +93,14 @@ def _class_indices(root: str, folders: list[str], classes: ClassMap) -> Mapping[
     return indices
 
 
-def _class_folders(root: str) -> list[str]:
-    """Names of the folders in ``root`` in natural order."""
+def class_folders(root: str) -> list[str]:
+    """Names of the folders in ``root`` in natural order. Raises ``DataError`` where they can be no classes."""
     try:
         with os.scandir(root) as entries:
-            listed = [(entry.name, entry.is_dir()) for entry in entries]
+            listed = [(entry.name, is_folder(entry)) for entry in entries]
     except OSError as error:
-        raise DataError(f"{root}: {error.strerror}; name a folder of class folders that hold images") from error
+        where = error.filename or root
+        raise DataError(f"{where}: {error.strerror}; name a folder of class folders that hold images") from error
     folders = sorted((name for name, is_dir in listed if is_dir), key=_sorting_key)
     images = sorted(name for name, is_dir in listed if not is_dir and is_image(name))
     if images:
@@ -111,13 +108,9 @@ def _class_folders(root: str) -> list[str]:
             f"{root}: {len(images)} images ({shortened(images, 3)}) lie outside of any class folder; put each into a "
             "folder of its class, or give a list file of 'path label' lines"
         )
+    unnamed = [printable(folder) for folder in folders if not is_printable(folder)]
+    if unnamed:
+        raise DataError(f"{root}: class names are UTF-8, those of {shortened(unnamed)} are not; rename the folders")
     if not folders:
         raise DataError(f"{root}: has no class folders; images are looked for in {os.path.join(root, 'CLASS')}")
     return folders
-
-
-def _images(root: str, folder: str) -> Iterator[str]:
-    """Paths, relative to ``root``, of all images below one class folder; links to folders are followed."""
-    for path, _, files in os.walk(os.path.join(root, folder), followlinks=True):
-        relative = os.path.relpath(path, root)
-        yield from (os.path.join(relative, name) for name in files if is_image(name))

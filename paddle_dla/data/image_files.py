@@ -9,17 +9,35 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.folder import is_image
 from paddle_dla.data.source import FileSource
+from paddle_dla.data.walk import Walk, is_image
 
 
 def open_images(paths: Sequence[str]) -> FileSource:
     """All images that ``paths`` name, in their order: files, folders (with all that is in them), shell patterns.
 
-    Raises ``DataError`` for a path that names nothing, or a folder or pattern without images.
+    One that is named twice, or reached through a link as well, is there once, and noted. Raises ``DataError`` for a
+    path that names nothing, a folder or pattern without images, and what ``Walk`` refuses.
     """
-    names = [name for path in paths for name in _named(os.path.expanduser(path))]
-    return FileSource("", names, np.full(len(names), -1), None)
+    found, notes = [], []
+    for path in map(os.path.expanduser, paths):
+        walk = Walk()
+        found += _named(path, walk)
+        notes += walk.notes(path)
+    names = _once(found)
+    if len(names) < len(found):
+        notes.append(f"{len(found) - len(names)} images are named more than once; each counts once")
+    return FileSource("", names, np.full(len(names), -1), None, notes)
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    """The first name of each file; which folders are one is asked once for each."""
+    folders = {folder: os.path.realpath(folder) for folder in {os.path.dirname(name) for name in names}}
+    first = {}
+    for name in names:
+        folder, file = os.path.split(name)
+        first.setdefault((folders[folder], file), name)
+    return list(first.values())
 
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
@@ -28,9 +46,9 @@ def holds_images(path: str | os.PathLike[str]) -> bool:
     return os.path.isdir(folder) and any(is_image(name) for name in os.listdir(folder))
 
 
-def _named(path: str) -> list[str]:
+def _named(path: str, walk: Walk) -> list[str]:
     if os.path.isdir(path):
-        found = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in _images(names))
+        found = sorted(walk.images(path))
         if not found:
             raise DataError(f"{path}: there are no images in this folder")
         return found

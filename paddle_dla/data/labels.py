@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from paddle_dla.data.errors import DataError
+from paddle_dla.storage.regular import read_text
 
 
 def read_real_labels(path: str | os.PathLike[str]) -> dict[str, list[int]]:
@@ -49,7 +49,7 @@ def read_subset(path: str | os.PathLike[str], class_ids: Sequence[str], num_clas
 
 def _read_text(path: str | os.PathLike[str]) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return read_text(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

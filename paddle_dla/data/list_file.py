@@ -1,22 +1,28 @@
 """A list file, ``path label`` on each line, as a source: PaddleClas's format (``ImageNetDataset``, delimiter space).
 
 The last space or tab of a line ends the path, so paths may contain spaces. Paths are relative to the folder of the
-list, or to ``root``. Empty lines and lines that start with ``#`` are left out.
+list, or to ``root``. Empty lines are left out. A line that starts with ``#`` is a sample where it names a file that is
+there, else a comment.
 """
 
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 
 from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.source import FileSource, range_of, shortened
+from paddle_dla.data.source import FileSource, printable, range_of, shortened
+from paddle_dla.storage.regular import open_regular
 
 MOST_DIGITS = 18
+MOST_LINE = 2**13
+"""Bytes of a line: twice what a path may have in Linux."""
 
 
 def open_list(
@@ -34,27 +40,47 @@ def open_list(
     known = None if classes is None else list(read_class_names(classes).ids)
     if num_classes is None and known is not None:
         num_classes = len(known)
-    names, labels = [], []
+    files = _Files(os.fspath(path.parent if root is None else Path(root).expanduser()))
+    names, labels, missing, comments = [], [], [], 0
     for number, line in _lines(path):
+        if line.startswith("#") and not files.has(line.rsplit(None, 1)[0]):
+            comments += 1
+            continue
         name, label = _parsed(path, number, line, num_classes)
         names.append(name)
         labels.append(label)
+        if not files.has(name):
+            missing.append(printable(name))
     if not names:
         raise DataError(f"{path}: has no line; a list file has 'path label' on each line")
-    folder = os.fspath(path.parent if root is None else Path(root).expanduser())
-    _check_files(path, folder, names)
-    return FileSource(folder, names, np.array(labels, np.int64), known)
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing)} of {len(names)} files are not in {files.root}: {shortened(missing)}; if they lie "
+            "elsewhere, name that folder as root"
+        )
+    return FileSource(files.root, names, np.array(labels, np.int64), known, _notes(path, names, comments))
+
+
+def _notes(path: Path, names: list[str], comments: int) -> list[str]:
+    notes = [f"{path}: {comments} lines that begin with # are left out as comments"] if comments else []
+    again = len(names) - len(set(names))
+    return [*notes, f"{path}: {again} lines name a file that is named before; it counts each time"] if again else notes
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line; bytes that are no UTF-8 stay what they are, as in the names of files."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                line = line.strip()
-                if line and not line.startswith("#"):
-                    yield number, line
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no list file can be read there ({error})") from error
+        with BufferedReader(open_regular(path)) as file:
+            number = 0
+            while line := file.readline(MOST_LINE):
+                number += 1
+                if len(line) == MOST_LINE:
+                    raise DataError(f"{path}, line {number}: has {MOST_LINE} bytes or more; is this a list file?")
+                text = line.removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape").strip()
+                if text:
+                    yield number, text
+    except OSError as error:
+        raise DataError(f"{path}: no list file can be read there ({error.strerror or error})") from error
 
 
 def _parsed(path: Path, number: int, line: str, num_classes: int | None) -> tuple[str, int]:
@@ -73,20 +99,27 @@ def _parsed(path: Path, number: int, line: str, num_classes: int | None) -> tupl
     return name, label
 
 
-def _check_files(path: Path, root: str, names: list[str]) -> None:
-    """Each folder is listed once: a million files are not asked for one by one."""
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        path_of_file = os.path.join(root, name)
-        folder, file = os.path.split(path_of_file)
-        if folder not in present:
-            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+class _Files:
+    """What is there below ``root``. Each folder is listed once: a million files are not asked for one by one."""
+
+    def __init__(self, root: str):
+        self.root = root
+        self._present: dict[str, set[str]] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name, relative to the root."""
+        path = os.path.join(self.root, name)
+        folder, file = os.path.split(path)
+        if folder not in self._present:
+            self._present[folder] = self._listed(folder)
+        present = self._present[folder]
         # a system that ignores case has files that it does not list
-        if file not in present[folder] and not (present[folder] and os.path.isfile(path_of_file)):
-            missing.append(name)
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing)} of {len(names)} files are not in {root}: {shortened(missing)}; if they lie "
-            "elsewhere, name that folder as root"
-        )
+        return bool(file) and (file in present or (bool(present) and os.path.isfile(path)))
+
+    def _listed(self, folder: str) -> set[str]:
+        try:
+            return set(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
+            return set()
+        except OSError as error:
+            raise DataError(f"{printable(folder)}: cannot be looked into: {error.strerror}") from error

@@ -25,7 +25,7 @@ def open_source(
     ``DataError``, see ``open_folder``, ``open_list``, ``open_shards``.
     """
     text = os.path.expanduser(os.fspath(path))
-    is_shards = text.endswith(".tar") or (os.path.isdir(text) and _has_tars(text))
+    is_shards = text.endswith(".tar") or (os.path.isdir(text) and not is_tree(text))
     if root is not None and (is_shards or os.path.isdir(text)):
         raise DataError(f"{path}: a root belongs to a list file, which this is not")
     if is_shards:
@@ -34,8 +34,12 @@ def open_source(
         return open_folder(text, classes, num_classes)
     if os.path.isfile(text):
         return open_list(text, root, classes, num_classes)
-    raise DataError(f"{path}: is not there; name a folder of class folders, a list file, or tar shards")
+    fault = "is neither a folder nor a regular file" if os.path.exists(text) else "is not there"
+    raise DataError(f"{path}: {fault}; name a folder of class folders, a list file, or tar shards")
 
 
-def _has_tars(folder: str) -> bool:
-    return next(glob.iglob(os.path.join(glob.escape(folder), "*.tar")), None) is not None
+def is_tree(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a folder, and not one of tar shards: it is then a tree of class folders, or nothing."""
+    text = os.path.expanduser(os.fspath(path))
+    has_tars = next(glob.iglob(os.path.join(glob.escape(text), "*.tar")), None) is not None
+    return os.path.isdir(text) and not text.endswith(".tar") and not has_tars

@@ -14,7 +14,7 @@ from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.source import Source
-from paddle_dla.options import positive
+from paddle_dla.options import finite, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 
@@ -51,7 +51,7 @@ def add_loading(to: argparse.ArgumentParser, data_required: bool = True) -> None
     group.add_argument("--workers", type=int, default=usable_threads(), metavar="N", help="processes that read images")
     group.add_argument("--max-skipped", type=int, default=0, metavar="N", help="damaged images to leave out (0)")
     group.add_argument("--log-interval", type=positive, default=10, metavar="N", help="steps between two lines (10)")
-    group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for one image (120)")
+    group.add_argument("--timeout", type=finite, default=120.0, metavar="S", help="seconds for one image (120)")
 
 
 def chosen_loading(args: argparse.Namespace) -> Loading:

@@ -14,6 +14,8 @@ from pathlib import Path
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import shortened
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.regular import read_text
 
 INDEX_NAME = "shards.json"
 FORMAT = 1
@@ -51,17 +53,33 @@ def read_index(folder: Path) -> ShardIndex | None:
     """The index of a folder, ``None`` where there is none; raises ``DataError`` for one that makes no sense."""
     path = folder / INDEX_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         if content["format"] != FORMAT:
             raise DataError(f"{path}: format {content['format']}, this version reads {FORMAT}")
-        samples = {str(shard["file"]): int(shard["samples"]) for shard in content["shards"]}
-        sizes = {str(shard["file"]): int(shard["bytes"]) for shard in content["shards"]}
-        classes = content["classes"] and [str(name) for name in content["classes"]]
+        samples = {_text(shard["file"]): _number(shard["samples"]) for shard in content["shards"]}
+        sizes = {_text(shard["file"]): _number(shard["bytes"]) for shard in content["shards"]}
+        if len(samples) != len(content["shards"]):
+            raise ValueError("it lists a file twice")
+        classes = content["classes"] and [_text(name) for name in content["classes"]]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: is no index of shards ({error}); remove it to have the shards counted") from error
     return ShardIndex(folder, samples, sizes, classes or None)
+
+
+def _number(value: object) -> int:
+    """A count as it was written. Raises ``ValueError`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _text(value: object) -> str:
+    """A name as it was written. Raises ``ValueError`` for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no name")
+    return value
 
 
 def write_index(folder: Path, samples: dict[str, int], classes: list[str] | None) -> None:
@@ -71,4 +89,4 @@ def write_index(folder: Path, samples: dict[str, int], classes: list[str] | None
     ]
     content = {"format": FORMAT, "classes": classes, "shards": shards}
     with atomic_path(folder / INDEX_NAME) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import groupby
 from operator import itemgetter
 from typing import BinaryIO
@@ -14,11 +15,15 @@ from typing import BinaryIO
 import numpy as np
 
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.source import Names
+from paddle_dla.data.source import Names, printable
+from paddle_dla.storage.regular import MOST_IMAGE, open_regular
 
 # extension of a member -> what it is of its sample
 ROLES = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "cls": "cls", "json": "json"}
 _BLOCK = 512  # a tar is made of blocks of this many bytes
+MOST_LABEL = 2**20  # bytes of a label: a number, or an object that holds one
+# zeros that may follow a tar: it is filled up to a whole record, of 10 KiB by default and of 1 MiB at most
+_MOST_FILLING = 2**20
 _BUFFER = 1 << 16  # read at once: a smaller one makes more calls, and tarfile copies what is left of a larger one
 
 
@@ -60,7 +65,9 @@ def _read_at(file: BinaryIO, offset: int, size: int, member: str) -> bytes:
 
 
 def _truncated(path: str, member: str) -> DataError:
-    return DataError(f"{path}, member {member}: the file ends in the middle of it; it is truncated: copy it again")
+    return DataError(
+        f"{path}, member {printable(member)}: the file ends in the middle of it; it is truncated: copy it again"
+    )
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -70,16 +77,33 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, extension.lower()
 
 
-def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, Iterator[tuple[str, str, tarfile.TarInfo]]]]:
-    """Key -> its neighbouring members, as (key, role, member)."""
+def _samples(tar: tarfile.TarFile, path: str) -> Iterator[tuple[str, Iterator[tuple[str, str, tarfile.TarInfo]]]]:
+    """Key -> its neighbouring members, as (key, role, member), to the end of the file. Raises ``DataError``."""
 
     def members() -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+        last = None
         for member in tar:
+            last = member.name
             key, extension = split_name(member.name)
-            if member.isfile() and extension in ROLES and not key.endswith("/") and key:
+            if extension in ROLES and not key.endswith("/") and key and not member.isdir():
+                _check_member(path, member, ROLES[extension])
                 yield key, ROLES[extension], member
+        _check_end(path, tar.offset, last)
 
     return groupby(members(), key=itemgetter(0))
+
+
+def _check_member(path: str, member: tarfile.TarInfo, role: str) -> None:
+    """Raises ``DataError`` for a part of a sample that is no plain file, or larger than any honest one."""
+    where = f"{path}, member {printable(member.name)}"
+    if not member.isreg() or member.sparse is not None:
+        raise DataError(
+            f"{where}: is no plain file but a link, a device or sparse; make the shard anew, links followed "
+            "(tar --dereference --hard-dereference)"
+        )
+    most = MOST_IMAGE if role == "image" else MOST_LABEL
+    if member.size > most:
+        raise DataError(f"{where}: has {member.size:,} bytes, more than the {most:,} that such a member may have")
 
 
 def _pair(path: str, names: dict[str, str]) -> tuple[str, str]:
@@ -90,14 +114,15 @@ def _pair(path: str, names: dict[str, str]) -> tuple[str, str]:
     present, absent = ("image", "label") if "image" in names else (label, "image")
     wanted = [extension for extension, role in ROLES.items() if (role == "image") == (absent == "image")]
     raise DataError(
-        f"{path}, member {names[present]}: has no {absent} beside it; a sample is neighbouring members of one name, "
-        f"here {split_name(names[present])[0]}.{{{','.join(wanted)}}}"
+        f"{path}, member {printable(names[present])}: has no {absent} beside it; a sample is neighbouring members of "
+        f"one name, here {printable(split_name(names[present])[0])}.{{{','.join(wanted)}}}"
     )
 
 
 def _add(path: str, names: dict[str, str], role: str, member: tarfile.TarInfo) -> None:
     if role in names:
-        raise DataError(f"{path}, members {names[role]} and {member.name}: the same part of one sample twice")
+        both = f"{printable(names[role])} and {printable(member.name)}"
+        raise DataError(f"{path}, members {both}: the same part of one sample twice")
     names[role] = member.name
 
 
@@ -105,7 +130,7 @@ def _add(path: str, names: dict[str, str], role: str, member: tarfile.TarInfo) -
 def _opened(path: str, mode: str) -> Iterator[tarfile.TarFile]:
     """A tar opened for reading; what it lacks becomes a ``DataError`` that names it."""
     try:
-        with tarfile.open(path, mode, bufsize=_BUFFER) as tar:
+        with BufferedReader(open_regular(path)) as file, tarfile.open(path, mode, file, bufsize=_BUFFER) as tar:
             yield tar
     except tarfile.TarError as error:
         raise DataError(
@@ -121,7 +146,7 @@ def stream_samples(path: str, first: int = 0) -> Generator[SampleFiles, None, No
     Raises ``DataError``, naming shard and member, for a member that is cut off and for a sample that lacks a part.
     """
     with _opened(path, "r|") as tar:
-        for place, (key, members) in enumerate(_samples(tar)):
+        for place, (key, members) in enumerate(_samples(tar, path)):
             if place < first:
                 continue
             names: dict[str, str] = {}
@@ -151,7 +176,7 @@ def read_headers(path: str) -> Headers:
     """
     keys, label_names, images, labels = [], [], [], []
     with _opened(path, "r:") as tar:
-        for key, members in _samples(tar):
+        for key, members in _samples(tar, path):
             names: dict[str, str] = {}
             places = {}
             for _, role, member in members:
@@ -162,7 +187,6 @@ def read_headers(path: str) -> Headers:
             label_names.append(names[label])
             images.append(places[image])
             labels.append(places[label])
-        _check_end(path, tar.members[-1] if tar.members else None)
     shape = (len(keys), 2)
     return Headers(
         Names(keys),
@@ -172,24 +196,43 @@ def read_headers(path: str) -> Headers:
     )
 
 
-def _check_end(path: str, last: tarfile.TarInfo | None) -> None:
-    """A whole tar ends with a block of zeros; where it is missing, tarfile stops without a word."""
-    end = last.offset_data + -(-last.size // _BLOCK) * _BLOCK if last else 0
-    with open(path, "rb") as file:
+def _check_end(path: str, end: int, last: str | None) -> None:
+    """A whole tar ends with a block of zeros, and zeros alone follow; tarfile stops at whatever looks like that.
+
+    ``end`` is where the member ``last`` ends. Raises ``DataError`` where the block is missing, where there is more
+    behind it (another tar, or the rest of one with a hole in it), and for more zeros than fill a record.
+    """
+    where = f"after member {printable(last)}" if last else "at its start"
+    with open_regular(path) as file:
         file.seek(end)
-        block = file.read(_BLOCK)
-    if len(block) < _BLOCK or any(block):
-        raise DataError(f"{path}: breaks off after member {last and last.name}: truncated or damaged; copy it again")
+        rest = file.read(_MOST_FILLING + 2 * _BLOCK)
+        more = len(file.read(1))
+    if len(rest) < _BLOCK or any(rest[:_BLOCK]):
+        raise DataError(f"{path}: breaks off {where}: truncated or damaged; copy it again")
+    if rest.count(0) < len(rest):
+        raise DataError(
+            f"{path}: the tar ends {where}, but the file goes on: it is damaged there, or several tars follow each "
+            "other; copy it again, or keep each tar in a file of its own"
+        )
+    if more:
+        raise DataError(f"{path}: holds nothing but zeros {where}, too many to end a tar: damaged; copy it again")
 
 
 def label_of(files: SampleFiles, path: str) -> int:
     """The class index that a label member holds; raises ``DataError`` naming shard and member."""
     is_json = files.label_name.lower().endswith(".json")
     try:
-        label = json.loads(files.label)["label"] if is_json else int(files.label)
+        label = json.loads(files.label)["label"] if is_json else _number(files.label)
         if isinstance(label, bool) or not isinstance(label, int):
             raise ValueError(f"{label!r} is not a whole number")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         wanted = 'an object with a whole number as "label"' if is_json else "one whole number"
         raise DataError(f"{path}, member {files.label_name}: holds no label, {wanted} ({error})") from error
     return label
+
+
+def _number(text: bytes) -> int:
+    """A whole number as it is written; ``int`` alone would take ``1_0`` for ten as well. Raises ``ValueError``."""
+    if not text.strip().removeprefix(b"-").isdigit():
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return int(text)

@@ -12,6 +12,7 @@ import glob
 import os
 import re
 from collections.abc import Generator, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,8 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.folder import natural_key
 from paddle_dla.data.shard_index import INDEX_NAME, read_index
 from paddle_dla.data.shard_tar import Headers, SampleFiles, label_of, read_headers, stream_samples
-from paddle_dla.data.source import Sample, range_of, shortened
+from paddle_dla.data.source import Sample, printable, range_of, shortened
+from paddle_dla.storage.regular import open_regular
 
 MOST_OPEN = 16  # files of one reader
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -49,6 +51,7 @@ class ShardSource:
     """Samples in tar files; ``counts`` says how many each file has."""
 
     sequential = True
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -87,7 +90,7 @@ class ShardSource:
 
     def name(self, index: int) -> str:
         shard, place = self.locate(index)
-        return f"{os.path.basename(self.paths[shard])}/{self.headers(shard).keys[place]}"
+        return printable(f"{os.path.basename(self.paths[shard])}/{self.headers(shard).keys[place]}")
 
     def reader(self, rising: bool = False) -> StreamReader | SeekReader:
         return StreamReader(self) if rising else SeekReader(self)
@@ -100,8 +103,8 @@ class ShardSource:
             limit = (
                 "a label is a 64-bit number of 0 or more" if self.num_classes is None else range_of(self.num_classes)
             )
-            raise DataError(f"{path}, member {files.label_name}: label {label} is out of range: {limit}")
-        return Sample(f"{os.path.basename(path)}/{files.key}", label, files.image)
+            raise DataError(f"{path}, member {printable(files.label_name)}: label {label} is out of range: {limit}")
+        return Sample(printable(f"{os.path.basename(path)}/{files.key}"), label, files.image)
 
     def shuffled(self, seed: int, epoch: int, together: int = 8) -> np.ndarray:
         """A training order, (N,) int64, that keeps to a few shards at a time.
@@ -136,8 +139,16 @@ class StreamReader:
         for files in self._samples:
             self._place += 1
             if self._place > place:
+                if self._place == self._source.count(shard):
+                    self._finish(shard)
                 return self._source.as_sample(shard, files)
         raise miscounted(self._source.paths[shard], self._place, self._source.count(shard))
+
+    def _finish(self, shard: int) -> None:
+        """After the last sample that a shard should have: raises ``DataError`` where there are more, or damage."""
+        more = sum(1 for _ in self._samples)
+        if more:
+            raise miscounted(self._source.paths[shard], self._place + more, self._source.count(shard))
 
     def close(self) -> None:
         """Close the shard that is open."""
@@ -162,7 +173,7 @@ class SeekReader:
         if file is None:
             if len(self._files) == MOST_OPEN:
                 self._files.pop(next(iter(self._files))).close()
-            file = open(self._source.paths[shard], "rb")  # noqa: SIM115 - until it is the one used longest ago
+            file = BufferedReader(open_regular(self._source.paths[shard]))  # until it is the one used longest ago
         self._files[shard] = file
         return file
 
@@ -211,6 +222,7 @@ def open_shards(
     ``DataError`` for shards that are missing or do not fit ``shards.json``; without one, also for any that is broken.
     """
     paths = find_shards(path)
+    _refuse_twice(paths)
     index = read_index(Path(paths[0]).parent)
     names = None if index is None else index.classes
     if classes is not None:
@@ -219,9 +231,37 @@ def open_shards(
         num_classes = len(names)
     if index is not None and index.covers(paths):
         index.check(paths, whole=os.path.isdir(path))
-        return ShardSource(paths, [index.samples[os.path.basename(name)] for name in paths], names, num_classes)
-    headers = [read_headers(name) for name in paths]
-    source = ShardSource(paths, [len(found) for found in headers], names, num_classes, headers)
+        source = ShardSource(paths, [index.samples[os.path.basename(name)] for name in paths], names, num_classes)
+        _check_empty(source)
+    else:
+        headers = [read_headers(name) for name in paths]
+        source = ShardSource(paths, [len(found) for found in headers], names, num_classes, headers)
     if source.num_samples == 0:
         raise DataError(f"{path}: has no samples: members NAME.jpg (or .jpeg, .png, .webp) and NAME.cls are looked for")
+    source.notes = _left_out(path)
     return source
+
+
+def _refuse_twice(paths: Sequence[str]) -> None:
+    """Raises ``DataError`` for a file that is there under two names, through a link."""
+    reached: dict[tuple[int, int], str] = {}
+    for path in paths:
+        found = os.stat(path)
+        before = reached.setdefault((found.st_dev, found.st_ino), path)
+        if before != path:
+            raise DataError(f"{path}: is {before} again, through a link; remove one, or its samples count twice")
+
+
+def _left_out(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What a user should hear of what lies in a folder beside its shards: a shard that was compressed, for one."""
+    if not os.path.isdir(path):
+        return ()
+    others = sorted(name for name in os.listdir(path) if not name.endswith(".tar") and name != INDEX_NAME)
+    return (printable(f"{path}: left out, since they are no .tar: {shortened(others)}"),) if others else ()
+
+
+def _check_empty(source: ShardSource) -> None:
+    """Raises ``DataError`` where a shard has samples of which the index says that there are none: nobody would look."""
+    for shard in range(len(source.paths)):
+        if source.count(shard) == 0:
+            source.headers(shard)

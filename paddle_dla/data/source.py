@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from paddle_dla.data.errors import ImageError
+from paddle_dla.storage.regular import MOST_IMAGE, read_regular
 
 
 class Sample(NamedTuple):
@@ -34,13 +35,15 @@ class Reader(Protocol):
 class Source(Protocol):
     """Samples numbered 0 to ``num_samples - 1``, the same on every machine.
 
-    ``classes`` are the names of the class indices, where they are known. ``sequential`` says that reading in rising
+    ``classes`` are the names of the class indices, where they are known; ``notes`` are what a user should hear of what
+    was found, a sentence each. ``sequential`` says that reading in rising
     order is much cheaper than in any other: such a source is split into runs of neighbours.
     """
 
     classes: list[str] | None
     num_samples: int
     sequential: bool
+    notes: tuple[str, ...]
 
     def name(self, index: int) -> str:
         """What a report calls the sample: a path relative to the root, or ``shard.tar/key``."""
@@ -84,42 +87,60 @@ class Names(Sequence[str]):
 class FileSource:
     """Samples that are files below ``root``; any order costs the same.
 
-    ``names``: paths relative to ``root``; ``labels``: (N,) int64 class indices, -1 for none.
+    ``names``: paths relative to ``root``; ``labels``: (N,) int64 class indices, -1 for none; ``notes``: what a user
+    should hear of what was found.
     """
 
     sequential = False
 
-    def __init__(self, root: str, names: Iterable[str], labels: np.ndarray, classes: list[str] | None):
+    def __init__(
+        self,
+        root: str,
+        names: Iterable[str],
+        labels: np.ndarray,
+        classes: list[str] | None,
+        notes: Sequence[str] = (),
+    ):
         self.root = root
+        self.notes = tuple(map(printable, notes))
         self.names = Names(names)
         self.labels = np.asarray(labels, np.int64)
         self.classes = classes
         self.num_samples = len(self.names)
 
     def name(self, index: int) -> str:
-        return self.names[index]
+        return printable(self.names[index])
 
     def path(self, index: int) -> str:
         """Where the file of a sample lies."""
         return os.path.join(self.root, self.names[index])
 
     def read(self, index: int) -> bytes:
-        """The bytes of a file; raises ``ImageError`` where the system cannot give them."""
+        """The bytes of a file; raises ``ImageError`` where it is none, too large, or cannot be read."""
         try:
-            with open(self.path(index), "rb", buffering=0) as file:
-                return file.read()
+            return read_regular(self.path(index), MOST_IMAGE)
         except OSError as error:
-            raise ImageError(f"{self.path(index)}: cannot be read: {error.strerror or error}") from error
+            raise ImageError(f"{printable(self.path(index))}: cannot be read: {error.strerror or error}") from error
 
     def sample(self, index: int) -> Sample:
         """One sample; see ``Reader``."""
-        return Sample(self.names[index], int(self.labels[index]), self.read(index))
+        return Sample(self.name(index), int(self.labels[index]), self.read(index))
 
     def reader(self, rising: bool = False) -> Reader:
         return self
 
     def close(self) -> None:
         """Nothing stays open between two samples."""
+
+
+def printable(name: str) -> str:
+    """A file's name as text that any file and terminal takes: bytes that are no UTF-8 become ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_printable(name: str) -> bool:
+    """Whether a file's name is UTF-8."""
+    return printable(name) == name
 
 
 def range_of(num_classes: int) -> str:

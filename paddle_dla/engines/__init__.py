@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from paddle_dla.engines.base import Engine, EngineError
+from paddle_dla.storage.values import non_finite
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -28,12 +29,15 @@ def open_engine(
     images of ``input_size`` (C, H, W) into a folder that is gone when this returns. ``threads``: as many as the
     process may use cores, if not given.
 
-    Raises ``ValueError`` for another kind, ``EngineError`` where a package is missing or the files cannot be run,
+    Raises ``ValueError`` for another kind, ``EngineError`` where a package is missing, the files cannot be run or a
+    weight of the layer is not finite,
     ``ExportError`` where the folder is no export, is damaged, or lacks what the engine needs.
     """
     if kind not in ENGINES:
         raise ValueError(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
     is_folder = isinstance(source, (str, os.PathLike))
+    if not is_folder:
+        _refuse_non_finite(source)
     if kind == "paddle":
         if is_folder:
             raise EngineError(f"engine paddle runs a model and its checkpoint, not the export {source}")
@@ -45,3 +49,9 @@ def open_engine(
     if is_folder:
         return opening.open_folder(source, kind, threads)
     return opening.open_layer(source, kind, input_size, threads)
+
+
+def _refuse_non_finite(layer: nn.Layer) -> None:
+    for name, tensor in layer.state_dict().items():
+        if fault := non_finite(tensor.numpy()):
+            raise EngineError(f"the network cannot be run, {name}: {fault}")

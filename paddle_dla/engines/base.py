@@ -51,6 +51,20 @@ def check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(images)
 
 
+def check_outputs(outputs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """``outputs`` (B, ...) of the samples ``indices`` (B,), if all are numbers; raises ``EngineError`` that names one.
+
+    A NaN has a place in every ranking, and an infinity a probability: nothing later on would notice.
+    """
+    finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+    if not finite.all():
+        raise EngineError(
+            f"the network's output is not finite for {int((~finite).sum())} of {len(outputs)} samples of a batch, the "
+            f"first is sample {int(indices[~finite][0])}: weights, preprocessing or engine are broken"
+        )
+    return outputs
+
+
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """What native libraries print to stdout meanwhile goes to stderr: stdout belongs to the results of a command."""

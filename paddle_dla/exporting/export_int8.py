@@ -38,6 +38,8 @@ def export_int8(
     Returns how the float network agrees with ``layer``, and int8 beside it. Raises ``ExportError``, too, where int8
     loses more than ``max_loss`` points of top-1.
     """
+    if not 0 <= max_loss <= 100:
+        raise ValueError(f"max_loss is in points of top-1, 0 to 100, not {max_loss}")
     num_classes = check_wanted(layer, wanted)
     require_int8()
     check_target(folder, overwrite)

@@ -19,6 +19,7 @@ from paddle_dla.exporting.check import Agreement, compare, measure, random_image
 from paddle_dla.exporting.folder import FORMATS, RUNNER, STEM, Record, atomic_folder, check_target, write_record
 from paddle_dla.exporting.opening import NEEDS, frozen, open_files, write_model
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.values import refuse_non_finite
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -34,6 +35,7 @@ class Wanted:
     """What to export: ``formats`` of ``FORMATS``, and what the record says of the network.
 
     ``images`` (N, C, H, W) float32, normalised, are those of the check; seeded noise where there are none.
+    ``class_ids`` are what folders of the classes are called, where that is not ``class_names``.
     """
 
     model: str
@@ -42,6 +44,7 @@ class Wanted:
     class_names: Sequence[str] | None = None
     weights: Mapping[str, Any] | None = None
     images: np.ndarray | None = None
+    class_ids: Sequence[str] | None = None
 
 
 def export_model(
@@ -73,7 +76,11 @@ def export_model(
 
 
 def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
-    """The number of classes; raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a package."""
+    """The number of classes.
+
+    Raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a package, ``CheckpointError`` for
+    weights that are not finite.
+    """
     num_classes, channels = getattr(layer, "num_classes", 0), getattr(layer, "in_chans", None)
     multiple, sides = getattr(layer, "side_multiple", 1), wanted.preprocessing.input_size[1:]
     if not num_classes:
@@ -85,9 +92,12 @@ def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
         raise ValueError(f"the network takes {channels} channels, images have {wanted.preprocessing.input_size[0]}")
     if any(side % multiple for side in sides):
         raise ValueError(f"the sides of the images must be multiples of {multiple}, not {sides[0]}x{sides[1]}")
-    if wanted.class_names is not None and len(wanted.class_names) != num_classes:
-        raise ValueError(f"{len(wanted.class_names)} class names for {num_classes} classes")
+    for names in (wanted.class_names, wanted.class_ids):
+        if names is not None and len(names) != num_classes:
+            raise ValueError(f"{len(names)} class names for {num_classes} classes")
     require("paddle", "cpu")
+    arrays = {name: tensor.numpy() for name, tensor in layer.state_dict().items()}
+    refuse_non_finite(arrays, f"the network {wanted.model}")
     if "onnx" in wanted.formats:
         from paddle_dla.exporting.to_onnx import require_onnx
 
@@ -119,6 +129,7 @@ def add_record(
         preprocessing=wanted.preprocessing,
         formats=tuple(wanted.formats),
         class_names=None if wanted.class_names is None else tuple(wanted.class_names),
+        class_ids=None if wanted.class_ids is None else tuple(wanted.class_ids),
         weights=weights,
         precision=precision,
         versions=versions(),

@@ -16,10 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddle_dla.data.class_names import ClassNames, NamedBy, imagenet_class_names
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import process_runs, write_error
-from paddle_dla.storage.manifest import describe_file
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.manifest import describe_file, file_difference
+from paddle_dla.storage.regular import read_text
 
 FORMAT = 1
 RECORD = "preprocessing.json"
@@ -27,15 +30,18 @@ RUNNER = "run.py"
 STEM = "model"
 """Of the model's files: ``model.json``, ``model.pdiparams``, ``model.onnx``."""
 FORMATS = ("inference", "onnx")
+NETWORKS = {"inference": f"{STEM}.pdiparams", "onnx": f"{STEM}.onnx"}
+"""Format: the file that holds its weights."""
 
 
 @dataclass(frozen=True)
 class Record:
     """What ``preprocessing.json`` holds.
 
-    ``class_names`` has ``num_classes`` names, or is ``None``; ``weights`` says where they came from, with their
-    SHA-256; ``precision`` is that of the ONNX file, ``float32`` or ``int8``; ``check`` is what was measured after the
-    export; ``files`` holds size and SHA-256 of every other file of the folder.
+    ``class_names`` has ``num_classes`` names, or is ``None``; ``class_ids`` likewise, what folders of the classes are
+    called; ``weights`` says where they came from, with their SHA-256; ``precision`` is that of the ONNX file,
+    ``float32`` or ``int8``; ``check`` is what was measured after the export; ``files`` holds size and SHA-256 of every
+    other file of the folder.
     """
 
     model: str
@@ -43,18 +49,28 @@ class Record:
     preprocessing: Preprocessing
     formats: tuple[str, ...]
     class_names: tuple[str, ...] | None = None
+    class_ids: tuple[str, ...] | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
     check: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def known_classes(self) -> tuple[ClassNames | None, NamedBy]:
+        """What the classes are called, by folders and by people, and who says so."""
+        if self.class_names is None:
+            return None, NamedBy.NOBODY
+        imagenet = imagenet_class_names()
+        if self.class_names == imagenet.names and self.class_ids in (None, imagenet.ids):
+            return imagenet, NamedBy.IMAGENET
+        return ClassNames(self.class_ids or self.class_names, self.class_names), NamedBy.WEIGHTS
+
 
 def write_record(folder: Path, record: Record) -> None:
     """Write ``preprocessing.json``; ``files`` are taken from what lies in the folder."""
     files = {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
     content = {"format": FORMAT, **asdict(record), "preprocessing": record.preprocessing.as_dict(), "files": files}
-    (folder / RECORD).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(to_json(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_record(folder: str | os.PathLike[str]) -> Record:
@@ -73,16 +89,25 @@ def read_record(folder: str | os.PathLike[str]) -> Record:
         record = _from_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ExportError(f"{root / RECORD} is damaged: {error}; export again") from error
+    _refuse_unlisted(root, record)
     for name, expected in record.files.items():
         _verify(root / name, expected)
     return record
+
+
+def _refuse_unlisted(root: Path, record: Record) -> None:
+    """What an engine would run must be in the record, or nobody has verified it. Raises ``ExportError``."""
+    needed = {*(path.name for path in root.glob(f"{STEM}.*")), *(NETWORKS[form] for form in record.formats)}
+    unlisted = sorted(needed - record.files.keys())
+    if unlisted:
+        raise ExportError(f"{root / RECORD} lists no checksum of {', '.join(unlisted)}; export again")
 
 
 def _read_json(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise ExportError(f"{root} is no folder; name one that python -m paddle_dla.export wrote")
     try:
-        content = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        content = json.loads(read_text(root / RECORD))
     except FileNotFoundError:
         raise ExportError(f"{root} is no export: it has no {RECORD}; make one: python -m paddle_dla.export") from None
     except (OSError, ValueError) as error:
@@ -93,19 +118,34 @@ def _read_json(root: Path) -> dict[str, Any]:
 
 
 def _from_json(content: Mapping[str, Any]) -> Record:
-    names = content["class_names"]
+    num_classes = int(content["num_classes"])
     return Record(
         model=str(content["model"]),
-        num_classes=int(content["num_classes"]),
+        num_classes=num_classes,
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
-        formats=tuple(content["formats"]),
-        class_names=None if names is None else tuple(names),
+        formats=tuple(_format(form) for form in content["formats"]),
+        class_names=_names(content["class_names"], num_classes),
+        class_ids=_names(content.get("class_ids"), num_classes),
         weights=dict(content["weights"]),
         precision=str(content["precision"]),
         versions=dict(content["versions"]),
         check=dict(content["check"]),
         files={_plain(name): dict(item) for name, item in content["files"].items()},
     )
+
+
+def _names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != num_classes:
+        raise ValueError(f"class names are {num_classes} texts, not {str(names)[:80]}")
+    return tuple(names)
+
+
+def _format(form: str) -> str:
+    if form not in FORMATS:
+        raise ValueError(f"{form!r} is no format that this version knows: {', '.join(FORMATS)}")
+    return form
 
 
 def _plain(name: str) -> str:
@@ -116,15 +156,11 @@ def _plain(name: str) -> str:
 
 def _verify(path: Path, expected: Mapping[str, Any]) -> None:
     try:
-        actual = describe_file(path)
+        difference = file_difference(path, expected)
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}; copy the whole folder, or export again") from error
-    for key in ("bytes", "sha256"):
-        if expected.get(key) != actual[key]:
-            raise ExportError(
-                f"{path} is not what was exported: {key} {expected.get(key)} became {actual[key]}; copy the folder "
-                "or export again"
-            )
+    if difference is not None:
+        raise ExportError(f"{path} is not what was exported: {difference}; copy the folder or export again")
 
 
 def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paddle_dla.engines.base import Engine, require
+from paddle_dla.engines.base import Engine, check_outputs, require
 from paddle_dla.exporting.check import run_in_batches
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.to_onnx import INPUT, require_onnx
@@ -195,7 +195,8 @@ def _block_diagonal(weight: np.ndarray, groups: int, factor: int) -> np.ndarray:
 
 def measure_int8(float32: Engine, int8: Engine, images: np.ndarray, labels: np.ndarray) -> Measured:
     """Run both on ``images`` (N, C, H, W) float32; ``labels`` (N,), -1 where there is none."""
-    exact, rounded = (run_in_batches(engine, images, BATCH).argmax(1) for engine in (float32, int8))
+    runs = (run_in_batches(engine, images, BATCH) for engine in (float32, int8))
+    exact, rounded = (check_outputs(run, np.arange(len(run))).argmax(1) for run in runs)
     known = labels >= 0
     scores = [100 * float((found == labels)[known].mean()) if known.any() else np.nan for found in (exact, rounded)]
     same = 100 * float((exact == rounded).mean())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from paddle_dla.engines.base import Engine
 from paddle_dla.exporting.errors import ExportError
-from paddle_dla.exporting.folder import STEM, Record, read_record
+from paddle_dla.exporting.folder import NETWORKS, STEM, Record, read_record
+from paddle_dla.exporting.stored_weights import refuse_broken
 from paddle_dla.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ def load_export(folder: str | os.PathLike[str], engine: str | None = None, threa
     """Open ``folder`` with ``engine`` (``onnxruntime``, ``inference``), or with the fastest that it has files for.
 
     The files are verified first. Raises ``ExportError`` where the folder is no export, is damaged, is of a later
-    format or has no network for the engine, ``EngineError`` where the engine's package is missing.
+    format, has weights that are not finite or no network for the engine, ``EngineError`` where the engine's package is
+    missing.
     """
     record = read_record(folder)
     kind = _choose(folder, record, engine)
+    refuse_broken(Path(folder, NETWORKS[NEEDS[kind][0]]))
     opened = open_files(Path(folder, STEM), kind, record.preprocessing.input_size, threads)
     return Export(opened, record.preprocessing, record.class_names, record)
 

@@ -10,9 +10,12 @@ of timm's evaluation transform, to the byte.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -26,6 +29,27 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 FORMAT = 1
 TOP = 5
+MOST_BYTES = 2**28  # of an image, or of the record
+MOST_PIXELS = 1024**3 // 4 // 3  # of an image, as it comes and as it is resized: Pillow's own limit
+LONGEST = 16  # times as long as high an image may be that is resized to more
+# channels, height and width; mean, std and crop_pct: as what wrote this folder limits them
+LIMITS = {
+    "input_size": (1, 2**14),
+    "mean": (-(2.0**15), 2.0**15),
+    "std": (2.0**-20, 2.0**20),
+    "crop_pct": (2.0**-4, 4.0),
+}
+
+
+def read_file(path: str | Path) -> bytes:
+    """A regular file, up to ``MOST_BYTES``; a FIFO would wait for ever, and a device has no end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no regular file")
+        if found.st_size > MOST_BYTES:
+            raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+        return file.read()
 
 
 def preprocess(path: str, spec: Mapping) -> np.ndarray:
@@ -38,16 +62,28 @@ def preprocess(path: str, spec: Mapping) -> np.ndarray:
 def crop(path: str, spec: Mapping) -> np.ndarray:
     """An image file -> (H, W, C) uint8: resized, the centre cropped, black around it where it is smaller."""
     channels, *target = spec["input_size"]
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+    data = read_file(path)
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            refuse_larger(*file.size, MOST_PIXELS)
+            image = file.convert("RGB")
+    except Image.UnidentifiedImageError:
+        raise ValueError("cannot identify image file") from None
     image = image.convert("L") if channels == 1 else image
     width, height = resized(*image.size, [math.floor(side / spec["crop_pct"]) for side in target])
+    refuse_larger(width, height, max(MOST_PIXELS, LONGEST * min(width, height) ** 2))
     image = image.resize((width, height), Image.Resampling[spec["interpolation"].upper()])
     kept = [min(wanted, there) for wanted, there in zip(target, (height, width))]
     top, left = (round((there - keep) / 2) for there, keep in zip((height, width), kept))
     pixels = np.asarray(image.crop((left, top, left + kept[1], top + kept[0]))).reshape(*kept, channels)
     missing = [wanted - keep for wanted, keep in zip(target, kept)]
     return np.pad(pixels, [*((gap // 2, (gap + 1) // 2) for gap in missing), (0, 0)])
+
+
+def refuse_larger(width: int, height: int, most: int) -> None:
+    """Raises ``ValueError`` for more pixels than any image should have."""
+    if width * height > most:
+        raise ValueError(f"{width} x {height} pixels are more than {most:,}")
 
 
 def resized(width: int, height: int, scaled: list[int]) -> tuple[int, int]:
@@ -116,7 +152,12 @@ def open_engine(folder: Path, record: Mapping, wanted: str | None, threads: int)
 
 
 def best(logits: np.ndarray, names: list[str] | None) -> list[dict]:
-    """The five best classes of one image, best first: index, name and probability."""
+    """The five best classes of one image, best first: index, name and probability.
+
+    Raises ``ValueError`` where the logits are no numbers.
+    """
+    if not np.isfinite(logits).all():
+        raise ValueError("the network's output is not finite: its files or the preprocessing are broken")
     exps = np.exp(logits.astype(np.float64) - logits.max())
     shares = exps / exps.sum()
     order = np.argsort(-logits, kind="stable")[:TOP]
@@ -124,15 +165,48 @@ def best(logits: np.ndarray, names: list[str] | None) -> list[dict]:
 
 
 def read_record(folder: Path) -> dict:
-    """What ``preprocessing.json`` says."""
+    """What ``preprocessing.json`` says, held against the files beside it."""
     path = folder / "preprocessing.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: cannot read {path}: {error}") from None
-    if record.get("format") != FORMAT:
-        raise SystemExit(f"error: {path} has format {record.get('format')!r}; this runner reads {FORMAT}")
+        record = json.loads(read_file(path).decode("utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it is no record of an export")
+        if record.get("format") != FORMAT:
+            raise SystemExit(f"error: {path} has format {record.get('format')!r}; this runner reads {FORMAT}")
+        check_preprocessing(record["preprocessing"])
+        names = record["class_names"]
+        if names is not None and not (isinstance(names, list) and len(names) == record["num_classes"]):
+            raise ValueError(f"class names are {record['num_classes']} texts, not {str(names)[:80]}")
+        check_files(folder, record["files"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise SystemExit(f"error: cannot read {path}: {error or type(error).__name__}") from None
     return record
+
+
+def check_preprocessing(spec: Mapping) -> None:
+    """Raises ``ValueError`` for what no image could go through."""
+    for key, (low, high) in LIMITS.items():
+        values = [spec[key]] if key == "crop_pct" else spec[key]
+        kinds = (int,) if key == "input_size" else (int, float)
+        # a NaN is in no range
+        if not all(type(value) in kinds and low <= value <= high for value in values):
+            raise ValueError(f"{key} is {spec[key]}, expected are numbers from {low:g} to {high:g}")
+    channels = spec["input_size"][0]
+    if len(spec["input_size"]) != 3 or not len(spec["mean"]) == len(spec["std"]) == channels or channels not in (1, 3):
+        raise ValueError(f"mean and std do not belong to images of {spec['input_size']}")
+
+
+def check_files(folder: Path, files: Mapping) -> None:
+    """Raises ``ValueError`` where a file of the network is not what was exported, or not listed."""
+    networks = sorted(path.name for path in folder.glob("model.*"))
+    unlisted = [name for name in networks if name not in files]
+    if unlisted or not networks:
+        raise ValueError(f"no checksum is listed for {', '.join(unlisted) or 'any network'}; export again")
+    for name in networks:
+        with open(folder / name, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != files[name]["sha256"]:
+            raise ValueError(f"{name} is not what was exported; copy the folder or export again")
 
 
 def usable_threads() -> int:
@@ -142,7 +216,7 @@ def usable_threads() -> int:
 
 def own_stdout() -> TextIO:
     """stdout for the results alone: what libraries print to it from now on goes to stderr."""
-    results = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    results = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
     return results
 
@@ -163,13 +237,13 @@ def main() -> int:
     for path in args.images:
         try:
             image = preprocess(path, record["preprocessing"])
+            found = best(run(image[None])[0], record["class_names"])
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             failed = 1
             continue
-        found = best(run(image[None])[0], record["class_names"])
         if args.json:
-            print(json.dumps({"image": path, "top": found}), file=results, flush=True)
+            print(json.dumps({"image": path, "top": found}, allow_nan=False), file=results, flush=True)
             continue
         print(path, file=results)
         for item in found:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.json_text import to_json
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RankState:
     def write(self, folder: Path) -> None:
         """Leave this in ``folder``, whole or not at all."""
         with atomic_path(folder / f"rank{self.rank}.state") as part:
-            part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            part.write_text(to_json(asdict(self)), encoding="utf-8")
 
     def last_lines(self, count: int) -> list[str]:
         """The end of the log."""

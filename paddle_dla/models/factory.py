@@ -14,6 +14,7 @@ from paddle_dla.models.adapt import HEAD, STEM, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLAFeatures
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.values import widened
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -61,7 +62,7 @@ def load_arrays(model: DLA | DLAFeatures, arrays: Mapping[str, np.ndarray], sour
     Raises ``CheckpointError`` where they do not fit; then nothing was loaded.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    arrays = _without_unbuilt(arrays, model)
+    arrays = widened(_without_unbuilt(arrays, model))
     if STEM in arrays:
         arrays[STEM] = adapt_stem(arrays[STEM], model.in_chans)
     head = [key for key in HEAD if key in arrays and key in expected]

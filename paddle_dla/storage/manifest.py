@@ -23,6 +23,8 @@ import numpy as np
 
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.regular import open_regular, read_text
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
@@ -42,7 +44,7 @@ def describe(array: np.ndarray) -> dict[str, Any]:
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as model hubs publish it."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -100,28 +102,36 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     Nothing in the file is interpreted. Raises ``CheckpointError`` where it is missing or not what was written.
     """
-    try:
-        manifest = read_manifest(path)
-        actual = None if manifest is None else describe_file(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    manifest = read_manifest(path)
     if manifest is None:
         return None
     previous = manifest.pop("previous", None)
-    if manifest["file"] == actual:
-        return manifest
-    if isinstance(previous, dict) and previous.get("file") == actual:
-        # the writer was stopped between its two renames: this is still the old file
-        return previous if "tensors" in previous else None
+    try:
+        difference = file_difference(path, manifest["file"])
+        if difference is None:
+            return manifest
+        if isinstance(previous, dict) and file_difference(path, previous.get("file")) is None:
+            # the writer was stopped between its two renames: this is still the old file
+            return previous if _is_complete(previous) else None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     raise CheckpointError(
-        f"{path} is not what was written, says {manifest_path(path).name}: {_difference(manifest['file'], actual)}; "
-        "it was damaged or replaced. Convert or copy it again, or remove the manifest to load it unverified"
+        f"{path} is not what was written, says {manifest_path(path).name}: {difference}; it was damaged or replaced. "
+        "Convert or copy it again, or remove the manifest to load it unverified"
     )
 
 
-def _difference(recorded: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
-    key = "bytes" if recorded.get("bytes") != actual["bytes"] else "sha256"
-    return f"{key} {recorded.get(key)} became {actual[key]}"
+def file_difference(path: str | os.PathLike[str], recorded: object) -> str | None:
+    """In what a file is not what ``describe_file`` said of it, in words; ``None`` where it still is.
+
+    The size first: nothing is read of a file that has another one. Raises ``OSError`` where it cannot be read.
+    """
+    if not isinstance(recorded, Mapping):
+        return f"{recorded!r} is recorded of it, which is no size and checksum"
+    for key, measure in (("bytes", os.path.getsize), ("sha256", file_sha256)):
+        if (actual := measure(path)) != recorded.get(key):
+            return f"{key} {recorded.get(key)} became {actual}"
+    return None
 
 
 def _current_record(target: Path) -> dict[str, Any]:
@@ -136,16 +146,38 @@ def _current_record(target: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The content of a manifest, or ``None`` where it lacks what every manifest has."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError):
         return None
-    complete = (
+    return content if _is_complete(content) else None
+
+
+def _is_complete(content: object) -> bool:
+    """Whether it says what every manifest says; one that accounts for no tensor accounts for nothing."""
+    return (
         isinstance(content, dict)
         and "format" in content
         and isinstance(content.get("model"), str)
-        and all(isinstance(content.get(key), dict) for key in ("tensors", "file"))
+        and all(isinstance(content.get(key), dict) and content[key] for key in ("tensors", "file"))
     )
-    return content if complete else None
+
+
+def check_tensors(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+    """Raises ``CheckpointError`` where a manifest is not of these ``arrays``: other names or shapes than it records.
+
+    Their values are the file's, whose checksum was held against it.
+    """
+    recorded = {
+        name: tuple(entry.get("shape", ())) if isinstance(entry, dict) else None
+        for name, entry in manifest["tensors"].items()
+    }
+    found = {name: array.shape for name, array in arrays.items()}
+    if recorded != found:
+        differing = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{manifest_path(path)} describes other tensors than {path} holds: {len(differing)} differ, the first is "
+            f"{differing[0]}; convert again, or remove the manifest to load unverified"
+        )
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -158,9 +190,9 @@ def _lines(content: Mapping[str, Any]) -> str:
     parts = []
     for key, value in content.items():
         if isinstance(value, dict) and len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
-            inner = ",\n".join(f"  {json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
+            inner = ",\n".join(f"  {to_json(name)}: {to_json(item)}" for name, item in value.items())
             text = f"{{\n{inner}\n }}"
         else:
-            text = json.dumps(value)
-        parts.append(f" {json.dumps(key)}: {text}")
+            text = to_json(value)
+        parts.append(f" {to_json(key)}: {text}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

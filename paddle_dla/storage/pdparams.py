@@ -13,11 +13,13 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.regular import open_regular
 
 _CODE = re.compile(r"[biufc]\d{1,2}")
 
@@ -98,7 +100,7 @@ def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     any code.
     """
     try:
-        with open(path, "rb") as file:
+        with BufferedReader(open_regular(path)) as file:
             content = ArrayUnpickler(file, encoding="latin1").load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.regular import open_regular
 
 _DTYPES = {
     "F64": "<f8",
@@ -45,6 +46,10 @@ class StoredTensor:
         """The tensor's shape."""
         return self.raw.shape
 
+    def array(self) -> np.ndarray:
+        """The numbers; bfloat16, which numpy does not know, as float32, which holds each of its values."""
+        return (self.raw.astype(np.uint32) << 16).view(np.float32) if self.dtype == "bfloat16" else self.raw
+
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     """``{name: tensor}`` in the order of the file, which stays mapped while the tensors live.
@@ -54,6 +59,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     if os.path.isdir(path):
         raise CheckpointError(f"cannot read {path}: it is a folder")
     try:
+        open_regular(path).close()
         with safe_open(os.fspath(path), framework="numpy"):
             pass
         content = np.memmap(path, dtype=np.uint8, mode="r")
@@ -100,7 +106,7 @@ def write_safetensors(
             raise CheckpointError(f"cannot write {name!r}: no supported weight is of type {tensor.dtype}")
         begin, end = end, end + tensor.raw.nbytes
         header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import paddle
@@ -10,6 +10,8 @@ from paddle import Tensor, nn
 
 from paddle_dla.config import Config
 from paddle_dla.config.sections import WITH_MOMENTUM
+from paddle_dla.data.labelling import comparable, differences
+from paddle_dla.data.source import shortened
 from paddle_dla.ema import ModelEma
 from paddle_dla.loading import load_model
 from paddle_dla.losses import (
@@ -87,11 +89,11 @@ class Criterion:
         return self.distillation(logits, target, answers)
 
 
-def create_criterion(config: Config, num_classes: int) -> Criterion:
+def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | None = None) -> Criterion:
     """The loss with the teacher that ``loss.distillation`` names, a timm checkpoint converted on the fly, too.
 
-    Raises ``CheckpointError`` where the teacher cannot be had or has other classes, ``TrainingError`` where it expects
-    images normalised otherwise.
+    Raises ``CheckpointError`` where the teacher cannot be had or has another number of classes, ``TrainingError`` where
+    it expects images normalised otherwise, or numbers the ``classes`` of the data otherwise.
     """
     loss, wanted = create_loss(config), config.loss.distillation
     if wanted.teacher is None:
@@ -103,6 +105,13 @@ def create_criterion(config: Config, num_classes: int) -> Criterion:
             f"the teacher {teacher.source} learnt from images normalised by mean {its.mean} and std {its.std}, the "
             f"student gets {own.mean} and {own.std}: set transform.mean and transform.std to the teacher's"
         )
+    if classes is not None and comparable(classes, teacher.class_names, teacher.named_by):
+        differing = differences(classes, teacher.class_names)
+        if differing:
+            raise TrainingError(
+                f"the teacher {teacher.source} learnt other classes: {shortened(differing)}; number the data by its "
+                "class names with data.class_map"
+            )
     if wanted.kind == "ssld":
         return Criterion(loss, teacher.layer, SSLD())
     kind = Distillation(task_weight=1 - wanted.alpha, temperature=wanted.temperature, hard=loss)

@@ -29,8 +29,10 @@ import numpy as np
 from paddle_dla import checkpoint
 from paddle_dla.storage.atomic import process_runs, write_error
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import describe, describe_file
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.manifest import describe, describe_file, file_difference
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
+from paddle_dla.storage.regular import read_text
 from paddle_dla.training.plan import Position
 
 FORMAT = 1
@@ -86,7 +88,7 @@ def found(folder: Path) -> list[Path]:
 def read_record(path: Path) -> Checkpoint:
     """The record of a checkpoint, checked against its own sum. Raises ``CheckpointError`` where it is none."""
     try:
-        stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+        stored = json.loads(read_text(path / STATE))
         content = stored["content"]
         whole = stored["sha256"] == _sha256(content)
     except OSError as error:
@@ -97,6 +99,9 @@ def read_record(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']!r}; this version reads {FORMAT}")
+    unlisted = [name for name in (MODEL, OPTIMIZER) if name not in content["files"]]
+    if unlisted:
+        raise CheckpointError(f"{path / STATE} has no checksum of {' and '.join(unlisted)}")
     return Checkpoint(path, content)
 
 
@@ -105,10 +110,10 @@ def verify(path: Path) -> Checkpoint:
     result = read_record(path)
     for name, expected in result.record["files"].items():
         try:
-            actual = describe_file(path / name)
+            difference = file_difference(path / name, expected)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot read {name}: {error.strerror}") from error
-        if actual != expected:
+        if difference is not None:
             raise CheckpointError(f"{path / name} is not what was written: it was cut off or damaged")
     return result
 
@@ -171,7 +176,7 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     write_pdparams(part / OPTIMIZER, snapshot.optimizer)
     files = {path.name: describe_file(path) for path in sorted(part.iterdir())}
     content = {"format": FORMAT, **snapshot.record, "files": files}
-    text = json.dumps({"sha256": _sha256(content), "content": content}, indent=1)
+    text = to_json({"sha256": _sha256(content), "content": content}, indent=1)
     (part / STATE).write_text(text + "\n", encoding="utf-8")
     for path in part.iterdir():
         _reach_disk(path)
@@ -210,7 +215,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _sha256(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 
 # --- which to keep ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 
 from paddle_dla.config import Config
 from paddle_dla.data.errors import DataError
+from paddle_dla.data.labelling import check_folders
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
@@ -62,7 +63,11 @@ def count_classes(source: Source) -> int:
 
 def _refuse_other_classes(train: Source, val: Source | None, config: Config) -> None:
     """Two trees of class folders are numbered apart: one class less on one side, and all later labels are wrong."""
-    if val is None or not train.classes or not val.classes or list(train.classes) == list(val.classes):
+    if val is None or not train.classes:
+        return
+    if val.classes is None and isinstance(val, FileSource):
+        check_folders(val, config.data.val, train.classes, config.data.train)
+    if not val.classes or list(train.classes) == list(val.classes):
         return
     only = sorted(set(train.classes) ^ set(val.classes))[:5]
     raise DataError(
@@ -115,8 +120,14 @@ def mixup(config: Config, num_classes: int) -> Mixup | None:
 def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 0, start_batch: int = 0) -> Loader:
     """The batches of ``epoch`` on this rank, from ``start_batch`` on: as many on each rank, all of the same size.
 
-    Raises ``TrainingError`` where the data are fewer than one batch.
+    Raises ``TrainingError`` where the data are fewer than one batch, and for a batch that BatchNorm cannot learn from.
     """
+    least = least_batch(config, ranks)
+    if config.data.batch_size < least:
+        raise TrainingError(
+            f"data.batch_size is {config.data.batch_size}: BatchNorm learns from differences between images, so a "
+            f"batch has {least} or more; to save memory raise train.grad_accum_steps in place of it"
+        )
     transform, mix = sample_transform(config), mixup(config, datasets.num_classes)
     preprocessing = train_preprocessing(config)
     order, turns = _order(config, datasets.train, ranks, epoch)
@@ -144,6 +155,16 @@ def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 
         timeout=config.data.timeout,
         seed=config.train.seed,
     )
+
+
+def least_batch(config: Config, ranks: Ranks) -> int:
+    """Images that a process needs in a batch.
+
+    Of one image, BatchNorm has the variance within that image alone; where a map has shrunk to one position that is 0,
+    and Paddle goes on with it. One suffices where no statistics are learnt, or where all processes share them.
+    """
+    shared = config.train.sync_bn and ranks.count > 1
+    return 1 if shared or config.train.linear_probe else 2
 
 
 def _order(config: Config, source: Source, ranks: Ranks, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddle_dla.storage.json_text import to_json
+
 FOLDER_VARIABLE = "PADDLE_DLA_HEARTBEAT"  # how a launcher tells the folder
 WIDTH = 256  # bytes of a beat: one write, which a reader sees whole
 DUMP = signal.SIGUSR1  # asks a rank to write to stderr where it is
@@ -67,7 +69,7 @@ class Heartbeat:
         if self._file is None:
             return
         beat = [os.getpid(), self._count, step, place[: WIDTH // 8], when]
-        os.pwrite(self._file, json.dumps(beat).encode("ascii").ljust(WIDTH), 0)
+        os.pwrite(self._file, to_json(beat).encode("ascii").ljust(WIDTH), 0)
 
     def close(self) -> None:
         """The rank is done: its silence means nothing from now on."""
@@ -84,7 +86,7 @@ def read_beat(folder: str | os.PathLike[str], rank: int) -> Beat | None:
         pid, count, step, place, when = json.loads(_path(folder, rank).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return Beat(rank, pid, count, step, place, when)
+    return Beat(rank, pid, count, step, place, math.inf if when is None else when)  # JSON has no infinity
 
 
 def _path(folder: str | os.PathLike[str], rank: int) -> Path:

@@ -11,10 +11,13 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from paddle_dla.storage.atomic import atomic_path, write_error
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.regular import open_regular
 
 Record = dict[str, Any]
 
@@ -23,7 +26,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """The records of ``path``, none where there is no file. Lines that are no record, as after a kill, are left out."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8", errors="replace") as file:
         for line in file:
             record = _parsed(line)
             if record is not None:
@@ -142,13 +145,7 @@ class Table:
 
 
 def _line(record: Record) -> str:
-    """One line of strict JSON: what is not finite becomes ``null``."""
-    finite = {key: None if _is_unreal(value) else value for key, value in record.items()}
-    return json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _is_unreal(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    return to_json(record, ensure_ascii=False) + "\n"
 
 
 def _csv(values: Iterable[object]) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_dla.config import Config, difference, parse_config
+from paddle_dla.data.class_names import recorded_class_names
+from paddle_dla.data.labelling import differences
+from paddle_dla.data.source import shortened
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.training.checkpoints import Checkpoint, found, newest, verify
+from paddle_dla.storage.manifest import manifest_path, read_manifest
+from paddle_dla.training.checkpoints import MODEL, Checkpoint, found, newest, verify
 from paddle_dla.training.errors import ResumeError
 from paddle_dla.training.plan import Plan, Position
 
@@ -97,6 +102,25 @@ def changes(checkpoint: Checkpoint, config: Config, num_classes: int, plan: Plan
             + str(checkpoint.path / "model.pdparams")
         )
     return lines + _surroundings(checkpoint, plan, threads)
+
+
+def refuse_other_classes(checkpoint: Checkpoint, num_classes: int, classes: Sequence[str] | None) -> None:
+    """Raises ``ResumeError`` where the data number their classes otherwise than those that the weights were trained on.
+
+    ``CheckpointError`` where the checkpoint records what can be no names.
+    """
+    manifest = read_manifest(checkpoint.path / MODEL) or {}
+    if classes is None or manifest.get("classes") is None or checkpoint.record["num_classes"] != num_classes:
+        return
+    try:
+        differing = differences(classes, recorded_class_names(manifest["classes"], num_classes))
+    except ValueError as error:
+        raise CheckpointError(f"{manifest_path(checkpoint.path / MODEL)}: {error}") from error
+    if differing:
+        raise ResumeError(
+            f"{checkpoint.path} was trained on other classes: {shortened(differing)}; bring the folders back, or "
+            "number them with data.class_map"
+        )
 
 
 def _surroundings(checkpoint: Checkpoint, plan: Plan, threads: int) -> list[str]:

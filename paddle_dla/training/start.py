@@ -28,7 +28,7 @@ from paddle_dla.training.datasets import Datasets, open_datasets, sample_transfo
 from paddle_dla.training.heartbeat import Heartbeat
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Plan, Position
-from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in
+from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in, refuse_other_classes
 from paddle_dla.training.state import Best, Circumstances, restore, share
 from paddle_dla.training.step import Learner
 from paddle_dla.training.stopping import StopRequest
@@ -63,9 +63,11 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     )
     choice = _agreed_choice(output, config, around, ranks, say)
     at = _beginning(choice, plan, output / FOLDER)
+    for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ())):
+        say(line)
     for line in essentials(around, datasets, at):
         say(line)
-    learner = build_learner(config, plan, datasets.num_classes, fresh=choice.checkpoint is None)
+    learner = build_learner(config, plan, datasets.num_classes, choice.checkpoint is None, datasets.classes)
     if choice.checkpoint is not None:
         if ranks.first:
             restore(learner, checkpoints.read(choice.checkpoint), str(choice.checkpoint.path))
@@ -141,7 +143,9 @@ def plan_for(config: Config, datasets: Datasets, ranks: Ranks) -> Plan:
     return Plan(config.total_epochs, batches, config.train.grad_accum_steps, config.data.batch_size, ranks.count)
 
 
-def build_learner(config: Config, plan: Plan, num_classes: int, fresh: bool = True) -> Learner:
+def build_learner(
+    config: Config, plan: Plan, num_classes: int, fresh: bool = True, classes: tuple[str, ...] | None = None
+) -> Learner:
     """Everything that learns, as it is before the first update."""
     network = create_network(config, num_classes, fresh)
     frozen = freeze_as_told(config, network)
@@ -149,7 +153,7 @@ def build_learner(config: Config, plan: Plan, num_classes: int, fresh: bool = Tr
     return Learner(
         network,
         frozen,
-        create_criterion(config, num_classes),
+        create_criterion(config, num_classes, classes),
         build_optimizer(config, network, schedule(0)),
         schedule,
         build_ema(config, network),
@@ -165,6 +169,7 @@ def _agreed_choice(output: Path, config: Config, around: Circumstances, ranks: R
         for note in choice.notes:
             say(note)
         if choice.checkpoint is not None:
+            refuse_other_classes(choice.checkpoint, around.num_classes, around.classes)
             differing = changes(choice.checkpoint, config, around.num_classes, around.plan, around.threads)
             say(f"going on from {choice.checkpoint.path}")
             for line in differing:

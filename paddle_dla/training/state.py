@@ -16,6 +16,7 @@ from paddle_dla.config import Config, to_yaml
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.manifest import FORMAT as MANIFEST_FORMAT
+from paddle_dla.storage.values import refuse_non_finite
 from paddle_dla.training.agreement import from_first
 from paddle_dla.training.checkpoints import Snapshot
 from paddle_dla.training.errors import NonFiniteError, ResumeError
@@ -103,6 +104,8 @@ def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
     """
     own = {name: tuple(tensor.shape) for name, tensor in learner.network.state_dict().items()}
     check_fit(snapshot.model, own, source)
+    refuse_non_finite(snapshot.ema or {}, f"the average in {source}")
+    refuse_non_finite(snapshot.optimizer, f"the optimizer's state in {source}")
     try:
         learner.optimizer.set_state_dict(snapshot.optimizer)
         if learner.ema is not None and snapshot.ema is not None:

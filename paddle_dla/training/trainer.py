@@ -17,7 +17,7 @@ from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.training import checkpoints
 from paddle_dla.training.agreement import total
-from paddle_dla.training.datasets import Datasets, train_loader
+from paddle_dla.training.datasets import Datasets, least_batch, train_loader
 from paddle_dla.training.errors import NonFiniteError, Stopped, TrainingError
 from paddle_dla.training.heartbeat import Heartbeat
 from paddle_dla.training.log import RunLog
@@ -119,6 +119,11 @@ class Trainer:
             raise TrainingError(
                 f"an epoch has {self._plan.batches} batches, but one of them had no image that can be read: mend or "
                 "remove the images that were skipped"
+            )
+        if len(batch) < least_batch(self._config, self._ranks):
+            raise TrainingError(
+                f"a batch has {len(batch)} image left, from which BatchNorm learns nothing: mend or remove the images "
+                "that were skipped, or make data.batch_size larger"
             )
         return batch
 

@@ -14,7 +14,7 @@ from paddle_dla.data.loader import Loader
 from paddle_dla.ema import ModelEma
 from paddle_dla.engines.eager import EagerEngine
 from paddle_dla.evaluation import evaluate
-from paddle_dla.metrics import Predictions, mean_loss, merge, top_k
+from paddle_dla.metrics import Predictions, mean_loss, merge, refuse_none, top_k
 from paddle_dla.optim.groups import STATISTICS
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather
@@ -47,7 +47,7 @@ class Validator:
         parts, skipped, reasons = zip(*gather((own, len(loader.skipped), self.stop.reason), self.ranks))
         if any(reasons):
             raise Stopped(next(filter(None, reasons)))
-        predictions = merge(parts, self.datasets.val.num_samples - sum(skipped))
+        predictions = refuse_none(merge(parts, self.datasets.val.num_samples - sum(skipped)))
         asked = {f"top{k}": top_k(predictions, k) for k in self.config.evaluate.topk}
         return asked | {"loss": mean_loss(predictions)}
 

@@ -1,0 +1,142 @@
+"""Which label a sample has, and who says so.
+
+The index of a class means nothing without its weights: a tree of class folders that lacks one of them, numbered in
+its own order, gives every later class the index of another. So names decide where they are known, and where they are
+not, the number of classes must be that of the model, and the user hears how labels were assigned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from paddle_dla.data.class_names import ClassNames, NamedBy
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.folder import class_folders, open_folder
+from paddle_dla.data.opening import is_tree, open_source
+from paddle_dla.data.shards import ShardSource
+from paddle_dla.data.source import FileSource, printable, shortened
+
+SAID_BY = {
+    NamedBy.FILE: "the class file",
+    NamedBy.WEIGHTS: "the record of the weights",
+    NamedBy.IMAGENET: "ImageNet's list",
+}
+
+
+def open_labelled(
+    path: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+    names: ClassNames | None,
+    named_by: NamedBy,
+    num_classes: int,
+    strict: bool = True,
+) -> FileSource | ShardSource:
+    """``open_source`` for a model with ``num_classes`` classes; its ``notes`` say how labels were assigned.
+
+    ``names`` are those of the model's classes, in the order of the labels, as ``named_by`` says. ``strict=False`` is
+    for whoever reads no label as a class of the model: data with other classes is then numbered in its own order.
+    Raises ``DataError`` where the classes of the data are not those of the model, and what ``open_source`` raises.
+    """
+    if is_tree(path) and root is None:
+        source, how = _open_tree(os.path.expanduser(os.fspath(path)), names, named_by, num_classes, strict)
+    else:
+        source = open_source(path, root, None, num_classes if strict else None)
+        how = _check_recorded(source, path, names, named_by, num_classes) if strict else "as the data numbers them"
+        if names is not None and source.classes is None:
+            source.classes = list(names.ids)
+    source.notes = (*source.notes, printable(f"labels: {how}"))
+    return source
+
+
+def _open_tree(
+    path: str, names: ClassNames | None, named_by: NamedBy, num_classes: int, strict: bool
+) -> tuple[FileSource, str]:
+    folders = class_folders(path)
+    ids = () if names is None else names.ids
+    strangers = sorted(set(folders) - set(ids))
+    binding = strict and named_by in (NamedBy.FILE, NamedBy.WEIGHTS)
+    if strangers and binding:
+        raise DataError(
+            f"{path}: {SAID_BY[named_by]} does not name the folder {shortened(strangers)}; it names {shortened(ids)}. "
+            "Rename the folder, or name the model's classes with --classes FILE"
+        )
+    if strangers and strict and len(folders) < num_classes:  # of more, one has a label that is out of range
+        raise DataError(
+            f"{path}: has {len(folders)} class folders, the model has {num_classes} classes, and nothing tells which "
+            "of them these are. Name the model's classes with --classes FILE, one a line in the order of the labels, "
+            "or those that the data has with --valid-labels FILE"
+        )
+    if strangers:
+        source = open_folder(path, None, num_classes if strict else None)
+        return source, f"class folders of {path}, numbered in natural order: {_numbered(folders)}"
+    source = open_folder(path, {name: label for label, name in enumerate(ids)}, num_classes if strict else None)
+    return source, f"class folders of {path}, numbered by {SAID_BY[named_by]}{_absent(ids, folders)}"
+
+
+def _numbered(names: Sequence[str]) -> str:
+    return shortened([f"{label} {name}" for label, name in enumerate(names)])
+
+
+def _absent(ids: Sequence[str], folders: Sequence[str]) -> str:
+    there = set(folders)
+    absent = [name for name in ids if name not in there]
+    return f"; {len(absent)} of {len(ids)} classes have no folder here: {shortened(absent)}" if absent else ""
+
+
+def _check_recorded(
+    source: FileSource | ShardSource,
+    path: str | os.PathLike[str],
+    names: ClassNames | None,
+    named_by: NamedBy,
+    num_classes: int,
+) -> str:
+    """How labels are assigned by data that number their classes themselves. Raises ``DataError`` for other classes."""
+    if isinstance(source, FileSource) and names is not None:
+        check_folders(source, path, names.ids, SAID_BY[named_by])
+    if source.classes is None:
+        return f"numbers of {path}, taken as indices of the model's {num_classes} classes"
+    if not comparable(source.classes, names, named_by):
+        if len(source.classes) != num_classes:
+            raise DataError(f"{path}: has {len(source.classes)} classes where the model has {num_classes}")
+        return f"numbers of {path}, which calls them {_numbered(source.classes)}"
+    differing = differences(source.classes, names)
+    if differing:
+        raise DataError(
+            f"{path}: numbers its classes otherwise than the model: {shortened(differing)}; write the shards again "
+            "with the model's class names (scripts/make_shards.py --classes)"
+        )
+    return f"numbers of {path}, whose class names are those of {SAID_BY[named_by]}{_absent(names.ids, source.classes)}"
+
+
+def check_folders(source: FileSource, path: str | os.PathLike[str], ids: Sequence[str], said_by: str) -> None:
+    """Raises ``DataError`` where a list gives a file another label than the class has in whose folder it lies.
+
+    ``ids`` are what folders of the classes are called, in the order of the labels, as ``said_by`` says.
+    """
+    labels = {name: label for label, name in enumerate(ids)}
+    for name, label in zip(source.names, source.labels.tolist()):
+        folder = os.path.basename(os.path.dirname(name))
+        if labels.get(folder, label) != label:
+            raise DataError(
+                f"{path}: {printable(name)} has label {label}, and {folder} is {labels[folder]} by {said_by}: the list "
+                "numbers its classes otherwise; write it again"
+            )
+
+
+def comparable(classes: Sequence[str], names: ClassNames | None, named_by: NamedBy) -> bool:
+    """Whether the ``classes`` of data and the ``names`` of a model are of one language.
+
+    ImageNet's are only supposed, of a model with as many classes: data that use none of them have names of their own.
+    """
+    return names is not None and (named_by is not NamedBy.IMAGENET or set(classes) <= set(names.ids))
+
+
+def differences(classes: Sequence[str], names: ClassNames) -> list[str]:
+    """Labels that are one class in the data and another one in the model, in words; an empty name is any."""
+    theirs = [*names.ids, *["nothing"] * (len(classes) - len(names.ids))]
+    return [
+        f"{label} is {data} in the data, {model} in the model"
+        for label, (data, model) in enumerate(zip(classes, theirs))
+        if data not in ("", model)
+    ]

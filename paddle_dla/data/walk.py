@@ -1,0 +1,86 @@
+"""The images below a folder: each folder once, links to folders followed, and nothing passed over in silence."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.source import printable, shortened
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+class Walk:
+    """A way through any number of trees. ``left_out``: extension -> files that are no images by their names."""
+
+    def __init__(self):
+        self.left_out: Counter[str] = Counter()
+        self._reached: dict[tuple[int, int], str] = {}
+
+    def images(self, top: str) -> Iterator[str]:
+        """Paths of all images below ``top``, in any order.
+
+        Raises ``DataError`` for a folder that cannot be listed, a link that leads nowhere, and a folder that is
+        reached twice, through a link: its images would count twice, in a loop without end.
+        """
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            self._enter(folder)
+            for path, is_folder in _listed(folder):
+                if is_folder:
+                    folders.append(path)
+                elif is_image(path):
+                    yield path
+                else:
+                    self.left_out[os.path.splitext(path)[1].lower()] += 1
+
+    def _enter(self, folder: str) -> None:
+        try:
+            found = os.stat(folder)
+        except OSError as error:
+            raise _unlisted(folder, error) from error
+        before = self._reached.setdefault((found.st_dev, found.st_ino), folder)
+        # some network file systems give folders one number: where they lie says whether they are the same
+        if before != folder and os.path.realpath(before) == os.path.realpath(folder):
+            raise DataError(f"{folder}: is {before} again, through a link; remove one, or its images count twice")
+
+    def notes(self, root: str) -> tuple[str, ...]:
+        """What a user should hear of what was left out."""
+        if not self.left_out:
+            return ()
+        kinds = [f"{count} {extension or 'without extension'}" for extension, count in self.left_out.most_common()]
+        named = f"{self.left_out.total()} files are left out, which are no images by their names"
+        return (f"{root}: {named} ({', '.join(IMAGE_EXTENSIONS)}): {printable(shortened(kinds))}",)
+
+
+def _listed(folder: str) -> list[tuple[str, bool]]:
+    """Path of each entry, and whether it is a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.path, is_folder(entry)) for entry in entries]
+    except OSError as error:
+        raise _unlisted(folder, error) from error
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one. Raises ``OSError`` for a link to nothing, unless named as an image."""
+    if entry.is_dir():
+        return True
+    if entry.is_symlink() and not is_image(entry.name):
+        entry.stat()  # raises where it leads nowhere: it may have been a folder of images
+    return False
+
+
+def _unlisted(folder: str, error: OSError) -> DataError:
+    return DataError(
+        f"{error.filename or folder}: cannot be looked into: {error.strerror or error}; images may be missing: mend or "
+        "remove it"
+    )

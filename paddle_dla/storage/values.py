@@ -1,0 +1,72 @@
+"""Which arrays can be weights: float32, finite, and no negative variance among them. numpy alone.
+
+A network does not tell: Paddle's ReLU makes 0 of NaN on a CPU, so the logits behind a NaN are finite and wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from paddle_dla.storage.errors import CheckpointError
+
+VARIANCE = "_variance"
+"""How the names of BatchNorm's running variances end."""
+SHOWN = 20
+"""Faults that a message lists; files have hundreds of tensors, and a wrong one has often a fault in each."""
+
+
+def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``arrays`` as float32 where that holds every value: float16 always, float64 where nothing is rounded.
+
+    What would be changed is left as it is: ``refuse_unusable`` names it.
+    """
+    return {name: _widened(array) for name, array in arrays.items()}
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    native = array.dtype.newbyteorder("=")
+    if native not in (np.float16, np.float32, np.float64):
+        return array
+    with np.errstate(over="ignore", under="ignore"):
+        found = array.astype(np.float32, copy=False)
+    return found if native != np.float64 or np.array_equal(found, array, equal_nan=True) else array
+
+
+def refuse_unusable(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises ``CheckpointError`` that names every array that cannot be a weight, and why; ``source`` is their file."""
+    faults = [f"{name}: {fault}" for name, array in arrays.items() if (fault := _fault(name, array))]
+    if faults:
+        raise CheckpointError(listed(f"{source} holds what no weight can be; convert or train again:", faults))
+
+
+def refuse_non_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises ``CheckpointError`` that names every array with NaN or infinity, of whatever type."""
+    faults = [f"{name}: {fault}" for name, array in arrays.items() if (fault := non_finite(array))]
+    if faults:
+        raise CheckpointError(listed(f"{source} is not finite; take an older checkpoint:", faults))
+
+
+def _fault(name: str, array: np.ndarray) -> str:
+    if array.dtype == np.float64:
+        return "float64 that float32 does not hold exactly; save it as float32"
+    if array.dtype != np.float32:
+        return f"of type {array.dtype.name}, a weight is float32"
+    if fault := non_finite(array):
+        return fault
+    negative = int((array < 0).sum()) if name.endswith(VARIANCE) else 0
+    return f"{negative} of {array.size} variances are negative" if negative else ""
+
+
+def non_finite(array: np.ndarray) -> str:
+    """How many NaN and infinities there are, in words; empty where there are none."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return ""
+    return f"{int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite of {array.size} values"
+
+
+def listed(head: str, faults: list[str]) -> str:
+    """A message of one line for each fault, the first ``SHOWN`` of them."""
+    rest = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+    return "\n  ".join([head, *faults[:SHOWN], *rest])

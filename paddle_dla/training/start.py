@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from paddle_dla.training.assembly import (
 )
 from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
 from paddle_dla.training.heartbeat import Heartbeat
+from paddle_dla.training.hold import Hold, holding
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Plan, Position
 from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in
@@ -49,7 +51,7 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     """Train as ``config`` says, from where ``train.output`` left off; ``say`` is given what a user should read.
 
     Raises ``ConfigError``, ``TrainingError``, ``DataError`` or ``CheckpointError`` for what cannot be done, most of
-    it before anything is written, and what ``Trainer.run`` raises.
+    it before anything is written, and what ``Trainer.run`` raises. No other run can have ``train.output`` meanwhile.
     """
     device = use_device(config, ranks)
     sample_transform(config)
@@ -61,16 +63,17 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     around = Circumstances(
         config, plan, datasets.num_classes, datasets.classes, device, use_threads(config.train.threads)
     )
-    choice = _agreed_choice(output, config, around, ranks, say)
-    at = _beginning(choice, plan, output / FOLDER)
-    for line in essentials(around, datasets, at):
-        say(line)
-    learner = build_learner(config, plan, datasets.num_classes, fresh=choice.checkpoint is None)
-    if choice.checkpoint is not None:
-        if ranks.first:
-            restore(learner, checkpoints.read(choice.checkpoint), str(choice.checkpoint.path))
-        share(learner, ranks)
-    return _run(around, datasets, learner, ranks, stop, output, at)
+    with holding(output, ranks.first, say) as hold:
+        choice = _agreed_choice(output, config, around, ranks, say)
+        at = _beginning(choice, plan, output / FOLDER)
+        for line in essentials(around, datasets, at):
+            say(line)
+        learner = build_learner(config, plan, datasets.num_classes, fresh=choice.checkpoint is None)
+        if choice.checkpoint is not None:
+            if ranks.first:
+                restore(learner, checkpoints.read(choice.checkpoint), str(choice.checkpoint.path))
+            share(learner, ranks)
+        return _run(around, datasets, learner, ranks, stop, hold, at)
 
 
 def _run(
@@ -79,9 +82,10 @@ def _run(
     learner: Learner,
     ranks: Ranks,
     stop: StopRequest,
-    output: Path,
+    hold: Hold,
     at: Progressing,
 ) -> Outcome:
+    output = hold.folder
     output.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         with atomic_path(output / "config.yaml") as part:
@@ -93,10 +97,15 @@ def _run(
     if made:
         log.event("resume", f"after step {made}: epoch {at.position.epoch}, batch {at.position.batch}")
     try:
-        Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, heart, at).run()
+        Trainer(around, datasets, learner, ranks, stop, hold, log, heart, at).run()
+    except BaseException:
+        with suppress(CheckpointError):  # a picture that cannot be drawn is not why the run ends
+            log.close()
+        raise
     finally:
         heart.close()
-        log.close()
+    log.close()
+    hold.check()
     return Outcome(at.best, output / FOLDER)
 
 

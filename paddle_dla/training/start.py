@@ -26,7 +26,6 @@ from paddle_dla.training.assembly import (
     freeze_as_told,
 )
 from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
-from paddle_dla.training.heartbeat import Heartbeat
 from paddle_dla.training.hold import Hold, holding
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Plan, Position
@@ -93,17 +92,14 @@ def _run(
     plan = around.plan
     made, interval = plan.updates(at.position), around.config.train.log_interval
     log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, made, interval)
-    heart = Heartbeat.from_environment(ranks.rank)
     if made:
         log.event("resume", f"after step {made}: epoch {at.position.epoch}, batch {at.position.batch}")
     try:
-        Trainer(around, datasets, learner, ranks, stop, hold, log, heart, at).run()
+        Trainer(around, datasets, learner, ranks, stop, hold, log, at).run()
     except BaseException:
         with suppress(CheckpointError):  # a picture that cannot be drawn is not why the run ends
             log.close()
         raise
-    finally:
-        heart.close()
     log.close()
     hold.check()
     return Outcome(at.best, output / FOLDER)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import NoReturn
 
 from paddle_dla.data.batch import Batch
+from paddle_dla.launching.meeting import LostRankError
 from paddle_dla.progress import StepClock
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.errors import CheckpointError
@@ -18,7 +19,6 @@ from paddle_dla.training import checkpoints
 from paddle_dla.training.agreement import total
 from paddle_dla.training.datasets import Datasets, train_loader
 from paddle_dla.training.errors import FolderGoneError, NonFiniteError, Stopped, TrainingError
-from paddle_dla.training.heartbeat import Heartbeat
 from paddle_dla.training.hold import Hold
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Position
@@ -50,12 +50,11 @@ class Trainer:
         stop: StopRequest,
         hold: Hold,
         log: RunLog,
-        heart: Heartbeat,
         at: Progressing,
     ):
         """``hold`` is on the folder that checkpoints go to; ``at`` is where to begin, and moves."""
         self._around, self._datasets, self._learner, self._ranks = around, datasets, learner, ranks
-        self._stop, self._hold, self._log, self._heart, self.at = stop, hold, log, heart, at
+        self._stop, self._hold, self._log, self.at = stop, hold, log, at
         self._folder = hold.folder / FOLDER
         self._config, self._plan = around.config, around.plan
         self._step = TrainStep(learner, around.config, ranks)
@@ -134,7 +133,7 @@ class Trainer:
     def _check(self, loss: float, batch: Batch, at: Position) -> float:
         """The loss over all ranks; raises where one of them cannot or shall not go on."""
         bad, asked = not math.isfinite(loss), self._stop.reason is not None
-        self._heart.beat(self._plan.updates(self.at.position) + 1, "exchange")
+        self._ranks.heart.beat("exchange", self._plan.updates(self.at.position) + 1)
         sums = total([loss, bad, asked], self._ranks)
         if sums[1]:
             self._refuse(f"the loss is {loss}", batch if bad else None, at)
@@ -186,11 +185,11 @@ class Trainer:
 
     def _scores(self, epoch: int) -> dict[str, float]:
         scores = self._validator.scores(self._learner.network, epoch)
-        self._heart.beat(self._plan.updates(self.at.position), "validation")
+        self._ranks.heart.beat("validation", self._plan.updates(self.at.position))
         return scores
 
     def _alive(self, place: str) -> None:
-        self._heart.alive(self._plan.updates(self.at.position), place)
+        self._ranks.heart.alive(place, self._plan.updates(self.at.position))
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -254,5 +253,5 @@ class Trainer:
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Whether ``error`` is how gloo tells that another rank does not answer: Paddle has no type of its own for it."""
-    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    """Whether another rank does not answer. Paddle has no type of its own for how gloo tells it."""
+    return isinstance(error, LostRankError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -34,11 +34,12 @@ from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.one_rank import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
-from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled
+from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
 from paddle_dla.options import positive
 
 HUNG = 124  # as timeout(1) says it
 POLL = 0.2  # seconds
+AWAY = 5.0  # seconds between two looks of a launcher that was stopped itself, as by a scheduler that suspends the job
 OUTPUT, LATEST = "launcher.txt", "latest"
 LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share their work among ranks, and their logs
 
@@ -154,12 +155,20 @@ class Job:
     def _watch(self, launcher: subprocess.Popen) -> list[str]:
         """Wait for the launcher, showing what the first rank here prints; what there is to say of ranks that hung."""
         hung: list[str] = []
+        watched = looked = time.monotonic()
         while launcher.poll() is None:
             time.sleep(POLL)
+            now = time.monotonic()
+            if now - looked > AWAY:
+                watched = now
+            looked = now
             states = read_states(self._folder)
             self._show(states)
+            wake_guardians(states)
+            if states and all(state.code is not None for state in states):
+                launcher.send_signal(signal.SIGCONT)  # it may have been stopped, and has nothing left to wait for
             if self._args.hang_timeout and not hung:
-                guilty = hanging(self._folder, states, self._args.hang_timeout)
+                guilty = hanging(self._folder, states, self._args.hang_timeout, watched)
                 hung = end_hanging(self._folder, states, guilty) if guilty else []
         self._show(read_states(self._folder))
         if self._shown is not None:

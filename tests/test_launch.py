@@ -160,6 +160,34 @@ def test_killing_the_guardian_of_a_rank_names_the_rank(tmp_path, rank):
     assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
 
 
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["a guardian", "Paddle's launcher"])
+def test_a_job_ends_well_though_what_watches_over_it_was_stopped(tmp_path, which):
+    process = started(tmp_path, "slow", "30")
+    (paddles,) = children(process.pid)
+    os.kill(paddles if which == "Paddle's launcher" else children(paddles)[0], signal.SIGSTOP)
+    code, out, err = ended(process)
+    assert (code, err) == (0, "") and "step 29: 3.0" in out
+    assert nothing_is_left(tmp_path)
+
+
+@linux
+@pytest.mark.slow
+def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path):
+    """As a scheduler does it; gloo's 30 seconds are not asked for."""
+    process = started(tmp_path, "slow", "30", hang_timeout=4)
+    everything = [process.pid]
+    for pid in everything:
+        everything += children(pid)
+    for number, seconds in ((signal.SIGSTOP, 8), (signal.SIGCONT, 0)):
+        for pid in everything:
+            os.kill(pid, number)
+        time.sleep(seconds)
+    code, out, err = ended(process)
+    assert (code, err) == (0, "") and "step 29: 3.0" in out
+
+
 def open_files(pid):
     """The names of the files that a process has open."""
     return [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
@@ -436,6 +464,12 @@ def test_a_stopped_rank_is_meant_before_the_others(tmp_path, state, beating, clo
     found = hanging(tmp_path, states, timeout=10)
     assert ranks_of(found) == [1]
     assert describe(*found[0], 11.0).endswith("11 s, the last at step 4, exchange; a signal has stopped it")
+
+
+@pytest.mark.parametrize(("watched", "expected"), [(985.0, [1]), (995.0, [])])
+def test_silence_counts_from_when_somebody_looks_on(tmp_path, state, beating, watched, expected):
+    beating([5, 4], 11)
+    assert ranks_of(hanging(tmp_path, [state(0), state(1)], 10, watched)) == expected
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(30, []), (61, [1])])

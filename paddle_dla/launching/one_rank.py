@@ -70,7 +70,8 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
         )
     _pass_on(signal.SIGTERM, child)
     local = int(environment.get("PADDLE_LOCAL_RANK", rank))
-    state = RankState(rank, ranks, local, child.pid, platform.node(), str(log), time.monotonic())
+    begun, guardian = time.monotonic(), os.getpid()
+    state = RankState(rank, ranks, local, child.pid, platform.node(), str(log), begun, guardian=guardian)
     state.write(folder)
     for changed in _life(child, state):
         changed.write(folder)

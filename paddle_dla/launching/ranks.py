@@ -16,7 +16,7 @@ from paddle_dla.storage.atomic import atomic_path
 
 @dataclass(frozen=True)
 class RankState:
-    """``rank`` of ``ranks``, the ``local``-th on ``node``; ``log``: what it printed.
+    """``rank`` of ``ranks``, the ``local``-th on ``node``; ``log``: what it printed; ``guardian``: a process id.
 
     ``code`` is ``None`` while it runs, then its exit code, or less a signal's number; ``started``, ``ended`` and
     ``stopped`` are seconds of this machine's monotonic clock. ``stopped``: since when a signal has stopped it.
@@ -33,6 +33,7 @@ class RankState:
     code: int | None = None
     ended: float | None = None
     stopped: float | None = None
+    guardian: int = 0
     orphaned: bool = False
 
     @property

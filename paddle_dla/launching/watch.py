@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,18 +25,23 @@ GLOO = 25.0
 Beats = list[tuple[RankState, Beat]]
 
 
-def hanging(folder: Path, states: Sequence[RankState], timeout: float) -> Beats:
+def hanging(folder: Path, states: Sequence[RankState], timeout: float, watched: float = 0.0) -> Beats:
     """The ranks that hold the job up, once one of them has been silent for ``timeout`` seconds: mostly one or none.
 
     A rank that waits in a meeting shows that it lives; one that waits in a collective is as silent as the one that it
-    waits for. Where no rank ever beats none is watched: the program knows nothing of beats.
+    waits for. Where no rank ever beats none is watched: the program knows nothing of beats. Silence counts from
+    ``watched`` on: before that a scheduler may have stopped the whole job.
     """
     beats = [(state, last_beat(folder, state)) for state in states if state.code is None]
     if not any(beat.count for _, beat in beats):
         return []
     farthest = max((beat for _, beat in beats), key=lambda beat: beat.count)
     now = time.monotonic()
-    return _guilty(beats, lambda state, beat: now - silent_since(state, beat, farthest) > _limit(beat, timeout))
+
+    def is_silent(state: RankState, beat: Beat) -> bool:
+        return now - max(watched, silent_since(state, beat, farthest)) > _limit(beat, timeout)
+
+    return _guilty(beats, is_silent)
 
 
 def _limit(beat: Beat, timeout: float) -> float:
@@ -75,6 +81,22 @@ def last_beat(folder: Path, state: RankState) -> Beat:
     """The last beat of a rank, or what stands for the beats of one that has made none."""
     begun = state.started
     return read_beat(folder, state.rank) or Beat(state.rank, state.pid, 0, 0, "before its first beat", begun, begun)
+
+
+def wake_guardians(states: Sequence[RankState]) -> None:
+    """Let guardians go on that a signal has stopped, once their ranks have ended: they have only that left to tell."""
+    for state in states:
+        if state.code is None and has_ended(state.pid):
+            _send(state.guardian, signal.SIGCONT)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or waits for its parent to notice (Linux: proc(5), the states ``Z`` and ``X``)."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return sys.platform.startswith("linux")
+    return status.rpartition(")")[2].split()[0] in "ZX"
 
 
 def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> list[str]:

@@ -39,7 +39,7 @@ from paddle_dla.options import positive
 
 HUNG = 124  # as timeout(1) says it
 POLL = 0.2  # seconds
-AWAY = 5.0  # seconds between two looks of a launcher that was stopped itself, as by a scheduler that suspends the job
+AWAY = 5.0  # seconds that a look is late where this process was stopped, as by a scheduler that suspends the job
 OUTPUT, LATEST = "launcher.txt", "latest"
 LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share their work among ranks, and their logs
 
@@ -113,6 +113,7 @@ class Job:
         self._args, self._folder, self._logs = args, folder, logs
         self._stopped_by: int | None = None
         self._shown: BinaryIO | None = None
+        self._watched = time.monotonic()
 
     def run(self) -> int:
         """Start the job, wait for its end, say what went wrong; the exit code."""
@@ -155,25 +156,35 @@ class Job:
     def _watch(self, launcher: subprocess.Popen) -> list[str]:
         """Wait for the launcher, showing what the first rank here prints; what there is to say of ranks that hung."""
         hung: list[str] = []
-        watched = looked = time.monotonic()
         while launcher.poll() is None:
-            time.sleep(POLL)
-            now = time.monotonic()
-            if now - looked > AWAY:
-                watched = now
-            looked = now
+            self._look_up()
             states = read_states(self._folder)
             self._show(states)
-            wake_guardians(states)
-            if states and all(state.code is not None for state in states):
-                launcher.send_signal(signal.SIGCONT)  # it may have been stopped, and has nothing left to wait for
-            if self._args.hang_timeout and not hung:
-                guilty = hanging(self._folder, states, self._args.hang_timeout, watched)
-                hung = end_hanging(self._folder, states, guilty) if guilty else []
+            self._wake(states, launcher)
+            hung = hung or self._end_hanging(states)
         self._show(read_states(self._folder))
         if self._shown is not None:
             self._shown.close()
         return hung
+
+    def _look_up(self) -> None:
+        """Wait a little; where that took long, this process was stopped, perhaps with all of the job."""
+        before = time.monotonic()
+        time.sleep(POLL)
+        if time.monotonic() - before > AWAY:
+            self._watched = time.monotonic()
+
+    def _wake(self, states: Sequence[RankState], launcher: subprocess.Popen) -> None:
+        """Let those go on that a signal has stopped and that have nothing left to wait for."""
+        wake_guardians(states)
+        if states and all(state.code is not None for state in states):
+            launcher.send_signal(signal.SIGCONT)
+
+    def _end_hanging(self, states: Sequence[RankState]) -> list[str]:
+        """End ranks that hang, if any do; what there is to say of them."""
+        timeout = self._args.hang_timeout
+        guilty = hanging(self._folder, states, timeout, self._watched) if timeout else []
+        return end_hanging(self._folder, states, guilty) if guilty else []
 
     def _show(self, states: Sequence[RankState]) -> None:
         """Print what the first rank of this machine has printed since the last time."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,7 +165,10 @@ class Conversion(Written):
 
 class Export(Written):
     def state(self):
-        record = read_record(self.folder / "exported")
+        place = self.folder / "exported"
+        if not place.exists():  # killed between two renames: the next export brings back what was set aside
+            (place,) = self.folder.glob(".exported.*.old")
+        record = read_record(place)
         return (_sum(json.dumps(record.files, sort_keys=True).encode(), record.weights["sha256"].encode()),)
 
 
@@ -214,12 +219,11 @@ def reporting(folder, sources):
 def entries(folder):
     """Every file below, with what changes when it is written."""
     found = {}
-    for path in folder.rglob("*"):
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue
-        found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    for place, folders, files in os.walk(folder):  # which does not mind what goes meanwhile
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(place, name))
+                found[place, name] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
 
 

@@ -54,7 +54,7 @@ def running(tmp_path):
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                command = (folder / "cmdline").read_text()
+                command = (folder / "cmdline").read_text(errors="replace")
                 environment = (folder / "environ").read_text(errors="replace")
             except OSError:
                 continue
@@ -339,9 +339,12 @@ def test_the_end_of_a_rank_whose_guardian_was_killed_is_written_in_its_place(sta
 # --- who was waited for in vain -------------------------------------------------------------------------------------
 
 
-def ends_after_gloos_limit(state, **changes):
+GAVE_UP = "error: [gloo/transport/tcp/unbound_buffer.cc:133] TIMEOUT self_rank = -1 pair_rank = none\n"
+
+
+def ends_after_gloos_limit(state, said=GAVE_UP, **changes):
     """Rank 0 gave up at 1031 s; rank 1 was ended by the launcher."""
-    return [state(0, 1, 1031.0, LOST), dataclasses.replace(state(1, -9, 1034.0), **changes)]
+    return [state(0, 1, 1031.0, said), dataclasses.replace(state(1, -9, 1034.0), **changes)]
 
 
 @pytest.mark.parametrize(("counts", "changes", "expected"), [
@@ -361,6 +364,17 @@ def test_a_rank_that_lived_when_another_lost_it_did_not_hang(tmp_path, state, be
     clock[0] = 1030.0
     heart.alive()
     assert stalled(tmp_path, ends_after_gloos_limit(state)) == []
+
+
+def test_a_rank_in_a_long_step_when_the_connection_to_a_third_broke_did_not_hang(tmp_path, state, beating):
+    beating([6, 5], 0)
+    assert stalled(tmp_path, ends_after_gloos_limit(state, LOST)) == []
+
+
+def test_the_first_to_give_up_need_not_be_the_first_to_end(tmp_path, state, beating):
+    beating([6, 5, 6], 0)
+    states = [*ends_after_gloos_limit(state), state(2, 1, 1030.9, LOST)]
+    assert ranks_of(stalled(tmp_path, states)) == [1]
 
 
 def test_who_gave_up_is_told_beside_who_hung(tmp_path, state, beating):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from paddle_dla.launching.ranks import RankState
 
+# what gloo and NCCL say of a rank that they have waited for in vain
+GAVE_UP = re.compile(r"time-?out|timed out", re.IGNORECASE)
 LINES = 15  # of a log that are shown
 # seconds from the first failure in which nobody but the user can have killed a guardian: Paddle's launcher asks first,
 # and gives the ranks 3 seconds at least
@@ -38,9 +40,9 @@ def _failed(states: Sequence[RankState]) -> list[RankState]:
     return sorted((state for state in states if state.failed), key=lambda state: state.ended or 0.0)
 
 
-def first_failed(states: Sequence[RankState]) -> RankState | None:
-    """The rank whose end ended the job, whether it was at fault or not."""
-    return next(iter(_failed(states)), None)
+def first_to_give_up(states: Sequence[RankState]) -> RankState | None:
+    """The rank that has ended because another did not come in time; ``None`` where no rank has."""
+    return next((state for state in _failed(states) if lost_a_peer(state) and _says(state, GAVE_UP)), None)
 
 
 def _by_itself(state: RankState, first: RankState) -> bool:
@@ -51,7 +53,11 @@ def _by_itself(state: RankState, first: RankState) -> bool:
 
 def lost_a_peer(state: RankState) -> bool:
     """Whether the rank raised because the connection to another broke."""
-    return state.code == 1 and any(PEER_LOST.search(line) for line in state.last_lines(3))
+    return state.code == 1 and _says(state, PEER_LOST)
+
+
+def _says(state: RankState, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(line) for line in state.last_lines(3))
 
 
 def explain(states: Sequence[RankState]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from paddle_dla.launching.heartbeat import DUMP, Beat, read_beat
 from paddle_dla.launching.ranks import RankState
-from paddle_dla.launching.verdict import first_failed, lost_a_peer, tail
+from paddle_dla.launching.verdict import first_to_give_up, tail
 
 # seconds that a rank has to start in at least: importing Paddle and connecting takes 5, on a busy machine 20
 STARTING = 60.0
@@ -60,12 +60,13 @@ def silent_since(state: RankState, beat: Beat, farthest: Beat) -> float:
 def stalled(folder: Path, states: Sequence[RankState]) -> Beats:
     """The ranks that others have given up waiting for, in a job that has ended; none where it ended for another reason.
 
-    Told by what they left: the first that failed had lost a peer, and these had been silent by then, or stopped.
+    Told by what they left: these had been silent, or stopped, when the first gave up.
     """
-    first = first_failed(states)
-    if first is None or not lost_a_peer(first):
+    first = first_to_give_up(states)
+    if first is None:
         return []
-    others = [(state, last_beat(folder, state)) for state in states if state.code is None or state.code < 0]
+    ended = [state for state in states if state.code is None or (state.code < 0 and state.ended > first.ended)]
+    others = [(state, last_beat(folder, state)) for state in ended]
     return _guilty(others, lambda state, beat: bool(state.stopped) or first.ended - beat.when > GLOO)
 
 
@@ -117,7 +118,7 @@ def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> lis
 
 def explain_stalled(states: Sequence[RankState], guilty: Beats) -> list[str]:
     """The lines that tell of ``guilty`` ranks, for which others have waited in vain."""
-    first = first_failed(states)
+    first = first_to_give_up(states)
     lines = [describe(state, beat, first.ended - (state.stopped or beat.when)) for state, beat in guilty]
     lines.append(f"{first} has waited for it within a collective, which gloo allows for 30 s, and gave up")
     return lines + [line for state, _ in guilty for line in tail(state)]

@@ -35,6 +35,7 @@ from paddle_dla.training.hold import LOCK, Hold, holding
 from paddle_dla.training.records import Records, Table
 
 LONG = "train.epochs=100"
+LAUNCH = [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "train"]
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,9 @@ def test_a_killed_training_leaves_no_lock_behind_though_its_workers_live_on(tmp_
 
 @pytest.mark.slow
 def test_a_training_of_two_processes_holds_its_folder_too(tmp_path, config):
-    launch = [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "train"]
-    with started([*launch, *command(config, LONG)[3:]]) as first:
+    with started([*LAUNCH, *command(config, LONG)[3:]]) as first:
         at_work(first, tmp_path / "run")
-        for second in (command(config), [*launch, *command(config)[3:]]):
+        for second in (command(config), [*LAUNCH, *command(config)[3:]]):
             code, output = run(second)
             assert code == 1
             assert "error" in output and str(tmp_path / "run") in output
@@ -133,9 +133,25 @@ def test_a_run_whose_folder_is_taken_away_ends_at_once_and_keeps_what_it_learnt(
 
 
 @pytest.mark.slow
+def test_two_processes_whose_folder_is_removed_keep_what_they_learnt_too(tmp_path, config):
+    """The launcher's logs are in that folder, too: what it says does not depend on them."""
+    output = tmp_path / "run"
+    with started([*LAUNCH, *command(config, LONG)[3:]]) as process:
+        at_work(process, output)
+        shutil.rmtree(output, ignore_errors=True)
+        code, said = finish(process, timeout=60)
+    assert code == 1, said
+    assert "error" in said and "done" not in said
+    newest = max((output / "checkpoints").glob("epoch-*"))
+    code, said = run(command(config, "train.epochs=2", processes=2))
+    assert code == 0, said
+    log = (tmp_path / "launch" / "workerlog.0").read_text()
+    assert f"going on from {newest}" in log
+
+
+@pytest.mark.slow
 def test_a_rank_whose_records_are_removed_ends_the_job(tmp_path, config):
-    launch = [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "train"]
-    with started([*launch, *command(config, LONG)[3:]]) as process:
+    with started([*LAUNCH, *command(config, LONG)[3:]]) as process:
         at_work(process, tmp_path / "run")
         (tmp_path / "run" / "rank1.jsonl").unlink()
         code, said = finish(process, timeout=60)

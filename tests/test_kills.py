@@ -1,7 +1,7 @@
 """Killed at random moments, whatever process it hits: nothing is lost, and the same command ends with the same bits.
 
 Trainings of one and two processes, exports, conversions and reports: 200 kills in all, each a SIGKILL. Half of them
-come at any moment of a run, the other half just after the run has begun to write.
+come at any moment of a run, the other half when it writes.
 """
 
 from __future__ import annotations
@@ -216,10 +216,13 @@ def reporting(folder, sources):
     return Report(folder, arguments(32), arguments(64))
 
 
-def entries(folder):
-    """Every file below, with what changes when it is written."""
+def entries(folder, hidden):
+    """Every file below, with what changes when it is written; those that are still ``hidden``, too."""
     found = {}
     for place, folders, files in os.walk(folder):  # which does not mind what goes meanwhile
+        if not hidden:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            files = [name for name in files if not name.startswith(".")]
         for name in (*folders, *files):
             with suppress(FileNotFoundError):
                 status = os.lstat(os.path.join(place, name))
@@ -228,13 +231,14 @@ def entries(folder):
 
 
 def wait_until_it_writes(process, folder, rng, seconds):
-    """Any moment of the run, or just after something in the folder has changed."""
-    end, before, aimed = time.monotonic() + rng.uniform(0, seconds), entries(folder), rng.random() < 0.5
+    """Any moment of the run, or soon after it has begun to write, or at once after something is in its place."""
+    kind, end = rng.choice(["any", "any", "begun", "placed"]), time.monotonic() + rng.uniform(0, seconds)
+    before = entries(folder, hidden=kind == "begun")
     while process.poll() is None:
-        if time.monotonic() > end if not aimed else entries(folder) != before:
+        if time.monotonic() > end if kind == "any" else entries(folder, hidden=kind == "begun") != before:
             break
-        time.sleep(0.001)
-    if aimed:
+        time.sleep(0.0005)
+    if kind == "begun":
         time.sleep(rng.choice([0, 0.001, 0.01, 0.1]) * rng.random())
 
 

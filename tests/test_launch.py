@@ -173,7 +173,7 @@ def test_a_job_ends_well_though_what_watches_over_it_was_stopped(tmp_path, which
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path):
     """As a scheduler does it; gloo's 30 seconds are not asked for."""
     process = started(tmp_path, "slow", "30", hang_timeout=4)
@@ -203,7 +203,7 @@ def test_a_launch_goes_on_without_its_logs(tmp_path):
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_launches_at_once_with_the_same_logs_have_a_folder_each(tmp_path):
     jobs = [launched(tmp_path, way) for way in ("well", "raise")]
     ends = [ended(job) for job in jobs]
@@ -474,7 +474,7 @@ def test_saving_alone_is_a_sign_of_life_but_no_beat(tmp_path, beating):
 
 def test_a_stopped_rank_is_meant_before_the_others(tmp_path, state, beating, clock):
     beating([5, 5], 11)
-    states = [state(0), dataclasses.replace(state(1), stopped=990.0)]
+    states = [state(0), dataclasses.replace(state(1), stopped=985.0)]
     found = hanging(tmp_path, states, timeout=10)
     assert ranks_of(found) == [1]
     assert describe(*found[0], 11.0).endswith("11 s, the last at step 4, exchange; a signal has stopped it")

@@ -109,7 +109,7 @@ def test_a_rank_that_is_stopped_in_evaluation_is_named(tmp_path, weights, tree, 
     check_named(job, pid, 124, "a signal has stopped it")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", HEAVY_FIRST)
 def test_a_rank_that_is_killed_in_evaluation_is_named(tmp_path, weights, tree, moment):
     job = evaluation(tmp_path, weights, tree)
     pid = MOMENTS[moment](tmp_path)

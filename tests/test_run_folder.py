@@ -69,7 +69,7 @@ def test_a_second_training_into_the_same_folder_is_refused_and_changes_nothing(t
     assert "1234" not in (tmp_path / "run" / "config.yaml").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_of_two_trainings_that_start_together_one_runs_and_is_whole(tmp_path, config, images):
     with started(command(config)) as one, started(command(config, "train.seed=7")) as other:
         ends = [finish(one), finish(other)]
@@ -100,7 +100,7 @@ def test_a_killed_training_leaves_no_lock_behind_though_its_workers_live_on(tmp_
     assert "going on from" in output
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_training_of_two_processes_holds_its_folder_too(tmp_path, config):
     with started([*LAUNCH, *command(config, LONG)[3:]]) as first:
         at_work(first, tmp_path / "run")
@@ -112,7 +112,9 @@ def test_a_training_of_two_processes_holds_its_folder_too(tmp_path, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["removed", "moved", "replaced"])
+@pytest.mark.parametrize(
+    "way", ["removed", *(pytest.param(way, marks=pytest.mark.heavy) for way in ("moved", "replaced"))]
+)
 def test_a_run_whose_folder_is_taken_away_ends_at_once_and_keeps_what_it_learnt(tmp_path, config, way):
     output = tmp_path / "run"
     with started(command(config, LONG)) as process:
@@ -132,7 +134,7 @@ def test_a_run_whose_folder_is_taken_away_ends_at_once_and_keeps_what_it_learnt(
     assert code == 0, said
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_processes_whose_folder_is_removed_keep_what_they_learnt_too(tmp_path, config):
     """The launcher's logs are in that folder, too: what it says does not depend on them."""
     output = tmp_path / "run"

@@ -19,11 +19,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from paddle_dla.config import Config, load_config
 from paddle_dla.config.errors import ConfigError
+from paddle_dla.data.batch import Batch
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.labels import read_real_labels, read_subset
@@ -32,15 +33,16 @@ from paddle_dla.data.source import Source
 from paddle_dla.engines.base import EngineError
 from paddle_dla.evaluation import evaluate
 from paddle_dla.exporting.errors import ExportError
+from paddle_dla.launching.meeting import LostRankError
 from paddle_dla.metrics import Predictions, merge, refuse_none
 from paddle_dla.options import add_preprocessing
 from paddle_dla.progress import Progress
-from paddle_dla.ranks import Ranks, gather, join
+from paddle_dla.ranks import Ranks, gather, joined
 from paddle_dla.scores import Scores, check_outputs, lines, score, write_outputs
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.subject import Subject, add_subject, open_subject
 
-EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, ValueError)
+EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, LostRankError, ValueError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,16 +124,16 @@ def evaluation_defaults(config: Config) -> dict[str, object]:
 
 def run(args: argparse.Namespace) -> Scores:
     """Evaluate as the command line says; the first rank prints and writes. Raises one of ``EXPECTED_ERRORS``."""
-    ranks = join()
-    subject = open_subject(args)
-    subset = _subset(args, subject)
-    num_classes = len(subset) if subset else subject.num_classes
-    names = subject.class_names.of(subset) if subject.class_names and subset else subject.class_names
-    source = open_labelled(args.data, args.data_root, names, subject.named_by, num_classes)
-    if ranks.first:
-        print("\n".join(source.notes), flush=True)
-    began = time.perf_counter()
-    predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
+    with joined() as ranks:
+        subject = open_subject(args)
+        subset = _subset(args, subject)
+        num_classes = len(subset) if subset else subject.num_classes
+        names = subject.class_names.of(subset) if subject.class_names and subset else subject.class_names
+        source = open_labelled(args.data, args.data_root, names, subject.named_by, num_classes)
+        if ranks.first:
+            print("\n".join(source.notes), flush=True)
+        began = time.perf_counter()
+        predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
     real = read_real_labels(args.real_labels) if args.real_labels else None
     scores = score(predictions, source, skipped, real, time.perf_counter() - began)
     if ranks.first:
@@ -144,6 +146,14 @@ def _subset(args: argparse.Namespace, subject: Subject) -> list[int] | None:
     if not args.valid_labels:
         return None
     return read_subset(args.valid_labels, subject.class_names.ids if subject.class_names else (), subject.num_classes)
+
+
+def _with_signs_of_life(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
+    """``batches``, each told to the launcher, which takes a rank without any for one that hangs."""
+    ranks.heart.beat("evaluation")
+    for number, batch in enumerate(batches, 1):
+        ranks.heart.alive("evaluation", number)
+        yield batch
 
 
 def predict_all(
@@ -160,8 +170,9 @@ def predict_all(
     """
     loader = evaluation_loader(source, subject.preprocessing, chosen_loading(args), ranks)
     progress = Progress(source.num_samples // ranks.count, args.log_interval, quiet=not ranks.first)
+    batches = _with_signs_of_life(loader, ranks)
     try:
-        own = evaluate(subject.engine, loader, num_classes, subset=subset, flip=args.flip, progress=progress)
+        own = evaluate(subject.engine, batches, num_classes, subset=subset, flip=args.flip, progress=progress)
     finally:
         progress.close()
     parts, skipped = zip(*gather((own, loader.skipped), ranks))

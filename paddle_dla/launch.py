@@ -6,10 +6,10 @@ Usage::
     paddle-dla launch --nproc 2 evaluate --checkpoint dla60.pdparams --data imagenet/val
     python -m paddle_dla.launch --nnodes 2 --master 10.0.0.1:29500 --node-ip 10.0.0.2 train --config ...
 
-What the launcher alone does not do: each rank's output goes to ``logs/rank<N>.log`` in the output folder (that of an
-evaluation to ``logs/evaluate/rank<N>.log``), the first rank's to the terminal, too; where a rank dies or raises, or
-hangs in training, the job ends and the rank is named; no copy of the environment stays behind; nothing stays running,
-whichever process is killed.
+What the launcher alone does not do: each rank's output goes to ``rank<N>.log`` in a folder of this launch alone, in
+``logs`` of the output folder (of an evaluation in ``logs/evaluate``), where ``latest`` leads to the newest; the first
+rank's goes to the terminal, too; where a rank dies, raises or hangs, the job ends and the rank is named; no copy of the
+environment stays behind; nothing stays running, whichever process is killed.
 
 Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 more than a signal's number.
 """
@@ -18,25 +18,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from paddle_dla.config import ConfigError, load_config
+from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.one_rank import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
-from paddle_dla.launching.watch import end_hanging, hanging
+from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
 from paddle_dla.options import positive
-from paddle_dla.training.heartbeat import FOLDER_VARIABLE
 
 HUNG = 124  # as timeout(1) says it
 POLL = 0.2  # seconds
-OUTPUT = "launcher.txt"
+AWAY = 5.0  # seconds that a look is late where this process was stopped, as by a scheduler that suspends the job
+OUTPUT, LATEST = "launcher.txt", "latest"
 LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share their work among ranks, and their logs
 
 
@@ -50,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--hang-timeout", type=float, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
     )
-    result.add_argument("--logs", metavar="DIR", help="for rank<N>.log (logs in the config's train.output, or here)")
+    result.add_argument("--logs", metavar="DIR", help="for this launch's folder of logs (logs in train.output or here)")
     result.add_argument("program", metavar="train|evaluate|SCRIPT", help="a command of paddle-dla, or a Python file")
     result.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     return result
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
     try:
         logs = Path(args.logs) if args.logs else log_folder(args.program, args.arguments)
-        logs.mkdir(parents=True, exist_ok=True)
+        logs = own_folder(logs)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -74,8 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Job(args, Path(folder), logs.absolute()).run()
 
 
+def own_folder(logs: Path) -> Path:
+    """A new folder in ``logs`` for the output of one launch; ``latest`` leads to it. Raises ``OSError``."""
+    folder = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{platform.node()}-{os.getpid()}"
+    folder.mkdir(parents=True)
+    link, part = logs / LATEST, logs / f".{LATEST}.{os.getpid()}"
+    with suppress(OSError):  # for people alone: a file system without links does without
+        part.symlink_to(folder.name)
+        os.replace(part, link)
+    return folder
+
+
 def log_folder(program: str, arguments: Sequence[str]) -> Path:
-    """Where the ranks' output goes unless told. Raises ``ConfigError`` for a config that cannot be used."""
+    """Where launches of a program leave their output unless told. Raises ``ConfigError`` for an unusable config."""
     return output_folder(arguments) / LOGS.get(program, LOGS["train"])
 
 
@@ -97,7 +112,8 @@ class Job:
     def __init__(self, args: argparse.Namespace, folder: Path, logs: Path):
         self._args, self._folder, self._logs = args, folder, logs
         self._stopped_by: int | None = None
-        self._printed = {path: path.stat().st_size for path in logs.glob("rank*.log")}
+        self._shown: BinaryIO | None = None
+        self._watched = time.monotonic()
 
     def run(self) -> int:
         """Start the job, wait for its end, say what went wrong; the exit code."""
@@ -141,26 +157,43 @@ class Job:
         """Wait for the launcher, showing what the first rank here prints; what there is to say of ranks that hung."""
         hung: list[str] = []
         while launcher.poll() is None:
-            time.sleep(POLL)
+            self._look_up()
             states = read_states(self._folder)
             self._show(states)
-            if self._args.hang_timeout and not hung:
-                guilty = hanging(self._folder, states, self._args.hang_timeout)
-                hung = end_hanging(self._folder, states, guilty) if guilty else []
+            self._wake(states, launcher)
+            hung = hung or self._end_hanging(states)
         self._show(read_states(self._folder))
+        if self._shown is not None:
+            self._shown.close()
         return hung
+
+    def _look_up(self) -> None:
+        """Wait a little; where that took long, this process was stopped, perhaps with all of the job."""
+        before = time.monotonic()
+        time.sleep(POLL)
+        if time.monotonic() - before > AWAY:
+            self._watched = time.monotonic()
+
+    def _wake(self, states: Sequence[RankState], launcher: subprocess.Popen) -> None:
+        """Let those go on that a signal has stopped and that have nothing left to wait for."""
+        wake_guardians(states)
+        if states and all(state.code is not None for state in states):
+            launcher.send_signal(signal.SIGCONT)
+
+    def _end_hanging(self, states: Sequence[RankState]) -> list[str]:
+        """End ranks that hang, if any do; what there is to say of them."""
+        timeout = self._args.hang_timeout
+        guilty = hanging(self._folder, states, timeout, self._watched) if timeout else []
+        return end_hanging(self._folder, states, guilty) if guilty else []
 
     def _show(self, states: Sequence[RankState]) -> None:
         """Print what the first rank of this machine has printed since the last time."""
-        first = next((state for state in states if state.local == 0), None)
-        if first is None:
-            return
-        log = Path(first.log)
-        with open(log, "rb") as file:
-            file.seek(self._printed.get(log, 0))
-            text = file.read()
-        self._printed[log] = self._printed.get(log, 0) + len(text)
-        sys.stdout.buffer.write(text)
+        if self._shown is None:
+            first = next((state for state in states if state.local == 0), None)
+            if first is None or not Path(first.log).exists():
+                return
+            self._shown = open(first.log, "rb")  # noqa: SIM115 - read on until the job ends, though it be removed
+        sys.stdout.buffer.write(self._shown.read())
         sys.stdout.buffer.flush()
 
     def _outcome(self, code: int, hung: list[str]) -> tuple[int, list[str]]:
@@ -169,7 +202,12 @@ class Job:
             return HUNG, hung
         if self._stopped_by is not None:
             return 128 + self._stopped_by, [f"stopped by {signal.Signals(self._stopped_by).name}"]
+        if code < 0:
+            return exit_code(code), self._launcher_failed()
         states = read_states(self._folder)
+        silent = stalled(self._folder, states)
+        if silent:
+            return HUNG, explain_stalled(states, silent)
         guilty = culprit(states)
         if guilty is not None:
             return exit_code(guilty.code), explain(states)

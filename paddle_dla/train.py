@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from paddle_dla.config import Config, read_config
 from paddle_dla.data.errors import DataError
 from paddle_dla.engines.base import EngineError
-from paddle_dla.ranks import Ranks, join
+from paddle_dla.launching.meeting import LostRankError
+from paddle_dla.ranks import Ranks, joined
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.training.errors import Stopped, TrainingError
 from paddle_dla.training.stopping import listening
 
-EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, TrainingError, ValueError)
+EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, LostRankError, TrainingError, ValueError)
 STOPPED = 3
 
 
@@ -79,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     who = ""
     try:
         chosen_config(args)
-        ranks = join()
-        who = f" on rank {ranks.rank}" if ranks.count > 1 else ""
-        return run(args, ranks)
+        with joined() as ranks:
+            who = f" on rank {ranks.rank}" if ranks.count > 1 else ""
+            return run(args, ranks)
     except Stopped as stopped:
         _tell(f"{stopped}{who}", stopped)
         return STOPPED

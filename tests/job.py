@@ -1,7 +1,7 @@
 """A job of several ranks that sums numbers, and in which rank 1 goes wrong at step 3 in the way that it is told.
 
 ``python job.py WAY [STEPS]``: ``well``, ``slow`` (well, too), ``raise``, ``exit``, ``kill``, ``stop``, ``sleep``. On
-SIGTERM all ranks save and leave.
+SIGTERM all ranks save and leave. ``late`` and ``leave``: the ranks meet, rank 1 after 35 seconds or never.
 """
 
 import os
@@ -12,7 +12,8 @@ import time
 import paddle
 import paddle.distributed as dist
 
-from paddle_dla.training.heartbeat import Heartbeat
+from paddle_dla.launching.heartbeat import Heartbeat
+from paddle_dla.ranks import gather, joined
 
 
 def go_wrong(way: str) -> None:
@@ -37,7 +38,7 @@ def main(way: str, steps: int = 6) -> None:
     for step in range(steps):
         if step == 3 and rank == 1:
             go_wrong(way)
-        heartbeat.beat(step, "exchange")
+        heartbeat.beat("exchange", step)
         values = paddle.to_tensor([float(rank + 1), float(len(asked))])
         dist.all_reduce(values)
         print(f"step {step}: {float(values[0])}", flush=True)
@@ -49,5 +50,16 @@ def main(way: str, steps: int = 6) -> None:
     heartbeat.close()
 
 
+def meet(way: str) -> None:
+    with joined() as ranks:
+        if ranks.rank == 1 and way == "late":
+            time.sleep(35)  # gloo waits for 30
+        if ranks.rank == 1 and way == "leave":
+            sys.exit(7)
+        print(gather(ranks.rank, ranks), flush=True)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] in ("late", "leave"):
+        sys.exit(meet(sys.argv[1]))
     main(sys.argv[1], *map(int, sys.argv[2:]))

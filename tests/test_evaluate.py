@@ -148,7 +148,7 @@ def test_the_command_for_several_ranks_scores_what_one_process_does(weights, tre
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{IMAGES} images, top-1" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "logs/evaluate").iterdir()) == ["rank0.log", "rank1.log"]
+    assert sorted(path.name for path in (tmp_path / "logs/evaluate/latest").iterdir()) == ["rank0.log", "rank1.log"]
     found, rows = json.loads((tmp_path / "results.json").read_text()), classes_in(tmp_path / "samples.csv")
     expected = results(weights, tree, tmp_path, "--predictions", tmp_path / "samples.csv")
     assert [found[key] for key in ("images", "top1", "top5")] == [expected[key] for key in ("images", "top1", "top5")]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, ended, environment
+from small_runs import ROOT, children, ended, environment
 
 from paddle_dla.launch import Job, log_folder, main, output_folder, parser
-from paddle_dla.launching.one_rank import forget_environment
-from paddle_dla.launching.ranks import RankState, read_states
+from paddle_dla.launching.heartbeat import Heartbeat, read_beat
+from paddle_dla.launching.one_rank import _life, forget_environment
+from paddle_dla.launching.ranks import RankState, guard, read_states
 from paddle_dla.launching.verdict import culprit, explain, how
-from paddle_dla.launching.watch import describe, hanging, is_stopped
-from paddle_dla.training.heartbeat import Heartbeat, read_beat
+from paddle_dla.launching.watch import describe, explain_stalled, hanging, stalled
 
 JOB = Path(__file__).with_name("job.py")
 SECRET = "a-token-that-nobody-may-find"
@@ -39,7 +40,12 @@ def launched(tmp_path, *job, nproc=2, **options):
 
 
 def text_of(tmp_path, rank):
-    return (tmp_path / "logs" / f"rank{rank}.log").read_text()
+    return log_of(tmp_path, rank).read_text()
+
+
+def log_of(tmp_path, rank):
+    """The log of a rank in the newest launch; it may not be there yet."""
+    return (tmp_path / "logs" / "latest").resolve() / f"rank{rank}.log"
 
 
 def running(tmp_path):
@@ -48,7 +54,7 @@ def running(tmp_path):
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                command = (folder / "cmdline").read_text()
+                command = (folder / "cmdline").read_text(errors="replace")
                 environment = (folder / "environ").read_text(errors="replace")
             except OSError:
                 continue
@@ -97,14 +103,14 @@ def test_a_rank_that_goes_wrong_ends_the_job_and_is_named(tmp_path, way):
     first = err.splitlines()[0]
     assert first.startswith("error: rank 1 (pid ") and end in first
     assert code == expected
-    assert last in err and f"the last lines of {tmp_path}/logs/rank1.log:" in err
+    assert last in err and f"the last lines of {log_of(tmp_path, 1)}:" in err
     assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
 
 
 def started(tmp_path, *job, **options):
     """A launched job once its ranks are at work."""
     process = launched(tmp_path, *job, **options)
-    while not (tmp_path / "logs" / "rank1.log").exists() or "step 1" not in text_of(tmp_path, 1):
+    while not log_of(tmp_path, 1).exists() or "step 1" not in text_of(tmp_path, 1):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     return process
@@ -132,11 +138,116 @@ def test_killing_a_launcher_leaves_nothing_running_and_no_copy_of_the_environmen
         process.kill()
         process.communicate()
     else:
-        (paddles,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(paddles), signal.SIGKILL)
+        (paddles,) = children(process.pid)
+        os.kill(paddles, signal.SIGKILL)
         code, _, err = ended(process)
         assert code == 137 and err.startswith("error: Paddle's launcher failed or was killed")
     assert nothing_is_left(tmp_path)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_killing_the_guardian_of_a_rank_names_the_rank(tmp_path, rank):
+    process = started(tmp_path, "slow", "600")
+    (paddles,) = children(process.pid)
+    guardians = [pid for pid in children(paddles) if f"rank{rank}.guard" in open_files(pid)]
+    assert len(guardians) == 1
+    os.kill(guardians[0], signal.SIGKILL)
+    code, _, err = ended(process)
+    assert code == 137
+    assert err.startswith(f"error: rank {rank} (pid ") and "guardian" in err.splitlines()[0]
+    assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["a guardian", "Paddle's launcher"])
+def test_a_job_ends_well_though_what_watches_over_it_was_stopped(tmp_path, which):
+    process = started(tmp_path, "slow", "30")
+    (paddles,) = children(process.pid)
+    os.kill(paddles if which == "Paddle's launcher" else children(paddles)[0], signal.SIGSTOP)
+    code, out, err = ended(process)
+    assert (code, err) == (0, "") and "step 29: 3.0" in out
+    assert nothing_is_left(tmp_path)
+
+
+@linux
+@pytest.mark.heavy
+def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path):
+    """As a scheduler does it; gloo's 30 seconds are not asked for."""
+    process = started(tmp_path, "slow", "30", hang_timeout=4)
+    everything = [process.pid]
+    for pid in everything:
+        everything += children(pid)
+    for number, seconds in ((signal.SIGSTOP, 8), (signal.SIGCONT, 0)):
+        for pid in everything:
+            os.kill(pid, number)
+        time.sleep(seconds)
+    code, out, err = ended(process)
+    assert (code, err) == (0, "") and "step 29: 3.0" in out
+
+
+def open_files(pid):
+    """The names of the files that a process has open."""
+    return [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+@linux
+@pytest.mark.slow
+def test_a_launch_goes_on_without_its_logs(tmp_path):
+    process = started(tmp_path, "slow", "30")
+    shutil.rmtree(tmp_path / "logs")
+    code, out, err = ended(process)
+    assert (code, err) == (0, "") and "step 29: 3.0" in out
+
+
+@linux
+@pytest.mark.heavy
+def test_launches_at_once_with_the_same_logs_have_a_folder_each(tmp_path):
+    jobs = [launched(tmp_path, way) for way in ("well", "raise")]
+    ends = [ended(job) for job in jobs]
+    assert [code for code, *_ in ends] == [0, 1]
+    assert "ValueError" not in ends[0][1] and "ValueError" in ends[1][2]
+    folders = [path for path in (tmp_path / "logs").iterdir() if not path.is_symlink()]
+    assert sorted("ValueError" in (folder / "rank1.log").read_text() for folder in folders) == [False, True]
+
+
+# --- limits, as they are by default: gloo's 30 seconds come before --hang-timeout's 600 -----------------------------
+
+
+@linux
+@pytest.mark.heavy
+@pytest.mark.parametrize("way", ["stop", "sleep"])
+def test_a_rank_that_another_gave_up_waiting_for_is_named(tmp_path, way):
+    code, _, err = ended(launched(tmp_path, way))
+    assert code == 124
+    assert err.startswith("error: rank 1 (pid ") and "no sign of life for 3" in err.splitlines()[0]
+    assert ("a signal has stopped it" in err) == (way == "stop")
+    assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
+
+
+@linux
+@pytest.mark.heavy
+def test_ranks_that_meet_wait_longer_than_gloo_allows(tmp_path):
+    code, out, err = ended(launched(tmp_path, "late"))
+    assert (code, err) == (0, "")
+    assert "[0, 1]" in out
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ours", "Paddle's"])
+def test_a_rank_that_ends_is_named_to_those_that_wait_in_a_meeting(tmp_path, launcher):
+    if launcher == "ours":
+        code, _, err = ended(launched(tmp_path, "leave", nproc=3))
+        assert code == 7 and err.startswith("error: rank 1 (pid ")
+    else:
+        paddles = ["-m", "paddle.distributed.launch", "--nproc_per_node=3", f"--log_dir={tmp_path}/logs"]
+        command = [sys.executable, *paddles, str(JOB), "leave"]
+        done = subprocess.run(command, env=environment(), capture_output=True, check=False)
+        assert done.returncode != 0
+        assert "LostRankError: the connection to rank 1 is lost" in (tmp_path / "logs" / "workerlog.0").read_text()
 
 
 @linux
@@ -189,6 +300,91 @@ def test_a_node_whose_rank_only_lost_a_peer_points_to_the_others(state):
     assert lines[1] == "a rank of another node went first: its node's output says why"
 
 
+def test_where_all_ranks_are_here_no_other_node_is_blamed(state):
+    lines = explain([state(rank, 1, 1.0 + rank, LOST) for rank in range(4)])
+    assert not any("another node" in line for line in lines)
+
+
+@pytest.mark.parametrize("found", [0.1, 1.5])
+def test_a_guardian_that_was_killed_is_noticed_late_and_blamed_all_the_same(state, found):
+    orphan = dataclasses.replace(state(1, -9, 1.0 + found), orphaned=True)
+    assert culprit([state(0, 1, 1.0, LOST), orphan]) == orphan
+    assert "guardian" in how(orphan)
+
+
+def test_a_guardian_that_the_launcher_has_killed_in_the_end_is_not_blamed(state):
+    orphan = dataclasses.replace(state(1, -9, 4.5), orphaned=True)
+    assert culprit([state(0, 1, 1.0, "ValueError: no"), orphan]).rank == 0
+    assert culprit([state(0, 1, 1.0, LOST), orphan]).rank == 0
+
+
+@linux
+def test_the_end_of_a_rank_whose_guardian_was_killed_is_written_in_its_place(state, tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from paddle_dla.launching.ranks import guard; "
+        "guard(Path(sys.argv[1]), 1); print('guarding', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    guardian = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
+    guardian.stdout.readline()
+    state(1).write(tmp_path)
+    assert [one.code for one in read_states(tmp_path)] == [None]
+    guardian.kill()
+    guardian.communicate()
+    (found,) = read_states(tmp_path)
+    assert (found.code, found.orphaned) == (-signal.SIGKILL, True)
+    assert read_states(tmp_path) == [found]
+
+
+# --- who was waited for in vain -------------------------------------------------------------------------------------
+
+
+GAVE_UP = "error: [gloo/transport/tcp/unbound_buffer.cc:133] TIMEOUT self_rank = -1 pair_rank = none\n"
+
+
+def ends_after_gloos_limit(state, said=GAVE_UP, **changes):
+    """Rank 0 gave up at 1031 s; rank 1 was ended by the launcher."""
+    return [state(0, 1, 1031.0, said), dataclasses.replace(state(1, -9, 1034.0), **changes)]
+
+
+@pytest.mark.parametrize(("counts", "changes", "expected"), [
+    ([6, 5], {}, [1]),
+    ([6, 5], {"stopped": 1000.5}, [1]),
+    ([6, 6], {"stopped": 1000.5, "code": None, "ended": None}, [1]),
+    ([6, 6], {"ended": 1000.9}, []),  # killed by itself, before the other noticed
+    ([6, 6], {"code": 1}, []),  # raised by itself
+])  # fmt: skip
+def test_a_rank_that_was_silent_when_another_gave_up_hung(tmp_path, state, beating, counts, changes, expected):
+    beating(counts, 0)  # all at 1000 s
+    assert ranks_of(stalled(tmp_path, ends_after_gloos_limit(state, **changes))) == expected
+
+
+def test_a_rank_that_lived_when_another_lost_it_did_not_hang(tmp_path, state, beating, clock):
+    _, heart = beating([6, 6], 0)
+    clock[0] = 1030.0
+    heart.alive()
+    assert stalled(tmp_path, ends_after_gloos_limit(state)) == []
+
+
+def test_a_rank_in_a_long_step_when_the_connection_to_a_third_broke_did_not_hang(tmp_path, state, beating):
+    beating([6, 5], 0)
+    assert stalled(tmp_path, ends_after_gloos_limit(state, LOST)) == []
+
+
+def test_the_first_to_give_up_need_not_be_the_first_to_end(tmp_path, state, beating):
+    beating([6, 5, 6], 0)
+    states = [*ends_after_gloos_limit(state), state(2, 1, 1030.9, LOST)]
+    assert ranks_of(stalled(tmp_path, states)) == [1]
+
+
+def test_who_gave_up_is_told_beside_who_hung(tmp_path, state, beating):
+    beating([6, 5], 0)
+    states = ends_after_gloos_limit(state, stopped=1000.0)
+    lines = explain_stalled(states, stalled(tmp_path, states))
+    assert lines[0].startswith("error: rank 1 ") and "31 s, the last at step 4, exchange; a signal" in lines[0]
+    assert lines[1].startswith("rank 0 ")
+
+
 def test_the_end_of_a_rank_in_words(state):
     assert how(state(0, -11, 1.0)) == "died of signal 11 (SIGSEGV)"
     assert how(state(0, 3, 1.0)) == "ended with exit code 3"
@@ -203,6 +399,7 @@ def test_what_is_said_ends_with_the_other_ranks(state):
 
 
 def test_what_is_known_of_ranks_is_read_back_in_order(state, tmp_path):
+    guard(tmp_path, 10)
     written = [state(10), state(2, -9, 1.5)]
     for one in written:
         one.write(tmp_path)
@@ -229,8 +426,8 @@ def beating(tmp_path, clock):
         for rank, count in enumerate(counts):
             if count:
                 hearts.append(Heartbeat(tmp_path, rank))
-                for step in range(1, count):
-                    hearts[-1].beat(step, "exchange")
+                for step in range(count):
+                    hearts[-1].beat("exchange", step)
         clock[0] += ago
         return hearts
 
@@ -249,7 +446,10 @@ def ranks_of(found):
     ([5, 4], 11, [1]),
     ([5, 4, 5, 4], 11, [1, 3]),
     ([5, 0], 11, [1]),
-    ([0, 0], 11, []),
+    ([1, 0], 11, [1]),
+    ([1, 1], 11, []),
+    ([1, 1], 61, [0, 1]),
+    ([0, 0], 61, []),
 ])  # fmt: skip
 def test_the_silent_rank_with_the_fewest_beats_hangs(tmp_path, state, beating, counts, ago, expected):
     beating(counts, ago)
@@ -267,33 +467,78 @@ def test_a_rank_that_is_done_or_has_ended_does_not_hang(tmp_path, state, beating
 
 def test_saving_alone_is_a_sign_of_life_but_no_beat(tmp_path, beating):
     (heart,) = beating([5], 11)
-    heart.alive(4, "saving")
+    heart.alive("saving", 4)
     beat = read_beat(tmp_path, 0)
     assert (beat.count, beat.place, beat.when) == (5, "saving", 1000.0)
 
 
-@linux
-def test_a_stopped_rank_is_meant_before_the_others(tmp_path, state, beating):
+def test_a_stopped_rank_is_meant_before_the_others(tmp_path, state, beating, clock):
     beating([5, 5], 11)
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        sleeper.send_signal(signal.SIGSTOP)
-        for _ in range(1000):
-            if is_stopped(sleeper.pid):
-                break
-        states = [state(0), dataclasses.replace(state(1), pid=sleeper.pid)]
-        found = hanging(tmp_path, states, timeout=10)
-        assert ranks_of(found) == [1]
-        assert describe(*found[0]).endswith("11 s, the last at step 4, exchange; a signal has stopped it")
-    finally:
-        sleeper.kill()
-        sleeper.wait()
+    states = [state(0), dataclasses.replace(state(1), stopped=985.0)]
+    found = hanging(tmp_path, states, timeout=10)
+    assert ranks_of(found) == [1]
+    assert describe(*found[0], 11.0).endswith("11 s, the last at step 4, exchange; a signal has stopped it")
+
+
+@pytest.mark.parametrize(("watched", "expected"), [(985.0, [1]), (995.0, [])])
+def test_silence_counts_from_when_somebody_looks_on(tmp_path, state, beating, watched, expected):
+    beating([5, 4], 11)
+    assert ranks_of(hanging(tmp_path, [state(0), state(1)], 10, watched)) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(30, []), (61, [1])])
+def test_a_rank_has_a_minute_to_start_in(tmp_path, state, beating, seconds, expected):
+    beating([5, 0], 11)
+    states = [dataclasses.replace(state(rank), started=1000.0 - seconds) for rank in range(2)]
+    assert ranks_of(hanging(tmp_path, states, timeout=10)) == expected
+
+
+def test_ranks_that_all_open_their_data_may_take_any_time(tmp_path, state, beating, clock):
+    for heart in beating([2, 2], 0):
+        heart.rest("opening")
+    clock[0] += 1000
+    assert hanging(tmp_path, [state(0), state(1)], timeout=10) == []
+
+
+@pytest.mark.parametrize(("waited", "expected"), [(5, []), (11, [1])])
+def test_a_rank_that_opens_its_data_hangs_once_another_has_waited_for_it(
+    tmp_path, state, beating, clock, waited, expected
+):
+    first, second = beating([2, 2], 0)
+    first.rest("opening")
+    second.rest("opening")
+    clock[0] += 1000
+    first.beat()
+    clock[0] += waited
+    first.alive("waiting")
+    assert ranks_of(hanging(tmp_path, [state(0), state(1)], timeout=10)) == expected
+
+
+@pytest.mark.parametrize("when", ["resting", "done"])
+def test_a_stopped_rank_hangs_wherever_it_was(tmp_path, state, beating, clock, when):
+    _, second = beating([2, 2], 0)
+    second.rest("opening") if when == "resting" else second.close()
+    clock[0] += 11
+    states = [state(0), dataclasses.replace(state(1), stopped=1000.5)]
+    assert ranks_of(hanging(tmp_path, states, timeout=10)) == [1]
+
+
+@linux
+def test_a_guardian_sees_its_rank_stop_go_on_and_end(state):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    seen = _life(child, state(0))
+    for number, expected in [(signal.SIGSTOP, True), (signal.SIGCONT, False)]:
+        child.send_signal(number)
+        changed = next(seen)
+        assert (changed.stopped is not None, changed.code) == (expected, None)
+    child.kill()
+    assert [changed.code for changed in seen] == [-signal.SIGKILL]
 
 
 def test_without_a_folder_a_heartbeat_does_nothing(monkeypatch, tmp_path):
     monkeypatch.delenv("PADDLE_DLA_HEARTBEAT", raising=False)
     heart = Heartbeat.from_environment(0)
-    heart.beat(1, "exchange")
+    heart.beat("exchange", 1)
     heart.close()
     assert read_beat(tmp_path, 0) is None
 
@@ -301,9 +546,9 @@ def test_without_a_folder_a_heartbeat_does_nothing(monkeypatch, tmp_path):
 @pytest.mark.parametrize("place", ["", "x" * 1000, "größe " * 100, '"\\' * 100])
 def test_a_beat_is_always_read_whole(tmp_path, place):
     heart = Heartbeat(tmp_path, 3)
-    heart.beat(10**12, place)
+    heart.beat(place, 10**12)
     assert read_beat(tmp_path, 3).step == 10**12
-    heart.beat(1, "")
+    heart.beat("", 1)
     assert (read_beat(tmp_path, 3).step, read_beat(tmp_path, 3).place) == (1, "")
     heart.close()
 

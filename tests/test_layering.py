@@ -121,7 +121,7 @@ STANDALONE = [
     ("paddle_dla.cli", TORCH | PADDLE),
     ("paddle_dla.launch", TORCH | PADDLE),
     ("paddle_dla.launching.one_rank", TORCH | PADDLE),
-    ("paddle_dla.training.heartbeat", TORCH | PADDLE),
+    ("paddle_dla.launching.heartbeat", TORCH | PADDLE),
     ("paddle_dla.training.plan", TORCH | PADDLE),
     ("paddle_dla.training.datasets", TORCH | PADDLE),
     ("paddle_dla.training.checkpoints", TORCH | PADDLE),

@@ -1,4 +1,7 @@
-"""A run that is killed at any moment and started again is, to the bit, the run that was never interrupted."""
+"""A run that is killed at any moment and started again is, to the bit, the run that was never interrupted.
+
+``test_kills.py`` kills more often, and whatever process it hits.
+"""
 
 from __future__ import annotations
 
@@ -87,25 +90,9 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, images, reference):
     check_same(run_with_kills(tmp_path, images, kills=2), reference)
 
 
-@pytest.mark.heavy
-def test_twenty_kills(tmp_path, images, reference):
-    for number in range(5):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        check_same(run_with_kills(folder, images, kills=4, seed=number), reference)
-
-
 @pytest.mark.slow
 def test_two_processes_go_on_to_the_same_bits(tmp_path, images, reference_of_two):
     check_same(run_with_kills(tmp_path, images, kills=2, processes=2), reference_of_two)
-
-
-@pytest.mark.heavy
-def test_twenty_kills_of_two_processes(tmp_path, images, reference_of_two):
-    for number in range(5):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        check_same(run_with_kills(folder, images, kills=4, processes=2, seed=number), reference_of_two)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -16,12 +16,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from paddle_dla.launching.ranks import RankState
+from paddle_dla.launching.ranks import RankState, guard
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that this process gets when its parent dies
 
@@ -54,6 +55,7 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
     die_with_parent()
     environment = forget_environment(folder)
     rank, ranks = int(environment["PADDLE_TRAINER_ID"]), int(environment["PADDLE_TRAINERS_NUM"])
+    guard(folder, rank)
     log = logs / f"rank{rank}.log"
     with open(log, "ab", buffering=0) as output:
         output.write(f"--- {time.strftime('%F %T')} rank {rank} of {ranks} on {platform.node()}\n".encode())
@@ -68,11 +70,27 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
         )
     _pass_on(signal.SIGTERM, child)
     local = int(environment.get("PADDLE_LOCAL_RANK", rank))
-    state = RankState(rank, ranks, local, child.pid, platform.node(), str(log), time.monotonic())
+    begun, guardian = time.monotonic(), os.getpid()
+    state = RankState(rank, ranks, local, child.pid, platform.node(), str(log), begun, guardian=guardian)
     state.write(folder)
-    code = child.wait()
-    replace(state, code=code, ended=time.monotonic()).write(folder)
-    return code
+    for changed in _life(child, state):
+        changed.write(folder)
+    return child.returncode
+
+
+def _life(child: subprocess.Popen, state: RankState) -> Iterator[RankState]:
+    """The state of ``child`` each time that it changes: stopped, continued, ended."""
+    while state.code is None:
+        _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)
+        now = time.monotonic()
+        if os.WIFSTOPPED(status):
+            state = replace(state, stopped=now)
+        elif os.WIFCONTINUED(status):
+            state = replace(state, stopped=None)
+        else:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            state = replace(state, code=child.returncode, ended=now)
+        yield state
 
 
 def _pass_on(number: int, child: subprocess.Popen) -> None:
@@ -80,7 +98,8 @@ def _pass_on(number: int, child: subprocess.Popen) -> None:
 
     def once(received: int, frame: FrameType | None) -> None:
         signal.signal(received, lambda *_: None)
-        child.send_signal(received)
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, received)
 
     signal.signal(number, once)
 

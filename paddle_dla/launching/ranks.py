@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
-from dataclasses import asdict, dataclass
+import signal
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from paddle_dla.storage.atomic import atomic_path
@@ -13,10 +17,11 @@ from paddle_dla.storage.json_text import to_json
 
 @dataclass(frozen=True)
 class RankState:
-    """``rank`` of ``ranks``, the ``local``-th on ``node``; ``log``: what it printed.
+    """``rank`` of ``ranks``, the ``local``-th on ``node``; ``log``: what it printed; ``guardian``: a process id.
 
-    ``code`` is ``None`` while it runs, then its exit code, or less a signal's number; ``started`` and ``ended`` are
-    seconds of this machine's monotonic clock.
+    ``code`` is ``None`` while it runs, then its exit code, or less a signal's number; ``started``, ``ended`` and
+    ``stopped`` are seconds of this machine's monotonic clock. ``stopped``: since when a signal has stopped it.
+    ``orphaned``: it ended because its guardian was killed.
     """
 
     rank: int
@@ -28,6 +33,9 @@ class RankState:
     started: float
     code: int | None = None
     ended: float | None = None
+    stopped: float | None = None
+    guardian: int = 0
+    orphaned: bool = False
 
     @property
     def failed(self) -> bool:
@@ -55,5 +63,36 @@ class RankState:
 def read_states(folder: Path) -> list[RankState]:
     """All ranks of this machine that were started, in order."""
     files = [path for path in folder.iterdir() if re.fullmatch(r"rank\d+\.state", path.name)]
-    states = [RankState(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
-    return sorted(states, key=lambda state: state.rank)
+    return sorted((_read(path) for path in files), key=lambda state: state.rank)
+
+
+def _read(path: Path) -> RankState:
+    """The state at ``path``; the end of a rank whose guardian was killed is written in its place."""
+    state = RankState(**json.loads(path.read_text(encoding="utf-8")))
+    if state.code is not None or is_guarded(path.parent, state.rank):
+        return state
+    state = RankState(**json.loads(path.read_text(encoding="utf-8")))  # the guardian has ended: this is its last word
+    if state.code is None:
+        state = replace(state, code=-signal.SIGKILL, ended=time.monotonic(), orphaned=True)
+        state.write(path.parent)
+    return state
+
+
+def guard(folder: Path, rank: int) -> None:
+    """Show that this process guards ``rank``, until it ends: by a lock, which the kernel takes back then."""
+    descriptor = os.open(_guard_file(folder, rank), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # kept open: closing would unlock
+
+
+def is_guarded(folder: Path, rank: int) -> bool:
+    """Whether the process that called ``guard`` is there."""
+    with open(_guard_file(folder, rank), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _guard_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank{rank}.guard"

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 
 from paddle_dla.launching.ranks import RankState
 
+# what gloo and NCCL say of a rank that they have waited for in vain
+GAVE_UP = re.compile(r"time-?out|timed out", re.IGNORECASE)
 LINES = 15  # of a log that are shown
+# seconds from the first failure in which nobody but the user can have killed a guardian: Paddle's launcher asks first,
+# and gives the ranks 3 seconds at least
+ASKED = 2.0
 # what a rank that is well says, in its last lines, when another one is gone
 PEER_LOST = re.compile(
     r"gloo/transport/.*(Connection|TIMEOUT|error|closed)|Connection (reset|closed) by peer|Broken pipe"
-    r"|connection to another rank is lost|ncclRemoteError|ncclSystemError|NCCL error.*(remote|timeout)",
+    r"|connection to (another rank|rank \d+) is lost|ncclRemoteError|ncclSystemError|NCCL error.*(remote|timeout)",
     re.IGNORECASE,
 )
 
@@ -23,17 +28,36 @@ def culprit(states: Sequence[RankState]) -> RankState | None:
     The order of the ends alone would not do: a rank that raises takes a while to end, and one that waited for it, which
     then raises too, may be faster.
     """
-    failed = sorted((state for state in states if state.failed), key=lambda state: state.ended or 0.0)
+    failed = _failed(states)
     if not failed:
         return None
-    # the launcher ends the others by SIGTERM and SIGKILL: a signal tells of a fault only in the first
-    own = [state for state in failed if not lost_a_peer(state) and (state.code > 0 or state is failed[0])]
+    own = [state for state in failed if not lost_a_peer(state) and _by_itself(state, failed[0])]
     return own[0] if own else failed[0]
+
+
+def _failed(states: Sequence[RankState]) -> list[RankState]:
+    """The ranks that failed, in the order of their ends."""
+    return sorted((state for state in states if state.failed), key=lambda state: state.ended or 0.0)
+
+
+def first_to_give_up(states: Sequence[RankState]) -> RankState | None:
+    """The rank that has ended because another did not come in time; ``None`` where no rank has."""
+    return next((state for state in _failed(states) if lost_a_peer(state) and _says(state, GAVE_UP)), None)
+
+
+def _by_itself(state: RankState, first: RankState) -> bool:
+    """Whether the rank's end is its own: the launcher ends the others by SIGTERM and SIGKILL."""
+    early = state.orphaned and state.ended - first.ended < ASKED
+    return state.code > 0 or state is first or early
 
 
 def lost_a_peer(state: RankState) -> bool:
     """Whether the rank raised because the connection to another broke."""
-    return state.code == 1 and any(PEER_LOST.search(line) for line in state.last_lines(3))
+    return state.code == 1 and _says(state, PEER_LOST)
+
+
+def _says(state: RankState, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(line) for line in state.last_lines(3))
 
 
 def explain(states: Sequence[RankState]) -> list[str]:
@@ -42,8 +66,10 @@ def explain(states: Sequence[RankState]) -> list[str]:
     if guilty is None:
         return []
     lines = [f"error: {guilty} {how(guilty)}"]
-    if lost_a_peer(guilty):
+    if lost_a_peer(guilty) and len(states) < guilty.ranks:
         lines.append("a rank of another node went first: its node's output says why")
+    elif lost_a_peer(guilty):
+        lines.append("no rank tells why: each has lost the connection to another")
     others = [state for state in states if state is not guilty]
     return lines + tail(guilty) + [f"then {state} {how(state)}" for state in others if state.failed]
 
@@ -59,4 +85,6 @@ def how(state: RankState) -> str:
         return f"ended with exit code {state.code}"
     name = signal.Signals(-state.code).name
     why = "; out of memory, perhaps: the kernel's log (dmesg) tells" if name == "SIGKILL" else ""
+    if state.orphaned:
+        why = ", with its guardian (paddle_dla.launching.one_rank), which was killed" + why
     return f"died of signal {-state.code} ({name}){why}"

@@ -2,53 +2,108 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from paddle_dla.launching.heartbeat import DUMP, Beat, read_beat
 from paddle_dla.launching.ranks import RankState
-from paddle_dla.launching.verdict import tail
-from paddle_dla.training.heartbeat import DUMP, Beat, read_beat
+from paddle_dla.launching.verdict import first_to_give_up, tail
 
+# seconds that a rank has to start in at least: importing Paddle and connecting takes 5, on a busy machine 20
+STARTING = 60.0
 STACKS = 1.0  # seconds that ranks have to write where they are
+# gloo ends a collective that has waited for 30 seconds, and no option of Paddle changes that; a rank that was silent
+# for nearly as long when another failed is what that one waited for
+GLOO = 25.0
+
+Beats = list[tuple[RankState, Beat]]
 
 
-def hanging(folder: Path, states: Sequence[RankState], timeout: float) -> list[tuple[RankState, Beat]]:
-    """The ranks that hold the job up, once one of them has not beaten for ``timeout`` seconds: mostly one or none.
+def hanging(folder: Path, states: Sequence[RankState], timeout: float, watched: float = 0.0) -> Beats:
+    """The ranks that hold the job up, once one of them has been silent for ``timeout`` seconds: mostly one or none.
 
-    A rank that waits for another is as silent as that other. Of the silent ones those are meant that are stopped, else
-    those with the fewest beats. Where no rank ever beats none is watched: the program knows nothing of beats.
+    A rank that waits in a meeting shows that it lives; one that waits in a collective is as silent as the one that it
+    waits for. Where no rank ever beats none is watched: the program knows nothing of beats. Silence counts from
+    ``watched`` on: before that a scheduler may have stopped the whole job.
     """
-    running = [state for state in states if state.code is None]
-    beats = [(state, read_beat(folder, state.rank) or _first(state)) for state in running]
+    beats = [(state, last_beat(folder, state)) for state in states if state.code is None]
     if not any(beat.count for _, beat in beats):
         return []
-    silent = [(state, beat) for state, beat in beats if time.monotonic() - beat.when > timeout]
-    stopped = [(state, beat) for state, beat in silent if is_stopped(state.pid)]
-    fewest = min((beat.count for _, beat in silent), default=0)
-    return stopped or [(state, beat) for state, beat in silent if beat.count == fewest]
+    farthest = max((beat for _, beat in beats), key=lambda beat: beat.count)
+    now = time.monotonic()
+
+    def is_silent(state: RankState, beat: Beat) -> bool:
+        return now - max(watched, silent_since(state, beat, farthest)) > _limit(beat, timeout)
+
+    return _guilty(beats, is_silent)
 
 
-def _first(state: RankState) -> Beat:
-    """What stands for the beats of a rank that has made none."""
-    return Beat(state.rank, state.pid, 0, 0, "before its first beat", state.started)
+def _limit(beat: Beat, timeout: float) -> float:
+    return timeout if beat.count > 1 else max(timeout, STARTING)
 
 
-def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped the process (Linux: proc(5), the state ``T``)."""
+def silent_since(state: RankState, beat: Beat, farthest: Beat) -> float:
+    """When the rank's silence began; that of one at rest begins when another has gone ahead, which waits for it."""
+    if state.stopped:
+        return max(state.stopped, beat.when if beat.when < math.inf else 0.0)
+    if beat.when < math.inf or beat.count >= farthest.count:
+        return beat.when
+    return max(beat.since, farthest.since)
+
+
+def stalled(folder: Path, states: Sequence[RankState]) -> Beats:
+    """The ranks that others have given up waiting for, in a job that has ended; none where it ended for another reason.
+
+    Told by what they left: these had been silent, or stopped, when the first gave up.
+    """
+    first = first_to_give_up(states)
+    if first is None:
+        return []
+    ended = [state for state in states if state.code is None or (state.code < 0 and state.ended > first.ended)]
+    others = [(state, last_beat(folder, state)) for state in ended]
+    return _guilty(others, lambda state, beat: bool(state.stopped) or first.ended - beat.when > GLOO)
+
+
+def _guilty(beats: Beats, silent: Callable[[RankState, Beat], bool]) -> Beats:
+    """Of those that are ``silent`` the ones that a signal has stopped, else those that no other is behind."""
+    found = [(state, beat) for state, beat in beats if silent(state, beat)]
+    stopped = [(state, beat) for state, beat in found if state.stopped]
+    fewest = min((beat.count for _, beat in beats), default=0)
+    return stopped or [(state, beat) for state, beat in found if beat.count == fewest]
+
+
+def last_beat(folder: Path, state: RankState) -> Beat:
+    """The last beat of a rank, or what stands for the beats of one that has made none."""
+    begun = state.started
+    return read_beat(folder, state.rank) or Beat(state.rank, state.pid, 0, 0, "before its first beat", begun, begun)
+
+
+def wake_guardians(states: Sequence[RankState]) -> None:
+    """Let guardians go on that a signal has stopped, once their ranks have ended: they have only that left to tell."""
+    for state in states:
+        if state.code is None and has_ended(state.pid):
+            _send(state.guardian, signal.SIGCONT)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or waits for its parent to notice (Linux: proc(5), the states ``Z`` and ``X``)."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] == "T"
+        return sys.platform.startswith("linux")
+    return status.rpartition(")")[2].split()[0] in "ZX"
 
 
-def end_hanging(folder: Path, states: Sequence[RankState], guilty: Sequence[tuple[RankState, Beat]]) -> list[str]:
+def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> list[str]:
     """Have every rank write its stacks to its log, then kill the ``guilty``; the lines that tell of it."""
-    lines = [describe(state, beat) for state, beat in guilty]
+    now, farthest = time.monotonic(), max((last_beat(folder, state) for state in states), key=lambda beat: beat.count)
+    lines = [describe(state, beat, now - silent_since(state, beat, farthest)) for state, beat in guilty]
     if len(guilty) > 1:
         lines.append("they have come equally far: the stacks in their logs tell who waits for whom")
     for state in states:
@@ -61,11 +116,18 @@ def end_hanging(folder: Path, states: Sequence[RankState], guilty: Sequence[tupl
     return lines
 
 
-def describe(state: RankState, beat: Beat) -> str:
-    """The rank, how long it has been silent, and where."""
-    silence = time.monotonic() - beat.when
+def explain_stalled(states: Sequence[RankState], guilty: Beats) -> list[str]:
+    """The lines that tell of ``guilty`` ranks, for which others have waited in vain."""
+    first = first_to_give_up(states)
+    lines = [describe(state, beat, first.ended - (state.stopped or beat.when)) for state, beat in guilty]
+    lines.append(f"{first} has waited for it within a collective, which gloo allows for 30 s, and gave up")
+    return lines + [line for state, _ in guilty for line in tail(state)]
+
+
+def describe(state: RankState, beat: Beat, silence: float) -> str:
+    """The rank, for how many seconds it has been silent, and where."""
     where = f"step {beat.step}" + (f", {beat.place}" if beat.place else "")
-    stopped = "; a signal has stopped it" if is_stopped(state.pid) else ""
+    stopped = "; a signal has stopped it" if state.stopped else ""
     return f"error: {state} hangs: no sign of life for {silence:.0f} s, the last at {where}{stopped}"
 
 

@@ -10,8 +10,8 @@
 ``state``        everything a run must remember, out of its objects and back
 ``checkpoints``  folders on disk: whole or absent, checked by sums, rotated
 ``resuming``     which checkpoint a run goes on from, and what has changed since
+``hold``         one run holds a folder, and sees when it is taken away
 ``stopping``     signals that ask a run to end
-``watchdog``     the end of a process that no longer moves
 ``trainer``      the run itself
 ``log``          what is recorded of it
 """

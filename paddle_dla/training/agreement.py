@@ -14,6 +14,7 @@ def total(values: Sequence[float], ranks: Ranks) -> list[float]:
     """The sum of ``values`` over all ranks, on every rank, each number in float32; all must call this."""
     if ranks.count == 1:
         return list(values)
+    ranks.meet()
     sums = paddle.to_tensor([float(value) for value in values], dtype=paddle.float32)
     paddle.distributed.all_reduce(sums)
     return sums.tolist()
@@ -22,5 +23,6 @@ def total(values: Sequence[float], ranks: Ranks) -> list[float]:
 def from_first(tensors: Sequence[Tensor], ranks: Ranks) -> None:
     """Give every rank the tensors of the first; all must call this with tensors of the same shapes."""
     if ranks.count > 1:
+        ranks.meet()
         for tensor in tensors:
             paddle.distributed.broadcast(tensor, src=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class TrainingError(Exception):
     """A run that cannot begin, go on or be trusted."""
@@ -27,3 +29,19 @@ class Stopped(Exception):
     def __init__(self, reason: str):
         super().__init__(f"stopped by {reason}")
         self.reason = reason
+
+
+class FolderInUseError(TrainingError):
+    """Another run, ``holder``, writes to ``folder``."""
+
+    def __init__(self, folder: Path, holder: str):
+        super().__init__(f"another run ({holder}) writes to {folder}: wait for its end, or name another train.output")
+        self.folder, self.holder = folder, holder
+
+
+class FolderGoneError(TrainingError):
+    """``path``, which this run writes to, was taken away from it."""
+
+    def __init__(self, path: Path):
+        super().__init__(f"{path} was removed, moved or replaced while this run was writing to it")
+        self.path = path

@@ -18,6 +18,8 @@ from typing import Any
 from paddle_dla.storage.atomic import atomic_path, write_error
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.regular import open_regular
+from paddle_dla.training.errors import FolderGoneError
+from paddle_dla.training.hold import is_in_place
 
 Record = dict[str, Any]
 
@@ -55,6 +57,11 @@ class _Appended:
         except OSError as error:
             raise write_error(self._path, error) from error
 
+    @property
+    def in_place(self) -> bool:
+        """Whether what was added can be read at the path."""
+        return is_in_place(self._path, self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 
@@ -65,7 +72,7 @@ class Records:
     Records of the kinds ``repeatable`` belong to a ``step``, the number of updates until then; opening drops those
     beyond ``resumed_at``, the updates that the run begins with. All others are history and stay.
 
-    Raises ``CheckpointError`` where the file cannot be written.
+    Raises ``CheckpointError`` where the file cannot be written, ``FolderGoneError`` where it was taken away.
     """
 
     def __init__(self, path: Path, resumed_at: int, repeatable: Iterable[str] = ("train", "validation")):
@@ -97,6 +104,8 @@ class Records:
             self._file.close()
             self._replace(old for old in read_records(self.path) if old["kind"] != kind or self._step(old) < step)
         self._file.add(_line(record))
+        if not self._file.in_place:
+            raise FolderGoneError(self.path)
         self._remember(record)
         return again
 
@@ -106,7 +115,9 @@ class Records:
 
 
 class Table:
-    """The records of one ``kind`` as CSV: a header, then a row each. A new column, or a step done again, rewrites it.
+    """The records of one ``kind`` as CSV: a header, then a row each.
+
+    A new column, a step done again and an editor that has put another file in its place rewrite it.
 
     Raises ``CheckpointError`` where the file cannot be written.
     """
@@ -133,7 +144,7 @@ class Table:
 
     def append(self, record: Record, again: bool = False) -> None:
         """Add the row of a ``record`` that ``Records.append`` has written; ``again`` is what that returned."""
-        if again or not record.keys() - {"kind"} <= set(self._columns):
+        if again or not self._file.in_place or not record.keys() - {"kind"} <= set(self._columns):
             self.close()
             self._rewrite()
         else:

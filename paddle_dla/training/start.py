@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from paddle_dla.training.assembly import (
     freeze_as_told,
 )
 from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
-from paddle_dla.training.heartbeat import Heartbeat
+from paddle_dla.training.hold import Hold, holding
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Plan, Position
 from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in, refuse_other_classes
@@ -49,7 +50,7 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     """Train as ``config`` says, from where ``train.output`` left off; ``say`` is given what a user should read.
 
     Raises ``ConfigError``, ``TrainingError``, ``DataError`` or ``CheckpointError`` for what cannot be done, most of
-    it before anything is written, and what ``Trainer.run`` raises.
+    it before anything is written, and what ``Trainer.run`` raises. No other run can have ``train.output`` meanwhile.
     """
     device = use_device(config, ranks)
     sample_transform(config)
@@ -61,18 +62,19 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     around = Circumstances(
         config, plan, datasets.num_classes, datasets.classes, device, use_threads(config.train.threads)
     )
-    choice = _agreed_choice(output, config, around, ranks, say)
-    at = _beginning(choice, plan, output / FOLDER)
-    for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ())):
-        say(line)
-    for line in essentials(around, datasets, at):
-        say(line)
-    learner = build_learner(config, plan, datasets.num_classes, choice.checkpoint is None, datasets.classes)
-    if choice.checkpoint is not None:
-        if ranks.first:
-            restore(learner, checkpoints.read(choice.checkpoint), str(choice.checkpoint.path))
-        share(learner, ranks)
-    return _run(around, datasets, learner, ranks, stop, output, at)
+    with holding(output, ranks.first, say) as hold:
+        choice = _agreed_choice(output, config, around, ranks, say)
+        at = _beginning(choice, plan, output / FOLDER)
+        for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ())):
+            say(line)
+        for line in essentials(around, datasets, at):
+            say(line)
+        learner = build_learner(config, plan, datasets.num_classes, choice.checkpoint is None, datasets.classes)
+        if choice.checkpoint is not None:
+            if ranks.first:
+                restore(learner, checkpoints.read(choice.checkpoint), str(choice.checkpoint.path))
+            share(learner, ranks)
+        return _run(around, datasets, learner, ranks, stop, hold, at)
 
 
 def _run(
@@ -81,9 +83,10 @@ def _run(
     learner: Learner,
     ranks: Ranks,
     stop: StopRequest,
-    output: Path,
+    hold: Hold,
     at: Progressing,
 ) -> Outcome:
+    output = hold.folder
     output.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         with atomic_path(output / "config.yaml") as part:
@@ -91,14 +94,16 @@ def _run(
     plan = around.plan
     made, interval = plan.updates(at.position), around.config.train.log_interval
     log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, made, interval)
-    heart = Heartbeat.from_environment(ranks.rank)
     if made:
         log.event("resume", f"after step {made}: epoch {at.position.epoch}, batch {at.position.batch}")
     try:
-        Trainer(around, datasets, learner, ranks, stop, output / FOLDER, log, heart, at).run()
-    finally:
-        heart.close()
-        log.close()
+        Trainer(around, datasets, learner, ranks, stop, hold, log, at).run()
+    except BaseException:
+        with suppress(CheckpointError):  # a picture that cannot be drawn is not why the run ends
+            log.close()
+        raise
+    log.close()
+    hold.check()
     return Outcome(at.best, output / FOLDER)
 
 

@@ -60,6 +60,7 @@ class TrainStep:
         # lamb clips by itself
         self._clip = None if config.optimizer.name == "lamb" else config.optimizer.clip_grad
         self._clip_mode = config.optimizer.clip_mode
+        ranks.meet()  # before the weights of the first rank go to the others
         self._model = paddle.DataParallel(learner.network) if ranks.count > 1 else learner.network
         # the backward within backward of recomputation is hidden from DataParallel: gradients are exchanged after it
         self._exchange_after = ranks.count > 1 and config.train.recompute

@@ -8,20 +8,21 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 from paddle_dla.data.batch import Batch
+from paddle_dla.launching.meeting import LostRankError
 from paddle_dla.progress import StepClock
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.training import checkpoints
 from paddle_dla.training.agreement import total
 from paddle_dla.training.datasets import Datasets, least_batch, train_loader
-from paddle_dla.training.errors import NonFiniteError, Stopped, TrainingError
-from paddle_dla.training.heartbeat import Heartbeat
+from paddle_dla.training.errors import FolderGoneError, NonFiniteError, Stopped, TrainingError
+from paddle_dla.training.hold import Hold
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.plan import Position
+from paddle_dla.training.resuming import FOLDER
 from paddle_dla.training.state import Best, Circumstances, capture, score_of
 from paddle_dla.training.step import Learner, TrainStep
 from paddle_dla.training.stopping import StopRequest
@@ -47,14 +48,14 @@ class Trainer:
         learner: Learner,
         ranks: Ranks,
         stop: StopRequest,
-        folder: Path,
+        hold: Hold,
         log: RunLog,
-        heart: Heartbeat,
         at: Progressing,
     ):
-        """``folder`` is where checkpoints go; ``at`` is where to begin, and moves."""
+        """``hold`` is on the folder that checkpoints go to; ``at`` is where to begin, and moves."""
         self._around, self._datasets, self._learner, self._ranks = around, datasets, learner, ranks
-        self._stop, self._folder, self._log, self._heart, self.at = stop, folder, log, heart, at
+        self._stop, self._hold, self._log, self.at = stop, hold, log, at
+        self._folder = hold.folder / FOLDER
         self._config, self._plan = around.config, around.plan
         self._step = TrainStep(learner, around.config, ranks)
         self._validator = Validator(
@@ -66,22 +67,29 @@ class Trainer:
 
         However it ends early, what was learnt until the last update is in a checkpoint then, unless an update was half
         done. Raises ``Stopped`` where a signal asked for it, ``NonFiniteError`` for a loss or gradient that is NaN or
-        infinite, ``DataError`` and ``CheckpointError`` for data that cannot be read and checkpoints that cannot be
-        written.
+        infinite, ``FolderGoneError`` where the run's folder was taken away, ``DataError`` and ``CheckpointError`` for
+        data that cannot be read and checkpoints that cannot be written.
         """
         try:
             while self.at.position.epoch < self._plan.epochs:
                 self._train_epoch()
                 self._finish_epoch()
-        except CheckpointError:
-            raise
+        except CheckpointError as error:
+            if self._hold.in_place:
+                raise
+            raise self._last_words(FolderGoneError(self._hold.folder)) from error
         except Exception as error:
-            self._leave_checkpoint(error)
-            self._tell(error)
+            self._last_words(error)
             if is_lost_connection(error):
                 lost = f"the connection to another rank is lost, it ended or hangs: {error}"
                 raise TrainingError(lost).with_notes_of(error) from error
             raise
+
+    def _last_words(self, error: Exception) -> Exception:
+        """Leave a checkpoint, and ``error`` in the log."""
+        self._leave_checkpoint(error)
+        self._tell(error)
+        return error
 
     # --- an epoch ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +138,7 @@ class Trainer:
     def _check(self, loss: float, batch: Batch, at: Position) -> float:
         """The loss over all ranks; raises where one of them cannot or shall not go on."""
         bad, asked = not math.isfinite(loss), self._stop.reason is not None
-        self._heart.beat(self._plan.updates(self.at.position) + 1, "exchange")
+        self._ranks.heart.beat("exchange", self._plan.updates(self.at.position) + 1)
         sums = total([loss, bad, asked], self._ranks)
         if sums[1]:
             self._refuse(f"the loss is {loss}", batch if bad else None, at)
@@ -182,11 +190,11 @@ class Trainer:
 
     def _scores(self, epoch: int) -> dict[str, float]:
         scores = self._validator.scores(self._learner.network, epoch)
-        self._heart.beat(self._plan.updates(self.at.position), "validation")
+        self._ranks.heart.beat("validation", self._plan.updates(self.at.position))
         return scores
 
     def _alive(self, place: str) -> None:
-        self._heart.alive(self._plan.updates(self.at.position), place)
+        self._ranks.heart.alive(place, self._plan.updates(self.at.position))
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -200,6 +208,10 @@ class Trainer:
 
     def _save(self, scores: dict[str, float] | None = None, score: float | None = None) -> None:
         """On the first rank: the others have nothing that it lacks."""
+        self._hold.check()
+        self._write(scores, score)
+
+    def _write(self, scores: dict[str, float] | None = None, score: float | None = None) -> None:
         if self._ranks.first:
             try:
                 snapshot = capture(self._learner, self._around, self.at.position, self.at.best, scores, score)
@@ -216,22 +228,35 @@ class Trainer:
         if not self._ranks.first:
             return
         try:
+            if not self._hold.in_place:
+                self._begin_anew()
             if self._step.undoable and self.at.saved != self.at.position:
                 self._step.rewind()
-                self._save()
-        except (CheckpointError, NonFiniteError) as also:
+                self._write()
+        except (CheckpointError, OSError, TrainingError) as also:
             error.add_note(f"no checkpoint could be left: {also}")
         if self.at.saved is not None:
             path = self._folder / checkpoints.folder_name(self.at.saved)
             error.add_note(f"the same command goes on from {path}")
 
+    def _begin_anew(self) -> None:
+        """Make the folder that was taken away again, unless another run has it or has had it since."""
+        self._hold.take()
+        there, own = {path.name for path in checkpoints.found(self._folder)}, set()
+        if self.at.saved is not None:  # it may have been written after the folder was taken away
+            own = {checkpoints.folder_name(self.at.saved)}
+        if there - own:
+            raise TrainingError(f"{self._folder} holds checkpoints of another run by now")
+        if not there:
+            self.at.saved = None
+
     def _tell(self, error: Exception) -> None:
         """Record how the run ended; the disk that is full may be the log's."""
         kind = {Stopped: "stop", NonFiniteError: "nan"}.get(type(error), "error")
-        with suppress(CheckpointError):
+        with suppress(CheckpointError, FolderGoneError):
             self._log.event(kind, str(error))
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Whether ``error`` is how gloo tells that another rank does not answer: Paddle has no type of its own for it."""
-    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    """Whether another rank does not answer. Paddle has no type of its own for how gloo tells it."""
+    return isinstance(error, LostRankError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -24,7 +24,10 @@ DUMP = signal.SIGUSR1  # asks a rank to write to stderr where it is
 
 @dataclass(frozen=True)
 class Beat:
-    """``count`` of the beats so far; ``when``: seconds of this machine's monotonic clock."""
+    """``count`` of the beats so far, the last of them at ``since``; ``when``: the last sign of life, beat or not.
+
+    Both are seconds of this machine's monotonic clock; infinite for a rank that need not show any.
+    """
 
     rank: int
     pid: int
@@ -32,6 +35,7 @@ class Beat:
     step: int
     place: str
     when: float
+    since: float
 
 
 class Heartbeat:
@@ -41,39 +45,51 @@ class Heartbeat:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, rank: int):
-        self._rank, self._count, self._file = rank, 0, None
+        self._rank, self._count, self._since, self._step, self._place, self._file = rank, 0, 0.0, 0, "", None
         if folder is None:
             return
         self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
         faulthandler.register(DUMP, file=sys.__stderr__)
-        self.beat(0, "start")
 
     @classmethod
     def from_environment(cls, rank: int) -> Heartbeat:
         """Beats for the launcher that started this process, if one did that listens to them."""
         return cls(os.environ.get(FOLDER_VARIABLE), rank)
 
-    def beat(self, step: int, place: str = "") -> None:
-        """This rank has come to ``place`` in ``step``.
+    @property
+    def is_heard(self) -> bool:
+        """Whether a launcher listens."""
+        return self._file is not None
+
+    def beat(self, place: str | None = None, step: int | None = None) -> None:
+        """This rank has come to ``place`` in ``step``, by default the last that a beat has told.
 
         All ranks beat at the same places in the same order: the one with the fewest beats is where a job hangs.
         """
-        self._count += 1
+        self._count, self._since = self._count + 1, time.monotonic()
+        self._step = self._step if step is None else step
+        self._place = self._place if place is None else place
+        self.alive()
+
+    def alive(self, place: str | None = None, step: int | None = None) -> None:
+        """This rank is busy with what the others wait for, as writing a checkpoint: not counted as a beat."""
+        place, step = self._place if place is None else place, self._step if step is None else step
         self._write(step, place, time.monotonic())
 
-    def alive(self, step: int, place: str) -> None:
-        """This rank is busy with what the others wait for, as writing a checkpoint: not counted as a beat."""
-        self._write(step, place, time.monotonic())
+    def rest(self, place: str) -> None:
+        """This rank does what may take any time, as opening data, and shows nothing until its next sign of life."""
+        self._write(self._step, place, math.inf)
 
     def _write(self, step: int, place: str, when: float) -> None:
         if self._file is None:
             return
-        beat = [os.getpid(), self._count, step, place[: WIDTH // 8], when]
+        beat = [os.getpid(), self._count, step, place[: WIDTH // 8], when, self._since]
         os.pwrite(self._file, to_json(beat).encode("ascii").ljust(WIDTH), 0)
 
     def close(self) -> None:
         """The rank is done: its silence means nothing from now on."""
         if self._file is not None:
+            self._since = math.inf
             self._write(-1, "done", math.inf)
             os.close(self._file)
             self._file = None
@@ -83,10 +99,10 @@ class Heartbeat:
 def read_beat(folder: str | os.PathLike[str], rank: int) -> Beat | None:
     """The last beat of ``rank``; ``None`` where it has made none."""
     try:
-        pid, count, step, place, when = json.loads(_path(folder, rank).read_bytes())
+        pid, count, step, place, when, since = json.loads(_path(folder, rank).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return Beat(rank, pid, count, step, place, math.inf if when is None else when)  # JSON has no infinity
+    return Beat(rank, pid, count, step, place, math.inf if when is None else when, since)  # JSON has no infinity
 
 
 def _path(folder: str | os.PathLike[str], rank: int) -> Path:

@@ -1,0 +1,172 @@
+"""Where ranks wait for each other: as long as it takes, but not for one that is gone.
+
+gloo's own wait ends a job after 30 seconds, whatever the other rank is doing: writing a checkpoint, evaluating a larger
+share, standing still by a signal. Paddle offers no way to change that limit. So ranks meet here first and exchange
+afterwards, when all of them are there.
+
+Rank 0 has a connection to every other rank. Each sends a word when it comes; rank 0 answers all when all have come. The
+end of a process closes its connections, which ends the others' wait at once and names the rank.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import secrets
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+PULSE = 1.0  # seconds between two signs of life of a rank that waits
+CONNECT = 60.0  # seconds to connect in, when all ranks are known to be there
+TOKEN = 16  # bytes that a rank shows, so that rank 0 takes no stranger for one
+WORD = struct.Struct("<i")
+GO = -1  # the word that all have come; another is the rank that was lost
+# a machine that is off says nothing: after 60 s of silence it is asked four times, every 15 s (tcp(7), Linux)
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
+
+Exchange = Callable[[object], list[object]]
+
+
+class LostRankError(Exception):
+    """``rank`` has ended, or its machine does not answer, while this one waited for it."""
+
+    def __init__(self, rank: int, why: str):
+        super().__init__(f"the connection to rank {rank} is lost: {why}")
+        self.rank = rank
+
+
+class Meeting:
+    """The connections of one rank: rank 0's to all others, every other rank's to rank 0.
+
+    ``pulse`` is called every second while this rank waits. ``limit``: seconds after which a wait is given up.
+    """
+
+    def __init__(self, links: Mapping[int, socket.socket], pulse: Callable[[], None], limit: float = math.inf):
+        self._links, self._pulse, self._limit = dict(links), pulse, limit
+        for link in self._links.values():
+            _prepare(link)
+
+    def wait(self) -> None:
+        """Return when all ranks have called this as often as this one. Raises ``LostRankError``."""
+        if 0 in self._links:
+            self._send(0, GO)
+            self._receive_all()
+            return
+        try:
+            self._receive_all()
+        except LostRankError as error:
+            for rank in self._links:
+                with suppress(LostRankError):
+                    self._send(rank, error.rank)
+            raise
+        for rank in self._links:
+            self._send(rank, GO)
+
+    def _send(self, rank: int, word: int) -> None:
+        try:
+            self._links[rank].sendall(WORD.pack(word))
+        except OSError as error:
+            raise LostRankError(rank, error.strerror or str(error)) from error
+
+    def _receive_all(self) -> None:
+        """One word from every connection."""
+        began = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            for rank, link in self._links.items():
+                selector.register(link, selectors.EVENT_READ, rank)
+            while selector.get_map():
+                ready = selector.select(PULSE)
+                for key, _ in ready:
+                    self._receive(key.data)
+                    selector.unregister(key.fileobj)
+                if not ready:
+                    self._pulse()
+                    self._give_up(began, min(key.data for key in selector.get_map().values()))
+
+    def _receive(self, rank: int) -> None:
+        try:
+            data = self._links[rank].recv(WORD.size, socket.MSG_WAITALL)
+        except OSError as error:
+            raise LostRankError(rank, error.strerror or str(error)) from error
+        if len(data) < WORD.size:
+            raise LostRankError(rank, "it has ended")
+        (word,) = WORD.unpack(data)
+        if word != GO:
+            raise LostRankError(word, f"rank {rank} tells so")
+
+    def _give_up(self, began: float, rank: int) -> None:
+        if time.monotonic() - began > self._limit:
+            raise LostRankError(rank, f"no word from it for {self._limit:.0f} s")
+
+    def close(self) -> None:
+        """This rank comes no more."""
+        for link in self._links.values():
+            link.close()
+        self._links = {}
+
+
+def connect(
+    rank: int, count: int, host: str, exchange: Exchange, pulse: Callable[[], None], limit: float = math.inf
+) -> Meeting:
+    """The meeting of ``count`` ranks, of which this is ``rank``; all must call this at the same time.
+
+    ``host``: how this machine is reached. ``exchange`` gives every rank the values of all. Raises ``LostRankError``
+    for one that does not connect.
+    """
+    with socket.create_server(("", 0), backlog=count) if rank == 0 else socket.socket() as server:
+        port, token = (server.getsockname()[1], secrets.token_bytes(TOKEN)) if rank == 0 else (0, b"")
+        host, port, token = exchange((host, port, token))[0]
+        links = _accept(server, count, token) if rank == 0 else {0: _reach(host, port, token, rank)}
+    return Meeting(links, pulse, limit)
+
+
+def _accept(server: socket.socket, count: int, token: bytes) -> dict[int, socket.socket]:
+    """The connections of all other ranks; whoever does not know the token is turned away."""
+    links: dict[int, socket.socket] = {}
+    end = time.monotonic() + CONNECT
+    while len(links) < count - 1:
+        server.settimeout(max(end - time.monotonic(), 0.001))
+        try:
+            link, _ = server.accept()
+        except TimeoutError:
+            missing = min(set(range(1, count)) - set(links))
+            raise LostRankError(missing, f"it has not connected within {CONNECT:.0f} s") from None
+        rank = _introduced(link, token)
+        if rank in range(1, count) and rank not in links:
+            links[rank] = link
+        else:
+            link.close()
+    return links
+
+
+def _introduced(link: socket.socket, token: bytes) -> int | None:
+    """The rank that has connected; ``None`` for a stranger."""
+    link.settimeout(CONNECT / 10)
+    try:
+        data = link.recv(TOKEN + WORD.size, socket.MSG_WAITALL)
+    except OSError:
+        return None
+    if len(data) < TOKEN + WORD.size or not hmac.compare_digest(data[:TOKEN], token):
+        return None
+    return WORD.unpack(data[TOKEN:])[0]
+
+
+def _reach(host: str, port: int, token: bytes, rank: int) -> socket.socket:
+    try:
+        link = socket.create_connection((host, port), CONNECT)
+        link.sendall(token + WORD.pack(rank))
+    except OSError as error:
+        raise LostRankError(0, f"no connection to {host}:{port}: {error.strerror or error}") from error
+    return link
+
+
+def _prepare(link: socket.socket) -> None:
+    link.settimeout(None)
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {"TCP_NODELAY": 1, **KEEPALIVE}.items():
+        if hasattr(socket, name):
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

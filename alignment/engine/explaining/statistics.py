@@ -21,7 +21,7 @@ def statistic_cause(
     """
     if np.array_equal(before, actual):
         return "never updated"
-    if not momentum:
+    if not momentum or not before.any():  # what is kept of zeros is not known
         return state_cause(before, expected, actual, momentum)
     before, expected, actual = (array.reshape(-1).astype(np.float64) for array in (before, expected, actual))
     batch = (expected - (1 - momentum) * before) / momentum

@@ -262,6 +262,39 @@ def test_a_constant_that_one_side_alone_keeps_is_none():
     assert "anchors" in {item.layer for item in result.skipped}
 
 
+def test_a_weight_that_weight_norm_makes_is_no_parameter_of_its_own():
+    import paddle
+    import torch
+
+    torch.manual_seed(0)
+    reference = torch.nn.Sequential(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, CLASSES)))
+    port = paddle.nn.Sequential(paddle.nn.utils.weight_norm(paddle.nn.Linear(6, CLASSES), dim=1))
+    own = reference[0].parametrizations.weight
+    port[0].weight_g.set_value(own.original0.detach().numpy().ravel())
+    port[0].weight_v.set_value(own.original1.detach().numpy().T)
+    port[0].bias.set_value(reference[0].bias.detach().numpy())
+    rng = np.random.RandomState(0)
+    data = [(rng.standard_normal((4, 6)), rng.randint(0, CLASSES, 4)) for _ in range(3)]
+    result = train((reference, port), plain(), data=data)
+    assert result.passed, str(result)
+    assert "0.parametrizations.weight.original0" in {row.layer for row in result.rows}
+
+
+def test_gradients_of_a_sparse_embedding_are_compared():
+    import paddle
+    import torch
+
+    reference = torch.nn.Sequential(torch.nn.Embedding(11, 6, sparse=True), torch.nn.Linear(6, CLASSES))
+    port = paddle.nn.Sequential(paddle.nn.Embedding(11, 6, sparse=True), paddle.nn.Linear(6, CLASSES))
+    port[0].weight.set_value(reference[0].weight.detach().numpy())
+    port[1].weight.set_value(reference[1].weight.detach().numpy().T)
+    port[1].bias.set_value(reference[1].bias.detach().numpy())
+    rng = np.random.RandomState(0)
+    data = [(rng.randint(0, 11, 8), rng.randint(0, CLASSES, 8)) for _ in range(3)]
+    result = train((reference, port), plain(), data=data)
+    assert result.passed, str(result)
+
+
 # --- what can be judged ---------------------------------------------------------------------------------------------
 
 

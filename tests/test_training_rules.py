@@ -167,6 +167,60 @@ def test_an_optimizer_that_steps_every_second_time_is_told_from_one_that_clears_
     assert "updated at steps 2, 4, 6 alone" in result.culprits[0].cause
 
 
+# --- clips and statistics -------------------------------------------------------------------------------------------
+
+
+def clipping(name, size):
+    import paddle
+    import torch
+
+    def make(layer):
+        clip, parameters = getattr(paddle.nn, name)(size), [p for p in layer.parameters() if not p.stop_gradient]
+        return paddle.optimizer.SGD(0.01, parameters, grad_clip=clip)
+
+    return lambda model: torch.optim.SGD(model.parameters(), 0.01), make
+
+
+@pytest.mark.parametrize("size", [0.01, 0.02])
+def test_a_clip_by_value_is_told_by_its_value(size):
+    from torch.nn.utils import clip_grad_value_
+
+    ours = (lambda parameters: clip_grad_value_(parameters, 0.01), None)
+    result = train(small_pair(), clipping("ClipGradByValue", size), grad_clip=ours)
+    assert result.passed == (size == 0.01)
+    assert result.passed or "clipped to 0.02 instead of 0.01" in result.culprits[0].cause
+
+
+def test_a_clip_of_each_tensor_is_told_in_float32_too():
+    from torch.nn.utils import clip_grad_norm_
+
+    ours = (lambda parameters: clip_grad_norm_(parameters, 0.1), None)
+    result = train(small_pair(), clipping("ClipGradByNorm", 0.1), grad_clip=ours, dtype="float32")
+    assert "each tensor is clipped by its own norm (to 0.1)" in result.culprits[0].cause
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_another_momentum_is_told_beside_a_biased_variance(biased):
+    import paddle
+
+    from paddle_dla.models.layers import BatchNorm2D
+
+    norm = paddle.nn.BatchNorm2D if biased else BatchNorm2D
+    result = train(small_pair(lambda channels: norm(channels, momentum=0.8)), clipping("ClipGradByValue", 1e6))
+    assert [c.layer for c in result.culprits] == ["1"]
+    mean, variance = result.culprits[0].cause.split("; ")
+    assert all("momentum 0.2 instead of 0.1" in words for words in (mean, variance))
+    assert ("biased" in variance, "biased" in mean) == (biased, False)
+
+
+def test_statistics_over_all_batches_are_told_from_a_momentum():
+    pair = small_pair()
+    pair[0][1].momentum = None
+    result = train(pair, clipping("ClipGradByValue", 1e6))
+    assert [c.layer for c in result.culprits] == ["1"]
+    assert "momentum=None" in result.culprits[0].cause
+
+
 # --- schedules ------------------------------------------------------------------------------------------------------
 
 

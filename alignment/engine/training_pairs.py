@@ -16,6 +16,7 @@ from alignment.engine.sides.paddle import steps as steps_paddle
 from alignment.engine.sides.settings import Settings
 from alignment.engine.transfer import find
 from convert.key_map import DROPPED, twin_name
+from convert.matching.items import TURNED
 from convert.matching.key_map import TRANSPOSE, KeyMap, KeyMapError, Line
 from convert.matching.pairing import Layer, pair_layers
 
@@ -86,7 +87,7 @@ def _lines(
     for path, twin in layers.items():
         for name in [*models.reference[path]._parameters, *models.reference[path]._buffers]:
             line = Line(join(path, name), join(twin, twin_name(name)))
-            turned = name == "weight" and steps_paddle.is_linear(models.port[twin])
+            turned = name in TURNED and steps_paddle.is_linear(models.port[twin])
             if line.torch in ours and line.paddle in theirs:
                 yield replace(line, steps=(TRANSPOSE,)) if turned else line
 
@@ -103,7 +104,9 @@ def _paddle_objects(models: Borrowed) -> dict[str, Any]:
     found = {}
     for path, layer in models.port.items():
         own = {**layer._parameters, **layer._buffers}
-        found |= {join(path, name): value for name, value in own.items() if value is not None}
+        # what has a gradient and is no parameter is made in the forward pass: the weight of weight_norm, spectral_norm
+        made = [name for name, v in own.items() if v is None or not (v.stop_gradient or hasattr(v, "trainable"))]
+        found |= {join(path, name): value for name, value in own.items() if name not in made}
     return found
 
 

@@ -203,8 +203,8 @@ class TrainingSession:
 
     def explained(self, result: Result) -> list[Culprit]:
         """What is itself at fault."""
-        found = {path: getattr(layer, "momentum", None) for path, layer in self.models.reference.items()}
-        momenta = {path: value for path, value in found.items() if isinstance(value, float)}
+        normed = {path: layer for path, layer in self.models.reference.items() if hasattr(layer, "running_mean")}
+        momenta = {path: layer.momentum for path, layer in normed.items() if hasattr(layer, "momentum")}
         twins = self.pairs.names | self.pairs.layers
         return find_culprits(
             Evidence(

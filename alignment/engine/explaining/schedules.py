@@ -61,7 +61,8 @@ def rate_cause(a: np.ndarray, b: np.ndarray) -> str:
 
 
 def _other_numbers(ours: list[Phase], theirs: list[Phase]) -> str:
-    if not ours or not theirs or max(len(ours), len(theirs)) > MANY:
+    jumps = [phase for found in (ours, theirs) for phase in found[:-1] if not phase.length]
+    if not ours or not theirs or jumps or max(len(ours), len(theirs)) > MANY:
         return ""
     kinds = [phase.kind for phase in ours]
     # one of both may end within the steps that were taken, so that the other has a phase less

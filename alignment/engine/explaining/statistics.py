@@ -21,7 +21,7 @@ def statistic_cause(
     """
     if np.array_equal(before, actual):
         return "never updated"
-    if not momentum:
+    if not momentum or not before.any():  # what is kept of zeros is not known
         return state_cause(before, expected, actual, momentum)
     before, expected, actual = (array.reshape(-1).astype(np.float64) for array in (before, expected, actual))
     batch = (expected - (1 - momentum) * before) / momentum
@@ -32,21 +32,24 @@ def statistic_cause(
 
 
 def _words(keep: Number, take: Number, momentum: float) -> str:
-    kept, taken = Number(1 - momentum), Number(momentum)
-    total = Number(keep.value + take.value, keep.bound + take.bound)
-    if total.same(Number(1.0)) and not take.same(taken):
-        swapped = ", swapped for its complement" if take.same(kept) else ""
-        return f"momentum {take.value:.6g} instead of {momentum:.6g} (of the new value){swapped}"
-    if keep.same(kept) and not take.same(taken):
-        return _scaled(take, momentum)
-    return f"{keep} of the old value and {take} of the new one, instead of {kept.value:.6g} and {momentum:.6g}"
+    used = Number(1 - keep.value, keep.bound)
+    words = [] if used.same(Number(momentum)) else [_momentum(used.value, momentum)]
+    if not take.same(used):
+        words.append(_scaled(take, used))
+    return ", and ".join(words)
 
 
-def _scaled(take: Number, momentum: float) -> str:
-    ratio, bound = take.value / momentum, take.bound / momentum
+def _momentum(used: float, momentum: float) -> str:
+    # the share that is kept, taken for the share of the new value
+    swapped = ", swapped for its complement" if abs(used - (1 - momentum)) <= 1e-6 else ""
+    return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
+
+
+def _scaled(take: Number, used: Number) -> str:
+    ratio = take.value / used.value if used.value else 0.0
     if 0 < ratio < 1:
         count = 1 / (1 - ratio)
-        bound *= count**2
+        bound = count**2 * (take.bound + ratio * used.bound) / used.value
         if bound <= WHOLE and abs(count - round(count)) <= max(bound, 1e-3):
             return f"the biased batch variance is used: (n - 1) / n of the reference's, n = {round(count)}"
         if bound > WHOLE:

@@ -53,7 +53,7 @@ class Evidence:
     rows: Sequence[Row]
     dtype: str
     twins: Mapping[str, str]
-    momenta: Mapping[str, float]
+    momenta: Mapping[str, float | None]
     pairs: TensorPairs
     changed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     clip_groups: Sequence[Sequence[str]] = ()
@@ -354,6 +354,8 @@ def _statistic_words(found: Evidence, layer: str, row: Row) -> str:
     expected = found.reference.steps[row.depth].get(BUFFER, row.layer)
     if row.note or before is None or actual is None:
         return row.note or UNEXPLAINED
+    if found.momenta.get(layer, 0.0) is None:
+        return "the reference averages over all batches so far (momentum=None), the port does not"
     return statistic_cause(before, expected, actual, found.momenta.get(layer), found.dtype) or UNEXPLAINED
 
 

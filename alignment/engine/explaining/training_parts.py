@@ -22,8 +22,11 @@ TORCH_EPSILON = 1e-6
 """What ``torch.nn.utils.clip_grad_norm_`` adds to the norm before it divides (torch 2.13)."""
 
 # A limit or a decay that is solved from norms and sums over many elements, each rounded: ten digits of float64 remain,
-# and of float32 what ``SAME`` allows.
-SOLVED = {"float64": 2.0**-33, "float32": SAME}
+# and of float32 six.
+SOLVED = {"float64": 2.0**-33, "float32": 2.0**-20}
+
+SCALED = 2.0**-20
+"""To what a gradient that was only scaled is its multiple, also where it was scaled in float32: a few roundings."""
 
 
 # --- loss -----------------------------------------------------------------------------------------------------------
@@ -123,6 +126,10 @@ def _smoothing(run: Run) -> float | None:
 
 def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[str]]) -> Explained | None:
     """How the port's clipping differs from the reference's, each on its own gradients; ``None`` where it does not."""
+    values = [_value_limit(run, port) for run in (reference, port)]
+    if None not in values:
+        other = abs(values[0] - values[1]) > SCALED * values[0]
+        return (f"elements are clipped to {values[1]:.6g} instead of {values[0]:.6g}", []) if other else None
     limit = _limit(reference, port)
     clips = any(step.of(GIVEN) for step in port.steps[1:])
     if limit is None:
@@ -143,6 +150,20 @@ def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[
     return _other_clip(port, size, groups), evidence
 
 
+def _value_limit(run: Run, port: Run) -> float | None:
+    """The largest magnitude that single elements of the port's gradients keep, if that is how ``run`` clips."""
+    found = []
+    for step, other in zip(run.steps[1:], port.steps[1:]):
+        before, after = other.of(GRADIENT), step.of(GIVEN)
+        changed = [name for name in after if name in before and not np.array_equal(after[name], before[name])]
+        if changed:
+            value = max(float(np.abs(after[name]).max()) for name in changed)
+            if not all(np.array_equal(np.clip(before[name], -value, value), after[name]) for name in changed):
+                return None
+            found.append(value)
+    return found[0] if found and np.ptp(found) <= SCALED * found[0] else None
+
+
 def _norm(arrays: Mapping[str, np.ndarray]) -> float:
     return float(np.sqrt(sum(float(np.vdot(a, a)) for a in arrays.values())))
 
@@ -156,7 +177,7 @@ def _factors(step: Step, before: Mapping[str, np.ndarray] | None = None) -> dict
         square = float(np.vdot(before[name], before[name]))
         if square:
             factor = float(np.vdot(after[name], before[name])) / square
-            fits = compare(after[name], factor * before[name]).relative <= SAME
+            fits = compare(after[name], factor * before[name]).relative <= SCALED
             factors[name] = factor if fits else float("nan")
     return factors
 
@@ -168,7 +189,7 @@ def _limit(reference: Run, port: Run) -> tuple[float, float] | None:
         before = other.of(GRADIENT)
         factors = _factors(step, before)
         values = [*factors.values()]
-        if factors and max(values) < 1 - SAME and np.ptp(values) <= SAME:
+        if factors and max(values) < 1 - SCALED and np.ptp(values) <= SCALED:
             total = _norm({name: before[name] for name in factors})
             found.append((float(np.median(values)), total))
     if not found:
@@ -190,15 +211,15 @@ def _as_expected(port: Run, size: float, added: float, dtype: str) -> bool:
 
 
 def _ever_clipped(run: Run) -> bool:
-    return any(not abs(f - 1) <= SAME for step in run.steps[1:] for f in _factors(step).values())
+    return any(not abs(f - 1) <= SCALED for step in run.steps[1:] for f in _factors(step).values())
 
 
 def _other_clip(port: Run, size: float, groups: Sequence[Sequence[str]]) -> str:
-    step = next(s for s in port.steps[1:] if any(not abs(f - 1) <= SAME for f in _factors(s).values()))
+    step = next(s for s in port.steps[1:] if any(not abs(f - 1) <= SCALED for f in _factors(s).values()))
     factors, gradients = _factors(step), step.of(GRADIENT)
     if any(np.isnan(f) for f in factors.values()):
         return "single elements are clipped (by value), not the norm"
-    if np.ptp([*factors.values()]) <= SAME:
+    if np.ptp([*factors.values()]) <= SCALED:
         found = next(iter(factors.values())) * _norm({name: gradients[name] for name in factors})
         return f"clipped to norm {found:.6g} instead of {size:.6g}"
     for words, sets in (
@@ -207,7 +228,7 @@ def _other_clip(port: Run, size: float, groups: Sequence[Sequence[str]]) -> str:
     ):
         for added in (TORCH_EPSILON, 0.0):
             limits = _limits(factors, gradients, sets, added)
-            if limits and np.ptp(limits) <= SAME * max(limits):
+            if limits and np.ptp(limits) <= SCALED * max(limits):
                 return f"{words} (to {limits[0]:.6g}), not all by the global norm (to {size:.6g})"
     return f"clipped otherwise: {UNEXPLAINED}"
 
@@ -219,9 +240,9 @@ def _limits(
     found = []
     for names in sets:
         own = [factors[name] for name in names if name in factors]
-        if own and np.ptp(own) > SAME:
+        if own and np.ptp(own) > SCALED:
             return []
-        if own and own[0] < 1 - SAME:
+        if own and own[0] < 1 - SCALED:
             found.append(own[0] * (_norm({name: gradients[name] for name in names if name in factors}) + added))
     return found
 

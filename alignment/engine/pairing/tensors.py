@@ -84,7 +84,7 @@ class Layout:
         if not array.ndim:
             return array
         if whole and pieces[0].axis is None and all(step == TRANSPOSE for step in pieces[0].steps):
-            array = array.T if len(pieces[0].steps) % 2 else array
+            array = array.T if len(pieces[0].steps) % 2 and array.ndim > 1 else array
             return array.reshape(shape) if array.size == int(np.prod(shape)) else array
         made = np.zeros(shape, array.dtype)
         for piece in pieces:

@@ -353,6 +353,7 @@ def average(ema: Any) -> Mapping[str, torch.Tensor]:
 def array_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy; complex numbers as pairs of real ones, bfloat16 as float32."""
     tensor = tensor.detach().cpu()
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor  # the gradient of a sparse embedding
     tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
 

@@ -431,25 +431,27 @@ class Session:
         make = partial(Trace, tape, floor, self.matching.twins, self._leaves(), explained)
         by_twin: dict[str, list[Point]] = {}
         for key, twin in self.matching.calls.items():
-            if key in self.points and self._does_something(key[0], twin[0]):
+            if key in self.points and self._does_something(key[0]):
                 by_twin.setdefault(twin[0], []).append(self.points[key])
         trusted: set[Any] = set()
         trace = make()
         run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
-        if run.raised is not None and trace.left_shapes:
+        if run.raised is not None and trace.shapes_left:
             # another shape, which was left to the code around it, ended the run: that code does not make up for it
-            trace = make(shapes_cut=True)
+            trusted |= trace.shapes_left
+            trace = make(trusted=frozenset(trusted), shapes_cut=True)
             run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
         while run.raised is None and trace.blamed - trusted and len(trusted) <= MOST_AT_ONCE:
             trusted |= trace.blamed
             trace = make(trusted=frozenset(trusted), shapes_cut=trace.shapes_cut)
             run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
-        findings = [*trace.findings, *self._missing_calls(trace.findings)]
+        findings = [*trace.findings, *self._missing_calls(trace.findings), *self._further_calls(trace.findings)]
         right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
         right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}
         findings = [f for f in findings if f.where != "output" or (f.layer, f.call) not in right]
         if run.raised is None and self.options.backward:
-            findings += self._parameter_findings(result, run.param_grads, findings)
+            met = {p.record.path for p in run.called if self.matching.twins.get(p.record.path) not in run.further}
+            findings += self._parameter_findings(result, run.param_grads, findings, met)
         elif run.raised is not None:
             findings.append(self._raised(run.raised))
         cut = {point.record.path: BACKWARD_LIMIT for point in run.called if point.cut}
@@ -460,23 +462,36 @@ class Session:
         return trace, findings, states
 
     def _missing_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
-        """Calls that the reference makes in a container at fault, of layers that the port has, and the port does not."""
+        """Calls that the reference makes in a container at fault and the port does not, of layers that it has."""
         inside, records = self.runs.tape.children(), self.runs.tape.by_key()
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
             for call in inside.get(key, ()):
-                if call.key not in self.matching.calls and call.path in self.matching.twins and not inside[call.key]:
+                if call.key not in self.matching.calls and self._is_in_port(call.path):
                     nothing = compare(np.zeros(0), np.zeros(1))
                     note = f"call {call.call + 1} of {call.path} is missing"
                     yield Finding(records[key].path, self.matching.twins[key[0]], False, "call", 0, nothing, call.path,
                                   note, call=key[1], inner_call=call.call)  # fmt: skip
 
-    def _does_something(self, path: str, twin: str) -> bool:
+    def _further_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
+        """Calls that the port makes in a container at fault and the reference does not, of layers that it has."""
+        inside, paired = self.port.children(), {*self.matching.calls.values()}
+        back = {twin: path for path, twin in self.matching.twins.items()}
+        for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
+            for call in inside.get(self.matching.calls.get(key), ()):
+                if call.key not in paired and call.path in back:
+                    nothing = compare(np.zeros(0), np.zeros(1))
+                    note = f"{call.path} is called more often than in the reference"
+                    yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, nothing, back[call.path], note,
+                                  call=key[1], inner_call=call.call)  # fmt: skip
+
+    def _is_in_port(self, path: str) -> bool:
+        """Whether the port has a layer, or the layers with weights in it."""
+        twins = self.matching.twins
+        return path in twins or path in self.models.port or any(inner.startswith(f"{path}.") for inner in twins)
+
+    def _does_something(self, path: str) -> bool:
         """Whether a layer can be judged; one that hands on what it is given has no values of its own."""
-        pair = self.models.reference_settings[path], self.models.port_settings[twin]
-        rates = {settings.fields.get("rate", 0.0) for settings in pair}
-        return not any(settings.category in ("identity", "flatten") for settings in pair) and not (
-            all(settings.category == "dropout" for settings in pair) and rates == {0.0}
-        )
+        return self.models.reference_settings[path].category not in ("identity", "flatten")
 
     def _has_output(self, layer: str) -> bool:
         return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)
@@ -488,7 +503,7 @@ class Session:
         return frozenset(path for path, twin in self.matching.twins.items() if twin in single and path != ROOT)
 
     def _parameter_findings(
-        self, result: Result, theirs: Mapping[str, np.ndarray], findings: Sequence[Finding]
+        self, result: Result, theirs: Mapping[str, np.ndarray], findings: Sequence[Finding], met: set[str]
     ) -> Iterator[Finding]:
         """Gradients of parameters in pieces that begin with the reference's own values and gradients."""
         floor, blamed = self.runs.floor("float64"), {finding.layer for finding in findings}
@@ -502,8 +517,11 @@ class Session:
             if not note and found.relative <= max(floor.allowed(gradient.ref), BACKWARD_LIMIT):
                 continue
             actual = np.zeros_like(gradient.expected) if gradient.actual is None else gradient.actual
-            while layer != ROOT and (layer, 0) not in called:
-                layer = layer.rpartition(".")[0] or ROOT  # a layer of which the one around it uses the weights
+            # a layer that the port does not call, or of which the one around it uses the weights
+            while layer != ROOT and ((layer, 0) not in called or layer not in met):
+                layer = layer.rpartition(".")[0] or ROOT
+            if layer in blamed:
+                continue
             twin = self.matching.twins.get(layer, layer)
             yield Finding(layer, twin, layer in self._leaves(), "parameter gradient", 0, found, own, found.mismatch,
                           gradient.expected, actual)  # fmt: skip

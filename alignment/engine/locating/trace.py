@@ -34,7 +34,8 @@ Met = list[tuple[int, Layout] | None]
 class _Call:
     """A call of the port: whether it took and returned what the reference's call does (None: not known).
 
-    ``passed`` tells that a cut after it took the reference's values.
+    ``passed`` tells that a cut after it took the reference's values, ``exchanged`` that it took them in another order,
+    ``handed`` is what is wrong with what it took.
     """
 
     path: str
@@ -43,12 +44,24 @@ class _Call:
     took: bool | None = None
     gave: bool | None = None
     passed: bool = False
+    exchanged: bool = False
     handed: list[Finding] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def around(self) -> list[_Call]:
         """The calls in which this one happens, innermost first."""
         return [self.outer, *self.outer.around()] if self.outer else []
+
+
+def _owner(call: _Call) -> _Call | None:
+    """The call whose code is at fault where ``call`` is handed, or handed back, what is wrong.
+
+    The innermost around it that took the reference's values itself; where that is known of none, the innermost of
+    which the contrary is not known.
+    """
+    around = [outer for outer in call.around() if outer.point is not None]
+    sure = [outer for outer in around if outer.took and not outer.exchanged]
+    return next(iter(sure or [outer for outer in around if outer.took is not False] or around[-1:]), None)
 
 
 class Trace:
@@ -90,6 +103,11 @@ class Trace:
         call, refs = self._open[-1], point.record.input_refs()
         met, wrong = self._met(point, "handed", refs, arrays)
         call.took, call.handed = (None if None in met or not met else not wrong), wrong
+        if wrong and len(refs) > 1 and None not in (other := self._by_value(refs, arrays)):
+            # all of it is there in another order, which is as well where the port's code is written for it
+            met, wrong, call.took, call.exchanged = other, [], True, True
+        elif len(refs) != len(arrays):
+            call.handed = [self._count(point, len(arrays), len(refs))]
         if self.replaces(point) and wrong:
             self._confirm(call, wrong)
         elif self.replaces(point) and call.took:
@@ -132,9 +150,9 @@ class Trace:
             self._once_suspected.append(call)
 
     @property
-    def left_shapes(self) -> bool:
-        """Whether a call that returned another shape was left alone."""
-        return any(finding.note for call in self._once_suspected for finding in call.findings)
+    def shapes_left(self) -> set[Key]:
+        """Calls that returned another shape and were left alone."""
+        return {c.point.record.key for c in self._once_suspected if any(finding.note for finding in c.findings)}
 
     @property
     def apart(self) -> set[str]:
@@ -168,10 +186,6 @@ class Trace:
             met.append(None if layout is None else (number, layout))
             if layout is not None and not found.relative <= self.floor.allowed(ref):
                 wrong.append(self._finding(point, where, number, found, self.tape.get(ref), layout, array))
-        if wrong and len(refs) > 1 and point.record.path != ROOT:
-            other = self._by_value(refs, arrays)
-            if None not in other:
-                return other, []
         return met, wrong
 
     def _look(self, ref: Ref, array: np.ndarray) -> tuple[Layout | None, Difference]:
@@ -208,6 +222,13 @@ class Trace:
         return Finding(record.path, self.twins.get(record.path, record.path), leaf, where, index, found,
                        note=found.mismatch, expected=expected, actual=actual, call=record.call)  # fmt: skip
 
+    def _count(self, point: Point, number: int, expected: int) -> Finding:
+        """A call that is given another number of tensors."""
+        nothing = Difference(np.inf, np.inf, (), 0)
+        record = point.record
+        return Finding(record.path, self.twins.get(record.path, record.path), False, "handed", 0, nothing,
+                       note=f"{number} tensors instead of {expected}", call=record.call)  # fmt: skip
+
     def _keeps_arrays(self, layer: str) -> bool:
         """Whether a finding needs its arrays: for a cause in words, or, of the first few, for a picture."""
         self._kept += layer in self.explained
@@ -216,6 +237,7 @@ class Trace:
     def _confirm(self, cut: _Call | None, wrong: Sequence[Finding], root: _Call | None = None) -> None:
         """What a cut takes is wrong: blame who made it."""
         suspects = [call for call in self._suspects if not call.passed and not self._holds_another(call)]
+        suspects = [call for call in suspects if not call.exchanged]
         self._suspects = [call for call in self._suspects if call.passed]
         if suspects:
             for call in suspects:
@@ -227,8 +249,7 @@ class Trace:
         if root is not None:
             self.findings += [*self._first_inside(root), *wrong]
             return
-        around = [call for call in cut.around() if call.point is not None]
-        owner = next((call for call in around if call.took is not False), around[-1] if around else None)
+        owner = _owner(cut)
         if owner is not None and owner.point is not None:
             self.findings += self._first_inside(owner, cut)
             self.findings += [self._handed(owner.point, cut.point, finding) for finding in wrong]
@@ -257,7 +278,7 @@ class Trace:
         """A gradient, in the reference's layout: of a piece that began with the reference's."""
         finding = self._gradient_finding(point, where, index, slot, array)
         call = self._by_point[id(point)]
-        if finding is None:
+        if finding is None or any(outer.exchanged for outer in (call, *call.around())):
             return
         if where == "returned gradient":
             self.findings.append(self._returned_to(call, finding))
@@ -280,8 +301,8 @@ class Trace:
 
     def _returned_to(self, call: _Call, finding: Finding) -> Finding:
         """The gradient that comes back to a call is made by the code around it."""
-        around = [outer for outer in call.around() if outer.point is not None]
-        outer = around[0].point.record if around else call.point.record
+        owner = _owner(call) or call
+        outer = owner.point.record
         return Finding(outer.path, self.twins.get(outer.path, outer.path), False, "returned gradient", finding.index,
                        finding.difference, call.point.record.path, finding.note, finding.expected, finding.actual,
                        outer.call, call.point.record.call)  # fmt: skip

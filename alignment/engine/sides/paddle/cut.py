@@ -54,13 +54,14 @@ class Judge(Protocol):
 class CutRun:
     """What is left of a cut run: ``param_grads`` by the port's names, ``buffers`` after it, what ended it, if anything.
 
-    ``called`` are the points that were met.
+    ``called`` are the points that were met, ``further`` layers of the port that were called more often.
     """
 
     param_grads: dict[str, np.ndarray] = field(default_factory=dict)
     buffers: dict[str, np.ndarray] = field(default_factory=dict)
     raised: ModelRaised | None = None
     called: list[Point] = field(default_factory=list)
+    further: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -116,7 +117,7 @@ def run_cut(
         for handle in handles:
             handle.remove()
         layer.clear_gradients(set_to_zero=False)
-    run.called = pieces.called
+    run.called, run.further = pieces.called, pieces.further
     return run
 
 
@@ -127,6 +128,7 @@ class _Pieces:
                  has_loss: bool):  # fmt: skip
         self.tape, self.judge, self.differentiate, self.has_loss = tape, judge, differentiate, has_loss
         self.waiting = defaultdict(list, {path: list(some) for path, some in points.items()})
+        self.known, self.further = frozenset(points), set()
         self.called: list[Point] = []
         self._open: list[tuple[str, Point | None]] = []
         self._roots: list[tuple[paddle.Tensor, np.ndarray]] = []
@@ -178,6 +180,8 @@ class _Pieces:
         if len(waiting) > 1:
             same = (number for number, point in enumerate(waiting) if self.judge.took(point.record, arrays))
             return waiting.pop(next(same, 0))
+        if not waiting and path in self.known:
+            self.further.add(path)
         return waiting.pop() if waiting else None
 
     def _cut(

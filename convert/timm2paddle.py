@@ -37,7 +37,7 @@ from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import manifest_path
+from paddle_dla.storage.manifest import check_weights_writable, manifest_path
 
 FRAMEWORKS = ("torch", "timm", "paddle")
 # of the random images that both models are run on: the smallest side the network takes twice, so that every level
@@ -89,7 +89,7 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
 def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
     """Convert one model and write it; returns the report. Raises ``CheckpointError``; then nothing was written."""
     checkpoint.check_suffix(target)
-    check_writable(target)
+    check_weights_writable(target)
     preprocessing = _preprocessing(args, model)
     source = find_source(args, model, progress)
     conversion = convert_source(

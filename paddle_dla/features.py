@@ -33,8 +33,8 @@ from paddle_dla.evaluate import EXPECTED_ERRORS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
-from paddle_dla.reports import write_csv
-from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.reports import fill_csv
+from paddle_dla.storage.atomic import atomic_path, atomic_paths, check_writable
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -121,9 +121,11 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
 
 def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
     """The matrix, and a table of its rows beside it."""
-    write_csv(f"{path}.csv", (["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())))
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.save(file, rows.features)
+    table = ["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())
+    with atomic_paths(f"{path}.csv", path) as (listing, matrix):
+        fill_csv(listing, table)
+        with open(matrix, "wb") as file:
+            np.save(file, rows.features)
 
 
 def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:

@@ -20,8 +20,14 @@ Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 
 def write_csv(path: str | os.PathLike[str], table: Table) -> None:
     """A header and rows."""
+    with atomic_path(path) as part:
+        fill_csv(part, table)
+
+
+def fill_csv(path: str | os.PathLike[str], table: Table) -> None:
+    """The same, for callers who make it atomic."""
     header, rows = table
-    with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -6,19 +6,19 @@ raises ``FORMAT``.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
-from paddle_dla.storage.atomic import process_runs, write_error
+from paddle_dla.storage.atomic import write_error
+from paddle_dla.storage.folders import PART, atomic_folder, hidden, recover
 from paddle_dla.storage.manifest import describe_file
 
 FORMAT = 1
@@ -138,7 +138,7 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
             raise ExportError(f"{target} exists; choose another folder, or replace it with --overwrite")
         if target.is_symlink() or not (target / RECORD).is_file():
             raise ExportError(f"{target} is not an export, so it is not replaced; choose another folder")
-    part = _beside(target, "part")
+    part = hidden(target.absolute(), PART)
     try:
         part.mkdir()
         part.rmdir()
@@ -147,57 +147,13 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+def export_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """An empty folder beside ``folder`` to fill; when the block ends without an exception it becomes ``folder``.
 
     Raises ``CheckpointError`` where the system refuses; what stood at ``folder`` is then still there.
     """
     target = Path(folder)
-    _clear_leftovers(target)
+    recover(target.absolute().parent, re.escape(target.name))
     check_target(target, overwrite)
-    part, old = _beside(target, "part"), _beside(target, "old")
-    try:
-        part.mkdir()
+    with atomic_folder(target, replace=overwrite) as part:
         yield part
-        _reach_disk(sorted(part.iterdir()))
-        if target.exists():
-            os.rename(target, old)
-        _take_place(part, target, old)
-    except OSError as error:
-        raise write_error(target, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_leftovers(target: Path) -> None:
-    """Remove what killed writers left; one that was stopped between its two renames had the old folder set aside."""
-    resolved = Path(os.path.abspath(target))
-    for leftover in resolved.parent.glob(f".{glob.escape(resolved.name)}.*"):
-        pid, _, suffix = leftover.name.removeprefix(f".{resolved.name}.").partition(".")
-        if suffix not in ("part", "old") or process_runs(pid):
-            continue
-        if suffix == "old" and not resolved.exists():
-            os.rename(leftover, resolved)
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _take_place(part: Path, target: Path, old: Path) -> None:
-    try:
-        os.rename(part, target)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.rename(old, target)
-        raise
-
-
-def _beside(target: Path, suffix: str) -> Path:
-    resolved = Path(os.path.abspath(target))
-    return resolved.with_name(f".{resolved.name}.{os.getpid()}.{suffix}")
-
-
-def _reach_disk(paths: Sequence[Path]) -> None:
-    for path in paths:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())

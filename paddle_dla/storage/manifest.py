@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.atomic import atomic_path, check_regular
 from paddle_dla.storage.errors import CheckpointError
 
 FORMAT = 1
@@ -29,8 +29,15 @@ SUFFIX = ".manifest.json"
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
-    """Where the manifest of the weight file ``path`` lies."""
-    return Path(f"{os.fspath(path)}{SUFFIX}")
+    """Where the manifest of the weight file ``path`` lies; of a link beside the link, else beside what it leads to."""
+    beside = Path(f"{os.fspath(path)}{SUFFIX}")
+    if os.path.islink(path) and not os.path.lexists(beside):
+        return _beside_target(path)
+    return beside
+
+
+def _beside_target(path: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.path.realpath(path)}{SUFFIX}")
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
@@ -62,6 +69,7 @@ def write_with_manifest(
     ``manifest["tensors"]`` must describe exactly ``arrays``; ``file`` is added. Raises ``CheckpointError`` where the
     system refuses.
     """
+    check_weights_writable(path)
     target, sidecar = Path(path), manifest_path(path)
     replacing = target.exists()
     try:
@@ -77,6 +85,16 @@ def write_with_manifest(
         # both are the new ones by now; a record of the old one that cannot be dropped does no harm
         with suppress(CheckpointError):
             _write_json(sidecar, manifest)
+
+
+def check_weights_writable(path: str | os.PathLike[str]) -> None:
+    """Raises ``CheckpointError`` where weights and their manifest could not be written, before any work for them."""
+    check_regular(path, "a weight file with a manifest")
+    beside, behind = manifest_path(path), _beside_target(path)
+    if beside.exists() and behind.exists() and not beside.samefile(behind):
+        raise CheckpointError(
+            f"cannot write {path}: it is a link, and {beside} and {behind} both describe the file; remove the wrong one"
+        )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:

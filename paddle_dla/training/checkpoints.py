@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +27,10 @@ from typing import Any
 import numpy as np
 
 from paddle_dla import checkpoint
-from paddle_dla.storage.atomic import process_runs, write_error
+from paddle_dla.storage import folders
+from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.manifest import describe, describe_file
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.training.plan import Position
@@ -36,6 +38,7 @@ from paddle_dla.training.plan import Position
 FORMAT = 1
 STATE, MODEL, EMA, OPTIMIZER = "state.json", "model.pdparams", "ema.pdparams", "optimizer.pdopt"
 BEST, LAST = "best", "last"
+NAME = r"epoch-([0-9]{4,18})-batch-([0-9]{6,18})"  # no number beyond what the plan of a run can hold
 KEPT_RECENT = 2  # the newest, and the one before it in case the newest is damaged
 
 Arrays = Mapping[str, np.ndarray]
@@ -78,9 +81,25 @@ def folder_name(position: Position) -> str:
 
 
 def found(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, whole or not, the newest first."""
-    paths = [path for path in folder.glob("epoch-*-batch-*") if path.is_dir() and not path.is_symlink()]
-    return sorted(paths, key=lambda path: [int(part) for part in path.name.split("-")[1::2]], reverse=True)
+    """The checkpoints in ``folder``, whole or not, the newest first.
+
+    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone.
+    """
+    positions = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
+    paths = [path for path in positions if positions[path] and path.is_dir() and not path.is_symlink()]
+    return sorted(paths, key=lambda path: positions[path], reverse=True)
+
+
+def _position(name: str) -> Position | None:
+    """What a folder's name says; ``None`` where ``folder_name`` would not have given it."""
+    digits = re.fullmatch(NAME, name)
+    position = Position(*map(int, digits.groups())) if digits else None
+    return position if position and folder_name(position) == name else None
+
+
+def recover(folder: Path) -> None:
+    """Bring back a checkpoint that a killed process had set aside, and remove what it left half written."""
+    folders.recover(folder, NAME)
 
 
 def read_record(path: Path) -> Checkpoint:
@@ -145,21 +164,17 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     Raises ``CheckpointError`` where the system refuses; what was there before is then still there.
     """
     target = folder / folder_name(Position(**snapshot.record["position"]))
-    part = _hidden(target, "part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        part.mkdir()
-        _write_files(part, snapshot)
-        _put_in_place(part, target)
     except OSError as error:
         raise write_error(target, error) from error
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{str(error).replace(str(part), str(target))}; older checkpoints are as they were"
-        ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    recover(folder)
+    with atomic_folder(target, replace=True) as part:
+        try:
+            _write_files(part, snapshot)
+        except CheckpointError as error:
+            message = str(error).replace(str(part), str(target))
+            raise CheckpointError(f"{message}; older checkpoints are as they were") from None
     return target
 
 
@@ -173,40 +188,6 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     content = {"format": FORMAT, **snapshot.record, "files": files}
     text = json.dumps({"sha256": _sha256(content), "content": content}, indent=1)
     (part / STATE).write_text(text + "\n", encoding="utf-8")
-    for path in part.iterdir():
-        _reach_disk(path)
-    _reach_disk(part)
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    if target.exists():
-        old = _hidden(target, "old")
-        os.rename(target, old)
-        os.rename(part, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(part, target)
-    _reach_disk(target.parent)
-
-
-def _reach_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _hidden(target: Path, what: str) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.{what}")
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have half written or half removed."""
-    for path in folder.glob(".epoch-*"):
-        pid = path.name.split(".")[-2]
-        if pid == str(os.getpid()) or not process_runs(pid):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sha256(content: Mapping[str, Any]) -> str:
@@ -227,10 +208,7 @@ def rotate(folder: Path, best: int) -> None:
         _link(folder / BEST, ranked[0].path)
     for item in saved:
         if item.path not in kept:
-            gone = _hidden(item.path, "gone")
-            with suppress(OSError):
-                os.rename(item.path, gone)
-                shutil.rmtree(gone, ignore_errors=True)
+            folders.remove(item.path)
 
 
 def by_score(saved: Sequence[Checkpoint]) -> list[Checkpoint]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from paddle_dla.storage.atomic import atomic_path, write_error
+from paddle_dla.storage.atomic import atomic_path, check_regular, write_error
 
 Record = dict[str, Any]
 
@@ -66,6 +66,7 @@ class Records:
     """
 
     def __init__(self, path: Path, resumed_at: int, repeatable: Iterable[str] = ("train", "validation")):
+        check_regular(path, "a record that grows")
         self.path, self._repeatable = path, frozenset(repeatable)
         self._replace(record for record in read_records(path) if self._step(record) <= resumed_at)
 
@@ -109,6 +110,7 @@ class Table:
     """
 
     def __init__(self, path: Path, records: Records, kind: str):
+        check_regular(path, "a table that grows")
         self._path, self._records, self._kind = path, records, kind
         self._rewrite()
 

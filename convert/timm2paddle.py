@@ -6,10 +6,10 @@ Usage::
     python convert/timm2paddle.py --model dla60 --hub timm/dla60.in1k --output dla60.pdparams
     python convert/timm2paddle.py --model all --seed 0 --output weights/
 
-``--checkpoint`` takes ``.safetensors`` (needs neither torch nor Paddle), ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin``:
-plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a ``.pdparams`` or
-``.safetensors`` file, or, with ``--model all``, a folder. A manifest with the origin and checksum of every tensor lies
-beside each file.
+``--checkpoint`` takes ``.safetensors``, ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin`` (reading them needs neither torch
+nor Paddle): plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a
+``.pdparams`` or ``.safetensors`` file, or, with ``--model all``, a folder. A manifest with the origin and checksum of
+every tensor lies beside each file.
 
 Where torch, timm and Paddle are installed both models are run on the weights and every layer compared before
 anything is written; ``--no-verify`` leaves that out.

@@ -73,9 +73,9 @@ def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
             f"{path} has no manifest, so nothing is known of it; convert it: python convert/timm2paddle.py"
         )
     manifest = verify(path)
-    own = {"checkpoint": str(path), "source": manifest["source"], "verified": True}
+    own = {"checkpoint": str(path), "source": manifest.get("source", {}), "verified": True}
     preprocessing = chosen_preprocessing(args, Preprocessing.from_dict(manifest["preprocessing"]))
-    return {**own, **model_facts(manifest["model"], preprocessing, manifest["num_classes"])}
+    return {**own, **model_facts(manifest["model"], preprocessing, manifest.get("num_classes", 1000))}
 
 
 def model_facts(name: str, preprocessing: Preprocessing, num_classes: int = 1000) -> Facts:

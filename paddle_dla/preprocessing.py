@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from paddle_dla.storage.shown import shown
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -40,7 +42,7 @@ class Preprocessing:
         if not 0 < self.crop_pct <= 4 or not math.isfinite(self.crop_pct):
             raise ValueError(f"crop_pct is the share of the resized short side that is kept, not {self.crop_pct}")
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
+            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not '{shown(self.interpolation)}'")
         if not len(self.mean) == len(self.std) == self.input_size[0] or min(self.std) <= 0:
             raise ValueError(
                 f"mean and std have {self.input_size[0]} values, std above 0; not {self.mean} and {self.std}"

@@ -99,9 +99,9 @@ def test_a_missing_file_is_refused(exported_copy, name):
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2; this version reads 1"),
-        ({"preprocessing": {"input_size": [3, 32, 32]}}, "is damaged: a preprocessing record has the keys"),
+        ({"preprocessing": {"input_size": [3, 32, 32]}}, "is damaged: preprocessing.crop_pct is missing"),
         ({"num_classes": "many"}, "is damaged"),
-        ({"files": {"../../secret": {}}}, "is no file of the folder"),
+        ({"files": {"../../secret": {"bytes": 1, "sha256": "0" * 64}}}, "is no file of the folder"),
         ({"formats": []}, "has no network for None"),
     ],
 )

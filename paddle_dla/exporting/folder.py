@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.folders import PART, atomic_folder, hidden, recover
-from paddle_dla.storage.manifest import describe_file
+from paddle_dla.storage.json_record import Count, FormatError, RecordError
+from paddle_dla.storage.json_record import read_record as read_json_record
+from paddle_dla.storage.manifest import FileRecord, PreprocessingRecord, describe_file
 
 FORMAT = 1
 RECORD = "preprocessing.json"
@@ -50,6 +52,20 @@ class Record:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+class _Stored(TypedDict):
+    format: int
+    model: str
+    num_classes: Count
+    preprocessing: PreprocessingRecord
+    formats: list[str]
+    class_names: list[str] | None
+    weights: dict[str, Any]
+    precision: str
+    versions: dict[str, str | None]
+    check: dict[str, Any]
+    files: dict[str, FileRecord]
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Write ``preprocessing.json``; ``files`` are taken from what lies in the folder."""
     files = {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
@@ -64,14 +80,9 @@ def read_record(folder: str | os.PathLike[str]) -> Record:
     """
     root = Path(folder)
     content = _read_json(root)
-    if content["format"] != FORMAT:
-        raise ExportError(
-            f"{root / RECORD} has format {content['format']!r}; this version reads {FORMAT}: update paddle-dla, or "
-            "export again"
-        )
     try:
         record = _from_json(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ExportError(f"{root / RECORD} is damaged: {error}; export again") from error
     for name, expected in record.files.items():
         _verify(root / name, expected)
@@ -82,28 +93,29 @@ def _read_json(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise ExportError(f"{root} is no folder; name one that python -m paddle_dla.export wrote")
     try:
-        content = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        return read_json_record(root / RECORD, _Stored, FORMAT)
     except FileNotFoundError:
         raise ExportError(f"{root} is no export: it has no {RECORD}; make one: python -m paddle_dla.export") from None
-    except (OSError, ValueError) as error:
-        raise ExportError(f"cannot read {root / RECORD}: {error}; export again") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise ExportError(f"{root / RECORD} is no record of an export; export again")
-    return content
+    except OSError as error:
+        raise ExportError(f"cannot read {root / RECORD}: {error.strerror}; export again") from error
+    except FormatError as error:
+        raise ExportError(f"{root / RECORD} {error}: update paddle-dla, or export again") from error
+    except RecordError as error:
+        raise ExportError(f"{root / RECORD} is damaged: {error}; export again") from error
 
 
 def _from_json(content: Mapping[str, Any]) -> Record:
     names = content["class_names"]
     return Record(
-        model=str(content["model"]),
-        num_classes=int(content["num_classes"]),
+        model=content["model"],
+        num_classes=content["num_classes"],
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
         formats=tuple(content["formats"]),
         class_names=None if names is None else tuple(names),
-        weights=dict(content["weights"]),
-        precision=str(content["precision"]),
-        versions=dict(content["versions"]),
-        check=dict(content["check"]),
+        weights=content["weights"],
+        precision=content["precision"],
+        versions=content["versions"],
+        check=content["check"],
         files={_plain(name): dict(item) for name, item in content["files"].items()},
     )
 

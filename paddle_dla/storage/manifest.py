@@ -17,15 +17,67 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
 from paddle_dla.storage.atomic import atomic_path, check_regular
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_record import Count, FormatError, RecordError, Sha256, Within, check_record, read_record
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
+
+
+class FileRecord(TypedDict):
+    """``describe_file`` of a file."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class PreprocessingRecord(TypedDict):
+    """``Preprocessing.as_dict``."""
+
+    input_size: list[Count]
+    crop_pct: float
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+
+
+class TensorRecord(TypedDict):
+    """``describe`` of a tensor; conversions add where it came from."""
+
+    dtype: str
+    shape: list[Count]
+    sha256: Sha256
+
+
+class _DroppedRecord(TypedDict, total=False):
+    value: Annotated[int, Within(-(2**63), 2**63 - 1)]
+
+
+class _Optional(TypedDict, total=False):
+    num_classes: Annotated[int, Within(0, 2**20)]  # of what was trained so far, ImageNet-21k has the most, 21,843
+    in_chans: Annotated[int, Within(1, 2**10)]  # hyperspectral sensors have some hundred
+    global_pool: str
+    classes: list[str] | None
+    class_ids: list[str] | None
+    preprocessing: PreprocessingRecord
+    source: dict[str, Any]
+    versions: dict[str, str | None]
+    dropped: dict[str, _DroppedRecord]
+    previous: dict[str, Any]
+
+
+class Manifest(_Optional):
+    """What a manifest holds; ``previous`` is that of the file that is being replaced."""
+
+    format: int
+    model: str
+    tensors: dict[str, TensorRecord]
+    file: FileRecord
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
@@ -105,12 +157,14 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     sidecar = manifest_path(path)
     if not sidecar.exists():
         return None
-    manifest = _read_json(sidecar)
-    if manifest is None:
-        raise CheckpointError(f"{sidecar} is no readable manifest; convert again, or remove it to load unverified")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{sidecar} has format {manifest['format']!r}; this version reads {FORMAT}")
-    return manifest
+    try:
+        return read_record(sidecar, Manifest, FORMAT)
+    except FormatError as error:
+        raise CheckpointError(f"{sidecar} {error}") from None
+    except RecordError as error:
+        raise CheckpointError(
+            f"{sidecar} is no readable manifest: {error}; convert again, or remove it to load unverified"
+        ) from None
 
 
 def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -130,11 +184,19 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         return manifest
     if isinstance(previous, dict) and previous.get("file") == actual:
         # the writer was stopped between its two renames: this is still the old file
-        return previous if "tensors" in previous else None
+        return previous if _is_manifest(previous) else None
     raise CheckpointError(
         f"{path} is not what was written, says {manifest_path(path).name}: {_difference(manifest['file'], actual)}; "
         "it was damaged or replaced. Convert or copy it again, or remove the manifest to load it unverified"
     )
+
+
+def _is_manifest(content: Mapping[str, Any]) -> bool:
+    try:
+        check_record(content, Manifest)
+    except RecordError:
+        return False
+    return True
 
 
 def _difference(recorded: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
@@ -149,21 +211,6 @@ def _current_record(target: Path) -> dict[str, Any]:
         if record is not None:
             return record
     return {"file": describe_file(target)}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a manifest, or ``None`` where it lacks what every manifest has."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    complete = (
-        isinstance(content, dict)
-        and "format" in content
-        and isinstance(content.get("model"), str)
-        and all(isinstance(content.get(key), dict) for key in ("tensors", "file"))
-    )
-    return content if complete else None
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

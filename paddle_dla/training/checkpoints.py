@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
@@ -31,8 +31,11 @@ from paddle_dla.storage import folders
 from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import atomic_folder
-from paddle_dla.storage.manifest import describe, describe_file
+from paddle_dla.storage.json_record import Count, Sha256, Within, check_record, parse_json
+from paddle_dla.storage.manifest import FileRecord, describe, describe_file
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
+from paddle_dla.storage.regular import read_text
+from paddle_dla.storage.shown import shown
 from paddle_dla.training.plan import Position
 
 FORMAT = 1
@@ -42,6 +45,51 @@ NAME = r"epoch-([0-9]{4,18})-batch-([0-9]{6,18})"  # no number beyond what the p
 KEPT_RECENT = 2  # the newest, and the one before it in case the newest is damaged
 
 Arrays = Mapping[str, np.ndarray]
+
+
+class _Position(TypedDict):
+    epoch: Count
+    batch: Count
+
+
+class _Best(TypedDict):
+    score: float
+    epoch: Count
+
+
+class _Plan(TypedDict):
+    epochs: Count
+    batches: Annotated[int, Within(1, 2**63 - 1)]
+    accumulation: Annotated[int, Within(1, 2**63 - 1)]
+    batch_size: Annotated[int, Within(1, 2**63 - 1)]
+    ranks: Annotated[int, Within(1, 2**63 - 1)]
+
+
+class _Environment(TypedDict):
+    threads: Count
+
+
+class _Optional(TypedDict, total=False):
+    scaler: dict[str, Any] | None
+
+
+class State(_Optional):
+    """What the ``content`` of ``state.json`` holds, of what is read again."""
+
+    format: int
+    position: _Position
+    plan: _Plan
+    score: float | None
+    best: _Best | None
+    config: str
+    num_classes: Count
+    environment: _Environment
+    files: dict[str, FileRecord]
+
+
+class _Stored(TypedDict):
+    sha256: Sha256
+    content: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -105,17 +153,18 @@ def recover(folder: Path) -> None:
 def read_record(path: Path) -> Checkpoint:
     """The record of a checkpoint, checked against its own sum. Raises ``CheckpointError`` where it is none."""
     try:
-        stored = json.loads((path / STATE).read_text(encoding="utf-8"))
+        stored = parse_json(read_text(path / STATE))
+        check_record(stored, _Stored)
         content = stored["content"]
-        whole = stored["sha256"] == _sha256(content)
+        if stored["sha256"] != _sha256(content):
+            raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
+        if content.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {shown(content.get('format'))}; this version reads {FORMAT}")
+        check_record(content, State)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read {STATE}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:  # RecordError among them
         raise CheckpointError(f"{path / STATE} is no record of a checkpoint: {error}") from error
-    if not whole:
-        raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']!r}; this version reads {FORMAT}")
     return Checkpoint(path, content)
 
 

@@ -33,11 +33,12 @@ from convert.readers import Source, read_source
 from paddle_dla import checkpoint
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import check_weights_writable, manifest_path
+from paddle_dla.terminal import run_command
 
 FRAMEWORKS = ("torch", "timm", "paddle")
 # of the random images that both models are run on: the smallest side the network takes twice, so that every level
@@ -58,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--hub", metavar="ID", nargs="?", const="", help="timm/NAME on the hub; default: the model's own"
     )
-    source.add_argument("--seed", type=int, metavar="N", help="no checkpoint: timm's initialisation under this seed")
+    source.add_argument(
+        "--seed", type=natural, metavar="N", help="no checkpoint: timm's initialisation under this seed"
+    )
     result.add_argument("--output", required=True, help=".pdparams or .safetensors; a folder with --model all")
     result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
     result.add_argument("--num-classes", type=positive, metavar="N", help="classes wanted; others get a new head")
@@ -212,4 +215,4 @@ def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -30,11 +30,12 @@ from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
 from paddle_dla.evaluate import EXPECTED_ERRORS
-from paddle_dla.options import add_preprocessing, chosen_preprocessing
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
 from paddle_dla.reports import fill_csv
 from paddle_dla.storage.atomic import atomic_path, atomic_paths, check_writable
+from paddle_dla.terminal import run_command
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint")
     result.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
     result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
-    result.add_argument("--threads", type=int, metavar="N", help="default: all usable cores")
+    result.add_argument("--threads", type=threads, metavar="N", help="default: all usable cores")
     add_loading(result)
     add_preprocessing(result)
     return result
@@ -144,4 +145,4 @@ WRITERS = {".npy": write_npy, ".parquet": write_parquet}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -27,6 +27,7 @@ from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import read_manifest, verify
+from paddle_dla.terminal import run_command
 
 Facts = dict[str, object]
 
@@ -131,4 +132,4 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

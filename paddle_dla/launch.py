@@ -31,7 +31,10 @@ from paddle_dla.launching.one_rank import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, hanging
-from paddle_dla.options import positive
+from paddle_dla.options import positive, threads
+from paddle_dla.storage.atomic import check_writable
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import run_command
 from paddle_dla.training.heartbeat import FOLDER_VARIABLE
 
 HUNG = 124  # as timeout(1) says it
@@ -43,7 +46,7 @@ LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="launch", description="Several processes as one job.")
-    result.add_argument("--nproc", type=positive, metavar="N", help="processes on this machine (its GPUs, else 1)")
+    result.add_argument("--nproc", type=threads, metavar="N", help="processes on this machine (its GPUs, else 1)")
     result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
     result.add_argument("--master", metavar="IP:PORT", help="of one of the machines, the same on each")
     result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
@@ -67,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         logs = Path(args.logs) if args.logs else log_folder(args.program, args.arguments)
         logs.mkdir(parents=True, exist_ok=True)
-    except (ConfigError, OSError) as error:
+        check_writable(logs / "rank0.log")
+    except (ConfigError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:
@@ -184,4 +188,4 @@ class Job:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

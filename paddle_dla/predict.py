@@ -35,6 +35,7 @@ from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.subject import Subject, add_subject, open_subject
+from paddle_dla.terminal import run_command
 
 MANY = 64  # images from which on workers pay for their start
 
@@ -139,4 +140,4 @@ WRITERS = {"table": write_table, "csv": write_csv, "json": write_json}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

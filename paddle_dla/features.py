@@ -136,7 +136,8 @@ def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:
 
     width = rows.features.shape[1]
     features = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.features.reshape(-1)), width)
-    table = pyarrow.table({"name": list(names), "label": rows.labels, "features": features})
+    utf8 = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
+    table = pyarrow.table({"name": utf8, "label": rows.labels, "features": features})
     with atomic_path(path) as part:
         parquet.write_table(table, part)
 

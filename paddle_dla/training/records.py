@@ -6,7 +6,6 @@ CSV tables show the same records and are made anew from them then.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_dla.storage.atomic import atomic_path, check_regular, write_error
+from paddle_dla.storage.csv_text import write_rows
 
 Record = dict[str, Any]
 
@@ -155,5 +155,5 @@ def _is_unreal(value: object) -> bool:
 
 def _csv(values: Iterable[object]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(list(values))
+    write_rows(buffer, [list(values)])
     return buffer.getvalue()

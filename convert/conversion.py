@@ -26,6 +26,7 @@ from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import FORMAT, describe
+from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import StoredTensor
 
 
@@ -45,7 +46,7 @@ class ConversionError(CheckpointError):
     """A source that does not account for the model exactly; ``faults`` holds one line for each difference."""
 
     def __init__(self, message: str, faults: list[str]):
-        super().__init__("\n  ".join([message, *faults]))
+        super().__init__("\n  ".join([message, *map(shown, faults)]))
         self.faults = faults
 
 

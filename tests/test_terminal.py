@@ -5,8 +5,12 @@ import stat
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from timm_files import SMALL, small_weights, write_safetensors
 
+from convert.conversion import ConversionError, convert_source
+from convert.readers import read_source
 from paddle_dla.storage.shown import MOST_SHOWN, shown
 
 RUN = """
@@ -127,6 +131,16 @@ def test_a_name_keeps_its_ends_and_loses_its_middle():
     assert len(text) < MOST_SHOWN + 50
     assert text.startswith("aaa") and text.endswith("zzz") and "10,000 characters" in text
     assert shown("x" * MOST_SHOWN) == "x" * MOST_SHOWN
+
+
+@pytest.mark.parametrize("name", ["x\n  fc.bias: fine\x1b[2J", "x" * 100_000])
+def test_a_tensor_of_any_name_has_one_line_in_a_refusal(name, tmp_path):
+    weights = {**small_weights(), name: np.zeros(2, np.float32)}
+    source = read_source(write_safetensors(tmp_path / "x.safetensors", weights))
+    with pytest.raises(ConversionError) as found:
+        convert_source(source, SMALL)
+    _, line = str(found.value).split("\n")
+    assert "left over in the file" in line and len(line) < 2 * MOST_SHOWN and "\x1b" not in line
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "\n", "\r", "\t"])

@@ -44,7 +44,7 @@ from alignment.command import (
     parser,
     write_reports,
 )
-from alignment.engine.report import text
+from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from convert.conversion import convert_source
 from paddle_dla import checkpoint

@@ -29,10 +29,10 @@ import numpy as np
 
 from alignment.command import Progress, at_least_one, parser, run
 from alignment.drawn_images import write_drawn
-from alignment.engine.images import Case, Tally, align_data, culprit
-from alignment.engine.recipe import CROP, DECODE, NORMALISE, Recipe
+from alignment.engine.pixels.images import Case, Tally, align_data, culprit
+from alignment.engine.pixels.recipe import CROP, DECODE, NORMALISE, Recipe
+from alignment.engine.pixels.sample_lists import LIST, compare_lists
 from alignment.engine.result import Culprit, Result, Row, Skipped
-from alignment.engine.sample_lists import LIST, compare_lists
 from alignment.training_transforms import batch_of, compare_batches, compare_samples
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.errors import ImageError

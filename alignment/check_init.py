@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignment.command import Progress, parser, run
-from alignment.engine.distribution import Drawn
-from alignment.engine.initialisation import collect, compare_draws
+from alignment.engine.distributions.distribution import Drawn
+from alignment.engine.distributions.initialisation import collect, compare_draws
 from alignment.engine.result import Result, Skipped
 from convert.key_map import drop_reason, to_paddle, to_timm
 

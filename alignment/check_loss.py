@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from alignment.command import Progress, parser, run
-from alignment.engine.parts import part_row
+from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 
 LARGEST = (1.0, 30.0, 300.0)

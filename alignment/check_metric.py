@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.command import Progress, parser, run
-from alignment.engine.compare import compare
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.rows import tensor_row
 from alignment.engine.result import Result, Row
-from alignment.engine.rows import tensor_row
 from paddle_dla import metrics
 from paddle_dla.data.plan import Plan, share
 from paddle_dla.metrics import Predictions, predictions_of

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from alignment.command import Progress, at_least_one, parser, run
-from alignment.engine.parts import part_row
+from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 
 CASES: dict[str, dict[str, Any]] = {

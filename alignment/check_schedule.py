@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from alignment.command import Progress, parser, run
-from alignment.engine.parts import part_row
+from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 
 EPOCHS, UPDATES, LR, LAYER_DECAY = 12, 5, 0.1, 0.75

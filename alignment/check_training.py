@@ -28,11 +28,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alignment.command import SIDE_MULTIPLE, Progress, add_weights, at_least_one, chosen_weights, parser, run
-from alignment.engine.noise import BITS
+from alignment.engine.judging.noise import BITS
 from alignment.engine.result import Result
 
 if TYPE_CHECKING:
-    from alignment.engine import steps_paddle, steps_torch
+    from alignment.engine.sides.paddle import steps as steps_paddle
+    from alignment.engine.sides.torch import steps as steps_torch
 
 RECIPES = {"sgd": (0.01, 256, 1e-4), "adamw": (1e-3, 256, 0.05), "lamb": (5e-3, 256, 0.02)}
 """Learning rate, at which batch, and weight decay."""
@@ -43,7 +44,7 @@ STEPS, BATCH, SIZE = 20, 8, 64
 
 def check_training(args: argparse.Namespace, model: str, progress: Progress) -> Result:
     """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
-    from alignment.lockstep import lockstep
+    from alignment.engine.lockstep import lockstep
     from alignment.pairs import build_pair, versions
     from torch_ref.training import mixed_batches
 
@@ -87,7 +88,8 @@ def rate(optimizer: str, batch: int) -> float:
 
 def recipes(optimizer: str, steps: int, batch: int) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
     """The same training in either framework's parts."""
-    from alignment.engine import steps_paddle, steps_torch
+    from alignment.engine.sides.paddle import steps as steps_paddle
+    from alignment.engine.sides.torch import steps as steps_torch
     from paddle_dla.ema import ModelEma
     from paddle_dla.losses import SoftTargetCrossEntropy
     from paddle_dla.optim import clip_grad_, create_optimizer

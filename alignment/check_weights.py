@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignment.command import Progress, add_weights, chosen_source, parser, run
-from alignment.engine.compare import compare
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
-from alignment.engine.rows import UNMEASURED, tensor_row
 from convert.conversion import convert_source
 from convert.key_map import to_timm
 from paddle_dla import checkpoint

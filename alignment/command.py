@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from alignment.engine.page import write_html
-from alignment.engine.report import text, write_json
+from alignment.engine.reporting.page import write_html
+from alignment.engine.reporting.text import text, write_json
 from alignment.engine.result import Result
 from convert.conversion import Conversion, convert_source
 from convert.readers import Source, read_source

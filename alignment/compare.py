@@ -18,13 +18,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignment.engine.backward import compare_gradients
-from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import NoiseFloor
-from alignment.engine.page import write_html
-from alignment.engine.report import text, write_json
+from alignment.engine.judging.by_name import compare_tapes
+from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.records.files import TapeError, load_tape
+from alignment.engine.reporting.page import write_html
+from alignment.engine.reporting.text import text, write_json
 from alignment.engine.result import Result
-from alignment.engine.tape_file import TapeError, load_tape
 from alignment.reprod_files import SUFFIX, compare_reprod
 from paddle_dla.storage.errors import CheckpointError
 
@@ -37,11 +36,8 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     port, port_facts, _ = load_tape(paddle_folder)
     _refuse_other_runs(facts, port_facts)
     floor = NoiseFloor("float64", errors)
-    result = compare_tapes(f"{facts.get('model', 'model')}: torch against Paddle", exact, port, floor)
-    if exact.param_grads and port.param_grads:
-        calls = {record.key: record.key for record in exact}
-        parameters = {name: (name, name) for name in exact.param_grads}
-        result.rows += compare_gradients(exact, port, floor, calls, parameters, frozenset())
+    title = f"{facts.get('model', 'model')}: torch against Paddle"
+    result = compare_tapes(title, exact, port, floor, backward=bool(exact.param_grads and port.param_grads))
     result.facts = {
         **{f"torch side, {name}": value for name, value in facts.items()},
         **{f"Paddle side, {name}": value for name, value in port_facts.items()},

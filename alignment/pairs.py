@@ -10,14 +10,15 @@ import numpy as np
 import paddle
 import torch
 
-from alignment.aligner import align
-from alignment.engine import capture_paddle, capture_torch
-from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import NoiseFloor, run_in_both
+from alignment.engine.judging.by_name import compare_tapes
+from alignment.engine.judging.noise import NoiseFloor, run_in_both
+from alignment.engine.records.store import Budget, Store
+from alignment.engine.records.tape import Tape
 from alignment.engine.result import Result
-from alignment.engine.settings_torch import round_epsilons
-from alignment.engine.store import Budget, Store
-from alignment.engine.tape import Tape
+from alignment.engine.session import align
+from alignment.engine.sides.paddle import capture as capture_paddle
+from alignment.engine.sides.torch import capture as capture_torch
+from alignment.engine.sides.torch.settings import round_epsilons
 from convert.conversion import Conversion
 from convert.key_map import to_timm
 from convert.readers import Source, source_from_arrays

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from alignment.command import SIDE_MULTIPLE, add_inputs
-from alignment.engine.noise import run_in_both
-from alignment.engine.store import MEMORY, Budget, Store
-from alignment.engine.tape import Tape
-from alignment.engine.tape_file import save_tape
+from alignment.engine.judging.noise import run_in_both
+from alignment.engine.records.files import save_tape
+from alignment.engine.records.store import MEMORY, Budget, Store
+from alignment.engine.records.tape import Tape
 from convert.readers import read_source
 from paddle_dla import checkpoint
 from paddle_dla.models.variants import resolve_name
@@ -66,8 +66,8 @@ def record_torch(
     """
     import torch
 
-    from alignment.borrowed_torch import borrow_torch, torch_in
-    from alignment.engine.capture_torch import capture, in_random_directions
+    from alignment.engine.sides.torch.borrow import borrow_torch, torch_in
+    from alignment.engine.sides.torch.capture import capture, in_random_directions
 
     start = partial(in_random_directions, seed=seed) if backward else None
     with borrow_torch(module, mode) as half:
@@ -87,13 +87,15 @@ def record_paddle(
     """The same for any Paddle layer, which runs in float64 only."""
     import paddle
 
-    from alignment.borrowed_paddle import borrow_paddle
-    from alignment.engine.capture_paddle import capture, in_random_directions
+    from alignment.engine.sides.paddle.borrow import borrow_paddle, paddle_in
+    from alignment.engine.sides.paddle.capture import capture, in_random_directions
 
     start = partial(in_random_directions, seed=seed) if backward else None
-    with borrow_paddle(layer, mode) as half:
-        layer.to(dtype="float64")
+    with borrow_paddle(layer, mode) as half, paddle_in(layer, "float64"):
         tape = capture(layer, inputs, Store(Budget(max_memory)), start)
+        for name, ref in tape.param_grads.items():
+            if isinstance(half.layers.get(name.rpartition(".")[0]), paddle.nn.Linear) and name.endswith("weight"):
+                tape.param_grads[name] = tape.store.put(tape.get(ref).T)  # as torch lays it out
     save_tape(tape, folder, {**(facts or {}), "Paddle": paddle.__version__, "mode": mode, **half.notes})
 
 

@@ -21,12 +21,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from alignment.engine.compare import compare
-from alignment.engine.noise import BITS, MARGIN
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.rows import UNMEASURED, tensor_row
+from alignment.engine.records.files import load_tape
+from alignment.engine.records.tape import Tape
 from alignment.engine.result import Result, Row
-from alignment.engine.rows import UNMEASURED, tensor_row
-from alignment.engine.tape import Tape
-from alignment.engine.tape_file import load_tape
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.limited_pickle import Budget

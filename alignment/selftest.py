@@ -6,8 +6,9 @@ Usage::
     python alignment/selftest.py --model dla34 --fault bn_epsilon_1e-3 root_concat_permuted
     python alignment/selftest.py --clean --model all --seeds 3
 
-First each model is compared as it is, which must raise no alarm. Then every fault of ``alignment.faults`` is made and
-looked for, with the weights of a fresh model and with BatchNorm as training leaves it. ``--clean`` makes no fault.
+First each model is compared as it is, which must raise no alarm. Then every fault of ``alignment.faults.catalogue`` is
+made and looked for, with the weights of a fresh model and with BatchNorm as training leaves it. ``--clean`` makes
+no fault.
 
 Exit codes: 0 every fault is found with the right layer and kind, and nine of ten causes are right; 1 not; 2 usage.
 """
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.aligner import Reference, align
 from alignment.engine.result import Result
-from alignment.faults import FAULTS, Fault, NotApplicable, by_name, injected
+from alignment.engine.session import Reference, align
+from alignment.faults.catalogue import FAULTS, Fault, NotApplicable, by_name, injected
 from alignment.pairs import Pair, build_pair, seeded_source
 from convert.conversion import convert_source
 from paddle_dla.cpu import use_vector_kernels
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = argparse.ArgumentParser(prog="selftest", description=__doc__.split("\n")[0])
     usage.add_argument("--model", nargs="+", default=MODELS, help=f"timm's names, or all (default: {' '.join(MODELS)})")
-    usage.add_argument("--fault", nargs="+", metavar="NAME", help="of alignment.faults (default: all)")
+    usage.add_argument("--fault", nargs="+", metavar="NAME", help="of alignment.faults.catalogue (default: all)")
     usage.add_argument("--seeds", type=int, default=1, help="how many sets of weights of each kind (default 1)")
     usage.add_argument("--clean", action="store_true", help="correct ports only: is there a false alarm?")
     args = usage.parse_args(argv)

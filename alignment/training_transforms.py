@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.engine.images import Case, Tally, culprit
+from alignment.engine.pixels.images import Case, Tally, culprit
 from alignment.engine.result import Culprit, Row
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.erasing import RandomErasing

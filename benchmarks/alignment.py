@@ -34,7 +34,7 @@ FAULTS = (
     "root_concat_permuted",
     "block_residual_detached",
 )
-"""Of ``alignment.faults``: a setting, a setting that no even input shows, weights, wiring, a gradient."""
+"""Of ``alignment.faults.catalogue``: a setting, a setting that no even input shows, weights, wiring, a gradient."""
 SHAPE = (2, 3, 224, 224)
 
 
@@ -58,7 +58,7 @@ def measure(tool: str, fault: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _made(fault: str, model: Any) -> Iterator[list[str]]:
-    from alignment.faults import by_name, injected
+    from alignment.faults.catalogue import by_name, injected
 
     if fault == CORRECT:
         yield []

@@ -7,8 +7,8 @@ import torch
 from fingerprints import Golden, fingerprint, save
 from numpy_weights import images, timm_weights
 
-from alignment.engine.capture_torch import capture
-from alignment.engine.settings_torch import round_epsilons
+from alignment.engine.sides.torch.capture import capture
+from alignment.engine.sides.torch.settings import round_epsilons
 from paddle_dla.models.variants import VARIANTS
 from torch_ref.model import create_model, load_tensors
 

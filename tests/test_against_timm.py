@@ -22,7 +22,7 @@ def pair(name=SMALL, **options):
     """timm's model and its twin with the same weights, in float64 and eval mode."""
     import torch
 
-    from alignment.engine.settings_torch import round_epsilons
+    from alignment.engine.sides.torch.settings import round_epsilons
     from torch_ref.model import create_model as create_timm
     from torch_ref.model import load_tensors
 

@@ -69,7 +69,7 @@ def test_a_changed_weight_is_a_weight_fault_of_its_layer():
 
 def test_a_padding_that_no_even_image_shows_is_found():
     torch_model, paddle_model = pair()
-    paddle_model.level1[0]._padding = [1, 0, 1, 0]
+    paddle_model.level1[0]._updated_padding = [1, 0, 1, 0]  # what the layer hands to the kernel
     assert culprits(torch_model, paddle_model)[0] == ("level1.0", "config")
 
 

@@ -13,11 +13,11 @@ from PIL import Image, ImageOps
 
 from alignment import align_data
 from alignment.drawn_images import drawn_files
-from alignment.engine.images import WHOLE
-from alignment.engine.pixel_causes import explain_pixels
-from alignment.engine.recipe import CROP, DECODE, NORMALISE, Recipe
-from alignment.engine.recipe_causes import variations
-from alignment.engine.sample_lists import compare_lists
+from alignment.engine.pixels.images import WHOLE
+from alignment.engine.pixels.pixel_causes import explain_pixels
+from alignment.engine.pixels.recipe import CROP, DECODE, NORMALISE, Recipe
+from alignment.engine.pixels.recipe_causes import variations
+from alignment.engine.pixels.sample_lists import compare_lists
 
 MEAN, STD = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from convert.automap import KeyMapError, apply, call_order, derive, from_text, ordered, read_layers, to_text
-from convert.pairing import AmbiguousMatch, Layer, pair_layers
+from convert.matching.pairing import AmbiguousMatch, Layer, pair_layers
 
 BN = {"weight": (4,), "bias": (4,), "running_mean": (4,), "running_var": (4,), "num_batches_tracked": ()}
 PADDLE_BN = {"weight": (4,), "bias": (4,), "_mean": (4,), "_variance": (4,)}

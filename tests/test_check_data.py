@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from alignment import align_data, check_data, training_transforms
 from alignment.command import parser
 from alignment.drawn_images import drawing, drawn_files
-from alignment.engine.recipe import CROP, DECODE, NORMALISE, Recipe
+from alignment.engine.pixels.recipe import CROP, DECODE, NORMALISE, Recipe
 from paddle_dla import list_models
 from paddle_dla.data import pipeline
 from paddle_dla.data.crop import EvalTransform

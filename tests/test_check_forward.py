@@ -107,7 +107,8 @@ def test_short_weights_reach_both_models_as_the_same_values(dtype, tmp_path):
 
 @pytest.mark.torch
 def test_hooks_leave_both_models_as_they_were():
-    from alignment.engine import capture_paddle, capture_torch
+    from alignment.engine.sides.paddle import capture as capture_paddle
+    from alignment.engine.sides.torch import capture as capture_torch
     from paddle_dla import create_model
     from torch_ref.model import create_model as create_timm
 

@@ -7,7 +7,7 @@ import pytest
 
 from alignment import check_loss, check_optimizer, check_schedule
 from alignment.command import parser
-from alignment.engine.parts import part_row
+from alignment.engine.judging.parts import part_row
 
 SMALL = "dla46x_c"
 

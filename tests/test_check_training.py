@@ -23,7 +23,7 @@ def batches(number=STEPS):
 
 def trained(optimizer="sgd", change=None, dtype="float64", pair=None, data=None):
     """The small network, with ``change`` made to Paddle's parts."""
-    from alignment.lockstep import lockstep
+    from alignment.engine.lockstep import lockstep
 
     ours, theirs = check_training.recipes(optimizer, STEPS, 64)
     return lockstep(
@@ -140,7 +140,7 @@ def test_it_ends_at_the_first_departure():
 
 
 def test_where_torch_departs_from_itself_it_ends_and_says_so(monkeypatch):
-    from alignment import lockstep
+    from alignment.engine import lockstep
 
     # as if a few roundings of a loss were all that is allowed: what two runs of torch are apart
     monkeypatch.setattr(lockstep, "LIMITS", lockstep.LIMITS | {"parameter": 2.0**-50})

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from alignment.engine.distribution import (
+from alignment.engine.distributions.distribution import (
     KEPT,
     MOMENTS_FROM,
     Drawn,
@@ -17,8 +17,8 @@ from alignment.engine.distribution import (
     measure,
     shared,
 )
-from alignment.engine.distribution_causes import cause, describe, family
-from alignment.engine.initialisation import FALSE_ALARM, collect, compare_draws
+from alignment.engine.distributions.distribution_causes import cause, describe, family
+from alignment.engine.distributions.initialisation import FALSE_ALARM, collect, compare_draws
 
 CONV = (48, 16, 3, 3)
 FAN_IN, FAN_OUT = 16 * 9, 48 * 9

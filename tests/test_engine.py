@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from alignment.engine.compare import compare
-from alignment.engine.forward import compare_tapes
-from alignment.engine.noise import MARGIN, NoiseFloor, RoundedRun
-from alignment.engine.page import write_html
-from alignment.engine.report import coverage, table, text, write_json
+from alignment.engine.judging.by_name import compare_tapes
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import MARGIN, NoiseFloor, RoundedRun
+from alignment.engine.records.store import Store
+from alignment.engine.records.tape import Record, Tape
+from alignment.engine.reporting.page import write_html
+from alignment.engine.reporting.text import coverage, table, text, write_json
 from alignment.engine.result import Culprit, Result, Row
 from alignment.engine.spread import spread
-from alignment.engine.store import Store
-from alignment.engine.tape import Record, Tape
 
 
 def tape(calls, extra_layers=()):

@@ -63,7 +63,7 @@ class Family:
 def family(request):
     import paddle.vision.models
 
-    from alignment.aligner import Reference
+    from alignment.engine.session import Reference
     from convert.automap import apply, derive, read_layers
     from torch_ref.model import create_model, randomise_batch_norm, state_arrays
 

@@ -14,7 +14,7 @@ FEW = (
 
 
 def faults():
-    from alignment.faults import FAULTS
+    from alignment.faults.catalogue import FAULTS
 
     return FAULTS
 
@@ -47,7 +47,7 @@ def test_every_fault_is_found_in_its_layer_as_its_kind_with_its_cause(bench):
 
 
 def test_the_model_comes_back_as_it_was(bench):
-    from alignment.faults import NotApplicable, injected
+    from alignment.faults.catalogue import NotApplicable, injected
 
     model = bench.pair.paddle_model
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
@@ -67,7 +67,7 @@ def test_the_model_comes_back_as_it_was(bench):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_faults_are_found_in_other_models(name):
-    from alignment.faults import by_name
+    from alignment.faults.catalogue import by_name
     from alignment.selftest import Bench
 
     bench = Bench(name, 1, trained=True)
@@ -76,7 +76,7 @@ def test_faults_are_found_in_other_models(name):
 
 
 def test_a_fault_goes_where_it_is_told_to_go(bench):
-    from alignment.faults import by_name, injected
+    from alignment.faults.catalogue import by_name, injected
 
     fault, path = by_name("bn_epsilon_1e-3"), "level2.project.1"
     with injected(fault, bench.pair.paddle_model, path) as layers:
@@ -86,7 +86,7 @@ def test_a_fault_goes_where_it_is_told_to_go(bench):
 
 
 def test_a_model_that_raises_is_still_compared_layer_by_layer(bench):
-    from alignment.faults import by_name, injected
+    from alignment.faults.catalogue import by_name, injected
 
     with injected(by_name("conv_padding_0"), bench.pair.paddle_model) as layers:
         result = bench.compare("eval")
@@ -110,7 +110,7 @@ def array(*shape, seed=0):
 
 
 def explained(expected, actual, **known):
-    from alignment.engine.hypotheses import FORWARD, Case, explain
+    from alignment.engine.explaining.hypotheses import FORWARD, Case, explain
 
     return explain(Case(expected, actual, known), FORWARD)
 
@@ -160,7 +160,7 @@ def test_a_hypothesis_explains_what_was_done_and_nothing_else(expected, actual, 
     ],
 )
 def test_a_weight_tells_what_was_done_to_it(change, words):
-    from alignment.engine.causes import WeightIndex, weight_cause
+    from alignment.engine.explaining.causes import WeightIndex, weight_cause
 
     weight, other = (array(8, 8, 3, 3, seed=s).astype(np.float32) for s in (4, 5))
     index = WeightIndex({"weight": weight, "other": other})
@@ -177,7 +177,7 @@ def test_a_weight_tells_what_was_done_to_it(change, words):
     ],
 )
 def test_statistics_tell_how_they_were_updated(actual, words):
-    from alignment.engine.causes import state_cause
+    from alignment.engine.explaining.causes import state_cause
 
     before, batch = np.abs(array(16)) + 1, np.abs(array(16, seed=1)) + 1
     found = state_cause(before, 0.9 * before + 0.1 * batch, actual(before, batch), 0.1)
@@ -185,8 +185,8 @@ def test_statistics_tell_how_they_were_updated(actual, words):
 
 
 def test_an_epsilon_is_solved():
-    from alignment.engine.causes import other_epsilon
-    from alignment.engine.settings import Settings
+    from alignment.engine.explaining.causes import other_epsilon
+    from alignment.engine.sides.settings import Settings
 
     variance, bias = np.linspace(0.5, 2, 8), np.linspace(-1, 1, 8)
     shape = (1, 8, 1, 1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy_weights import images, timm_weights
 
-from alignment.engine.capture_paddle import capture
+from alignment.engine.sides.paddle.capture import capture
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
 from paddle_dla import create_model

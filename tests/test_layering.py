@@ -46,23 +46,23 @@ FORBIDDEN = {
     "torch_ref": PADDLE | {"paddle_dla", "convert", "alignment"},
     "convert/key_map.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
     "convert/audit.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
-    "convert/pairing.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
+    "convert/matching": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
     "convert/automap.py": TORCH | PADDLE | {"torch_ref", "alignment"},
     "convert/layout.py": TORCH | PADDLE | {"torch_ref", "alignment"},
     "convert/conversion.py": TORCH | PADDLE | {"torch_ref", "alignment"},
     "convert/readers.py": PADDLE | {"timm", "torch_ref", "alignment"},
     "convert/paddle2timm.py": PADDLE | {"timm", "torch_ref", "alignment"},
-    "alignment/borrowed_torch.py": PADDLE | {"paddle_dla", "torch_ref"},
-    "alignment/borrowed_paddle.py": TORCH | {"paddle_dla", "torch_ref"},
     "alignment/compare.py": TORCH | PADDLE | {"torch_ref"},
-    "alignment/engine": {"paddle_dla", "torch_ref", "convert", "alignment.pairs"},
+    "alignment/engine": {"paddle_dla", "torch_ref", "alignment.pairs"},
+    "alignment/engine/sides/torch": PADDLE,
+    "alignment/engine/sides/paddle": TORCH,
 }
-# a file of the engine is of the framework that its name ends with, or of none
+# the rooms of the engine that know no framework
 FORBIDDEN |= {
-    f"alignment/engine/{path.name}": (set() if path.stem.endswith("_torch") else TORCH)
-    | (set() if path.stem.endswith("_paddle") else PADDLE)
-    for path in (ROOT / "alignment/engine").glob("*.py")
-}
+    f"alignment/engine/{room}": TORCH | PADDLE
+    for room in ("records", "judging", "pairing", "locating", "explaining", "pixels", "distributions", "reporting",
+                 "result.py", "spread.py", "sides/settings.py", "sides/model.py", "sides/directions.py")
+}  # fmt: skip
 
 # modules that must import, and which frameworks are blocked meanwhile
 STANDALONE = [
@@ -71,22 +71,22 @@ STANDALONE = [
     ("paddle_dla.losses", TORCH),
     ("paddle_dla.optim", TORCH),
     ("paddle_dla.ema", TORCH),
-    ("alignment.engine.capture_paddle", TORCH),
-    ("alignment.borrowed_paddle", TORCH),
-    ("alignment.borrowed_torch", PADDLE),
+    ("alignment.engine.sides.paddle.capture", TORCH),
+    ("alignment.engine.sides.paddle.borrow", TORCH),
+    ("alignment.engine.sides.torch.borrow", PADDLE),
     ("torch_ref.model", PADDLE),
     ("torch_ref.data", PADDLE),
     ("torch_ref.draws", PADDLE),
     ("torch_ref.training", PADDLE),
-    ("alignment.engine.capture_torch", PADDLE),
-    ("alignment.engine.steps_torch", PADDLE),
-    ("alignment.engine.steps_paddle", TORCH),
-    ("alignment.engine.training_rows", TORCH | PADDLE),
-    ("alignment.engine.training_causes", TORCH | PADDLE),
-    ("alignment.engine.forward", TORCH | PADDLE),
-    ("alignment.engine.report", TORCH | PADDLE),
-    ("alignment.engine.page", TORCH | PADDLE),
-    ("alignment.engine.tape_file", TORCH | PADDLE),
+    ("alignment.engine.sides.torch.capture", PADDLE),
+    ("alignment.engine.sides.torch.steps", PADDLE),
+    ("alignment.engine.sides.paddle.steps", TORCH),
+    ("alignment.engine.judging.run_rows", TORCH | PADDLE),
+    ("alignment.engine.explaining.training_causes", TORCH | PADDLE),
+    ("alignment.engine.judging.outputs", TORCH | PADDLE),
+    ("alignment.engine.reporting.text", TORCH | PADDLE),
+    ("alignment.engine.reporting.page", TORCH | PADDLE),
+    ("alignment.engine.records.files", TORCH | PADDLE),
     ("alignment.check_forward", TORCH | PADDLE),
     ("alignment.check_backward", TORCH | PADDLE),
     ("alignment.check_weights", TORCH | PADDLE),
@@ -98,12 +98,13 @@ STANDALONE = [
     ("alignment.check_schedule", TORCH | PADDLE),
     ("alignment.check_training", TORCH | PADDLE),
     ("alignment.check_all", TORCH | PADDLE),
-    ("alignment.engine.initialisation", TORCH | PADDLE),
-    ("alignment.engine.images", TORCH | PADDLE),
+    ("alignment.engine.distributions.initialisation", TORCH | PADDLE),
+    ("alignment.engine.pixels.images", TORCH | PADDLE),
     ("alignment.record", TORCH | PADDLE),
     ("alignment.compare", TORCH | PADDLE),
     ("alignment.reprod_files", TORCH | PADDLE),
     ("convert.automap", TORCH | PADDLE),
+    ("convert.matching.derive", TORCH | PADDLE),
     ("convert.timm2paddle", TORCH | PADDLE),
     ("convert.paddle2timm", TORCH | PADDLE),
     ("paddle_dla.checkpoint", TORCH | PADDLE),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy_weights import images
 
-from alignment.engine.page import write_html
-from alignment.engine.page_tree import grown
+from alignment.engine.reporting.page import write_html
+from alignment.engine.reporting.page_tree import grown
 from alignment.engine.result import ALIGNED, DIFFERS, Culprit, Result, Row, Skipped
 from alignment.engine.spread import spread
 
@@ -187,7 +187,7 @@ def pair(name):
 
 def compared(models, faults, size, **options):
     from alignment import align
-    from alignment.faults import by_name, injected
+    from alignment.faults.catalogue import by_name, injected
 
     with ExitStack() as stack:
         for name in faults:

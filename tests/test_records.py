@@ -10,9 +10,9 @@ import pytest
 from numpy_weights import timm_weights
 
 from alignment import compare
-from alignment.engine.store import Store
-from alignment.engine.tape import Record, Tape
-from alignment.engine.tape_file import TapeError, load_tape, save_tape
+from alignment.engine.records.files import TapeError, load_tape, save_tape
+from alignment.engine.records.store import Store
+from alignment.engine.records.tape import Record, Tape
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint

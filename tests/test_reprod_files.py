@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from alignment import compare
-from alignment.engine.store import Store
-from alignment.engine.tape import Record, Tape
-from alignment.engine.tape_file import save_tape
+from alignment.engine.records.files import save_tape
+from alignment.engine.records.store import Store
+from alignment.engine.records.tape import Record, Tape
 from alignment.reprod_files import NO_LAYER, compare_reprod, export_record, export_tape, read_reprod, write_reprod
 from paddle_dla.storage.errors import CheckpointError
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from alignment.engine.locate import locate, spread_of
+from alignment.engine.locating.culprits import locate, spread_of
 from alignment.engine.spread import BARS, CELLS, spread
 
 LAST_ROW = np.arange(8)[:, None].repeat(8, 1) == 7
@@ -140,8 +140,8 @@ def test_as_json_it_is_short_and_valid():
 
 
 def finding(where, expected, actual, **changes):
-    from alignment.engine.compare import compare
-    from alignment.engine.isolate import Finding
+    from alignment.engine.judging.error import compare
+    from alignment.engine.locating.findings import Finding
 
     found = compare(expected, actual)
     return Finding("layer", "twin", True, where, 0, found, expected=expected, actual=actual, **changes)

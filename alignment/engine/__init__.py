@@ -1,1 +1,1 @@
-"""The comparison itself; it knows no model. The core knows no framework: one ``capture_*`` file for each."""
+"""The comparison itself; it knows no model. ``session`` runs one, the rooms are its steps."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from alignment.engine.spread import Spread
 
-ALIGNED, DIFFERS = "aligned", "differs"
-FORWARD, GRADIENT, PARAMETER, INIT = "forward", "gradient", "parameter gradient", "init"
+ALIGNED, DIFFERS, UNDECIDED = "aligned", "differs", "undecided"
+FORWARD, GRADIENT, INPUT, PARAMETER = "forward", "gradient", "input gradient", "parameter gradient"
+INIT = "init"
 """The directions in which tensors are compared; in ``init`` it is the distributions that they are drawn from."""
 
 
@@ -35,10 +36,12 @@ class Row:
     ``layer`` and ``twin`` are the paths in the reference and in the port, ``depth`` is the position in the order of
     execution, ``shape`` that of the reference. ``relative`` and ``floor`` are over the tensor's largest magnitude;
     ``allowed`` is what the verdict was made with. ``worst`` is the index of the largest error. ``note`` says what
-    could not be measured (another shape, a call that is missing on one side). ``direction`` is ``forward``,
-    ``gradient`` (of the output), ``parameter gradient`` or ``init``. There ``relative`` is the Kolmogorov-Smirnov
-    distance of two distributions, ``floor`` what chance reaches every second time, and ``max_abs`` the difference of
-    the means or of the standard deviations, whichever is larger.
+    could not be measured (another shape, a call that is missing on one side). ``undecided`` says why the tensor cannot
+    be judged, and is empty where it can. ``place`` is where in a structure that a model returns the tensor stands.
+    ``direction`` is ``forward``, ``gradient`` (of the output), ``input gradient`` (of the model's), ``parameter
+    gradient`` or ``init``. There ``relative`` is the Kolmogorov-Smirnov distance of two distributions, ``floor`` what
+    chance reaches every second time, and ``max_abs`` the difference of the means or of the standard deviations,
+    whichever is larger.
     """
 
     layer: str
@@ -55,16 +58,23 @@ class Row:
     worst: tuple[int, ...] = ()
     note: str = ""
     direction: str = FORWARD
+    undecided: str = ""
+    place: str = ""
 
     @property
     def aligned(self) -> bool:
         """Whether rounding explains the difference. A difference that is not a number is none that it explains."""
-        return not self.note and self.relative <= self.allowed
+        return not self.note and not self.undecided and self.relative <= self.allowed
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is a difference that rounding does not explain."""
+        return not self.aligned and not self.undecided
 
     @property
     def verdict(self) -> str:
-        """``aligned`` or ``differs``."""
-        return ALIGNED if self.aligned else DIFFERS
+        """``aligned``, ``differs`` or ``undecided``."""
+        return UNDECIDED if self.undecided else ALIGNED if self.aligned else DIFFERS
 
 
 @dataclass(frozen=True)
@@ -129,16 +139,23 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)
     culprits: list[Culprit] = field(default_factory=list)
     working: Result | None = None
+    missing: list[str] = field(default_factory=list)
+    """What the verdict needs and could not be compared."""
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared, all of it is aligned, and no layer is at fault."""
-        return bool(self.rows) and all(row.aligned for row in self.rows) and not self.culprits
+        """Whether something was compared, all of it is aligned, nothing is missing, and no layer is at fault."""
+        return bool(self.rows) and all(row.aligned for row in self.rows) and not self.culprits and not self.missing
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing is known to differ, and yet not everything that decides could be judged."""
+        return bool(self.rows) and not self.passed and not self.culprits and self.first_difference is None
 
     @property
     def first_difference(self) -> Row | None:
-        """The first tensor in the order of execution that rounding does not explain."""
-        return next((row for row in self.rows if not row.aligned), None)
+        """The first tensor in the order of execution that differs by more than rounding explains."""
+        return next((row for row in self.rows if row.differs), None)
 
     @property
     def first_divergence(self) -> str | None:
@@ -170,17 +187,31 @@ class Result:
             found = self.culprits[0]
             others = f" and {len(self.culprits) - 1} more" if len(self.culprits) > 1 else ""
             return f"NOT ALIGNED: {found.kind} fault in {found.layer}{others}: {found.cause}"
+        if self.undecided:
+            return f"UNDECIDED: {self._lacks()}"
         if first is None:
             words = terms(worst.direction)
             return (
                 f"ALIGNED: {len(self.rows)} tensors, worst {words.measured} {worst.relative:.1e} at {worst.layer} "
                 f"({self.dtype}, {words.explained} alone explains {worst.floor:.1e} there)"
             )
-        faulty = sum(not row.aligned for row in self.rows)
+        faulty = sum(row.differs for row in self.rows)
         words = terms(first.direction)
         measured = f"{words.measured} {first.relative:.1e}, {words.explained} alone explains {first.floor:.1e}"
         why = first.note or measured
         return f"NOT ALIGNED: {faulty} of {len(self.rows)} tensors differ, first at {first.layer}: {why}"
+
+    def _lacks(self) -> str:
+        """What could not be judged."""
+        rows = [row for row in self.rows if row.undecided]
+        words = [*self.missing]
+        if rows:
+            first = rows[0]
+            words.append(
+                f"{len(rows)} of {len(self.rows)} tensors cannot be judged, first {first.layer} ({first.direction}): "
+                f"{first.undecided}"
+            )
+        return "; ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it; an infinite error is written as the string ``inf``."""
@@ -196,6 +227,7 @@ class Result:
             "first_divergence": self.first_divergence,
             "culprits": [culprit.to_dict() for culprit in self.culprits],
             "facts": self.facts,
+            "missing": self.missing,
             "compared": len(self.rows),
             "rows": rows,
             "skipped": [asdict(item) for item in self.skipped],
@@ -217,17 +249,17 @@ class Result:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write everything that was measured."""
-        from alignment.engine.report import write_json
+        from alignment.engine.reporting.text import write_json
 
         write_json([self], path)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write a page with a picture."""
-        from alignment.engine.page import write_html
+        from alignment.engine.reporting.page import write_html
 
         write_html([self], path)
 
     def __str__(self) -> str:
-        from alignment.engine.report import text
+        from alignment.engine.reporting.text import text
 
         return text(self)

@@ -110,7 +110,8 @@ def spread(
 
 def _relative(expected: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, float]:
     """|difference| of each element over the scale, and the scale; infinite where only one side is a number."""
-    a, b = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    wide = np.complex128 if {expected.dtype.kind, actual.dtype.kind} & {"c"} else np.float64
+    a, b = np.asarray(expected, wide), np.asarray(actual, wide)
     magnitudes = np.abs(a[np.isfinite(a)])
     scale = float(magnitudes.max(initial=0.0)) or 1.0
     same = (a == b) | (np.isnan(a) & np.isnan(b))

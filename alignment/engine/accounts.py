@@ -1,0 +1,217 @@
+"""Every tensor of two models accounted for: weights, gradients of parameters, buffers after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from alignment.engine.borrowed import Borrowed
+from alignment.engine.explaining.causes import WeightIndex, state_cause, weight_cause, with_rounded_momentum
+from alignment.engine.judging.echo import in_layout
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.gradients import ParameterGradient
+from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.locating.culprits import StateFault, WeightFault
+from alignment.engine.records.store import Ref
+from alignment.engine.records.tape import ROOT, Tape
+from alignment.engine.result import Skipped
+from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
+from alignment.engine.sides.torch.borrow import own_arrays as torch_arrays
+from convert.matching.key_map import KeyMap, Line, layer_of
+
+AFFINE = {"weight": "scale", "scale": "scale", "bias": "shift"}
+NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
+
+
+@dataclass
+class Tensors:
+    """Parameters and buffers of one model by full name, and which of them are trained."""
+
+    arrays: dict[str, np.ndarray]
+    trained: frozenset[str]
+    parameters: frozenset[str]
+    alias: Mapping[str, str] = field(default_factory=dict)
+
+
+class Accounts:
+    """The tensors of both models, held against each other line by line of the key map."""
+
+    def __init__(self, models: Borrowed, key_map: KeyMap):
+        self.models, self.key_map = models, key_map
+        self.ours = Tensors(*torch_arrays(models.torch_module))
+        self.theirs = Tensors(*paddle_arrays(models.paddle_layer))
+        self._to: dict[str, list[Line]] = {}
+        for line in key_map:
+            if line.paddle and line.torch and not line.dropped and line.paddle not in self.theirs.alias:
+                self._to.setdefault(line.paddle, []).append(line)
+
+    def whole(self) -> frozenset[str]:
+        """Layers of the reference all of whose tensors have their twins in one layer, which has no others."""
+        pairs = self.key_map.layers()
+        settings = self.models.reference_settings
+        lacking = {layer_of(line.torch or "") for line in self.key_map if line.torch and not line.paddle}
+        return frozenset(path for path in pairs if path not in lacking or settings[path].has_weights)
+
+    def carried(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays by the reference's names as the port holds them, by the port's."""
+        return {name: array for name, array in self.key_map.apply(arrays, partial=True).items() if name in self._to}
+
+    def source(self, name: str) -> str:
+        """The name of the reference's tensor, or of the first of several, from which a tensor of the port comes."""
+        return self._to[name][0].torch or ""
+
+    # --- weights ----------------------------------------------------------------------------------------------------
+
+    def weight_faults(self, twins: Mapping[str, str]) -> Iterator[WeightFault]:
+        """Tensors of the port that are not the reference's, and those that one side trains and the other lacks.
+
+        ``twins``: layers of the port by those of the reference.
+        """
+        made = self.carried(self.ours.arrays)
+        index = WeightIndex(self._pieces())
+        for twin, expected in made.items():
+            if twin not in self.theirs.arrays:
+                continue
+            name, actual = self.source(twin), self.theirs.arrays[twin]
+            if expected.shape != actual.shape and expected.size == actual.size:
+                actual = actual.reshape(expected.shape)
+            found = compare(expected, actual)
+            if found.max_abs:
+                layer, own = split(name)
+                yield WeightFault(layer, own, found.relative, found.mismatch, weight_cause(expected, actual, index))
+        yield from self._missing()
+        yield from self._extra({twin: path for path, twin in twins.items()})
+        yield from self._trained()
+
+    def _pieces(self) -> dict[str, np.ndarray]:
+        """The reference's tensors by name as the port holds them, and the parts of those that it holds in parts."""
+        pieces = dict(self.ours.arrays)
+        for line in self.key_map:
+            if line.steps and line.torch in self.ours.arrays and line.paddle:
+                array = self.ours.arrays[line.torch]
+                for step in line.steps:
+                    array = step(array)
+                pieces[f"{line.torch} ({', '.join(map(str, line.steps))})"] = array
+        return pieces
+
+    def _missing(self) -> Iterator[WeightFault]:
+        paired = {line.torch for lines in self._to.values() for line in lines}
+        for name in self.ours.arrays:
+            if name in self.ours.parameters and name not in paired and self.ours.alias.get(name) not in paired:
+                layer, own = split(name)
+                trained = "" if name in self.ours.trained else ", which is not trained"
+                cause = f"the port has no such parameter{trained}: {own} is not applied"
+                yield WeightFault(layer, own, np.inf, "missing in Paddle", cause, one_sided=True)
+
+    def _extra(self, back: Mapping[str, str]) -> Iterator[WeightFault]:
+        for twin in self.theirs.arrays:
+            if twin not in self.theirs.parameters or twin in self._to or self.theirs.alias.get(twin) in self._to:
+                continue
+            layer, own = split(twin)
+            path = back.get(layer, self._around(layer, back))
+            shape = list(self.theirs.arrays[twin].shape)
+            kind = AFFINE.get(own) if self.models.port_settings[layer].category in NORMS else None
+            affine = f"affine: a {kind} of its own, " if kind else ""
+            inside = "" if path == back.get(layer) else f"{twin}: "
+            how = "trained" if twin in self.theirs.trained else "not trained"
+            cause = f"{inside}{affine}a parameter {shape} ({how}) that torch does not have"
+            yield WeightFault(path, own, np.inf, "only in Paddle", cause, one_sided=True)
+
+    def extra(self, twins: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+        """Parameters that only the port has, by the reference's layer and their names in the port's."""
+        back, found = {twin: path for path, twin in twins.items()}, {}
+        for twin in self.theirs.parameters:
+            if twin not in self._to and self.theirs.alias.get(twin) not in self._to:
+                layer, own = split(twin)
+                found.setdefault(back.get(layer, self._around(layer, back)), {})[own] = self.theirs.arrays[twin]
+        return found
+
+    def _around(self, layer: str, back: Mapping[str, str]) -> str:
+        """The reference's name of the innermost container around a layer of the port that has one."""
+        while layer != ROOT and layer not in back:
+            layer = layer.rpartition(".")[0] or ROOT
+        return back.get(layer, ROOT)
+
+    def _trained(self) -> Iterator[WeightFault]:
+        for twin, lines in self._to.items():
+            if twin not in self.theirs.parameters or not any(line.torch in self.ours.parameters for line in lines):
+                continue
+            ours = any(line.torch in self.ours.trained for line in lines)
+            if ours != (twin in self.theirs.trained):
+                layer, own = split(lines[0].torch or "")
+                sides = ("Paddle", "torch") if ours else ("torch", "Paddle")
+                words = f"frozen in {sides[0]} and trained in {sides[1]}"
+                yield WeightFault(layer, own, np.inf, words, words, one_sided=True)
+
+    def constants(self) -> Iterator[Skipped]:
+        """Buffers that one side alone has: computed on the way by the other, or not needed."""
+        paired = {line.torch for lines in self._to.values() for line in lines}
+        for name in self.ours.arrays:
+            if name not in self.ours.parameters and name not in paired:
+                yield Skipped(name, "buffer", "torch", "no tensor of this place in Paddle")
+        for twin in self.theirs.arrays:
+            if twin not in self.theirs.parameters and twin not in self._to and twin not in self.theirs.alias:
+                yield Skipped(twin, "buffer", "Paddle", "no tensor of this place in torch")
+
+    # --- gradients --------------------------------------------------------------------------------------------------
+
+    def gradients(
+        self, tape: Tape, floor: NoiseFloor, theirs: Mapping[str, np.ndarray]
+    ) -> Iterator[ParameterGradient]:
+        """The gradient of every parameter of the port beside the reference's, as the port lays it out."""
+        theirs = {self.theirs.alias.get(name, name): array for name, array in theirs.items()}
+        ours = {name: tape.get(ref) for name, ref in tape.param_grads.items()}
+        zeros = {name: np.zeros_like(self.ours.arrays[name]) for name in self.ours.parameters if name not in ours}
+        made = self.carried({**zeros, **ours})
+        for twin in self._to:
+            sources = [line.torch for line in self._to[twin]]
+            refs = [tape.param_grads[name] for name in sources if name in tape.param_grads]
+            if twin not in made or not refs:
+                continue
+            ref: Ref = max(refs, key=floor.of)
+            scale = max(float(np.abs(ours[name]).max(initial=0)) for name in sources if name in ours)
+            rows = next((f" ({step})" for step in self._to[twin][0].steps if step.word == "rows"), "")
+            yield ParameterGradient(f"{sources[0]}{rows}", twin, made[twin], ref, theirs.get(twin), scale)
+
+    # --- buffers after a run ----------------------------------------------------------------------------------------
+
+    def state_faults(
+        self, tape: Tape, after: Mapping[str, np.ndarray], judged: Mapping[str, float], wrong: set[str]
+    ) -> Iterator[StateFault]:
+        """Buffers that were right (not in ``wrong``) and that the run left otherwise than the reference's.
+
+        ``after``: what the port's run left, by its names; ``judged``: the error that is allowed, by the reference's
+        layers of which the buffers can be judged.
+        """
+        left = self.carried({name: tape.get(ref) for name, ref in tape.buffers.items() if name in self.ours.arrays})
+        for twin, expected in left.items():
+            name = self.source(twin)
+            layer, own = split(name)
+            if layer not in judged or twin not in after or name in wrong or expected.dtype.kind != "f":
+                continue
+            actual, before = after[twin], self.ours.arrays[name].astype(np.float64)
+            momentum = self.models.reference_settings[layer].fields.get("momentum")
+            # a port may keep the momentum in float64, or in float32 as Paddle's own kernel does
+            rounded = with_rounded_momentum(before, expected, momentum)
+            found = in_layout(expected, actual, judged[layer])[1]
+            if min(found.relative, compare(rounded, actual).relative) <= judged[layer]:
+                continue
+            yield StateFault(layer, own, found.relative, state_cause(before, expected, actual, momentum))
+
+
+def split(name: str) -> tuple[str, str]:
+    """The layer of a tensor, and what the tensor is called in it."""
+    layer = layer_of(name)
+    return layer, name if layer == ROOT else name[len(layer) + 1 :]
+
+
+def initial_by_layer(accounts: Accounts) -> dict[str, dict[str, np.ndarray]]:
+    """The reference's tensors by layer and name, as they came."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in accounts.ours.arrays.items():
+        layer, own = split(name)
+        found.setdefault(layer, {})[own] = array
+    return found
+

@@ -1,0 +1,93 @@
+"""The two models, borrowed: run in other types and modes, and given back exactly as they were.
+
+They are not copied, since a port may hold references to its own layers (a ``forward`` that was replaced, a hook), and
+these would lead from the copy back to the original.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.engine.sides.model import Half, join
+from alignment.engine.sides.paddle.borrow import borrow_paddle
+from alignment.engine.sides.settings import Settings
+from alignment.engine.sides.torch.borrow import borrow_torch
+
+
+@dataclass
+class Borrowed:
+    """Both models, their layers by path and what each was set to do when they came."""
+
+    torch_module: torch.nn.Module
+    paddle_layer: paddle.nn.Layer
+    torch_half: Half
+    paddle_half: Half
+
+    @property
+    def reference(self) -> dict[str, torch.nn.Module]:
+        """The reference's layers by path."""
+        return self.torch_half.layers
+
+    @property
+    def port(self) -> dict[str, paddle.nn.Layer]:
+        """The port's layers by path."""
+        return self.paddle_half.layers
+
+    @property
+    def reference_settings(self) -> dict[str, Settings]:
+        """What the reference's layers are set to do."""
+        return self.torch_half.settings
+
+    @property
+    def port_settings(self) -> dict[str, Settings]:
+        """What the port's layers are set to do."""
+        return self.paddle_half.settings
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """How either runs, where that is not as usual."""
+        return self.torch_half.notes | self.paddle_half.notes
+
+    def add(self, path: str, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, category: str) -> None:
+        """Count two layers beside the models among theirs, as ``path``, of a kind that is a ``category`` of its own."""
+        self.reference[path], self.port[path] = torch_module, paddle_layer
+        self.reference_settings[path] = self.port_settings[path] = Settings(category)
+
+    def reference_leaves(self) -> frozenset[str]:
+        """Paths of the reference's layers without sublayers."""
+        return self.torch_half.leaves()
+
+    def port_leaves(self) -> frozenset[str]:
+        """Paths of the port's layers without sublayers."""
+        return self.paddle_half.leaves()
+
+
+@contextmanager
+def borrow(torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str) -> Iterator[Borrowed]:
+    """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
+
+    Raises ``ValueError`` for an unknown ``mode``.
+    """
+    state, own = np.random.get_state(), random.getstate()
+    try:
+        with borrow_torch(torch_module, mode) as ours, borrow_paddle(paddle_layer, mode) as theirs:
+            yield Borrowed(torch_module, paddle_layer, ours, theirs)
+    finally:
+        np.random.set_state(state)
+        random.setstate(own)
+
+
+def parameter_pairs(models: Borrowed, twins: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """``{name of a parameter in torch: (its layer, its name in Paddle)}`` for all layers that have a twin."""
+    pairs = {}
+    for path, twin in twins.items():
+        for name, _ in models.reference[path].named_parameters(recurse=False):
+            pairs[join(path, name)] = (path, join(twin, name))
+    return pairs

@@ -1,0 +1,1 @@
+"""Two initialisations compared, and why they differ. No framework."""

@@ -1,0 +1,125 @@
+"""Activations, one too many, one too few, or another; gates whose halves are exchanged. numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from alignment.engine.explaining.case import Case
+
+_ERF = np.frompyfunc(math.erf, 1, 1)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    powers = np.exp(x - x.max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "leaky relu (slope 0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "leaky relu (slope 0.1)": lambda x: np.where(x > 0, x, 0.1 * x),
+    "leaky relu (slope 0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
+    "gelu": lambda x: x * 0.5 * (1 + _ERF(x / math.sqrt(2)).astype(np.float64)),
+    "gelu (tanh)": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu (quick, sigmoid of 1.702 x)": lambda x: x * _sigmoid(1.702 * x),
+    "silu (swish)": lambda x: x * _sigmoid(x),
+    "sigmoid": lambda x: _sigmoid(x),
+    "tanh": np.tanh,
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hardtanh": lambda x: np.clip(x, -1, 1),
+    "softplus": lambda x: np.logaddexp(0, x),
+    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "squared relu": lambda x: np.maximum(x, 0) ** 2,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+}
+"""Element by element."""
+
+GATES = {"": lambda x: x, **{kind: ACTIVATIONS[kind] for kind in ("sigmoid", "tanh", "gelu", "silu (swish)", "relu")}}
+"""What one half of a gated unit (GLU, GEGLU, SwiGLU) goes through."""
+
+
+def activated_term(case: Case) -> str:
+    """One term of the sum went through an activation before."""
+    for name, array in case.fitting():
+        for kind, function in ACTIVATIONS.items():
+            if case.makes_actual(lambda e, a, f=function: e - a + f(a), case.expected, array):
+                return f"{kind} on {name} before it is added"
+    return ""
+
+
+def activation(case: Case) -> str:
+    """Another activation, one too many or one too few."""
+    if not case.same_shape:
+        return ""
+    for name, array in case.fitting():
+        kind = _kind(case, case.actual, array)
+        if kind:
+            right = _kind(case, case.expected, array)
+            return f"activation {kind} of {name}" + (f" instead of {right}" if right else "")
+    missing = _kind(case, case.expected, case.actual)
+    if missing:
+        return f"activation {missing} is missing"
+    besides = _kind(case, case.actual, case.expected)
+    return f"activation {besides} is applied besides" if besides else ""
+
+
+def _kind(case: Case, array: np.ndarray, argument: np.ndarray) -> str:
+    """The activation that makes ``array`` of ``argument``; none where it changes nothing (a ReLU of what is positive).
+
+    Of two that do, as ReLU and ReLU6 of small numbers, the one that is named first.
+    """
+    if array is argument or case.same(array, argument):
+        return ""
+    found = (kind for kind, function in ACTIVATIONS.items() if case.makes(array, function, argument))
+    axes = (f"softmax (axis {axis} of {array.ndim})" for axis in _softmax_axes(case, array, argument))
+    return next(found, "") or next(axes, "")
+
+
+def _softmax_axes(case: Case, array: np.ndarray, argument: np.ndarray) -> Iterator[int]:
+    """The axes over which ``array`` is the softmax of ``argument``; shares of one sum, which its first row shows."""
+    for axis in range(argument.ndim if array.shape == argument.shape and array.size else 0):
+        first = array[(0,) * axis + (slice(None),) + (0,) * (array.ndim - axis - 1)]
+        if abs(first.sum() - 1) <= case.limit * len(first) and case.same(array, _softmax(argument, axis)):
+            yield axis
+
+
+def gated(case: Case) -> str:
+    """The halves of a known tensor, one of which gates the other: another gate, or another half of the two."""
+    if not case.same_shape:
+        return ""
+    for name, array in case.known.items():
+        for halves in _halves(array, case.expected.shape):
+            right, wrong = (_gate(case, side, *halves) for side in (case.expected, case.actual))
+            if right and wrong and right != wrong:
+                return f"{wrong} of the halves of {name} instead of {right}"
+    return ""
+
+
+def _halves(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The two parts of ``array``, each of ``shape``: the first and second half, or every other entry."""
+    for axis in range(len(shape)):
+        if array.shape == (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :]) and array.size:
+            yield tuple(np.split(array, 2, axis))
+            at = (slice(None),) * axis
+            yield array[(*at, slice(0, None, 2))], array[(*at, slice(1, None, 2))]
+
+
+def _gate(case: Case, side: np.ndarray, one: np.ndarray, other: np.ndarray) -> str:
+    for kind, function in GATES.items():
+        by = kind or "itself"
+        if case.makes(side, lambda a, b, f=function: a * f(b), one, other):
+            return f"first times {by}(second)" if kind else "the product"
+        if kind and case.makes(side, lambda a, b, f=function: f(a) * b, one, other):
+            return f"{by}(first) times second"
+    return ""

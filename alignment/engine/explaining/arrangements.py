@@ -1,0 +1,174 @@
+"""The same elements elsewhere: permuted, flattened in another order, shifted, joined otherwise. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, permutations, product
+
+import numpy as np
+
+from alignment.engine.explaining.case import Case, is_real, varied
+
+SHIFTS = (1, -1, 2, -2)
+"""Steps by which a map might be shifted along one axis."""
+
+
+def rearranged(case: Case) -> str:
+    """The same elements under another shape."""
+    if case.expected.size != case.actual.size or case.same_shape:
+        return ""
+    if case.same(case.expected.ravel(), case.actual.ravel()):
+        return f"shape {list(case.actual.shape)} instead of {list(case.expected.shape)}, the same elements"
+    return ""
+
+
+def moved(case: Case) -> str:
+    """The same map turned, mirrored or shifted, or the batch in another order."""
+    if not case.same_shape or not varied(case.expected):
+        return ""
+    return next((words for words, other in _moves(case.expected) if case.is_actual(other)), "")
+
+
+def _moves(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if array.ndim >= 4:
+        yield "height and width exchanged", array.swapaxes(-1, -2)
+    for axis in range(2, array.ndim):
+        yield f"mirrored along axis {axis}", np.flip(array, axis)
+    for axis, step in product(range(array.ndim), SHIFTS):
+        if array.shape[axis] > 2:  # of two, a shift, a flip and an exchange are the same
+            yield f"shifted by {step} along axis {axis}", np.roll(array, step, axis)
+
+
+def rolled(case: Case) -> str:
+    """The same map shifted along two axes, as windows are by another number of places."""
+    if not case.same_shape or not varied(case.expected):
+        return ""
+    for axes in combinations(range(1, case.expected.ndim), 2):
+        steps = [_roll_along(case.expected, case.actual, axis, axes) for axis in axes]
+        if all(steps) and case.is_actual(np.roll(case.expected, steps, axes)):
+            return f"shifted by {steps} along axes {list(axes)}"
+    return ""
+
+
+def _roll_along(expected: np.ndarray, actual: np.ndarray, axis: int, axes: tuple[int, ...]) -> int:
+    """How far ``actual`` is shifted along one of two ``axes``: the other summed, all else in a random projection."""
+    partner = next(other for other in axes if other != axis)
+    ours, theirs = (np.moveaxis(a.sum(partner, keepdims=True), axis, 0) for a in (expected, actual))
+    direction = np.random.RandomState(0).standard_normal(ours[0].size)
+    ours, theirs = (array.reshape(len(array), -1) @ direction for array in (ours, theirs))
+    distances = [np.abs(np.roll(ours, step) - theirs).max() for step in range(len(ours))]
+    step = int(np.argmin(distances))
+    return step - len(ours) if step > len(ours) // 2 else step
+
+
+def permuted(case: Case) -> str:
+    """The same slices in another order along one axis; channels first."""
+    if not case.same_shape:
+        return ""
+    rank = case.expected.ndim
+    axes = sorted((axis for axis, size in enumerate(case.expected.shape) if size > 1), key=lambda axis: axis != 1)
+    for axis in axes:
+        order = _order(case.expected, case.actual, axis)
+        # several of the port's slices may be one of the reference's: that is no order of them
+        if len({*order.tolist()}) == len(order) and case.is_actual(np.take(case.expected, order, axis)):
+            # of three axes, the second is that of the tokens or that of the channels
+            channels = "positions along axis 1" if rank == 3 else "channels"
+            name = {0: "entries of axis 0", 1: channels}.get(axis, f"positions along axis {axis}")
+            if np.array_equal(order, np.arange(len(order))[::-1]):
+                return f"{name} reversed (permuted)"
+            return f"{name} permuted: {runs(order)}"
+    return ""
+
+
+def _order(expected: np.ndarray, actual: np.ndarray, axis: int) -> np.ndarray:
+    """Which slice of ``expected`` is nearest to each of ``actual``, by a random projection."""
+    direction = np.random.RandomState(0).standard_normal(expected.size // expected.shape[axis])
+    ours, theirs = (
+        np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) @ direction for array in (expected, actual)
+    )
+    by_value = np.argsort(ours, kind="stable")
+    right = np.clip(np.searchsorted(ours[by_value], theirs), 1, len(ours) - 1)
+    left_is_nearer = np.abs(ours[by_value][right - 1] - theirs) <= np.abs(ours[by_value][right] - theirs)
+    return by_value[np.where(left_is_nearer, right - 1, right)]
+
+
+def runs(order: np.ndarray, shown: int = 6) -> str:
+    """``0-63, 128-191, 64-127``: the order as runs of neighbours."""
+    breaks = np.flatnonzero(np.diff(order) != 1) + 1
+    found = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in np.split(order, breaks)]
+    return ", ".join(found[:shown]) + (", ..." if len(found) > shown else "")
+
+
+def reordered(case: Case) -> str:
+    """A known tensor whose axes are in another order before it is flattened or reshaped."""
+    if not case.same_shape:
+        return ""
+    for name, array in case.known.items():
+        if array.size != case.expected.size or not 3 <= array.ndim <= 5 or not varied(array):
+            continue
+        right = _order_of_axes(case, case.expected, array)
+        wrong = _order_of_axes(case, case.actual, array) if right else None
+        if wrong and wrong != right:
+            return f"{name} is reshaped with its axes in the order {list(wrong)} instead of {list(right)}"
+    return ""
+
+
+def _order_of_axes(case: Case, side: np.ndarray, array: np.ndarray) -> tuple[int, ...] | None:
+    """The order of axes in which ``array``, read element after element, is ``side``; a batch stays in front."""
+    first = side.reshape(-1)[: array.shape[-1]]
+    for order in permutations(range(array.ndim)):
+        turned = array.transpose(order)
+        # its first few elements, before a copy is made of all
+        begin = turned[(0,) * (array.ndim - 1)][: len(first)]
+        near = np.abs(begin - first[: len(begin)]) <= case.limit * max(1e-300, float(np.abs(side).max()))
+        if near.all() and case.same(side.reshape(-1), turned.reshape(-1)):
+            return order
+    return None
+
+
+def concatenated(case: Case) -> str:
+    """Known tensors, joined along one axis in another order or with others among them."""
+    for axis in sorted(range(1, case.expected.ndim), key=lambda axis: axis != 1):
+        right = _blocks(case.expected, case, axis)
+        wrong = _blocks(case.actual, case, axis) if right else []
+        if right and wrong and right != wrong:
+            along = "" if axis == 1 else f" along axis {axis}"
+            return f"concatenates {', '.join(wrong)} instead of {', '.join(right)}{along}"
+    return ""
+
+
+def _blocks(array: np.ndarray, case: Case, axis: int) -> list[str]:
+    """Names of the known tensors that make up ``array`` along ``axis``; empty where they do not, or it is one."""
+    if array.ndim <= axis:
+        return []
+    found, start = [], 0
+    while start < array.shape[axis]:
+        for name, part in case.known.items():
+            width = part.shape[axis] if part.ndim == array.ndim and is_real(part) else 0
+            if width and case.same(array[(slice(None),) * axis + (slice(start, start + width),)], part):
+                found.append(name)
+                start += width
+                break
+        else:
+            return []
+    return found if len(found) > 1 else []
+
+
+def another_tensor(case: Case) -> str:
+    """What another known tensor is."""
+    name = next((name for name, array in case.known.items() if case.is_actual(array)), "")
+    right = next((n for n, array in case.known.items() if case.is_expected(array)), "") if name else ""
+    return f"is {name}" + (f" instead of {right}" if right else "") if name else ""
+
+
+def partly(case: Case) -> str:
+    """Where along an axis the difference is, if only at some places."""
+    if not case.same_shape or not is_real(case.actual) or not is_real(case.expected):
+        return ""
+    scale = float(np.abs(case.expected).max(initial=0.0)) * case.limit
+    wrong = ~(np.abs(case.actual - case.expected) <= scale)
+    for axis in sorted(range(wrong.ndim), key=lambda a: a != 1):
+        places = np.flatnonzero(wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != axis)))
+        if len(places) * 2 <= wrong.shape[axis]:
+            return f"unexplained; only at {runs(places)} of {wrong.shape[axis]} along axis {axis}"
+    return ""

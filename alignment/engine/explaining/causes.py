@@ -1,0 +1,328 @@
+"""Why a layer is at fault: weights, statistics and results explained from what was recorded. numpy only.
+
+Everything here returns words, and ``""`` or ``UNEXPLAINED`` where no hypothesis explains the numbers to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from alignment.engine.explaining.arrangements import partly, permuted
+from alignment.engine.explaining.case import Case, explain
+from alignment.engine.explaining.hypotheses import explain_gradient, explain_value
+from alignment.engine.explaining.lookups import lookup
+from alignment.engine.explaining.rounding import narrowed
+from alignment.engine.explaining.terms import scaled
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
+from alignment.engine.locating.findings import Finding
+from alignment.engine.records.losses import LOSS, LossCase
+from alignment.engine.records.tape import Record, Slot, Tape
+from alignment.engine.sides.settings import Settings
+
+UNEXPLAINED = "unexplained"
+SHOWN = 3
+"""How many explained measurements make up a cause; the evidence lists all of them."""
+
+# What separates a solved number (a momentum, an epsilon) from its true value: the reference's buffers are float64
+# here, and the solution divides differences that cancel by up to six digits.
+SOLVED = 1e-6
+# Of the ratio of two batch statistics: what is left of float64 where a share of 0.1 is what changes in a sum.
+SOLVED_RATIO = 1e-8
+
+Alternatives = Callable[
+    [Settings, Mapping[str, np.ndarray], Sequence[np.ndarray], tuple[int, ...]], Iterator[tuple[str, np.ndarray]]
+]
+"""What a layer of these settings and weights would make of these inputs if one setting were another: words, array."""
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+class WeightIndex:
+    """The reference's tensors by content, to tell where a wrong one comes from."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]):
+        self._names: dict[tuple[tuple[int, ...], bytes], str] = {}
+        for name, array in tensors.items():
+            self._names.setdefault(self._key(array), name)
+
+    def name(self, array: np.ndarray) -> str:
+        """Which tensor ``array`` is, if any."""
+        return self._names.get(self._key(array), "")
+
+    @staticmethod
+    def _key(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+        return array.shape, np.ascontiguousarray(array, np.float64).tobytes()
+
+
+def weight_cause(expected: np.ndarray, actual: np.ndarray, index: WeightIndex) -> str:
+    """What was done to ``expected``, a layer's parameter or buffer, to make it ``actual``."""
+    if (actual == actual.flat[0]).all() if actual.size > 1 else False:
+        # constants first: all fresh biases are the same tensor, so that one would be found to be another's
+        value = float(actual.flat[0])
+        return f"{value:g} everywhere" + (" (the default: zero or one)" if value in (0.0, 1.0) else "")
+    other = index.name(actual)
+    if other:
+        return f"it is the reference's {other} (swapped or mixed up)"
+    return (
+        _rearranged_weight(expected, actual) or _rounded_weight(expected, actual) or _inexact_weight(expected, actual)
+    )
+
+
+def _rearranged_weight(expected: np.ndarray, actual: np.ndarray) -> str:
+    for words, candidate in _arrangements(expected):
+        if candidate.shape == actual.shape and np.array_equal(candidate, actual):
+            return words
+    case = Case(expected.astype(np.float64), actual.astype(np.float64), limit=0.0)
+    return explain(case, (permuted,))
+
+
+def _arrangements(weight: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if weight.ndim >= 2:
+        yield "transposed (output and input channels)", weight.swapaxes(0, 1)
+    if weight.ndim >= 3:
+        yield "flipped in space", np.flip(weight, tuple(range(2, weight.ndim)))
+        yield "transposed and flipped in space", np.flip(weight, tuple(range(2, weight.ndim))).swapaxes(0, 1)
+        yield "flipped along the last axis", np.flip(weight, -1)
+    if weight.ndim == 4:
+        yield "transposed in space (height and width)", weight.swapaxes(2, 3)
+        yield "flipped along the height", np.flip(weight, 2)
+        yield "laid out as HWIO", weight.transpose(2, 3, 1, 0)
+    yield "negated", -weight
+
+
+def _rounded_weight(expected: np.ndarray, actual: np.ndarray) -> str:
+    names = ("float16", "bfloat16", "float32")
+    return next((f"rounded to {name}" for name in names if np.array_equal(narrowed(expected, name), actual)), "")
+
+
+def _inexact_weight(expected: np.ndarray, actual: np.ndarray) -> str:
+    if expected.shape != actual.shape:
+        return f"shape {list(actual.shape)} instead of {list(expected.shape)}"
+    # the factor was applied to float32 weights, each of which was rounded after it
+    words = explain(Case(expected.astype(np.float64), actual.astype(np.float64), limit=2.0**-23), (scaled,))
+    if words:
+        return words
+    if np.array_equal(np.sort(expected, axis=None), np.sort(actual, axis=None)):
+        return "the same values in another order (permuted)"
+    return f"{int((expected != actual).sum())} of {expected.size} elements are others"
+
+
+# --- statistics that a step changes ---------------------------------------------------------------------------------
+
+
+def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float | None) -> str:
+    """How an update of running statistics, from ``before``, differs from the reference's."""
+    if np.array_equal(before, actual):
+        return "never updated"
+    if np.array_equal(before, expected):
+        return "updated although the reference leaves it"
+    share = _ratio(actual - before, expected - before)
+    if share and momentum:
+        used = share * momentum
+        swapped = ", swapped for its complement" if abs(used - (1 - momentum)) < SOLVED else ""
+        return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
+    return _other_statistic(before, expected, actual, momentum) if momentum else ""
+
+
+def _other_statistic(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float) -> str:
+    """The statistic of the batch that the port folded in, beside the reference's, by the share that either keeps."""
+    ours = (expected - (1 - momentum) * before) / momentum
+    for kept in (1 - momentum, float(np.float32(1 - momentum))):
+        ratio = _ratio((actual - kept * before) / (1 - kept), ours)
+        count = 1 / (1 - ratio) if ratio and 0 < ratio < 1 else 0.0
+        # the number of values of one channel, which is whole; an error of the ratio comes back times its square
+        if count and abs(count - round(count)) <= min(SOLVED_RATIO * count**2, 0.1):
+            return f"the biased batch variance is used: (n - 1) / n of the reference's, n = {round(count)}"
+    return f"the batch's statistic is scaled by {ratio:.6g}" if ratio else ""
+
+
+def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: float | None) -> np.ndarray:
+    """What an update from ``before`` to ``expected`` leaves if the share that is kept is a float32 number.
+
+    Paddle's kernel takes the momentum as one, also in float64.
+    """
+    if not momentum:
+        return expected
+    batch = (expected - (1 - momentum) * before) / momentum
+    kept = float(np.float32(1 - momentum))
+    return kept * before + (1 - kept) * batch
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> float:
+    """The number by which ``b`` becomes ``a``; 0 where there is none."""
+    square = float(np.vdot(b, b))
+    ratio = float(np.vdot(a, b)) / square if square else 0.0
+    return ratio if compare(a, ratio * b).relative <= SOLVED else 0.0
+
+
+# --- what isolated layers did ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Causes:
+    """Explains findings from the tape. ``settings`` and ``weights`` (float64) are the reference's, by layer.
+
+    ``extra`` are parameters that the twin of a layer has and the layer has not; ``loss`` explains what a loss did
+    otherwise, of a layer of the category ``LOSS``.
+    """
+
+    tape: Tape
+    settings: Mapping[str, Settings]
+    weights: Mapping[str, Mapping[str, np.ndarray]]
+    alternatives: Alternatives
+    loss: Callable[[LossCase], str] = lambda case: ""
+    extra: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    _records: Mapping[tuple[str, int], Record] = field(init=False, repr=False)
+    _inside: Mapping[tuple[str, int], Sequence[Record]] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._records, self._inside = self.tape.by_key(), self.tape.children()
+
+    def explain(self, findings: Sequence[Finding]) -> str:
+        """One layer's findings in words: of values if any is wrong, else of gradients."""
+        if findings and self.settings[findings[0].layer].category == LOSS:
+            words = self._of_loss(findings)
+            if words:
+                return words
+        forward = [finding for finding in findings if not finding.where.endswith("gradient")]
+        chosen = forward or [finding for finding in findings if finding.where.endswith("gradient")]
+        words = [*dict.fromkeys(filter(None, map(self._one, chosen)))]
+        return "; ".join(words[:SHOWN]) or (self._place(chosen) if chosen else "") or UNEXPLAINED
+
+    def _one(self, finding: Finding) -> str:
+        if finding.expected is None or finding.actual is None:
+            return finding.note
+        record = self._records.get((finding.layer, finding.call))
+        if record is None:
+            return ""  # a layer whose weights another one uses
+        if finding.where.endswith("gradient"):
+            words = explain_gradient(_case(finding, self._known_gradients(record), BACKWARD_LIMIT))
+        else:
+            case = replace(
+                _case(finding, self._known(record, finding), FORWARD_LIMIT),
+                parameters=self.weights.get(finding.layer, {}),
+                extra=self.extra.get(finding.layer, {}),
+            )
+            words = (finding.leaf and self._another_setting(case, finding, record)) or explain_value(case)
+        return f"{_subject(finding)}: {words}" if words else ""
+
+    def _place(self, findings: Sequence[Finding]) -> str:
+        """Where in the tensor the difference is, when nothing explains it."""
+        arrays = [finding for finding in findings if finding.actual is not None]
+        return partly(_case(arrays[0], {}, FORWARD_LIMIT)) if arrays else ""
+
+    def _another_setting(self, case: Case, finding: Finding, record: Record) -> str:
+        settings, weights = self.settings[finding.layer], self.weights.get(finding.layer, {})
+        inputs = [self.tape.get(ref) for ref in record.input_refs()]
+        if settings.category == "embedding" and len(inputs) == 1:
+            return lookup(case, inputs[0], weights["weight"], settings.fields.get("padding_idx"))
+        if settings.category == "batch_norm" and inputs:
+            words = other_epsilon(inputs[0], finding.expected, finding.actual, weights, settings)
+            if words:
+                return words
+        for words, candidate in self.alternatives(settings, weights, inputs, finding.actual.shape):
+            if case.is_actual(candidate):
+                return words
+        return ""
+
+    def _of_loss(self, findings: Sequence[Finding]) -> str:
+        """A loss in words, from its value and from its gradient by the model's output, of which one may be right."""
+        record = self._records[findings[0].layer, findings[0].call]
+        output, *labels = (self.tape.get(ref) for ref in record.input_refs())
+        value = _first(findings, "output")
+        gradient = _first([finding for finding in findings if finding.index == 0], "input gradient")
+        slot = record.input_grads[0] if record.input_grads else None
+        expected = None if slot is None or slot.ref is None else self.tape.get(slot.ref)
+        right = self.tape.outputs(record)[0]
+        wrong = right if value is None else value.actual
+        actual = expected if gradient is None else gradient.actual
+        if wrong is None or wrong.size != 1:
+            return ""
+        return self.loss(LossCase(output, tuple(labels), float(right.item()), float(wrong.item()), expected, actual))
+
+    def _known(self, record: Record, finding: Finding) -> dict[str, np.ndarray]:
+        """The tensors within one call: its inputs and what the layers inside it returned and took, by name."""
+        refs = {f"input {number}": ref for number, ref in enumerate(record.input_refs())}
+        for call in self._inside[record.key]:
+            refs |= {f"the output of {_name(record, call)}{_nth(i)}": ref for i, ref in enumerate(call.output_refs())}
+        for call in self._inside[record.key]:
+            if (call.path, call.call) != (finding.inner, finding.inner_call):
+                refs |= {f"what {_name(record, call)} gets{_nth(i)}": r for i, r in enumerate(call.input_refs())}
+        return _loaded(self.tape, refs.items())
+
+    def _known_gradients(self, record: Record) -> dict[str, np.ndarray]:
+        slots: list[tuple[str, Slot | None]] = [("its output", slot) for slot in record.seeds()]
+        for call in self._inside[record.key]:
+            slots += [(f"{_name(record, call)}{_nth(i)}", slot) for i, slot in enumerate(call.input_grads)]
+        refs = [(name, slot.ref) for name, slot in slots if slot is not None and slot.ref is not None]
+        return _loaded(self.tape, refs)
+
+
+def _first(findings: Sequence[Finding], where: str) -> Finding | None:
+    return next((finding for finding in findings if finding.where == where), None)
+
+
+def _case(finding: Finding, known: Mapping[str, np.ndarray], limit: float) -> Case:
+    # the hypotheses join several tensors, each with an error of its own
+    return Case(finding.expected, finding.actual, known, 4 * limit)
+
+
+def _loaded(tape: Tape, refs: Iterable[tuple[str, object]]) -> dict[str, np.ndarray]:
+    """Arrays by name; a tensor that goes by several names has the first."""
+    named: dict[int, tuple[str, object]] = {}
+    for name, ref in refs:
+        named.setdefault(ref.index, (name, ref))
+    return {name: tape.get(ref) for name, ref in named.values()}
+
+
+def _name(record: Record, call: Record) -> str:
+    name = call.path.removeprefix(f"{record.path}.")
+    return f"{name} #{call.call + 1}" if call.call else name
+
+
+def _nth(index: int) -> str:
+    return f" [{index}]" if index else ""
+
+
+def _subject(finding: Finding) -> str:
+    inner = finding.inner.removeprefix(f"{finding.layer}.")
+    call = f" #{finding.inner_call + 1}" if finding.inner_call else ""
+    return {
+        "handed": f"what {inner}{call} is handed",
+        "returned gradient": f"the gradient returned to {inner}{call}",
+        "parameter gradient": f"the gradient of {inner}",
+    }.get(finding.where, f"the {finding.where}")
+
+
+def other_epsilon(
+    x: np.ndarray,
+    expected: np.ndarray,
+    actual: np.ndarray,
+    weights: Mapping[str, np.ndarray],
+    settings: Settings,
+) -> str:
+    """BatchNorm's epsilon, solved from the ratio of the two results and the variance that was used."""
+    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+    if expected.shape != actual.shape or not axes:
+        return ""
+    batch = settings.fields.get("use_batch")
+    variance = x.var(axes) if batch else weights["running_var"].astype(np.float64)
+    ours, theirs = (np.sqrt(array.var(axes)) for array in (expected, actual))
+    with np.errstate(all="ignore"):
+        used = (variance + settings.fields["epsilon"]) * (ours / theirs) ** 2 - variance
+    bias = weights.get("bias", np.zeros_like(variance))
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    epsilon = float(np.median(used))
+    if not (epsilon > 0 and (variance + epsilon > 0).all()):
+        return ""
+    factor = np.sqrt((variance + settings.fields["epsilon"]) / (variance + epsilon)).reshape(shape)
+    bias = bias.reshape(shape)
+    # solved from differences that cancel, epsilon itself has few digits; the result it gives must still fit
+    if compare(actual, (expected - bias) * factor + bias).relative <= SOLVED**2 * 100:
+        return f"epsilon {epsilon:.3g} instead of {settings.fields['epsilon']:.3g}"
+    return ""

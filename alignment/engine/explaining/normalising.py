@@ -1,0 +1,209 @@
+"""Normalisation, also by hand: over which axes, by which deviation, with which epsilon and where. numpy only.
+
+Every form is ``y = (x - centre) / s * scale + shift`` with one ``s`` for each group of elements. From ``x``, ``y`` and
+the layer's own parameters ``s`` follows, group by group, and from ``s`` and the group's variance the epsilon. Only a
+form that holds in every element, with one epsilon for all groups, counts. Both sides are read in this way; what differs
+between the two readings is the cause, and of several readings those count that differ least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, product
+
+import numpy as np
+
+from alignment.engine.explaining.case import Case, is_real
+
+# An epsilon is what is left of s**2 and the variance, which cancel: with 53 bits on either side it is known to some
+# 2**-48 of the variance; all groups must agree on it that far, and a few bits for the sum over a group.
+AGREED = 2.0**-44
+# Two readings have the same epsilon if they differ by less than this share: what three digits show.
+SHOWN = 1e-3
+# Groups whose variances lie within this share of each other cannot tell one form of epsilon from another.
+APART = 1e-4
+TRIED = 8
+"""Known tensors that are taken for the input, those that the layer was given first."""
+GROUPS = (2, 3, 4, 6, 8, 16, 32)
+SCALES = ("weight", "scale", "gamma", "g", "alpha", "a_2", "w")
+SHIFTS = ("bias", "beta", "shift", "b_2", "b")
+RUNNING = "the running statistics"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one side normalises. ``scale`` and ``shift`` are the parameters that it applies, ``sure`` the error of
+    epsilon."""
+
+    over: str
+    centred: bool
+    divides_by: str
+    unbiased: bool
+    scale: str
+    shift: str
+    epsilon: float
+    sure: float
+
+    def differences(self, other: Reading) -> list[str]:
+        """In what ``other``, the port, differs, in words."""
+        words = []
+        if self.over != other.over:
+            words.append(f"normalises over {other.over} instead of {self.over}")
+        if self.centred != other.centred:
+            words.append(f"the mean is {'' if other.centred else 'not '}subtracted")
+        if self.divides_by != other.divides_by:
+            words.append(f"divides by {other.divides_by} instead of {self.divides_by}")
+        if self.unbiased != other.unbiased:
+            kinds = ("biased (n)", "unbiased (n - 1)")
+            words.append(f"{kinds[other.unbiased]} deviation instead of the {kinds[self.unbiased]} one")
+        for right, wrong, verb in ((self.scale, other.scale, "applied"), (self.shift, other.shift, "added")):
+            if right != wrong:
+                instead = f" instead of {right}" if right and wrong else ""
+                words.append(f"{wrong or right} is {'' if wrong else 'not '}{verb}{instead}")
+        apart = abs(self.epsilon - other.epsilon)
+        if apart > max(SHOWN * max(self.epsilon, other.epsilon), self.sure + other.sure):
+            words.append(f"epsilon {other.epsilon:.3g} instead of {self.epsilon:.3g}")
+        return words
+
+
+def normalisation(case: Case) -> str:
+    """The reference normalises a known tensor, and the port does so in another way."""
+    if not case.same_shape or case.expected.ndim < 2:
+        return ""
+    for _, x in islice(case.fitting(), TRIED):
+        right = [*_readings(case, x, case.expected)]
+        wrong = [*_readings(case, x, case.actual)] if right else []
+        differences = [one.differences(other) for one, other in product(right, wrong)]
+        if differences and all(differences):
+            return "; ".join(min(differences, key=len))
+    return ""
+
+
+# --- one side -------------------------------------------------------------------------------------------------------
+
+
+def _readings(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
+    """All ways in which ``y`` may be the normalised ``x``; tried on the first two of a batch before all of it."""
+    few = slice(2)
+    for over, grouped in _groupings(x.shape):
+        for scale, w in _options(case.parameters, x.shape, SCALES, 1.0):
+            for shift, b in _options(case.parameters, x.shape, SHIFTS, 0.0):
+                for centred in (True, False):
+                    tensors = x, y, np.broadcast_to(w, x.shape), np.broadcast_to(b, x.shape)
+                    if len(x) > 2 and _groups(case, grouped, *(t[few] for t in tensors), centred) is None:
+                        continue
+                    found = _groups(case, grouped, *tensors, centred)
+                    if found is not None:
+                        yield from _forms(*found, over, centred, scale, shift)
+    yield from _with_running_statistics(case, x, y)
+
+
+Grouped = Callable[[np.ndarray], np.ndarray]
+
+
+def _groupings(shape: tuple[int, ...]) -> Iterator[tuple[str, Grouped]]:
+    """What might be normalised together: words, and how an array becomes (groups, members)."""
+    rank = len(shape)
+    sets = [tuple(range(first, rank)) for first in range(rank - 1, 0, -1)]
+    sets += [(1,)] + [tuple(range(1, rank - 1))] * (rank > 3) + [(0, *range(2, rank))]
+    for axes in dict.fromkeys(axes for axes in sets if axes):
+        yield f"axes {list(axes)}", lambda array, axes=axes: _behind(array, axes)
+    for number in GROUPS if rank > 2 else ():
+        if number < shape[1] and shape[1] % number == 0:
+            yield f"{number} groups of channels", lambda array, n=number: array.reshape(len(array) * n, -1)
+
+
+def _behind(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    members = int(np.prod([array.shape[axis] for axis in axes]))
+    return np.moveaxis(array, axes, range(-len(axes), 0)).reshape(-1, members)
+
+
+def _options(
+    parameters: Mapping[str, np.ndarray], shape: tuple[int, ...], roles: tuple[str, ...], neutral: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Which parameter may be the scale, or the shift, laid out along the array's axes; none is ``neutral``."""
+    yield "", np.full((1,) * len(shape), neutral)
+    for name, array in parameters.items():
+        if name.rpartition(".")[2] not in roles or not is_real(array):
+            continue
+        laid_out = []
+        if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
+            laid_out.append(array)
+        if array.ndim == 1 and len(shape) > 2 and array.size == shape[1]:
+            laid_out.append(array.reshape(-1, *[1] * (len(shape) - 2)))
+        for one in laid_out:
+            yield name, one
+            if neutral:
+                yield f"1 + {name}", 1 + one
+
+
+def _groups(
+    case: Case, grouped: Grouped, x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray, centred: bool
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """``s`` and the mean square of each group, and its members; ``None`` where ``y`` is no such quotient."""
+    x, y, w, b = map(grouped, (x, y, w, b))
+    members = x.shape[1]
+    if members < 3:  # a group of two that is centred has one number, which any ``s`` explains
+        return None
+    spread = x - x.mean(1, keepdims=True) if centred else x
+    s = _divisors(case.limit, spread * w, y - b, y)
+    return None if s is None else (s, (spread * spread).mean(1), members)
+
+
+def _divisors(limit: float, numerator: np.ndarray, quotient: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """``s`` of each row such that ``numerator / s`` is ``quotient`` in every element."""
+    square = (numerator * numerator).sum(1)
+    inverse = (numerator * quotient).sum(1) / np.where(square > 0, square, 1)
+    wrong = np.abs(quotient - numerator * inverse[:, None]).max(initial=0.0)
+    fits = wrong <= limit * np.abs(y).max(initial=0.0)
+    return 1 / inverse[inverse > 0] if fits and (inverse > 0).all() else None
+
+
+def _forms(
+    s: np.ndarray, square: np.ndarray, members: int, over: str, centred: bool, scale: str, shift: str
+) -> Iterator[Reading]:
+    """Where epsilon is, such that it is one number for all groups."""
+    for unbiased in (False, True) if centred and members > 1 else (False,):
+        variance = square * members / (members - 1) if unbiased else square
+        if variance.max() - variance.min() <= APART * variance.max():
+            return
+        sums = members * square
+        forms = {
+            "the root of variance + epsilon": (s**2, variance),
+            "the root of the variance, + epsilon": (s, np.sqrt(variance)),
+            "variance + epsilon, without a root": (s, variance),
+            "the root of the sum of squares + epsilon": (s**2, sums),
+            "the root of the sum of squares, + epsilon": (s, np.sqrt(sums)),
+        }
+        for divides_by, (whole, part) in forms.items():
+            epsilon, sure = _one_for_all(whole - part, whole)
+            if sure:
+                yield Reading(over, centred, divides_by, unbiased, scale, shift, epsilon, sure)
+
+
+def _one_for_all(epsilons: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
+    """The one epsilon of all groups and its error; an error of 0 where they do not agree, or it is negative."""
+    sure = AGREED * whole
+    # the group with the smallest variance knows it best
+    epsilon = float(epsilons[np.argmin(sure)])
+    least = float(sure.min())
+    if (np.abs(epsilons - epsilon) > sure + least).any() or epsilon < -least:
+        return 0.0, 0.0
+    return max(epsilon, 0.0), least
+
+
+def _with_running_statistics(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
+    """A normalisation of each channel by statistics that are kept."""
+    mean, variance = (case.parameters.get(name) for name in ("running_mean", "running_var"))
+    if mean is None or variance is None or mean.shape != (x.shape[1],) or len(x) * x[0, 0].size < 2:
+        return
+    apart = [-1] + [1] * (x.ndim - 2)
+    axes = (0, *range(2, x.ndim))
+    for (scale, w), (shift, b) in product(
+        _options(case.parameters, x.shape, SCALES, 1.0), _options(case.parameters, x.shape, SHIFTS, 0.0)
+    ):
+        numerator, quotient = (x - mean.reshape(apart)) * w, y - b
+        s = _divisors(case.limit, _behind(numerator, axes), _behind(quotient, axes), y)
+        if s is not None:
+            yield from _forms(s, variance, 1, RUNNING, True, scale, shift)

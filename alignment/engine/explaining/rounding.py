@@ -1,0 +1,41 @@
+"""Numbers that are not finite, or that were computed in a narrower type. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alignment.engine.explaining.case import Case
+from alignment.engine.judging.error import compare
+
+NARROWER = (("bfloat16", 8), ("float16", 11), ("float32", 24))
+"""Types with their bits of significand, the narrowest first."""
+
+
+def not_finite(case: Case) -> str:
+    """NaN or infinity on one side only."""
+    wrong = ~np.isfinite(case.actual)
+    return f"{int(wrong.sum())} elements are not finite" if wrong.any() and np.isfinite(case.expected).all() else ""
+
+
+def rounded(case: Case) -> str:
+    """Every value is one that a narrower type has, and near the right one, which is none of that type."""
+    if not case.same_shape or not case.actual.any():
+        return ""
+    few = case.actual.reshape(-1)[:1024]
+    for name, bits in NARROWER:
+        # as wide as a few roundings make it; the values themselves must be that type's exactly
+        if not np.array_equal(few, narrowed(few, name)) or not np.array_equal(case.actual, narrowed(case.actual, name)):
+            continue
+        near = compare(case.expected, case.actual).relative <= 2.0 ** (6 - bits)
+        if near and not np.array_equal(case.expected, narrowed(case.expected, name)):
+            return f"computed in {name} (rounded)"
+    return ""
+
+
+def narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+    """``array`` as ``dtype`` holds it, in its own type. bfloat16 rounds to nearest even, as both frameworks do."""
+    if dtype != "bfloat16":
+        return array.astype(dtype).astype(array.dtype)
+    bits = array.astype(np.float32).view(np.uint32)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32).astype(array.dtype)

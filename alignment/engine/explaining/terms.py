@@ -1,0 +1,197 @@
+"""Sums and products: a term, a factor or an offset that is left out, added twice, scaled, or another. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+
+import numpy as np
+
+from alignment.engine.explaining.case import Case, factor, is_real, varied
+
+# A share of a tensor below this is no scaled residual but a constant that is written with six or seven digits, as the
+# slope 0.1666667 of Paddle's hard sigmoid is.
+FEW_DIGITS = 1e-6
+
+READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "{}": lambda p: p,
+    "exp({})": np.exp,
+    "sigmoid({})": lambda p: 0.5 * (1 + np.tanh(0.5 * p)),
+    "tanh({})": np.tanh,
+    "(1 + {})": lambda p: 1 + p,
+}
+"""How a parameter becomes a factor: a layer scale, CLIP's temperature, a gate, DiT's modulation."""
+
+
+def scaled(case: Case) -> str:
+    """All of it times a number."""
+    if not case.same_shape:
+        return ""
+    number = factor(case.actual, case.expected)
+    if not np.isfinite(number) or number == 0 or not case.makes_actual(lambda e: number * e, case.expected):
+        return ""
+    if 0 < abs(number - 1) <= 2.0**-24:
+        return f"scaled by 1{number - 1:+.3g}, as by a constant that is kept in float32"
+    return f"scaled by {number:.10g}"
+
+
+def vanished(case: Case) -> str:
+    """All of it is zero."""
+    return "is all zero" if case.expected.any() and not case.actual.any() else ""
+
+
+def offset(case: Case) -> str:
+    """All of it plus a number."""
+    if not case.same_shape or not varied(case.expected):
+        return ""
+    step = float((case.actual - case.expected).mean())
+    return f"{step:+.10g} is added to every element" if case.makes_actual(lambda e: e + step, case.expected) else ""
+
+
+# --- terms of a sum -------------------------------------------------------------------------------------------------
+
+
+def other_terms(case: Case) -> str:
+    """A known tensor is missing from the sum, is in it with another weight, or stands in another's place."""
+    if not case.same_shape:
+        return ""
+    difference, fitting = case.actual - case.expected, [*case.fitting()]
+    for name, array in fitting:
+        weight = factor(difference, array)
+        if weight and case.makes_actual(lambda e, a, w=weight: e + w * a, case.expected, array):
+            return _term(name, weight)
+    for (one, a), (other, b) in combinations(fitting, 2):
+        for (taken, plus), (left, minus) in (((one, a), (other, b)), ((other, b), (one, a))):
+            if case.makes_actual(lambda e, p, m: e + p - m, case.expected, plus, minus):
+                return f"residual: {taken} is added instead of {left}"
+    return ""
+
+
+def _term(name: str, weight: float) -> str:
+    if abs(weight + 1) < 1e-9:
+        return f"residual missing: {name} is not added"
+    if abs(weight - 1) < 1e-9:
+        return f"residual: {name} is added once more than in the reference"
+    if abs(weight + 2) < 1e-9:
+        return f"residual: {name} is subtracted instead of added"
+    if abs(weight) < FEW_DIGITS:
+        return f"a constant with few digits: {weight:+.2g} times {name} is added"
+    return f"residual scaled: {name} is added {1 + weight:.6g} times instead of once"
+
+
+# --- parameters of the layer's own ----------------------------------------------------------------------------------
+
+
+def own_parameter(case: Case) -> str:
+    """A parameter of the reference's own, a scale or an offset, that the port leaves out or applies twice."""
+    if not case.same_shape:
+        return ""
+    e, a = case.expected, case.actual
+    for name, plain in _broadcast(case, case.parameters):
+        for reading, p in _read(name, plain):
+            if case.makes_expected(lambda a, p: a * p, a, p):
+                return f"{reading} is not applied: the output is not multiplied by it"
+            if case.makes_actual(lambda e, p: e * p, e, p):
+                return f"{reading} is applied twice: the output is multiplied by it once more"
+            if case.makes_expected(lambda a, p: a * p * p, a, p):
+                return f"the output is divided by {reading} instead of multiplied"
+        for share, words in ((-1, "is not added"), (1, "is added twice"), (-2, "is subtracted instead of added")):
+            if case.makes_actual(lambda e, p, s=share: e + s * p, e, plain):
+                return f"{name} {words}"
+    return ""
+
+
+def own_scale_of_a_term(case: Case) -> str:
+    """One term of the sum is to be multiplied by a parameter, as by a layer scale, and is not."""
+    for name, plain in _broadcast(case, case.parameters):
+        for reading, p in _read(name, plain):
+            for branch, array in case.fitting():
+                if case.makes_actual(lambda e, k, p: e + (1 - p) * k, case.expected, array, p):
+                    return f"{reading} is not applied to {branch} before it is added"
+                if case.makes_actual(lambda e, k, p: e - p * k, case.expected, array, p):
+                    return f"residual missing: {reading} times {branch} is not added"
+                if case.makes_actual(lambda e, k, p: e + p * k, case.expected, array, p):
+                    return f"residual: {reading} times {branch} is added once more than in the reference"
+                if case.makes_actual(lambda e, k, p: e + (p * p - p) * k, case.expected, array, p):
+                    return f"{reading} is applied twice to {branch} before it is added"
+    return ""
+
+
+def parameter_of_the_port(case: Case) -> str:
+    """A parameter that the reference does not have multiplies the output or a term of it, or is added."""
+    if not case.same_shape:
+        return ""
+    for name, plain in _broadcast(case, case.extra):
+        only = f"{name}, a parameter that the reference does not have"
+        for reading, p in _read(name, plain):
+            if case.makes_actual(lambda e, p: e * p, case.expected, p):
+                by = f"scaled by {p.flat[0]:.6g}, " if p.size == 1 else "multiplied by "
+                return f"{by}{reading.replace(name, only)}"
+            for branch, array in case.fitting():
+                if case.makes_actual(lambda e, k, p: e + (p - 1) * k, case.expected, array, p):
+                    return f"{branch} is multiplied by {reading.replace(name, only)}"
+        if case.makes_actual(lambda e, p: e + p, case.expected, plain):
+            return f"{only}, is added"
+    return ""
+
+
+def _broadcast(case: Case, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Parameters that can be applied to the array element by element: along its last axes, or along the channels."""
+    shape = case.expected.shape
+    for name, array in parameters.items():
+        if not is_real(array) or not array.size:
+            continue
+        if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
+            yield name, array
+        if array.ndim == 1 and len(shape) > 2 and array.size == shape[1]:
+            yield name, array.reshape(-1, *[1] * (len(shape) - 2))
+
+
+def _read(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """A parameter as a factor; none that is 1 throughout, which changes nothing."""
+    for reading, function in READINGS.items():
+        made = function(array)
+        if (made != 1).any():
+            yield reading.format(name), made
+
+
+# --- what is added or lost ------------------------------------------------------------------------------------------
+
+
+def dropped_out(case: Case) -> str:
+    """Elements that are zero, and all others larger by one factor."""
+    if not case.same_shape:
+        return ""
+    gone = (case.actual == 0) & (case.expected != 0)
+    if not gone.any() or gone.all():
+        return ""
+    kept = np.where(gone, 0, case.expected)
+    number = factor(case.actual, kept)
+    # a factor of 1 is no dropout: something else made those elements zero
+    if not number > 1 + 1e-6 or not case.makes_actual(lambda k: number * k, kept):
+        return ""
+    return f"dropout is active, rate {1 - 1 / number:.3g}"
+
+
+def zeroed(case: Case) -> str:
+    """Some elements are zero, and all others are right."""
+    if not case.same_shape:
+        return ""
+    gone = (case.actual == 0) & (case.expected != 0)
+    if not gone.any() or gone.all() or not case.is_actual(np.where(gone, 0, case.expected)):
+        return ""
+    return f"{int(gone.sum())} of {gone.size} elements are zero, as behind a mask; all others are right"
+
+
+def shifted(case: Case) -> str:
+    """A constant for each channel is added: a bias that is missing or another."""
+    if not case.same_shape or case.expected.ndim < 2:
+        return ""
+    for axis in dict.fromkeys((1, case.expected.ndim - 1)):
+        other = tuple(n for n in range(case.expected.ndim) if n != axis)
+        few = case.expected.size // case.expected.shape[axis] < 2  # one value says nothing about a constant
+        step = (case.actual - case.expected).mean(other, keepdims=True)
+        if not few and case.makes_actual(lambda e, s: e + s, case.expected, step):
+            where = "channel" if axis == 1 or case.expected.ndim == 3 else "entry of the last axis"
+            return f"bias: a constant is added to each {where}"
+    return ""

@@ -1,0 +1,273 @@
+"""Loss, clip and average, each explained from its own inputs and outputs on either side. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from alignment.engine.explaining.causes import UNEXPLAINED
+from alignment.engine.explaining.solving import SAME
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.records.run import AVERAGE, BUFFER, GIVEN, GRADIENT, OUTPUT, PARAMETER, WHOLE, Run, Step
+
+SMOOTHED = 1e-4
+"""The least label smoothing that is told from none: a thousandth of the usual 0.1."""
+
+Explained = tuple[str, list[str]]
+"""The cause and its evidence."""
+
+TORCH_EPSILON = 1e-6
+"""What ``torch.nn.utils.clip_grad_norm_`` adds to the norm before it divides (torch 2.13)."""
+
+# A limit or a decay that is solved from norms and sums over many elements, each rounded: ten digits of float64 remain,
+# and of float32 what ``SAME`` allows.
+SOLVED = {"float64": 2.0**-33, "float32": SAME}
+
+
+# --- loss -----------------------------------------------------------------------------------------------------------
+
+
+def loss_cause(reference: Run, port: Run, number: int) -> str:
+    """Why losses of the same outputs differ, first at step ``number``."""
+    smoothed = [_smoothing(run) for run in (reference, port)]
+    if None not in smoothed and abs(smoothed[0] - smoothed[1]) > SMOOTHED:
+        ours, theirs = (round(value, 4) + 0.0 for value in smoothed)
+        return f"label smoothing {theirs:g} instead of {ours:g}"
+    factor = _loss_factor(reference.steps[number], port.steps[number])
+    if not factor:
+        return f"the loss differs on the same outputs: {UNEXPLAINED}"
+    size = len(port.labels[number - 1]) if _is_array(port.labels[number - 1]) else 0
+    words = {size: " (the batch: summed, not averaged)", 1 / size if size else 0: " (averaged, not summed)"}
+    known = next((text for value, text in words.items() if value and abs(factor - value) <= SAME * value), "")
+    return f"the loss is {factor:.6g} times the reference's{known}"
+
+
+def _is_array(labels: object) -> bool:
+    return isinstance(labels, np.ndarray) and labels.ndim > 0
+
+
+def _loss_factor(reference: Step, port: Step) -> float:
+    """By which the loss and all gradients of a step are the reference's, or 0."""
+    factor = port.loss / reference.loss if reference.loss else 0.0
+    theirs = port.of(GRADIENT)
+    for name, array in reference.of(GRADIENT).items():
+        other = theirs.get(name)
+        if other is not None and np.any(array):
+            share = float(np.vdot(other.reshape(-1), array.reshape(-1)) / np.vdot(array, array))
+            if abs(share - factor) > SAME * abs(factor):
+                return 0.0
+    return factor
+
+
+def _are_classes(labels: object, logits: np.ndarray) -> bool:
+    """Whether each row of ``logits`` has the number of its class."""
+    if not _is_array(labels) or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
+        return False
+    return bool(((labels >= 0) & (labels < logits.shape[1])).all())
+
+
+def _smoothing(run: Run) -> float | None:
+    """The label smoothing of a mean cross entropy over classes, if that is what the loss is at every step."""
+    found = []
+    for step, labels in zip(run.steps[1:], run.labels):
+        logits = step.get(OUTPUT, WHOLE[OUTPUT])
+        if logits is None or logits.ndim != 2 or not _are_classes(labels, logits):
+            return None
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        hard, even = -logs[np.arange(len(labels)), labels].mean(), -logs.mean()
+        if even == hard:
+            return None
+        # labels that were smoothed in float32 are off by its roundoff, and so is the loss
+        found.append((SAME * abs(step.loss / (even - hard)), (step.loss - hard) / (even - hard)))
+    if not found:
+        return None
+    bound, best = min(found)
+    same = all(abs(value - best) <= bound + other for other, value in found)
+    return float(best) if same and -bound <= best < 1 else None
+
+
+# --- clip -----------------------------------------------------------------------------------------------------------
+
+
+def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[str]]) -> Explained | None:
+    """How the port's clipping differs from the reference's, each on its own gradients; ``None`` where it does not."""
+    limit = _limit(reference, port)
+    clips = any(step.of(GIVEN) for step in port.steps[1:])
+    if limit is None:
+        if clips and not any(step.of(GIVEN) for step in reference.steps[1:]) and _ever_clipped(port):
+            return "gradients are clipped; the reference's are not", [_clip_line(port)]
+        return None
+    size, added = limit
+    if _as_expected(port, size, added, dtype):
+        return None
+    evidence = [f"reference: norm {size:.6g} at most", _clip_line(port)]
+    if not clips or not _ever_clipped(port):
+        return f"gradients are not clipped (the reference's have norm {size:.6g} at most)", evidence
+    if _as_expected(port, size, 0.0, dtype):
+        return (
+            f"divided by the norm itself; torch's clip_grad_norm_ divides by the norm + {TORCH_EPSILON:g}",
+            evidence,
+        )
+    return _other_clip(port, size, groups), evidence
+
+
+def _norm(arrays: Mapping[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(float(np.vdot(a, a)) for a in arrays.values())))
+
+
+def _factors(step: Step, before: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+    """By how much each gradient was scaled; NaN where it was not only scaled. ``before``: else the step's own."""
+    after = step.of(GIVEN)
+    before = step.of(GRADIENT) if before is None else before
+    factors = {}
+    for name in after.keys() & before.keys():
+        square = float(np.vdot(before[name], before[name]))
+        if square:
+            factor = float(np.vdot(after[name], before[name])) / square
+            fits = compare(after[name], factor * before[name]).relative <= SAME
+            factors[name] = factor if fits else float("nan")
+    return factors
+
+
+def _limit(reference: Run, port: Run) -> tuple[float, float] | None:
+    """The largest norm that the reference leaves of the port's gradients, and what it adds before it divides."""
+    found = []
+    for step, other in zip(reference.steps[1:], port.steps[1:]):
+        before = other.of(GRADIENT)
+        factors = _factors(step, before)
+        values = [*factors.values()]
+        if factors and max(values) < 1 - SAME and np.ptp(values) <= SAME:
+            total = _norm({name: before[name] for name in factors})
+            found.append((float(np.median(values)), total))
+    if not found:
+        return None
+    spread = {added: np.ptp([f * (n + added) for f, n in found]) for added in (TORCH_EPSILON, 0.0)}
+    added = min(spread, key=spread.get)
+    return float(np.median([f * (n + added) for f, n in found])), added
+
+
+def _as_expected(port: Run, size: float, added: float, dtype: str) -> bool:
+    for step in port.steps[1:]:
+        before = step.of(GRADIENT)
+        after = before | step.of(GIVEN)
+        total = _norm({name: before[name] for name in after})
+        factor = min(1.0, size / (total + added)) if total else 1.0
+        if any(compare(factor * before[name], after[name]).relative > SOLVED[dtype] for name in after):
+            return False
+    return True
+
+
+def _ever_clipped(run: Run) -> bool:
+    return any(not abs(f - 1) <= SAME for step in run.steps[1:] for f in _factors(step).values())
+
+
+def _other_clip(port: Run, size: float, groups: Sequence[Sequence[str]]) -> str:
+    step = next(s for s in port.steps[1:] if any(not abs(f - 1) <= SAME for f in _factors(s).values()))
+    factors, gradients = _factors(step), step.of(GRADIENT)
+    if any(np.isnan(f) for f in factors.values()):
+        return "single elements are clipped (by value), not the norm"
+    if np.ptp([*factors.values()]) <= SAME:
+        found = next(iter(factors.values())) * _norm({name: gradients[name] for name in factors})
+        return f"clipped to norm {found:.6g} instead of {size:.6g}"
+    for words, sets in (
+        ("each tensor is clipped by its own norm", [[name] for name in factors]),
+        ("each group of parameters is clipped by its own norm", groups),
+    ):
+        for added in (TORCH_EPSILON, 0.0):
+            limits = _limits(factors, gradients, sets, added)
+            if limits and np.ptp(limits) <= SAME * max(limits):
+                return f"{words} (to {limits[0]:.6g}), not all by the global norm (to {size:.6g})"
+    return f"clipped otherwise: {UNEXPLAINED}"
+
+
+def _limits(
+    factors: Mapping[str, float], gradients: Mapping[str, np.ndarray], sets: Sequence[Sequence[str]], added: float
+) -> list[float]:
+    """The norms to which each set was clipped; nothing where one was not scaled as a whole. ``added`` to the norm."""
+    found = []
+    for names in sets:
+        own = [factors[name] for name in names if name in factors]
+        if own and np.ptp(own) > SAME:
+            return []
+        if own and own[0] < 1 - SAME:
+            found.append(own[0] * (_norm({name: gradients[name] for name in names if name in factors}) + added))
+    return found
+
+
+def _clip_line(port: Run) -> str:
+    values = [f for f in _factors(port.steps[1]).values() if not np.isnan(f)]
+    shown = f"{min(values):.6g} to {max(values):.6g}" if values else "none"
+    return f"port, step 1: factors {shown}, norm before {_norm(port.steps[1].of(GRADIENT)):.6g}"
+
+
+# --- average --------------------------------------------------------------------------------------------------------
+
+
+def average_cause(reference: Run, port: Run, dtype: str) -> Explained | None:
+    """How the port's averaged weights differ from the reference's rule, each on its own weights."""
+    if not reference.steps[0].of(AVERAGE):
+        return None
+    missing = [name for name in reference.steps[-1].of(AVERAGE) if name not in port.steps[-1].of(AVERAGE)]
+    if missing:
+        buffers = all((BUFFER, name, "") in reference.steps[-1].arrays for name in missing)
+        what = "buffers (BatchNorm's statistics)" if buffers else "tensors"
+        return f"the average lacks {what}", [", ".join(missing)]
+    for kind, what in ((PARAMETER, "weights"), (BUFFER, "buffers")):
+        ours, theirs = _decays(reference, port, kind, "float64"), _decays(port, port, kind, dtype)
+        if ours is None or not ours[1]:
+            continue
+        if theirs is None:
+            return f"the {what} are averaged otherwise: {UNEXPLAINED}", []
+        if words := _average_words(ours, theirs, what):
+            return words
+    return None
+
+
+Decays = tuple[int, list[tuple[float, float]]]
+"""Whether the weights after the step (0) or before it (1) are averaged in; each step's decay and the error in it."""
+
+
+def _decays(run: Run, port: Run, kind: str, dtype: str) -> Decays | None:
+    """How ``run`` averages the port's weights."""
+    for late in (0, 1):
+        found = [_decay(run, port, number, kind, late, dtype) for number in range(1, len(run) + 1)]
+        if None not in found:
+            return late, found
+    return None
+
+
+def _decay(run: Run, port: Run, number: int, kind: str, late: int, dtype: str) -> tuple[float, float] | None:
+    """``d`` of ``e = d * e' + (1 - d) * w`` over all tensors; NaN where nothing moved, ``None`` where none fits.
+
+    With it, how far rounding may have put it from its true value.
+    """
+    old, new = run.steps[number - 1].of(AVERAGE), run.steps[number].of(AVERAGE)
+    weights = port.steps[number - late].of(kind)
+    names = [name for name in weights if name in new and name in old]
+    if not names:
+        return float("nan"), 0.0
+    e, last, w = (np.concatenate([of[name].reshape(-1) for name in names]) for of in (new, old, weights))
+    square = float(np.vdot(last - w, last - w))
+    if not square:
+        return (float("nan"), 0.0) if np.array_equal(e, w) else None
+    decay = float(np.vdot(e - w, last - w)) / square
+    limit = MARGIN[dtype] * 2.0 ** -BITS[dtype] * float(np.abs(w).max())
+    if float(np.abs(e - w - decay * (last - w)).max()) > limit:
+        return None
+    return decay, limit * float(np.abs(last - w).sum()) / square
+
+
+def _average_words(ours: Decays, theirs: Decays, what: str) -> Explained | None:
+    if ours[0] != theirs[0]:
+        when = "before" if theirs[0] else "after"
+        return f"the average takes the {what} from {when} the step", [f"decay {theirs[1][-1][0]:.6g}"]
+    for number, ((a, bound), (b, other)) in enumerate(zip(ours[1], theirs[1]), 1):
+        if abs(a - b) > SAME + bound + other:
+            shown = [f"step {number}: decay {b:.6g} instead of {a:.6g}"]
+            if what == "buffers" and b in (0.0, 1.0):
+                return f"buffers are {'left as they were' if b else 'copied'}, not averaged", shown
+            return f"decay {b:.6g} instead of {a:.6g} for the {what}, from step {number} on", shown
+    return None

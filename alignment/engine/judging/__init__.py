@@ -1,0 +1,1 @@
+"""Measured errors, noise floors and limits become rows. No framework."""

@@ -1,0 +1,107 @@
+"""Two arrays -> what separates them, measured over every element. No framework, no verdict.
+
+The scale of a relative error is the largest magnitude of the reference tensor: rounding in a sum is proportional to
+its terms, so an element that cancels to almost zero carries the error of its neighbours, and dividing by the element
+itself would call that a fault.
+
+Integers and booleans are exact: nothing is rounded, so one that differs is no small error. Complex numbers are
+compared as such, by the distance in the plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PIECE = 2**16
+"""Elements that are compared at a time: half a megabyte."""
+EXACT_KINDS = "biu"
+"""Kinds of numpy types in which nothing is rounded: booleans and integers."""
+WHOLE = 1.0
+"""The least relative error of integers or booleans that differ, as large as the tensor itself: no limit reaches it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What separates two tensors.
+
+    ``max_abs`` is the largest absolute difference, ``relative`` the same over the largest magnitude of the
+    reference (0 where both are all zero), ``worst`` the index at which it occurs, ``count`` the number of elements.
+    NaN and infinite elements must be the same on both sides; where they are not, ``max_abs`` is infinite.
+    ``mismatch`` says why arrays could not be compared at all (shape); then both errors are infinite.
+    """
+
+    max_abs: float
+    relative: float
+    worst: tuple[int, ...]
+    count: int
+    mismatch: str = ""
+
+
+def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
+    """Measure ``candidate`` against ``reference``: real numbers in float64, complex ones in complex128.
+
+    Integers and booleans on both sides are compared exactly, whatever their width; where any differs, the relative
+    error is at least ``WHOLE``.
+    """
+    if reference.shape != candidate.shape:
+        mismatch = f"shape {list(candidate.shape)} instead of {list(reference.shape)}"
+        return Difference(np.inf, np.inf, (), 0, mismatch)
+    if reference.size == 0:
+        return Difference(0.0, 0.0, (), 0)
+    a, b = reference.reshape(-1), candidate.reshape(-1)
+    kinds = {a.dtype.kind, b.dtype.kind}
+    exact = kinds <= {*EXACT_KINDS}
+    if exact:
+        largest, position, scale = _measured_exactly(a, b)
+    else:
+        largest, position, scale = (np.nan, 0, np.nan) if kinds & {*"bc"} else _measured(a, b)
+        if not (np.isfinite(largest) and np.isfinite(scale)):
+            largest, position, scale = _measured_with_non_finite(a, b)
+    relative = largest / scale if scale else (np.inf if largest else 0.0)
+    relative = max(relative, WHOLE) if exact and largest else relative
+    worst = tuple(int(i) for i in np.unravel_index(position, reference.shape))
+    return Difference(largest, relative, worst, reference.size)
+
+
+def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
+    """The largest difference, where it is, and the largest magnitude of ``a``; not finite where an element is not.
+
+    Piece by piece, each small enough to stay in the processor's cache through all passes over it.
+    """
+    buffer = np.empty(min(PIECE, a.size))
+    largest, position, scale = -1.0, 0, 0.0
+    for start in range(0, a.size, PIECE):
+        x, y = a[start : start + PIECE], b[start : start + PIECE]
+        error = buffer[: x.size]
+        with np.errstate(invalid="ignore"):
+            np.subtract(x, y, out=error, dtype=np.float64, casting="unsafe")
+        np.abs(error, out=error)
+        at = int(error.argmax())  # of the first NaN where there is one
+        if not error[at] <= largest:
+            largest, position = float(error[at]), start + at
+        scale = max(float(x.max()), -float(x.min()), scale)
+        if not (np.isfinite(largest) and np.isfinite(scale)):
+            return np.nan, position, scale
+    return largest, position, scale
+
+
+def _measured_exactly(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
+    """The same of integers and booleans; neighbours beyond 2**53, which float64 cannot tell apart, differ by one."""
+    error = np.where(a == b, 0.0, np.maximum(np.abs(a.astype(np.float64) - b.astype(np.float64)), 1.0))
+    position = int(error.argmax())
+    return float(error[position]), position, float(np.abs(a.astype(np.float64)).max())
+
+
+def _measured_with_non_finite(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
+    """The same where some elements are NaN or infinite, which must be so on both sides, or complex."""
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    a, b = a.astype(wide), b.astype(wide)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(a - b)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    error = np.where(same, 0.0, np.where(np.isfinite(a) & np.isfinite(b), error, np.inf))
+    finite = np.abs(a[np.isfinite(a)])
+    position = int(error.argmax())
+    return float(error[position]), position, float(finite.max()) if finite.size else 1.0

@@ -1,0 +1,125 @@
+"""Gradients of two tapes -> rows: of every layer's outputs, of the inputs and of every parameter. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from alignment.engine.judging.echo import difference, in_layout
+from alignment.engine.judging.error import Difference, compare
+from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.outputs import why_undecided
+from alignment.engine.judging.rows import tensor_row
+from alignment.engine.pairing.points import Point, plain_point
+from alignment.engine.records.store import Ref
+from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
+from alignment.engine.result import GRADIENT, INPUT, PARAMETER, Row
+
+# Paddle keeps some constants of its backward kernels in float32 also in float64 (2e-8 relative, measured); layers on
+# the way back pass such an error on and may enlarge it. A mistake in a backward pass is larger by far: a gradient that
+# is scaled, cut off or summed otherwise is off by a good part of itself.
+CONSTANTS = 2.0**-20
+
+
+@dataclass(frozen=True)
+class ParameterGradient:
+    """The gradient of one parameter of the port as the reference has it.
+
+    ``name`` and ``twin`` are the parameter's names, ``expected`` is None where the reference makes no gradient, ``ref``
+    a handle by which its noise is known. ``scale`` is the largest magnitude of the reference's whole tensor, of which
+    ``expected`` may be a part: rounding in the whole reaches every part of it.
+    """
+
+    name: str
+    twin: str
+    expected: np.ndarray | None
+    ref: Ref | None
+    actual: np.ndarray | None
+    scale: float = 0.0
+
+    def measured(self, floor: NoiseFloor) -> tuple[Difference, str]:
+        """What separates the two, and in words what cannot be measured."""
+        expected, ref = self.expected, self.ref
+        if self.actual is None:
+            found, note = _absent(expected, floor, ref)
+        else:
+            found = in_layout(expected, self.actual, floor.allowed(ref))[1]
+            note = found.mismatch
+        if self.scale and np.isfinite(found.max_abs):
+            found = replace(found, relative=found.max_abs / self.scale)
+        return floor.scaled(found, ref), note
+
+
+def gradient_rows(
+    reference: Tape, port: Tape, floor: NoiseFloor, calls: Mapping[Key, Key],
+    points: Mapping[Key, Point] | None = None,
+) -> Iterator[Row]:  # fmt: skip
+    """Rows of outputs in the order of the backward pass, last layer first, then of the model's inputs.
+
+    ``calls`` and ``points`` as in ``output_rows``.
+    """
+    theirs = port.by_key()
+    for depth, record in reversed([*enumerate(reference)]):
+        twin = theirs.get(calls.get(record.key))
+        if twin is None:
+            continue
+        point = (points or {}).get(record.key) or plain_point(record)
+        slots = record.output_grads if point.own else point.seeds
+        passed_on = {ref.index for ref in record.input_refs()}
+        for ref, slot, actual in zip(point.outputs, slots, twin.output_grads):
+            # a tensor that is returned as it came has the gradient of whatever else uses it, too
+            if slot is not None and slot.ref is not None and ref.index not in passed_on:
+                yield _row(reference, slot.ref, port, actual, floor, record, twin.path, depth, GRADIENT)
+    yield from _inputs(reference, port, floor)
+
+
+def _inputs(reference: Tape, port: Tape, floor: NoiseFloor) -> Iterator[Row]:
+    ours, theirs = (tape.by_key().get((ROOT, 0)) for tape in (reference, port))
+    if ours is None or theirs is None:
+        return
+    for number, (slot, actual) in enumerate(zip(ours.input_grads, theirs.input_grads)):
+        if slot is not None and slot.ref is not None:
+            record = Record(f"(input {number})", "input", 0, True, None)
+            yield _row(reference, slot.ref, port, actual, floor, record, record.path, 0, INPUT)
+
+
+def _row(
+    reference: Tape, expected: Ref, port: Tape, actual: Slot | None, floor: NoiseFloor,
+    record: Record, twin: str, depth: int, direction: str,
+) -> Row:  # fmt: skip
+    arrived = actual is not None and actual.ref is not None
+    if arrived:
+        found, note = difference(reference, expected, port, actual.ref, floor.allowed(expected)), ""
+    else:
+        found, note = _absent(reference.get(expected), floor, expected)
+    found = floor.scaled(found, expected)
+    return _gradient_row(record, twin, depth, found, expected, floor, direction, note or found.mismatch)
+
+
+def _absent(array: np.ndarray, floor: NoiseFloor, ref: Ref) -> tuple[Difference, str]:
+    """Of a gradient that did not arrive: what counts as none where the reference's own is nothing but rounding."""
+    found = compare(array, np.zeros_like(array))
+    nothing = not np.any(array) or floor.scaled(found, ref).relative <= floor.allowed(ref)
+    return found, "" if nothing else "no gradient arrived"
+
+
+def _gradient_row(
+    record: Record, twin: str, depth: int, found: Difference, ref: Ref, floor: NoiseFloor, direction: str, note: str
+) -> Row:
+    limits = floor.of(ref), max(floor.allowed(ref), CONSTANTS)
+    return tensor_row(record.path, twin, record.kind, depth, ref.shape, found, limits, direction=direction,
+                     note=note, call=record.call, leaf=record.leaf)  # fmt: skip
+
+
+def parameter_rows(gradients: Iterator[ParameterGradient], floor: NoiseFloor) -> Iterator[Row]:
+    """A row for the gradient of each parameter that the reference differentiates."""
+    for gradient in gradients:
+        expected, ref = gradient.expected, gradient.ref
+        if expected is None or ref is None:
+            continue
+        found, note = gradient.measured(floor)
+        record = Record(gradient.name, "Parameter", 0, True, None)
+        row = _gradient_row(record, gradient.twin, 0, found, ref, floor, PARAMETER, note)
+        yield replace(row, shape=expected.shape, undecided=why_undecided(expected))

@@ -1,0 +1,35 @@
+"""One quantity of a part of a training (a loss, an optimizer, a schedule), judged by itself. No framework."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.rows import UNMEASURED, tensor_row
+from alignment.engine.records.layout import laid_out
+from alignment.engine.result import Row
+
+
+def part_row(
+    name: str,
+    kind: str,
+    depth: int,
+    exact: np.ndarray,
+    rounded: np.ndarray,
+    port: np.ndarray | None,
+    direction: str,
+    twin: str = "",
+) -> Row:
+    """The ``port``'s array in float64 against the reference's.
+
+    ``rounded`` is what the reference makes of it in float32: the floor is its error x 2**-29, at least one rounding.
+    ``None`` for what the port has not.
+    """
+    spread = compare(exact, rounded).relative
+    unit = 2.0 ** -BITS["float64"]
+    floor = max(unit, spread * 2.0 ** (BITS["float32"] - BITS["float64"])) if np.isfinite(spread) else unit
+    found = UNMEASURED if port is None else compare(exact, laid_out(port, exact.shape))
+    limits = floor, MARGIN["float64"] * floor
+    note = "missing in Paddle" if port is None else found.mismatch
+    return tensor_row(name, twin or name, kind, depth, exact.shape, found, limits, direction=direction, note=note)

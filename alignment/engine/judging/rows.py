@@ -1,0 +1,80 @@
+"""One measurement -> one row of the result, the same for every direction. No framework."""
+
+from __future__ import annotations
+
+import math
+
+from alignment.engine.judging.error import Difference
+from alignment.engine.records.tape import Record
+from alignment.engine.result import FORWARD, Row
+
+UNMEASURED = Difference(math.inf, math.inf, (), 0)
+"""Of what could not be compared at all; the row's note says why."""
+
+
+def tensor_row(
+    name: str,
+    twin: str,
+    kind: str,
+    depth: int,
+    shape: tuple[int, ...],
+    found: Difference,
+    limits: tuple[float, float],
+    *,
+    direction: str = FORWARD,
+    note: str = "",
+    call: int = 0,
+    leaf: bool = True,
+) -> Row:
+    """What was ``found`` at a tensor that goes by ``name``; ``limits`` are its floor and what is allowed."""
+    floor, allowed = limits
+    return Row(
+        layer=name,
+        twin=twin,
+        kind=kind,
+        call=call,
+        depth=depth,
+        leaf=leaf,
+        shape=shape,
+        max_abs=found.max_abs,
+        relative=found.relative,
+        floor=floor,
+        allowed=allowed,
+        worst=found.worst,
+        note=note,
+        direction=direction,
+    )
+
+
+def measured(
+    record: Record,
+    twin: str,
+    depth: int,
+    found: Difference,
+    shape: tuple[int, ...],
+    limits: tuple[float, float],
+    direction: str = FORWARD,
+    note: str = "",
+    layer: str = "",
+) -> Row:
+    """The same at a tensor of ``record``; ``layer`` where the reference calls it otherwise."""
+    return tensor_row(
+        layer or record.path,
+        twin,
+        record.kind,
+        depth,
+        shape,
+        found,
+        limits,
+        direction=direction,
+        note=note,
+        call=record.call,
+        leaf=record.leaf,
+    )
+
+
+def unmeasured(record: Record, twin: str, depth: int, note: str, layer: str = "") -> Row:
+    """A call that could not be compared, and why; ``layer`` as in ``measured``."""
+    refs = record.output_refs()
+    shape = refs[0].shape if refs else ()
+    return measured(record, twin, depth, UNMEASURED, shape, (0.0, 0.0), note=note, layer=layer)

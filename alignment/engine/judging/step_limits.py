@@ -1,0 +1,112 @@
+"""How large an error rounding alone explains in one step of a training, measured on the reference. No framework.
+
+The reference takes every step twice from the same weights, in float64 and in float32. What separates the two is what
+rounding in float32 does within a step, and 2**-29 of it is what rounding in float64 does (see ``noise``). No step
+inherits anything from the one before, so that nothing grows, however chaotic the training is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.records.run import GRADIENT, Key, Run, Step
+
+# Constants that Paddle's backward kernels keep in float32 put errors up to this into gradients (2e-8 was measured);
+# ``alignment.engine.judging.gradients`` takes the same limit.
+CONSTANTS = 2.0**-20
+
+SHARE = 2.0**-7
+"""The largest limit, over a tensor's own size, with which it is still judged: what could be wrong by more and yet pass
+is said to be undecided."""
+
+# A tensor that a run in float32 gets wrong by more than its own size is zero but for rounding, as the gradient of a
+# bias in front of a BatchNorm is. What cancels in it is 2**24 times what rounding in float32 leaves of it.
+VANISHED = 1.0
+
+
+class Noise(NamedTuple):
+    """What the reference's own float32 does to a tensor: the largest error, and the tensor's largest magnitude."""
+
+    error: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        """The error over the tensor's own size."""
+        return self.error / self.scale if self.scale else (np.inf if self.error else 0.0)
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the tensor is nothing but rounding."""
+        return self.relative > VANISHED
+
+
+class Limit(NamedTuple):
+    """What is allowed of one tensor.
+
+    ``scale``: what the error is measured against where the tensor itself is nothing but rounding, else 0.
+    ``undecided``: why it cannot be judged, if so.
+    """
+
+    floor: float
+    allowed: float
+    scale: float = 0.0
+    undecided: str = ""
+
+
+Spread = Mapping[tuple[int, Key], Noise]
+"""The reference's own error in float32, by step and tensor."""
+
+
+def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key], Noise]:
+    """``rounded``: the same steps in float32. What is not finite there, or missing, is granted nothing."""
+    spread = {}
+    for number, (other, step) in enumerate(zip(rounded, exact.steps)):
+        for key in step.arrays.keys() & other.arrays.keys():
+            array = step.arrays[key]
+            found = compare(array, other.arrays[key])
+            if np.isfinite(found.max_abs):
+                spread[number, key] = Noise(found.max_abs, float(np.abs(array).max(initial=0.0)))
+    return spread
+
+
+@dataclass
+class StepLimits:
+    """What error is allowed where, in a port that ran in ``dtype``."""
+
+    spread: Spread
+    dtype: str
+    _worst: dict[tuple[int, str], float] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        # runs in float32 separate by chance (a ReLU flips here or there): the kind's worst tensor counts there
+        self._worst = {}
+        for (number, key), noise in self.spread.items():
+            if not noise.vanished:
+                self._worst[number, key[0]] = max(noise.relative, self._worst.get((number, key[0]), 0.0))
+
+    def of(self, number: int, key: Key) -> Limit:
+        """The limit of a tensor at a step."""
+        unit = 2.0 ** -BITS[self.dtype]
+        noise = self.spread.get((number, key), Noise(0.0, 0.0))
+        least = CONSTANTS if key[0] == GRADIENT else 0.0
+        if noise.vanished:
+            return Limit(unit, max(MARGIN[self.dtype] * unit, least), noise.error * 2.0 ** BITS["float32"])
+        if self.dtype == "float64":
+            floor = max(unit, noise.relative * 2.0 ** (BITS["float32"] - BITS["float64"]))
+        else:
+            floor = max(unit, self._worst.get((number, key[0]), 0.0))
+        allowed = max(MARGIN[self.dtype] * floor, least)
+        if allowed > SHARE:
+            return Limit(floor, SHARE, undecided=f"rounding in {self.dtype} may reach {allowed:.0e} of its size")
+        return Limit(floor, allowed)
+
+    def vanished(self) -> set[str]:
+        """Parameters whose gradient is zero but for rounding, at any step."""
+        return {key[1] for (_, key), noise in self.spread.items() if key[0] == GRADIENT and noise.vanished}

@@ -1,0 +1,77 @@
+"""What the layers of two models are set to do, pair by pair: what is spelled otherwise, and what that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignment.engine.borrowed import Borrowed
+from alignment.engine.judging.settings import Given, SettingDifference, setting_differences
+from alignment.engine.pairing.calls import Matching
+from alignment.engine.records.tape import Record, Tape, is_ref
+from alignment.engine.sides.paddle.probe import prober as paddle_prober
+from alignment.engine.sides.settings import disagreements
+from alignment.engine.sides.torch.probe import prober as torch_prober
+from alignment.engine.sides.torch.probe import roles
+
+
+def settings_compared(models: Borrowed, matching: Matching, tape: Tape) -> dict[str, list[SettingDifference]]:
+    """By layer of the reference, every setting of its twins that is spelled otherwise and what that changes.
+
+    Layers that are set alike and took inputs of the same shapes are probed once.
+    """
+    calls = {record.path: record for record in reversed(list(tape))}
+    known: dict[str, list[SettingDifference]] = {}
+    found: dict[str, list[SettingDifference]] = {}
+    for path, twin in matching.pairs():
+        settings = models.reference_settings[path], models.port_settings[twin]
+        if path in calls and not disagreements(*settings, first_shape(calls[path])):
+            continue
+        inputs = _inputs_of(tape, calls.get(path))
+        key = repr((settings, inputs))
+        if key not in known:
+            layer, port = models.reference[path], models.port[twin]
+            known[key] = setting_differences(*settings, inputs, roles(layer), torch_prober(layer), paddle_prober(port))
+        fields = [difference.field for difference in found.get(path, [])]
+        more = [difference for difference in known[key] if difference.field not in fields]
+        if more:
+            found.setdefault(path, []).extend(more)
+    return found
+
+
+def setting_faults(compared: Mapping[str, Sequence[SettingDifference]]) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """``{layer: {field: (reference, port)}}`` for every setting that changes what a layer computes."""
+    faults = {
+        path: {found.field: (found.reference, found.port) for found in differences if found.fault}
+        for path, differences in compared.items()
+    }
+    return {path: fields for path, fields in faults.items() if fields}
+
+
+def setting_remarks(compared: Mapping[str, Sequence[SettingDifference]]) -> dict[str, list[str]]:
+    """``{words: layers}`` of settings that are spelled otherwise and do the same."""
+    remarks: dict[str, list[str]] = {}
+    for path, differences in compared.items():
+        for found in differences:
+            if not found.fault:
+                remarks.setdefault(found.words, []).append(path)
+    return remarks
+
+
+def first_shape(record: Record) -> tuple[int, ...] | None:
+    """The shape of the first tensor that a call took."""
+    refs = record.input_refs()
+    return refs[0].shape if refs else None
+
+
+def _inputs_of(tape: Tape, record: Record | None) -> list[Given]:
+    """What a layer was given, empty where it took anything but tensors in order, or was never called."""
+    if record is None or record.kwargs or not all(is_ref(argument) for argument in record.args):
+        return []
+    refs = record.input_refs()
+    if any(np.dtype(ref.dtype).kind not in "fiu" for ref in refs):
+        return []
+    integers = [np.dtype(ref.dtype).kind in "iu" and 0 not in ref.shape for ref in refs]
+    return [Given(ref.shape, int(tape.get(ref).max()) if whole else None) for ref, whole in zip(refs, integers)]

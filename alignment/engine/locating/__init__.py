@@ -1,0 +1,1 @@
+"""Which layers are at fault themselves. No framework."""

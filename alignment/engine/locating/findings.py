@@ -1,0 +1,33 @@
+"""What one layer does differently when it is given the reference's own values. No framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from alignment.engine.judging.error import Difference
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One tensor of one layer that is not the reference's, although what the layer was given is.
+
+    ``where`` is ``output``, ``input gradient``, ``parameter gradient``, ``handed`` (to the inner layer ``inner``),
+    ``returned gradient`` (to it) or ``call``; ``index`` counts tensors, ``inner`` is the parameter's name where it is
+    one's gradient. ``call`` is the layer's call, ``inner_call`` that of ``inner``. ``leaf`` tells a single layer from
+    one that calls others. ``note`` says what is no number.
+    """
+
+    layer: str
+    twin: str
+    leaf: bool
+    where: str
+    index: int
+    difference: Difference
+    inner: str = ""
+    note: str = ""
+    expected: np.ndarray | None = field(default=None, repr=False, compare=False)
+    actual: np.ndarray | None = field(default=None, repr=False, compare=False)
+    call: int = 0
+    inner_call: int = 0

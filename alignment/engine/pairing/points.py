@@ -1,0 +1,130 @@
+"""Where both models have a value: what a call of the port must return, of what the reference recorded. No framework.
+
+A layer of one model may be more than its twin: a normalisation with its activation inside, a convolution into which a
+normalisation was folded. The two then have a value in common only further on, or further in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from alignment.engine.pairing.calls import Matching, Model
+from alignment.engine.records.store import Ref
+from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A call of the reference, as the port meets it.
+
+    ``outputs`` are the reference's values that the port's call must return and ``seeds`` the gradients that reach
+    them; ``own`` tells that they are what the reference's call itself returns. ``cut`` tells whether both calls are
+    single layers with the same tensors, at which a graph can be cut; ``folded`` names a normalisation that the
+    port's layer does besides.
+    """
+
+    record: Record
+    outputs: Sequence[Ref]
+    seeds: Sequence[Slot | None]
+    own: bool
+    cut: bool
+    folded: str = ""
+
+
+def plain_point(record: Record) -> Point:
+    """A call that is compared by what it returns."""
+    return Point(record, record.output_refs(), record.seeds(), True, False)
+
+
+def find_points(reference: Model, port: Model, tape: Tape, found: Matching) -> dict[Key, Point]:
+    """The point of every paired call, by the reference's call."""
+    inside, users = tape.children(), _users(tape)
+    points = {}
+    for record in tape:
+        if record.key not in found.calls:
+            continue
+        twin = found.calls[record.key][0]
+        where = _inner(record, twin, reference, port, inside, found) or _further(
+            record, twin, reference, port, users, found
+        )
+        norm = _folded(record, _only_user(record, users), reference, port, twin, found)
+        outputs, seeds = where or (record.output_refs(), record.seeds())
+        single = not inside[record.key] or (where is not None and twin not in port.composite)
+        cut = single and twin not in port.composite and record.path in found.whole
+        points[record.key] = Point(record, outputs, seeds, where is None, cut, norm)
+    return points
+
+
+Place = tuple[list[Ref], list[Slot | None]]
+
+
+def _inner(
+    record: Record, twin: str, reference: Model, port: Model, inside: Mapping[Key, Sequence[Record]], found: Matching
+) -> Place | None:
+    """What a layer with weights hands to the first layer inside it, where its twin is that computation alone."""
+    calls = inside[record.key]
+    alone = (
+        calls
+        and record.path != ROOT
+        and reference.layers[record.path].has_weights
+        and twin not in port.composite
+        and "activation" not in port.layers[twin].fields
+        and not any(reference.layers[call.path].has_weights for call in calls)
+    )
+    return (calls[0].input_refs(), calls[0].input_grads) if alone else None
+
+
+def _further(
+    record: Record, twin: str, reference: Model, port: Model, users: Mapping[int, Sequence[Record]], found: Matching
+) -> Place | None:
+    """What the next layer makes of a layer's output, where its twin does that, too."""
+    if record.path == ROOT or len(record.output_refs()) != 1:
+        return None
+    follower = _only_user(record, users)
+    if _folded(record, follower, reference, port, twin, found):
+        record, follower = follower, _only_user(follower, users)
+        if not _does_more(twin, port):
+            return record.output_refs(), record.seeds()
+    more = _does_more(twin, port) and not _does_more(record.path, reference)
+    if more and follower is not None and reference.layers[follower.path].category == "activation":
+        return follower.output_refs(), follower.seeds()
+    return None
+
+
+def _only_user(record: Record, users: Mapping[int, Sequence[Record]]) -> Record | None:
+    refs = record.output_refs()
+    found = users.get(refs[0].index, ()) if len(refs) == 1 else ()
+    return found[0] if len(found) == 1 else None
+
+
+def _does_more(path: str, model: Model) -> bool:
+    """Whether a layer with weights has an activation in it: as a setting, or as a layer inside."""
+    if "activation" in model.layers[path].fields:
+        return True
+    inside = [p for p in model.layers if p.startswith(f"{path}.")] if model.layers[path].has_weights else []
+    return any(model.layers[p].category == "activation" for p in inside)
+
+
+def _folded(
+    record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching
+) -> str:
+    """The normalisation behind a layer where the port has none, and a bias in the layer to make up for it."""
+    is_one = (
+        follower is not None
+        and reference.layers[record.path].category in ("conv", "conv_transpose", "linear")
+        and follower.path not in found.twins
+        and reference.layers[follower.path].category == "batch_norm"
+        and "bias" in port.layers[twin].shapes
+    )
+    return follower.path if is_one else ""
+
+
+def _users(tape: Tape) -> dict[int, list[Record]]:
+    """The single layers that take each tensor, by its handle."""
+    inside, users = tape.children(), {}
+    for record in tape:
+        if not inside[record.key]:
+            for ref in record.input_refs():
+                users.setdefault(ref.index, []).append(record)
+    return users

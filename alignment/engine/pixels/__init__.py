@@ -1,0 +1,1 @@
+"""Two pipelines of images compared, and why they differ. No framework."""

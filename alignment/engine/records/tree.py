@@ -1,0 +1,73 @@
+"""Nested lists, tuples and dicts with tensors in them, as layers take and return them. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
+    """The leaves in order, of a mapping in that of its keys; everything else that is no container is passed over."""
+    if is_leaf(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for key in in_order(value):
+            yield from leaves(value[key], is_leaf)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from leaves(item, is_leaf)
+
+
+def in_order(mapping: Mapping[Any, Any]) -> list[Any]:
+    """The keys of a mapping in an order that does not depend on how it was made, as two models may fill a dict."""
+    return sorted(mapping, key=lambda key: (type(key).__name__, str(key)))
+
+
+def named_leaves(value: Any, is_leaf: Callable[[Any], bool], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The same with the keys and positions that lead to each, joined by points; none lead to a value that is one."""
+    if is_leaf(value):
+        yield path, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from named_leaves(item, is_leaf, f"{path}.{key}" if path else str(key))
+
+
+def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
+    """The same structure with every leaf changed; named tuples become tuples."""
+    if is_leaf(value):
+        return change(value)
+    if isinstance(value, Mapping):
+        made = {key: mapped(value[key], is_leaf, change) for key in in_order(value)}
+        return {key: made[key] for key in value}
+    if isinstance(value, (list, tuple)):
+        items = [mapped(item, is_leaf, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def as_arrays(value: Any) -> Any:
+    """The same structure with tensors of either framework, which have a method ``numpy``, as arrays."""
+    return mapped(value, lambda item: hasattr(item, "numpy") and not isinstance(item, np.ndarray), _array)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    if hasattr(tensor, "resolve_conj"):  # torch's
+        tensor = tensor.detach().cpu().resolve_conj()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    bfloat16 = "bfloat16" in str(tensor.dtype)
+    return (tensor.astype("float32") if bfloat16 else tensor).numpy()
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a model: from one array, a sequence of them, or a mapping by name."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (list, tuple)) else ((inputs,), {})
+
+
+def is_array(value: object) -> bool:
+    """Whether ``value`` is a numpy array."""
+    return isinstance(value, np.ndarray)

@@ -1,0 +1,452 @@
+"""``align``: is this Paddle layer the same as that torch module, and if not, which layer is at fault?
+
+It knows no model. Both frameworks meet here, in a ``Session``, whose steps are those of a comparison: the reference
+runs, the port runs, calls are paired, every value is judged; where something differs the port runs once more, cut at
+every paired call, which tells where a difference begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.engine.accounts import Accounts, initial_by_layer, split
+from alignment.engine.borrowed import Borrowed, borrow
+from alignment.engine.explaining.causes import UNEXPLAINED, Causes
+from alignment.engine.folding import Fold, fold
+from alignment.engine.judging.echo import regrouped
+from alignment.engine.judging.error import compare
+from alignment.engine.judging.gradients import gradient_rows, parameter_rows
+from alignment.engine.judging.noise import BACKWARD_LIMIT
+from alignment.engine.judging.outputs import output_rows
+from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared
+from alignment.engine.locating.culprits import StateFault, WeightFault, locate
+from alignment.engine.locating.findings import Finding
+from alignment.engine.locating.trace import Trace
+from alignment.engine.pairing.calls import Matching, Model, match
+from alignment.engine.pairing.points import Point, find_points
+from alignment.engine.records.losses import LOSS, LossCase
+from alignment.engine.records.store import MEMORY, Budget
+from alignment.engine.records.tape import ROOT, Tape
+from alignment.engine.records.tree import as_arrays
+from alignment.engine.result import (
+    COMPUTATION,
+    FORWARD,
+    INPUT,
+    PARAMETER,
+    Culprit,
+    Result,
+    Row,
+    Skipped,
+)
+from alignment.engine.runs import (
+    Loss,
+    Reference,
+    Start,
+    cut_port,
+    give_back_memory,
+    run_port,
+    run_reference,
+    start_of,
+    threads_as_torch,
+)
+from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.torch.alternatives import alternatives
+from alignment.engine.sides.torch.other_losses import loss_cause
+from convert.matching.derive import excused, propose
+from convert.matching.differences import ambiguity
+from convert.matching.key_map import AmbiguousMatch, KeyMap
+from convert.matching.layers import Layer, read_all_layers
+
+Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
+Progress = Callable[[str], None]
+SEEN = "not run again: in the chain each took and returned the reference's own values"
+APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How two models are compared; see ``align``."""
+
+    labels: Any = None
+    loss: str | tuple[Loss, Loss] | None = None
+    key_map: str | Mapping[str, str] | KeyMap = "auto"
+    mode: str = "eval"
+    dtype: str = "float64"
+    backward: bool = True
+    isolate: bool = True
+    seed: int = 0
+    max_memory: int = MEMORY
+
+
+def align(
+    torch_module: torch.nn.Module,
+    paddle_layer: paddle.nn.Layer,
+    inputs: Inputs,
+    labels: Any = None,
+    loss: str | tuple[Loss, Loss] | None = None,
+    *,
+    key_map: str | Mapping[str, str] | KeyMap = "auto",
+    mode: str = "eval",
+    dtype: str = "float64",
+    backward: bool = True,
+    isolate: bool = True,
+    seed: int = 0,
+    max_memory: int = MEMORY,
+    reference: Reference | None = None,
+    progress: Progress = lambda line: None,
+) -> Result:
+    """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
+
+    ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
+    framework serve as well. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions
+    ``(output, *labels) -> number``, for torch and for Paddle; it is compared as one more layer, ``(loss)``, and
+    gradients start at it. Labels without a loss mean cross entropy. Without either, gradients start from a random
+    direction, drawn with ``seed``, at every output.
+
+    ``key_map``: ``"auto"``, a ``KeyMap`` (of ``alignment.transfer``, or loaded), or ``{path or tensor in torch: in
+    Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in either. Everything is
+    judged in float64, and both models are given back as they came. With ``dtype="float32"`` the port runs in float32
+    too, beside the reference's own float32 noise: ``result.working`` informs, float64 judges.
+
+    ``max_memory`` bytes of the records stay in memory, the others go to a temporary file. ``reference`` saves the runs
+    of torch when one module is compared with several ports. An exception in the Paddle model ends its run and is a
+    culprit where it was raised. ``isolate=False`` leaves out the run that finds where a difference begins.
+
+    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, ``ModelRaised`` for an exception
+    of the torch module, ``TypeError`` for models that are swapped, and ``ValueError`` for an unknown ``mode``,
+    ``dtype`` or loss, a loss that is not one number, or a backward pass that Paddle does not have.
+    """
+    _refuse_swapped(torch_module, paddle_layer)
+    _refuse_unknown_type(dtype)
+    options = Options(labels, loss, key_map, mode, dtype, backward, isolate, seed, max_memory)
+    session = Session(torch_module, paddle_layer, as_arrays(inputs), options, reference or Reference(), progress)
+    return session.compare()
+
+
+def _refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
+    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
+        order = f"got {type(torch_module).__name__} and {type(paddle_layer).__name__}"
+        swapped = isinstance(torch_module, paddle.nn.Layer) and isinstance(paddle_layer, torch.nn.Module)
+        hint = "; they are swapped" if swapped else ""
+        raise TypeError(f"align takes the torch module first, then the Paddle layer: {order}{hint}")
+
+
+def _refuse_unknown_type(dtype: str) -> None:
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
+
+
+@dataclass
+class Session:
+    """One comparison: both models, what is asked for, and what each step has found so far."""
+
+    torch_module: torch.nn.Module
+    paddle_layer: paddle.nn.Layer
+    inputs: Any
+    options: Options
+    runs: Reference
+    progress: Progress
+    models: Borrowed = field(init=False)
+    start: Start | None = field(init=False, default=None)
+    budget: Budget = field(init=False)
+    errors: list[ModelRaised] = field(init=False, default_factory=list)
+    accounts: Accounts = field(init=False)
+    matching: Matching = field(init=False)
+    points: Mapping[Any, Point] = field(init=False)
+    folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
+    port: Tape = field(init=False)
+
+    def compare(self) -> Result:
+        """All steps, and the result; both models are given back as they came."""
+        options, self.budget = self.options, Budget(self.options.max_memory)
+        if options.backward:
+            self.start = start_of(options.loss, as_arrays(options.labels), options.seed)
+        borrowed = borrow(self.torch_module, self.paddle_layer, options.mode)
+        with borrowed as self.models, threads_as_torch(), paddle_in(self.paddle_layer, "float64"):
+            if self.start is not None and self.start.torch_loss is not None:
+                self.models.add(LOSS, self.start.torch_loss, self.start.paddle_loss, LOSS)
+            self.run_reference()
+            self.run_port()
+            self.pair()
+            result = self.judged(self.port, "float64")
+            self.find_culprits(result)
+            if options.dtype == "float32":
+                self.progress("Paddle in float32, for information")
+                result.working = self.judged(self._port_in("float32", []), "float32")
+        return result
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def run_reference(self) -> None:
+        """torch in float64, and in float32 for the noise floor, unless an earlier comparison did."""
+        if self.runs.tape is None:
+            self.runs.tape, self.runs.errors = run_reference(
+                self.models, self.inputs, self.start, self.budget, self.progress
+            )
+
+    def run_port(self) -> None:
+        """The whole port in float64; an exception ends it and is kept."""
+        self.progress("Paddle in float64")
+        self.port = self._port_in("float64", self.errors)
+        for raised in self.errors:
+            self._refuse_absent_backward(raised)
+
+    def _port_in(self, dtype: str, errors: list[ModelRaised]) -> Tape:
+        guide = self.runs.tape.by_key()
+        return run_port(self.models, self.inputs, self.start, dtype, self.budget, guide, self.runs.tape, errors.append)
+
+    def _refuse_absent_backward(self, raised: ModelRaised) -> None:
+        """Paddle's recurrent layers have no backward pass in evaluation: that is no fault of the port."""
+        recurrent = [p for p, layer in self.models.port.items() if isinstance(layer, paddle.nn.layer.rnn.RNNBase)]
+        finished = any(record.path == ROOT for record in self.port)
+        if recurrent and finished and self.options.backward and self.options.mode == "eval":
+            raise ValueError(
+                f"Paddle has no backward pass of {type(self.models.port[recurrent[0]]).__name__} ({recurrent[0]}) in "
+                'evaluation: compare with mode="train" (where it computes the same), or with backward=False'
+            ) from raised
+
+    def pair(self) -> None:
+        """Which tensor, layer and call of the port stands for which of the reference."""
+        tape = self.runs.tape
+        self.accounts = Accounts(self.models, self._key_map())
+        reference = Model(self.models.reference_settings, tape)
+        port = Model(self.models.port_settings, self.port)
+        certain = self.accounts.key_map.layers()
+        if LOSS in self.models.reference:
+            certain[LOSS] = LOSS
+        whole = self.accounts.whole() | {LOSS}
+        self.matching = match(reference, port, certain, whole)
+        self.points = find_points(reference, port, tape, self.matching)
+        self.folds = {fold.layer: fold for fold in self._folds()}
+
+    def _folds(self) -> Iterator[Fold]:
+        """Normalisations that the port folded into the layer in front of them."""
+        for point in self.points.values():
+            if point.folded:
+                twin = self.matching.twins[point.record.path]
+                theirs = {split(name)[1]: array for name, array in self.accounts.theirs.arrays.items()
+                          if split(name)[0] == twin}  # fmt: skip
+                settings = self.models.reference_settings[point.folded]
+                found = fold(point.record.path, point.folded, settings, self.accounts.ours.arrays, theirs)
+                if found.exact:
+                    yield found
+
+    def _key_map(self) -> KeyMap:
+        given = self.options.key_map
+        if isinstance(given, KeyMap):
+            return given
+        ours, theirs = (
+            _in_order(read_all_layers(model), tape)
+            for model, tape in ((self.torch_module, self.runs.tape), (self.paddle_layer, self.port))
+        )
+        proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
+        unclear = ambiguity(proposal)
+        if unclear:
+            raise AmbiguousMatch(unclear[0], unclear[1:])
+        return excused(proposal.key_map())
+
+    def judged(self, port: Tape, dtype: str) -> Result:
+        """Every value of a run of the port against the reference's."""
+        tape, floor = self.runs.tape, self.runs.floor(dtype)
+        result = Result(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
+        result.rows = [*output_rows(tape, port, floor, self._made(port), self.points)]
+        if self.options.backward:
+            result.rows += gradient_rows(tape, port, floor, self._made(port), self.points)
+            theirs = {name: port.get(ref) for name, ref in port.param_grads.items()}
+            gradients = self.accounts.gradients(tape, floor, theirs)
+            result.rows += parameter_rows((g for g in gradients if split(g.name)[0] not in self.folds), floor)
+            if self.folds:
+                folded = ", ".join(f"{found.layer} and {found.norm}" for found in self.folds.values())
+                result.missing.append(f"the gradients of {folded}, which the port folded: use backward=False")
+        self._list_what_is_left(result)
+        result.facts.update(self.models.notes)
+        for raised in self.errors:
+            result.facts["Paddle raised"] = f"in {raised.path}: {raised.words}"
+        if not any(record.path == ROOT for record in port):
+            result.missing.append("the port returned nothing")
+        return result
+
+    def _made(self, port: Tape) -> dict[Any, Any]:
+        made = port.by_key()
+        return {key: twin for key, twin in self.matching.calls.items() if twin in made}
+
+    def _list_what_is_left(self, result: Result) -> None:
+        for paths, side, kinds in (
+            (self.matching.only_reference, "torch", self.runs.tape.layers),
+            (self.matching.only_port, "Paddle", self.port.layers),
+        ):
+            result.skipped += [Skipped(path, kinds[path], side, reason) for path, reason in paths.items()]
+        result.skipped += self.accounts.constants()
+
+    def find_culprits(self, result: Result) -> None:
+        """The layers at fault, by everything that is known of them; the port runs again where values differ."""
+        weights = [fault for fault in self.accounts.weight_faults(self.matching.twins) if not self._is_folded(fault)]
+        for found in self.folds.values():
+            result.facts[f"{found.norm}"] = f"is folded into {found.layer} in the port, to {found.error:.1e}"
+        compared = settings_compared(self.models, self.matching, self.runs.tape)
+        for words, layers in setting_remarks(compared).items():
+            result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
+        settings = {layer: fields for layer, fields in setting_faults(compared).items() if layer not in self.folds}
+        wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
+        states = [*self._states_in_chain(result, wrong)]
+        decisive = [row for row in result.rows if self._decides(row)]
+        apart: set[str] = set()
+        if all(row.aligned for row in decisive) and not self.errors:
+            apart = self._set_apart(result)
+        findings: list[Finding] = []
+        if all(row.aligned for row in result.rows) and not states and not self.errors:
+            result.facts["every layer alone"] = SEEN
+        elif self.options.isolate:
+            self.progress("Paddle again, cut at every paired call")
+            give_back_memory()
+            trace, findings, states = self._cut(result, states, wrong)
+            apart |= trace.apart
+        settings = self._without_apart(settings, apart, result)
+        result.culprits = self._located(settings, weights, findings, states)
+        if not result.culprits and not result.passed and result.first_difference is not None:
+            row = result.first_difference
+            result.culprits = [Culprit(row.layer, row.twin, COMPUTATION, row.note or UNEXPLAINED)]
+
+    def _is_folded(self, fault: WeightFault) -> bool:
+        return fault.layer in self.folds or fault.layer in {found.norm for found in self.folds.values()}
+
+    def _decides(self, row: Row) -> bool:
+        """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""
+        return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
+
+    def _without_apart(self, settings: Mapping[str, Any], apart: set[str], result: Result) -> dict[str, Any]:
+        """Settings of layers that stand for one another; others are a remark."""
+        for layer in sorted(apart & settings.keys()):
+            words = ", ".join(f"{name} {port} instead of {own}" for name, (own, port) in settings[layer].items())
+            result.facts[f"set otherwise in {layer}"] = f"{words}; what follows makes up for it"
+        return {layer: fields for layer, fields in settings.items() if layer not in apart}
+
+    def _set_apart(self, result: Result) -> set[str]:
+        """Rows that differ although all that follows agrees are no comparison of one thing with the same."""
+        apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
+        for row in apart:
+            result.rows.remove(row)
+            result.skipped.append(Skipped(row.layer, row.kind, "both", APART))
+        result.skipped = [*dict.fromkeys(result.skipped)]
+        return {row.layer for row in apart if row.direction == FORWARD}
+
+    def _is_apart(self, row: Row) -> bool:
+        # without gradients a layer behind a scale of zero shows in its own row alone
+        key = (row.layer, row.call)
+        return self.options.backward or key not in self.matching.certain or self._is_regrouped(key)
+
+    def _is_regrouped(self, key: Any) -> bool:
+        point, twin = self.points.get(key), self.port.by_key().get(self.matching.calls.get(key))
+        return (
+            point is not None
+            and twin is not None
+            and len(point.outputs) == len(twin.output_refs())
+            and all(
+                regrouped(self.runs.tape.get(ref), self.port.get(other), self.runs.floor("float64").allowed(ref))
+                for ref, other in zip(point.outputs, twin.output_refs())
+            )
+        )
+
+    def _states_in_chain(self, result: Result, wrong: set[str]) -> Iterator[StateFault]:
+        rows = [row for row in result.rows if row.direction == FORWARD and row.aligned]
+        judged = {row.layer: row.allowed for row in rows}
+        after = {name: self.port.get(ref) for name, ref in self.port.buffers.items()}
+        return self.accounts.state_faults(self.runs.tape, after, judged, wrong)
+
+    def _cut(
+        self, result: Result, states: list[StateFault], wrong: set[str]
+    ) -> tuple[Trace, list[Finding], list[StateFault]]:
+        """What a cut run finds, of what the chain did not show to be right."""
+        tape, floor = self.runs.tape, self.runs.floor("float64")
+        trace = Trace(tape, floor, self.matching.twins, self._leaves())
+        by_twin: dict[str, list[Point]] = {}
+        for key, twin in self.matching.calls.items():
+            if key in self.points:
+                by_twin.setdefault(twin[0], []).append(self.points[key])
+        run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
+        trace.end()
+        right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
+        right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}
+        findings = [f for f in trace.findings if f.where != "output" or (f.layer, f.call) not in right]
+        if run.raised is None and self.options.backward:
+            findings += self._parameter_findings(result, run.param_grads, findings)
+        elif run.raised is not None:
+            findings.append(self._raised(run.raised))
+        cut = {point.record.path: BACKWARD_LIMIT for point in run.called if point.cut}
+        judged = {layer: floor.allowed(self.points[layer, 0].outputs[0]) for layer in cut if self._has_output(layer)}
+        if run.raised is None:
+            found = self.accounts.state_faults(tape, run.buffers, judged, wrong)
+            states = [s for s in states if s.layer not in judged] + [*found]
+        return trace, findings, states
+
+    def _has_output(self, layer: str) -> bool:
+        return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)
+
+    def _leaves(self) -> frozenset[str]:
+        """Layers of the reference whose twin made no call of another layer: what differs is their own computation."""
+        inside = self.port.children()
+        single = {record.path for record in self.port if not inside[record.key]}
+        return frozenset(path for path, twin in self.matching.twins.items() if twin in single and path != ROOT)
+
+    def _parameter_findings(
+        self, result: Result, theirs: Mapping[str, np.ndarray], findings: Sequence[Finding]
+    ) -> Iterator[Finding]:
+        """Gradients of parameters in pieces that begin with the reference's own values and gradients."""
+        floor, blamed = self.runs.floor("float64"), {finding.layer for finding in findings}
+        right = {row.layer for row in result.rows if row.direction == PARAMETER and row.aligned}
+        called = self.runs.tape.by_key()
+        for gradient in self.accounts.gradients(self.runs.tape, floor, theirs):
+            layer, own = split(gradient.name)
+            if gradient.name in right or any(b == layer or b.startswith(f"{layer}.") or layer == ROOT for b in blamed):
+                continue
+            found, note = gradient.measured(floor)
+            if not note and found.relative <= max(floor.allowed(gradient.ref), BACKWARD_LIMIT):
+                continue
+            actual = np.zeros_like(gradient.expected) if gradient.actual is None else gradient.actual
+            while layer != ROOT and (layer, 0) not in called:
+                layer = layer.rpartition(".")[0] or ROOT  # a layer of which the one around it uses the weights
+            twin = self.matching.twins.get(layer, layer)
+            yield Finding(layer, twin, layer in self._leaves(), "parameter gradient", 0, found, own, found.mismatch,
+                          gradient.expected, actual)  # fmt: skip
+
+    def _raised(self, raised: ModelRaised) -> Finding:
+        back = {twin: path for path, twin in self.matching.twins.items()}
+        path = raised.path
+        while path not in back and path != ROOT:
+            path = path.rpartition(".")[0] or ROOT
+        layer = back.get(path, ROOT)
+        nothing = compare(np.zeros(0), np.zeros(1))
+        inside = "" if path == raised.path else f" (in {raised.path})"
+        note = f"raised {raised.words}{inside}"
+        return Finding(layer, path, layer in self._leaves(), "output", 0, nothing, note=note)
+
+    def _located(
+        self, settings: Mapping[str, Any], weights: Sequence[WeightFault], findings: Sequence[Finding],
+        states: Sequence[StateFault],
+    ) -> list[Culprit]:  # fmt: skip
+        initial = initial_by_layer(self.accounts)
+        explain = Causes(
+            self.runs.tape, self.models.reference_settings, initial, alternatives, _loss_cause(self.start),
+            self.accounts.extra(self.matching.twins),
+        )  # fmt: skip
+        twins = {path: self.matching.twins.get(path, path) for path in self.models.reference}
+        order = [record.path for record in self.runs.tape]
+        return locate(order, twins, settings, weights, findings, states, explain.explain)
+
+
+def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
+    """Layers in the order of their first calls; those that were not called keep their place behind."""
+    position = {path: number for number, path in enumerate(dict.fromkeys(path for path, _ in tape.begun()))}
+    return sorted(layers, key=lambda layer: position.get(layer.path or ROOT, len(position)))
+
+
+def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
+    return partial(loss_cause, start.torch_loss) if start and start.torch_loss else lambda case: ""

@@ -1,0 +1,1 @@
+"""The Paddle side. The only room of the engine that imports Paddle."""

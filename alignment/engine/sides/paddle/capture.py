@@ -1,0 +1,240 @@
+"""Run a Paddle layer and record every layer in it, forward and backward. Paddle only.
+
+Paddle has no hook on a layer's backward pass; hooks on the tensors that layers return tell the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat, zip_longest
+from typing import Any
+
+import numpy as np
+import paddle
+
+from alignment.engine.records.store import Ref, Store
+from alignment.engine.records.structure import places
+from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
+from alignment.engine.records.tree import as_call, is_array, leaves, mapped
+from alignment.engine.sides.directions import random_directions
+from alignment.engine.sides.model import ModelRaised
+
+Start = Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]]
+WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forward_pre_hook).parameters
+"""Whether hooks can see keyword arguments; Paddle 2.6 has no such option."""
+
+
+def capture(
+    layer: paddle.nn.Layer,
+    inputs: Any,
+    store: Store | None = None,
+    backward: Start | None = None,
+    failed: Callable[[ModelRaised], None] | None = None,
+    beside: Mapping[str, paddle.nn.Layer] | None = None,
+    guide: Mapping[Key, Record] | None = None,
+) -> Tape:
+    """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
+
+    ``inputs``, ``backward`` and ``beside`` as in the torch side's ``capture``; the records hold no gradients of inputs
+    but the model's own, and of arguments only those that a layer returned. An exception in the layer goes to
+    ``failed``, where there is one, and the tape holds what had returned by then. ``guide`` are the reference's records
+    by the port's calls: the store learns which of the reference's tensors might be the same.
+    """
+    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {}, guide or {})
+    handles = recorder.attach()
+    try:
+        with paddle.set_grad_enabled(backward is not None):
+            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward is not None))
+            recorder.inputs = [*leaves((args, kwargs), is_tensor)]
+            output = layer(*args, **kwargs)
+        if backward is not None:
+            layer.clear_gradients(set_to_zero=False)
+            with paddle.enable_grad():
+                roots, grads = backward(output)
+            if roots:
+                paddle.autograd.backward(roots, grads)
+            recorder.keep_param_grads()
+            recorder.keep_input_grads()
+        recorder.keep_buffers()
+    except Exception as error:
+        raised = ModelRaised("Paddle", recorder.place(), error)
+        if failed is None:
+            raise raised from error
+        failed(raised)
+    finally:
+        for handle in handles:
+            handle.remove()
+        recorder.forget()
+        if backward is not None:
+            layer.clear_gradients(set_to_zero=False)
+    return recorder.tape
+
+
+def in_random_directions(output: Any, seed: int) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
+    """A start of the backward pass: every output that has a gradient, and a random direction for each."""
+    roots = {place: tensor for place, tensor in places(output, is_tensor) if not tensor.stop_gradient}
+    wanted = {place: (tuple(root.shape), is_complex(root)) for place, root in roots.items()}
+    arrays = random_directions(wanted, seed)
+    return [*roots.values()], [paddle.to_tensor(arrays[place]).astype(root.dtype) for place, root in roots.items()]
+
+
+def is_complex(tensor: paddle.Tensor) -> bool:
+    """Whether the tensor holds complex numbers."""
+    return tensor.dtype in (paddle.complex64, paddle.complex128)
+
+
+def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -> paddle.Tensor:
+    """``array`` as an input of ``layer``, cast to the type of its parameters where it is floating point."""
+    tensor = paddle.to_tensor(array)
+    if not tensor.is_floating_point():
+        return tensor
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), tensor.dtype)
+    tensor = tensor.astype(dtype)
+    tensor.stop_gradient = not differentiable
+    return tensor
+
+
+def is_tensor(value: object) -> bool:
+    """Whether ``value`` is a Paddle tensor."""
+    return isinstance(value, paddle.Tensor)
+
+
+def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """What a forward pass may change: buffers, and BatchNorm's statistics, which Paddle counts as parameters."""
+    return {name: value for name, value in layer.state_dict().items() if value.stop_gradient}
+
+
+def hooked(
+    layer: paddle.nn.Layer,
+    before: Callable[[paddle.nn.Layer, tuple[Any, ...], dict[str, Any]], Any],
+    after: Callable[[paddle.nn.Layer, Any], Any],
+) -> list[Any]:
+    """Hooks before and after every call of ``layer``; ``before`` returns new ``(args, kwargs)`` or None."""
+
+    def positional(sub: paddle.nn.Layer, args: tuple[Any, ...]) -> Any:
+        changed = before(sub, args, {})
+        return None if changed is None else changed[0]
+
+    pre = (
+        layer.register_forward_pre_hook(before, with_kwargs=True)
+        if WITH_KWARGS
+        else layer.register_forward_pre_hook(positional)
+    )
+    return [pre, layer.register_forward_post_hook(lambda sub, args, output: after(sub, output))]
+
+
+class _Known:
+    """What was stored of each tensor that is still alive."""
+
+    def __init__(self):
+        self._entries: dict[int, tuple[Any, int, Ref, Slot | None]] = {}
+
+    def get(self, tensor: paddle.Tensor) -> tuple[Ref, Slot | None] | None:
+        entry = self._entries.get(id(tensor))
+        if entry is None or entry[0]() is not tensor or entry[1] != tensor.inplace_version:
+            return None
+        return entry[2], entry[3]
+
+    def put(self, tensor: paddle.Tensor, ref: Ref, slot: Slot | None) -> None:
+        self._entries[id(tensor)] = weakref.ref(tensor), tensor.inplace_version, ref, slot
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
+class _Recorder:
+    """The hooks of one run and what they share."""
+
+    def __init__(
+        self, layer: paddle.nn.Layer, store: Store, differentiate: bool, beside: Mapping[str, paddle.nn.Layer],
+        guide: Mapping[Key, Record],
+    ):  # fmt: skip
+        self.layer = layer
+        self.names = {**dict(layer.named_sublayers(include_self=True)), **beside}
+        self.tape = Tape({path or ROOT: type(sub).__name__ for path, sub in self.names.items()}, store)
+        self.differentiate = differentiate
+        self.inputs: list[paddle.Tensor] = []
+        self._guide = guide
+        self._open: list[Record] = []
+        self._known = _Known()
+
+    def attach(self) -> list[Any]:
+        return [
+            handle
+            for path, sub in self.names.items()
+            for handle in hooked(sub, self._before(path or ROOT), self._after)
+        ]
+
+    def forget(self) -> None:
+        """Let the tensors go: their hooks hold the recorder, a cycle through C++ that no collector sees."""
+        self._known.clear()
+        self.inputs = []
+
+    def place(self) -> str:
+        """The innermost layer that is running."""
+        return self._open[-1].path if self._open else ROOT
+
+    def keep_param_grads(self) -> None:
+        for name, parameter in self.layer.named_parameters():
+            if not parameter.stop_gradient and parameter.grad is not None:
+                self.tape.param_grads[name] = self.tape.store.put(parameter.grad.numpy())
+
+    def keep_input_grads(self) -> None:
+        root = next((record for record in self.tape if record.path == ROOT), None)
+        if root is not None:
+            grads = [None if tensor.grad is None else tensor.grad.numpy() for tensor in self.inputs]
+            root.input_grads = [None if grad is None else Slot(self.tape.store.put(grad)) for grad in grads]
+
+    def keep_buffers(self) -> None:
+        for name, value in state_tensors(self.layer).items():
+            if value._is_initialized():
+                self.tape.buffers[name] = self.tape.store.put(value.numpy())
+
+    def _before(self, path: str) -> Callable[..., None]:
+        def hook(sub: paddle.nn.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            parent = self._open[-1].key if self._open else None
+            leaf = next(sub.children(), None) is None
+            record = Record(path, type(sub).__name__, self.tape.next_call(path), leaf, parent)
+            record.args, record.kwargs = mapped((args, kwargs), is_tensor, self._ref_of)
+            self._open.append(record)
+
+        return hook
+
+    def _ref_of(self, tensor: paddle.Tensor) -> Ref | None:
+        found = self._known.get(tensor)
+        return found and found[0]
+
+    def _after(self, sub: paddle.nn.Layer, output: Any) -> None:
+        record = self._open.pop()
+        tensors = [*leaves(output, is_tensor)]
+        kept = [self._keep(tensor, *like) for tensor, like in zip(tensors, self._likes(record.key))]
+        refs = iter([ref for ref, _ in kept])
+        record.outputs = mapped(output, is_tensor, lambda _: next(refs))
+        record.output_grads = [slot for _, slot in kept]
+        self.tape.records.append(record)
+
+    def _likes(self, key: Key) -> Iterator[tuple[Ref | None, Slot | None]]:
+        """For each output of a call what the guide's call of that name returned, and where its gradient is."""
+        twin = self._guide.get(key)
+        if twin is not None:
+            yield from zip_longest(twin.output_refs(), twin.output_grads)
+        yield from repeat((None, None))
+
+    def _keep(self, tensor: paddle.Tensor, like: Ref | None, like_grad: Slot | None) -> tuple[Ref, Slot | None]:
+        known = self._known.get(tensor)
+        if known is not None:
+            return known
+        ref, slot = self.tape.store.put(tensor.numpy(), like), None
+        if self.differentiate and not tensor.stop_gradient:
+            slot = Slot()
+            tensor.register_hook(self._filler(slot, like_grad))
+        self._known.put(tensor, ref, slot)
+        return ref, slot
+
+    def _filler(self, slot: Slot, like: Slot | None) -> Callable[[paddle.Tensor], None]:
+        def fill(grad: paddle.Tensor) -> None:
+            slot.ref = self.tape.store.put(grad.numpy(), like and like.ref)
+
+        return fill

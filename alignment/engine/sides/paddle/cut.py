@@ -1,0 +1,251 @@
+"""Run a Paddle layer with its graph cut at every call that is paired: what each piece does by itself. Paddle only.
+
+The model runs once, through its own code. A call that is *cut* takes the reference's values and hands on the
+reference's values, whatever it makes of them, so that no difference travels further than to the next cut; one that is
+*watched* is looked at only. Backward, every piece between two cuts starts from the reference's gradients. What differs
+at a cut is then the doing of the piece in front of it (forward) or behind it (backward).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import paddle
+
+from alignment.engine.pairing.points import Point
+from alignment.engine.records.layout import Layout
+from alignment.engine.records.store import Ref
+from alignment.engine.records.tape import ROOT, Record, Slot, Tape
+from alignment.engine.records.tree import as_call, is_array, leaves, mapped
+from alignment.engine.sides.model import ModelRaised
+from alignment.engine.sides.paddle.capture import hooked, is_tensor, to_tensor
+
+Met = Sequence["tuple[int, Layout] | None"]
+"""For each tensor of a call in the port: which of the reference's it is, and in which layout; ``None``: left alone."""
+
+
+class Judge(Protocol):
+    """What looks at the values while they are there, and says which tensor is which."""
+
+    def began(self, point: Point | None, path: str) -> None:
+        """A call begins, of a layer of the port at ``path``."""
+
+    def taken(self, point: Point, arrays: Sequence[np.ndarray]) -> Met:
+        """Look at what a call takes."""
+
+    def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
+        """Look at what it returns; it ends."""
+
+    def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
+        """Whether ``arrays`` are what the reference's call ``record`` takes."""
+
+    def gradient(self, point: Point, where: str, index: int, slot: Slot | None, array: np.ndarray | None) -> None:
+        """Look at a gradient, in the reference's layout."""
+
+
+@dataclass
+class CutRun:
+    """What is left of a cut run: ``param_grads`` by the port's names, ``buffers`` after it, what ended it, if anything.
+
+    ``called`` are the points that were met.
+    """
+
+    param_grads: dict[str, np.ndarray] = field(default_factory=dict)
+    buffers: dict[str, np.ndarray] = field(default_factory=dict)
+    raised: ModelRaised | None = None
+    called: list[Point] = field(default_factory=list)
+
+
+@dataclass
+class _Watch:
+    """A tensor whose gradient is looked at after the backward pass."""
+
+    point: Point
+    where: str
+    index: int
+    slot: Slot | None
+    layout: Layout
+    tensor: paddle.Tensor
+
+
+def run_cut(
+    layer: paddle.nn.Layer,
+    inputs: Any,
+    tape: Tape,
+    points: Mapping[str, Sequence[Point]],
+    judge: Judge,
+    backward: bool,
+    beside: Mapping[str, paddle.nn.Layer],
+    start: Callable[[Any], Any] | None,
+) -> CutRun:
+    """Run ``layer(*inputs)`` cut at ``points``, which are in the order of their calls, by the path of the port's layer.
+
+    ``tape`` holds the reference's values; ``start`` is called with the output to have layers ``beside`` the model run.
+    """
+    pieces, run = _Pieces(tape, points, judge, backward, start is not None), CutRun()
+    named = {**dict(layer.named_sublayers(include_self=True)), **beside}
+    handles = [h for path, sub in named.items() for h in hooked(sub, pieces.before(path or ROOT), pieces.after)]
+    try:
+        with paddle.set_grad_enabled(backward):
+            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward))
+            output = layer(*args, **kwargs)
+            if start is not None:
+                start(output)
+        if backward:
+            layer.clear_gradients(set_to_zero=False)
+            pieces.run_backward()
+            run.param_grads = {
+                name: value.grad.numpy() for name, value in layer.named_parameters() if value.grad is not None
+            }
+        run.buffers = {
+            name: value.numpy()
+            for name, value in {**dict(layer.named_buffers()), **dict(layer.named_parameters())}.items()
+            if value.stop_gradient and value._is_initialized()
+        }
+    # a port may fail in any way, and the report has to say how
+    except Exception as error:  # noqa: BLE001
+        run.raised = ModelRaised("Paddle", pieces.place(), error)
+    finally:
+        for handle in handles:
+            handle.remove()
+        layer.clear_gradients(set_to_zero=False)
+    run.called = pieces.called
+    return run
+
+
+class _Pieces:
+    """The hooks of a cut run, the roots from which its pieces are differentiated, and what is looked at then."""
+
+    def __init__(self, tape: Tape, points: Mapping[str, Sequence[Point]], judge: Judge, differentiate: bool,
+                 has_loss: bool):  # fmt: skip
+        self.tape, self.judge, self.differentiate, self.has_loss = tape, judge, differentiate, has_loss
+        self.waiting = defaultdict(list, {path: list(some) for path, some in points.items()})
+        self.called: list[Point] = []
+        self._open: list[tuple[str, Point | None]] = []
+        self._roots: list[tuple[paddle.Tensor, np.ndarray]] = []
+        self._watched: list[_Watch] = []
+
+    def place(self) -> str:
+        """The innermost layer that is running."""
+        return self._open[-1][0] if self._open else ROOT
+
+    def before(self, path: str) -> Callable[..., Any]:
+        def hook(sub: paddle.nn.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            tensors = [*leaves((args, kwargs), is_tensor)]
+            arrays = [tensor.numpy() for tensor in tensors] if self.waiting[path] else []
+            point = self._take(path, arrays)
+            self._open.append((path, point))
+            self.judge.began(point, path)
+            if point is None:
+                return None
+            self.called.append(point)
+            met, slots = self.judge.taken(point, arrays), point.record.input_grads
+            if point.cut:
+                self._root(tensors, slots, met)
+                new = self._cut(point, "input gradient", tensors, point.record.input_refs(), slots, met)
+            else:
+                new = self._aliased(point, tensors, slots, met)
+            fresh = iter(new)
+            return mapped((args, kwargs), is_tensor, lambda _: next(fresh))
+
+        return hook
+
+    def after(self, sub: paddle.nn.Layer, output: Any) -> Any:
+        _, point = self._open.pop()
+        tensors = [*leaves(output, is_tensor)] if point else []
+        met = self.judge.returned(point, [tensor.numpy() for tensor in tensors])
+        if point is None or not (point.cut or point.record.path == ROOT):
+            return None
+        if point.cut:
+            self._root(tensors, point.seeds, met)
+        elif not self.has_loss:
+            self._root(tensors, point.seeds, met)
+            return None
+        else:
+            return None  # what the model returns is differentiated from what the loss is handed
+        # what arrives is complete, the part of it that a layer makes from another of its outputs included
+        whole = point.record.output_grads if point.own else point.seeds
+        fresh = iter(self._cut(point, "returned gradient", tensors, point.outputs, whole, met))
+        return mapped(output, is_tensor, lambda _: next(fresh))
+
+    def _take(self, path: str, arrays: Sequence[np.ndarray]) -> Point | None:
+        """Which of the reference's calls this one is: the one that took the same, else the next in order.
+
+        So a call that the port leaves out does not shift all later ones.
+        """
+        waiting = self.waiting[path]
+        if len(waiting) > 1:
+            same = (number for number, point in enumerate(waiting) if self.judge.took(point.record, arrays))
+            return waiting.pop(next(same, 0))
+        return waiting.pop() if waiting else None
+
+    def _cut(
+        self, point: Point, where: str, tensors: Sequence[paddle.Tensor], refs: Sequence[Ref],
+        slots: Sequence[Slot | None], met: Met,
+    ) -> list[paddle.Tensor]:  # fmt: skip
+        """New tensors in place of ``tensors``, with the reference's values."""
+        new = []
+        for tensor, known in zip(tensors, met):
+            if known is None:
+                new.append(tensor)
+                continue
+            number, layout = known
+            leaf = paddle.to_tensor(np.ascontiguousarray(layout.apply(self.tape.get(refs[number]))))
+            leaf = leaf.astype(tensor.dtype)
+            leaf.stop_gradient = not (self.differentiate and _differentiable(leaf))
+            if not leaf.stop_gradient:
+                slot = slots[number] if number < len(slots) else None
+                self._watched.append(_Watch(point, where, number, slot, layout, leaf))
+                # the model gets a copy: it may write into what it is given, which a leaf forbids
+                leaf = paddle.assign(leaf)
+            new.append(leaf)
+        return new
+
+    def _aliased(
+        self, point: Point, tensors: Sequence[paddle.Tensor], slots: Sequence[Slot | None], met: Met
+    ) -> list[paddle.Tensor]:  # fmt: skip
+        """The tensors themselves, each by an alias whose gradient is this call's share."""
+        new = []
+        for tensor, known in zip(tensors, met):
+            if known is None or tensor.stop_gradient or not self.differentiate:
+                new.append(tensor)
+                continue
+            alias = paddle.assign(tensor)
+            alias.retain_grads()
+            number, layout = known
+            slot = slots[number] if number < len(slots) else None
+            self._watched.append(_Watch(point, "input gradient", number, slot, layout, alias))
+            new.append(alias)
+        return new
+
+    def _root(self, tensors: Sequence[paddle.Tensor], slots: Sequence[Slot | None], met: Met) -> None:
+        """Have the piece in front of ``tensors`` differentiated from the reference's gradients."""
+        for tensor, known in zip(tensors, met):
+            if known is None or tensor.stop_gradient or not self.differentiate:
+                continue
+            number, layout = known
+            slot = slots[number] if number < len(slots) else None
+            if slot is None or slot.ref is None:
+                continue
+            grad = layout.apply(self.tape.get(slot.ref))
+            if tuple(tensor.shape) == grad.shape:
+                # a copy: backward cannot start from a leaf, which a tensor handed on untouched is
+                self._roots.append((paddle.assign(tensor), grad))
+
+    def run_backward(self) -> None:
+        """All pieces at once; then look at what arrived."""
+        if self._roots:
+            roots = [root for root, _ in self._roots]
+            paddle.autograd.backward(roots, [paddle.to_tensor(g).astype(r.dtype) for r, g in self._roots])
+        for watch in self._watched:
+            grad = watch.tensor.grad
+            array = None if grad is None else watch.layout.back(grad.numpy())
+            self.judge.gradient(watch.point, watch.where, watch.index, watch.slot, array)
+
+
+def _differentiable(tensor: paddle.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.dtype in (paddle.complex64, paddle.complex128)

@@ -1,0 +1,1 @@
+"""The torch side. The only room of the engine that imports torch."""

@@ -1,0 +1,311 @@
+"""``align_training``: does this Paddle layer train as that torch module does, and if not, what departs first, and why?
+
+It knows no model and no optimizer. Both frameworks meet here; what is compared is in ``alignment.engine.records.run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.engine.borrowed import Borrowed, borrow
+from alignment.engine.explaining.training_causes import Evidence, find_culprits
+from alignment.engine.judging.noise import BITS
+from alignment.engine.judging.run_rows import compare_steps, left_out
+from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, measure_spread
+from alignment.engine.records.run import GRADIENT, Run
+from alignment.engine.records.store import Budget, Store
+from alignment.engine.records.tree import mapped
+from alignment.engine.result import Culprit, Result, Skipped
+from alignment.engine.sides.paddle import steps as steps_paddle
+from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.torch import steps as steps_torch
+from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.training_pairs import TensorPairs, pair_tensors
+
+Pair = tuple[Callable[..., Any], Callable[..., Any]]
+MaybePair = tuple[Callable[..., Any] | None, Callable[..., Any] | None]
+Progress = Callable[[str], None]
+
+
+def align_training(
+    torch_module: torch.nn.Module,
+    paddle_layer: paddle.nn.Layer,
+    batches: Sequence[tuple[Any, Any]],
+    *,
+    loss: Pair,
+    optimizer: Pair,
+    scheduler: MaybePair | None = None,
+    ema: MaybePair | None = None,
+    grad_clip: MaybePair | None = None,
+    key_map: str | Mapping[str, str] = "auto",
+    mode: str = "train",
+    dtype: str = "float64",
+    max_memory: int = 256 * 2**20,
+    progress: Progress = lambda line: None,
+) -> Result:
+    """Train the port on the batches, judge every quantity of every step by the reference, and say what is at fault.
+
+    ``batches``: (inputs, labels) for each step. Inputs are one array, a sequence of them, or a mapping by name; labels
+    are what both losses take: an array, or a list, tuple or dict of arrays. Tensors of either framework are taken as
+    arrays. What follows are pairs, one callable for torch and one for Paddle; each makes a new object whenever it is
+    called:
+
+    - ``loss(output, labels)``: a scalar.
+    - ``optimizer(model)``: over ``model``'s parameters, in groups or not.
+    - ``scheduler(optimizer)``: an object whose ``step_update(num_updates=k)``, as timm's, or else ``step()`` is called
+      after update k. Without one for Paddle, the ``LRScheduler`` which the optimizer has as its learning rate is.
+    - ``ema(model)``: an object whose ``update(model)``, or ``update(model, step=k)`` where it takes ``step``, is called
+      after update k. Averages are read from its ``module``, or else from its ``state_dict()``.
+    - ``grad_clip(parameters)``: called on those with a gradient, between the backward pass and the step. A Paddle
+      optimizer's own ``grad_clip`` is seen as well.
+
+    ``key_map`` and ``mode`` as in ``align``; dropout is off. The port trains in ``dtype``. At each step torch, in
+    float64, starts from the weights and statistics that the port had, so that no error grows from step to step: its
+    outputs, loss, gradients and statistics are those of the port's own weights, its clip is given the port's gradients,
+    its optimizer the port's gradients and rates, its average the port's weights. Learning rates are the reference's
+    own. If all of that agrees at each step, and so does the start, the two trainings are the same but for rounding.
+
+    Both models are given back as they came, Paddle's without gradients. A record of a step is about six times the
+    weights; ``max_memory`` bytes of each of the two records stay in memory, the rest goes to temporary files.
+
+    Rows are in the order of steps and of ``alignment.engine.records.run.KINDS``, in which one quantity makes the next:
+    ``result.first_difference`` is the first departure. ``result.culprits`` says why.
+
+    Raises ``AmbiguousMatch`` where a layer has several possible twins; ``ValueError`` for an unknown ``mode`` or
+    ``dtype``, for no batches or batches that are no pairs, and where a callable returns the same object twice;
+    ``StepError`` for whatever a model or a callable raises, with the side and the step at which it did.
+    """
+    batches = _arrays_of(torch_module, paddle_layer, batches, dtype)
+    recipes = _recipes(loss, optimizer, scheduler, ema, grad_clip)
+    with borrow(torch_module, paddle_layer, mode) as models, steps_paddle.optimizer_attributes_restored(paddle_layer):
+        return TrainingSession(models, batches, recipes, key_map, dtype, max_memory, progress).compare()
+
+
+class TrainingSession:
+    """One comparison of two trainings: both models, the recipes, the runs, and what was found between them."""
+
+    def __init__(
+        self, models: Borrowed, batches: Sequence[steps_torch.Batch],
+        recipes: tuple[steps_torch.Recipe, steps_paddle.Recipe], key_map: str | Mapping[str, str], dtype: str,
+        max_memory: int, progress: Progress,
+    ):  # fmt: skip
+        self.models, self.batches, self.dtype = models, batches, dtype
+        self.ours, self.theirs = recipes
+        self.max_memory, self.progress = max_memory, progress
+        self.pairs = pair_tensors(models, key_map)
+        self.momenta: set[float] = set()
+        self.clip_groups: list[list[str]] = []
+        self.float32_settings: tuple[str, ...] = ()
+
+    def compare(self) -> Result:
+        """All steps, from the port's run to the culprits."""
+        with ExitStack() as stack:
+            self.momenta = stack.enter_context(_momenta_rounded(self.models, self.pairs.layers))
+            self.run_port(stack)
+            self.follow()
+            self.measure()
+            result = self.judged()
+            result.culprits = self.explained(result)
+        _name_first(result)
+        return result
+
+    @property
+    def last(self) -> int:
+        """The last step that the reference can follow: without all of the port's weights it follows the first alone."""
+        return 1 if self.pairs.ties or any(self.pairs.extra.values()) else len(self.batches)
+
+    def run_port(self, stack: ExitStack) -> None:
+        """The port trains, in its type; what it holds is given back when ``stack`` is left."""
+        self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
+        layer = self.models.paddle_layer
+        stack.enter_context(paddle_in(layer, self.dtype))
+        names = {twin: name for name, twin in self.pairs.names.items()}
+        training = steps_paddle.Training(layer, self.theirs, names)
+        stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
+        store = Store(Budget(self.max_memory))
+        labels = [labels for _, labels in self.batches]
+        self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
+        self.float32_settings, self.clip_groups = training.float32_settings(), training.clip_groups()
+
+    def follow(self) -> None:
+        """The reference in float64 takes each of the port's steps."""
+        self.progress("torch in float64, from the port's weights at each step")
+        store = Store(Budget(self.max_memory))
+        self.follower = self._follower()
+        with torch_in(self.models.torch_module, torch.float64):
+            steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
+        self.reference = Run(steps, self.follower.given, self.follower.frozen, self.port.labels)
+
+    def measure(self) -> None:
+        """The reference in float32 takes the same steps: what rounding does."""
+        self.progress("torch in float32, for what rounding does")
+        with torch_in(self.models.torch_module, torch.float32):
+            rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
+            with closing(rounded):
+                self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype)
+
+    def _follower(self) -> steps_torch.Follower:
+        return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
+
+    def _followed(self) -> Sequence[steps_torch.Batch]:
+        return self.batches[: self.last]
+
+    def judged(self) -> Result:
+        """Every quantity in its row; what was not compared; what the reader should know."""
+        name = type(self.models.torch_module).__name__
+        result = Result(f"{name}: {len(self.batches)} steps of training, torch against Paddle", self.dtype)
+        result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
+        result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
+        if self.last < len(self.batches):
+            steps = f"steps {self.last + 1} to {len(self.batches)}"
+            reason = "the two models have not the same parameters, so that the reference cannot start from the port's"
+            result.skipped.append(Skipped(steps, "training", "both", reason))
+        result.missing = [*_missing(self.pairs)]
+        result.facts = {**self.models.notes, **self._facts(result)}
+        return result
+
+    def explained(self, result: Result) -> list[Culprit]:
+        """What is itself at fault."""
+        found = {path: getattr(layer, "momentum", None) for path, layer in self.models.reference.items()}
+        momenta = {path: value for path, value in found.items() if isinstance(value, float)}
+        twins = self.pairs.names | self.pairs.layers
+        return find_culprits(
+            Evidence(self.reference, self.port, result.rows, self.dtype, twins, momenta, self.pairs, self.clip_groups)
+        )
+
+    def _facts(self, result: Result) -> dict[str, str]:
+        own = "x 2**-29" if self.dtype == "float64" else "the worst tensor of each kind"
+        facts = {
+            "compared": f"{len(self.batches)} steps, Paddle {self.dtype} against torch float64",
+            "each step": "torch starts from the port's weights and statistics; clip, optimizer and average of the "
+            "reference are given what the port's were given",
+            "floor": f"torch's own error in float32 within one step, {own}",
+            "limits": f"none above {SHARE:.2g} of a tensor's own size, at which it is undecided",
+        }
+        for name, values in self.follower.settings.items():
+            facts[name] = f"of the optimizer, in torch: {', '.join(map(repr, values))}, as Paddle keeps it (float32)"
+        if self.momenta:
+            values = ", ".join(map(repr, sorted(self.momenta)))
+            facts["BatchNorm's momentum"] = f"in torch: {values}, as Paddle's kernel keeps it (float32)"
+        leak = max((row.relative for row in result.rows if row.kind == GRADIENT and row.aligned), default=0.0)
+        if self.dtype == "float64" and leak > LEAK:
+            facts["gradients"] = (
+                f"Paddle's differ by up to {leak:.1e} (constants that it keeps in float32); {CONSTANTS:.1e} is allowed"
+            )
+        if vanished := self.limits.vanished():
+            facts["rounding"] = (
+                f"the gradient of {', '.join(sorted(vanished))} is zero but for rounding: its error is measured "
+                "against what cancels in it"
+            )
+        return facts
+
+
+LEAK = 2.0**-32
+"""Errors of gradients above it are not rounding in float64: a 256th of float32's roundoff."""
+
+
+# --- what is handed in ----------------------------------------------------------------------------------------------
+
+
+def _arrays_of(
+    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, batches: Sequence[Any], dtype: str
+) -> list[steps_torch.Batch]:
+    """The batches as arrays.
+
+    Raises ``TypeError`` for models of another framework, and ``ValueError`` for what is no batch.
+    """
+    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
+        kinds = f"{type(torch_module).__name__} and {type(paddle_layer).__name__}"
+        raise TypeError(f"the first argument must be a torch.nn.Module, the second a paddle.nn.Layer; got {kinds}")
+    if dtype not in BITS:
+        raise ValueError(f"dtype must be one of {', '.join(BITS)}, got {dtype!r}")
+    if not len(batches):
+        raise ValueError("there are no batches: a training of no steps proves nothing")
+    found = []
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(f"batches[{number}] must be a pair (inputs, labels), got {_described(batch)}")
+        inputs, labels = (mapped(part, _is_data, _array) for part in batch)
+        if not isinstance(inputs, (np.ndarray, Mapping, list, tuple)):
+            raise ValueError(
+                f"the inputs of batches[{number}] must be an array, a sequence or a mapping of arrays, "
+                f"got {_described(inputs)}"
+            )
+        found.append((inputs, labels))
+    return found
+
+
+def _is_data(value: object) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, torch.Tensor, paddle.Tensor))
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        return steps_torch.array_of(value)
+    return steps_paddle.array_of(value) if isinstance(value, paddle.Tensor) else np.asarray(value)
+
+
+def _described(value: Any) -> str:
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
+
+
+def _recipes(
+    loss: Pair, optimizer: Pair, scheduler: MaybePair | None, ema: MaybePair | None, clip: MaybePair | None
+) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
+    given = {"loss": loss, "optimizer": optimizer, "scheduler": scheduler, "ema": ema, "grad_clip": clip}
+    for name, pair in given.items():
+        if pair is not None and not _is_pair(pair, required=name in ("loss", "optimizer")):
+            raise ValueError(f"{name} must be two callables, for torch and for Paddle, got {_described(pair)}")
+    parts = [*zip(*(pair or (None, None) for pair in given.values()))]
+    return steps_torch.Recipe(*parts[0]), steps_paddle.Recipe(*parts[1])
+
+
+def _is_pair(pair: Any, required: bool) -> bool:
+    known = isinstance(pair, (tuple, list)) and len(pair) == 2
+    return known and all(callable(half) or (half is None and not required) for half in pair)
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def _missing(pairs: TensorPairs) -> Iterator[str]:
+    """Parameters of both sides that may be one another."""
+    if all(pairs.extra.values()):
+        ours, theirs = (", ".join(pairs.extra[side]) for side in ("torch", "Paddle"))
+        yield f"parameters were not paired: {ours} in torch, {theirs} in Paddle; name their layers in the key map"
+
+
+@contextmanager
+def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[set[float]]:
+    """Within it torch's BatchNorm has the momentum that Paddle's kernel makes of it; yields the values used."""
+    kept: list[tuple[torch.nn.Module, float]] = []
+    used = set()
+    for path, twin in layers.items():
+        momentum = getattr(models.reference[path], "momentum", None)
+        if isinstance(momentum, float) and steps_paddle.keeps_momentum_in_float32(models.port[twin]):
+            kept.append((models.reference[path], momentum))
+            models.reference[path].momentum = 1 - float(np.float32(1 - momentum))
+            used.add(models.reference[path].momentum)
+    try:
+        yield used
+    finally:
+        for layer, momentum in kept:
+            layer.momentum = momentum
+
+
+def _name_first(result: Result) -> None:
+    """The first departure, and where the reference and the port still agreed."""
+    first = result.first_difference
+    if first is None:
+        return
+    result.facts["first departure"] = f"{first.direction} of {first.layer}"
+    agreed = [before.direction for before, row in pairwise(result.rows) if row is first]
+    if agreed:
+        result.facts["first departure"] += f"; {agreed[0]} still agrees"

@@ -1,0 +1,1 @@
+"""Mistakes of porting that are made on purpose, to see that the comparison finds them."""

@@ -1,0 +1,1 @@
+"""Layers and tensors of any two models paired. No framework."""

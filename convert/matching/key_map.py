@@ -1,0 +1,313 @@
+"""The key map between two models: which tensor of torch's becomes which of Paddle's, and by which steps. No framework.
+
+    key_map.save("key_map.txt")                  # a table to read and to edit
+    arrays = KeyMap.load("key_map.txt").apply({name: value.numpy() for name, value in torch_model.state_dict().items()})
+
+A line of the table is one of
+
+    stem.conv.weight -> features.0.weight
+    fc.weight -> head.weight (reshape 10x512, transpose)
+    attn.in_proj_weight -> attn.k_proj.weight (rows 16:32, transpose)
+    q.weight -> qkv.weight (transpose, concatenate 1)      # the lines of one Paddle tensor are its parts, in order
+    bn.num_batches_tracked -> dropped: why nothing is lost
+    kept: why it needs no value of torch's -> gate
+    fc.weight -> ?                                          # unresolved: nothing is made until it is
+    a.weight -> b.weight  # settled by running both         # a note
+
+Every step is linear and moves elements only, so a gradient is carried as its parameter is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+UNKNOWN = "?"
+ROOT = "(model)"
+SHOWN = 28
+"""How many faults an error prints, so that it can be read; ``faults`` holds all."""
+
+
+class KeyMapError(ValueError):
+    """A key map that is not found, cannot be read or does not account for all tensors; ``faults`` lists everything."""
+
+    def __init__(self, message: str, faults: Sequence[str] = ()):
+        more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        super().__init__("\n  ".join([message, *faults[:SHOWN], *more]))
+        self.faults = [*faults]
+
+
+class AmbiguousMatch(KeyMapError):
+    """Layers that could be one another: neither names nor structure nor a run tells; name the right ones."""
+
+
+def _rows(array: np.ndarray, numbers: Shape) -> np.ndarray:
+    start, stop = numbers
+    if not 0 <= start < stop <= len(array):
+        raise ValueError(f"{list(array.shape)} has no rows {start}:{stop}")
+    return array[start:stop]
+
+
+def _reshape(array: np.ndarray, numbers: Shape) -> np.ndarray:
+    if array.size != np.prod(numbers, dtype=int):
+        raise ValueError(f"{list(array.shape)} cannot be reshaped to {list(numbers)}")
+    return array.reshape(numbers)
+
+
+def _permute(array: np.ndarray, numbers: Shape) -> np.ndarray:
+    if sorted(numbers) != [*range(array.ndim)]:
+        raise ValueError(f"{list(array.shape)} has no axes {list(numbers)}")
+    return array.transpose(numbers)
+
+
+# word -> (how its numbers are separated, how an array is changed); ``concatenate`` is done when all parts are there
+STEPS: dict[str, tuple[str, Callable[[np.ndarray, Shape], np.ndarray]]] = {
+    "rows": (":", _rows),
+    "reshape": ("x", _reshape),
+    "permute": (" ", _permute),
+    "transpose": ("", lambda array, numbers: array.T),
+    "concatenate": ("", lambda array, numbers: array),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of layout: ``rows`` start:stop, ``reshape``, ``permute``, ``transpose``, or ``concatenate`` axis.
+
+    A Paddle tensor whose lines end in ``concatenate`` is their parts in the order of the lines.
+    """
+
+    word: str
+    numbers: Shape = ()
+
+    def __str__(self) -> str:
+        separator, _ = STEPS[self.word]
+        return f"{self.word} {separator.join(map(str, self.numbers))}".strip()
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Raises ``ValueError`` where the array does not have the shape for it."""
+        return STEPS[self.word][1](array, self.numbers)
+
+
+TRANSPOSE = Step("transpose")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The tensor ``torch`` becomes ``paddle`` by ``steps``; both are full names.
+
+    ``dropped`` says why a tensor that only one side has needs no counterpart; without it, a line with one side only is
+    unresolved. ``note`` says how the line was found where neither names nor structure told.
+    """
+
+    torch: str | None
+    paddle: str | None
+    steps: tuple[Step, ...] = ()
+    dropped: str = ""
+    note: str = ""
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the line says what happens to its tensor."""
+        return bool(self.dropped or (self.torch and self.paddle))
+
+    @property
+    def transpose(self) -> bool:
+        """Whether the tensor is transposed."""
+        return TRANSPOSE in self.steps
+
+    @property
+    def part(self) -> Step | None:
+        """The ``concatenate`` step, where the line makes a part of its Paddle tensor only."""
+        return next((step for step in self.steps if step.word == "concatenate"), None)
+
+    def __str__(self) -> str:
+        note = f"  # {self.note}" if self.note else ""
+        if self.dropped:
+            alone = f"kept: {self.dropped} -> {self.paddle}"
+            return (f"{self.torch} -> dropped: {self.dropped}" if self.torch else alone) + note
+        steps = f" ({', '.join(map(str, self.steps))})" if self.steps else ""
+        return f"{self.torch or UNKNOWN} -> {self.paddle or UNKNOWN}{steps}{note}"
+
+
+@dataclass(frozen=True)
+class KeyMap(Sequence[Line]):
+    """The lines of a key map; several may share one torch tensor (rows of it) or one Paddle tensor (parts of it)."""
+
+    lines: tuple[Line, ...]
+
+    def __getitem__(self, index: int) -> Line:  # type: ignore[override]
+        return self.lines[index]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.lines)
+
+    def __str__(self) -> str:
+        return "".join(f"{line}\n" for line in self.lines)
+
+    @property
+    def unresolved(self) -> list[Line]:
+        """Lines that do not say what happens to their tensor."""
+        return [line for line in self.lines if not line.resolved]
+
+    def layers(self) -> dict[str, str]:
+        """``{layer path in torch: layer path in Paddle}`` of the layers that stand for one another, one to one.
+
+        A layer that is several on the other side, or whose tensors belong to a container there, is not among them. The
+        model itself is ``(model)``.
+        """
+        first = {line.torch: line for line in reversed(self.lines) if line.torch and line.paddle and not line.dropped}
+        pairs = dict.fromkeys((layer_of(line.torch), layer_of(line.paddle)) for line in self.lines
+                              if line.torch and line.paddle and (first[line.torch] is line or line.steps))  # fmt: skip
+        ours, theirs = Counter(path for path, _ in pairs), Counter(twin for _, twin in pairs)
+        around, twin_around = _containers(ours), _containers(theirs)
+        return {
+            path: twin
+            for path, twin in pairs
+            if ours[path] == theirs[twin] == 1 and (path in around) == (twin in twin_around)
+        }
+
+    def apply(
+        self, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape] | None = None, *, partial: bool = False
+    ) -> dict[str, np.ndarray]:
+        """``{Paddle name: array}`` out of ``{torch name: array}``, in the order of the lines; arrays may be views.
+
+        ``shapes``: what the Paddle model has, ``{name: shape}``, to hold the outcome against. With ``partial``, only
+        what ``arrays`` holds is carried: gradients, say, which buffers have not.
+
+        Raises ``KeyMapError``, which lists every tensor that is unresolved, missing, unaccounted for, or does not fit.
+        """
+        faults = [] if partial else self._unaccounted(arrays)
+        parts: dict[str, list[np.ndarray]] = {}
+        for line in self.lines:
+            if line.torch in arrays and line.paddle and line.torch:
+                try:
+                    array = _stepped(arrays[line.torch], line.steps)
+                except ValueError as error:
+                    faults.append(f"{line.torch}: {error}")
+                else:
+                    parts.setdefault(line.paddle, []).append(array)
+        made = self._joined(parts, faults)
+        faults += self._misfits(made, shapes, partial) if shapes is not None else []
+        if faults:
+            raise KeyMapError("the key map does not account for every tensor (nothing was made):", faults)
+        return made
+
+    def _unaccounted(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
+        listed = [line.torch for line in self.lines if line.torch]
+        known = {*listed}
+        faults = [f"{line}: without a twin" for line in self.unresolved]
+        faults += [f"{name}: in the key map, not among the tensors" for name in listed if name not in arrays]
+        faults += [f"{name}: not in the key map" for name in arrays if name not in known]
+        whole = Counter(line.paddle for line in self.lines if line.paddle and not line.part)
+        return faults + [f"{name}: more than once in the key map" for name, number in whole.items() if number > 1]
+
+    def _joined(self, parts: Mapping[str, Sequence[np.ndarray]], faults: list[str]) -> dict[str, np.ndarray]:
+        axes = {line.paddle: line.part.numbers[0] for line in self.lines if line.part}
+        wanted = Counter(line.paddle for line in self.lines if line.part)
+        made = {}
+        for name, arrays in parts.items():
+            if name not in axes:
+                made[name] = arrays[-1]
+            elif len(arrays) == wanted[name]:
+                try:
+                    made[name] = np.concatenate(arrays, axes[name])
+                except ValueError as error:
+                    faults.append(f"{name}: {error}")
+        return made
+
+    def _misfits(self, made: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], partial: bool) -> list[str]:
+        kept = {line.paddle for line in self.lines if line.dropped}
+        missing = [] if partial else [name for name in shapes if name not in made and name not in kept]
+        faults = [f"{name}: the model needs it, the key map does not make it" for name in missing]
+        for name, array in made.items():
+            if name not in shapes:
+                faults.append(f"{name}: the model has no such tensor")
+            elif array.shape != tuple(shapes[name]):
+                faults.append(f"{name}: shape {list(array.shape)} instead of {list(shapes[name])}")
+        return faults
+
+    def save(self, path: str | Path) -> None:
+        """Write the table, to read and to edit."""
+        Path(path).write_text(str(self), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> KeyMap:
+        """Read a table. Raises ``KeyMapError`` as ``from_text`` does."""
+        return cls.from_text(Path(path).read_text(encoding="utf-8"))
+
+    @classmethod
+    def from_text(cls, text: str) -> KeyMap:
+        """The key map of a table. Empty lines and lines that begin with ``#`` are comments.
+
+        Raises ``KeyMapError``, which lists every line that cannot be read, with its number.
+        """
+        lines, faults = [], []
+        for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+            if not line or line.startswith("#"):
+                continue
+            try:
+                lines.append(_parsed(line))
+            except ValueError as error:
+                faults.append(f"line {number}: {error}: {line}")
+        if faults:
+            raise KeyMapError("the key map cannot be read:", faults)
+        return cls(tuple(lines))
+
+
+def layer_of(name: str) -> str:
+    """Path of the layer that a tensor belongs to; the parts of a parametrization belong to the layer around it."""
+    return re.sub(r"(^|\.)parametrizations\..*", "", name.rpartition(".")[0]) or ROOT
+
+
+def _containers(paths: Mapping[str, int]) -> set[str]:
+    """Every path around one of ``paths``."""
+    around = {".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 1)}
+    return around | {ROOT}
+
+
+def _stepped(array: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+    for step in steps:
+        array = step(array)
+    return array
+
+
+_TABLE_LINE = re.compile(
+    r"(?:kept: (?P<kept>.+) -> (?P<alone>\S+)"
+    r"|(?P<torch>\S+) -> (?:dropped: (?P<dropped>.+?)|(?P<paddle>\S+)(?: \((?P<steps>[^)]*)\))?))"
+    r"(?:  # (?P<note>.+))?"
+)
+_STEP = re.compile(
+    r"(?P<rows>rows \d+:\d+)|(?P<reshape>reshape \d+(?:x\d+)*)|(?P<permute>permute \d+(?: \d+)*)"
+    r"|(?P<transpose>transpose)|(?P<concatenate>concatenate \d+)"
+)
+
+
+def _parsed(line: str) -> Line:
+    found = _TABLE_LINE.fullmatch(line)
+    if found is None:
+        raise ValueError("not 'torch name -> Paddle name (reshape AxB, transpose)'")
+    note = found["note"] or ""
+    if found["kept"]:
+        return Line(None, found["alone"], dropped=found["kept"], note=note)
+    torch, paddle = (None if name in (UNKNOWN, None) else name for name in (found["torch"], found["paddle"]))
+    steps = tuple(_step(text.strip()) for text in found["steps"].split(",")) if found["steps"] else ()
+    return Line(torch, paddle, steps, found["dropped"] or "", note)
+
+
+def _step(text: str) -> Step:
+    found = _STEP.fullmatch(text)
+    if found is None:
+        words = "rows A:B, reshape AxB, permute A B, transpose or concatenate A"
+        raise ValueError(f"{text!r} is no step, which is one of {words}")
+    return Step(found.lastgroup or "", tuple(map(int, re.findall(r"\d+", text))))

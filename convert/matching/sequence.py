@@ -1,0 +1,201 @@
+"""Two sequences of items paired: by given pairs, equal names, order, and names again where order leaves a choice."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from convert.matching.items import AFFINE, CUSTOM, NORMS, PARAMETER, Item, words
+
+# how well two items can stand for one another; names add less than 0.1 to it, so that they only choose between equals
+SAME = 1.0
+ALIKE = 0.9  # the same tensors in a layer of another kind
+PARTLY = 0.7  # the same weight; one side has a bias, or a scale and shift, that the other has not
+NEAR = 0.3  # of one kind, in another shape: no pair, but what is named when a difference is explained
+BY_NAME = 0.09
+
+
+@dataclass
+class Pairs:
+    """``twins``: key of an item in torch -> in Paddle. ``doubts``: ``(key, twin by order, twin by name)``."""
+
+    twins: dict[str, str] = field(default_factory=dict)
+    doubts: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def fit(a: Item, b: Item) -> float:
+    """How well ``a`` can stand for ``b``; 0 where not at all."""
+    if a.kind == b.kind in NORMS:
+        return _fit_of_norms(a, b)
+    if a.kind == b.kind == PARAMETER:
+        return SAME if a.squeezed == b.squeezed else ALIKE if sorted(a.squeezed) == sorted(b.squeezed) else NEAR
+    affine = {a.kind, b.kind} <= AFFINE
+    if a.signature == b.signature:
+        return SAME if a.kind == b.kind or affine else ALIKE if _related(a, b) else 0.0
+    if CUSTOM in (a.kind, b.kind) and a.kind != PARAMETER != b.kind:
+        return PARTLY if sorted(a.squeezed) == sorted(b.squeezed) and {*a.parts} == {*b.parts} else 0.0
+    if a.kind != b.kind and not affine:
+        return 0.0
+    mine, yours = {role: sizes for role, *sizes in a.signature}, {role: sizes for role, *sizes in b.signature}
+    main = "weight" if "weight" in mine else next(iter(mine), "")
+    return PARTLY if main in yours and mine[main] == yours[main] else NEAR
+
+
+def _related(a: Item, b: Item) -> bool:
+    return CUSTOM in (a.kind, b.kind) or {a.kind, b.kind} <= NORMS
+
+
+def _fit_of_norms(a: Item, b: Item) -> float:
+    if a.signature == b.signature:
+        return SAME
+    common = {*a.parts} & {*b.parts}
+    if all(a.parts[role].size == b.parts[role].size for role in common):
+        return PARTLY
+    return NEAR
+
+
+@cache
+def likeness(name: str, other: str) -> float:
+    """How much two names say the same, from 0 to 1: the words that they share, the last counting most."""
+    a, b = words(name)[::-1], words(other)[::-1]
+    if not a or not b:
+        return 0.0
+    total = sum(0.5**i for i in range(max(len(a), len(b))))
+    return sum(0.5 ** max(i, b.index(word)) for i, word in enumerate(a) if word in b and word not in a[:i]) / total
+
+
+def pair(ours: Sequence[Item], theirs: Sequence[Item], given: Mapping[str, str]) -> Pairs:
+    """The items that stand for one another, both in the order of calls or of definition.
+
+    What order and names contradict each other about is among the ``doubts``, paired by order.
+    """
+    found = Pairs(dict(given))
+    taken = {*found.twins.values()}
+    a = [item for item in ours if item.key not in found.twins]
+    b = [item for item in theirs if item.key not in taken]
+    named = _same_names(a, b)
+    if _nothing_else(a, b, named):
+        found.twins |= named
+        return found
+    by_order = aligned(a, b, lambda x, y: fit(x, y) if fit(x, y) > NEAR else 0.0)
+    by_order |= _crossing(a, b, by_order)
+    found.twins |= by_order
+    found.doubts = _doubts(a, {item.key: item for item in b}, by_order, named)
+    return found
+
+
+def _same_names(a: Sequence[Item], b: Sequence[Item]) -> dict[str, str]:
+    theirs = {item.key: item for item in b}
+    return {item.key: item.key for item in a if item.key in theirs and fit(item, theirs[item.key]) > NEAR}
+
+
+def _nothing_else(a: Sequence[Item], b: Sequence[Item], named: Mapping[str, str]) -> bool:
+    """Whether what equal names leave over on one side fits nothing that they leave over on the other."""
+    left = [item for item in a if item.key not in named]
+    right = [item for item in b if item.key not in named]
+    return not any(fit(x, y) > NEAR for x in left for y in right)
+
+
+def aligned(a: Sequence[Item], b: Sequence[Item], score: Callable[[Item, Item], float]) -> dict[str, str]:
+    """The pairs, in order on both sides, of the largest score in all (Needleman and Wunsch without a gap's cost)."""
+    cells: dict[tuple[int, int], float] = {}
+    fits: dict[tuple[object, object], float] = {}
+    kinds = [(x.kind, x.signature) for x in a], [(y.kind, y.signature) for y in b]
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            kind = kinds[0][i], kinds[1][j]
+            if kind not in fits:
+                fits[kind] = score(x, y)
+            if fits[kind]:
+                cells[i, j] = fits[kind] + BY_NAME * likeness(x.key, y.key)
+    best = [[0.0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i in range(len(a) - 1, -1, -1):
+        row, below = best[i], best[i + 1]
+        for j in range(len(b) - 1, -1, -1):
+            paired = cells.get((i, j))
+            row[j] = max(below[j], row[j + 1], below[j + 1] + paired if paired else 0.0)
+    return _traced(a, b, cells, best)
+
+
+def _traced(
+    a: Sequence[Item], b: Sequence[Item], cells: Mapping[tuple[int, int], float], best: Sequence[Sequence[float]]
+) -> dict[str, str]:
+    pairs, i, j = {}, 0, 0
+    while i < len(a) and j < len(b):
+        paired = cells.get((i, j))
+        if paired and best[i][j] == best[i + 1][j + 1] + paired:
+            pairs[a[i].key] = b[j].key
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _crossing(a: Sequence[Item], b: Sequence[Item], pairs: Mapping[str, str]) -> dict[str, str]:
+    """What is left over on both sides and fits, in its own order: a shortcut that one side computes first."""
+    taken = {*pairs.values()}
+    left = [item for item in a if item.key not in pairs]
+    right = [item for item in b if item.key not in taken]
+    if not left or not right:
+        return {}
+    further: dict[str, str] = {}
+    for level in (SAME, ALIKE, PARTLY):
+        groups: dict[tuple[str, ...], tuple[list[Item], list[Item]]] = defaultdict(lambda: ([], []))
+        for item in left:
+            if item.key not in further:
+                fitting = [y for y in right if y.key not in further.values() and fit(item, y) >= level]
+                groups[tuple(y.key for y in fitting)][0].append(item)
+                groups[tuple(y.key for y in fitting)][1][:] = fitting
+        for mine, yours in groups.values():
+            if len(mine) == len(yours):
+                further |= {x.key: y.key for x, y in zip(mine, yours)}
+    return further
+
+
+WINDOW = 12
+"""How far apart in the order two items are that names tell apart: q, k and v of one block, not of two."""
+
+
+def _doubts(
+    a: Sequence[Item], theirs: Mapping[str, Item], pairs: Mapping[str, str], named: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    found = {}
+    for key in named:
+        # a name that ends in a position (features.3) says nothing
+        if pairs.get(key, key) != key and not key.rpartition(".")[2].isdigit():
+            found[key] = (key, pairs[key], key)
+    paired = [item for item in a if item.key in pairs]
+    for i, x in enumerate(paired):
+        for y in paired[i + 1 : i + WINDOW]:
+            if x.signature == y.signature and crossed(x.key, y.key, pairs[x.key], pairs[y.key]):
+                found.setdefault(x.key, (x.key, pairs[x.key], pairs[y.key]))
+                found.setdefault(y.key, (y.key, pairs[y.key], pairs[x.key]))
+    return [*found.values()]
+
+
+def crossed(a: str, b: str, x: str, y: str) -> bool:
+    """Whether by their names ``a`` is ``y`` and ``b`` is ``x``, rather than as paired."""
+    return told(a, b, y, x) > told(a, b, x, y)
+
+
+def told(a: str, b: str, x: str, y: str) -> int:
+    """How much names say that ``a`` is ``x`` and ``b`` is ``y``: words in which both pairs of siblings differ alike.
+
+    Siblings differ in one component only (``attn.q`` and ``attn.k``, ``left.conv`` and ``right.conv``).
+    """
+    ours, theirs = _difference(a, b), _difference(x, y)
+    return len(ours[0] & theirs[0]) + len(ours[1] & theirs[1])
+
+
+def _difference(name: str, other: str) -> tuple[set[str], set[str]]:
+    one, two = (re.split(r"[.[]", n) for n in (name, other))
+    apart = [(a, b) for a, b in zip(one, two) if a != b]
+    if len(one) != len(two) or len(apart) != 1:
+        return set(), set()
+    a, b = ({*words(component)} for component in apart[0])
+    return a - b, b - a

@@ -9,6 +9,14 @@ import threading
 import numpy as np
 import pytest
 
+from alignment.engine.judging.error import Difference
+from alignment.engine.judging.rows import tensor_row
+from alignment.engine.records.files import TapeError, load_tape, save_tape
+from alignment.engine.records.store import Store
+from alignment.engine.records.tape import Record, Tape
+from alignment.engine.reporting.page import write_html
+from alignment.engine.reporting.text import write_json as write_report_json
+from alignment.engine.result import Result
 from paddle_dla import checkpoint
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.folders import new_folder
@@ -225,6 +233,65 @@ def test_a_link_to_a_folder_is_filled(there, store, tmp_path):
         (part / "file").touch()
     assert link.is_symlink()
     assert file_names(store) == ["file"]
+
+
+# --- reports of a comparison -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small tmpfs here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def comparison(rows):
+    """A result with so many rows."""
+    measured = Difference(0.0, 0.0, 0.0, 0.0)
+    result = Result("x", "float64")
+    result.rows = [
+        tensor_row(f"layer{number}", f"layer{number}", "Linear", 1, (2, 3), measured, (1e-16, 1e-12))
+        for number in range(rows)
+    ]
+    return result
+
+
+@pytest.mark.parametrize("write", [write_report_json, write_html])
+def test_a_report_that_does_not_fit_the_disk_leaves_the_old_one(write, small_disk):
+    path = small_disk / "report"
+    write([comparison(1)], path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="No space left"):
+        write([comparison(2000)], path)
+    assert path.read_bytes() == before
+    assert file_names(small_disk) == ["report"]
+
+
+def test_a_record_that_does_not_fit_the_disk_leaves_the_old_one(small_disk):
+    save_tape(tape_of(np.ones(3)), small_disk, {"model": "a"})
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_tape(tape_of(np.ones(100_000)), small_disk, {"model": "b"})
+    loaded, facts, _ = load_tape(small_disk)
+    assert facts == {"model": "a"} and len(loaded) == 1
+
+
+def tape_of(array):
+    tape = Tape({"a": "Layer"}, Store())
+    tape.records = [Record("a", "Layer", 0, True, None, outputs=tape.store.put(array))]
+    return tape
+
+
+def test_a_record_of_one_run_is_not_read_with_the_tensors_of_another(tmp_path):
+    for name, value in (("first", 1.0), ("second", 2.0)):
+        save_tape(tape_of(np.full(3, value)), tmp_path / name, {"model": "a"})
+    (tmp_path / "first" / "tape.json").write_bytes((tmp_path / "second" / "tape.json").read_bytes())
+    with pytest.raises(TapeError, match="does not belong"):
+        load_tape(tmp_path / "first")
 
 
 # --- what belongs together, and what is not ours ---------------------------------------------------------------------

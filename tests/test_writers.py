@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("paddle_dla", "convert", "torch_ref", "scripts")
+PACKAGES = ("paddle_dla", "convert", "alignment", "torch_ref", "scripts")
 
 WRITERS = {"atomic_path", "atomic_paths", "atomic_folder", "new_folder", "export_folder", "TemporaryDirectory"}
 # calls that create or replace a file whatever their arguments are, by the last part of their name
@@ -43,6 +43,9 @@ ALLOWED = {
     "paddle_dla/exporting/exporter.py:add_record": "called in export_folder",
     "paddle_dla/exporting/to_inference.py:write_inference": "called in export_folder",
     "paddle_dla/exporting/to_onnx.py:_save": "called in export_folder",
+    "alignment/check_epoch.py:train_both": "what a process prints, as it prints it",
+    "alignment/drawn_images.py:write_drawn": "called in TemporaryDirectory",
+    "alignment/drawn_images.py:_encoded": "into memory",
     "scripts/make_fashion_mnist.py:write_split": "called in new_folder",
     "paddle_dla/training/checkpoints.py:_write_files": "called in atomic_folder",
     "paddle_dla/training/checkpoints.py:_link": "a link for people, made beside it and renamed",

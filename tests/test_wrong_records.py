@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from small_runs import make_images, small_config
 
+from alignment.engine.records.files import TapeError, load_tape, save_tape
+from alignment.engine.records.store import Store
+from alignment.engine.records.tape import Record, Slot, Tape
+from alignment.record import read_inputs
 from convert.conversion import ConversionError
 from convert.paddle2timm import convert_back
 from paddle_dla import checkpoint
@@ -247,6 +251,92 @@ def test_a_state_that_is_none_is_passed_over(text, run):
     choice = choose(output, True)
     assert choice.checkpoint.position.batch == 4
     assert len(choice.notes) == 1
+
+
+def test_the_index_of_a_tape_may_hold_anything(tmp_path):
+    tape = Tape({"a": "Layer", "b": "Layer"}, Store())
+    refs = [tape.store.put(np.ones(2)), tape.store.put(np.ones(3, np.float32))]
+    tape.records = [
+        Record("a", "Layer", 0, True, ("b", 0), (refs[0],), {}, refs[1], output_grads=[Slot(refs[1])]),
+        Record("b", "Layer", 0, False, None, (refs[0],), {}, refs[1]),
+    ]
+    tape.param_grads, tape.buffers = {"a.weight": refs[0]}, {"a.mean": refs[1]}
+    save_tape(tape, tmp_path, {"model": "a"}, {0: 0.5, 1: float("inf")})
+    index = tmp_path / "tape.json"
+    written = json.loads(index.read_text())
+    assert load_tape(tmp_path)[2] == {0: 0.5, 1: float("inf")}
+
+    def use():
+        loaded, _, _ = load_tape(tmp_path)
+        loaded.begun()
+        for record in loaded:
+            loaded.within(record, set(), set())
+
+    assert_refused_or_read(written, lambda record: index.write_text(json.dumps(record)), use, TapeError)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999", "-1"])
+def test_the_noise_floor_of_a_tape_is_a_number(value, tmp_path):
+    """With an infinite one everything would be aligned."""
+    tape = Tape({}, Store())
+    tape.buffers = {"a": tape.store.put(np.ones(2))}
+    save_tape(tape, tmp_path, {}, {0: 0.25})
+    text = (tmp_path / "tape.json").read_text()
+    assert "0.25" in text
+    (tmp_path / "tape.json").write_text(text.replace("0.25", value))
+    with pytest.raises(TapeError, match="float32_errors"):
+        load_tape(tmp_path)
+
+
+def calls(*parents):
+    """A tape of calls, each with the number of the one that it is within, or ``None``."""
+    tape = Tape({}, Store())
+    for number, parent in enumerate(parents):
+        tape.records.append(
+            Record(f"l{number}", "L", 0, False, None if parent is None else (f"l{parent}", 0), outputs=())
+        )
+    return tape
+
+
+@pytest.mark.parametrize("parents", [(1, 0), (0,), (*range(1, 5000), None)], ids=["a circle", "itself", "deep"])
+def test_calls_within_each_other_are_refused(parents, tmp_path):
+    save_tape(calls(*parents), tmp_path, {})
+    with pytest.raises(TapeError, match="within each other"):
+        load_tape(tmp_path)
+
+
+# --- images that another machine wrote --------------------------------------------------------------------------------
+
+
+def npy(header, data=b""):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+INPUTS = {
+    "nothing": b"",
+    "text": b"hello",
+    "a header that is code": npy(b"__import__('os').system('touch x')"),
+    "a header of deep brackets": npy(b"(" * 60_000),
+    "a header without end": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': ("),
+    "more than the file holds": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 3, 1000, 1000), }\n"),
+    "a size beyond any": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 4611686018427387904, 4), }\n"),
+    "objects": npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1, 1, 1, 1), }\n", b"cos\nsystem\n(S'x'\ntR."),
+    "whole numbers": npy(b"{'descr': '<i4', 'fortran_order': False, 'shape': (1, 1, 1, 1), }\n", bytes(4)),
+    "two dimensions": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }\n", bytes(4)),
+    "a negative side": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 1, 1, 1), }\n", bytes(4)),
+    "a zip": b"PK\x03\x04" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("content", INPUTS)
+def test_what_are_no_images_is_refused(content, tmp_path):
+    path = tmp_path / "inputs.npy"
+    path.write_bytes(INPUTS[content])
+    with pytest.raises(CheckpointError) as found:
+        read_inputs(str(path))
+    assert len(str(found.value)) < 1000
+    np.save(path, np.ones((1, 3, 2, 2)))
+    assert read_inputs(str(path)).shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("shape", [[1] * 71, [0, 2**40, 2**40]])

@@ -153,5 +153,3 @@ def old(role: str) -> Callable[[Update], np.ndarray]:
 def new(role: str) -> Callable[[Update], np.ndarray]:
     """A picker of the state after a step."""
     return lambda update: update.new[role]
-
-

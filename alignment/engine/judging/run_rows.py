@@ -80,9 +80,7 @@ def _row(number: int, key: Key, step: Step, other: Step, limits: StepLimits) -> 
     return _measured(number, key, array, laid_out(theirs, array.shape), limits, note)
 
 
-def _measured(
-    number: int, key: Key, array: np.ndarray, theirs: np.ndarray, limits: StepLimits, note: str = ""
-) -> Row:
+def _measured(number: int, key: Key, array: np.ndarray, theirs: np.ndarray, limits: StepLimits, note: str = "") -> Row:
     kind, name, role = key
     found, limit = compare(array, theirs), limits.of(number, key)
     if limit.scale:

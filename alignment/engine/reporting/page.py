@@ -9,13 +9,12 @@ import os
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 
 from alignment.engine.reporting.page_depth import depth_figure
 from alignment.engine.reporting.page_spread import spread_figures
 from alignment.engine.reporting.page_tree import module_tree
-from alignment.engine.reporting.text import RIGHT, cells, coverage, headings
+from alignment.engine.reporting.text import RIGHT, cells, coverage, headings, write_report
 from alignment.engine.result import Culprit, Result, Row
 
 OPEN = 1  # culprits that are shown whole, so that the picture of all layers stays near; the others open with a click
@@ -24,7 +23,7 @@ LINES = 5  # of evidence; the others are behind one
 
 
 def write_html(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
-    """Write the page."""
+    """Write the page, complete or not at all. Raises ``CheckpointError`` where the system refuses."""
     template = Template(files("alignment.engine.reporting").joinpath("page.html").read_text(encoding="utf-8"))
     passed = bool(results) and all(result.passed for result in results)
     page = template.substitute(
@@ -33,8 +32,7 @@ def write_html(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
         overview=_overview(results) if len(results) > 1 else "",
         sections="\n".join(_section(result, number) for number, result in enumerate(results)),
     )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(page, encoding="utf-8")
+    write_report(path, page)
 
 
 def _state(result: Result) -> str:

@@ -19,6 +19,8 @@ from convert.conversion import ConversionError
 from convert.paddle2timm import convert_back
 from paddle_dla import checkpoint
 from paddle_dla.config import ConfigError
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.labels import read_real_labels
 from paddle_dla.exporting.folder import RECORD, read_record
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
@@ -29,6 +31,7 @@ from paddle_dla.storage.tensors import read_safetensors
 from paddle_dla.training import checkpoints
 from paddle_dla.training.errors import ResumeError
 from paddle_dla.training.plan import Plan
+from paddle_dla.training.records import Records, read_records
 from paddle_dla.training.resuming import changes, choose, position_in
 
 # --- the reader ------------------------------------------------------------------------------------------------------
@@ -303,6 +306,37 @@ def test_calls_within_each_other_are_refused(parents, tmp_path):
     save_tape(calls(*parents), tmp_path, {})
     with pytest.raises(TapeError, match="within each other"):
         load_tape(tmp_path)
+
+
+# --- records of other rooms -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [nested(200_000), '{"a":' * 200_000, "9" * 5000])
+def test_labels_that_are_no_json_are_refused(text, tmp_path):
+    (tmp_path / "real.json").write_text(text)
+    with pytest.raises(DataError, match="is no JSON"):
+        read_real_labels(tmp_path / "real.json")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        nested(200_000),
+        '{"kind": "train"}',
+        '{"kind": "train", "step": "x"}',
+        '{"kind": "train", "step": 1, "lr": []}',
+        '{"kind": []}',
+        '{"kind": "start"}',
+        "3",
+    ],
+)
+def test_a_line_of_a_log_that_is_no_record_is_left_out(line, tmp_path):
+    path = tmp_path / "rank0.jsonl"
+    good = '{"kind": "train", "step": 1, "loss": 2.5}'
+    path.write_text(f"{good}\n{line}\n{good}\n")
+    assert [record["step"] for record in read_records(path)] == [1, 1]
+    Records(path, 1).close()
+    assert path.read_text() == f"{good}\n{good}\n"
 
 
 # --- images that another machine wrote --------------------------------------------------------------------------------

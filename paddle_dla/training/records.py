@@ -11,12 +11,34 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from paddle_dla.storage.atomic import atomic_path, check_regular, write_error
 from paddle_dla.storage.csv_text import write_rows
+from paddle_dla.storage.json_record import Count, RecordError, check_record, parse_json
 
 Record = dict[str, Any]
+
+
+class _Kind(TypedDict):
+    kind: str
+
+
+class _Shown(TypedDict, total=False):
+    loss: float | None
+    lr: float | None
+
+
+class _Step(_Shown):
+    step: Count
+
+
+class _Start(TypedDict):
+    resumed_at: Count
+
+
+_KINDS = {"train": _Step, "validation": _Step, "start": _Start}
+"""What a record of a kind must say; anything else in it is shown, and not counted with."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -32,10 +54,12 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _parsed(line: str) -> Record | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line)
+        check_record(record, _Kind)
+        check_record(record, _KINDS.get(record["kind"], _Kind))
+    except RecordError:
         return None
-    return record if isinstance(record, dict) and "kind" in record else None
+    return record
 
 
 class _Appended:

@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Write the embeddings as the command line says. Raises one of ``EXPECTED_ERRORS``."""
     write = _writer(args.output)
-    check_writable(Path(args.output))
+    check_writable(args.output)
+    if Path(args.output).suffix == ".npy":
+        check_writable(_listing(args.output))
     source = _source(args)
     # imports Paddle, for which errors in what was asked for need not wait
     from paddle_dla.engines.eager import EagerEngine
@@ -120,10 +122,15 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
     return WRITERS[suffix]
 
 
+def _listing(path: str) -> str:
+    """Where it is said what each row of the matrix ``path`` is."""
+    return f"{path}.csv"
+
+
 def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
     """The matrix, and a table of its rows beside it."""
     table = ["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())
-    with atomic_paths(f"{path}.csv", path) as (listing, matrix):
+    with atomic_paths(_listing(path), path) as (listing, matrix):
         fill_csv(listing, table)
         with open(matrix, "wb") as file:
             np.save(file, rows.features)

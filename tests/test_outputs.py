@@ -17,7 +17,7 @@ from alignment.engine.records.tape import Record, Tape
 from alignment.engine.reporting.page import write_html
 from alignment.engine.reporting.text import write_json as write_report_json
 from alignment.engine.result import Result
-from paddle_dla import checkpoint
+from paddle_dla import checkpoint, features
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.folders import new_folder
 from paddle_dla.features import Rows, write_npy
@@ -317,6 +317,12 @@ for name in ("x.npy", "y.npy"):
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "x.npy.csv").mkdir()
+    assert features.main(["--data", "nowhere", "--output", str(tmp_path / "x.npy")]) == 1
+    assert "x.npy.csv: it is a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [".x.csv.notes.part", ".x.csv.12a.part", ".x.csv.part", ".x.csv.1.2.part"])

@@ -117,6 +117,8 @@ class LimitedUnpickler(pickle._Unpickler):
 
     def load_short_tuple(self, length: int) -> None:
         items = self.stack[-length:]
+        if len(items) < length:
+            raise pickle.UnpicklingError("a tuple in it has fewer items than it says")
         del self.stack[-length:]
         self._push_tuple(items)
 

@@ -42,6 +42,7 @@ from alignment.command import (
     chosen_models,
     chosen_source,
     parser,
+    refuse_reports,
     write_reports,
 )
 from alignment.engine.reporting.text import text
@@ -51,6 +52,7 @@ from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import run_command
 
 
 @dataclass(frozen=True)
@@ -152,17 +154,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_vector_kernels()
     outcomes: list[Outcome] = []
     try:
+        refuse_reports(args)
         for number, model in enumerate(models, 1):
             for outcome in check_all(args, model, announcer(f"[{number}/{len(models)}] ")):
                 outcomes.append(outcome)
                 _show(outcome, args.full)
+        ended = True
     except (CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        write_reports([outcome.result for outcome in outcomes], args)
-        print("\n".join(outcome.line() for outcome in outcomes))
-    return 0 if outcomes and all(outcome.passed for outcome in outcomes) else 1
+        ended = False
+    written = write_reports([outcome.result for outcome in outcomes], args)
+    print("\n".join(outcome.line() for outcome in outcomes))
+    return 0 if ended and written and outcomes and all(outcome.passed for outcome in outcomes) else 1
 
 
 def _show(outcome: Outcome, full: bool) -> None:
@@ -174,4 +177,4 @@ def _show(outcome: Outcome, full: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

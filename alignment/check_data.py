@@ -45,6 +45,7 @@ from paddle_dla.data.source import FileSource, Source
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
+from paddle_dla.terminal import run_command
 
 SAMPLES = 16
 TRAINED = 6  # of them, on which every training recipe runs
@@ -217,4 +218,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -42,8 +42,12 @@ from paddle_dla.options import positive
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_record import check_record, parse_json
+from paddle_dla.storage.regular import read_text
+from paddle_dla.terminal import run_command
 from paddle_dla.training.datasets import Datasets, open_datasets, train_loader, val_loader
 from paddle_dla.training.errors import TrainingError
+from paddle_dla.training.records import read_records
 
 if TYPE_CHECKING:
     import torch
@@ -218,7 +222,7 @@ def refuse_unknown(config: Config) -> None:
 
 def read_run(records: Path) -> Run:
     """What ``paddle-dla train`` wrote down."""
-    found = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    found = list(read_records(records))
     losses = [record["loss"] for record in found if record["kind"] == "train"]
     return Run(losses, [record["top1"] for record in found if record["kind"] == "validation"][-1])
 
@@ -237,15 +241,39 @@ def table(seeds: Sequence[Seed]) -> str:
     return "\n".join(lines)
 
 
+class _KeptRun(TypedDict):
+    losses: list[float]
+    top1: float
+
+
+class _Again(TypedDict, total=False):
+    again: _KeptRun | None
+
+
+class _KeptRuns(_Again):
+    torch: _KeptRun
+    paddle: _KeptRun
+
+
+class _Kept(TypedDict):
+    recipe: str
+    seed: int
+    runs: _KeptRuns
+
+
 def read_seed(path: Path, recipe: str) -> Seed | None:
     """What was trained before, by the same ``recipe``. Raises ``ValueError`` for what was trained by another."""
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = parse_json(read_text(path))
+        check_record(content, _Kept)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no runs: {error}; remove it to train again") from error
     if content["recipe"] != recipe:
         raise ValueError(f"{path} is of another recipe: {content['recipe']}; name another --output")
-    runs = {name: Run(**run) for name, run in content["runs"].items() if run is not None}
-    return Seed(content["seed"], **runs)
+    runs = {name: Run(run["losses"], run["top1"]) for name, run in content["runs"].items() if run is not None}
+    return Seed(content["seed"], runs["torch"], runs["paddle"], runs.get("again"))
 
 
 def write_seed(path: Path, recipe: str, seed: Seed) -> None:
@@ -304,4 +332,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from alignment.command import Progress, add_inputs, add_weights, chosen_inputs, chosen_weights, parser, run
 from alignment.engine.result import Result
+from paddle_dla.terminal import run_command
 
 
 def check_forward(args: argparse.Namespace, model: str, progress: Progress) -> Result:
@@ -41,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

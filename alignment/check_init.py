@@ -25,6 +25,7 @@ from alignment.engine.distributions.distribution import Drawn
 from alignment.engine.distributions.initialisation import collect, compare_draws
 from alignment.engine.result import Result, Skipped
 from convert.key_map import drop_reason, to_paddle, to_timm
+from paddle_dla.terminal import run_command
 
 SEEDS = 5
 
@@ -102,4 +103,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -22,6 +22,7 @@ import numpy as np
 from alignment.command import Progress, parser, run
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
+from paddle_dla.terminal import run_command
 
 LARGEST = (1.0, 30.0, 300.0)
 """The largest logit of a batch, to which all of them are scaled."""
@@ -169,4 +170,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

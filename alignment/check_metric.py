@@ -27,6 +27,7 @@ from alignment.engine.result import Result, Row
 from paddle_dla import metrics
 from paddle_dla.data.plan import Plan, share
 from paddle_dla.metrics import Predictions, predictions_of
+from paddle_dla.terminal import run_command
 
 SAMPLES = 1003  # 17 x 59: neither the ranks nor the batches below divide it
 CLASSES = 1000
@@ -255,4 +256,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

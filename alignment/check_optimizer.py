@@ -24,6 +24,7 @@ import numpy as np
 from alignment.command import Progress, at_least_one, parser, run
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
+from paddle_dla.terminal import run_command
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": dict(lr=0.1, weight_decay=1e-4),
@@ -135,4 +136,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -21,6 +21,7 @@ import numpy as np
 from alignment.command import Progress, parser, run
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
+from paddle_dla.terminal import run_command
 
 EPOCHS, UPDATES, LR, LAYER_DECAY = 12, 5, 0.1, 0.75
 
@@ -118,4 +119,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

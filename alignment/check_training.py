@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from alignment.command import SIDE_MULTIPLE, Progress, add_weights, at_least_one, chosen_weights, parser, run
 from alignment.engine.judging.noise import BITS
 from alignment.engine.result import Result
+from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
     from alignment.engine.sides.paddle import steps as steps_paddle
@@ -144,4 +145,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -22,6 +22,7 @@ from alignment.engine.result import WEIGHTS, Culprit, Result, Row
 from convert.conversion import convert_source
 from convert.key_map import to_timm
 from paddle_dla import checkpoint
+from paddle_dla.terminal import run_command
 
 
 def check_weights(args: argparse.Namespace, model: str, progress: Progress) -> Result:
@@ -61,4 +62,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 
 SIDE_MULTIPLE = 32  # of an image that every variant takes
@@ -97,25 +99,42 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check
     use_vector_kernels()
     results: list[Result] = []
     try:
+        refuse_reports(args)
         for number, model in enumerate(models, 1):
             results.append(check(args, model, announcer(f"[{number}/{len(models)}] ")))
             print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
     except (CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    finally:
         write_reports(results, args)
+        return 1
+    if not write_reports(results, args):
+        return 1
     if len(results) > 1:
         print("\n".join(f"{result.title.split(':')[0]:16}{result.verdict()}" for result in results))
     return 0 if all(result.passed for result in results) else 1
 
 
-def write_reports(results: Sequence[Result], args: argparse.Namespace) -> None:
-    """The files that ``--json`` and ``--html`` name, where there is anything to write."""
-    if results and args.json:
-        write_json(results, args.json)
-    if results and args.html:
-        write_html(results, args.html)
+def write_reports(results: Sequence[Result], args: argparse.Namespace) -> bool:
+    """Write what ``--json`` and ``--html`` name, where there is anything to write; whether it could be written.
+
+    What could not is printed: what was measured is worth more than where it goes.
+    """
+    written = True
+    for write, path in ((write_json, args.json), (write_html, args.html)):
+        try:
+            if results and path:
+                write(results, path)
+        except CheckpointError as error:
+            print(f"error: {error}", file=sys.stderr)
+            written = False
+    return written
+
+
+def refuse_reports(args: argparse.Namespace) -> None:
+    """Raises ``CheckpointError`` for a report that could not be written, before any work is done for it."""
+    for path in filter(None, (args.json, args.html)):
+        if os.path.isdir(os.path.dirname(path) or "."):  # a folder that is not there yet will be made
+            check_writable(path)
 
 
 def announcer(prefix: str) -> Progress:

@@ -18,14 +18,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from alignment.command import refuse_reports, write_reports
 from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.noise import NoiseFloor
 from alignment.engine.records.files import TapeError, load_tape
-from alignment.engine.reporting.page import write_html
-from alignment.engine.reporting.text import text, write_json
+from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import run_command
 
 
 def compare_records(torch_folder: str, paddle_folder: str) -> Result:
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     files = _are_files(parser, args)
     try:
+        refuse_reports(args)
         if files:
             result = compare_reprod(args.torch_folder, args.paddle_folder, args.tolerance)
         else:
@@ -73,12 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TapeError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if args.json:
-        write_json([result], args.json)
-    if args.html:
-        write_html([result], args.html)
     print(text(result, fold=not args.full))
-    return 0 if result.passed else 1
+    return 0 if write_reports([result], args) and result.passed else 1
 
 
 def _are_files(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
@@ -92,4 +90,4 @@ def _are_files(parser: argparse.ArgumentParser, args: argparse.Namespace) -> boo
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

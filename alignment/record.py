@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,13 @@ from alignment.engine.records.store import MEMORY, Budget, Store
 from alignment.engine.records.tape import Tape
 from convert.readers import read_source
 from paddle_dla import checkpoint
+from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
-from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.regular import open_regular
+from paddle_dla.storage.shown import shown
+from paddle_dla.terminal import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,7 +119,8 @@ def _torch_side(args: argparse.Namespace, model: str) -> None:
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
     record_torch(reference, inputs, args.dump, **_options(args, model, source.describe()))
-    np.save(Path(args.dump) / "inputs.npy", inputs)
+    with atomic_path(Path(args.dump) / "inputs.npy") as part, open(part, "wb") as file:
+        np.save(file, inputs)
 
 
 def _paddle_side(args: argparse.Namespace, model: str) -> None:
@@ -120,7 +128,10 @@ def _paddle_side(args: argparse.Namespace, model: str) -> None:
     from paddle_dla import create_model
 
     arrays, _ = checkpoint.read(args.converted)
-    classes, in_chans = arrays["fc.weight"].shape[0], arrays["base_layer.0.weight"].shape[1]
+    missing = [name for name in (HEAD[0], STEM) if name not in arrays]
+    if missing:
+        raise CheckpointError(f"{args.converted} is no classifier of this family: it has no {missing[0]}")
+    classes, in_chans = arrays[HEAD[0]].shape[0], arrays[STEM].shape[1]
     port = create_model(model, pretrained=args.converted, num_classes=classes, in_chans=in_chans)
     record_paddle(port, _inputs(args, in_chans), args.dump, **_options(args, model, args.converted))
 
@@ -137,11 +148,21 @@ def _options(args: argparse.Namespace, model: str, weights: str) -> dict[str, An
 
 def _inputs(args: argparse.Namespace, in_chans: int) -> np.ndarray:
     if args.inputs:
-        try:
-            return np.load(args.inputs, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {args.inputs}: {error}") from error
+        return read_inputs(args.inputs)
     return np.random.RandomState(args.seed).standard_normal((args.batch, in_chans, args.size, args.size))
+
+
+def read_inputs(path: str) -> np.ndarray:
+    """Images (B, C, H, W) of a ``.npy``. Raises ``CheckpointError`` for anything else."""
+    try:
+        open_regular(path).close()
+        # mapped, so that a header that promises more than the file holds takes no memory
+        inputs = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, TokenError, zipfile.BadZipFile, *UNPICKLING_ERRORS) as error:
+        raise CheckpointError(f"cannot read {path}: {shown(error)}") from error
+    if not isinstance(inputs, np.ndarray) or inputs.dtype.kind != "f" or inputs.ndim != 4:
+        raise CheckpointError(f"{path} holds no images (B, C, H, W) in floating point")
+    return np.array(inputs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,4 +187,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ from alignment.engine.records.tape import Tape
 from alignment.engine.result import Result, Row
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.limited_pickle import Budget
 from paddle_dla.storage.pdparams import (
     ALLOWED,
     ArrayUnpickler,
@@ -36,6 +38,7 @@ from paddle_dla.storage.pdparams import (
     named_arrays,
     write_object_array,
 )
+from paddle_dla.storage.regular import open_regular
 
 SUFFIX = ".npy"
 
@@ -58,9 +61,9 @@ def read_reprod(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     or names any code.
     """
     try:
-        with open(path, "rb") as file:
+        with BufferedReader(open_regular(path)) as file:
             _skip_header(file)
-            outer = _ReprodUnpickler(file, encoding="latin1").load()
+            outer = _ReprodUnpickler(file).load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
@@ -178,11 +181,11 @@ class _ObjectDtype(StoredDtype):
 
     __slots__ = ()
 
-    def __init__(self, code: str, align: object = False, copy: object = False):
-        if code in ("O8", "O4", "O"):
+    def __init__(self, budget: Budget, code: str, align: object = False, copy: object = False):
+        if type(code) is str and code in ("O8", "O4", "O"):
             self.value = None
         else:
-            super().__init__(code)
+            super().__init__(budget, code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if self.value is not None:

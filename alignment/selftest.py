@@ -30,6 +30,7 @@ from alignment.pairs import Pair, build_pair, seeded_source
 from convert.conversion import convert_source
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.terminal import run_command
 
 MODELS = ("dla34", "dla46x_c", "dla60", "dla60_res2net")
 SHAPE = (2, 3, 64, 64)  # B, C, H, W: small, and more than one value per channel at every level
@@ -192,4 +193,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -26,6 +26,7 @@ from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import FORMAT, describe
+from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import StoredTensor
 from paddle_dla.storage.values import SHOWN, listed, non_finite
 
@@ -49,8 +50,8 @@ class ConversionError(CheckpointError):
     """
 
     def __init__(self, message: str, faults: list[str]):
-        missing = [fault for fault in faults if MISSING in fault]
-        others = [fault for fault in faults if MISSING not in fault]
+        missing = [shown(fault) for fault in faults if MISSING in fault]
+        others = [shown(fault) for fault in faults if MISSING not in fault]
         half = SHOWN // 2
         # of a name that is spelled otherwise both spellings are shown
         super().__init__(listed(message, [*missing[:half], *others[:half], *missing[half:], *others[half:]]))

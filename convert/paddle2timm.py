@@ -32,6 +32,7 @@ from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.tensors import StoredTensor, write_safetensors
+from paddle_dla.terminal import run_command
 
 SUFFIXES = (".safetensors", ".pth")
 
@@ -171,4 +172,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

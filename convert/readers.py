@@ -1,15 +1,13 @@
 """Files of the torch world -> ``{timm name: tensor}``. Nothing in a file is executed.
 
-``.safetensors`` is mapped, not read, and needs no torch. Pickles (``.pth``, ``.pth.tar``, ``.pt``, ``.bin``) go
-through ``torch.load(weights_only=True)``, and torch is imported for them alone.
+``.safetensors`` and what torch saves (``.pth``, ``.pth.tar``, ``.pt``, ``.bin``) are mapped, not read; neither needs
+torch.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import pickle
-import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -17,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.torch_file import CodeError, TorchTensor, UnreadObject, read_torch_file
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.manifest import file_sha256
+from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors
 
 # where training checkpoints keep the weights, in the order in which timm looks (timm/models/_helpers.py)
 CONTAINERS = ("state_dict", "model", "net")
 EMA_CONTAINERS = ("state_dict_ema", "model_ema")
-# how torch words the refusal of a name, among pages of advice
-REFUSED_NAME = re.compile(r"GLOBAL:? ([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -88,47 +86,17 @@ def source_from_arrays(arrays: Mapping[str, np.ndarray], **origin: object) -> So
 
 def _load_pickle(path: Path) -> object:
     try:
-        import torch
-    except ImportError:
+        return read_torch_file(path)
+    except CodeError as error:
         raise CheckpointError(
-            f"reading {path} needs torch: pip install -e .[torch], or use a .safetensors file, which needs none"
+            f"{path} {error}: refused, nothing was run. Save the state dict alone, or as .safetensors"
         ) from None
-    scalar = np.float64(0).__reduce__()[0]
-    # plain attribute bags and scalars, which training checkpoints hold beside the weights
-    harmless = [
-        argparse.Namespace,
-        np.dtype,
-        type(np.dtype(np.float64)),
-        type(np.dtype(np.float32)),
-        type(np.dtype(np.int64)),
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-    ]
-    try:
-        with torch.serialization.safe_globals(harmless):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
-        refused = REFUSED_NAME.search(str(error))
-        if refused:
-            raise CheckpointError(
-                f"{path} names code ({refused[1]}) beside weights: refused, nothing was run. Save the state dict "
-                "alone, or as .safetensors"
-            ) from None
-        raise _unreadable(path, error) from error
-    except UNPICKLING_ERRORS as error:
-        raise _unreadable(path, error) from error
+    except (CheckpointError, zipfile.BadZipFile, *UNPICKLING_ERRORS) as error:
+        raise _unreadable(path, shown(error) or type(error).__name__) from error
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    """The line of torch's message that says what it met; the others advise to load the file unsafely."""
-    lines = [line for line in str(error).split("\n") if line] or [type(error).__name__]
-    reason = next((line for line in lines if line.startswith("Unsupported")), lines[0])
+def _unreadable(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} is no readable torch file: {reason}; it is truncated, damaged or of another format")
-
-
-def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _find_state_dict(content: object, path: Path, use_ema: bool) -> tuple[str, Mapping[str, object]]:
@@ -166,19 +134,14 @@ def shared_prefix(names: Iterable[str]) -> str:
 def _stored(name: str, value: object, path: Path) -> StoredTensor:
     if isinstance(value, StoredTensor):
         return value
-    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
-    if not hasattr(value, "numpy") or not dtype:
+    if isinstance(value, UnreadObject):
+        raise CheckpointError(f"{path}: entry '{shown(name)}' is no plain dense tensor ({value.kind})")
+    if not isinstance(value, TorchTensor):
         raise CheckpointError(
-            f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; is this a state dict? "
+            f"{path}: entry '{shown(name)}' is a {type(value).__name__}, not a tensor; is this a state dict? "
             f"(looked into {', '.join(CONTAINERS)})"
         )
     try:
-        raw = value.detach().contiguous()
-        if dtype == "bfloat16":
-            import torch
-
-            return StoredTensor(raw.view(torch.int16).numpy().view(np.uint16), dtype)
-        return StoredTensor(raw.numpy(), dtype)
-    except (TypeError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path}: entry {name!r} is no plain dense tensor ({dtype}): {reason}") from error
+        return value.stored()
+    except CheckpointError as error:
+        raise _unreadable(path, f"tensor '{shown(name)}': {error}") from error

@@ -6,10 +6,10 @@ Usage::
     python convert/timm2paddle.py --model dla60 --hub timm/dla60.in1k --output dla60.pdparams
     python convert/timm2paddle.py --model all --seed 0 --output weights/
 
-``--checkpoint`` takes ``.safetensors`` (needs neither torch nor Paddle), ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin``:
-plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a ``.pdparams`` or
-``.safetensors`` file, or, with ``--model all``, a folder. A manifest with the origin and checksum of every tensor lies
-beside each file.
+``--checkpoint`` takes ``.safetensors``, ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin`` (reading them needs neither torch
+nor Paddle): plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a
+``.pdparams`` or ``.safetensors`` file, or, with ``--model all``, a folder. A manifest with the origin and checksum of
+every tensor lies beside each file.
 
 Where torch, timm and Paddle are installed both models are run on the weights and every layer compared before
 anything is written; ``--no-verify`` leaves that out.
@@ -32,12 +32,13 @@ from convert.readers import Source, read_source
 from paddle_dla import checkpoint
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, positive
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import manifest_path
+from paddle_dla.storage.manifest import check_weights_writable, manifest_path
+from paddle_dla.terminal import run_command
 
 FRAMEWORKS = ("torch", "timm", "paddle")
 # of the random images that both models are run on: the smallest side the network takes twice, so that every level
@@ -58,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--hub", metavar="ID", nargs="?", const="", help="timm/NAME on the hub; default: the model's own"
     )
-    source.add_argument("--seed", type=int, metavar="N", help="no checkpoint: timm's initialisation under this seed")
+    source.add_argument(
+        "--seed", type=natural, metavar="N", help="no checkpoint: timm's initialisation under this seed"
+    )
     result.add_argument("--output", required=True, help=".pdparams or .safetensors; a folder with --model all")
     result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
     result.add_argument("--num-classes", type=positive, metavar="N", help="classes wanted; others get a new head")
@@ -89,7 +92,7 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
 def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
     """Convert one model and write it; returns the report. Raises ``CheckpointError``; then nothing was written."""
     checkpoint.check_suffix(target)
-    check_writable(target)
+    check_weights_writable(target)
     preprocessing = _preprocessing(args, model)
     source = find_source(args, model, progress)
     conversion = convert_source(
@@ -212,4 +215,4 @@ def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
+from paddle_dla.terminal import run_command
+
 GROUP = "paddle_dla.commands"
 
 
@@ -17,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     if arguments and arguments[0] in commands:
-        return commands[arguments[0]].load()(arguments[1:])
+        return run_command(lambda: commands[arguments[0]].load()(arguments[1:]))
     usage = "usage: paddle-dla COMMAND [--help] ...\n\ncommands:\n" + "\n".join(
         f"  {name}" for name in sorted(commands)
     )

@@ -41,6 +41,7 @@ from paddle_dla.ranks import Ranks, gather, joined
 from paddle_dla.scores import Scores, check_outputs, lines, score, write_outputs
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.subject import Subject, add_subject, open_subject
+from paddle_dla.terminal import run_command
 
 EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, LostRankError, ValueError)
 
@@ -181,4 +182,4 @@ def predict_all(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

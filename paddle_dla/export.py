@@ -29,6 +29,7 @@ from paddle_dla.exporting.folder import FORMATS, check_target
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_sha256
+from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -32,11 +32,12 @@ from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loa
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
 from paddle_dla.evaluate import EXPECTED_ERRORS
-from paddle_dla.options import add_preprocessing, chosen_preprocessing
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
-from paddle_dla.reports import write_csv
-from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.reports import fill_csv
+from paddle_dla.storage.atomic import atomic_path, atomic_paths, check_writable
+from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
     from paddle_dla.loading import LoadedModel
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint")
     result.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
     result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
-    result.add_argument("--threads", type=int, metavar="N", help="default: all usable cores")
+    result.add_argument("--threads", type=threads, metavar="N", help="default: all usable cores")
     add_loading(result)
     add_preprocessing(result)
     return result
@@ -79,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Write the embeddings as the command line says. Raises one of ``EXPECTED_ERRORS``."""
     write = _writer(args.output)
-    check_writable(Path(args.output))
+    check_writable(args.output)
+    if Path(args.output).suffix == ".npy":
+        check_writable(_listing(args.output))
     # imports Paddle, for which errors in what was asked for need not wait
     from paddle_dla.engines.eager import EagerEngine
     from paddle_dla.loading import load_model
@@ -132,11 +135,18 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
     return WRITERS[suffix]
 
 
+def _listing(path: str) -> str:
+    """Where it is said what each row of the matrix ``path`` is."""
+    return f"{path}.csv"
+
+
 def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
     """The matrix, and a table of its rows beside it."""
-    write_csv(f"{path}.csv", (["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())))
-    with atomic_path(path) as part, open(part, "wb") as file:
-        np.save(file, rows.features)
+    table = ["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())
+    with atomic_paths(_listing(path), path) as (listing, matrix):
+        fill_csv(listing, table)
+        with open(matrix, "wb") as file:
+            np.save(file, rows.features)
 
 
 def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:
@@ -146,7 +156,8 @@ def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:
 
     width = rows.features.shape[1]
     features = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.features.reshape(-1)), width)
-    table = pyarrow.table({"name": list(names), "label": rows.labels, "features": features})
+    utf8 = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
+    table = pyarrow.table({"name": utf8, "label": rows.labels, "features": features})
     with atomic_path(path) as part:
         parquet.write_table(table, part)
 
@@ -155,4 +166,4 @@ WRITERS = {".npy": write_npy, ".parquet": write_parquet}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

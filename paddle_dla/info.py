@@ -28,6 +28,7 @@ from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import read_manifest
+from paddle_dla.terminal import run_command
 
 Facts = dict[str, object]
 
@@ -74,10 +75,10 @@ def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
         raise CheckpointError(
             f"{path} has no manifest, so nothing is known of it; convert it: python convert/timm2paddle.py"
         )
-    own = {"checkpoint": str(path), "source": manifest["source"], "verified": True}
+    own = {"checkpoint": str(path), "source": manifest.get("source", {}), "verified": True}
     published = PRETRAINED[resolve_name(manifest["model"])].preprocessing
     preprocessing = chosen_preprocessing(args, recorded_preprocessing(manifest, path) or published)
-    return {**own, **model_facts(manifest["model"], preprocessing, manifest["num_classes"])}
+    return {**own, **model_facts(manifest["model"], preprocessing, manifest.get("num_classes", 1000))}
 
 
 def model_facts(name: str, preprocessing: Preprocessing, num_classes: int = 1000) -> Facts:
@@ -133,4 +134,4 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

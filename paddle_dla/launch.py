@@ -35,7 +35,8 @@ from paddle_dla.launching.one_rank import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
-from paddle_dla.options import positive
+from paddle_dla.options import positive, threads
+from paddle_dla.terminal import run_command
 
 HUNG = 124  # as timeout(1) says it
 POLL = 0.2  # seconds
@@ -47,7 +48,7 @@ LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="launch", description="Several processes as one job.")
-    result.add_argument("--nproc", type=positive, metavar="N", help="processes on this machine (its GPUs, else 1)")
+    result.add_argument("--nproc", type=threads, metavar="N", help="processes on this machine (its GPUs, else 1)")
     result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
     result.add_argument("--master", metavar="IP:PORT", help="of one of the machines, the same on each")
     result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
@@ -222,4 +223,4 @@ class Job:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

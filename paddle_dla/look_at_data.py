@@ -43,12 +43,13 @@ from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import resolve_name
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
+from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
+from paddle_dla.terminal import run_command
 from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
 from paddle_dla.training.errors import TrainingError
 
@@ -217,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--checkpoint", metavar="FILE", help="a converted file, whose preprocessing is recorded")
     result.add_argument("--images", type=positive, default=36, metavar="N", help="how many, at most (36)")
     result.add_argument("--columns", type=positive, metavar="N", help="images in a row")
-    result.add_argument("--shuffle", type=int, metavar="SEED", help="draw them at random instead of the first")
+    result.add_argument("--shuffle", type=natural, metavar="SEED", help="draw them at random instead of the first")
     result.add_argument("--output", default="batch.png", metavar="FILE.png", help="where the picture goes (batch.png)")
     add_preprocessing(result)
     training = result.add_argument_group("training", "with --train")
@@ -228,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
         "--mixup", type=finite, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)"
     )
     training.add_argument("--cutmix", type=finite, default=0.0, metavar="ALPHA", help="likewise (0: off)")
-    training.add_argument("--seed", type=int, default=0, help="of the augmentation (0)")
+    training.add_argument("--seed", type=natural, default=0, help="of the augmentation (0)")
     return result
 
 
@@ -278,4 +279,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

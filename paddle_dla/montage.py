@@ -12,6 +12,7 @@ from paddle_dla.data.images import decode
 from paddle_dla.data.source import FileSource
 from paddle_dla.metrics import Predictions
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.shown import shown
 from paddle_dla.subject import Subject
 
 MOST = 40  # images in one picture
@@ -23,9 +24,9 @@ def draw_montage(path: str | os.PathLike[str], predictions: Predictions, source:
     """Write the picture of the first ``MOST`` images; returns how many it shows."""
     from matplotlib.figure import Figure
 
-    shown = min(len(predictions), MOST)
-    columns = min(shown, COLUMNS)
-    rows = -(-shown // max(columns, 1))
+    count = min(len(predictions), MOST)
+    columns = min(count, COLUMNS)
+    rows = -(-count // max(columns, 1))
     figure = Figure(figsize=(3.2 * max(columns, 1), 4.4 * max(rows, 1)), dpi=100, layout="constrained")
     grid = figure.subplots(2 * max(rows, 1), max(columns, 1), squeeze=False, height_ratios=[2.4, 1] * max(rows, 1))
     transform = EvalTransform(subject.preprocessing)
@@ -34,18 +35,18 @@ def draw_montage(path: str | os.PathLike[str], predictions: Predictions, source:
         above, below = grid[2 * row, column], grid[2 * row + 1, column]
         above.axis("off")
         below.axis("off")
-        if place < shown:
+        if place < count:
             index = int(predictions.indices[place])
             _draw_image(above, transform(decode(source.read(index))), source.name(index))
             _draw_classes(below, predictions, place, subject)
     with atomic_path(path) as part:
         figure.savefig(part, format="png")
-    return shown
+    return count
 
 
 def _draw_image(axes: Any, pixels: np.ndarray, name: str) -> None:
     axes.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="grey", vmin=0, vmax=255)
-    axes.set_title(_cut(os.path.basename(name)), size=8)
+    axes.set_title(_cut(os.path.basename(name)), size=8, parse_math=False)
 
 
 def _draw_classes(axes: Any, predictions: Predictions, place: int, subject: Subject) -> None:
@@ -54,11 +55,13 @@ def _draw_classes(axes: Any, predictions: Predictions, place: int, subject: Subj
     heights = range(len(probabilities))
     axes.barh(heights, probabilities, color="#9ecae1", height=0.85)
     for height, (label, probability) in enumerate(zip(predictions.classes[place], probabilities)):
-        axes.text(0.01, height, _cut(subject.class_name(int(label)).split(",")[0]), va="center", size=7.5)
+        name = _cut(subject.class_name(int(label)).split(",")[0])
+        axes.text(0.01, height, name, va="center", size=7.5, parse_math=False)
         axes.text(1.0, height, f"{100 * probability:.1f} %", va="center", ha="right", size=7.5)
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
 
 
 def _cut(text: str) -> str:
+    text = shown(text)
     return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
+from paddle_dla.storage.shown import shown
 
 
 def add_preprocessing(to: argparse.ArgumentParser) -> None:
@@ -32,6 +33,12 @@ def chosen_preprocessing(args: argparse.Namespace, base: Preprocessing) -> Prepr
     return replace(base, **changes)
 
 
+HIGHEST = 2**31 - 1
+"""Counters and shapes are ``int`` in Paddle and numpy in many places, and end there."""
+MOST_THREADS = 1024
+"""No machine has as many cores for one process."""
+
+
 def finite(text: str) -> float:
     """A number of 0 or more, as ``argparse`` converts it; ``nan`` and ``inf`` are none."""
     value = float(text)
@@ -40,9 +47,46 @@ def finite(text: str) -> float:
     return value
 
 
-def positive(text: str) -> int:
-    """A number above 0, as ``argparse`` converts it."""
+def whole(text: str) -> int:
+    """A whole number, as ``argparse`` converts it."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    if abs(value) > HIGHEST:
+        raise argparse.ArgumentTypeError(f"{shown(text, 40)} is beyond {HIGHEST:,}")
+    return value
+
+
+def natural(text: str) -> int:
+    """A number that is 0 or more."""
+    return _from(0, whole(text))
+
+
+def positive(text: str) -> int:
+    """A number above 0."""
+    return _from(1, whole(text))
+
+
+def threads(text: str) -> int:
+    """How many threads or processes."""
+    value = positive(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is more than {MOST_THREADS:,}")
+    return value
+
+
+def workers(text: str) -> int:
+    """How many processes beside this one, of which there may be none."""
+    return 0 if natural(text) == 0 else threads(text)
+
+
+def seconds(text: str) -> float:
+    """A time that passes and ends."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} is no time to wait")
+    return value
+
+
+def _from(least: int, value: int) -> int:
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is less than {least}")
     return value

@@ -14,7 +14,6 @@ Exit codes: 0 done, 1 refused, or some images could not be read, 2 usage.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,8 +32,11 @@ from paddle_dla.options import add_preprocessing, positive
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path, check_writable
+from paddle_dla.storage.csv_text import write_rows
 from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.shown import shown
 from paddle_dla.subject import Subject, add_subject, open_subject
+from paddle_dla.terminal import run_command
 
 MANY = 64  # images from which on workers pay for their start
 
@@ -76,16 +78,21 @@ def run(args: argparse.Namespace) -> int:
     predictions, skipped = predict(subject, source, args.topk)
     write = WRITERS[args.format]
     if args.output:
-        with atomic_path(args.output) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        with atomic_path(args.output) as part, _opened(part) as file:
             write(file, records(predictions, source, subject))
     else:
         write(sys.stdout, records(predictions, source, subject))
     if args.montage:
-        shown = draw_montage(args.montage, predictions, source, subject)
-        print(f"{args.montage}: {shown} of {len(predictions)} images", file=sys.stderr)
+        pictures = draw_montage(args.montage, predictions, source, subject)
+        print(f"{args.montage}: {pictures} of {len(predictions)} images", file=sys.stderr)
     for name, reason in skipped:
-        print(f"cannot be read: {name}: {reason}", file=sys.stderr)
+        print(f"cannot be read: {shown(name)}: {reason}", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def _opened(path: Path) -> TextIO:
+    # bytes of a name that are no UTF-8 are written as Python spells them
+    return open(path, "w", encoding="utf-8", newline="", errors="backslashreplace")
 
 
 def predict(subject: Subject, source: FileSource, topk: int) -> tuple[Predictions, list[tuple[str, str]]]:
@@ -117,18 +124,20 @@ def records(predictions: Predictions, source: FileSource, subject: Subject) -> I
 def write_table(file: TextIO, found: Iterator[dict]) -> None:
     """To be read: a line for the image, one for each class."""
     for record in found:
-        print(record["image"], file=file)
+        print(shown(record["image"]), file=file)
         for entry in record["classes"]:
-            print(f"  {100 * entry['probability']:6.2f} %  {entry['label']:>4}  {entry['name']}", file=file)
+            print(f"  {100 * entry['probability']:6.2f} %  {entry['label']:>4}  {shown(entry['name'])}", file=file)
 
 
 def write_csv(file: TextIO, found: Iterator[dict]) -> None:
     """One row for each class of each image."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "rank", "label", "name", "probability"])
+    write_rows(file, [["image", "rank", "label", "name", "probability"]])
     for record in found:
-        for rank, entry in enumerate(record["classes"], start=1):
-            writer.writerow([record["image"], rank, entry["label"], entry["name"], entry["probability"]])
+        ranked = enumerate(record["classes"], start=1)
+        write_rows(
+            file,
+            ([record["image"], rank, entry["label"], entry["name"], entry["probability"]] for rank, entry in ranked),
+        )
 
 
 def write_json(file: TextIO, found: Iterator[dict]) -> None:
@@ -140,4 +149,4 @@ WRITERS = {"table": write_table, "csv": write_csv, "json": write_json}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

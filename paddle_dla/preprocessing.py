@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
+from paddle_dla.storage.shown import shown
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -51,7 +53,7 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(value))
         self._check_size()
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {self.interpolation!r}")
+            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not '{shown(self.interpolation)}'")
         if not len(self.mean) == len(self.std) == self.input_size[0]:
             raise ValueError(f"mean and std have {self.input_size[0]} values; not {self.mean} and {self.std}")
         if not all(_within(value, -MAX_MEAN, MAX_MEAN) for value in self.mean):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,12 @@ import numpy as np
 
 from paddle_dla.metrics import Predictions, per_class, worst_confusions
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.csv_text import write_rows
 from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.shown import shown
+
+MOST_ON_AXIS = 40
+"""Characters of a class's name beside a picture of the size that is drawn here."""
 
 Name = Callable[[int], str]
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
@@ -20,17 +24,22 @@ Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 
 def write_csv(path: str | os.PathLike[str], table: Table) -> None:
     """A header and rows."""
+    with atomic_path(path) as part:
+        fill_csv(part, table)
+
+
+def fill_csv(path: str | os.PathLike[str], table: Table) -> None:
+    """The same, for callers who make it atomic."""
     header, rows = table
-    with atomic_path(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        write_rows(file, [header])
+        write_rows(file, rows)
 
 
 def write_jsonl(path: str | os.PathLike[str], table: Table) -> None:
     """One JSON object a line."""
     header, rows = table
-    with atomic_path(path) as part, open(part, "w", encoding="utf-8") as file:
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             file.write(to_json(dict(zip(header, row)), ensure_ascii=False) + "\n")
 
@@ -88,7 +97,7 @@ def draw_confusion(path: str | os.PathLike[str], matrix: np.ndarray, class_names
 
     figure = Figure(figsize=(13, 6.5), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    figure.suptitle(title)
+    figure.suptitle(shown(title), parse_math=False)
     _draw_matrix(left, matrix, class_names)
     _draw_worst(right, matrix, class_names)
     with atomic_path(path) as part:
@@ -103,8 +112,9 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, class_names: Sequence[str]) -> N
     if len(class_names) > 40:
         return
     ticks = range(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=60, ha="right")
-    axes.set_yticks(ticks, class_names)
+    names = [shown(name, MOST_ON_AXIS) for name in class_names]
+    axes.set_xticks(ticks, names, rotation=60, ha="right", parse_math=False)
+    axes.set_yticks(ticks, names, parse_math=False)
     if len(class_names) <= 20:
         for row, column in np.ndindex(shares.shape):
             if round(shares[row, column]):
@@ -114,8 +124,9 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, class_names: Sequence[str]) -> N
 
 def _draw_worst(axes: Any, matrix: np.ndarray, class_names: Sequence[str], count: int = 20) -> None:
     worst = worst_confusions(matrix, count)[::-1]
-    labels = [f"{class_names[label]} as {class_names[prediction]}" for label, prediction, _ in worst]
+    names = [shown(name, MOST_ON_AXIS) for name in class_names]
+    labels = [f"{names[label]} as {names[prediction]}" for label, prediction, _ in worst]
     axes.barh(range(len(worst)), [samples for *_, samples in worst], color="tab:red")
-    axes.set_yticks(range(len(worst)), labels, size=8)
+    axes.set_yticks(range(len(worst)), labels, size=8, parse_math=False)
     axes.set(xlabel="samples", title="mistakes made most often")
     axes.spines[["top", "right"]].set_visible(False)

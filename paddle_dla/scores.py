@@ -23,6 +23,7 @@ from paddle_dla.reports import (
 )
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.shown import shown
 from paddle_dla.subject import Subject
 
 IMAGENET_VAL = 50_000
@@ -107,7 +108,7 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
         )
     if scores.skipped:
         result.append(f"left out: {len(scores.skipped)} damaged images")
-        result += [f"  {name}: {reason}" for name, reason in scores.skipped]
+        result += [f"  {shown(name)}: {reason}" for name, reason in scores.skipped]
     if compare_published:
         result.append(against_published(scores, subject))
     return result

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
 from paddle_dla.engines import ENGINES, Engine, open_engine
 from paddle_dla.exporting.opening import load_export
-from paddle_dla.options import chosen_preprocessing, positive
+from paddle_dla.options import chosen_preprocessing, positive, threads
 from paddle_dla.preprocessing import Preprocessing
 
 
@@ -39,7 +39,7 @@ def add_subject(to: argparse.ArgumentParser) -> None:
     group.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
     group.add_argument("--engine", choices=ENGINES, default="paddle", help="what runs the model (paddle)")
-    group.add_argument("--threads", type=positive, metavar="N", help="of the engine; default: all usable cores")
+    group.add_argument("--threads", type=threads, metavar="N", help="of the engine; default: all usable cores")
 
 
 def open_subject(args: argparse.Namespace) -> Subject:

@@ -23,6 +23,7 @@ from paddle_dla.engines.base import EngineError
 from paddle_dla.launching.meeting import LostRankError
 from paddle_dla.ranks import Ranks, joined
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import run_command
 from paddle_dla.training.errors import Stopped, TrainingError
 from paddle_dla.training.stopping import listening
 
@@ -96,4 +97,4 @@ def _tell(text: str, error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -29,6 +29,7 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.folders import new_folder
 from paddle_dla.data.list_file import open_list
 from paddle_dla.data.shard_writer import write_shards
+from paddle_dla.terminal import run_command
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FILES = {"train": "train", "val": "t10k"}  # split -> how the original names begin
@@ -136,4 +137,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

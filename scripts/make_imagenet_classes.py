@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from paddle_dla.data.class_names import IMAGENET
+from paddle_dla.storage.atomic import atomic_path
 
 
 def synonyms(wordnet: bytes, wnid: str) -> str:
@@ -35,7 +36,8 @@ def main() -> None:
     wnids = sorted(line.split("\t")[0] for line in source.read_text(encoding="utf-8").splitlines())
     wordnet = arguments.wordnet.read_bytes()
     lines = [f"{wnid}\t{synonyms(wordnet, wnid)}\n" for wnid in wnids]
-    IMAGENET.write_text("".join(lines), encoding="utf-8")
+    with atomic_path(IMAGENET) as part:
+        part.write_text("".join(lines), encoding="utf-8")
     print(f"{IMAGENET}: {len(lines)} classes, from {lines[0].split()[1]} to {lines[-1].split(None, 1)[1].strip()}")
 
 

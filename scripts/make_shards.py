@@ -26,7 +26,9 @@ from paddle_dla.data.shard_index import INDEX_NAME, write_index
 from paddle_dla.data.shard_tar import read_headers
 from paddle_dla.data.shard_writer import write_shards
 from paddle_dla.data.shards import find_shards
+from paddle_dla.options import natural, positive
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import run_command
 
 
 def index_shards(folder: Path, classes: list[str] | None = None) -> int:
@@ -44,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, nargs="?", help="new folder for the shards")
     parser.add_argument("--root", type=Path, help="where the files of a list lie, if not beside it")
     parser.add_argument("--classes", type=Path, help="file of class names, one a line")
-    parser.add_argument("--samples-per-shard", type=int, default=1000)
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="write in a random order, as training wants it")
+    parser.add_argument("--samples-per-shard", type=positive, default=1000)
+    parser.add_argument("--shuffle", type=natural, metavar="SEED", help="write in a random order, as training wants it")
     parser.add_argument("--index", action="store_true", help=f"only write {INDEX_NAME} into the folder DATA of tars")
     return parser
 
@@ -74,4 +76,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

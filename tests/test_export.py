@@ -16,7 +16,7 @@ from paddle_dla.engines import EngineError, base, open_engine
 from paddle_dla.exporting import exporter
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.exporter import Wanted, export_model
-from paddle_dla.exporting.folder import RECORD, atomic_folder, read_record
+from paddle_dla.exporting.folder import RECORD, export_folder, read_record
 from paddle_dla.exporting.opening import load_export
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
@@ -99,9 +99,9 @@ def test_a_missing_file_is_refused(exported_copy, name):
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2; this version reads 1"),
-        ({"preprocessing": {"input_size": [3, 32, 32]}}, "is damaged: a preprocessing record has the keys"),
+        ({"preprocessing": {"input_size": [3, 32, 32]}}, "is damaged: preprocessing.crop_pct is missing"),
         ({"num_classes": "many"}, "is damaged"),
-        ({"files": {"../../secret": {}}}, "is no file of the folder"),
+        ({"files": {"../../secret": {"bytes": 1, "sha256": "0" * 64}}}, "is no file of the folder"),
         ({"formats": []}, "has no network for None"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_folder_in_which_one_may_not_write_is_refused_before_any_work(tmp_path
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
 def test_a_writer_that_fails_leaves_what_was_there(exported_copy, fault):
     before = {path.name: path.read_bytes() for path in exported_copy.iterdir()}
-    with pytest.raises(fault), atomic_folder(exported_copy, overwrite=True) as part:
+    with pytest.raises(fault), export_folder(exported_copy, overwrite=True) as part:
         (part / "half").write_bytes(b"half")
         raise fault
     assert {path.name: path.read_bytes() for path in exported_copy.iterdir()} == before
@@ -184,7 +184,7 @@ def test_what_killed_writers_left_is_put_right(exported_copy):
     half.mkdir()
     # stopped between its two renames: the old export is set aside, the new one not in place
     exported_copy.rename(exported_copy.with_name(f".copied.{dead.pid}.old"))
-    with pytest.raises(ExportError, match="copied exists"), atomic_folder(exported_copy):
+    with pytest.raises(ExportError, match="copied exists"), export_folder(exported_copy):
         pass
     assert os.listdir(exported_copy.parent) == ["copied"]
     assert read_record(exported_copy).model == MODEL
@@ -192,7 +192,7 @@ def test_what_killed_writers_left_is_put_right(exported_copy):
 
 def test_the_folder_of_a_writer_that_still_runs_is_left(tmp_path):
     (tmp_path / f".out.{os.getppid()}.part").mkdir()
-    with atomic_folder(tmp_path / "out") as part:
+    with export_folder(tmp_path / "out") as part:
         (part / "file").touch()
     assert sorted(os.listdir(tmp_path)) == [f".out.{os.getppid()}.part", "out"]
 

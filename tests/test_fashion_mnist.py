@@ -146,10 +146,10 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(original, tmp_path):
     command = [sys.executable, SCRIPT, out, "--source", original]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env) as run:
-        while not (tmp_path / ".out.part/train/0_t-shirt_top/00099.png").exists():
+        while not (tmp_path / f".out.{run.pid}.part/train/0_t-shirt_top/00099.png").exists():
             assert run.poll() is None
         run.send_signal(signal.SIGKILL)
     assert not out.exists()
     script.make(original, out, limit=3)
     assert open_source(out / "train.txt").num_samples == 3
-    assert not (tmp_path / ".out.part").exists()
+    assert not list(tmp_path.glob(".out.*"))

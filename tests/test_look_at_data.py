@@ -22,7 +22,7 @@ from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import write_with_manifest
+from paddle_dla.storage.manifest import describe, write_with_manifest
 from paddle_dla.training.start import train
 from paddle_dla.training.step import TrainStep
 from paddle_dla.training.stopping import StopRequest
@@ -230,7 +230,8 @@ def test_a_checkpoint_brings_its_own_preprocessing(tmp_path):
     own = Preprocessing((3, 32, 32), crop_pct=1.0)
     bare, recorded = tmp_path / "bare.pdparams", tmp_path / "recorded.pdparams"
     bare.write_bytes(b"weights")
-    record = {"format": 1, "model": "dla34", "tensors": {"fc.bias": {}}, "preprocessing": own.as_dict()}
+    tensors = {"fc.bias": describe(np.zeros(1000, np.float32))}
+    record = {"format": 1, "model": "dla34", "tensors": tensors, "preprocessing": own.as_dict()}
     write_with_manifest(recorded, {}, record, lambda part, arrays: part.write_bytes(b"weights"))
     assert model_preprocessing(None, str(recorded)) == own
     assert model_preprocessing("dla34", str(bare)) == PRETRAINED["dla34"].preprocessing

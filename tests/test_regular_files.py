@@ -108,16 +108,17 @@ def test_files_are_opened_through_one_function():
     own = {
         "cpu.py": "/proc",
         "training/memory.py": "/proc",
-        "training/heartbeat.py": "a folder of the launcher's own",
-        "training/checkpoints.py": "a file that was just written, to be flushed",
         "training/records.py": "appends",
+        "training/hold.py": "the lock of a run's own folder, which no FIFO can make wait (O_RDWR)",
         "launching": "a folder of the launcher's own",
         "launch.py": "a folder of the launcher's own",
         "exporting/runner.py": "alone, without this package",
         "exporting/to_inference.py": "a file that was just written",
-        "exporting/folder.py": "a file that was just written, to be flushed",
         "storage/regular.py": "the function itself",
         "storage/atomic.py": "a file that was just written, to be flushed",
+        "storage/folders.py": "files that were just written, to be flushed",
+        "storage/destination.py": "a file that was just written; a device that the user names is written to",
+        "terminal.py": "/dev/null",
         "data/crew.py": "a descriptor of its own",
     }
     found = []

@@ -113,7 +113,7 @@ OTHERS = {
     "an array of text": ({"logits": np.array(["text"])}, "holds an array of 'U4', which are no numbers"),
     "an array of objects": ({"logits": np.array([{}, {}], object)}, "holds an array of several objects"),
     "one object": ({"logits": np.array({}, object)}, "entry 'logits' is a _ObjectArray"),
-    "a name that is no text": ({3: np.ones(1)}, "entry 3 is"),
+    "a name that is no text": ({3: np.ones(1)}, "a key in it is a int"),
 }
 
 

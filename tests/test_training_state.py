@@ -6,7 +6,11 @@ import json
 import os
 import pickle
 import re
+import shutil
+import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,7 +164,9 @@ def test_reading_executes_nothing(tmp_path, name, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("at", ["_write_files", "_put_in_place", "_reach_disk"])
+@pytest.mark.parametrize(
+    "at", ["training.checkpoints._write_files", "storage.folders._take_place", "storage.folders._reach_disk"]
+)
 def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, at):
     write(tmp_path, snapshot(0, 4))
 
@@ -168,7 +174,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch, at):
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, at, fails)
+        patch.setattr(f"paddle_dla.{at}", fails)
         with pytest.raises(CheckpointError, match=r"epoch-0000-batch-000008.*No space left"):
             write(tmp_path, snapshot(0, 8))
     assert verify(tmp_path / "epoch-0000-batch-000004").position == Position(0, 4)
@@ -211,6 +217,63 @@ def test_of_equal_scores_the_older_is_best(tmp_path):
         write(tmp_path, snapshot(epoch, score=50.0))
     rotate(tmp_path, best=1)
     assert (tmp_path / "best").resolve().name == "epoch-0001-batch-000000"
+
+
+DIES_BETWEEN_RENAMES = """
+import os, signal, sys
+from paddle_dla.storage import folders
+folders._take_place = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.path.insert(0, sys.argv[1])
+from test_training_state import *
+write(Path(sys.argv[2]), snapshot(0, 8, value=2.0))
+"""
+
+
+def test_a_writer_killed_between_its_renames_leaves_the_checkpoint_that_was_there(tmp_path):
+    folder = tmp_path / FOLDER
+    write(folder, snapshot(0, 8, value=1.0))
+    command = [sys.executable, "-c", DIES_BETWEEN_RENAMES, str(Path(__file__).parent), str(folder)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert names(folder) == []  # set aside, and not yet replaced
+    choice = choose(tmp_path, True)
+    assert choice.checkpoint.position == Position(0, 8)
+    assert read(choice.checkpoint).model["weight"][0, 0] == 1.0
+    assert [path.name for path in folder.iterdir()] == ["epoch-0000-batch-000008"]
+
+
+STRANGE = (
+    "epoch-0000-batch-000001-keep",
+    "epoch-0000-batch-000002.bak",
+    "epoch-x-batch-y",
+    "epoch-1-batch-2",
+    "epoch-00000-batch-000003",
+    "epoch--001-batch-000004",
+    "epoch-0000-batch-" + "9" * 100,
+    ".epoch-0000-batch-000005",
+    ".epoch-mine",
+    ".epoch-0000-batch-000006.mine.part",
+)
+
+
+def test_folders_of_other_names_are_left_alone(tmp_path):
+    for name in STRANGE:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    for epoch in range(1, 5):
+        write(tmp_path, snapshot(epoch))
+        rotate(tmp_path, best=0)
+    assert names(tmp_path) == ["epoch-0004-batch-000000", "epoch-0003-batch-000000"]
+    assert newest(tmp_path)[0].position == Position(4)
+    assert all((tmp_path / name / "mine").exists() for name in STRANGE)
+
+
+def test_a_copy_that_a_user_keeps_under_another_name_is_left_alone(tmp_path):
+    kept = tmp_path / "epoch-0001-batch-000000-keep"
+    shutil.copytree(write(tmp_path, snapshot(1)), kept)
+    for epoch in range(2, 5):
+        write(tmp_path, snapshot(epoch))
+        rotate(tmp_path, best=0)
+    assert read(verify(kept)).model["weight"][0, 0] == 1.0
 
 
 @pytest.fixture

@@ -157,9 +157,7 @@ class Accounts:
 
     # --- gradients --------------------------------------------------------------------------------------------------
 
-    def gradients(
-        self, tape: Tape, floor: NoiseFloor, theirs: Mapping[str, np.ndarray]
-    ) -> Iterator[ParameterGradient]:
+    def gradients(self, tape: Tape, floor: NoiseFloor, theirs: Mapping[str, np.ndarray]) -> Iterator[ParameterGradient]:
         """The gradient of every parameter of the port beside the reference's, as the port lays it out."""
         theirs = {self.theirs.alias.get(name, name): array for name, array in theirs.items()}
         ours = {name: tape.get(ref) for name, ref in tape.param_grads.items()}
@@ -214,4 +212,3 @@ def initial_by_layer(accounts: Accounts) -> dict[str, dict[str, np.ndarray]]:
         layer, own = split(name)
         found.setdefault(layer, {})[own] = array
     return found
-

@@ -175,9 +175,7 @@ def cut_port(
     loss = start.paddle_loss if start else None
     begin = start.in_paddle if start is not None and loss is not None else None
     with paddle_in(models.paddle_layer, "float64"):
-        return cut.run_cut(
-            models.paddle_layer, inputs, tape, points, judge, start is not None, _named(loss), begin
-        )
+        return cut.run_cut(models.paddle_layer, inputs, tape, points, judge, start is not None, _named(loss), begin)
 
 
 def _named(loss: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_dla.storage.atomic import atomic_path
+
 Shape = tuple[int, ...]
 
 UNKNOWN = "?"
@@ -238,8 +240,9 @@ class KeyMap(Sequence[Line]):
         return faults
 
     def save(self, path: str | Path) -> None:
-        """Write the table, to read and to edit."""
-        Path(path).write_text(str(self), encoding="utf-8")
+        """Write the table, to read and to edit. Raises ``CheckpointError`` where the system refuses."""
+        with atomic_path(path) as part:
+            part.write_text(str(self), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> KeyMap:

@@ -14,6 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from paddle_dla.storage.shown import shown
+
+HIGHEST = 2**31 - 1
+"""Paddle's counters, seeds and shapes are ``int`` in many places, and end there."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -107,11 +112,12 @@ def _fits(value: Any, limits: Limits) -> bool:
 
 def _within(value: Any, limits: Limits) -> bool:
     if isinstance(value, str):
-        return value in limits.choices if limits.choices else bool(value)
+        return value in limits.choices if limits.choices else bool(value) and "\0" not in value
     if value is None or isinstance(value, bool):
         return True
     return (
         math.isfinite(value)
+        and (type(value) is not int or abs(value) <= HIGHEST)
         and (limits.low is None or value >= limits.low)
         and (limits.high is None or value <= limits.high)
         and (limits.above is None or value > limits.above)
@@ -154,10 +160,12 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     names = {str: "the text ", dict: "a section: "}
-    return f"{names.get(type(value), '')}{list(value) if isinstance(value, tuple) else value!r}"
+    return f"{names.get(type(value), '')}{shown(list(value) if isinstance(value, tuple) else repr(value))}"
 
 
 def _advice(value: Any, wanted: Option) -> str:
+    if any(type(item) is int and abs(item) > HIGHEST for item in (value if isinstance(value, list) else [value])):
+        return f"; whole numbers end at {HIGHEST:,}"
     if isinstance(value, str) and bool in _alternatives(wanted.kind) and value.lower() in _OLD_BOOLEANS:
         return f"; write {str(_OLD_BOOLEANS[value.lower()]).lower()}"
     return ""

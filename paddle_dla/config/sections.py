@@ -16,6 +16,12 @@ ADAPTIVE = ("adamw", "lamb")
 WITH_MOMENTUM = ("momentum", "nesterov")
 
 
+MOST_CLASSES = 2**20  # ImageNet-21k, the largest that networks of this family were trained on, has 21,843
+MOST_PROCESSES = 1024  # no machine has as many cores for one process
+MOST_PIXELS = 2**14  # a side; a batch of one is then 3 GiB
+MOST_REPEATS = 1000  # each takes time in every image, or a place in the order of an epoch
+
+
 @dataclass(frozen=True)
 class Model:
     """Which network, and what it starts from."""
@@ -24,7 +30,9 @@ class Model:
     pretrained: bool | str = option(
         False, "`true`: timm's weights from the hub; a path: a converted file or a timm checkpoint; `false`: none"
     )
-    num_classes: int | None = option(1000, "classes of the head; `null`: as many as the training data have", low=1)
+    num_classes: int | None = option(
+        1000, "classes of the head; `null`: as many as the training data have", low=1, high=MOST_CLASSES
+    )
     in_chans: int = option(3, "channels of an image: 3 (RGB) or 1 (grey)", low=1, high=3)
     global_pool: str = option(
         "avg", "how the last map becomes one vector", choices=("avg", "max", "avgmax", "catavgmax")
@@ -44,7 +52,9 @@ class Data:
     batch_size: int = option(
         128, "images a step and process; the global batch is times processes and accumulation", low=1
     )
-    workers: int = option(4, "loader processes of each process; 0 reads in the process itself", low=0)
+    workers: int = option(
+        4, "loader processes of each process; 0 reads in the process itself", low=0, high=MOST_PROCESSES
+    )
     max_skipped: int = option(0, "images that may turn out corrupt before the run ends with their list", low=0)
     timeout: float = option(120.0, "seconds after which a silent worker is reported as hung", above=0)
 
@@ -54,7 +64,7 @@ class TrainTransform:
     """What is done to a training image, in this order."""
 
     input_size: tuple[int, int, int] | None = option(
-        None, "channels, height, width that training crops to; `null`: as in evaluation", low=1
+        None, "channels, height, width that training crops to; `null`: as in evaluation", low=1, high=MOST_PIXELS
     )
     scale: tuple[float, float] = option((0.08, 1.0), "share of the area that a random crop keeps", above=0, high=1)
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), "aspect ratio, width to height, of a random crop", above=0)
@@ -75,15 +85,19 @@ class TrainTransform:
     re_mode: str = option(
         "pixel", "what is erased with: zeros, one colour, or noise", choices=("const", "rand", "pixel")
     )
-    re_count: int = option(1, "rectangles to erase, at most", low=1)
-    aug_repeats: int = option(0, "repeated augmentation: copies of an image in an epoch's batches; 0 is none", low=0)
+    re_count: int = option(1, "rectangles to erase, at most", low=1, high=MOST_REPEATS)
+    aug_repeats: int = option(
+        0, "repeated augmentation: copies of an image in an epoch's batches; 0 is none", low=0, high=MOST_REPEATS
+    )
 
 
 @dataclass(frozen=True)
 class EvalTransform:
     """What is done to an image that is evaluated; ``null`` is the model's own value."""
 
-    input_size: tuple[int, int, int] | None = option(None, "channels, height, width of the centre crop", low=1)
+    input_size: tuple[int, int, int] | None = option(
+        None, "channels, height, width of the centre crop", low=1, high=MOST_PIXELS
+    )
     crop_pct: float | None = option(None, "share of the resized short side that the crop keeps", above=0, high=4)
     interpolation: str | None = option(None, "the filter of PIL that resizes", choices=INTERPOLATIONS)
 
@@ -258,7 +272,9 @@ class Train:
     sync_bn: bool = option(False, "BatchNorm statistics over all processes, on GPU")
     freeze: tuple[str, ...] = option((), "layers that stay as they are, by the beginning of their names: `level0`")
     linear_probe: bool = option(False, "train the classifier alone, on fixed features")
-    threads: int | None = option(None, "CPU threads for arithmetic; `null`: the cores that are there", low=1)
+    threads: int | None = option(
+        None, "CPU threads for arithmetic; `null`: the cores that are there", low=1, high=MOST_PROCESSES
+    )
     deterministic: bool = option(False, "the same bits from every run, at some cost on GPU")
     output: str = option("out/train", "the folder for checkpoints, logs and the resolved config")
     resume: bool | str = option(

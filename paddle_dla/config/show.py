@@ -15,6 +15,8 @@ from paddle_dla.config.cost import IMAGENET_IMAGES, cost
 from paddle_dla.config.errors import ConfigError
 from paddle_dla.config.reading import Reading, read_config
 from paddle_dla.config.writing import to_yaml
+from paddle_dla.options import positive
+from paddle_dla.terminal import run_command
 
 
 def shown(reading: Reading, images: int) -> str:
@@ -41,10 +43,14 @@ def _parser() -> argparse.ArgumentParser:
         "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"
     )
     parser.add_argument(
-        "--images", type=int, default=IMAGENET_IMAGES, metavar="N", help="images an epoch, for the cost (ImageNet's)"
+        "--images",
+        type=positive,
+        default=IMAGENET_IMAGES,
+        metavar="N",
+        help="images an epoch, for the cost (ImageNet's)",
     )
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

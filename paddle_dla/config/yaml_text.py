@@ -108,6 +108,10 @@ class _Reader:
     def _read_section(self, node: Any, key: str) -> None:
         lines: dict[str, str] = {}
         for name_node, value_node in node.value:
+            if not isinstance(name_node, yaml.ScalarNode):
+                what = "a section" if isinstance(name_node, yaml.MappingNode) else "a list"
+                self.faults.append(Fault(self._where(name_node), (), f"expected the name of an option, not {what}"))
+                continue
             name = f"{key}.{name_node.value}" if key else str(name_node.value)
             if name in lines:
                 self.faults.append(Fault(self._where(name_node), (name,), f"said before, in {lines[name]}"))

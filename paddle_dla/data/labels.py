@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 from paddle_dla.data.errors import DataError
+from paddle_dla.storage.json_record import parse_json
 from paddle_dla.storage.regular import read_text
 
 
@@ -58,7 +58,7 @@ def _read_text(path: str | os.PathLike[str]) -> str:
 
 def _read_json(path: str | os.PathLike[str]) -> object:
     try:
-        return json.loads(_read_text(path))
+        return parse_json(_read_text(path))
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
 

@@ -14,7 +14,7 @@ from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.loader import Loader
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.source import Source
-from paddle_dla.options import finite, positive
+from paddle_dla.options import natural, positive, seconds, workers
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 
@@ -48,10 +48,12 @@ def add_loading(to: argparse.ArgumentParser, data_required: bool = True) -> None
     )
     group.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
     group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images a step and rank (64)")
-    group.add_argument("--workers", type=int, default=usable_threads(), metavar="N", help="processes that read images")
-    group.add_argument("--max-skipped", type=int, default=0, metavar="N", help="damaged images to leave out (0)")
+    group.add_argument(
+        "--workers", type=workers, default=usable_threads(), metavar="N", help="processes that read images"
+    )
+    group.add_argument("--max-skipped", type=natural, default=0, metavar="N", help="damaged images to leave out (0)")
     group.add_argument("--log-interval", type=positive, default=10, metavar="N", help="steps between two lines (10)")
-    group.add_argument("--timeout", type=finite, default=120.0, metavar="S", help="seconds for one image (120)")
+    group.add_argument("--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one image (120)")
 
 
 def chosen_loading(args: argparse.Namespace) -> Loading:

@@ -14,6 +14,7 @@ import numpy as np
 
 from paddle_dla.data.errors import ImageError
 from paddle_dla.storage.regular import MOST_IMAGE, read_regular
+from paddle_dla.storage.shown import shown
 
 
 class Sample(NamedTuple):
@@ -150,4 +151,4 @@ def range_of(num_classes: int) -> str:
 
 def shortened(items: Sequence[str], most: int = 5) -> str:
     """The first few of many, and how many there are."""
-    return ", ".join(items[:most]) + (f", ... ({len(items)} in all)" if len(items) > most else "")
+    return ", ".join(map(shown, items[:most])) + (f", ... ({len(items)} in all)" if len(items) > most else "")

@@ -11,7 +11,7 @@ import numpy as np
 from paddle_dla.exporting.check import BATCHES, Agreement, compare, measure, random_images, run_in_batches
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.exporter import Progress, Wanted, add_record, check_wanted, weights_of
-from paddle_dla.exporting.folder import STEM, atomic_folder, check_target
+from paddle_dla.exporting.folder import STEM, check_target, export_folder
 from paddle_dla.exporting.int8 import BATCH, Measured, measure_int8, quantise, require_int8
 from paddle_dla.exporting.opening import frozen, open_files, write_model
 
@@ -45,7 +45,7 @@ def export_int8(
     check_target(folder, overwrite)
     network, size = frozen(layer), wanted.preprocessing.input_size
     images = random_images(size) if wanted.images is None else wanted.images
-    with atomic_folder(folder, overwrite) as part:
+    with export_folder(folder, overwrite) as part:
         progress("writing onnx in float32")
         write_model(network, part / "float32", "onnx", size)
         float32 = open_files(part / "float32", "onnxruntime", size)

@@ -16,7 +16,7 @@ import numpy as np
 
 from paddle_dla.engines.base import require
 from paddle_dla.exporting.check import Agreement, compare, measure, random_images
-from paddle_dla.exporting.folder import FORMATS, RUNNER, STEM, Record, atomic_folder, check_target, write_record
+from paddle_dla.exporting.folder import FORMATS, RUNNER, STEM, Record, check_target, export_folder, write_record
 from paddle_dla.exporting.opening import NEEDS, frozen, open_files, write_model
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.values import refuse_non_finite
@@ -65,7 +65,7 @@ def export_model(
     check_target(folder, overwrite)
     network = frozen(layer)
     images = random_images(wanted.preprocessing.input_size) if wanted.images is None else wanted.images
-    with atomic_folder(folder, overwrite) as part:
+    with export_folder(folder, overwrite) as part:
         for form in wanted.formats:
             progress(f"writing {form}")
             write_model(network, part / STEM, form, wanted.preprocessing.input_size)

@@ -6,23 +6,24 @@ raises ``FORMAT``.
 
 from __future__ import annotations
 
-import glob
-import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from paddle_dla.data.class_names import ClassNames, NamedBy, imagenet_class_names
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
-from paddle_dla.storage.atomic import process_runs, write_error
+from paddle_dla.storage.atomic import write_error
+from paddle_dla.storage.folders import PART, atomic_folder, hidden, recover
+from paddle_dla.storage.json_record import Count, FormatError, RecordError
+from paddle_dla.storage.json_record import read_record as read_json_record
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import describe_file, file_difference
-from paddle_dla.storage.regular import read_text
+from paddle_dla.storage.manifest import FileRecord, PreprocessingRecord, describe_file, file_difference
+from paddle_dla.storage.shown import shown
 
 FORMAT = 1
 RECORD = "preprocessing.json"
@@ -66,6 +67,24 @@ class Record:
         return ClassNames(self.class_ids or self.class_names, self.class_names), NamedBy.WEIGHTS
 
 
+class _Optional(TypedDict, total=False):
+    class_ids: list[str] | None
+
+
+class _Stored(_Optional):
+    format: int
+    model: str
+    num_classes: Count
+    preprocessing: PreprocessingRecord
+    formats: list[str]
+    class_names: list[str] | None
+    weights: dict[str, Any]
+    precision: str
+    versions: dict[str, str | None]
+    check: dict[str, Any]
+    files: dict[str, FileRecord]
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Write ``preprocessing.json``; ``files`` are taken from what lies in the folder."""
     files = {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
@@ -80,14 +99,9 @@ def read_record(folder: str | os.PathLike[str]) -> Record:
     """
     root = Path(folder)
     content = _read_json(root)
-    if content["format"] != FORMAT:
-        raise ExportError(
-            f"{root / RECORD} has format {content['format']!r}; this version reads {FORMAT}: update paddle-dla, or "
-            "export again"
-        )
     try:
         record = _from_json(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ExportError(f"{root / RECORD} is damaged: {error}; export again") from error
     _refuse_unlisted(root, record)
     for name, expected in record.files.items():
@@ -107,50 +121,51 @@ def _read_json(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise ExportError(f"{root} is no folder; name one that python -m paddle_dla.export wrote")
     try:
-        content = json.loads(read_text(root / RECORD))
+        return read_json_record(root / RECORD, _Stored, FORMAT)
     except FileNotFoundError:
         raise ExportError(f"{root} is no export: it has no {RECORD}; make one: python -m paddle_dla.export") from None
-    except (OSError, ValueError) as error:
-        raise ExportError(f"cannot read {root / RECORD}: {error}; export again") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise ExportError(f"{root / RECORD} is no record of an export; export again")
-    return content
+    except OSError as error:
+        raise ExportError(f"cannot read {root / RECORD}: {error.strerror}; export again") from error
+    except FormatError as error:
+        raise ExportError(f"{root / RECORD} {error}: update paddle-dla, or export again") from error
+    except RecordError as error:
+        raise ExportError(f"{root / RECORD} is damaged: {error}; export again") from error
 
 
 def _from_json(content: Mapping[str, Any]) -> Record:
-    num_classes = int(content["num_classes"])
     return Record(
-        model=str(content["model"]),
-        num_classes=num_classes,
+        model=content["model"],
+        num_classes=content["num_classes"],
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
         formats=tuple(_format(form) for form in content["formats"]),
-        class_names=_names(content["class_names"], num_classes),
-        class_ids=_names(content.get("class_ids"), num_classes),
-        weights=dict(content["weights"]),
-        precision=str(content["precision"]),
-        versions=dict(content["versions"]),
-        check=dict(content["check"]),
+        class_names=_names(content, "class_names"),
+        class_ids=_names(content, "class_ids"),
+        weights=content["weights"],
+        precision=content["precision"],
+        versions=content["versions"],
+        check=content["check"],
         files={_plain(name): dict(item) for name, item in content["files"].items()},
     )
 
 
-def _names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+def _names(content: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+    names, num_classes = content.get(key), content["num_classes"]
     if names is None:
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) != num_classes:
-        raise ValueError(f"class names are {num_classes} texts, not {str(names)[:80]}")
+    if len(names) != num_classes:
+        raise ValueError(f"{key} has {len(names)} names of {num_classes} classes")
     return tuple(names)
 
 
 def _format(form: str) -> str:
     if form not in FORMATS:
-        raise ValueError(f"{form!r} is no format that this version knows: {', '.join(FORMATS)}")
+        raise ValueError(f"'{shown(form)}' is no format that this version knows: {', '.join(FORMATS)}")
     return form
 
 
 def _plain(name: str) -> str:
     if name != Path(name).name:
-        raise ValueError(f"{name!r} is no file of the folder")
+        raise ValueError(f"'{shown(name)}' is no file of the folder")
     return name
 
 
@@ -174,7 +189,7 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
             raise ExportError(f"{target} exists; choose another folder, or replace it with --overwrite")
         if target.is_symlink() or not (target / RECORD).is_file():
             raise ExportError(f"{target} is not an export, so it is not replaced; choose another folder")
-    part = _beside(target, "part")
+    part = hidden(target.absolute(), PART)
     try:
         part.mkdir()
         part.rmdir()
@@ -183,57 +198,13 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+def export_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """An empty folder beside ``folder`` to fill; when the block ends without an exception it becomes ``folder``.
 
     Raises ``CheckpointError`` where the system refuses; what stood at ``folder`` is then still there.
     """
     target = Path(folder)
-    _clear_leftovers(target)
+    recover(target.absolute().parent, re.escape(target.name))
     check_target(target, overwrite)
-    part, old = _beside(target, "part"), _beside(target, "old")
-    try:
-        part.mkdir()
+    with atomic_folder(target, replace=overwrite) as part:
         yield part
-        _reach_disk(sorted(part.iterdir()))
-        if target.exists():
-            os.rename(target, old)
-        _take_place(part, target, old)
-    except OSError as error:
-        raise write_error(target, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_leftovers(target: Path) -> None:
-    """Remove what killed writers left; one that was stopped between its two renames had the old folder set aside."""
-    resolved = Path(os.path.abspath(target))
-    for leftover in resolved.parent.glob(f".{glob.escape(resolved.name)}.*"):
-        pid, _, suffix = leftover.name.removeprefix(f".{resolved.name}.").partition(".")
-        if suffix not in ("part", "old") or process_runs(pid):
-            continue
-        if suffix == "old" and not resolved.exists():
-            os.rename(leftover, resolved)
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _take_place(part: Path, target: Path, old: Path) -> None:
-    try:
-        os.rename(part, target)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.rename(old, target)
-        raise
-
-
-def _beside(target: Path, suffix: str) -> Path:
-    resolved = Path(os.path.abspath(target))
-    return resolved.with_name(f".{resolved.name}.{os.getpid()}.{suffix}")
-
-
-def _reach_disk(paths: Sequence[Path]) -> None:
-    for path in paths:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())

@@ -102,7 +102,8 @@ def read_beat(folder: str | os.PathLike[str], rank: int) -> Beat | None:
         pid, count, step, place, when, since = json.loads(_path(folder, rank).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return Beat(rank, pid, count, step, place, math.inf if when is None else when, since)  # JSON has no infinity
+    # JSON has no infinity
+    return Beat(rank, pid, count, step, place, *(math.inf if moment is None else moment for moment in (when, since)))
 
 
 def _path(folder: str | os.PathLike[str], rank: int) -> Path:

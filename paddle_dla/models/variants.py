@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from paddle_dla.storage.shown import shown
+
 WIDE = (16, 32, 128, 256, 512, 1024)
 NARROW = (16, 32, 64, 64, 128, 256)
 
@@ -61,6 +63,6 @@ def resolve_name(name: str) -> str:
     if key not in VARIANTS:
         near = difflib.get_close_matches(key, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
         raise ValueError(
-            f"unknown model {name!r}; nearest: {', '.join(near)} (list_models() names all {len(VARIANTS)})"
+            f"unknown model '{shown(name)}'; nearest: {', '.join(near)} (list_models() names all {len(VARIANTS)})"
         )
     return key

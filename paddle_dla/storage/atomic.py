@@ -2,18 +2,20 @@
 
 The bytes go to a hidden file beside the target, reach the disk, and take the target's name in one rename. Whatever
 stood there before survives until then. A killed process leaves only its hidden file, which the next write to the
-same target removes.
+same target removes. A symbolic link stays, what it leads to is written; a device or a pipe is written to.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from paddle_dla.storage.destination import Destination
 from paddle_dla.storage.errors import CheckpointError
 
 _HINTS = {
@@ -25,6 +27,8 @@ _HINTS = {
     errno.EROFS: "choose a folder in which you may write",
     errno.ENOENT: "create the folder first",
     errno.ENOTDIR: "a part of the path is a file",
+    errno.ELOOP: "the links lead in a circle: remove them or name another file",
+    errno.ENXIO: "it is a pipe that nobody reads: start its reader first",
 }
 
 
@@ -32,24 +36,31 @@ def process_runs(pid: str) -> bool:
     """Whether a process of this number is there; a text that is no number is none."""
     try:
         os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
 
 
+def is_left_behind(pid: str) -> bool:
+    """Whether what bears ``pid`` in its name was left by a killed process: a number is given out again, to us too."""
+    return pid == str(os.getpid()) or not process_runs(pid)
+
+
 def _remove_leftovers(target: Path) -> None:
     """Remove the hidden files that killed writers of ``target`` left behind."""
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        if not process_runs(leftover.name.split(".")[-2]):
-            leftover.unlink(missing_ok=True)
+    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.part")
+    for name in os.listdir(target.parent):
+        found = ours.fullmatch(name)
+        if found and is_left_behind(found[1]):
+            target.with_name(name).unlink(missing_ok=True)
 
 
-def write_error(path: Path, error: OSError) -> CheckpointError:
+def write_error(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
     """An ``OSError`` met while writing ``path``, as a message that says what to do."""
     hint = _HINTS.get(error.errno or 0, "nothing was changed")
-    return CheckpointError(f"cannot write {path}: {error.strerror or error}; {hint}")
+    return CheckpointError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {hint}")
 
 
 @contextmanager
@@ -59,32 +70,52 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises ``CheckpointError`` where the system refuses (no space, no permission, no folder); ``path`` is then as it
     was before.
     """
-    target = Path(path)
-    part = _part(target)
-    try:
-        _remove_leftovers(target)
+    with atomic_paths(path) as (part,):
         yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, target)
+
+
+@contextmanager
+def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
+    """The same for files that belong together: none is put in place before all have reached the disk."""
+    named = " and ".join(map(os.fspath, paths))
+    parts: list[Path] = []
+    try:
+        with ExitStack() as stack:
+            places = [Destination.of(path) for path in paths]
+            for place in places:
+                parts.append(_prepared(place, stack))
+            yield parts
+            for part in parts:
+                with open(part, "rb") as file:
+                    os.fsync(file.fileno())
+            for place, part in zip(places, parts):
+                place.put(part)
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(named, error) from error
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        for part in parts:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.part")
+def _prepared(place: Destination, stack: ExitStack) -> Path:
+    """Where the content of ``place`` is written first; the folder of a device is the system's, so not there."""
+    if place.stream:
+        return Path(stack.enter_context(TemporaryDirectory(prefix="paddle-dla-")), "part")
+    _remove_leftovers(place.file)
+    return place.part()
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises ``CheckpointError`` where ``path`` could not be written, before any work is done for it."""
-    target = Path(path)
-    if target.is_dir():
-        raise CheckpointError(f"cannot write {target}: it is a folder; name a file in it")
     try:
-        _part(target).touch()
-        _part(target).unlink()
+        Destination.of(path).check()
     except OSError as error:
-        raise write_error(target, error) from error
+        raise write_error(path, error) from error
+
+
+def check_regular(path: str | os.PathLike[str], what: str) -> None:
+    """The same, for ``what`` cannot go to a device or a pipe, because it is read again, or grows."""
+    check_writable(path)
+    if Destination.of(path).stream:
+        raise CheckpointError(f"cannot write {os.fspath(path)}: {what} needs a regular file; name one")

@@ -12,27 +12,85 @@ tensors (``tensors``) say what was converted, whatever the format of the file.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
-from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.atomic import atomic_path, check_regular
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_record import Count, FormatError, RecordError, Sha256, Within, check_record, read_record
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.regular import open_regular, read_text
+from paddle_dla.storage.regular import open_regular
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
 
 
+class FileRecord(TypedDict):
+    """``describe_file`` of a file."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class PreprocessingRecord(TypedDict):
+    """``Preprocessing.as_dict``."""
+
+    input_size: list[Count]
+    crop_pct: float
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+
+
+class TensorRecord(TypedDict):
+    """``describe`` of a tensor; conversions add where it came from."""
+
+    dtype: str
+    shape: list[Count]
+    sha256: Sha256
+
+
+class _DroppedRecord(TypedDict, total=False):
+    value: Annotated[int, Within(-(2**63), 2**63 - 1)]
+
+
+class _Optional(TypedDict, total=False):
+    num_classes: Annotated[int, Within(0, 2**20)]  # of what was trained so far, ImageNet-21k has the most, 21,843
+    in_chans: Annotated[int, Within(1, 2**10)]  # hyperspectral sensors have some hundred
+    global_pool: str
+    classes: list[str] | None
+    class_ids: list[str] | None
+    preprocessing: PreprocessingRecord
+    source: dict[str, Any]
+    versions: dict[str, str | None]
+    dropped: dict[str, _DroppedRecord]
+    previous: dict[str, Any]
+
+
+class Manifest(_Optional):
+    """What a manifest holds; ``previous`` is that of the file that is being replaced."""
+
+    format: int
+    model: str
+    tensors: dict[str, TensorRecord]
+    file: FileRecord
+
+
 def manifest_path(path: str | os.PathLike[str]) -> Path:
-    """Where the manifest of the weight file ``path`` lies."""
-    return Path(f"{os.fspath(path)}{SUFFIX}")
+    """Where the manifest of the weight file ``path`` lies; of a link beside the link, else beside what it leads to."""
+    beside = Path(f"{os.fspath(path)}{SUFFIX}")
+    if os.path.islink(path) and not os.path.lexists(beside):
+        return _beside_target(path)
+    return beside
+
+
+def _beside_target(path: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.path.realpath(path)}{SUFFIX}")
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
@@ -64,6 +122,7 @@ def write_with_manifest(
     ``manifest["tensors"]`` must describe exactly ``arrays``; ``file`` is added. Raises ``CheckpointError`` where the
     system refuses.
     """
+    check_weights_writable(path)
     target, sidecar = Path(path), manifest_path(path)
     replacing = target.exists()
     try:
@@ -81,6 +140,16 @@ def write_with_manifest(
             _write_json(sidecar, manifest)
 
 
+def check_weights_writable(path: str | os.PathLike[str]) -> None:
+    """Raises ``CheckpointError`` where weights and their manifest could not be written, before any work for them."""
+    check_regular(path, "a weight file with a manifest")
+    beside, behind = manifest_path(path), _beside_target(path)
+    if beside.exists() and behind.exists() and not beside.samefile(behind):
+        raise CheckpointError(
+            f"cannot write {path}: it is a link, and {beside} and {behind} both describe the file; remove the wrong one"
+        )
+
+
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The manifest of the weight file ``path``, or ``None`` where there is none.
 
@@ -89,12 +158,16 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     sidecar = manifest_path(path)
     if not sidecar.exists():
         return None
-    manifest = _read_json(sidecar)
-    if manifest is None:
-        raise CheckpointError(f"{sidecar} is no readable manifest; convert again, or remove it to load unverified")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{sidecar} has format {manifest['format']!r}; this version reads {FORMAT}")
-    return manifest
+    try:
+        return read_record(sidecar, Manifest, FORMAT)
+    except FormatError as error:
+        raise CheckpointError(f"{sidecar} {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {sidecar}: {error.strerror}") from error
+    except RecordError as error:
+        raise CheckpointError(
+            f"{sidecar} is no readable manifest: {error}; convert again, or remove it to load unverified"
+        ) from None
 
 
 def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -112,7 +185,7 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             return manifest
         if isinstance(previous, dict) and file_difference(path, previous.get("file")) is None:
             # the writer was stopped between its two renames: this is still the old file
-            return previous if _is_complete(previous) else None
+            return previous if _is_manifest(previous) else None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     raise CheckpointError(
@@ -127,11 +200,19 @@ def file_difference(path: str | os.PathLike[str], recorded: object) -> str | Non
     The size first: nothing is read of a file that has another one. Raises ``OSError`` where it cannot be read.
     """
     if not isinstance(recorded, Mapping):
-        return f"{recorded!r} is recorded of it, which is no size and checksum"
+        return "what is recorded of it is no size and checksum"
     for key, measure in (("bytes", os.path.getsize), ("sha256", file_sha256)):
         if (actual := measure(path)) != recorded.get(key):
             return f"{key} {recorded.get(key)} became {actual}"
     return None
+
+
+def _is_manifest(content: Mapping[str, Any]) -> bool:
+    try:
+        check_record(content, Manifest)
+    except RecordError:
+        return False
+    return True
 
 
 def _current_record(target: Path) -> dict[str, Any]:
@@ -141,25 +222,6 @@ def _current_record(target: Path) -> dict[str, Any]:
         if record is not None:
             return record
     return {"file": describe_file(target)}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a manifest, or ``None`` where it lacks what every manifest has."""
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError):
-        return None
-    return content if _is_complete(content) else None
-
-
-def _is_complete(content: object) -> bool:
-    """Whether it says what every manifest says; one that accounts for no tensor accounts for nothing."""
-    return (
-        isinstance(content, dict)
-        and "format" in content
-        and isinstance(content.get("model"), str)
-        and all(isinstance(content.get(key), dict) and content[key] for key in ("tensors", "file"))
-    )
 
 
 def check_tensors(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:

@@ -13,13 +13,16 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from io import BufferedReader
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.limited_pickle import Budget, LimitedUnpickler, StandIn, refused
 from paddle_dla.storage.regular import open_regular
+from paddle_dla.storage.shown import shown
 
 _CODE = re.compile(r"[biufc]\d{1,2}")
 
@@ -27,43 +30,46 @@ _CODE = re.compile(r"[biufc]\d{1,2}")
 _NAME_TABLE = "StructuredToParameterName@@"
 
 
-class StoredDtype:
+class StoredDtype(StandIn):
     """Stands for ``numpy.dtype``: numbers alone. A dtype of objects would make pointers out of a file's bytes."""
 
     __slots__ = ("value",)
 
-    def __init__(self, code: str, align: object = False, copy: object = False):
-        if not _CODE.fullmatch(code):
-            raise CheckpointError(f"it holds an array of {code!r}, which are no numbers: refused, nothing was run")
+    def __init__(self, budget: Budget, code: str, align: object = False, copy: object = False):
+        if type(code) is not str or not _CODE.fullmatch(code):
+            what = f"'{shown(code)}', which" if type(code) is str else "what"
+            raise refused(f"it holds an array of {what} are no numbers")
         self.value = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.value = self.value.newbyteorder(state[1])
 
 
-class StoredArray:
+class StoredArray(StandIn):
     """Stands for ``numpy.ndarray``: becomes a read-only view of the bytes in the file."""
 
-    __slots__ = ("value",)
+    __slots__ = ("budget", "value")
 
-    def __init__(self, *arguments: object):
-        self.value: np.ndarray | None = None
+    def __init__(self, budget: Budget, *arguments: object):
+        self.budget, self.value = budget, None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
-        raw = data.encode("latin1") if isinstance(data, str) else data  # a str where Python 2 wrote the file
-        self.value = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if is_fortran else "C")
+        raw = _bytes_of(data, self.budget) if isinstance(data, str) else data  # a str where Python 2 wrote the file
+        array = np.frombuffer(raw, dtype.value)
+        self.value: np.ndarray | None = array.reshape(shape, order="F" if is_fortran else "C")
 
 
-class _Encode:
+def _bytes_of(text: str, budget: Budget) -> bytes:
+    budget.take(len(text))
+    return text.encode("latin1")
+
+
+def _encode(budget: Budget, text: str, encoding: str) -> bytes:
     """Stands for ``codecs.encode``, by which protocol 2 spells bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise CheckpointError(f"it spells bytes in {encoding!r}, which numpy never does: refused, nothing was run")
-        return text.encode("latin1")
+    if type(text) is not str or type(encoding) is not str or encoding != "latin1":
+        raise refused("it spells bytes as numpy never does")
+    return _bytes_of(text, budget)
 
 
 ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
@@ -71,14 +77,13 @@ ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
     for name, value in {"ndarray": StoredArray, "dtype": StoredDtype, "_reconstruct": StoredArray}.items()
 }
-ALLOWED["_codecs", "encode"] = _Encode()
+ALLOWED["_codecs", "encode"] = _encode
 
 
-class ArrayUnpickler(pickle._Unpickler):
+class ArrayUnpickler(LimitedUnpickler):
     """Resolves the names that arrays need, to the stand-ins above, and nothing else.
 
-    The unpickler written in Python: its C twin allocates whatever memo a damaged opcode asks for. ``allowed`` are the
-    names, ``format`` is what the file calls itself.
+    ``allowed`` are the names, ``format`` is what the file calls itself.
     """
 
     allowed = ALLOWED
@@ -87,10 +92,10 @@ class ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         if (module, name) not in self.allowed:
             raise CheckpointError(
-                f"it names {module}.{name}, which is no numpy array: refused, nothing was run. An honest {self.format} "
-                "holds arrays only; do not load this file"
+                f"it names {shown(f'{module}.{name}')}, which is no numpy array: refused, nothing was run. An "
+                f"honest {self.format} holds arrays only; do not load this file"
             )
-        return self.allowed[module, name]
+        return partial(self.allowed[module, name], self.budget)
 
 
 def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -101,15 +106,15 @@ def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     try:
         with BufferedReader(open_regular(path)) as file:
-            content = ArrayUnpickler(file, encoding="latin1").load()
+            content = ArrayUnpickler(file).load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except UNPICKLING_ERRORS as error:
         raise CheckpointError(
-            f"{path} is no readable .pdparams: {type(error).__name__}: {error}; it is truncated, damaged or of another "
-            "format"
+            f"{path} is no readable .pdparams: {type(error).__name__}: {shown(error)}; it is truncated, damaged or of "
+            "another format"
         ) from error
     return named_arrays(content, path)
 
@@ -124,10 +129,18 @@ def named_arrays(content: object, path: str | os.PathLike[str]) -> dict[str, np.
             continue
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], StoredArray):
             value = value[1]  # Paddle 2.x pickles a Tensor as (automatic name, array)
-        if not isinstance(name, str) or not isinstance(value, StoredArray) or value.value is None:
-            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a named numeric array")
+        if not _is_utf8(name):
+            raise CheckpointError(f"{path}: the name '{shown(name)}' is no text in UTF-8")
+        if not isinstance(value, StoredArray) or value.value is None:
+            raise CheckpointError(
+                f"{path}: entry '{shown(name)}' is a {type(value).__name__}, not a named numeric array"
+            )
         arrays[name] = value.value
     return arrays
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def write_pdparams(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:

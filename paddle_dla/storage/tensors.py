@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.regular import open_regular
+from paddle_dla.storage.shown import shown
 
 _DTYPES = {
     "F64": "<f8",
@@ -80,9 +81,12 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
 def _view(data: np.ndarray, name: str, entry: Mapping[str, object], path: str | os.PathLike[str]) -> StoredTensor:
     code = str(entry["dtype"])
     if code not in _DTYPES:
-        raise CheckpointError(f"{path}: tensor {name!r} is of type {code}, which no supported weight has")
+        raise CheckpointError(f"{path}: tensor '{shown(name)}' is of type {code}, which no supported weight has")
     begin, end = entry["data_offsets"]
-    raw = data[begin:end].view(_DTYPES[code]).reshape(entry["shape"])
+    try:
+        raw = data[begin:end].view(_DTYPES[code]).reshape(entry["shape"])
+    except ValueError as error:  # numpy knows 64 dimensions, before 2 only 32, and an empty array must have a size
+        raise CheckpointError(f"{path}: tensor '{shown(name)}' has a shape that no array has: {error}") from error
     return StoredTensor(raw.view(np.ndarray), "bfloat16" if code == "BF16" else raw.dtype.name)
 
 

@@ -15,32 +15,81 @@ executes nothing: pickles go through ``storage.pdparams``.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
 from paddle_dla import checkpoint
-from paddle_dla.storage.atomic import process_runs, write_error
+from paddle_dla.storage import folders
+from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.folders import atomic_folder
+from paddle_dla.storage.json_record import Count, Sha256, Within, check_record, parse_json
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import describe, describe_file, file_difference
+from paddle_dla.storage.manifest import FileRecord, describe, describe_file, file_difference
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.regular import read_text
+from paddle_dla.storage.shown import shown
 from paddle_dla.training.plan import Position
 
 FORMAT = 1
 STATE, MODEL, EMA, OPTIMIZER = "state.json", "model.pdparams", "ema.pdparams", "optimizer.pdopt"
 BEST, LAST = "best", "last"
+NAME = r"epoch-([0-9]{4,18})-batch-([0-9]{6,18})"  # no number beyond what the plan of a run can hold
 KEPT_RECENT = 2  # the newest, and the one before it in case the newest is damaged
 
 Arrays = Mapping[str, np.ndarray]
+
+
+class _Position(TypedDict):
+    epoch: Count
+    batch: Count
+
+
+class _Best(TypedDict):
+    score: float
+    epoch: Count
+
+
+class _Plan(TypedDict):
+    epochs: Count
+    batches: Annotated[int, Within(1, 2**63 - 1)]
+    accumulation: Annotated[int, Within(1, 2**63 - 1)]
+    batch_size: Annotated[int, Within(1, 2**63 - 1)]
+    ranks: Annotated[int, Within(1, 2**63 - 1)]
+
+
+class _Environment(TypedDict):
+    threads: Count
+
+
+class _Optional(TypedDict, total=False):
+    scaler: dict[str, Any] | None
+
+
+class State(_Optional):
+    """What the ``content`` of ``state.json`` holds, of what is read again."""
+
+    format: int
+    position: _Position
+    plan: _Plan
+    score: float | None
+    best: _Best | None
+    config: str
+    num_classes: Count
+    environment: _Environment
+    files: dict[str, FileRecord]
+
+
+class _Stored(TypedDict):
+    sha256: Sha256
+    content: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,25 +129,42 @@ def folder_name(position: Position) -> str:
 
 
 def found(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, whole or not, the newest first."""
-    paths = [path for path in folder.glob("epoch-*-batch-*") if path.is_dir() and not path.is_symlink()]
-    return sorted(paths, key=lambda path: [int(part) for part in path.name.split("-")[1::2]], reverse=True)
+    """The checkpoints in ``folder``, whole or not, the newest first.
+
+    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone.
+    """
+    positions = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
+    paths = [path for path in positions if positions[path] and path.is_dir() and not path.is_symlink()]
+    return sorted(paths, key=lambda path: positions[path], reverse=True)
+
+
+def _position(name: str) -> Position | None:
+    """What a folder's name says; ``None`` where ``folder_name`` would not have given it."""
+    digits = re.fullmatch(NAME, name)
+    position = Position(*map(int, digits.groups())) if digits else None
+    return position if position and folder_name(position) == name else None
+
+
+def recover(folder: Path) -> None:
+    """Bring back a checkpoint that a killed process had set aside, and remove what it left half written."""
+    folders.recover(folder, NAME)
 
 
 def read_record(path: Path) -> Checkpoint:
     """The record of a checkpoint, checked against its own sum. Raises ``CheckpointError`` where it is none."""
     try:
-        stored = json.loads(read_text(path / STATE))
+        stored = parse_json(read_text(path / STATE))
+        check_record(stored, _Stored)
         content = stored["content"]
-        whole = stored["sha256"] == _sha256(content)
+        if stored["sha256"] != _sha256(content):
+            raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
+        if content.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {shown(content.get('format'))}; this version reads {FORMAT}")
+        check_record(content, State)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read {STATE}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:  # RecordError among them
         raise CheckpointError(f"{path / STATE} is no record of a checkpoint: {error}") from error
-    if not whole:
-        raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
-    if content["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {content['format']!r}; this version reads {FORMAT}")
     unlisted = [name for name in (MODEL, OPTIMIZER) if name not in content["files"]]
     if unlisted:
         raise CheckpointError(f"{path / STATE} has no checksum of {' and '.join(unlisted)}")
@@ -150,21 +216,17 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     Raises ``CheckpointError`` where the system refuses; what was there before is then still there.
     """
     target = folder / folder_name(Position(**snapshot.record["position"]))
-    part = _hidden(target, "part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        part.mkdir()
-        _write_files(part, snapshot)
-        _put_in_place(part, target)
     except OSError as error:
         raise write_error(target, error) from error
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{str(error).replace(str(part), str(target))}; older checkpoints are as they were"
-        ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    recover(folder)
+    with atomic_folder(target, replace=True) as part:
+        try:
+            _write_files(part, snapshot)
+        except CheckpointError as error:
+            message = str(error).replace(str(part), str(target))
+            raise CheckpointError(f"{message}; older checkpoints are as they were") from None
     return target
 
 
@@ -178,40 +240,6 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     content = {"format": FORMAT, **snapshot.record, "files": files}
     text = to_json({"sha256": _sha256(content), "content": content}, indent=1)
     (part / STATE).write_text(text + "\n", encoding="utf-8")
-    for path in part.iterdir():
-        _reach_disk(path)
-    _reach_disk(part)
-
-
-def _put_in_place(part: Path, target: Path) -> None:
-    if target.exists():
-        old = _hidden(target, "old")
-        os.rename(target, old)
-        os.rename(part, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(part, target)
-    _reach_disk(target.parent)
-
-
-def _reach_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _hidden(target: Path, what: str) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.{what}")
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have half written or half removed."""
-    for path in folder.glob(".epoch-*"):
-        pid = path.name.split(".")[-2]
-        if pid == str(os.getpid()) or not process_runs(pid):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sha256(content: Mapping[str, Any]) -> str:
@@ -232,10 +260,7 @@ def rotate(folder: Path, best: int) -> None:
         _link(folder / BEST, ranked[0].path)
     for item in saved:
         if item.path not in kept:
-            gone = _hidden(item.path, "gone")
-            with suppress(OSError):
-                os.rename(item.path, gone)
-                shutil.rmtree(gone, ignore_errors=True)
+            folders.remove(item.path)
 
 
 def by_score(saved: Sequence[Checkpoint]) -> list[Checkpoint]:

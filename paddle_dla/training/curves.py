@@ -40,7 +40,7 @@ class Curves:
     def add_validation(self, record: Mapping[str, Any]) -> None:
         """``step``, and whichever of ``loss``, ``top<k>`` in %, and the same of the EMA, ``ema_...``, there are."""
         for name, value in record.items():
-            if re.fullmatch(r"(ema_)?(loss|top\d+)", name) and value is not None:
+            if re.fullmatch(r"(ema_)?(loss|top\d+)", name) and type(value) in (int, float):
                 steps, values = self._validations.setdefault(name, ([], []))
                 steps.append(record["step"])
                 values.append(value)

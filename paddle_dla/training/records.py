@@ -6,22 +6,43 @@ CSV tables show the same records and are made anew from them then.
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from paddle_dla.storage.atomic import atomic_path, write_error
+from paddle_dla.storage.atomic import atomic_path, check_regular, write_error
+from paddle_dla.storage.csv_text import write_rows
+from paddle_dla.storage.json_record import Count, RecordError, check_record, parse_json
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.regular import open_regular
 from paddle_dla.training.errors import FolderGoneError
 from paddle_dla.training.hold import is_in_place
 
 Record = dict[str, Any]
+
+
+class _Kind(TypedDict):
+    kind: str
+
+
+class _Shown(TypedDict, total=False):
+    loss: float | None
+    lr: float | None
+
+
+class _Step(_Shown):
+    step: Count
+
+
+class _Start(TypedDict):
+    resumed_at: Count
+
+
+_KINDS = {"train": _Step, "validation": _Step, "start": _Start}
+"""What a record of a kind must say; anything else in it is shown, and not counted with."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -37,10 +58,12 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _parsed(line: str) -> Record | None:
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line)
+        check_record(record, _Kind)
+        check_record(record, _KINDS.get(record["kind"], _Kind))
+    except RecordError:
         return None
-    return record if isinstance(record, dict) and "kind" in record else None
+    return record
 
 
 class _Appended:
@@ -76,6 +99,7 @@ class Records:
     """
 
     def __init__(self, path: Path, resumed_at: int, repeatable: Iterable[str] = ("train", "validation")):
+        check_regular(path, "a record that grows")
         self.path, self._repeatable = path, frozenset(repeatable)
         self._replace(record for record in read_records(path) if self._step(record) <= resumed_at)
 
@@ -123,6 +147,7 @@ class Table:
     """
 
     def __init__(self, path: Path, records: Records, kind: str):
+        check_regular(path, "a table that grows")
         self._path, self._records, self._kind = path, records, kind
         self._rewrite()
 
@@ -161,5 +186,5 @@ def _line(record: Record) -> str:
 
 def _csv(values: Iterable[object]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(list(values))
+    write_rows(buffer, [list(values)])
     return buffer.getvalue()

@@ -13,7 +13,7 @@ from paddle_dla.data.source import shortened
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
-from paddle_dla.training.checkpoints import MODEL, Checkpoint, found, newest, verify
+from paddle_dla.training.checkpoints import MODEL, Checkpoint, found, newest, recover, verify
 from paddle_dla.training.errors import ResumeError
 from paddle_dla.training.plan import Plan, Position
 
@@ -47,6 +47,7 @@ def choose(output: Path, resume: bool | str) -> Choice:
     begin in a folder that has checkpoints; ``CheckpointError`` for a path that is damaged.
     """
     folder = output / FOLDER
+    recover(folder)
     if resume is False:
         return _none_wanted(folder)
     own, faults = newest(folder)

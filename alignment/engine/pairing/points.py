@@ -106,9 +106,7 @@ def _does_more(path: str, model: Model) -> bool:
     return any(model.layers[p].category == "activation" for p in inside)
 
 
-def _folded(
-    record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching
-) -> str:
+def _folded(record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching) -> str:
     """The normalisation behind a layer where the port has none, and a bias in the layer to make up for it."""
     is_one = (
         follower is not None

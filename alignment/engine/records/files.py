@@ -6,20 +6,53 @@ What two machines recorded, one with torch only and one with Paddle only, a thir
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Key, Record, Slot, Tape
+from paddle_dla.storage.atomic import atomic_paths, write_error
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_record import Count, FormatError, RecordError, Within, read_record
+from paddle_dla.storage.manifest import FileRecord, describe_file
+from paddle_dla.storage.shown import shown
+from paddle_dla.storage.tensors import read_safetensors, write_safetensors
 
-FORMAT = 2
+FORMAT = 3
+MOST_NESTED = 200
+"""Calls within calls. The deepest networks have a dozen, and whoever reads a tape follows them by recursion."""
 TENSORS, INDEX = "tensors.safetensors", "tape.json"
+
+
+class _Call(TypedDict):
+    path: str
+    kind: str
+    call: Count
+    leaf: bool
+    parent: list[Any] | None
+    inputs: list[str]
+    outputs: list[str]
+    output_grads: list[str | None]
+
+
+class _Optional(TypedDict, total=False):
+    float32_errors: dict[str, Annotated[float, Within(0, sys.float_info.max)] | None]
+
+
+class _Index(_Optional):
+    format: int
+    facts: dict[str, str]
+    layers: dict[str, str]
+    records: list[_Call]
+    param_grads: dict[str, str]
+    buffers: dict[str, str]
+    tensors: FileRecord
 
 
 class TapeError(ValueError):
@@ -31,10 +64,10 @@ def save_tape(
 ) -> None:  # fmt: skip
     """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed.
 
-    ``errors`` are the relative errors of a run in float32, by the index of the stored tensor.
+    ``errors`` are the relative errors of a run in float32, by the index of the stored tensor. Raises
+    ``CheckpointError`` where the system refuses; what stood in the folder is then still there.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
 
     def name(ref: Ref) -> str:
@@ -68,9 +101,17 @@ def save_tape(
         "buffers": {key: name(ref) for key, ref in tape.buffers.items()},
     }
     if errors is not None:
-        content["float32_errors"] = {key: errors.get(int(key[1:]), 0.0) for key in arrays}
-    save_file(arrays, target / TENSORS)
-    (target / INDEX).write_text(json.dumps(content), encoding="utf-8")
+        measured = {key: errors.get(int(key[1:]), 0.0) for key in arrays}
+        # where the run in float32 left the range of numbers nothing was measured
+        content["float32_errors"] = {key: error if math.isfinite(error) else None for key, error in measured.items()}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(target, error) from error
+    with atomic_paths(target / TENSORS, target / INDEX) as (tensors, index):
+        write_safetensors(tensors, arrays)
+        content["tensors"] = describe_file(tensors)
+        index.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
 def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dict[int, float] | None]:
@@ -80,32 +121,71 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dic
     """
     source = Path(folder)
     try:
-        content = json.loads((source / INDEX).read_text(encoding="utf-8"))
-        arrays = load_file(source / TENSORS)
+        content = read_record(source / INDEX, _Index, FORMAT)
+        if describe_file(source / TENSORS) != content["tensors"]:
+            raise RecordError(f"does not belong to {TENSORS}")
+        arrays = {key: tensor.raw for key, tensor in read_safetensors(source / TENSORS).items()}
+        tape, refs = _tape(content, arrays)
+        errors = content.get("float32_errors")
+        floors = errors and {refs[key].index: math.inf if error is None else error for key, error in errors.items()}
+        return tape, content["facts"], floors
     except FileNotFoundError as error:
         raise TapeError(f"{source} holds no tape: {error.filename} is missing; record one with --dump") from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise TapeError(f"{source} holds a damaged tape: {error}; record it again") from error
-    if content.get("format") != FORMAT:
-        raise TapeError(f"{source} has format {content.get('format')!r}; this version reads {FORMAT}")
-    tape = Tape(content["layers"], Store(Budget(sum(a.nbytes for a in arrays.values()))))
-    refs = {key: tape.store.put(array) for key, array in arrays.items()}
+    except FormatError as error:
+        raise TapeError(f"{source / INDEX} {error}; record it again") from error
+    except (OSError, CheckpointError, RecordError) as error:
+        raise TapeError(f"{source} holds a damaged tape: {INDEX} {error}; record it again") from error
+
+
+def _tape(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Tape, _Refs]:
+    """The tape, and its tensors' handles. Raises ``RecordError`` where the calls do not make sense."""
+    tape = Tape(content["layers"], Store(Budget(sum(array.nbytes for array in arrays.values()))))
+    for array in arrays.values():
+        tape.store.put(array)
+    refs = _Refs(zip(arrays, tape.store.refs))
     tape.records = [_record(entry, refs) for entry in content["records"]]
     tape.param_grads = {key: refs[name] for key, name in content["param_grads"].items()}
     tape.buffers = {key: refs[name] for key, name in content["buffers"].items()}
-    errors = content.get("float32_errors")
-    return tape, content["facts"], errors and {refs[key].index: value for key, value in errors.items()}
+    _refuse_loops(tape)
+    return tape, refs
 
 
-def _record(entry: dict[str, Any], refs: dict[str, Ref]) -> Record:
-    parent: Key | None = tuple(entry["parent"]) if entry["parent"] else None
+class _Refs(dict[str, Ref]):
+    """The handles of the stored tensors, by their names in the file."""
+
+    def __missing__(self, name: str) -> Ref:
+        raise RecordError(f"names the tensor '{shown(name)}', which is not there")
+
+
+def _refuse_loops(tape: Tape) -> None:
+    """Raises ``RecordError`` for two calls of one name, and for calls that are within each other, or nested deeply."""
+    parents = {record.key: record.parent for record in tape}
+    if len(parents) != len(tape):
+        raise RecordError("has a call twice")
+    for key in parents:
+        depth, outer = 0, parents[key]
+        while outer is not None and depth <= MOST_NESTED:
+            depth, outer = depth + 1, parents.get(outer)
+        if depth > MOST_NESTED:
+            raise RecordError(f"has calls that are within each other, or more than {MOST_NESTED} deep")
+
+
+def _record(entry: Mapping[str, Any], refs: _Refs) -> Record:
     return Record(
         entry["path"],
         entry["kind"],
         entry["call"],
         entry["leaf"],
-        parent,
+        _key(entry["parent"]),
         args=tuple(refs[name] for name in entry["inputs"]),
         outputs=tuple(refs[name] for name in entry["outputs"]),
         output_grads=[None if name is None else Slot(refs[name]) for name in entry["output_grads"]],
     )
+
+
+def _key(parent: Sequence[Any] | None) -> Key | None:
+    if parent is None:
+        return None
+    if len(parent) != 2 or type(parent[0]) is not str or type(parent[1]) is not int:
+        raise RecordError("names a call that is none")
+    return parent[0], parent[1]

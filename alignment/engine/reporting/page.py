@@ -9,13 +9,12 @@ import os
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 
 from alignment.engine.reporting.page_depth import depth_figure
 from alignment.engine.reporting.page_spread import spread_figures
 from alignment.engine.reporting.page_tree import module_tree
-from alignment.engine.reporting.text import RIGHT, cells, coverage, headings
+from alignment.engine.reporting.text import RIGHT, cells, coverage, headings, write_report
 from alignment.engine.result import Culprit, Result, Row
 
 FRAME = 640  # pixels: the verdict, the first culprit and a picture
@@ -25,9 +24,8 @@ LINES = 5  # of evidence; the others are behind one
 
 
 def write_html(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
-    """Write the page."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(page(results), encoding="utf-8")
+    """Write the page, complete or not at all. Raises ``CheckpointError`` where the system refuses."""
+    write_report(path, page(results))
 
 
 def page(results: Sequence[Result]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from alignment.engine.result import FORWARD, INIT, Culprit, Result, Row, terms
+from paddle_dla.storage.atomic import atomic_path, write_error
 
 RIGHT = {3, 4, 5, 6}  # columns of numbers
 ALIKE = 3  # culprits of one kind and cause that are shown one by one
@@ -110,9 +111,9 @@ def text(result: Result, fold: bool = True) -> str:
 
 
 def write_json(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
-    """One result as an object, several as a list."""
+    """One result as an object, several as a list; complete or not at all, as ``write_report``."""
     content = [result.to_dict() for result in results]
-    _write(path, _numbers_on_one_line(json.dumps(content[0] if len(content) == 1 else content, indent=1)) + "\n")
+    write_report(path, _numbers_on_one_line(json.dumps(content[0] if len(content) == 1 else content, indent=1)) + "\n")
 
 
 def _numbers_on_one_line(text: str) -> str:
@@ -121,6 +122,14 @@ def _numbers_on_one_line(text: str) -> str:
     return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
-def _write(path: str | os.PathLike[str], content: str) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(content, encoding="utf-8")
+def write_report(path: str | os.PathLike[str], content: str) -> None:
+    """Write a report, complete or not at all; its folder is made. Raises ``CheckpointError`` where the system refuses.
+
+    Characters that are no text (of a name that is no UTF-8) are written as Python spells them.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+    with atomic_path(path) as part:
+        part.write_text(content, encoding="utf-8", errors="backslashreplace")

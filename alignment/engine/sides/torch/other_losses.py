@@ -367,8 +367,9 @@ def _of_class_numbers(label: torch.Tensor) -> Iterator[tuple[str, Made]]:
     yield "cross entropy of the output taken for probabilities: softmax is missing", lambda x: likelihood(x.log())
     yield "negative likelihood of softmax: the logarithm is missing", lambda x: likelihood(x.softmax(1))
     yield "cross entropy of softmax: softmax twice", lambda x: likelihood(x.softmax(1).log_softmax(1))
-    yield "binary cross entropy of each class", (
-        lambda x: F.binary_cross_entropy_with_logits(x, hot(x), reduction="sum")
+    yield (
+        "binary cross entropy of each class",
+        (lambda x: F.binary_cross_entropy_with_logits(x, hot(x), reduction="sum")),
     )
     yield "squared error to one-hot labels", lambda x: F.mse_loss(x, hot(x), reduction="sum")
     yield "multi-margin loss", lambda x: F.multi_margin_loss(x, label, reduction="sum")

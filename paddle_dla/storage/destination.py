@@ -1,0 +1,96 @@
+"""Where an output path leads: the file behind symbolic links, or a device or pipe, which is written to.
+
+A device or a link is never replaced by a file: a rename onto ``/dev/null`` would remove the device.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_dla.storage.errors import CheckpointError
+
+_DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
+_MOST_LINKS = 40  # as many as Linux follows (path_resolution(7))
+
+
+@dataclass(frozen=True)
+class Destination:
+    """``file`` is what a path leads to, with every symbolic link resolved.
+
+    A ``stream`` (terminal, character device, pipe) is written to in place; anything else is a regular file, or nothing
+    yet. ``descriptor`` is the number of the open file that ``/dev/stdout`` and its like name.
+    """
+
+    file: Path
+    stream: bool = False
+    descriptor: int | None = None
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Destination:
+        """Raises ``CheckpointError`` for a folder, a disk or a socket, and ``OSError`` where the system refuses."""
+        if "\0" in os.fspath(path):
+            raise CheckpointError(f"cannot write {os.fspath(path)!r}: a name cannot hold a zero byte")
+        file, descriptor = _followed(Path(path))
+        if descriptor is not None:
+            os.fstat(descriptor)
+            return cls(file, stream=True, descriptor=descriptor)
+        try:
+            mode = file.stat().st_mode
+        except FileNotFoundError:
+            return cls(file)
+        if stat.S_ISREG(mode):
+            return cls(file)
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            return cls(file, stream=True)
+        what = "a folder; name a file in it" if stat.S_ISDIR(mode) else "a disk or a socket; name a file"
+        raise CheckpointError(f"cannot write {path}: it is {what}")
+
+    def part(self) -> Path:
+        """The hidden file beside the destination in which its content is prepared."""
+        return self.file.with_name(f".{self.file.name}.{os.getpid()}.part")
+
+    def check(self) -> None:
+        """Raises ``OSError`` where the place refuses. A pipe is not opened: its reader would see the end of it."""
+        if not self.stream:
+            self.part().touch()
+            self.part().unlink()
+        elif self.descriptor is None and not os.access(self.file, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def put(self, part: Path) -> None:
+        """Make the content of ``part`` that of the destination. Raises ``OSError`` where the system refuses."""
+        if self.stream:
+            with open(part, "rb") as source, open(self._opened(), "wb", buffering=0) as stream:
+                shutil.copyfileobj(source, stream)
+        else:
+            os.replace(part, self.file)
+
+    def _opened(self) -> int:
+        if self.descriptor is not None:
+            sys.stdout.flush()
+            # the same open file, so that what is printed later follows
+            return os.dup(self.descriptor)
+        # without O_NONBLOCK a pipe that nobody reads would wait for ever; with it the system refuses (ENXIO)
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(descriptor, True)
+        return descriptor
+
+
+def _followed(path: Path) -> tuple[Path, int | None]:
+    """The path behind all links; where it is an open file of this process (``/proc/self/fd/1``), its number, too."""
+    for _ in range(_MOST_LINKS):
+        place = Path(os.path.realpath(path.parent), path.name)
+        if _DESCRIPTORS.fullmatch(str(place.parent)) and path.name.isdecimal():
+            own = place.parent in (Path("/proc/self/fd"), Path(f"/proc/{os.getpid()}/fd"))
+            return place, int(path.name) if own else None
+        if not place.is_symlink():
+            return place, None
+        path = place.parent / os.readlink(place)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

@@ -1,0 +1,102 @@
+"""Folders that appear complete or not at all, as ``atomic`` does it for files.
+
+A folder is filled under a hidden name and takes its own in one rename. A file system cannot exchange two folders at
+once: the one that stood there is set aside first, and ``recover`` brings it back where a process was killed between
+the two renames.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from paddle_dla.storage.atomic import is_left_behind, write_error
+
+PART, OLD, GONE = "part", "old", "gone"
+_HIDDEN = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>{PART}|{OLD}|{GONE})")
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]:
+    """An empty folder beside ``path`` to fill; when the block ends without an exception it becomes ``path``.
+
+    Without ``replace`` a folder that holds anything is never replaced, whenever it appeared. Raises
+    ``CheckpointError`` where the system refuses; what stood at ``path`` is then still there.
+    """
+    target = Path(os.path.realpath(path))
+    part, old = hidden(target, PART), hidden(target, OLD)
+    try:
+        recover(target.parent, re.escape(target.name))
+        part.mkdir()
+        yield part
+        _reach_disk(part)
+        if replace and target.exists():
+            os.rename(target, old)
+        _take_place(part, target, old)
+        shutil.rmtree(old, ignore_errors=True)
+        _sync(target.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def recover(parent: Path, names: str) -> None:
+    """Remove what killed processes left of the folders in ``parent`` whose names match the expression ``names``.
+
+    A folder that was set aside and not yet replaced gets its name back. Raises ``CheckpointError`` where the system
+    refuses.
+    """
+    try:
+        for entry in os.listdir(parent) if parent.is_dir() else ():
+            found = _HIDDEN.fullmatch(entry)
+            if found and re.fullmatch(names, found["name"]) and is_left_behind(found["pid"]):
+                _put_right(parent / entry, parent / found["name"], found["what"])
+    except OSError as error:
+        raise write_error(parent, error) from error
+
+
+def _put_right(leftover: Path, target: Path, what: str) -> None:
+    if what == OLD and not target.exists():
+        os.rename(leftover, target)
+    else:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, such that none of that name is ever half there. One that cannot be removed stays."""
+    gone = hidden(path, GONE)
+    with suppress(OSError):
+        os.rename(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def hidden(target: Path, what: str) -> Path:
+    """The name under which this process keeps ``target`` while it is a ``PART``, ``OLD`` or ``GONE``."""
+    return target.with_name(f".{target.name}.{os.getpid()}.{what}")
+
+
+def _take_place(part: Path, target: Path, old: Path) -> None:
+    try:
+        os.rename(part, target)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.rename(old, target)
+        raise
+
+
+def _reach_disk(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""Names from files as text for people: nothing in them moves a cursor, forges a line or fills the screen."""
+
+from __future__ import annotations
+
+import re
+
+MOST_SHOWN = 200
+"""Characters of a name in a message: a long path fits, and a message stays readable."""
+
+# of Unicode: control characters, marks of direction and other format characters, separators of lines, and the
+# surrogates by which Python spells bytes that are no UTF-8
+_FORMAT = "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+_UNSHOWN = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_FORMAT}]")
+UNSHOWN_IN_LINES = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_FORMAT}]")
+"""What no terminal should get, in text that has lines and tabs."""
+
+
+def shown(text: object, most: int = MOST_SHOWN) -> str:
+    """``text`` with what no terminal should get escaped as Python writes it, and the middle of a long one left out.
+
+    >>> shown("a" + chr(27) + "[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    name = str(text)
+    if len(name) > most:
+        kept = most // 2
+        name = f"{name[:kept]} ... ({len(name):,} characters) ... {name[-kept:]}"
+    return escaped(name, _UNSHOWN)
+
+
+def escaped(text: str, what: re.Pattern[str]) -> str:
+    """``text`` with every character that ``what`` matches as Python writes it."""
+    return what.sub(_as_python, text)
+
+
+def _as_python(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape", "surrogatepass").decode("ascii")

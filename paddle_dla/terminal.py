@@ -1,0 +1,115 @@
+"""The standard streams of a command: what it prints is safe on a terminal, and a failure to print is one error.
+
+A name may hold any character but a zero byte: one that moves the cursor, one that the stream's encoding has not. A
+stream may be full, closed, or a pipe whose reader has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.shown import UNSHOWN_IN_LINES, escaped
+
+# what a progress bar needs beside lines: to return to the beginning of the line, and to the line above
+_UNSHOWN_BESIDE_BARS = re.compile(rf"(?!\r|\x1b\[A){UNSHOWN_IN_LINES.pattern}")
+
+
+class OutputError(CheckpointError):
+    """A standard stream that cannot be written; ``reader_left``: because nobody reads it any more."""
+
+    def __init__(self, name: str, error: OSError):
+        super().__init__(f"cannot write to {name}: {error.strerror or error}")
+        self.reader_left = isinstance(error, BrokenPipeError)
+
+
+class GuardedStream:
+    """A text stream that escapes control characters, and says in an ``OutputError`` what went wrong."""
+
+    def __init__(self, stream: TextIO, name: str, unshown: re.Pattern[str]):
+        self._stream, self._name, self._unshown = stream, name, unshown
+
+    def write(self, text: str) -> int:
+        """Write ``text``; the number of its characters."""
+        with self._told():
+            self._stream.write(escaped(text, self._unshown))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        with self._told():
+            self._stream.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(self._name, error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Within the block ``sys.stdout`` and ``sys.stderr`` are guarded, and the descriptors 0 to 2 open."""
+    _open_descriptors()
+    before = sys.stdout, sys.stderr
+    sys.stdout = GuardedStream(_usable(before[0]), "standard output", UNSHOWN_IN_LINES)
+    sys.stderr = GuardedStream(_usable(before[1]), "standard error", _UNSHOWN_BESIDE_BARS)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _usable(stream: TextIO | None) -> TextIO:
+    """``stream``, such that every character can be written to it; nothing, where it was closed."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
+def _open_descriptors() -> None:
+    """A file that is opened where one of the three was closed would get its number, and all that is printed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """The exit code of ``main``, run with guarded streams.
+
+    1 with a sentence where the output could not be written or memory does not suffice; where nobody reads the output
+    any more, that of a process that the signal for it has ended, without a word.
+    """
+    with guarded_streams():
+        try:
+            code = main()
+            sys.stdout.flush()
+        except OutputError as error:
+            return _output_failed(error)
+        except MemoryError as error:
+            print(f"error: not enough memory: {error}", file=sys.stderr)
+            return 1
+    return code
+
+
+def _output_failed(error: OutputError) -> int:
+    # what is still in a buffer has nowhere to go, and Python would complain of it at the end
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if error.reader_left:
+        return 128 + signal.SIGPIPE
+    with suppress(OutputError):
+        print(f"error: {error}", file=sys.stderr)
+    return 1

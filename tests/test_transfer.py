@@ -8,10 +8,7 @@ import pytest
 import torch
 from paddle import nn as pnn
 from torch import nn as tnn
-
-from alignment import transfer
-from convert.matching.key_map import AmbiguousMatch
-from tests.wired import (
+from wired import (
     PaddleModel,
     TorchModel,
     distance,
@@ -19,6 +16,9 @@ from tests.wired import (
     paddle_parameter,
     torch_parameter,
 )
+
+from alignment import transfer
+from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError
 
 pytestmark = pytest.mark.torch
 CLOSE = 1e-5  # of float32 models of a few layers

@@ -1,11 +1,11 @@
 """Of random architectures with other names, nesting and order, the key map is right, or it is refused."""
 
 import pytest
+from random_models import random_pair
+from wired import distance, numbers
 
 from alignment import transfer
 from convert.matching.key_map import KeyMapError
-from tests.random_models import random_pair
-from tests.wired import distance, numbers
 
 pytestmark = pytest.mark.torch
 

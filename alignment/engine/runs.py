@@ -167,6 +167,17 @@ def run_port(
         )
 
 
+def run_torch_again(models: Borrowed, inputs: Any, budget: Budget) -> Tape:
+    """torch in float64 once more, forward alone."""
+    return _torch_run(models, inputs, None, torch.float64, Store(budget))
+
+
+def run_paddle_again(models: Borrowed, inputs: Any, budget: Budget) -> Tape:
+    """Paddle in float64 once more, forward alone."""
+    with paddle_in(models.paddle_layer, "float64"):
+        return capture_paddle.capture(models.paddle_layer, inputs, Store(budget), failed=lambda error: None)
+
+
 def cut_port(
     models: Borrowed, inputs: Any, start: Start | None, tape: Tape, points: Mapping[str, Sequence[Point]],
     judge: cut.Judge,

@@ -53,8 +53,10 @@ from alignment.engine.runs import (
     Start,
     cut_port,
     give_back_memory,
+    run_paddle_again,
     run_port,
     run_reference,
+    run_torch_again,
     start_of,
     threads_as_torch,
 )
@@ -72,6 +74,9 @@ from convert.matching.layers import Layer, read_all_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
+# One model run twice does the same operations in the same order; threads may split a sum otherwise, which is worth
+# some units in the last place. What is random changes a value by its own size.
+SAME_RUN = 2.0**-30
 MOST_AT_ONCE = 8
 """Watched calls at fault beyond which no further run looks for more: what is behind them shows when they are mended."""
 SEEN = "not run again: in the chain each took and returned the reference's own values"
@@ -191,7 +196,8 @@ class Session:
             self.pair()
             self.compare_settings()
             result = self._with_constants(self.judged(self.port, "float64"))
-            self.find_culprits(result)
+            if not self._is_undecidable(result):
+                self.find_culprits(result)
             if options.dtype == "float32":
                 self.progress("Paddle in float32, for information")
                 result.working = self.judged(self._port_in("float32", []), "float32")
@@ -316,6 +322,39 @@ class Session:
         if not any(record.path == ROOT for record in port):
             result.missing.append("the port returned nothing")
         return result
+
+    def _is_undecidable(self, result: Result) -> bool:
+        """Whether nothing can be held against the port: the reference is NaN, or a side disagrees with itself."""
+        decisive = [row for row in result.rows if self._decides(row)]
+        if all(row.aligned for row in decisive) or self.errors:
+            return False
+        if not any(row.differs for row in decisive):
+            result.rows = [row for row in result.rows if not row.differs]
+            return True
+        self.progress("both once more, forward: does each agree with itself?")
+        for name, first, again in (
+            ("torch", self.runs.tape, partial(run_torch_again, self.models, self.inputs)),
+            ("Paddle", self.port, partial(run_paddle_again, self.models, self.inputs)),
+        ):
+            layer = self._first_change(first, again(self.budget))
+            if layer is not None:
+                result.rows = []
+                result.missing.append(
+                    f"{name} does not agree with itself when it is run twice, first in {layer}: switch off what is "
+                    "random there (stochastic depth, dropout by a function), or remembered from call to call"
+                )
+                return True
+        return False
+
+    def _first_change(self, first: Tape, again: Tape) -> str | None:
+        records = again.by_key()
+        for record in first:
+            other = records.get(record.key)
+            pairs = [] if other is None else [*zip(record.output_refs(), other.output_refs())]
+            for one, two in pairs:
+                if not compare(first.get(one), again.get(two)).relative <= SAME_RUN:
+                    return record.path
+        return None
 
     def _with_constants(self, result: Result) -> Result:
         """The result beside the reference with Paddle's constants, where these are what separates the two."""

@@ -167,9 +167,10 @@ def run_port(
         )
 
 
-def run_torch_again(models: Borrowed, inputs: Any, budget: Budget) -> Tape:
+def run_torch_again(models: Borrowed, inputs: Any, budget: Budget, as_paddle: bool) -> Tape:
     """torch in float64 once more, forward alone."""
-    return _torch_run(models, inputs, None, torch.float64, Store(budget))
+    with constants_of_paddle(apply=as_paddle):
+        return _torch_run(models, inputs, None, torch.float64, Store(budget))
 
 
 def run_paddle_again(models: Borrowed, inputs: Any, budget: Budget) -> Tape:

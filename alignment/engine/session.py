@@ -179,6 +179,7 @@ class Session:
     matching: Matching = field(init=False)
     points: Mapping[Any, Point] = field(init=False)
     settings: Split = field(init=False)
+    as_paddle: bool = field(init=False, default=False)
     folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
     port: Tape = field(init=False)
 
@@ -333,7 +334,7 @@ class Session:
             return True
         self.progress("both once more, forward: does each agree with itself?")
         for name, first, again in (
-            ("torch", self.runs.tape, partial(run_torch_again, self.models, self.inputs)),
+            ("torch", self.runs.tape, self._torch_again),
             ("Paddle", self.port, partial(run_paddle_again, self.models, self.inputs)),
         ):
             layer = self._first_change(first, again(self.budget))
@@ -345,6 +346,10 @@ class Session:
                 )
                 return True
         return False
+
+    def _torch_again(self, budget: Budget) -> Tape:
+        with set_as_port(self.models.reference, self.settings.wanted()):
+            return run_torch_again(self.models, self.inputs, budget, self.as_paddle)
 
     def _first_change(self, first: Tape, again: Tape) -> str | None:
         records = again.by_key()
@@ -363,12 +368,14 @@ class Session:
             return result
         self.progress("torch in float64, with the constants that Paddle keeps in float32")
         strict, matching, points = self.runs, self.matching, self.points
-        self.runs = run_reference(self.models, self.inputs, self.start, self.budget, self.progress, as_paddle=True)
+        with set_as_port(self.models.reference, self.settings.wanted()):
+            self.runs = run_reference(self.models, self.inputs, self.start, self.budget, self.progress, as_paddle=True)
         self.pair()
         other = self.judged(self.port, "float64")
         if sum(not row.aligned for row in other.rows) >= sum(not row.aligned for row in result.rows):
             self.runs, self.matching, self.points = strict, matching, points
             return result
+        self.as_paddle = True
         for name, constant in self.runs.constants.items():
             words = f"in torch with the constants that Paddle's kernel keeps in float32, {constant.size:.1e} away"
             other.facts[name] = words
@@ -484,6 +491,12 @@ class Session:
             trusted |= trace.blamed
             trace = make(trusted=frozenset(trusted), shapes_cut=trace.shapes_cut)
             run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
+        if run.raised is None and trace.apart and self.options.backward:
+            # what is of another extent is no place to cut a graph
+            by_twin = {t: [p for p in some if p.record.path not in trace.apart] for t, some in by_twin.items()}
+            again = make(trusted=frozenset(trusted), shapes_cut=trace.shapes_cut)
+            run = cut_port(self.models, self.inputs, self.start, tape, by_twin, again)
+            again.once_apart, trace = trace.apart, again
         findings = [*trace.findings, *self._missing_calls(trace.findings), *self._further_calls(trace.findings)]
         right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
         right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}

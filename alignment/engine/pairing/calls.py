@@ -10,12 +10,13 @@ what the layers around it take and return.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
-from alignment.engine.records.tape import ROOT, Key, Tape
+from alignment.engine.records.tape import ROOT, Key, Record, Tape
 from alignment.engine.sides.settings import CONTAINER, OTHER, Settings
 
 # kinds that change no value in a comparison (dropout is off): where they stand decides nothing
@@ -24,16 +25,22 @@ PASSIVE = {"dropout", "identity", "flatten"}
 
 @dataclass(frozen=True)
 class Model:
-    """One model as the pairing sees it: its layers by path, and the tape of its run."""
+    """One model as the pairing sees it: its layers by path, and the tape of its run.
+
+    ``calls`` are in the order in which they began, ``composite`` the layers that called others, ``returned`` is the
+    first call of each layer that ended.
+    """
 
     layers: Mapping[str, Settings]
     tape: Tape
     calls: Sequence[Key] = field(init=False)
     composite: frozenset[str] = field(init=False)
+    returned: Mapping[str, Record] = field(init=False)
 
     def __post_init__(self):
         inside = self.tape.children()
         object.__setattr__(self, "calls", self.tape.begun())
+        object.__setattr__(self, "returned", {record.path: record for record in reversed(self.tape.records)})
         object.__setattr__(self, "composite", frozenset(record.path for record in self.tape if inside[record.key]))
 
     @property
@@ -299,12 +306,19 @@ def _containers(reference: Model, port: Model, found: Matching, finished: bool) 
     for inside, paths in ours.items():
         others = [path for path in theirs.get(inside, []) if path not in taken]
         paths = [path for path in paths if path not in found.twins]
-        named = {path: path for path in paths if path in others}
-        rest = [path for path in paths if path not in named], [path for path in others if path not in named]
-        if not named:
-            named = dict([*zip(*rest)][:1])
-        twins |= named
+        named = {path: path for path in paths if path in others and _returns_alike(reference, path, port, path)}
+        alike = [(a, b) for a in paths for b in others if _returns_alike(reference, a, port, b)]
+        twins |= named or dict(alike[:1])
     return twins
+
+
+def _returns_alike(reference: Model, path: str, port: Model, twin: str) -> bool:
+    """Whether two containers return as many numbers; others are of another extent, or one never returned."""
+    ours, theirs = (
+        [math.prod(ref.shape) for ref in model.returned[name].output_refs()] if name in model.returned else None
+        for model, name in ((reference, path), (port, twin))
+    )
+    return ours is None or theirs is None or ours == theirs
 
 
 def _grouped(

@@ -9,7 +9,7 @@ gradients. What differs at a cut is then the doing of the piece in front of it (
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -131,6 +131,7 @@ class _Pieces:
         self.known, self.further = frozenset(points), set()
         self.called: list[Point] = []
         self._open: list[tuple[str, Point | None]] = []
+        self._lists: dict[int, list[tuple[list[Any], list[Any]]]] = {}
         self._roots: list[tuple[paddle.Tensor, np.ndarray]] = []
         self._watched: list[_Watch] = []
 
@@ -151,11 +152,15 @@ class _Pieces:
             met, slots = self.judge.taken(point, arrays), point.record.input_grads
             new = self._cut(point, "input gradient", tensors, point.record.input_refs(), slots, slots, met)
             fresh = iter(new)
-            return mapped((args, kwargs), is_tensor, lambda _: next(fresh))
+            changed = mapped((args, kwargs), is_tensor, lambda _: next(fresh))
+            self._lists[len(self._open)] = [*_lists((args, kwargs), changed)]
+            return changed
 
         return hook
 
     def after(self, sub: paddle.nn.Layer, output: Any) -> Any:
+        for given, copy in self._lists.pop(len(self._open), ()):
+            given.extend(copy[len(given) :])  # what the layer appended to a list that it was given
         _, point = self._open.pop()
         tensors = [*leaves(output, is_tensor)] if point else []
         met = self.judge.returned(point, [tensor.numpy() for tensor in tensors])
@@ -239,6 +244,17 @@ class _Pieces:
             grad = watch.tensor.grad
             array = None if grad is None else watch.layout.back(grad.numpy())
             self.judge.gradient(watch.point, watch.where, watch.index, watch.slot, array)
+
+
+def _lists(given: Any, copy: Any) -> Iterator[tuple[list[Any], list[Any]]]:
+    """The lists among what a call is given, each with its copy."""
+    if isinstance(given, list):
+        yield given, copy
+    pairs = zip(given, copy) if isinstance(given, (list, tuple)) else ()
+    if isinstance(given, Mapping):
+        pairs = ((given[key], copy[key]) for key in given)
+    for one, other in pairs:
+        yield from _lists(one, other)
 
 
 def _differentiable(tensor: paddle.Tensor) -> bool:

@@ -35,7 +35,7 @@ from paddle_dla.launching.one_rank import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
-from paddle_dla.options import positive, threads
+from paddle_dla.options import finite, positive, threads
 from paddle_dla.terminal import run_command
 
 HUNG = 124  # as timeout(1) says it
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--master", metavar="IP:PORT", help="of one of the machines, the same on each")
     result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
     result.add_argument(
-        "--hang-timeout", type=float, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
+        "--hang-timeout", type=finite, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
     )
     result.add_argument("--logs", metavar="DIR", help="for this launch's folder of logs (logs in train.output or here)")
     result.add_argument("program", metavar="train|evaluate|SCRIPT", help="a command of paddle-dla, or a Python file")

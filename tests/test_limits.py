@@ -83,6 +83,14 @@ def test_a_time_to_wait_ends(value, capsys):
     assert "--timeout" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "x"])
+def test_the_silence_of_a_rank_is_measured_against_a_number(value, capsys):
+    with pytest.raises(SystemExit) as found:
+        launch.main(["--hang-timeout", value, "train"])
+    assert found.value.code == 2
+    assert "--hang-timeout" in capsys.readouterr().err
+
+
 def test_logs_that_cannot_be_written_are_refused_before_the_start(tmp_path, capsys):
     """On a file system that is mounted to be read; root may write into any folder of others."""
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)]

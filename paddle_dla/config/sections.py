@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paddle_dla.config.option import option
-from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
+from paddle_dla.preprocessing import INTERPOLATIONS, MAX_SIDE, Preprocessing
 
 ADAPTIVE = ("adamw", "lamb")
 WITH_MOMENTUM = ("momentum", "nesterov")
@@ -18,7 +18,6 @@ WITH_MOMENTUM = ("momentum", "nesterov")
 
 MOST_CLASSES = 2**20  # ImageNet-21k, the largest that networks of this family were trained on, has 21,843
 MOST_PROCESSES = 1024  # no machine has as many cores for one process
-MOST_PIXELS = 2**14  # a side; a batch of one is then 3 GiB
 MOST_REPEATS = 1000  # each takes time in every image, or a place in the order of an epoch
 
 
@@ -64,7 +63,7 @@ class TrainTransform:
     """What is done to a training image, in this order."""
 
     input_size: tuple[int, int, int] | None = option(
-        None, "channels, height, width that training crops to; `null`: as in evaluation", low=1, high=MOST_PIXELS
+        None, "channels, height, width that training crops to; `null`: as in evaluation", low=1, high=MAX_SIDE
     )
     scale: tuple[float, float] = option((0.08, 1.0), "share of the area that a random crop keeps", above=0, high=1)
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), "aspect ratio, width to height, of a random crop", above=0)
@@ -96,7 +95,7 @@ class EvalTransform:
     """What is done to an image that is evaluated; ``null`` is the model's own value."""
 
     input_size: tuple[int, int, int] | None = option(
-        None, "channels, height, width of the centre crop", low=1, high=MOST_PIXELS
+        None, "channels, height, width of the centre crop", low=1, high=MAX_SIDE
     )
     crop_pct: float | None = option(None, "share of the resized short side that the crop keeps", above=0, high=4)
     interpolation: str | None = option(None, "the filter of PIL that resizes", choices=INTERPOLATIONS)

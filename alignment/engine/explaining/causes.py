@@ -198,7 +198,9 @@ class Causes:
     alternatives: Alternatives
     loss: Callable[[LossCase], str] = lambda case: ""
     extra: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
-    _tried: dict[str, list[Callable[[Case], str]]] = field(init=False, repr=False, default_factory=dict)
+    _tried: dict[tuple[str, str], dict[Callable[[Case], str], str]] = field(
+        init=False, repr=False, default_factory=dict
+    )
     _records: Mapping[tuple[str, int], Record] = field(init=False, repr=False)
     _inside: Mapping[tuple[str, int], Sequence[Record]] = field(init=False, repr=False)
 
@@ -234,12 +236,16 @@ class Causes:
         return f"{_subject(finding)}: {words}" if words else ""
 
     def _of_value(self, case: Case, finding: Finding, record: Record) -> str:
-        """What explained the last layer of this category is tried first: one mistake is often made in many layers."""
-        category = self.settings[finding.layer].category
-        tried = self._tried.setdefault(category, [])
-        words = explain(case, (), tried) if tried else ""
-        words = words or (finding.leaf and self._another_setting(case, finding, record))
-        return words or explain_value(case, tried)
+        """What explained another layer of this category is tried first: one mistake is often made in many layers."""
+        tried = self._tried.setdefault((self.settings[finding.layer].category, finding.where), {})
+        others = [hypothesis for hypothesis, layer in tried.items() if layer != finding.layer]
+        words = explain(case, (), others) if others else ""
+        if words:
+            return words
+        used: list[Callable[[Case], str]] = []
+        words = (finding.leaf and self._another_setting(case, finding, record)) or explain_value(case, used)
+        tried |= dict.fromkeys(used, finding.layer)
+        return words
 
     def _place(self, findings: Sequence[Finding]) -> str:
         """Where in the tensor the difference is, when nothing explains it."""

@@ -150,7 +150,7 @@ class _Pieces:
                 return None
             self.called.append(point)
             met, slots = self.judge.taken(point, arrays), point.record.input_grads
-            new = self._cut(point, "input gradient", tensors, point.record.input_refs(), slots, slots, met)
+            new = self._cut(point, "input gradient", tensors, point.record.input_refs(), slots, met)
             fresh = iter(new)
             changed = mapped((args, kwargs), is_tensor, lambda _: next(fresh))
             self._lists[len(self._open)] = [*_lists((args, kwargs), changed)]
@@ -170,9 +170,7 @@ class _Pieces:
             if not self.has_loss:  # else what the model returns is differentiated from what the loss is handed
                 self._root(tensors, point.seeds, met)
             return None
-        # what arrives is complete, the part of it that a layer makes from another of its outputs included
-        whole = point.record.output_grads if point.own else point.seeds
-        new = self._cut(point, "returned gradient", tensors, point.outputs, point.seeds, whole, met)
+        new = self._cut(point, "returned gradient", tensors, point.outputs, point.seeds, met)
         fresh = iter(new)
         return mapped(output, is_tensor, lambda _: next(fresh))
 
@@ -191,13 +189,14 @@ class _Pieces:
 
     def _cut(
         self, point: Point, where: str, tensors: Sequence[paddle.Tensor], refs: Sequence[Ref],
-        seeds: Sequence[Slot | None], slots: Sequence[Slot | None], met: Met,
+        slots: Sequence[Slot | None], met: Met,
     ) -> list[paddle.Tensor]:  # fmt: skip
         """New tensors in place of ``tensors``, at which the graph is cut.
 
-        Where the call is cut they hold the reference's values, else their own.
+        Where the call is cut they hold the reference's values, else their own. ``slots`` are the reference's gradients
+        there: with these the piece in front starts, and these the piece behind must pass back.
         """
-        self._root(tensors, seeds, met)
+        self._root(tensors, slots, met)
         new = []
         for tensor, known in zip(tensors, met):
             if known is None:

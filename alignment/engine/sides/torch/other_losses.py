@@ -99,12 +99,16 @@ def _changes(output: np.ndarray) -> Iterator[tuple[str, Made]]:
         yield "softmax is applied before a loss that applies its own", lambda x, a=axis: x.softmax(a)
     yield "sigmoid is applied before a loss that applies its own", torch.sigmoid
     if output.ndim >= 2:
-        reach = lambda x: torch.maximum(x, x.amax(1, keepdim=True) - SOFTMAX_REACH)  # noqa: E731
-        yield f"{far}, as in Paddle's softmax on CPU", reach
+        yield f"{far}, as in Paddle's softmax on CPU", _within_reach
         yield "log-softmax is applied before the loss", lambda x: x.log_softmax(1)
         yield "classes in the reverse order", lambda x: x.flip(1)
     if output.ndim >= 3:
         yield "height and width of the output exchanged", lambda x: x.transpose(-1, -2)
+
+
+def _within_reach(x: torch.Tensor) -> torch.Tensor:
+    """Logits as Paddle's softmax takes them; its gradient is that of the softmax, for those that it clipped, too."""
+    return x + (torch.maximum(x, x.amax(1, keepdim=True) - SOFTMAX_REACH) - x).detach()
 
 
 def _other_labels(labels: Sequence[torch.Tensor]) -> Iterator[tuple[str, list[torch.Tensor]]]:

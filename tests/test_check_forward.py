@@ -69,7 +69,7 @@ def test_a_converted_file_with_one_wrong_value_is_caught_at_its_layer(weights, c
     checkpoint.save(weights / "wrong.pdparams", arrays, manifest)
     files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "wrong.pdparams")]
     assert check_forward.main(["--model", SMALL, *files]) == 1
-    assert "first at level4.tree1.tree1.bn2:" in capsys.readouterr().out.splitlines()[-2]
+    assert "first level4.tree1.tree1.bn2:" in capsys.readouterr().out.splitlines()[-2]
 
 
 @pytest.mark.torch
@@ -126,13 +126,13 @@ def test_hooks_leave_both_models_as_they_were():
 def test_gradients_of_a_correct_port_are_aligned(weights, mode, capsys):
     files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "paddle.pdparams")]
     assert check_backward.main(["--model", SMALL, *files, "--mode", mode]) == 0
-    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("ALIGNED: 520 tensors")
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("ALIGNED: 521 tensors")
 
 
 def test_the_weights_of_a_converted_file_are_those_of_timm(weights, capsys):
     files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "paddle.pdparams")]
     assert check_weights.main(["--model", SMALL, *files]) == 0
-    assert "ALIGNED: 242 tensors, worst relative error 0.0e+00" in capsys.readouterr().out
+    assert "ALIGNED: 242 tensors" in capsys.readouterr().out
 
 
 def test_one_bit_in_one_weight_is_named(weights, capsys):

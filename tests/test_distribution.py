@@ -87,8 +87,8 @@ def test_the_same_distribution_is_aligned():
     result = compared(REFERENCE, side(1, weight=he, gamma=lambda rng: np.ones(48)))
     assert result.passed
     assert len(result.rows) == 2
-    assert "worst distance of distributions" in result.verdict()
-    assert "chance alone" in result.verdict()
+    assert "distance" in result.verdict()
+    assert "chance" in result.verdict()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -27,7 +27,7 @@ def outcomes(pytester, suite):
 
 def test_a_correct_port_passes_with_one_test_for_each_tensor(pytester):
     result = outcomes(pytester, "test_layer = layer_diff(pair)")
-    result.assert_outcomes(passed=13)
+    result.assert_outcomes(passed=14)
     result.stdout.fnmatch_lines(["*test_layer?0? PASSED*", "*test_layer?0.weight-parameter gradient? PASSED*"])
 
 

@@ -17,6 +17,7 @@ from alignment.engine.reporting.page_tree import module_tree
 from alignment.engine.reporting.text import RIGHT, cells, coverage, headings, write_report
 from alignment.engine.result import Culprit, Result, Row
 
+COURSE = 3  # tensors of one direction, beyond which a picture of them says more than the table
 FRAME = 640  # pixels: the verdict, the first culprit and a picture
 OPEN = 1  # culprits that are shown whole, so that the picture of all layers stays near; the others open with a click
 LISTED = 10  # culprits with a line of their own; the others are behind one
@@ -113,9 +114,12 @@ def _evidence(lines: Sequence[str]) -> str:
 
 
 def _pictures(result: Result) -> list[str]:
-    """One picture for each direction that was compared."""
-    directions = dict.fromkeys(row.direction for row in result.rows)
-    return [depth_figure([row for row in result.rows if row.direction == name], name) for name in directions]
+    """One picture for each direction in which enough was compared to see a course."""
+    directions: dict[str, list[Row]] = {}
+    for row in result.rows:
+        directions.setdefault(row.direction, []).append(row)
+    drawn = {name: rows for name, rows in directions.items() if len(rows) >= COURSE} or directions
+    return [depth_figure(rows, name) for name, rows in drawn.items()]
 
 
 def _working(result: Result) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS, MARGIN
-from alignment.engine.records.run import GRADIENT, Key, Run, Step
+from alignment.engine.records.run import GRADIENT, NORM, Key, Run, Step
 
 # Constants that Paddle's backward kernels keep in float32 put errors up to this into gradients (2e-8 was measured);
 # ``alignment.engine.judging.gradients`` takes the same limit.
@@ -102,7 +102,8 @@ class StepLimits:
         """The limit of a tensor at a step, which changes it by the share ``step`` of its own size."""
         unit = 2.0 ** -BITS[self.dtype]
         noise = self.spread.get((number, key), Noise(0.0, 0.0))
-        least = CONSTANTS if key[0] == GRADIENT else self.inexact * step
+        # what is made of the gradients themselves has their constants in it; a clip is judged on what it was given
+        least = CONSTANTS if key[0] in (GRADIENT, NORM) else self.inexact * step
         if noise.vanished:
             return Limit(unit, max(MARGIN[self.dtype] * unit, least), noise.error * 2.0 ** BITS["float32"])
         if self.dtype == "float64":

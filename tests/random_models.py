@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import paddle
-import torch
+import pytest
 from paddle import nn as pnn
-from torch import nn as tnn
+
+torch = pytest.importorskip("torch")
+from torch import nn as tnn  # noqa: E402
 
 WIDTH = 6
 

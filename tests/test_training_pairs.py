@@ -7,6 +7,7 @@ import pytest
 from training_recipes import CLASSES, batches, losses, paddle_momentum, small_pair, torch_sgd, train
 
 pytestmark = pytest.mark.torch
+pytest.importorskip("torch")  # recipes are made while tests are collected
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,9 +5,7 @@ from itertools import pairwise
 import numpy as np
 import paddle
 import pytest
-import torch
 from paddle import nn as pnn
-from torch import nn as tnn
 from wired import (
     PaddleModel,
     TorchModel,
@@ -17,8 +15,11 @@ from wired import (
     torch_parameter,
 )
 
-from alignment import transfer
-from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError
+torch = pytest.importorskip("torch")
+from torch import nn as tnn  # noqa: E402
+
+from alignment import transfer  # noqa: E402
+from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CLOSE = 1e-5  # of float32 models of a few layers

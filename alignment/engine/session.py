@@ -338,11 +338,14 @@ class Session:
             ("Paddle", self.port, partial(run_paddle_again, self.models, self.inputs)),
         ):
             layer = self._first_change(first, again(self.budget))
-            if layer is not None:
+            words = f"does not agree with itself when it is run twice, first in {layer}"
+            if layer is not None and name == "Paddle" and self.options.mode == "eval":
+                result.facts[name] = words  # random in evaluation: that is the port's fault, which is to be found
+            elif layer is not None:
                 result.rows = []
                 result.missing.append(
-                    f"{name} does not agree with itself when it is run twice, first in {layer}: switch off what is "
-                    "random there (stochastic depth, dropout by a function), or remembered from call to call"
+                    f"{name} {words}: switch off what is random there (stochastic depth, dropout by a function), or "
+                    "remembered from call to call"
                 )
                 return True
         return False

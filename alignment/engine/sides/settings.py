@@ -53,7 +53,8 @@ def disagreements(reference: Settings, port: Settings, shape: Shape | None = Non
     """
     a, b = resolved(reference, shape), resolved(port, shape)
     if reference.category == port.category == DROPOUT and IDENTITY in (a.category, b.category):
-        a, b = _rate_alone(reference), _rate_alone(port)
+        scales = scales_in_evaluation(reference) or scales_in_evaluation(port)
+        a, b = _rate_alone(reference, scales), _rate_alone(port, scales)
     if a.category == b.category == CONTAINER:
         # containers of a kind that both frameworks have, such as attention
         if a.fields.get("kind") is None or a.fields.get("kind") != b.fields.get("kind"):
@@ -77,9 +78,15 @@ def _called(given: Settings, known: Settings) -> str:
     return given.category if known.category == IDENTITY else known.category
 
 
-def _rate_alone(dropout: Settings) -> Settings:
-    """How a dropout works says nothing beside one that drops nothing."""
-    return replace(dropout, fields={name: dropout.fields[name] for name in ("rate", "training")})
+def _rate_alone(dropout: Settings, scales: bool) -> Settings:
+    """How a dropout works says nothing beside one that drops nothing, unless it changes values in evaluation."""
+    kept = ("rate", "training", *(("mode",) if scales else ()))
+    return replace(dropout, fields={name: dropout.fields[name] for name in kept})
+
+
+def scales_in_evaluation(dropout: Settings) -> bool:
+    """Whether a dropout multiplies by 1 - rate in evaluation, as Paddle's ``downscale_in_infer`` does."""
+    return bool(dropout.fields.get("rate")) and dropout.fields.get("mode") == "downscale_in_infer"
 
 
 def _equal(a: Any, b: Any) -> bool:

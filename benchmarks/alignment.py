@@ -102,7 +102,7 @@ def _named(said: str) -> list[str]:
 def in_process(tool: str, fault: str, padiff: str) -> dict[str, Any]:
     """``measure`` in a process of its own. Raises ``RuntimeError`` where it fails."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": padiff, "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "PYTHONPATH": os.path.abspath(padiff), "PYTHONWARNINGS": "ignore"}
         # PaDiff writes beside the script that runs, which so is the temporary folder
         code = f"import runpy; runpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')"
         command = [sys.executable, "-c", code, "--measure", tool, fault]

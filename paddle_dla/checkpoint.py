@@ -123,13 +123,17 @@ def check_fit(
 
     Where names and shapes fit, the values must be such that they can be computed with: see ``refuse_unusable``.
     """
-    faults = [*_sorted("missing in the file", expected.keys() - arrays.keys())]
-    faults += _sorted("not in the model", arrays.keys() - expected.keys())
-    faults += sorted(
-        f"{name}: the file has shape {list(arrays[name].shape)}, the model {list(shape)}"
-        for name, shape in expected.items()
-        if name in arrays and arrays[name].shape != tuple(shape)
+    kinds = (
+        [*_sorted("missing in the file", expected.keys() - arrays.keys())],
+        [*_sorted("not in the model", arrays.keys() - expected.keys())],
+        sorted(
+            f"{name}: the file has shape {list(arrays[name].shape)}, the model {list(shape)}"
+            for name, shape in expected.items()
+            if name in arrays and arrays[name].shape != tuple(shape)
+        ),
     )
+    # in turn, as a message shows the first of a long list: no kind hides another
+    faults = [fault for some in zip_longest(*kinds) for fault in some if fault]
     if faults:
         raise CheckpointError(listed(f"{source} does not fit the model:", faults))
     refuse_unusable(arrays, source)

@@ -7,15 +7,16 @@ these would lead from the copy back to the original.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
 import torch
 
-from alignment.engine.sides.model import Half, join
+from alignment.engine.sides.model import Half
 from alignment.engine.sides.paddle.borrow import borrow_paddle
 from alignment.engine.sides.settings import Settings
 from alignment.engine.sides.torch.borrow import borrow_torch
@@ -60,13 +61,18 @@ class Borrowed:
         self.reference[path], self.port[path] = torch_module, paddle_layer
         self.reference_settings[path] = self.port_settings[path] = Settings(category)
 
-    def reference_leaves(self) -> frozenset[str]:
-        """Paths of the reference's layers without sublayers."""
-        return self.torch_half.leaves()
 
-    def port_leaves(self) -> frozenset[str]:
-        """Paths of the port's layers without sublayers."""
-        return self.paddle_half.leaves()
+def refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
+    """Raises ``TypeError`` for an argument that is no model of its framework, or for models that are swapped."""
+    for name, value, wanted in (
+        ("torch_module", torch_module, torch.nn.Module),
+        ("paddle_layer", paddle_layer, paddle.nn.Layer),
+    ):
+        if not isinstance(value, wanted):
+            swapped = isinstance(value, (torch.nn.Module, paddle.nn.Layer))
+            hint = "; are both models swapped?" if swapped else ""
+            kind = f"{type(value).__module__}.{type(value).__name__}"
+            raise TypeError(f"{name} must be a {wanted.__module__}.{wanted.__name__}, got {kind}{hint}")
 
 
 @contextmanager
@@ -82,12 +88,3 @@ def borrow(torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: s
     finally:
         np.random.set_state(state)
         random.setstate(own)
-
-
-def parameter_pairs(models: Borrowed, twins: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """``{name of a parameter in torch: (its layer, its name in Paddle)}`` for all layers that have a twin."""
-    pairs = {}
-    for path, twin in twins.items():
-        for name, _ in models.reference[path].named_parameters(recurse=False):
-            pairs[join(path, name)] = (path, join(twin, name))
-    return pairs

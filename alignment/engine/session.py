@@ -17,7 +17,7 @@ import paddle
 import torch
 
 from alignment.engine.accounts import Accounts, initial_by_layer, split
-from alignment.engine.borrowed import Borrowed, borrow
+from alignment.engine.borrowed import Borrowed, borrow, refuse_swapped
 from alignment.engine.explaining.causes import UNEXPLAINED, Causes
 from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split, in_words
@@ -27,6 +27,7 @@ from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
 from alignment.engine.judging.noise import BACKWARD_LIMIT
 from alignment.engine.judging.outputs import output_rows
+from alignment.engine.judging.rows import UNMEASURED
 from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
@@ -141,19 +142,11 @@ def align(
     of the torch module, ``TypeError`` for models that are swapped, and ``ValueError`` for an unknown ``mode``,
     ``dtype`` or loss, a loss that is not one number, or a backward pass that Paddle does not have.
     """
-    _refuse_swapped(torch_module, paddle_layer)
+    refuse_swapped(torch_module, paddle_layer)
     _refuse_unknown_type(dtype)
     options = Options(labels, loss, key_map, mode, dtype, backward, isolate, seed, max_memory, accept or {})
     session = Session(torch_module, paddle_layer, as_arrays(inputs), options, reference or Reference(), progress)
     return session.compare()
-
-
-def _refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
-    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
-        order = f"got {type(torch_module).__name__} and {type(paddle_layer).__name__}"
-        swapped = isinstance(torch_module, paddle.nn.Layer) and isinstance(paddle_layer, torch.nn.Module)
-        hint = "; they are swapped" if swapped else ""
-        raise TypeError(f"align takes the torch module first, then the Paddle layer: {order}{hint}")
 
 
 def _refuse_unknown_type(dtype: str) -> None:
@@ -282,7 +275,8 @@ class Session:
         )
         proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
         if proposal.doubts:
-            settled = {key: self._by_values(proposal, key, twins) for key, *twins in proposal.doubts}
+            held = torch_arrays(self.torch_module)[0], paddle_arrays(self.paddle_layer)[0]
+            settled = {key: _by_values(proposal, key, twins, *held) for key, *twins in proposal.doubts}
             given = {} if isinstance(given, str) else dict(given)
             proposal = propose(ours, theirs, given | {key: twin for key, twin in settled.items() if twin})
         left, right = proposal.left()
@@ -290,18 +284,6 @@ class Session:
         if unclear:
             raise AmbiguousMatch("layers have several possible twins; name the right ones in key_map:", unclear)
         return excused(proposal.key_map())
-
-    def _by_values(self, proposal: Proposal, key: str, twins: Sequence[str]) -> str:
-        """Which of ``twins`` holds the tensors of ``key``, whatever their layout, if one alone does."""
-        arrays, theirs = torch_arrays(self.torch_module)[0], paddle_arrays(self.paddle_layer)[0]
-        wanted = [np.sort(arrays[part.name], axis=None) for part in proposal.torch[key].parts.values()]
-        held = {
-            twin: [np.sort(theirs[part.name], axis=None) for part in proposal.paddle[twin].parts.values()]
-            for twin in twins
-            if twin in proposal.paddle
-        }
-        same = [t for t, some in held.items() if len(some) == len(wanted) and all(map(np.array_equal, some, wanted))]
-        return same[0] if len(same) == 1 else ""
 
     def judged(self, port: Tape, dtype: str) -> Result:
         """Every value of a run of the port against the reference's."""
@@ -509,7 +491,7 @@ class Session:
             findings += self._parameter_findings(result, run.param_grads, findings, met)
         elif run.raised is not None:
             findings.append(self._raised(run.raised))
-        cut = {point.record.path: BACKWARD_LIMIT for point in run.called if point.cut}
+        cut = {point.record.path for point in run.called if point.cut}
         judged = {layer: floor.allowed(self.points[layer, 0].outputs[0]) for layer in cut if self._has_output(layer)}
         if run.raised is None:
             found = self.accounts.state_faults(tape, run.buffers, judged, wrong)
@@ -518,14 +500,13 @@ class Session:
 
     def _missing_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
         """Calls that the reference makes in a container at fault and the port does not, of layers that it has."""
-        inside, records = self.runs.tape.children(), self.runs.tape.by_key()
+        inside = self.runs.tape.children()
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
             for call in inside.get(key, ()):
                 if call.key not in self.matching.calls and self._is_in_port(call.path):
-                    nothing = compare(np.zeros(0), np.zeros(1))
                     note = f"call {call.call + 1} of {call.path} is missing"
-                    yield Finding(records[key].path, self.matching.twins[key[0]], False, "call", 0, nothing, call.path,
-                                  note, call=key[1], inner_call=call.call)  # fmt: skip
+                    yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, call.path, note,
+                                  call=key[1], inner_call=call.call)  # fmt: skip
 
     def _further_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
         """Calls that the port makes in a container at fault and the reference does not, of layers that it has."""
@@ -534,10 +515,9 @@ class Session:
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
             for call in inside.get(self.matching.calls.get(key), ()):
                 if call.key not in paired and call.path in back:
-                    nothing = compare(np.zeros(0), np.zeros(1))
                     note = f"{call.path} is called more often than in the reference"
-                    yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, nothing, back[call.path], note,
-                                  call=key[1], inner_call=call.call)  # fmt: skip
+                    yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, back[call.path],
+                                  note, call=key[1], inner_call=call.call)  # fmt: skip
 
     def _is_in_port(self, path: str) -> bool:
         """Whether the port has a layer, or the layers with weights in it."""
@@ -587,10 +567,9 @@ class Session:
         while path not in back and path != ROOT:
             path = path.rpartition(".")[0] or ROOT
         layer = back.get(path, ROOT)
-        nothing = compare(np.zeros(0), np.zeros(1))
         inside = "" if path == raised.path else f" (in {raised.path})"
         note = f"raised {raised.words}{inside}"
-        return Finding(layer, path, layer in self._leaves(), "output", 0, nothing, note=note)
+        return Finding(layer, path, layer in self._leaves(), "output", 0, UNMEASURED, note=note)
 
     def _located(
         self, settings: Mapping[str, Any], weights: Sequence[WeightFault], findings: Sequence[Finding],
@@ -604,6 +583,21 @@ class Session:
         twins = {path: self.matching.twins.get(path, path) for path in self.models.reference}
         order = [record.path for record in self.runs.tape]
         return locate(order, twins, settings, weights, findings, states, explain.explain)
+
+
+def _by_values(
+    proposal: Proposal, key: str, twins: Sequence[str], arrays: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+) -> str:  # fmt: skip
+    """Which of ``twins`` holds the tensors of ``key``, whatever their layout, if one alone does."""
+    wanted = [np.sort(arrays[part.name], axis=None) for part in proposal.torch[key].parts.values()]
+    held = {
+        twin: [np.sort(theirs[part.name], axis=None) for part in proposal.paddle[twin].parts.values()]
+        for twin in twins
+        if twin in proposal.paddle
+    }
+    same = [t for t, some in held.items() if len(some) == len(wanted) and all(map(np.array_equal, some, wanted))]
+    return same[0] if len(same) == 1 else ""
 
 
 def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:

@@ -11,7 +11,7 @@ import paddle
 import torch
 
 from alignment.engine import trial
-from alignment.engine.borrowed import borrow
+from alignment.engine.borrowed import borrow, refuse_swapped
 from alignment.engine.records.tree import mapped
 from alignment.engine.runs import threads_as_torch
 from alignment.engine.sides.paddle.borrow import paddle_in
@@ -44,22 +44,10 @@ def transfer(
     line says what differs, ``faults`` lists everything. Nothing is loaded then. Raises ``TypeError`` where an argument
     is of the other framework.
     """
-    _refuse_swapped(torch_module, paddle_layer)
+    refuse_swapped(torch_module, paddle_layer)
     found = key_map if isinstance(key_map, KeyMap) else find(torch_module, paddle_layer, inputs, key_map or {})
     load(found, torch_module, paddle_layer)
     return found
-
-
-def _refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
-    for name, value, wanted in (
-        ("torch_module", torch_module, torch.nn.Module),
-        ("paddle_layer", paddle_layer, paddle.nn.Layer),
-    ):
-        if not isinstance(value, wanted):
-            swapped = isinstance(value, (torch.nn.Module, paddle.nn.Layer))
-            hint = "; are both models swapped?" if swapped else ""
-            kind = f"{type(value).__module__}.{type(value).__name__}"
-            raise TypeError(f"{name} must be a {wanted.__module__}.{wanted.__name__}, got {kind}{hint}")
 
 
 def find(

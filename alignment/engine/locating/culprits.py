@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
+from alignment.engine.judging.settings import MODE_FIELDS
 from alignment.engine.locating.findings import Finding
 from alignment.engine.records.layout import laid_out
 from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, WIRING, Culprit
 from alignment.engine.spread import Spread, spread
 
-# settings that a mode decides, not the author of the layer
-MODE_FIELDS = {"training", "use_batch"}
 # of several tensors of a layer, the one whose difference is looked at: what the layer makes before what it passes back
 SHOWN_FIRST = ("output", "handed", "returned gradient", "input gradient", "parameter gradient")
 

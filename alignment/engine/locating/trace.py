@@ -17,6 +17,7 @@ import numpy as np
 from alignment.engine.judging.echo import in_layout, regrouped
 from alignment.engine.judging.error import Difference, compare
 from alignment.engine.judging.noise import BACKWARD_LIMIT, NoiseFloor
+from alignment.engine.judging.rows import UNMEASURED
 from alignment.engine.locating.findings import Finding
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.layout import Layout, plain
@@ -225,9 +226,8 @@ class Trace:
 
     def _count(self, point: Point, number: int, expected: int) -> Finding:
         """A call that is given another number of tensors."""
-        nothing = Difference(np.inf, np.inf, (), 0)
         record = point.record
-        return Finding(record.path, self.twins.get(record.path, record.path), False, "handed", 0, nothing,
+        return Finding(record.path, self.twins.get(record.path, record.path), False, "handed", 0, UNMEASURED,
                        note=f"{number} tensors instead of {expected}", call=record.call)  # fmt: skip
 
     def _keeps_arrays(self, layer: str) -> bool:
@@ -283,7 +283,7 @@ class Trace:
             return
         if where == "returned gradient":
             self.findings.append(self._returned_to(call, finding))
-        elif call.gave or (call.gave is None and point.cut) or point.record.path == ROOT or point.cut:
+        elif call.gave or point.cut or point.record.path == ROOT:
             self.findings.append(finding)
 
     def _gradient_finding(

@@ -37,10 +37,6 @@ class Half:
     settings: dict[str, Settings]
     notes: dict[str, str]
 
-    def leaves(self) -> frozenset[str]:
-        """Paths of the layers without sublayers."""
-        return frozenset(path for path, layer in self.layers.items() if next(iter(layer.children()), None) is None)
-
     def switch_dropout_off(self) -> None:
         """Put every dropout into evaluation, after it was read."""
         for path, layer in self.layers.items():

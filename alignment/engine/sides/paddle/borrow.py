@@ -11,7 +11,7 @@ import paddle
 from alignment.engine.records.tape import ROOT
 from alignment.engine.sides.kept import attributes_kept, emptied_caches, plain_tensors
 from alignment.engine.sides.model import Half, mixed_modes, refuse_unknown_mode
-from alignment.engine.sides.paddle.capture import is_tensor, state_tensors
+from alignment.engine.sides.paddle.capture import is_tensor
 from alignment.engine.sides.paddle.settings import describe
 
 
@@ -112,26 +112,6 @@ def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
             for tensor, stop in stopped:
                 tensor.stop_gradient = stop
             layer.clear_gradients(set_to_zero=False)
-
-
-@contextmanager
-def state_restored(layer: paddle.nn.Layer) -> Iterator[None]:
-    """Leave the buffers of ``layer`` as they were."""
-    kept = [(value, value.clone()) for value in state_tensors(layer).values() if value._is_initialized()]
-    try:
-        yield
-    finally:
-        for value, before in kept:
-            _point(value, before)
-
-
-def paddle_tensors(layer: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """A layer's own parameters and buffers by name, a linear layer's weight as torch lays it out."""
-    own = {**layer._parameters, **layer._buffers}
-    arrays = {name: value.numpy().copy() for name, value in own.items() if value is not None}
-    if isinstance(layer, paddle.nn.Linear):
-        arrays["weight"] = arrays["weight"].T.copy()
-    return arrays
 
 
 def own_arrays(

@@ -93,12 +93,6 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(trained)
 
 
-def torch_tensors(module: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A layer's own parameters and buffers by name: what the module holds now, not a copy; bfloat16 as float32."""
-    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return {name: to_numpy(value) for name, value in own.items() if name not in DROPPED}
-
-
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's numbers; bfloat16, which numpy lacks, exactly as float32."""
     tensor = tensor.detach().resolve_conj().cpu()

@@ -25,13 +25,10 @@ from alignment.engine.judging.accepted import split as split_settings
 from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
-from alignment.engine.judging.noise import BACKWARD_LIMIT
 from alignment.engine.judging.outputs import output_rows
-from alignment.engine.judging.rows import UNMEASURED
 from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
-from alignment.engine.locating.trace import Trace
 from alignment.engine.pairing.calls import Matching, Model, match
 from alignment.engine.pairing.points import Point, find_points
 from alignment.engine.records.losses import LOSS, LossCase
@@ -52,7 +49,6 @@ from alignment.engine.runs import (
     Loss,
     Reference,
     Start,
-    cut_port,
     give_back_memory,
     run_paddle_again,
     run_port,
@@ -61,6 +57,7 @@ from alignment.engine.runs import (
     start_of,
     threads_as_torch,
 )
+from alignment.engine.search import Search
 from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
 from alignment.engine.sides.paddle.borrow import paddle_in
@@ -78,8 +75,6 @@ Progress = Callable[[str], None]
 # One model run twice does the same operations in the same order; threads may split a sum otherwise, which is worth
 # some units in the last place. What is random changes a value by its own size.
 SAME_RUN = 2.0**-30
-MOST_AT_ONCE = 8
-"""Watched calls at fault beyond which no further run looks for more: what is behind them shows when they are mended."""
 SEEN = "not run again: in the chain each took and returned the reference's own values"
 APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
 
@@ -187,6 +182,7 @@ class Session:
                 self.models.add(LOSS, self.start.torch_loss, self.start.paddle_loss, LOSS)
             self.run_reference()
             self.run_port()
+            self.accounts = Accounts(self.models, self._key_map())
             self.pair()
             self.compare_settings()
             result = self._with_constants(self.judged(self.port, "float64"))
@@ -228,9 +224,8 @@ class Session:
             ) from raised
 
     def pair(self) -> None:
-        """Which tensor, layer and call of the port stands for which of the reference."""
+        """Which layer and call of the port stands for which of the reference."""
         tape = self.runs.tape
-        self.accounts = Accounts(self.models, self._key_map())
         reference = Model(self.models.reference_settings, tape)
         port = Model(self.models.port_settings, self.port)
         certain = self.accounts.key_map.layers()
@@ -381,8 +376,8 @@ class Session:
     def find_culprits(self, result: Result) -> None:
         """The layers at fault, by everything that is known of them; the port runs again where values differ."""
         weights = [fault for fault in self.accounts.weight_faults(self.matching.twins) if not self._is_folded(fault)]
-        for found in self.folds.values():
-            result.facts[f"{found.norm}"] = f"is folded into {found.layer} in the port, to {found.error:.1e}"
+        for one in self.folds.values():
+            result.facts[one.norm] = f"is folded into {one.layer} in the port, to {one.error:.1e}"
         for words, layers in setting_remarks(self.settings.faults).items():
             result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
         settings = {layer: fields for layer, fields in setting_faults(self.settings.faults).items()
@@ -394,14 +389,15 @@ class Session:
         apart: set[str] = set()
         if all(row.aligned for row in decisive) and not self.errors:
             apart = self._set_apart(result)
-        findings: list[Finding] = []
+        findings: Sequence[Finding] = []
         if all(row.aligned for row in result.rows) and not states and not self.errors:
             result.facts["every layer alone"] = SEEN
         elif self.options.isolate:
             self.progress("Paddle again, cut at every paired call")
             give_back_memory()
-            trace, findings, states = self._cut(result, states, wrong, {*settings, *(f.layer for f in weights)})
-            apart |= trace.apart
+            found = self._search({*settings, *(fault.layer for fault in weights)}).find(result, states, wrong)
+            findings, states = found.findings, found.states
+            apart |= found.apart
         settings = self._without_apart(settings, apart, result)
         result.culprits = self._located(settings, weights, findings, states)
         if not result.culprits and not result.passed and result.first_difference is not None:
@@ -454,122 +450,11 @@ class Session:
         after = {name: self.port.get(ref) for name, ref in self.port.buffers.items()}
         return self.accounts.state_faults(self.runs.tape, after, judged, wrong)
 
-    def _cut(
-        self, result: Result, states: list[StateFault], wrong: set[str], explained: set[str]
-    ) -> tuple[Trace, list[Finding], list[StateFault]]:
-        """What a cut run finds, of what the chain did not show to be right."""
-        tape, floor = self.runs.tape, self.runs.floor("float64")
-        make = partial(Trace, tape, floor, self.matching.twins, self._leaves(), explained)
-        by_twin: dict[str, list[Point]] = {}
-        for key, twin in self.matching.calls.items():
-            if key in self.points and self._does_something(key[0]):
-                by_twin.setdefault(twin[0], []).append(self.points[key])
-        trusted: set[Any] = set()
-        trace = make()
-        run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
-        if run.raised is not None and trace.shapes_left:
-            # another shape, which was left to the code around it, ended the run: that code does not make up for it
-            trusted |= trace.shapes_left
-            trace = make(trusted=frozenset(trusted), shapes_cut=True)
-            run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
-        while run.raised is None and trace.blamed - trusted and len(trusted) <= MOST_AT_ONCE:
-            trusted |= trace.blamed
-            trace = make(trusted=frozenset(trusted), shapes_cut=trace.shapes_cut)
-            run = cut_port(self.models, self.inputs, self.start, tape, by_twin, trace)
-        if run.raised is None and trace.apart and self.options.backward:
-            # what is of another extent is no place to cut a graph
-            by_twin = {t: [p for p in some if p.record.path not in trace.apart] for t, some in by_twin.items()}
-            again = make(trusted=frozenset(trusted), shapes_cut=trace.shapes_cut)
-            run = cut_port(self.models, self.inputs, self.start, tape, by_twin, again)
-            again.once_apart, trace = trace.apart, again
-        findings = [*trace.findings, *self._missing_calls(trace.findings), *self._further_calls(trace.findings)]
-        right = {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and row.aligned}
-        right -= {(row.layer, row.call) for row in result.rows if row.direction == FORWARD and not row.aligned}
-        findings = [f for f in findings if f.where != "output" or (f.layer, f.call) not in right]
-        if run.raised is None and self.options.backward:
-            met = {p.record.path for p in run.called if self.matching.twins.get(p.record.path) not in run.further}
-            findings += self._parameter_findings(result, run.param_grads, findings, met)
-        elif run.raised is not None:
-            findings.append(self._raised(run.raised))
-        cut = {point.record.path for point in run.called if point.cut}
-        judged = {layer: floor.allowed(self.points[layer, 0].outputs[0]) for layer in cut if self._has_output(layer)}
-        if run.raised is None:
-            found = self.accounts.state_faults(tape, run.buffers, judged, wrong)
-            states = [s for s in states if s.layer not in judged] + [*found]
-        return trace, findings, states
-
-    def _missing_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
-        """Calls that the reference makes in a container at fault and the port does not, of layers that it has."""
-        inside = self.runs.tape.children()
-        for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
-            for call in inside.get(key, ()):
-                if call.key not in self.matching.calls and self._is_in_port(call.path):
-                    note = f"call {call.call + 1} of {call.path} is missing"
-                    yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, call.path, note,
-                                  call=key[1], inner_call=call.call)  # fmt: skip
-
-    def _further_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
-        """Calls that the port makes in a container at fault and the reference does not, of layers that it has."""
-        inside, paired = self.port.children(), {*self.matching.calls.values()}
-        back = {twin: path for path, twin in self.matching.twins.items()}
-        for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
-            for call in inside.get(self.matching.calls.get(key), ()):
-                if call.key not in paired and call.path in back:
-                    note = f"{call.path} is called more often than in the reference"
-                    yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, back[call.path],
-                                  note, call=key[1], inner_call=call.call)  # fmt: skip
-
-    def _is_in_port(self, path: str) -> bool:
-        """Whether the port has a layer, or the layers with weights in it."""
-        twins = self.matching.twins
-        return path in twins or path in self.models.port or any(inner.startswith(f"{path}.") for inner in twins)
-
-    def _does_something(self, path: str) -> bool:
-        """Whether a layer can be judged; one that hands on what it is given has no values of its own."""
-        return self.models.reference_settings[path].category not in ("identity", "flatten")
-
-    def _has_output(self, layer: str) -> bool:
-        return (layer, 0) in self.points and bool(self.points[layer, 0].outputs)
-
-    def _leaves(self) -> frozenset[str]:
-        """Layers of the reference whose twin made no call of another layer: what differs is their own computation."""
-        inside = self.port.children()
-        single = {record.path for record in self.port if not inside[record.key]}
-        return frozenset(path for path, twin in self.matching.twins.items() if twin in single and path != ROOT)
-
-    def _parameter_findings(
-        self, result: Result, theirs: Mapping[str, np.ndarray], findings: Sequence[Finding], met: set[str]
-    ) -> Iterator[Finding]:
-        """Gradients of parameters in pieces that begin with the reference's own values and gradients."""
-        floor, blamed = self.runs.floor("float64"), {finding.layer for finding in findings}
-        right = {row.layer for row in result.rows if row.direction == PARAMETER and row.aligned}
-        called = self.runs.tape.by_key()
-        for gradient in self.accounts.gradients(self.runs.tape, floor, theirs):
-            layer, own = split(gradient.name)
-            if gradient.name in right or any(b == layer or b.startswith(f"{layer}.") or layer == ROOT for b in blamed):
-                continue
-            found, note = gradient.measured(floor)
-            if not note and found.relative <= max(floor.allowed(gradient.ref), BACKWARD_LIMIT):
-                continue
-            actual = np.zeros_like(gradient.expected) if gradient.actual is None else gradient.actual
-            # a layer that the port does not call, or of which the one around it uses the weights
-            while layer != ROOT and ((layer, 0) not in called or layer not in met):
-                layer = layer.rpartition(".")[0] or ROOT
-            if layer in blamed:
-                continue
-            twin = self.matching.twins.get(layer, layer)
-            yield Finding(layer, twin, layer in self._leaves(), "parameter gradient", 0, found, own, found.mismatch,
-                          gradient.expected, actual)  # fmt: skip
-
-    def _raised(self, raised: ModelRaised) -> Finding:
-        back = {twin: path for path, twin in self.matching.twins.items()}
-        path = raised.path
-        while path not in back and path != ROOT:
-            path = path.rpartition(".")[0] or ROOT
-        layer = back.get(path, ROOT)
-        inside = "" if path == raised.path else f" (in {raised.path})"
-        note = f"raised {raised.words}{inside}"
-        return Finding(layer, path, layer in self._leaves(), "output", 0, UNMEASURED, note=note)
+    def _search(self, explained: set[str]) -> Search:
+        return Search(
+            self.models, self.inputs, self.start, self.runs.tape, self.runs.floor("float64"), self.port, self.matching,
+            self.points, self.accounts, explained,
+        )  # fmt: skip
 
     def _located(
         self, settings: Mapping[str, Any], weights: Sequence[WeightFault], findings: Sequence[Finding],

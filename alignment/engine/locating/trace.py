@@ -81,7 +81,6 @@ class Trace:
         self.tape, self.floor, self.twins, self.leaves, self.explained = tape, floor, twins, leaves, explained
         self.trusted, self.shapes_cut = trusted, shapes_cut
         self.blamed: set[Key] = set()
-        self.once_apart: set[str] = set()
         self._kept = 0
         self.findings: list[Finding] = []
         self._open: list[_Call] = []
@@ -160,7 +159,7 @@ class Trace:
     def apart(self) -> set[str]:
         """Layers that returned something else, which made no difference to what followed."""
         blamed = {finding.layer for finding in self.findings}
-        return {call.point.record.path for call in self._once_suspected if call.passed} - blamed | self.once_apart
+        return {call.point.record.path for call in self._once_suspected if call.passed} - blamed
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
         """Whether ``arrays`` are what the reference's call takes."""

@@ -55,3 +55,14 @@ def exported(tmp_path_factory):
 def exported_copy(exported, tmp_path) -> Path:
     """A copy of the export, to be damaged."""
     return Path(shutil.copytree(exported[1], tmp_path / "copied"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """The models are so small that threads cost more than they bring, the more so on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

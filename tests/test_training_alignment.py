@@ -21,18 +21,7 @@ from training_recipes import (
     train,
 )
 
-pytestmark = pytest.mark.torch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The models are so small that threads cost more than they bring, the more so on a busy machine."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 
 # --- correct --------------------------------------------------------------------------------------------------------

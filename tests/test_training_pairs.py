@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 from training_recipes import CLASSES, batches, losses, paddle_momentum, small_pair, torch_sgd, train
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 pytest.importorskip("torch")  # recipes are made while tests are collected
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def plain(rate=0.1):

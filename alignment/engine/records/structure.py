@@ -8,21 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from alignment.engine.records.tree import in_order
+from alignment.engine.records.tree import in_order, paths
 
 SCALARS = (bool, int, float, complex, str, type(None))
 
 
-def places(value: Any, is_leaf: Callable[[Any], bool], place: str = "") -> Iterator[tuple[str, Any]]:
+def places(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
     """``(place, leaf)`` of every leaf, in the order of ``tree.leaves``: ``['hidden'][0]``; ``""`` is the whole."""
-    if is_leaf(value):
-        yield place, value
-    elif isinstance(value, Mapping):
-        for key in in_order(value):
-            yield from places(value[key], is_leaf, f"{place}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from places(item, is_leaf, f"{place}[{number}]")
+    return (("".join(f"[{key!r}]" for key in path), leaf) for path, leaf in paths(value, is_leaf))
 
 
 def structure_differences(

@@ -8,16 +8,26 @@ from typing import Any
 import numpy as np
 
 
-def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
-    """The leaves in order, of a mapping in that of its keys; everything else that is no container is passed over."""
+def paths(
+    value: Any, is_leaf: Callable[[Any], bool], path: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """``(keys and positions that lead to it, leaf)`` in order, of a mapping in that of its keys.
+
+    Everything else that is no container is passed over. No key leads to a value that is a leaf itself.
+    """
     if is_leaf(value):
-        yield value
+        yield path, value
     elif isinstance(value, Mapping):
         for key in in_order(value):
-            yield from leaves(value[key], is_leaf)
+            yield from paths(value[key], is_leaf, (*path, key))
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from leaves(item, is_leaf)
+        for number, item in enumerate(value):
+            yield from paths(item, is_leaf, (*path, number))
+
+
+def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
+    """The leaves alone."""
+    return (leaf for _, leaf in paths(value, is_leaf))
 
 
 def in_order(mapping: Mapping[Any, Any]) -> list[Any]:
@@ -25,14 +35,9 @@ def in_order(mapping: Mapping[Any, Any]) -> list[Any]:
     return sorted(mapping, key=lambda key: (type(key).__name__, str(key)))
 
 
-def named_leaves(value: Any, is_leaf: Callable[[Any], bool], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The same with the keys and positions that lead to each, joined by points; none lead to a value that is one."""
-    if is_leaf(value):
-        yield path, value
-    elif isinstance(value, (Mapping, list, tuple)):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in items:
-            yield from named_leaves(item, is_leaf, f"{path}.{key}" if path else str(key))
+def named_leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
+    """The leaves with what leads to each joined by points: ``hidden.0``; ``""`` is the whole."""
+    return ((".".join(map(str, path)), leaf) for path, leaf in paths(value, is_leaf))
 
 
 def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:

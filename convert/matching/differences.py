@@ -64,18 +64,15 @@ class _Gap:
         lines = [_in_another_shape(item, theirs[near[item.key]]) for item in self.torch if item.key in near]
         mine = [item for item in self.torch if item.key not in near]
         yours = [item for item in self.paddle if item.key not in near.values()]
-        where = f"between {self.before} and {_block(self.after, self.before)}"
-        where = (
-            where if self.before and self.after else f"before {self.after}" if self.after else f"after {self.before}"
-        )
-        lines += [f"the port has {_counted(yours)} more, {where}: {_listed(yours)}"] if yours else []
-        return lines + ([f"the port has {_counted(mine)} less, {where}: {_listed(mine)}"] if mine else [])
+        lines += [f"the port has {_counted(yours)} more, {self._place()}: {_listed(yours)}"] if yours else []
+        return lines + ([f"the port has {_counted(mine)} less, {self._place()}: {_listed(mine)}"] if mine else [])
 
     def _place(self) -> str:
         if not self.after:
             return f"after {self.before}" if self.before else "in a model without any other"
-        after = _block(self.after, self.before)
-        return f"between {self.before} and {after}" if self.before else f"before {after}"
+        if not self.before:
+            return f"before {self.after}"
+        return f"between {self.before} and {_block(self.after, self.before)}"
 
 
 def _affine(a: Item, b: Item) -> bool:

@@ -188,25 +188,17 @@ def told(a: str, b: str, x: str, y: str) -> int:
 
     Siblings differ in one component only (``attn.q`` and ``attn.k``, ``left.conv`` and ``right.conv``).
     """
-    ours, theirs = _difference(a, b), _difference(x, y)
-    if _components(a, b) and _components(a, b) == _components(x, y):
-        return 2  # the same names on both sides (branch7x7_1 and branch1x1), whatever their words
-    return len(ours[0] & theirs[0]) + len(ours[1] & theirs[1])
+    ours, theirs = _components(a, b), _components(x, y)
+    if ours is None or theirs is None:
+        return 0
+    if ours == theirs and not any(component.isdigit() for component in ours):
+        return 2  # the same names on both sides (branch7x7_1 and branch1x1), whatever their words; no positions
+    (one, two), (first, second) = ([{*words(component)} for component in both] for both in (ours, theirs))
+    return len((one - two) & (first - second)) + len((two - one) & (second - first))
 
 
 def _components(name: str, other: str) -> tuple[str, str] | None:
-    """In what two siblings differ, unless it is a position."""
+    """The one component in which two names differ, of each; ``None`` where they are no siblings."""
     one, two = (re.split(r"[.[]", n) for n in (name, other))
     apart = [(a, b) for a, b in zip(one, two) if a != b]
-    if len(one) != len(two) or len(apart) != 1 or any(part.isdigit() for part in apart[0]):
-        return None
-    return apart[0]
-
-
-def _difference(name: str, other: str) -> tuple[set[str], set[str]]:
-    one, two = (re.split(r"[.[]", n) for n in (name, other))
-    apart = [(a, b) for a, b in zip(one, two) if a != b]
-    if len(one) != len(two) or len(apart) != 1:
-        return set(), set()
-    a, b = ({*words(component)} for component in apart[0])
-    return a - b, b - a
+    return apart[0] if len(one) == len(two) and len(apart) == 1 else None

@@ -45,7 +45,7 @@ class Heartbeat:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, rank: int):
-        self._rank, self._count, self._since, self._step, self._place, self._file = rank, 0, 0.0, 0, "", None
+        self._count, self._since, self._step, self._place, self._file = 0, 0.0, 0, "", None
         if folder is None:
             return
         self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)

@@ -39,6 +39,7 @@ class RankState:
 
     @property
     def failed(self) -> bool:
+        """Whether it ended otherwise than with exit code 0."""
         return self.code not in (None, 0)
 
     def __str__(self) -> str:

@@ -40,6 +40,7 @@ class Hold:
 
     @property
     def in_place(self) -> bool:
+        """Whether the folder is still the one whose lock this run holds; true where it holds none."""
         return self._lock is None or is_in_place(self.folder / LOCK, self._lock)
 
     def check(self) -> None:

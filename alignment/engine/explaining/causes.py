@@ -82,7 +82,7 @@ def _thirds(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray
 
 def weight_cause(expected: np.ndarray, actual: np.ndarray, index: WeightIndex) -> str:
     """What was done to ``expected``, a layer's parameter or buffer, to make it ``actual``."""
-    if (actual == actual.flat[0]).all() if actual.size > 1 else False:
+    if actual.size > 1 and (actual == actual.flat[0]).all():
         # constants first: all fresh biases are the same tensor, so that one would be found to be another's
         value = float(actual.flat[0])
         return f"{value:g} everywhere" + (" (the default: zero or one)" if value in (0.0, 1.0) else "")

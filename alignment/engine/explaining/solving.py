@@ -87,6 +87,10 @@ def solve(columns: Sequence[np.ndarray], target: np.ndarray, roundoff: float) ->
 
 
 def updates_of(run: Run, port: Run, name: str) -> list[Update]:
+    """The steps that ``run`` made of one parameter from the weights and the gradient that the port went in with.
+
+    Of a large parameter elements spread evenly over it. A step of which a part was not recorded is left out.
+    """
     updates = []
     for number in range(1, len(run) + 1):
         other = port.steps[number]
@@ -114,10 +118,12 @@ def updates_of(run: Run, port: Run, name: str) -> list[Update]:
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of all; empty where there is none."""
     return np.concatenate(arrays) if arrays else np.zeros(0)
 
 
 def largest(*arrays: np.ndarray) -> float:
+    """The largest absolute value in any of ``arrays``."""
     return max(float(np.abs(array).max(initial=0.0)) for array in arrays)
 
 
@@ -130,6 +136,7 @@ def moves_of(updates: Sequence[Update], unit: float) -> tuple[list[Update], np.n
 
 
 def over(a: Number, b: Number) -> Number:
+    """``a`` over ``b`` with the bounds of both carried on; 0 where ``b`` is 0."""
     if not b.value:
         return Number(0.0)
     ratio = a.value / b.value

@@ -54,8 +54,7 @@ class Given:
 class SettingDifference:
     """One field that the two layers are set to differently, each in its own spelling.
 
-    ``fault`` tells whether it changes what they compute, ``words`` say so in one sentence, and ``shows`` where it was
-    seen; empty where the layers could not be run.
+    ``fault`` tells whether it changes what they compute, and ``words`` say so in one sentence.
     """
 
     field: str
@@ -63,7 +62,6 @@ class SettingDifference:
     port: Any
     fault: bool
     words: str
-    shows: str = ""
 
 
 def setting_differences(
@@ -99,12 +97,10 @@ class Seen:
 
 def _difference(name: str, one: Any, other: Any, probed: Seen | None) -> SettingDifference:
     words = f"{name} {shown(other)} instead of {shown(one)}"
-    if probed is None or name in MODE_FIELDS:
+    if probed is None or name in MODE_FIELDS or probed.differ:
         return SettingDifference(name, one, other, True, words)
-    if probed.differ:
-        return SettingDifference(name, one, other, True, words, probed.differ)
     tried = f"both layers compute the same on inputs of {probed.sizes} sizes, in evaluation and in training"
-    return SettingDifference(name, one, other, False, f"{words}: {tried}", tried)
+    return SettingDifference(name, one, other, False, f"{words}: {tried}")
 
 
 def shown(value: Any) -> str:

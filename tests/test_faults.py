@@ -177,7 +177,7 @@ def test_a_weight_tells_what_was_done_to_it(change, words):
     ],
 )
 def test_statistics_tell_how_they_were_updated(actual, words):
-    from alignment.engine.explaining.causes import state_cause
+    from alignment.engine.explaining.statistics import state_cause
 
     before, batch = np.abs(array(16)) + 1, np.abs(array(16, seed=1)) + 1
     found = state_cause(before, 0.9 * before + 0.1 * batch, actual(before, batch), 0.1)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alignment.engine.borrowed import Borrowed
-from alignment.engine.explaining.causes import WeightIndex, state_cause, weight_cause, with_rounded_momentum
+from alignment.engine.explaining.causes import WeightIndex, weight_cause
+from alignment.engine.explaining.statistics import state_cause, with_rounded_momentum
 from alignment.engine.judging.echo import in_layout
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import ParameterGradient

@@ -14,7 +14,8 @@ PADDLE_SLOPE, SIXTH = (float(np.float32(slope)) for slope in (0.1666667, 1 / 6))
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """``1 / (1 + exp(-x))``, which overflows nowhere."""
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -22,7 +23,8 @@ def _selu(x: np.ndarray, scale: float, alpha: float) -> np.ndarray:
     return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """Shares of the exponentials along ``axis``, which sum to 1."""
     powers = np.exp(x - x.max(axis, keepdims=True))
     return powers / powers.sum(axis, keepdims=True)
 
@@ -38,9 +40,9 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "selu (constants in float32, Paddle's)": lambda x: _selu(x, *map(float, np.float32([1.0507009873, 1.6732632423]))),
     "gelu": lambda x: x * 0.5 * (1 + _ERF(x / math.sqrt(2)).astype(np.float64)),
     "gelu (tanh)": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "gelu (quick, sigmoid of 1.702 x)": lambda x: x * _sigmoid(1.702 * x),
-    "silu (swish)": lambda x: x * _sigmoid(x),
-    "sigmoid": lambda x: _sigmoid(x),
+    "gelu (quick, sigmoid of 1.702 x)": lambda x: x * sigmoid(1.702 * x),
+    "silu (swish)": lambda x: x * sigmoid(x),
+    "sigmoid": lambda x: sigmoid(x),
     "tanh": np.tanh,
     "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "hardsigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
@@ -99,7 +101,7 @@ def _softmax_axes(case: Case, array: np.ndarray, argument: np.ndarray) -> Iterat
     """The axes over which ``array`` is the softmax of ``argument``; shares of one sum, which its first row shows."""
     for axis in range(argument.ndim if array.shape == argument.shape and array.size else 0):
         first = array[(0,) * axis + (slice(None),) + (0,) * (array.ndim - axis - 1)]
-        if abs(first.sum() - 1) <= case.limit * len(first) and case.same(array, _softmax(argument, axis)):
+        if abs(first.sum() - 1) <= case.limit * len(first) and case.same(array, softmax(argument, axis)):
             yield axis
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alignment.engine.explaining.activations import softmax
 from alignment.engine.explaining.case import Case, factor
 from alignment.engine.explaining.terms import as_root
 
@@ -207,8 +208,7 @@ def _attended(form: Form, source: Source, queries: int | None = None) -> np.ndar
     if form.mask == "a causal mask":
         scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
     axis = -1 if form.softmax == "the keys" else -2
-    powers = np.exp(scores - scores.max(axis, keepdims=True))
-    mixed = powers / powers.sum(axis, keepdims=True) @ v
+    mixed = softmax(scores, axis) @ v
     if form.merged == "token by token":
         mixed = mixed.swapaxes(1, 2)
     return np.ascontiguousarray(mixed).reshape(len(q), -1, width * form.heads)
@@ -253,8 +253,7 @@ def softened(case: Case) -> str:
         if right is None or wrong is None:
             continue
         number = factor(wrong, right)
-        powers = np.exp(number * right - (number * right).max(axis, keepdims=True))
-        if number > 0 and case.is_actual(powers / powers.sum(axis, keepdims=True)):
+        if number > 0 and case.is_actual(softmax(number * right, axis)):
             return f"scores are {number:.6g} times the reference's before the softmax over axis {axis}{as_root(number)}"
     return ""
 

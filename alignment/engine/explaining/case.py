@@ -136,6 +136,22 @@ def is_float(array: np.ndarray) -> bool:
     return array.dtype.kind == "f"
 
 
+def broadcasts(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether ``array`` can be applied along the last axes of one of ``shape``, which it does not enlarge."""
+    return array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1]))
+
+
+def applicable(parameters: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """Parameters that can be applied to an array of ``shape``: along its last axes, or along the channels."""
+    for name, array in parameters.items():
+        if not array.size or not is_float(array):
+            continue
+        if broadcasts(array, shape):
+            yield name, array
+        if array.ndim == 1 and len(shape) > 2 and array.size == shape[1]:
+            yield name, array.reshape(-1, *[1] * (len(shape) - 2))
+
+
 def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64, copy=False)
 

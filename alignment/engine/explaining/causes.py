@@ -1,4 +1,4 @@
-"""Why a layer is at fault: weights, statistics and results explained from what was recorded. numpy only.
+"""Why a layer is at fault: weights and results explained from what was recorded. numpy only.
 
 Everything here returns words, and ``""`` or ``UNEXPLAINED`` where no hypothesis explains the numbers to rounding.
 """
@@ -34,11 +34,9 @@ PARAMETERS = 32
 SHOWN = 3
 """How many explained measurements make up a cause; the evidence lists all of them."""
 
-# What separates a solved number (a momentum, an epsilon) from its true value: the reference's buffers are float64
-# here, and the solution divides differences that cancel by up to six digits.
-SOLVED = 1e-6
-# Of the ratio of two batch statistics: what is left of float64 where a share of 0.1 is what changes in a sum.
-SOLVED_RATIO = 1e-8
+# Epsilon is solved from differences that cancel by up to six digits, but it is a small share of the variance: the
+# result that it gives keeps ten.
+FITS = 1e-10
 
 Alternatives = Callable[
     [Settings, Mapping[str, np.ndarray], Sequence[np.ndarray], tuple[int, ...]], Iterator[tuple[str, np.ndarray]]
@@ -131,54 +129,6 @@ def _inexact_weight(expected: np.ndarray, actual: np.ndarray) -> str:
     if np.array_equal(np.sort(expected, axis=None), np.sort(actual, axis=None)):
         return "the same values in another order (permuted)"
     return f"{int((expected != actual).sum())} of {expected.size} elements are others"
-
-
-# --- statistics that a step changes ---------------------------------------------------------------------------------
-
-
-def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float | None) -> str:
-    """How an update of running statistics, from ``before``, differs from the reference's."""
-    if np.array_equal(before, actual):
-        return "never updated"
-    if np.array_equal(before, expected):
-        return "updated although the reference leaves it"
-    share = _ratio(actual - before, expected - before)
-    if share and momentum:
-        used = share * momentum
-        swapped = ", swapped for its complement" if abs(used - (1 - momentum)) < SOLVED else ""
-        return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
-    return _other_statistic(before, expected, actual, momentum) if momentum else ""
-
-
-def _other_statistic(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float) -> str:
-    """The statistic of the batch that the port folded in, beside the reference's, by the share that either keeps."""
-    ours = (expected - (1 - momentum) * before) / momentum
-    for kept in (1 - momentum, float(np.float32(1 - momentum))):
-        ratio = _ratio((actual - kept * before) / (1 - kept), ours)
-        count = 1 / (1 - ratio) if ratio and 0 < ratio < 1 else 0.0
-        # the number of values of one channel, which is whole; an error of the ratio comes back times its square
-        if count and abs(count - round(count)) <= min(SOLVED_RATIO * count**2, 0.1):
-            return f"the biased batch variance is used: (n - 1) / n of the reference's, n = {round(count)}"
-    return f"the batch's statistic is scaled by {ratio:.6g}" if ratio else ""
-
-
-def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: float | None) -> np.ndarray:
-    """What an update from ``before`` to ``expected`` leaves if the share that is kept is a float32 number.
-
-    Paddle's kernel takes the momentum as one, also in float64.
-    """
-    if not momentum:
-        return expected
-    batch = (expected - (1 - momentum) * before) / momentum
-    kept = float(np.float32(1 - momentum))
-    return kept * before + (1 - kept) * batch
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> float:
-    """The number by which ``b`` becomes ``a``; 0 where there is none."""
-    square = float(np.vdot(b, b))
-    ratio = float(np.vdot(a, b)) / square if square else 0.0
-    return ratio if compare(a, ratio * b).relative <= SOLVED else 0.0
 
 
 # --- what isolated layers did ---------------------------------------------------------------------------------------
@@ -375,6 +325,6 @@ def other_epsilon(
     factor = np.sqrt((variance + settings.fields["epsilon"]) / (variance + epsilon)).reshape(shape)
     bias = bias.reshape(shape)
     # solved from differences that cancel, epsilon itself has few digits; the result it gives must still fit
-    if compare(actual, (expected - bias) * factor + bias).relative <= SOLVED**2 * 100:
+    if compare(actual, (expected - bias) * factor + bias).relative <= FITS:
         return f"epsilon {epsilon:.3g} instead of {settings.fields['epsilon']:.3g}"
     return ""

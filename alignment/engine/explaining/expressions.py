@@ -14,7 +14,7 @@ from itertools import combinations, islice, permutations, product
 import numpy as np
 
 from alignment.engine.explaining.activations import ACTIVATIONS
-from alignment.engine.explaining.case import Case
+from alignment.engine.explaining.case import Case, broadcasts
 
 MOST = 8
 """Known tensors that an expression is made of, those that were given first."""
@@ -80,8 +80,7 @@ def _operands(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndar
     for name, array in tensors.items():
         if array.ndim == 2 and len(shape) == 4 and array.shape == shape[:2]:
             array = array[:, :, None, None]
-        fits = array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1]))
-        if fits and array.size > 1 and array.dtype.kind == "f":
+        if broadcasts(array, shape) and array.size > 1 and array.dtype.kind == "f":
             yield name, np.broadcast_to(array, shape)
 
 

@@ -14,7 +14,7 @@ from itertools import islice, product
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, is_float
+from alignment.engine.explaining.case import Case, applicable
 
 # An epsilon is what is left of s**2 and the variance, which cancel: with 53 bits on either side it is known to some
 # 2**-48 of the variance; all groups must agree on it that far, and a few bits for the sum over a group.
@@ -128,18 +128,11 @@ def _options(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Which parameter may be the scale, or the shift, laid out along the array's axes; none is ``neutral``."""
     yield "", np.full((1,) * len(shape), neutral)
-    for name, array in parameters.items():
-        if name.rpartition(".")[2] not in roles or not is_float(array):
-            continue
-        laid_out = []
-        if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
-            laid_out.append(array)
-        if array.ndim == 1 and len(shape) > 2 and array.size == shape[1]:
-            laid_out.append(array.reshape(-1, *[1] * (len(shape) - 2)))
-        for one in laid_out:
-            yield name, one
-            if neutral:
-                yield f"1 + {name}", 1 + one
+    chosen = {name: array for name, array in parameters.items() if name.rpartition(".")[2] in roles}
+    for name, array in applicable(chosen, shape):
+        yield name, array
+        if neutral:
+            yield f"1 + {name}", 1 + array
 
 
 def _groups(

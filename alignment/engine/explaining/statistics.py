@@ -4,18 +4,86 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignment.engine.explaining.causes import state_cause
 from alignment.engine.explaining.solving import Number, solve
+from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS
+
+# What separates a solved momentum from its true value: the reference's buffers are float64 here, and the solution
+# divides differences that cancel by up to six digits.
+SOLVED = 1e-6
+# Of the ratio of two batch statistics: what is left of float64 where a share of 0.1 is what changes in a sum.
+SOLVED_RATIO = 1e-8
 
 WHOLE = 0.4
 """How far a number of values may be from a whole number that it is taken for."""
+
+BIASED = "the biased batch variance is used: (n - 1) / n of the reference's, n"
+
+
+def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: float | None) -> np.ndarray:
+    """What an update from ``before`` to ``expected`` leaves if the share that is kept is a float32 number.
+
+    Paddle's kernel takes the momentum as one, also in float64.
+    """
+    if not momentum:
+        return expected
+    batch = _batch(before, expected, momentum)
+    kept = float(np.float32(1 - momentum))
+    return kept * before + (1 - kept) * batch
+
+
+def _batch(before: np.ndarray, expected: np.ndarray, momentum: float) -> np.ndarray:
+    """The batch's own statistic, of which the reference took the share ``momentum``."""
+    return (expected - (1 - momentum) * before) / momentum
+
+
+# --- in float64, from zeros too -------------------------------------------------------------------------------------
+
+
+def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float | None) -> str:
+    """In words; ``momentum`` in torch's convention, the share of the new value. Empty where nothing explains it."""
+    if np.array_equal(before, actual):
+        return "never updated"
+    if np.array_equal(before, expected):
+        return "updated although the reference leaves it"
+    share = _ratio(actual - before, expected - before)
+    if share and momentum:
+        return _momentum(share * momentum, momentum)
+    return _other_statistic(before, expected, actual, momentum) if momentum else ""
+
+
+def _other_statistic(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float) -> str:
+    """The statistic of the batch that the port folded in, beside the reference's, by the share that either keeps."""
+    ours = _batch(before, expected, momentum)
+    for kept in (1 - momentum, float(np.float32(1 - momentum))):
+        ratio = _ratio((actual - kept * before) / (1 - kept), ours)
+        count = 1 / (1 - ratio) if ratio and 0 < ratio < 1 else 0.0
+        # the number of values of one channel, which is whole; an error of the ratio comes back times its square
+        if count and abs(count - round(count)) <= min(SOLVED_RATIO * count**2, 0.1):
+            return f"{BIASED} = {round(count)}"
+    return f"the batch's statistic is scaled by {ratio:.6g}" if ratio else ""
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> float:
+    """The number by which ``b`` becomes ``a``; 0 where there is none."""
+    square = float(np.vdot(b, b))
+    ratio = float(np.vdot(a, b)) / square if square else 0.0
+    return ratio if compare(a, ratio * b).relative <= SOLVED else 0.0
+
+
+def _momentum(used: float, momentum: float) -> str:
+    # the share that is kept, taken for the share of the new value
+    swapped = ", swapped for its complement" if abs(used - (1 - momentum)) < SOLVED else ""
+    return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
+
+
+# --- in the type of a training, momentum and statistic at once ------------------------------------------------------
 
 
 def statistic_cause(
     before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float | None, dtype: str
 ) -> str:
-    """In words; ``momentum`` in torch's convention, the share of the new value. Empty where nothing explains it.
+    """As ``state_cause``, of an update that was made in ``dtype``.
 
     ``actual = keep * before + take * batch``, and the batch's own statistic is what the reference took of it.
     """
@@ -24,10 +92,9 @@ def statistic_cause(
     if not momentum or not before.any():  # what is kept of zeros is not known
         return state_cause(before, expected, actual, momentum)
     before, expected, actual = (array.reshape(-1).astype(np.float64) for array in (before, expected, actual))
-    batch = (expected - (1 - momentum) * before) / momentum
     # the batch's statistic comes out of a difference, whose rounding the small momentum enlarges
     size = max(float(np.abs(array).max()) for array in (before, expected, actual))
-    found = solve([before, batch], actual, 2.0 ** -BITS[dtype] * size / momentum)
+    found = solve([before, _batch(before, expected, momentum)], actual, 2.0 ** -BITS[dtype] * size / momentum)
     return _words(*found, momentum) if found else state_cause(before, expected, actual, momentum)
 
 
@@ -39,19 +106,13 @@ def _words(keep: Number, take: Number, momentum: float) -> str:
     return ", and ".join(words)
 
 
-def _momentum(used: float, momentum: float) -> str:
-    # the share that is kept, taken for the share of the new value
-    swapped = ", swapped for its complement" if abs(used - (1 - momentum)) <= 1e-6 else ""
-    return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
-
-
 def _scaled(take: Number, used: Number) -> str:
     ratio = take.value / used.value if used.value else 0.0
     if 0 < ratio < 1:
         count = 1 / (1 - ratio)
         bound = count**2 * (take.bound + ratio * used.bound) / used.value
         if bound <= WHOLE and abs(count - round(count)) <= max(bound, 1e-3):
-            return f"the biased batch variance is used: (n - 1) / n of the reference's, n = {round(count)}"
+            return f"{BIASED} = {round(count)}"
         if bound > WHOLE:
-            return f"the biased batch variance is used: (n - 1) / n of the reference's, n about {count:.3g}"
+            return f"{BIASED} about {count:.3g}"
     return f"the batch's statistic is scaled by {ratio:.6g}"

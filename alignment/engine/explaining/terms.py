@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import combinations
 
 import numpy as np
 
-from alignment.engine.explaining.case import Case, factor, is_float, varied
+from alignment.engine.explaining.activations import sigmoid
+from alignment.engine.explaining.case import Case, applicable, factor, varied
 
 # A share of a tensor below this is no scaled residual but a constant that is written with six or seven digits, as the
 # slope 0.1666667 of Paddle's hard sigmoid is.
@@ -19,7 +20,7 @@ MOST_OF_A_ROOT = 2**16
 READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "{}": lambda p: p,
     "exp({})": np.exp,
-    "sigmoid({})": lambda p: 0.5 * (1 + np.tanh(0.5 * p)),
+    "sigmoid({})": sigmoid,
     "tanh({})": np.tanh,
     "(1 + {})": lambda p: 1 + p,
 }
@@ -100,7 +101,7 @@ def own_parameter(case: Case) -> str:
     if not case.same_shape:
         return ""
     e, a = case.expected, case.actual
-    for name, plain in _broadcast(case, case.parameters):
+    for name, plain in applicable(case.parameters, case.expected.shape):
         for reading, p in _read(name, plain):
             if case.makes_expected(lambda a, p: a * p, a, p):
                 return f"{reading} is not applied: the output is not multiplied by it"
@@ -116,7 +117,7 @@ def own_parameter(case: Case) -> str:
 
 def own_scale_of_a_term(case: Case) -> str:
     """One term of the sum is to be multiplied by a parameter, as by a layer scale, and is not."""
-    for name, plain in _broadcast(case, case.parameters):
+    for name, plain in applicable(case.parameters, case.expected.shape):
         for reading, p in _read(name, plain):
             for branch, array in case.fitting():
                 if case.makes_actual(lambda e, k, p: e + (1 - p) * k, case.expected, array, p):
@@ -134,7 +135,7 @@ def parameter_of_the_port(case: Case) -> str:
     """A parameter that the reference does not have multiplies the output or a term of it, or is added."""
     if not case.same_shape:
         return ""
-    for name, plain in _broadcast(case, case.extra):
+    for name, plain in applicable(case.extra, case.expected.shape):
         only = f"{name}, a parameter that the reference does not have"
         for reading, p in _read(name, plain):
             if case.makes_actual(lambda e, p: e * p, case.expected, p):
@@ -146,18 +147,6 @@ def parameter_of_the_port(case: Case) -> str:
         if case.makes_actual(lambda e, p: e + p, case.expected, plain):
             return f"{only}, is added"
     return ""
-
-
-def _broadcast(case: Case, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Parameters that can be applied to the array element by element: along its last axes, or along the channels."""
-    shape = case.expected.shape
-    for name, array in parameters.items():
-        if not array.size or not is_float(array):
-            continue
-        if array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])):
-            yield name, array
-        if array.ndim == 1 and len(shape) > 2 and array.size == shape[1]:
-            yield name, array.reshape(-1, *[1] * (len(shape) - 2))
 
 
 def _read(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,0 +1,494 @@
+"""The forward method of one module: its traced operators as statements with the reference's names. No framework."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.translate.linking import references
+from convert.translate.operators import Arguments, Unsupported, functional
+from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
+from convert.translate.reference import Statement, aliases, statement_at
+from convert.translate.sizes import Expression, solve
+from convert.translate.templates import filled, literal
+
+Step = "Op | Call"
+SPARE = ("out", "y", "z", "u", "v", "w")
+LETTERS = {2: ("B", "C"), 3: ("B", "N", "C"), 4: ("B", "H", "W"), 5: ("B", "D", "H", "W")}
+
+
+@dataclass
+class Body:
+    """``inputs``: the arguments of forward; ``sizes``: those among them that are sizes, as expressions."""
+
+    inputs: list[str]
+    statements: list[ast.stmt]
+    sizes: list[Expression] = field(default_factory=list)
+    training: bool = False
+    types: set[str] = field(default_factory=set)
+
+
+def attribute(owner: ast.expr, name: str) -> ast.expr:
+    """``owner.name``, or ``owner[3]`` where the name is a number."""
+    if name.isdigit():
+        return ast.Subscript(owner, ast.Constant(int(name)), ast.Load())
+    if not name.isidentifier() or keyword.iskeyword(name):
+        return ast.Subscript(owner, ast.Constant(name), ast.Load())
+    return ast.Attribute(owner, name, ast.Load())
+
+
+def inside(path: str, module: str) -> ast.expr:
+    """``self.a.b`` for what lies at ``path`` inside ``module``."""
+    expression: ast.expr = ast.Name("self", ast.Load())
+    for name in path.removeprefix(module).lstrip(".").split("."):
+        expression = attribute(expression, name)
+    return expression
+
+
+class Writer:
+    """Writes the body of one call. ``child_sizes``: the sizes that the modules in it must be told, by path."""
+
+    def __init__(self, program: Program, call: Call, rules: Mapping[str, Any], transposed: Callable[[str], bool],
+                 child_sizes: Mapping[str, list[Expression]], renamed: Callable[[str], str]):  # fmt: skip
+        self.program, self.call, self.rules, self.transposed = program, call, rules, transposed
+        self.child_sizes, self.renamed = child_sizes, renamed
+        self.module = program.modules[call.path]
+        self.expressions: dict[int | str, ast.expr] = {}
+        self.holder: dict[str, int | str] = {}  # variable -> the tensor that it is
+        self.scope: list[tuple[int | str, Tensor]] = []
+        self.statements: list[ast.stmt] = []
+        self.made: dict[int | str, tuple[str, int]] = {}  # the variable that a tensor was first, and after what
+        self.size_names: dict[Expression, str] = {}
+        self.told: list[Expression] = []
+        self.training = False
+        self.templates: dict[int, tuple[str, Arguments]] = {}
+        self.waiting: list[ast.expr] = []  # written inside a later statement
+        self.stops: list[Stop] = []
+
+    def body(self) -> Body:
+        """Raises nothing: what has no rule is in ``stops``."""
+        steps = self._resolved()
+        self._count(steps)
+        names = self._inputs()
+        for position, step in enumerate(steps):
+            if isinstance(step, Call):
+                self._call(step, position)
+            else:
+                self._operator(step, position)
+        self.statements.append(ast.Return(self._result()))
+        return Body([*names, *(self.size_names[size] for size in self.told)], self.statements, self.told, self.training)
+
+    # what is used where
+
+    def _resolved(self) -> list[Op | Call]:
+        """The steps that do something; operators that do nothing are other names for what they take."""
+        self.same: dict[int, Ref | State] = {}
+        steps: list[Op | Call] = []
+        for step in self.call.body:
+            if isinstance(step, Call):
+                steps.append(step)
+                continue
+            template = self._template(step)
+            if template in ("self", "input") and not self.templates[id(step)][1].replaced.get(template):
+                self.same[step.outputs[0]] = self._origin(step.args[template])
+            else:
+                steps.append(step)
+        return steps
+
+    def _origin(self, ref: Ref | State) -> Ref | State:
+        while isinstance(ref, Ref) and ref.number in self.same:
+            ref = self.same[ref.number]
+        return ref
+
+    def _template(self, op: Op) -> str:
+        rule = self.rules.get(op.name) or self.rules.get(functional(op.name))
+        tensors = [self.program.tensors[number] for number in op.outputs]
+        arguments = Arguments(op.args, self._tensor, tensors)
+        self.templates[id(op)] = ("", arguments)
+        if rule is None:
+            self._stop(op, f"no rule for the operator {op.name}")
+            return "missing"
+        try:
+            template = rule if isinstance(rule, str) else rule(arguments)
+        except Unsupported as error:
+            self._stop(op, f"the rule for {op.name} does not serve {error}")
+            template = "missing"
+        self.templates[id(op)] = (template, arguments)
+        return template
+
+    def _stop(self, op: Op, why: str) -> None:
+        self.stops.append(Stop(self.call.path, op.place, why))
+
+    def _tensor(self, ref: Any) -> Tensor | None:
+        if isinstance(ref, Ref):
+            return self.program.tensors[ref.number]
+        if isinstance(ref, State):
+            return self.program.states[ref.path]
+        return None
+
+    def _takes(self, step: Op | Call) -> Iterator[int | str]:
+        values = step.inputs if isinstance(step, Call) else step.args
+        for ref in references(values):
+            ref = self._origin(ref)
+            yield ref.number if isinstance(ref, Ref) else ref.path
+
+    def _count(self, steps: list[Op | Call]) -> None:
+        """For every tensor the steps that use it; the position at which a step is written, inlined or not."""
+        self.uses: dict[int | str, list[int]] = {}
+        for position, step in enumerate(steps):
+            for key in self._takes(step):
+                self.uses.setdefault(key, []).append(position)
+        end = len(steps)
+        for number in self.call.outputs:
+            ref = self._origin(Ref(number))
+            self.uses.setdefault(ref.number if isinstance(ref, Ref) else ref.path, []).append(end)
+        self.steps = steps
+        self.spoken = [statement_at(step.place) for step in steps]
+        self.written = list(range(end + 1))
+        self.inline = [False] * end
+        for position in reversed(range(end)):
+            user = self._only_user(steps[position])
+            if user is not None and self._joins(position, user):
+                self.inline[position] = True
+                self.written[position] = self.written[user]
+        self.last = {key: max(self.written[user] for user in users) for key, users in self.uses.items()}
+
+    def _only_user(self, step: Op | Call) -> int | None:
+        if len(step.outputs) != 1 or getattr(step, "several", False):
+            return None
+        users = self.uses.get(step.outputs[0], [])
+        return users[0] if len(users) == 1 else None
+
+    def _joins(self, position: int, user: int) -> bool:
+        """Whether the reference writes the value of one step inside the statement of another."""
+        ours = self.spoken[position]
+        if user == len(self.steps):
+            return ours is None or ours.returns or not ours.targets or (position == user - 1 and self._ends_here(ours))
+        theirs = self.spoken[user]
+        if ours is None or theirs is None:
+            return user == position + 1
+        if ours == theirs:
+            return True
+        return ours.returns and not self._loops(ours, position)
+
+    def _loops(self, ours: Statement, position: int) -> bool:
+        return False
+
+    def _ends_here(self, ours: Statement) -> bool:
+        return ours.returns
+
+    # names
+
+    def _inputs(self) -> list[str]:
+        names: list[str] = []
+        wanted = self._argument_names()
+        for number, ref in enumerate(self.call.inputs if self.call.path else self._root_inputs()):
+            key = ref.number if isinstance(ref, Ref) else ref.path
+            name = wanted[number] if number < len(wanted) and wanted[number] not in names else f"{wanted[0]}{number}"
+            while name in names:
+                name += "_"
+            names.append(name)
+            self._hold(name, key)
+        return names
+
+    def _root_inputs(self) -> list[Ref]:
+        return [Ref(number) for _, number in self.program.inputs]
+
+    def _argument_names(self) -> list[str]:
+        if not self.call.path:
+            return [name for name, _ in self.program.inputs]
+        names = [name for name in self.module.parameters if name not in ("args", "kwargs")] or ["x"]
+        return ["x" if name == "input" else name for name in names]
+
+    def _hold(self, name: str, key: int | str) -> None:
+        self.expressions[key] = ast.Name(name, ast.Load())
+        self.holder[name] = key
+        self.made[key] = (name, len(self.statements))
+        tensor = self._tensor(Ref(key) if isinstance(key, int) else State(key))
+        self.scope.append((key, tensor))
+
+    def _name(self, hint: str | None, key: int | str, position: int, step: Op | Call) -> str:
+        """A variable for the tensor ``key``, made by ``step``: the reference's own name where it is free."""
+        candidates = [hint] if hint else []
+        if isinstance(step, Call):
+            candidates.append(step.path.rpartition(".")[2])
+        for name in (*candidates, "x", *SPARE, *(f"{spare}{n}" for n in range(2, 400) for spare in ("out",))):
+            if not name.isidentifier() or keyword.iskeyword(name) or name in ("self", "paddle", "nn", "F"):
+                continue
+            if name in self.size_names.values():
+                continue
+            old = self.holder.get(name)
+            if old is None or self.last.get(old, -1) <= position:
+                self.holder[name] = key
+                return name
+            if name == hint and self._moved_aside(name, old, position):
+                self.holder[name] = key
+                return name
+        raise AssertionError("no name is free")
+
+    def _moved_aside(self, name: str, old: int | str, position: int) -> bool:
+        """Give the tensor that ``name`` holds the other name that the reference has for it: ``shortcut = x``."""
+        spoken = self.spoken[position] if position < len(self.spoken) else None
+        other = aliases(spoken.file, spoken.function).get(name) if spoken else None
+        if other is None or other in self.size_names.values():
+            return False
+        holder = self.holder.get(other)
+        if holder is not None and self.last.get(holder, -1) >= position:
+            return False
+        self.statements.append(ast.Assign([ast.Name(other, ast.Store())], ast.Name(name, ast.Load())))
+        self.expressions[old] = ast.Name(other, ast.Load())
+        for expression in self.waiting:
+            for node in ast.walk(expression):
+                if isinstance(node, ast.Name) and node.id == name:
+                    node.id = other
+        self.holder[other] = old
+        return True
+
+    # sizes
+
+    def _known(self, size: Expression) -> ast.expr | None:
+        if size in self.size_names:
+            return ast.Name(self.size_names[size], ast.Load())
+        for key, tensor in self.scope:
+            if size in tensor.shape and self._held(key):
+                axis = tensor.shape.index(size)
+                return ast.Subscript(
+                    ast.Attribute(self._fresh(key), "shape", ast.Load()), ast.Constant(axis), ast.Load()
+                )
+        return None
+
+    def _known_before(self, size: Expression) -> ast.expr | None:
+        """``size`` read off a tensor whose variable is another's by now: it is kept where the tensor was made."""
+        found = self._known(size)
+        if found is not None:
+            return found
+        for key, tensor in self.scope:
+            if size in tensor.shape:
+                variable, place = self.made[key]
+                name = self._size_name(size)
+                shape = ast.Attribute(ast.Name(variable, ast.Load()), "shape", ast.Load())
+                item = ast.Subscript(shape, ast.Constant(tensor.shape.index(size)), ast.Load())
+                self._insert(place, ast.Assign([ast.Name(name, ast.Store())], item))
+                self.size_names[size] = name
+                return ast.Name(name, ast.Load())
+        return None
+
+    def _insert(self, place: int, statement: ast.stmt) -> None:
+        self.statements.insert(place, statement)
+        for key, (name, other) in self.made.items():
+            if other > place:
+                self.made[key] = (name, other + 1)
+
+    def _held(self, key: int | str) -> bool:
+        """Whether a variable is still the tensor ``key``."""
+        expression = self.expressions.get(key)
+        return isinstance(expression, ast.Name) and self.holder.get(expression.id) == key
+
+    def _fresh(self, key: int | str) -> ast.Name:
+        return ast.Name(self.expressions[key].id, ast.Load())
+
+    def _size(self, size: Expression) -> ast.expr:
+        for known in (self._known, self._known_before):
+            found = solve(size, known)
+            if found is not None:
+                return found
+        if not self.call.path:
+            self.stops.append(Stop(self.call.path, None, f"the size {size} does not follow from the inputs"))
+            return ast.Constant(0)
+        self.size_names[size] = self._size_name(size)
+        self.told.append(size)
+        return ast.Name(self.size_names[size], ast.Load())
+
+    def _size_name(self, size: Expression) -> str:
+        taken = {*self.holder, *self.size_names.values()}
+        for name in ("H", "W", "N", "B", *(f"size{n}" for n in range(2, 99))):
+            if name not in taken:
+                return name
+        raise AssertionError("no name is free")
+
+    # statements
+
+    def _call(self, call: Call, position: int) -> None:
+        args = [self._reference(ref) for ref in call.inputs]
+        args += [self._size(size) for size in self.child_sizes.get(call.path, ())]
+        expression = ast.Call(inside(call.path, self.call.path), args, [])
+        self._assign(call, position, expression, len(call.outputs) > 1)
+
+    def _operator(self, op: Op, position: int) -> None:
+        template, arguments = self.templates[id(op)]
+        plain = {**arguments.plain, **arguments.replaced}
+        names = {node.id for node in ast.walk(ast.parse(template, mode="eval")) if isinstance(node, ast.Name)}
+        for part in arguments.written.values():
+            names |= {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
+        values = {name: self._value(plain[name], name) for name in plain if name in names}
+        for name, part in arguments.written.items():
+            values[name] = filled_node(part, values)
+        expression = filled(template, values)
+        if isinstance(expression, ast.Call):
+            for word in expression.keywords:
+                if word.arg in arguments.defaults:
+                    word.default = arguments.defaults[word.arg]
+        expression = _Finish(self).visit(expression)
+        self._assign(op, position, expression, op.several)
+
+    def _value(self, value: Any, role: str) -> ast.expr:
+        if isinstance(value, (Ref, State)):
+            return self._reference(value)
+        if isinstance(value, Expression):
+            return self._size(value)
+        if isinstance(value, (list, tuple)):
+            return ast.List([self._value(item, role) for item in value], ast.Load())
+        if isinstance(value, Type):
+            return self._type(value)
+        return with_role(literal(value), role)
+
+    def _type(self, dtype: Type) -> ast.expr:
+        if dtype.name != WORKING:
+            return ast.Constant(dtype.name)
+        for key, tensor in self.scope:
+            if tensor.dtype == WORKING and self._held(key):
+                return ast.Attribute(self._fresh(key), "dtype", ast.Load())
+        for held in self.module.held:
+            if held.dtype == WORKING:
+                return ast.Attribute(ast.Attribute(ast.Name("self"), held.name, ast.Load()), "dtype", ast.Load())
+        return ast.Call(ast.Attribute(ast.Name("paddle"), "get_default_dtype", ast.Load()), [], [])
+
+    def _reference(self, ref: Ref | State) -> ast.expr:
+        ref = self._origin(ref)
+        key = ref.number if isinstance(ref, Ref) else ref.path
+        if key in self.expressions:
+            found = self.expressions[key]
+            return ast.Name(found.id, ast.Load()) if isinstance(found, ast.Name) else found
+        expression = inside(self.renamed(key), self.call.path)
+        if self.transposed(key):
+            return ast.Attribute(expression, "T", ast.Load())
+        return expression
+
+    def _assign(self, step: Op | Call, position: int, expression: ast.expr, several: bool) -> None:
+        if self.inline[position]:
+            self.expressions[step.outputs[0]] = expression
+            self.waiting.append(expression)
+            return
+        spoken = self.spoken[position]
+        targets = spoken.targets if spoken else ()
+        if not several:
+            hint = targets[0] if len(targets) == 1 and self._final(step, position) else None
+            name = self._name(hint, step.outputs[0], position, step)
+            self._write(ast.Assign([ast.Name(name, ast.Store())], expression))
+            self._hold(name, step.outputs[0])
+            return
+        hints = targets if len(targets) == len(step.outputs) else (None,) * len(step.outputs)
+        names = []
+        for hint, number in zip(hints, step.outputs, strict=True):
+            if number not in self.uses:
+                names.append("_")
+                continue
+            name = self._name(hint, number, position, step)
+            names.append(name)
+        elements = [ast.Name(name, ast.Store()) for name in names]
+        self._write(ast.Assign([ast.Tuple(elements, ast.Store())], expression))
+        for name, number in zip(names, step.outputs, strict=True):
+            if name != "_":
+                self._hold(name, number)
+
+    def _write(self, statement: ast.stmt) -> None:
+        self.statements.append(statement)
+        inside = {id(node) for node in ast.walk(statement)}
+        self.waiting = [expression for expression in self.waiting if id(expression) not in inside]
+
+    def _final(self, step: Op | Call, position: int) -> bool:
+        """Whether ``step`` makes what its statement assigns, not something on the way."""
+        spoken = self.spoken[position]
+        users = self.uses.get(step.outputs[0], ())
+        return not any(
+            user < len(self.spoken) and self.spoken[user] == spoken and user > position for user in users
+        ) or (len(users) > 1 and not all(user < len(self.spoken) and self.spoken[user] == spoken for user in users))
+
+    def _result(self) -> ast.expr:
+        if not self.call.path:
+            return self._structure(self.program.result)
+        values = [self._reference(Ref(number)) for number in self.call.outputs]
+        return values[0] if len(values) == 1 else ast.Tuple(values, ast.Load())
+
+    def _structure(self, value: Any) -> ast.expr:
+        if isinstance(value, (Ref, State)):
+            return self._reference(value)
+        if isinstance(value, dict):
+            return ast.Dict([ast.Constant(key) for key in value], [self._structure(item) for item in value.values()])
+        if isinstance(value, (list, tuple)):
+            items = [self._structure(item) for item in value]
+            return ast.List(items, ast.Load()) if isinstance(value, list) else ast.Tuple(items, ast.Load())
+        return literal(value)
+
+
+def filled_node(node: ast.expr, values: Mapping[str, ast.expr]) -> ast.expr:
+    """A tree with its names replaced."""
+
+    class Filling(ast.NodeTransformer):
+        def visit_Name(self, name: ast.Name) -> ast.expr:
+            return values.get(name.id, name)
+
+    return Filling().visit(node)
+
+
+def with_role(node: ast.expr, role: str) -> ast.expr:
+    """``node``, whose numbers remember what they are for."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Constant):
+            inner.role = role
+    return node
+
+
+class _Finish(ast.NodeTransformer):
+    """The words that only the module can fill: ``transposed(weight)`` and ``self_module.training``."""
+
+    def __init__(self, writer: Writer):
+        self.writer = writer
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id == "self_module":
+            self.writer.training = True
+            return ast.Name("self", ast.Load())
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "transposed":
+            (inner,) = node.args
+            if isinstance(inner, ast.Attribute) and inner.attr == "T":
+                return inner.value
+            return ast.Attribute(inner, "T", ast.Load())
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        self.generic_visit(node)
+        return _merged(node)
+
+
+def _merged(node: ast.Subscript) -> ast.expr:
+    """``x[:, 1:][:, :, 2]`` as ``x[:, 1:, 2]``."""
+    inner = node.value
+    if not isinstance(inner, ast.Subscript):
+        return node
+    first, second = _items(inner), _items(node)
+    if not all(isinstance(item, ast.Slice) for item in first):
+        return node
+    merged: list[ast.expr] = []
+    for position in range(max(len(first), len(second))):
+        ours = first[position] if position < len(first) else ast.Slice()
+        theirs = second[position] if position < len(second) else ast.Slice()
+        if not _everything(ours) and not _everything(theirs):
+            return node
+        merged.append(theirs if _everything(ours) else ours)
+    return ast.Subscript(inner.value, ast.Tuple(merged, ast.Load()) if len(merged) > 1 else merged[0], ast.Load())
+
+
+def _items(node: ast.Subscript) -> list[ast.expr]:
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _everything(item: ast.expr) -> bool:
+    return isinstance(item, ast.Slice) and item.lower is item.upper is item.step is None

@@ -1,0 +1,231 @@
+"""One rule a layer class: which Paddle layer stands for it, and what its tensors are called there. No framework.
+
+A rule is a template, whose names are the layer's settings, with the settings that are left out where they have Paddle's
+default. Classes of ``parts`` are copied into the port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.translate.operators import square
+from convert.translate.plain import Module
+
+NN = "torch.nn.modules"
+TIMM = "timm.layers"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How a class is written. ``template``: the constructor. ``optional``: ``{keyword: (setting, Paddle's default)}``.
+
+    ``names``: ``{torch's tensor: Paddle's}`` where they differ; ``None`` drops one. ``transposed``: tensors that Paddle
+    keeps the other way round. ``silent``: may do nothing in evaluation, and is called nevertheless.
+    ``fits``: whether a module of the class is served. ``prepare``: settings as Paddle wants them.
+    ``inner``: settings that are modules inside.
+    """
+
+    template: str
+    optional: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
+    silent: bool = False
+    fits: Callable[[Module], bool] = lambda module: True
+    prepare: Callable[[Module], dict[str, Any]] = lambda module: {}
+    inner: tuple[str, ...] = ()
+
+
+def has(module: Module, name: str) -> bool:
+    """Whether ``module`` holds a parameter or buffer of that name."""
+    return any(held.name == name for held in module.held)
+
+
+def _bias(module: Module) -> dict[str, Any]:
+    return {"bias_attr": None if has(module, "bias") else False}
+
+
+def _plain_padding(module: Module) -> bool:
+    padding = module.settings.get("padding")
+    return module.settings.get("padding_mode", "zeros") == "zeros" and (
+        not isinstance(padding, str) or padding == "valid" or square(module.settings["stride"]) == 1
+    )
+
+
+def _conv(name: str, transpose: bool = False) -> Layer:
+    optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1),
+                "groups": ("groups", 1), "bias_attr": ("bias_attr", None)}  # fmt: skip
+    if transpose:
+        optional = {"stride": ("stride", 1), "padding": ("padding", 0), "output_padding": ("output_padding", 0),
+                    "groups": ("groups", 1), "dilation": ("dilation", 1), "bias_attr": ("bias_attr", None)}  # fmt: skip
+    return Layer(f"nn.{name}(in_channels, out_channels, kernel_size)", optional, prepare=_bias, fits=_plain_padding)
+
+
+STATISTICS = {"running_mean": "_mean", "running_var": "_variance", "num_batches_tracked": None}
+
+
+def _norm_settings(module: Module) -> dict[str, Any]:
+    settings = {"epsilon": module.settings["eps"]}
+    if module.settings.get("momentum") is not None:
+        settings["momentum"] = 1 - module.settings["momentum"]
+    if not has(module, "weight"):
+        settings["weight_attr"] = False
+    if not has(module, "bias"):
+        settings["bias_attr"] = False
+    return settings
+
+
+def _tracked(module: Module) -> bool:
+    return has(module, "running_mean") and module.settings.get("momentum") is not None
+
+
+AFFINE = {"weight_attr": ("weight_attr", None), "bias_attr": ("bias_attr", None)}
+BATCH_NORM = {"momentum": ("momentum", 0.9), "epsilon": ("epsilon", 1e-5), **AFFINE}
+
+
+def _batch_norm(name: str) -> Layer:
+    return Layer(f"{name}(num_features)", BATCH_NORM, STATISTICS, prepare=_norm_settings, fits=_tracked)
+
+
+def _last_dimension(module: Module) -> bool:
+    # Paddle's layer wants both or neither
+    return has(module, "weight") == has(module, "bias")
+
+
+def _layer_norm(module: Module) -> dict[str, Any]:
+    shape = module.settings["normalized_shape"]
+    return _norm_settings(module) | {"normalized_shape": shape[0] if len(shape) == 1 else list(shape)}
+
+
+def _recurrent(name: str) -> Layer:
+    def settings(module: Module) -> dict[str, Any]:
+        found = module.settings
+        return {
+            "direction": "bidirect" if found["bidirectional"] else "forward",
+            "time_major": not found["batch_first"],
+        }
+
+    return Layer(
+        f"nn.{name}(input_size, hidden_size)",
+        {"num_layers": ("num_layers", 1), "direction": ("direction", "forward"), "time_major": ("time_major", False),
+         "dropout": ("dropout", 0.0)},
+        prepare=settings,
+        fits=lambda module: module.settings["bias"] and not module.settings.get("proj_size"),
+    )  # fmt: skip
+
+
+def _pool(name: str, average: bool = False) -> Layer:
+    optional = {"stride": ("stride", None), "padding": ("padding", 0), "ceil_mode": ("ceil_mode", False)}
+    if average:
+        optional["exclusive"] = ("exclusive", True)
+
+    def settings(module: Module) -> dict[str, Any]:
+        kernel, stride = square(module.settings["kernel_size"]), square(module.settings["stride"])
+        found = {"kernel_size": kernel, "stride": None if stride == kernel else stride}
+        if average and square(module.settings["padding"]) != 0:
+            found["exclusive"] = not module.settings["count_include_pad"]
+        return found
+
+    def fits(module: Module) -> bool:
+        return square(module.settings.get("dilation", 1)) == 1 and module.settings.get("divisor_override") is None
+
+    return Layer(f"nn.{name}(kernel_size)", optional, prepare=settings, fits=fits)
+
+
+def _embedding(module: Module) -> dict[str, Any]:
+    return {"padding_idx": module.settings.get("padding_idx")}
+
+
+ACTIVATION = f"{NN}.activation"
+
+LAYERS: dict[str, Layer] = {
+    f"{NN}.conv.Conv1d": _conv("Conv1D"),
+    f"{NN}.conv.Conv2d": _conv("Conv2D"),
+    f"{NN}.conv.Conv3d": _conv("Conv3D"),
+    f"{NN}.conv.ConvTranspose1d": _conv("Conv1DTranspose", transpose=True),
+    f"{NN}.conv.ConvTranspose2d": _conv("Conv2DTranspose", transpose=True),
+    f"{NN}.linear.Linear": Layer(
+        "nn.Linear(in_features, out_features)",
+        {"bias_attr": ("bias_attr", None)},
+        transposed=("weight",),
+        prepare=_bias,
+    ),
+    f"{NN}.sparse.Embedding": Layer(
+        "nn.Embedding(num_embeddings, embedding_dim)",
+        {"padding_idx": ("padding_idx", None)},
+        prepare=_embedding,
+        fits=lambda module: module.settings.get("max_norm") is None,
+    ),
+    f"{NN}.batchnorm.BatchNorm1d": _batch_norm("BatchNorm1D"),
+    f"{NN}.batchnorm.BatchNorm2d": _batch_norm("BatchNorm2D"),
+    f"{TIMM}.norm_act.BatchNormAct2d": Layer(
+        "BatchNormAct2D(num_features, act)",
+        BATCH_NORM,
+        STATISTICS,
+        prepare=_norm_settings,
+        fits=_tracked,
+        inner=("act",),
+    ),
+    f"{NN}.normalization.LayerNorm": Layer(
+        "nn.LayerNorm(normalized_shape)",
+        {"epsilon": ("epsilon", 1e-5), **AFFINE},
+        prepare=_layer_norm,
+        fits=_last_dimension,
+    ),
+    f"{TIMM}.norm.LayerNorm": Layer(
+        "nn.LayerNorm(normalized_shape)",
+        {"epsilon": ("epsilon", 1e-5), **AFFINE},
+        prepare=_layer_norm,
+        fits=_last_dimension,
+    ),
+    f"{NN}.normalization.GroupNorm": Layer(
+        "nn.GroupNorm(num_groups, num_channels)",
+        {"epsilon": ("epsilon", 1e-5)},
+        prepare=_norm_settings,
+        fits=lambda module: has(module, "weight"),
+    ),
+    f"{NN}.rnn.LSTM": _recurrent("LSTM"),
+    f"{NN}.rnn.GRU": _recurrent("GRU"),
+    f"{NN}.pooling.MaxPool2d": _pool("MaxPool2D"),
+    f"{NN}.pooling.AvgPool2d": _pool("AvgPool2D", average=True),
+    f"{NN}.pooling.MaxPool1d": _pool("MaxPool1D"),
+    f"{NN}.dropout.Dropout": Layer("nn.Dropout(p)", silent=True),
+    f"{NN}.dropout.Dropout1d": Layer("Dropout1D(p)", silent=True),
+    f"{NN}.dropout.Dropout2d": Layer("nn.Dropout2D(p)", silent=True),
+    f"{TIMM}.drop.DropPath": Layer(
+        "DropPath(drop_prob)",
+        {"scale_by_keep": ("scale_by_keep", True)},
+        silent=True,
+        prepare=lambda module: {"drop_prob": module.settings["drop_prob"] or 0.0},
+    ),
+    f"{ACTIVATION}.ReLU": Layer("nn.ReLU()"),
+    f"{ACTIVATION}.ReLU6": Layer("nn.ReLU6()"),
+    f"{ACTIVATION}.SiLU": Layer("nn.Silu()"),
+    f"{ACTIVATION}.Sigmoid": Layer("nn.Sigmoid()"),
+    f"{ACTIVATION}.Tanh": Layer("nn.Tanh()"),
+    f"{ACTIVATION}.Hardswish": Layer("nn.Hardswish()"),
+    f"{ACTIVATION}.Mish": Layer("nn.Mish()"),
+    f"{ACTIVATION}.GELU": Layer(
+        "nn.GELU()",
+        {"approximate": ("approximate_", False)},
+        prepare=lambda module: {"approximate_": module.settings["approximate"] == "tanh"},
+    ),
+    f"{TIMM}.activations.GELU": Layer("nn.GELU()"),
+    f"{TIMM}.activations.GELUTanh": Layer("nn.GELU(approximate=True)"),
+    f"{ACTIVATION}.Softmax": Layer("nn.Softmax(dim)", fits=lambda module: module.settings["dim"] is not None),
+    f"{NN}.flatten.Flatten": Layer("nn.Flatten()", {"start_axis": ("start_dim", 1), "stop_axis": ("end_dim", -1)}),
+    f"{NN}.pixelshuffle.PixelShuffle": Layer("nn.PixelShuffle(upscale_factor)"),
+}
+"""Class of torch -> layer of Paddle."""
+
+
+def settings_of(module: Module, layer: Layer) -> dict[str, Any]:
+    """What the template's names mean for ``module``."""
+    return {**{name: square(value) for name, value in module.settings.items()}, **layer.prepare(module)}
+
+
+def layer_of(module: Module, layers: Mapping[str, Layer]) -> Layer | None:
+    """The rule that serves ``module``, by its exact class: a subclass may compute something else."""
+    layer = layers.get(module.kind)
+    return layer if layer is not None and layer.fits(module) else None

@@ -1,0 +1,103 @@
+"""What each call takes and returns, what is computed for nothing, and which sizes a module must be told. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from convert.translate.plain import Call, Op, Program, Ref, State
+from convert.translate.sizes import Expression
+
+
+def references(value: Any) -> Iterator[Ref | State]:
+    """Every tensor in an argument, in order."""
+    if isinstance(value, (Ref, State)):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from references(item)
+
+
+def sizes(value: Any) -> Iterator[Expression]:
+    """Every size in an argument that is no number, in order."""
+    if isinstance(value, Expression):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from sizes(item)
+
+
+def link(program: Program, whole: Callable[[str], bool]) -> Program:
+    """Fill in what every call takes and returns; drop what nothing uses. ``whole``: paths of layers taken whole."""
+    needed = set(program.root.outputs)
+    _prune(program.root, needed)
+    _connect(program.root, program, whole)
+    return program
+
+
+def _prune(call: Call, needed: set[int]) -> None:
+    kept: list[Op | Call] = []
+    for step in reversed(call.body):
+        if isinstance(step, Call):
+            if step.outputs:  # a layer that left a mark only
+                if needed.intersection(step.outputs):
+                    needed.update(ref.number for ref in step.inputs if isinstance(ref, Ref))
+                    kept.append(step)
+                continue
+            _prune(step, needed)
+            if step.body:
+                kept.append(step)
+        elif needed.intersection(step.outputs):
+            needed.update(ref.number for ref in references(step.args) if isinstance(ref, Ref))
+            kept.append(step)
+    call.body = kept[::-1]
+
+
+def _made(call: Call) -> Iterator[int]:
+    yield from call.outputs if not call.body else ()
+    for step in call.body:
+        if isinstance(step, Call):
+            yield from _made(step)
+        else:
+            yield from step.outputs
+
+
+def used(call: Call) -> Iterator[Ref | State]:
+    """Every tensor that something inside takes, in order."""
+    if not call.body:
+        yield from call.inputs
+    for step in call.body:
+        yield from used(step) if isinstance(step, Call) else references(step.args)
+
+
+def _connect(call: Call, program: Program, whole: Callable[[str], bool]) -> None:
+    """Inputs and outputs of the calls in ``call``, whose own outputs are known."""
+    users: dict[int, list[int]] = {}
+    for position, step in enumerate(call.body):
+        for ref in used(step) if isinstance(step, Call) else references(step.args):
+            if isinstance(ref, Ref):
+                users.setdefault(ref.number, []).append(position)
+    for position, step in enumerate(call.body):
+        if not isinstance(step, Call):
+            continue
+        if not step.body:
+            continue
+        inside = dict.fromkeys(_made(step))
+        step.outputs = [
+            number
+            for number in inside
+            if number in call.outputs or any(user != position for user in users.get(number, ()))
+        ]
+        taken = dict.fromkeys(used(step))
+        step.inputs = [ref for ref in taken if _comes_in(ref, step, inside, program)]
+        if not whole(step.path):
+            _connect(step, program, whole)
+
+
+def _comes_in(ref: Ref | State, call: Call, inside: dict[int, None], program: Program) -> bool:
+    if isinstance(ref, Ref):
+        return ref.number not in inside
+    return bool(call.path) and not ref.path.startswith(f"{call.path}.") and ref.path not in program.constants

@@ -1,0 +1,537 @@
+"""A torch module becomes a ``Program``: its modules, their calls and operators, as plain values. The one torch file.
+
+``torch.export`` runs the module on tensors that have shapes and no values, and writes down every operator with the
+module it ran in. The module is traced in float64: an explicit ``.float()`` of the reference is then seen as one, and a
+cast to the type that a tensor already has as none.
+
+    program = trace(timm.create_model("convnext_atto"), (torch.randn(2, 3, 224, 224),))
+
+Layers with a mode or a state, which the tables of ``layers`` take whole, leave one call each, also where the traced mode
+does nothing with them (``DropPath`` in evaluation).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sympy
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from convert.translate.plain import (
+    Call,
+    Held,
+    Module,
+    Op,
+    Place,
+    Program,
+    Ref,
+    State,
+    Stop,
+    Tensor,
+    TranslationError,
+    Type,
+)
+from convert.translate.sizes import Expression
+
+# what the module's numbers are while it is traced, and what a port calls its own type
+WORKING = torch.float64
+MARK = "port::mark"
+PLAIN = (bool, int, float, str, type(None))
+CALLED = ("_call_impl", "_wrapped_call_impl")
+
+
+@contextmanager
+def constructors_recorded() -> Iterator[None]:
+    """Within it, every torch module remembers its constructor's arguments: they name the arguments of a port's classes."""
+
+    original = torch.nn.Module.__init__
+
+    def init(module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(module, *args, **kwargs)
+        module.__dict__["_constructed_with"] = _arguments_of(module, sys._getframe(1))
+
+    torch.nn.Module.__init__ = init
+    try:
+        yield
+    finally:
+        torch.nn.Module.__init__ = original
+
+
+def _arguments_of(module: torch.nn.Module, frame: Any) -> dict[str, Any]:
+    """What the constructor of ``module`` was called with: the outermost ``__init__`` above ``frame`` that builds it."""
+    found: dict[str, Any] = {}
+    while frame is not None and frame.f_code.co_name == "__init__":
+        code = frame.f_code
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if not names or frame.f_locals.get(names[0]) is not module:
+            break
+        found = {name: frame.f_locals[name] for name in names[1:] if name in frame.f_locals}
+        frame = frame.f_back
+    return {name: value for name, value in found.items() if _plain(value)}
+
+
+def trace(
+    module: torch.nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    silent: Callable[[str], bool] = lambda name: False,
+) -> Program:
+    """The program that ``module(*args, **kwargs)`` runs, in evaluation.
+
+    ``silent``: the classes, by qualified name, that may do nothing in evaluation, and whose call is to be seen
+    nevertheless.
+
+    Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
+    """
+    model = copy.deepcopy(module).eval().to(WORKING)
+    args, kwargs = _double(tuple(args)), _double(dict(kwargs or {}))
+    for path, child in model.named_modules():
+        if silent(_qualified(type(child))):
+            child.forward = functools.partial(_marked, path)
+    frames = _Frames()
+    exported = _exported(model, args, kwargs, frames)
+    return _Reader(model, exported, frames).program()
+
+
+def _double(values: Any) -> Any:
+    return pytree.tree_map(
+        lambda value: value.to(WORKING) if isinstance(value, torch.Tensor) and value.is_floating_point() else value,
+        values,
+    )
+
+
+@functools.cache
+def _mark_operator() -> Any:
+    @torch.library.custom_op(MARK, mutates_args=())
+    def mark(x: torch.Tensor, path: str) -> torch.Tensor:
+        return x.clone()
+
+    mark.register_fake(lambda x, path: torch.empty_like(x))
+    return mark
+
+
+def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
+    return _mark_operator()(x, path)
+
+
+class _Frames(TorchFunctionMode):
+    """Where each torch function was called: ``torch.export`` counts them by name, and so does this mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[Any, int] = {}
+        self.stacks: dict[str, tuple[tuple[Place, ...], ...]] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[function] = self.counts.get(function, 0) + 1
+        self.stacks[f"{function.__name__}_{self.counts[function]}"] = _segments(sys._getframe(1))
+        return function(*args, **(kwargs or {}))
+
+
+def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
+    """The Python stack, outermost first, cut where one module calls another; torch's own frames left out."""
+    segments: list[list[Place]] = [[]]
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "_call_impl":
+            segments.append([])
+        elif code.co_name not in CALLED:
+            segments[-1].append(Place(code.co_filename, frame.f_lineno, code.co_name))
+        frame = frame.f_back
+    return tuple(tuple(reversed(segment)) for segment in reversed(segments))
+
+
+def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames) -> torch.export.ExportedProgram:
+    """Exported with sizes as free as the module allows. Raises ``TranslationError``."""
+    inner = model.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        frames.counts.clear()
+        with frames:
+            return inner(*args, **kwargs)
+
+    functools.update_wrapper(forward, inner)
+    model.forward = forward
+    failure: Exception | None = None
+    for free in (_all_free, _batch_free):
+        frames.counts.clear()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                shapes = _shapes(model, args, kwargs, free)
+                return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # noqa: BLE001 - torch.export raises what the module or any part of torch raises
+            failure = error
+    raise TranslationError([_refusal(failure)]) from failure
+
+
+AUTO = torch.export.Dim.AUTO
+
+
+def _all_free(rank: int) -> dict[int, Any]:
+    return {axis: AUTO for axis in range(rank) if axis == 0 or (rank == 4 and axis > 1) or (rank < 4 and axis == 1)}
+
+
+def _batch_free(rank: int) -> dict[int, Any]:
+    return {0: AUTO} if rank else {}
+
+
+def _shapes(model: torch.nn.Module, args: tuple, kwargs: dict, free: Callable[[int], dict[int, Any]]) -> Any:
+    def of(value: Any) -> Any:
+        return free(value.dim()) if isinstance(value, torch.Tensor) else None
+
+    if not kwargs:
+        return pytree.tree_map(of, args)
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
+
+
+def _refusal(error: Exception) -> Stop:
+    """Why the module cannot be traced, with the line of its source that is at fault."""
+    place, traceback = None, error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if (
+            f"{torch.__name__}/" not in code.co_filename.replace("\\", "/")
+            and "convert/translate" not in code.co_filename
+        ):
+            place = Place(code.co_filename, traceback.tb_lineno, code.co_name)
+        traceback = traceback.tb_next
+    return Stop(
+        "", place, f"torch.export cannot trace it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
+    )
+
+
+class _Reader:
+    """Reads an exported program into plain values."""
+
+    def __init__(self, model: torch.nn.Module, exported: torch.export.ExportedProgram, frames: _Frames):
+        self.exported, self.frames = exported, frames
+        self.modules = {path: _module(path, module) for path, module in model.named_modules(remove_duplicate=False)}
+        self.tensors: dict[int, Tensor] = {}
+        self.values: dict[torch.fx.Node, Any] = {}
+        self.parts: dict[torch.fx.Node, list[int]] = {}
+        self.states: dict[str, Tensor] = {}
+        self.constants: dict[str, Any] = {}
+        self.changed: dict[int, int] = {}
+        self.stops: list[Stop] = []
+        self.aliases = _aliases(model)
+
+    def program(self) -> Program:
+        """Raises ``TranslationError`` for what no program has here: a mutated buffer, a region of another kind."""
+        inputs = self._inputs()
+        root = Call("", key="")
+        self.open: list[Call] = [root]
+        self.closed: set[str] = set()
+        result: Any = None
+        for node in self.exported.graph.nodes:
+            if node.op == "output":
+                result = self._result(node)
+            elif node.op == "call_function":
+                self._operator(node)
+        if self.stops:
+            raise TranslationError(self.stops)
+        program = Program(root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases)
+        for number in _refs(result):
+            root.outputs.append(number)
+        return program
+
+    def _inputs(self) -> list[tuple[str, int]]:
+        nodes = {node.name: node for node in self.exported.graph.nodes if node.op == "placeholder"}
+        inputs = []
+        for spec in self.exported.graph_signature.input_specs:
+            node = nodes[spec.arg.name] if hasattr(spec.arg, "name") else None
+            if spec.kind.name == "USER_INPUT":
+                if node is not None and isinstance(node.meta.get("val"), torch.Tensor):
+                    inputs.append((node.name, self._new(node)))
+                continue
+            path = spec.target
+            self.values[node] = State(path)
+            self.states[path] = _tensor(node.meta["val"])
+            if spec.kind.name == "CONSTANT_TENSOR":
+                self.constants[path] = self.exported.constants[path].detach().cpu().numpy()
+        for spec in self.exported.graph_signature.output_specs:
+            if spec.kind.name != "USER_OUTPUT":
+                self.stops.append(Stop("", None, f"the forward changes {spec.target or spec.arg}, which is kept"))
+        return inputs
+
+    def _new(self, node: torch.fx.Node, value: Any = None) -> int:
+        number = len(self.tensors)
+        self.tensors[number] = _tensor(node.meta["val"] if value is None else value)
+        if value is None:
+            self.values[node] = Ref(number)
+        return number
+
+    def _operator(self, node: torch.fx.Node) -> None:
+        value = node.meta.get("val")
+        name = _operator_name(node.target)
+        if name == "getitem" and node.args[0] in self.parts:
+            self.values[node] = Ref(self.parts[node.args[0]][node.args[1]])
+            return
+        if (
+            isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+            or (value is None
+            and not (name.startswith("wrap_with")))
+        ):
+            return  # sizes are expressions; assertions are the reference's
+        if name.startswith("wrap_with"):
+            self._region(node)
+            return
+        segments = self._segments(node)
+        self._enter(node, segments)
+        if name == "port.mark.default":
+            call = self._mark(node, segments)
+            call.outputs.append(self._new(node))
+            return
+        op = Op(name, self._arguments(node), [], segments[len(self.open) - 1][-1] if segments else None)
+        self._place(op, segments)
+        if isinstance(value, torch.Tensor):
+            op.outputs.append(self._new(node))
+        elif isinstance(value, (list, tuple)):
+            op.several = True
+            self.parts[node] = op.outputs = [self._new(node, part) for part in value if isinstance(part, torch.Tensor)]
+        self.open[-1].body.append(op)
+
+    def _region(self, node: torch.fx.Node) -> None:
+        """A region under another setting: on a CPU its operators are what they are outside; without gradients, cut off."""
+        graph = getattr(self.exported.graph_module, _region_of(node).target).graph
+        operands = [value for value in node.args[_region_position(node) + 1 :]]
+        holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
+        for holder, operand in zip(holders, operands, strict=True):
+            if isinstance(operand, torch.fx.Node):
+                if operand in self.values:
+                    self.values[holder] = self.values[operand]
+        for inner in graph.nodes:
+            if inner.op == "call_function":
+                self._operator(inner)
+            elif inner.op == "output":
+                returned = inner.args[0]
+                returned = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+                numbers = [self.values[value].number for value in returned]
+                if node.args[0] is False and _operator_name(node.target) == "wrap_with_set_grad_enabled":
+                    numbers = [self._detached(number) for number in numbers]
+                self.parts[node] = numbers
+                if isinstance(node.meta.get("val"), torch.Tensor):
+                    self.values[node] = Ref(numbers[0])
+
+    def _detached(self, number: int) -> int:
+        new = len(self.tensors)
+        self.tensors[new] = self.tensors[number]
+        self.open[-1].body.append(Op("detach.default", {"self": Ref(number)}, [new]))
+        return new
+
+    def _segments(self, node: torch.fx.Node) -> tuple[tuple[Place, ...], ...]:
+        """The lines that led to ``node``, one tuple a module, from the model inwards."""
+        known = self.frames.stacks.get(node.meta.get("torch_fn", ("",))[0], ())
+        # the outermost frames are those of the export itself
+        depth = len(_stack(node))
+        return known[-depth:] if len(known) >= depth else ()
+
+    def _place(self, op: Op, segments: tuple[tuple[Place, ...], ...]) -> None:
+        op.place = _user_place(segments[-1]) if segments else None
+
+    def _enter(self, node: torch.fx.Node, segments: tuple[tuple[Place, ...], ...]) -> None:
+        """Open and close calls until the innermost open one is that of ``node``."""
+        stack = _stack(node)
+        keys = [key for key, _ in stack]
+        depth = 0
+        while depth < min(len(keys), len(self.open)) and self.open[depth].key == keys[depth]:
+            depth += 1
+        for call in self.open[depth:]:
+            self.closed.add(call.key)
+        del self.open[depth:]
+        for position in range(depth, len(stack)):
+            key, path = stack[position]
+            place = _user_place(segments[position - 1]) if segments and position else None
+            call = Call(path, key=key, place=place)
+            self.open[-1].body.append(call)
+            self.open.append(call)
+
+    def _mark(self, node: torch.fx.Node, segments: tuple[tuple[Place, ...], ...]) -> Call:
+        path = node.args[1]
+        if self.open[-1].path == path:
+            call = self.open[-1]
+        else:
+            call = Call(path, key=f"{path}@{node.name}")
+            self.open[-1].body.append(call)
+        call.inputs.append(self._argument(node.args[0]))
+        return call
+
+    def _arguments(self, node: torch.fx.Node) -> dict[str, Any]:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            self.stops.append(Stop("", None, f"a region of another kind, {_operator_name(node.target)}"))
+            return {}
+        named = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+        named |= dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
+        return {name: self._argument(value) for name, value in (named | node.kwargs).items()}
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, torch.fx.Node):
+            return self.values[value] if value in self.values else _size(value.meta["val"])
+        if isinstance(value, (list, tuple)):
+            return [self._argument(item) for item in value]
+        if isinstance(value, torch.dtype):
+            return Type(_type_name(value))
+        if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
+            return None
+        return _size(value)
+
+    def _result(self, node: torch.fx.Node) -> Any:
+        kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+        by_name = {value.name: value for value in self.exported.graph.nodes}
+        leaves = [
+            self.values[by_name[arg.name]] if hasattr(arg, "name") and by_name[arg.name] in self.values else arg.value
+            for arg in kept
+        ]
+        return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
+
+
+def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:
+    """``(key, path)`` of the modules that ``node`` ran in, outermost first; a second call of a module has another key."""
+    stack = node.meta.get("nn_module_stack") or {}
+    found = [("", "")]
+    for key, (path, _) in stack.items():
+        clean = path.split("@")[0]
+        if clean and clean != "_empty_nn_module_stack_from_metadata_hook":
+            found.append((f"{key}|{path}", clean))
+    return found
+
+
+def _region_position(node: torch.fx.Node) -> int:
+    return next(
+        position
+        for position, value in enumerate(node.args)
+        if isinstance(value, torch.fx.Node) and value.op == "get_attr"
+    )
+
+
+def _region_of(node: torch.fx.Node) -> torch.fx.Node:
+    return node.args[_region_position(node)]
+
+
+def _user_place(segment: Sequence[Place]) -> Place | None:
+    """The innermost line that is no code of torch."""
+    for place in reversed(segment):
+        if "/torch/" not in place.file:
+            return place
+    return segment[-1] if segment else None
+
+
+def _operator_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).removeprefix("aten.")
+    return getattr(target, "__name__", str(target))
+
+
+def _refs(value: Any) -> Iterator[int]:
+    if isinstance(value, Ref):
+        yield value.number
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _refs(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _refs(item)
+
+
+def _tensor(value: torch.Tensor) -> Tensor:
+    return Tensor(tuple(_size(size) for size in value.shape), _type_name(value.dtype))
+
+
+def _type_name(dtype: torch.dtype) -> str:
+    return "working" if dtype is WORKING else str(dtype).removeprefix("torch.")
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return _expression(value.node.expr, isinstance(value, torch.SymInt))
+    return value
+
+
+def _expression(term: sympy.Basic, whole: bool) -> int | float | Expression:
+    """``term`` as an expression; a division in a ``whole`` number is exact, or torch would not have made it a size."""
+    if term.is_Integer:
+        return int(term)
+    if isinstance(term, sympy.Symbol):
+        return Expression("symbol", (term.name,))
+    if term.is_Number:
+        return float(term)
+    kind = type(term).__name__
+    if isinstance(term, sympy.Mul) and term.args[0].is_Rational and not term.args[0].is_Integer:
+        factor, rest = term.as_coeff_Mul()
+        product = _expression(factor.p * rest, whole)
+        return Expression("floordiv" if whole else "truediv", (product, int(factor.q)))
+    if isinstance(term, sympy.Pow) and term.exp == -1:
+        return Expression("truediv", (1, _expression(term.base, whole)))
+    parts = tuple(_expression(part, whole) for part in term.args)
+    if kind in SAME_SIZE:
+        return parts[0]
+    name = SIZE_FUNCTIONS.get(kind, kind)
+    return Expression("floordiv" if whole and name == "truediv" else name, parts)
+
+
+SAME_SIZE = ("ToFloat", "Identity")
+SIZE_FUNCTIONS = {
+    "Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "CleanDiv": "floordiv", "Mod": "mod", "PythonMod": "mod",
+    "Pow": "pow", "PowByNatural": "pow", "FloatPow": "pow", "IntTrueDiv": "truediv", "FloatTrueDiv": "truediv",
+    "Max": "max", "Min": "min", "TruncToInt": "int", "RoundToInt": "round",
+}  # fmt: skip
+"""sympy's and torch's names for what sizes are computed with."""
+
+
+def _qualified(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _aliases(model: torch.nn.Module) -> dict[str, str]:
+    """Parameters and buffers that have a second path, by that path."""
+    first: dict[int, str] = {}
+    found = {}
+    for path, value in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        if first.setdefault(id(value), path) != path:
+            found[path] = first[id(value)]
+    return found
+
+
+def _module(path: str, module: torch.nn.Module) -> Module:
+    kind = type(module)
+    held = [Held(name, tuple(value.shape), _type_name(value.dtype), True)
+            for name, value in module._parameters.items() if value is not None]  # fmt: skip
+    held += [Held(name, tuple(value.shape), _type_name(value.dtype), False, name not in module._non_persistent_buffers_set)
+             for name, value in module._buffers.items() if value is not None]  # fmt: skip
+    settings = {name: value for name, value in vars(module).items() if _plain(value) and not name.startswith("_")}
+    forward = kind.forward
+    return Module(
+        path=path,
+        kind=_qualified(kind),
+        bases=tuple(_qualified(base) for base in kind.__mro__),
+        forward=f"{forward.__module__}.{forward.__qualname__}",
+        parameters=tuple(name for name in inspect.signature(forward).parameters if name != "self"),
+        settings=settings,
+        constructor=module.__dict__.get("_constructed_with", {}),
+        children={name: f"{path}.{name}".lstrip(".") for name, child in module._modules.items() if child is not None},
+        held=held,
+        doc=next(iter(inspect.cleandoc(kind.__doc__ or "").splitlines()), ""),
+        place=_source_place(kind),
+    )
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, PLAIN) or (isinstance(value, (tuple, list)) and all(isinstance(x, PLAIN) for x in value))
+
+
+def _source_place(kind: type) -> Place | None:
+    try:
+        return Place(inspect.getsourcefile(kind) or "", inspect.getsourcelines(kind)[1])
+    except (OSError, TypeError):
+        return None

@@ -1,0 +1,79 @@
+"""What the reference's own source calls its values: statements, the names that they assign, and aliases. No framework."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from dataclasses import dataclass
+
+from convert.translate.plain import Place
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One simple statement: where it begins, and the names that it assigns (``None`` for anything but a name)."""
+
+    file: str
+    line: int
+    function: int  # the line of the function that it stands in
+    targets: tuple[str | None, ...] = ()
+    returns: bool = False
+
+
+@functools.cache
+def _statements(file: str) -> dict[int, Statement]:
+    """``{line: statement}`` of every line of ``file`` that belongs to a simple statement."""
+    try:
+        with open(file, encoding="utf-8") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    found: dict[int, Statement] = {}
+    _collect(tree, file, 0, found)
+    return found
+
+
+def _collect(node: ast.AST, file: str, function: int, found: dict[int, Statement]) -> None:
+    for child in ast.iter_child_nodes(node):
+        inner = child.lineno if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) else function
+        if isinstance(child, ast.stmt) and not hasattr(child, "body"):
+            statement = Statement(file, child.lineno, function, _targets(child), isinstance(child, ast.Return))
+            for line in range(child.lineno, (child.end_lineno or child.lineno) + 1):
+                found.setdefault(line, statement)
+        _collect(child, file, inner, found)
+
+
+def _targets(statement: ast.stmt) -> tuple[str | None, ...]:
+    if isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+        targets = [statement.target]
+    elif isinstance(statement, ast.Assign):
+        targets = statement.targets[-1:]
+    else:
+        return ()
+    (target,) = targets
+    parts = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
+    return tuple(part.id if isinstance(part, ast.Name) else None for part in parts)
+
+
+def statement_at(place: Place | None) -> Statement | None:
+    """The simple statement that ``place`` lies in."""
+    return _statements(place.file).get(place.line) if place else None
+
+
+@functools.cache
+def aliases(file: str, function: int) -> dict[str, str]:
+    """``{name: other name for the same value}`` of the function at line ``function``: ``shortcut = x``."""
+    try:
+        with open(file, encoding="utf-8") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.lineno == function:
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Name):
+                    for target in inner.targets:
+                        if isinstance(target, ast.Name):
+                            found.setdefault(inner.value.id, target.id)
+    return found

@@ -1,0 +1,51 @@
+"""``translate``: a torch module as Paddle source, with the key map between both. torch is imported when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convert.matching.key_map import KeyMap
+from convert.translate.classes import Builder, Translation
+from convert.translate.layers import LAYERS, Layer
+from convert.translate.operators import OPERATORS
+from convert.translate.plain import Program
+from convert.translate.source import written
+from convert.translate.weights import key_map
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A port's ``source``, the ``key_map`` from torch's tensors to its own, and what they were made of."""
+
+    source: str
+    key_map: KeyMap
+    program: Program
+    translation: Translation
+
+
+def translate(
+    module: Any,
+    inputs: Sequence[Any],
+    header: str = "",
+    operators: Mapping[str, Any] | None = None,
+    layers: Mapping[str, Layer] | None = None,
+) -> Translated:
+    """Translate the torch module ``module``, which takes ``inputs`` (tensors, or a mapping of them by name).
+
+    ``operators`` and ``layers`` add rules to those of ``operators.OPERATORS`` and ``layers.LAYERS``. ``header`` is the
+    source's docstring.
+
+    Raises ``TranslationError``, which lists everything that has no rule, with the line of the reference.
+
+        translated = translate(torch.nn.Linear(4, 2), (torch.zeros(1, 4),))
+        print(translated.source)
+    """
+    from convert.translate.program import trace
+
+    layers, operators = {**LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
+    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
+    program = trace(module, args, kwargs, lambda kind: kind in layers and layers[kind].silent)
+    translation = Builder(program, operators, layers).translation()
+    return Translated(written(translation, header), key_map(program, translation), program, translation)

@@ -1,0 +1,35 @@
+"""The key map between a torch module and its port, which the translation itself tells. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from convert.matching.key_map import TRANSPOSE, KeyMap, Line
+from convert.translate.classes import Translation
+from convert.translate.plain import Program
+
+COUNTER = "Paddle counts no batches"
+COMPUTED = "a constant of the forward method, which the port keeps as a buffer"
+
+
+def key_map(program: Program, translation: Translation) -> KeyMap:
+    """Every tensor of both sides, one line each."""
+    lines = []
+    for name, target in translation.names.items():
+        if name in program.constants:
+            lines.append(Line(None, target, dropped=COMPUTED))
+        elif target is None:
+            lines.append(Line(name, None, dropped=COUNTER))
+        else:
+            lines.append(Line(name, target, (TRANSPOSE,) if name in translation.transposed else ()))
+    return KeyMap(tuple(lines))
+
+
+def port_arrays(key_map: KeyMap, program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``{name in the port: array}`` out of ``{name in torch: array}``, constants of the forward method among them."""
+    constants = {name: np.asarray(value) for name, value in program.constants.items()}
+    return key_map.apply(arrays) | {
+        name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in constants.items()
+    }

@@ -351,9 +351,9 @@ class Writer:
         for key, tensor in self.scope:
             if tensor.dtype == WORKING and self._held(key):
                 return ast.Attribute(self._fresh(key), "dtype", ast.Load())
-        for held in self.module.held:
-            if held.dtype == WORKING:
-                return ast.Attribute(ast.Attribute(ast.Name("self"), held.name, ast.Load()), "dtype", ast.Load())
+        for path, tensor in self.program.states.items():
+            if tensor.dtype == WORKING and path.startswith(f"{self.call.path}.".lstrip(".")):
+                return ast.Attribute(inside(self.renamed(path), self.call.path), "dtype", ast.Load())
         return ast.Call(ast.Attribute(ast.Name("paddle"), "get_default_dtype", ast.Load()), [], [])
 
     def _reference(self, ref: Ref | State) -> ast.expr:

@@ -420,7 +420,9 @@ def _repeated(run: list[ast.expr]) -> ast.ListComp:
                if len({(type(row[position].value), row[position].value) for row in rows}) > 1]  # fmt: skip
     if not columns:
         count = with_role(ast.Constant(len(run)), "depth")
-        return ast.ListComp(first, [ast.comprehension(ast.Name("_", ast.Store()), filled("range(n)", {"n": count}), [], 0)])
+        return ast.ListComp(
+            first, [ast.comprehension(ast.Name("_", ast.Store()), filled("range(n)", {"n": count}), [], 0)]
+        )
     # columns that are the same in every row are one variable
     names: dict[tuple[Any, ...], str] = {}
     for position in columns:

@@ -277,10 +277,8 @@ class _Reader:
         if name == "getitem" and node.args[0] in self.parts:
             self.values[node] = Ref(self.parts[node.args[0]][node.args[1]])
             return
-        if (
-            isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
-            or (value is None
-            and not (name.startswith("wrap_with")))
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)) or (
+            value is None and not (name.startswith("wrap_with"))
         ):
             return  # sizes are expressions; assertions are the reference's
         if name.startswith("wrap_with"):
@@ -473,13 +471,18 @@ def _expression(term: sympy.Basic, whole: bool) -> int | float | Expression:
         return Expression("floordiv" if whole else "truediv", (product, int(factor.q)))
     if isinstance(term, sympy.Pow) and term.exp == -1:
         return Expression("truediv", (1, _expression(term.base, whole)))
-    parts = tuple(_expression(part, whole) for part in term.args)
+    parts = tuple(_expression(part, whole and kind not in ROUNDED) for part in term.args)
+    if kind == "CeilToInt" and isinstance(parts[0], Expression) and parts[0].op == "truediv":
+        return Expression("ceildiv", parts[0].args)
+    if kind == "TruncToInt" and isinstance(parts[0], Expression) and parts[0].op == "truediv":
+        return Expression("floordiv", parts[0].args)  # sizes are positive
     if kind in SAME_SIZE:
         return parts[0]
     name = SIZE_FUNCTIONS.get(kind, kind)
     return Expression("floordiv" if whole and name == "truediv" else name, parts)
 
 
+ROUNDED = ("CeilToInt", "TruncToInt", "RoundToInt", "FloorToInt")
 SAME_SIZE = ("ToFloat", "Identity")
 SIZE_FUNCTIONS = {
     "Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "CleanDiv": "floordiv", "Mod": "mod", "PythonMod": "mod",

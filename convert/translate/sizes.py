@@ -16,6 +16,7 @@ Size = "int | Expression"
 BINARY: dict[str, type[ast.operator]] = {
     "add": ast.Add, "mul": ast.Mult, "floordiv": ast.FloorDiv, "mod": ast.Mod, "pow": ast.Pow, "truediv": ast.Div,
 }  # fmt: skip
+CEIL = "ceildiv"  # written -(-a // b)
 FUNCTIONS = ("max", "min", "round", "int")
 
 
@@ -37,11 +38,14 @@ def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr
     found = known(size)
     if found is not None:
         return found
-    if size.op not in BINARY and size.op not in FUNCTIONS:
+    if size.op not in BINARY and size.op not in (*FUNCTIONS, CEIL):
         return None
     parts = [solve(part, known) for part in size.args]
     if None in parts:
         return None
+    if size.op == CEIL:
+        quotient = ast.BinOp(ast.UnaryOp(ast.USub(), parts[0]), ast.FloorDiv(), parts[1])
+        return ast.UnaryOp(ast.USub(), quotient)
     if size.op in FUNCTIONS:
         return ast.Call(ast.Name(size.op), parts, [])
     return _chained(size.op, parts)

@@ -1,1 +1,15 @@
-"""State dicts between timm and Paddle: names and arrays. The core imports no framework; see ``conversion``."""
+"""From torch to Paddle: weights and code. ``port_model`` makes a whole port; the rest imports no framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["port_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "port_model":
+        from convert.porting.porting import port_model
+
+        return port_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

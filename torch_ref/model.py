@@ -92,3 +92,26 @@ def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
             module.running_var.uniform_(0.5, 2.0, generator=generator)
             module.num_batches_tracked.fill_(1000 + seed)
     return model
+
+
+@torch.no_grad()
+def draw_constants(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give everything that is constant in a fresh network random values: BatchNorm, scales, biases, tokens.
+
+    A parameter of which all elements are equal (a gamma of 1, a bias or a position embedding of 0) hides a layer that
+    is left out, swapped or permuted. Integer and boolean buffers stay.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(0.0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            if module.weight is not None:
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+    for parameter in model.parameters():
+        if not parameter.is_floating_point():
+            continue
+        if parameter.numel() == 1 or float(parameter.std()) == 0:
+            # a tenth, so that what has to be positive stays so
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype), alpha=0.1)
+    return model

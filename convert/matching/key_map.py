@@ -308,6 +308,11 @@ def _parsed(line: str) -> Line:
     return Line(torch, paddle, steps, found["dropped"] or "", note)
 
 
+def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
+    """The steps that ``texts`` spell, as ``str(step)`` does. Raises ``ValueError`` for anything else."""
+    return tuple(map(_step, texts))
+
+
 def _step(text: str) -> Step:
     found = _STEP.fullmatch(text)
     if found is None:

@@ -1,1 +1,1 @@
-"""A torch module becomes Paddle source: see ``program`` (the one torch file), ``operators``, ``layers``, ``classes``."""
+"""A torch module becomes Paddle source: ``program`` (the one torch file), ``operators``, ``layers``, ``classes``."""

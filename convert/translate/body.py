@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import keyword
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from convert.translate.gathering import variadic
 from convert.translate.linking import references
 from convert.translate.operators import Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
@@ -28,7 +29,7 @@ class Body:
     statements: list[ast.stmt]
     sizes: list[Expression] = field(default_factory=list)
     training: bool = False
-    types: set[str] = field(default_factory=set)
+    listed: bool = False  # takes one list instead of its tensors
 
 
 def attribute(owner: ast.expr, name: str) -> ast.expr:
@@ -49,12 +50,16 @@ def inside(path: str, module: str) -> ast.expr:
 
 
 class Writer:
-    """Writes the body of one call. ``child_sizes``: the sizes that the modules in it must be told, by path."""
+    """Writes the body of one call.
+
+    ``child_sizes``: the sizes that the modules in it must be told, by path; ``listed``: those that take a list.
+    """
 
     def __init__(self, program: Program, call: Call, rules: Mapping[str, Any], transposed: Callable[[str], bool],
-                 child_sizes: Mapping[str, list[Expression]], renamed: Callable[[str], str]):  # fmt: skip
+                 child_sizes: Mapping[str, list[Expression]], renamed: Callable[[str], str],
+                 listed: Collection[str] = ()):  # fmt: skip
         self.program, self.call, self.rules, self.transposed = program, call, rules, transposed
-        self.child_sizes, self.renamed = child_sizes, renamed
+        self.child_sizes, self.renamed, self.listed = child_sizes, renamed, listed
         self.module = program.modules[call.path]
         self.expressions: dict[int | str, ast.expr] = {}
         self.holder: dict[str, int | str] = {}  # variable -> the tensor that it is
@@ -79,7 +84,9 @@ class Writer:
             else:
                 self._operator(step, position)
         self.statements.append(ast.Return(self._result()))
-        return Body([*names, *(self.size_names[size] for size in self.told)], self.statements, self.told, self.training)
+        listed = not self.told and bool(self.call.path) and variadic(names, self.statements)
+        given = [*names, *(self.size_names[size] for size in self.told)]
+        return Body(given, self.statements, self.told, self.training, listed)
 
     # what is used where
 
@@ -171,11 +178,8 @@ class Writer:
         if ours is None or theirs is None:
             return user == position + 1
         if ours == theirs:
-            return True
-        return ours.returns and not self._loops(ours, position)
-
-    def _loops(self, ours: Statement, position: int) -> bool:
-        return False
+            return self.steps[position].place.offset < self.steps[user].place.offset
+        return ours.returns
 
     def _ends_here(self, ours: Statement) -> bool:
         return ours.returns
@@ -313,6 +317,8 @@ class Writer:
 
     def _call(self, call: Call, position: int) -> None:
         args = [self._reference(ref) for ref in call.inputs]
+        if call.path in self.listed:
+            args = [ast.List(args, ast.Load())]
         args += [self._size(size) for size in self.child_sizes.get(call.path, ())]
         expression = ast.Call(inside(call.path, self.call.path), args, [])
         self._assign(call, position, expression, len(call.outputs) > 1)
@@ -331,6 +337,8 @@ class Writer:
             for word in expression.keywords:
                 if word.arg in arguments.defaults:
                     word.default = arguments.defaults[word.arg]
+                    if isinstance(word.value, ast.Constant):
+                        word.value.default, word.value.switch = word.default, True
         expression = _Finish(self).visit(expression)
         self._assign(op, position, expression, op.several)
 

@@ -1,8 +1,9 @@
 """Equal modules become one class; what differs between them becomes its arguments. No framework.
 
 Every module is written by itself, numbers and all. Two are of one class if they are of one class in the reference and
-their source is the same but for numbers. A number that is the same in all of a class stays where it is; the others become
-arguments, named as the reference's constructor names them where it was called with these values, by their role otherwise.
+their source is the same but for numbers. A number that is the same in all of a class stays where it is; the others
+become arguments, named as the reference's constructor names them where it was called with these values, by their role
+otherwise.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from convert.translate.body import Body, Writer, attribute, with_role
+from convert.translate.body import Body, Writer, attribute, inside, with_role
+from convert.translate.gathering import gathered
 from convert.translate.layers import Layer, layer_of, settings_of
 from convert.translate.linking import link
 from convert.translate.loops import rolled
@@ -72,6 +75,7 @@ class Class:
     base: str
     doc: str
     arguments: list[str]
+    defaults: dict[str, Any]
     start: list[ast.expr]
     init: list[ast.stmt]
     body: Body | None
@@ -95,12 +99,15 @@ class Builder:
     def __init__(self, program: Program, operators: Mapping[str, Any], layers: Mapping[str, Layer]):
         self.program, self.operators, self.layers = program, operators, layers
         self.rules = {path: layer_of(module, layers) for path, module in program.modules.items()}
-        link(program, self.whole)
+        self._write_out_tied()
+        link(program, self.opaque)
         self.calls: dict[str, Call] = {}
         self.counts: dict[str, int] = {}
         self._find_calls(program.root)
+        self.shared = self._representatives()
         self.stops: list[Stop] = []
         self.sizes: dict[str, list[Expression]] = {}
+        self.listed: set[str] = set()
         self.instances: dict[str, Instance] = {}
         self.classes: dict[str, Class] = {}  # path -> class
         self.given: dict[str, list[Any]] = {}  # path -> values of the class's arguments
@@ -121,14 +128,49 @@ class Builder:
 
     # facts about modules
 
+    def _write_out_tied(self) -> None:
+        """Layers that keep a shared tensor another way round than its other owners are written out."""
+        for name, first in self.program.aliases.items():
+            if self.transposed(name) != self.transposed(first):
+                for path in (name, first):
+                    if self.transposed(path):
+                        self.rules[path.rpartition(".")[0]] = None
+
+    def _representatives(self) -> dict[str, str]:
+        """Modules that are registered twice, and the place where the port makes them: the first that is called."""
+        groups: dict[str, list[str]] = {}
+        for path, first in self.program.shared.items():
+            groups.setdefault(first, [first]).append(path)
+        made = {first: next((path for path in paths if path in self.calls), first) for first, paths in groups.items()}
+        return {path: made[first] for first, paths in groups.items() for path in paths if path != made[first]}
+
+    def _inside_shared(self, name: str) -> bool:
+        """Whether the tensor ``name`` belongs to a module that is made once for all its places."""
+        places = (*self.program.shared, *self.program.shared.values())
+        return any(name.startswith(f"{path}.") for path in places)
+
+    def _tied(self) -> list[ast.stmt]:
+        """``self.head.weight = self.embed.weight`` for every module and tensor that has two places."""
+        tied = {path: first for path, first in self.shared.items() if self._present(path)}
+        for name, first in self.program.aliases.items():
+            names = (self.names.get(name), self.names.get(first))
+            if None not in names and not self._inside_shared(name):
+                tied[names[0]] = names[1]
+        return [ast.Assign([inside(path, "")], inside(first, "")) for path, first in tied.items()]
+
     def whole(self, path: str) -> bool:
         """Whether the module at ``path`` is a layer, taken by its class."""
         return self.rules.get(path) is not None
 
+    def opaque(self, path: str) -> bool:
+        """Whether nothing inside the module at ``path`` is written by itself."""
+        rule = self.rules.get(path)
+        return rule is not None and not rule.inner
+
     def _find_calls(self, call: Call) -> None:
         self.calls.setdefault(call.path, call)
         self.counts[call.path] = self.counts.get(call.path, 0) + 1
-        if not self.whole(call.path):
+        if not self.opaque(call.path):
             for step in call.body:
                 if isinstance(step, Call):
                     self._find_calls(step)
@@ -181,6 +223,7 @@ class Builder:
             and len(step.inputs) == 1
             and len(step.outputs) == 1
             and not self.sizes.get(step.path)
+            and step.path not in self.listed
             for step in steps
         )
 
@@ -188,6 +231,7 @@ class Builder:
         """Whether source is written for the module at ``path``."""
         return path == "" or (
             not self.whole(path)
+            and not (path in self.shared and "." not in path)
             and (path in self.calls or self._holds(path) or self._present(path))
             and self.plain_container(path) is None
         )
@@ -210,9 +254,8 @@ class Builder:
     def _below_whole(self, path: str) -> bool:
         while path:
             path = path.rpartition(".")[0]
-            if self.whole(path):
-                rule = self.rules[path]
-                return not rule.inner
+            if self.opaque(path):
+                return True
         return False
 
     # one module by itself
@@ -223,11 +266,15 @@ class Builder:
         module = self.program.modules[path]
         body = None
         if path in self.calls:
-            writer = Writer(self.program, self.calls[path], self.operators, self.transposed, self.sizes, self.renamed)
+            writer = Writer(self.program, self.calls[path], self.operators, self.transposed, self.sizes, self.renamed,
+                            self.listed)  # fmt: skip
             body = writer.body()
             self.stops += writer.stops
             self.sizes[path] = body.sizes
-            body.statements = rolled(body.statements, lambda owner: self._list_length(path, owner))
+            if body.listed:
+                self.listed.add(path)
+            length_of = partial(self._list_length, path)
+            body.statements = rolled(gathered(body.statements, length_of), length_of)
         if self.stops:
             return
         base, start, init = self._construction(module)
@@ -247,13 +294,17 @@ class Builder:
             base = "Sequential" if SEQUENTIAL in module.bases else "LayerList"
             items = compressed([self.construct(module.children[name]) for name in numbered])
             start = items.elts if base == "Sequential" else [_as_list(items)]
-        for name, path in module.children.items():
-            if name not in numbered and self._present(path):
-                init.append(_set(name, self.construct(path)))
+        named = {
+            name: self.construct(path)
+            for name, path in module.children.items()
+            if name not in numbered and self._present(path) and (module.path or path not in self.shared)
+        }
+        init += _assigned(named)
         for held in module.held:
             init.append(_held(held))
         if module.path == "":
             init += [_constant(path, value) for path, value in self.program.constants.items()]
+            init += self._tied()
         return base, start, init
 
     def construct(self, path: str) -> ast.expr:
@@ -266,10 +317,17 @@ class Builder:
         if container is not None:
             return self._container(module, container)
         if path in self.classes:
-            values = [with_role(copy.deepcopy(value), role) for value, role in
-                      zip(self.given[path], self.classes[path].arguments, strict=True)]  # fmt: skip
-            return ast.Call(ast.Name(self.classes[path].name), values, [])
+            return self._constructed(self.classes[path], self.given[path])
         return copy.deepcopy(NOTHING)
+
+    def _constructed(self, made: Class, given: list[Any]) -> ast.expr:
+        node = ast.Call(ast.Name(made.name), [], [])
+        for argument, value in zip(made.arguments, given, strict=True):
+            if argument in made.defaults:
+                node.keywords.append(optional_keyword(argument, value, made.defaults[argument]))
+            else:
+                node.args.append(with_role(_given(value), argument))
+        return node
 
     def _layer(self, module: Module, rule: Layer) -> ast.expr:
         settings = settings_of(module, rule)
@@ -331,6 +389,7 @@ def optional_keyword(name: str, value: Any, default: Any) -> ast.keyword:
     node = with_role(literal(value), name)
     if isinstance(node, ast.Constant):
         node.switch = True
+        node.default = default
     keyword = ast.keyword(name, node)
     keyword.default = default
     return keyword
@@ -352,6 +411,56 @@ def _needless(keyword: ast.keyword) -> bool:
         and keyword.value.value == keyword.default
         and isinstance(keyword.value.value, bool) == isinstance(keyword.default, bool)
     )
+
+
+FEWEST_NUMBERED = 4
+"""Attributes ``layer1``, ``layer2``, ... of one class that are made in a loop."""
+
+
+def _assigned(named: dict[str, ast.expr]) -> list[ast.stmt]:
+    """``self.name = ...`` for each; a row of numbered names of one class as a loop."""
+    statements: list[ast.stmt] = []
+    names = list(named)
+    while names:
+        row = _numbered_row(names, named)
+        if len(row) < FEWEST_NUMBERED:
+            statements.append(_set(names[0], named[names[0]]))
+            del names[0]
+            continue
+        statements.append(_numbered_loop(row, [named[name] for name in row]))
+        del names[: len(row)]
+    return statements
+
+
+def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
+    """The longest beginning of ``names`` that counts up and is of one class."""
+    found = re.fullmatch(r"(\D+)(\d+)", names[0])
+    if found is None or not isinstance(named[names[0]], ast.Call):
+        return names[:1]
+    row = []
+    for offset, name in enumerate(names):
+        if name != f"{found[1]}{int(found[2]) + offset}":
+            break
+        row.append(name)
+    (first, *_) = _runs([named[name] for name in row])
+    return row[: len(first)] if isinstance(named[row[0]].func, ast.Name) else row[:1]
+
+
+def _numbered_loop(row: list[str], constructors: list[ast.expr]) -> ast.stmt:
+    """``for number, size in enumerate([...], 1): self.add_sublayer(f"layer{number}", Layer(size))``."""
+    found = re.fullmatch(r"(\D+)(\d+)", row[0])
+    listed = _repeated(constructors)
+    loop = listed.generators[0]
+    label = ast.JoinedStr([ast.Constant(found[1]), ast.FormattedValue(ast.Name("number"), -1, None)])
+    add = ast.Expr(filled("self.add_sublayer(label, layer)", {"label": label, "layer": listed.elt}))
+    start = ast.Constant(int(found[2]))
+    if isinstance(loop.target, ast.Name) and loop.target.id == "_":
+        count = ast.BinOp(start, ast.Add(), loop.iter.args[0])
+        return ast.For(
+            ast.Name("number", ast.Store()), filled("range(start, end)", {"start": start, "end": count}), [add], []
+        )
+    target = ast.Tuple([ast.Name("number", ast.Store()), loop.target], ast.Store())
+    return ast.For(target, filled("enumerate(rows, start)", {"rows": loop.iter, "start": start}), [add], [])
 
 
 def _sayable(value: Any) -> bool:
@@ -395,11 +504,18 @@ def compressed(items: list[ast.expr]) -> ast.List:
     """A list of constructors with repetition said once: ``[A(1), *[B(2) for _ in range(5)]]``."""
     elements: list[ast.expr] = []
     for run in _runs(items):
-        if len(run) == 1 or not isinstance(run[0], ast.Call) or not isinstance(run[0].func, ast.Name):
+        if not _worth_a_loop(run):
             elements.extend(run)
             continue
         elements.append(ast.Starred(_repeated(run), ast.Load()))
     return ast.List(elements, ast.Load())
+
+
+def _worth_a_loop(run: list[ast.expr]) -> bool:
+    """Whether the constructors of ``run`` are written once: classes of the port, and three or more equal layers."""
+    if len(run) == 1 or not isinstance(run[0], ast.Call):
+        return False
+    return isinstance(run[0].func, ast.Name) or (len(run) > 2 and len({ast.dump(item) for item in run}) == 1)
 
 
 def _runs(items: list[ast.expr]) -> Iterator[list[ast.expr]]:
@@ -473,7 +589,7 @@ class _Chain:
 # --- arguments
 
 
-def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[ast.expr]]]:
+def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]]:
     """One class for ``instances``, and for each of them the values of its arguments."""
     numbers = [instance.numbers() for instance in instances]
     columns: dict[tuple[Any, ...], list[int]] = {}
@@ -501,9 +617,12 @@ def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[ast.e
     if first.body:
         first.body.statements = [finish.visit(node) for node in first.body.statements]
     start = [finish.visit(node) for node in first.start]
-    made = Class(name, first.base, first.module.doc, [*found.names.values()], start, init, first.body, first.module)
-    given = [[_given(values[index][1]) for values in found.names] for index in range(len(instances))]
-    return made, given
+    order = sorted(found.names, key=lambda values: found.names[values] in found.defaults)
+    made = Class(
+        name, first.base, first.module.doc, [found.names[values] for values in order], found.defaults, start, init,
+        first.body, first.module,
+    )  # fmt: skip
+    return made, [[values[index][1] for values in order] for index in range(len(instances))]
 
 
 def _given(value: Any) -> ast.expr:
@@ -533,6 +652,7 @@ class _Arguments:
     def __init__(self, instances: list[Instance], taken: set[str]):
         self.instances, self.taken = instances, taken | {"self"}
         self.names: dict[Values, str] = {}
+        self.defaults: dict[str, Any] = {}
 
     def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
         """An argument for ``values``, or a multiple of one that is there."""
@@ -544,6 +664,9 @@ class _Arguments:
             roles = [str(getattr(node, "role", "")) for node in nodes]
             name = next((role for role in roles if role.isidentifier()), "size")
         self.names[values] = _free(name, self.taken | {*self.names.values()})
+        optional = [node.default for node in nodes if hasattr(node, "default")]
+        if len(optional) == len(nodes):
+            self.defaults[self.names[values]] = optional[0]
         return ast.Name(self.names[values], ast.Load())
 
     def _remembered(self, values: Values) -> str | None:

@@ -1,4 +1,4 @@
-"""What each call takes and returns, what is computed for nothing, and which sizes a module must be told. No framework."""
+"""What each call takes and returns, and what is computed for nothing. No framework."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def sizes(value: Any) -> Iterator[Expression]:
             yield from sizes(item)
 
 
-def link(program: Program, whole: Callable[[str], bool]) -> Program:
-    """Fill in what every call takes and returns; drop what nothing uses. ``whole``: paths of layers taken whole."""
+def link(program: Program, opaque: Callable[[str], bool]) -> Program:
+    """Fill in what every call takes and returns; drop what nothing uses. ``opaque``: layers that are taken whole."""
     needed = set(program.root.outputs)
     _prune(program.root, needed)
-    _connect(program.root, program, whole)
+    _connect(program.root, program, opaque)
     return program
 
 
@@ -73,7 +73,7 @@ def used(call: Call) -> Iterator[Ref | State]:
         yield from used(step) if isinstance(step, Call) else references(step.args)
 
 
-def _connect(call: Call, program: Program, whole: Callable[[str], bool]) -> None:
+def _connect(call: Call, program: Program, opaque: Callable[[str], bool]) -> None:
     """Inputs and outputs of the calls in ``call``, whose own outputs are known."""
     users: dict[int, list[int]] = {}
     for position, step in enumerate(call.body):
@@ -93,8 +93,8 @@ def _connect(call: Call, program: Program, whole: Callable[[str], bool]) -> None
         ]
         taken = dict.fromkeys(used(step))
         step.inputs = [ref for ref in taken if _comes_in(ref, step, inside, program)]
-        if not whole(step.path):
-            _connect(step, program, whole)
+        if not opaque(step.path):
+            _connect(step, program, opaque)
 
 
 def _comes_in(ref: Ref | State, call: Call, inside: dict[int, None], program: Program) -> bool:

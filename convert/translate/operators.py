@@ -211,7 +211,7 @@ def _adaptive(function: str, kept: str) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         size = a.output_size
         if all(value == 1 for value in size):
-            a.set("axes", [axis for axis in range(a.tensor("self").rank - len(size), a.tensor("self").rank)])
+            a.set("axes", [*range(a.tensor("self").rank - len(size), a.tensor("self").rank)])
             return f"self.{kept}(axis=axes, keepdim=True)"
         a.set("output_size", square(size))
         return f"{function}(self, output_size)"
@@ -598,7 +598,7 @@ OPERATORS: dict[str, Any] = {
             "atan",
             "isnan",
         )
-    },  # fmt: skip
+    },
     # comparisons and masks
     "eq.Scalar": _compared("=="),
     "eq.Tensor": _compared("=="),

@@ -1,4 +1,4 @@
-"""What Paddle lacks or does otherwise, each written once: functions and classes that are copied into ports as they stand.
+"""What Paddle lacks or does otherwise, each written once: functions and classes that are copied into ports.
 
 A port imports paddle and nothing else, so these are not imported by it but written into it, those that it uses.
 

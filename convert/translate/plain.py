@@ -15,11 +15,15 @@ from convert.translate.sizes import Expression
 
 @dataclass(frozen=True)
 class Place:
-    """A line of the reference's source, inside ``function``."""
+    """A line of the reference's source, inside ``function``; ``offset``: the instruction that runs there.
+
+    Within one statement the offset grows; where it does not, the statement runs again.
+    """
 
     file: str
     line: int
     function: str = ""
+    offset: int = 0
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -162,4 +166,5 @@ class Program:
     inputs: list[tuple[str, int]]  # names of forward's arguments and their tensors
     result: Any
     constants: Mapping[str, Any] = field(default_factory=dict)  # path -> array, of tensors made in the forward
-    aliases: dict[str, str] = field(default_factory=dict)  # path -> path of the parameter that it is
+    aliases: dict[str, str] = field(default_factory=dict)  # tensors that have a second name -> the first
+    shared: dict[str, str] = field(default_factory=dict)  # modules that are registered twice -> where first

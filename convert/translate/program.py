@@ -6,8 +6,8 @@ cast to the type that a tensor already has as none.
 
     program = trace(timm.create_model("convnext_atto"), (torch.randn(2, 3, 224, 224),))
 
-Layers with a mode or a state, which the tables of ``layers`` take whole, leave one call each, also where the traced mode
-does nothing with them (``DropPath`` in evaluation).
+Layers with a mode or a state, which the tables of ``layers`` take whole, leave one call each, also where the traced
+mode does nothing with them (``DropPath`` in evaluation).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CALLED = ("_call_impl", "_wrapped_call_impl")
 
 @contextmanager
 def constructors_recorded() -> Iterator[None]:
-    """Within it, every torch module remembers its constructor's arguments: they name the arguments of a port's classes."""
+    """Within it, torch modules remember their constructor's arguments, which name those of a port's classes."""
 
     original = torch.nn.Module.__init__
 
@@ -145,7 +145,7 @@ def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
         if code.co_name == "_call_impl":
             segments.append([])
         elif code.co_name not in CALLED:
-            segments[-1].append(Place(code.co_filename, frame.f_lineno, code.co_name))
+            segments[-1].append(Place(code.co_filename, frame.f_lineno, code.co_name, frame.f_lasti))
         frame = frame.f_back
     return tuple(tuple(reversed(segment)) for segment in reversed(segments))
 
@@ -225,6 +225,8 @@ class _Reader:
         self.changed: dict[int, int] = {}
         self.stops: list[Stop] = []
         self.aliases = _aliases(model)
+        self.shared = _shared(model)
+        self.known_as = _known_as(self.aliases)
 
     def program(self) -> Program:
         """Raises ``TranslationError`` for what no program has here: a mutated buffer, a region of another kind."""
@@ -240,7 +242,13 @@ class _Reader:
                 self._operator(node)
         if self.stops:
             raise TranslationError(self.stops)
-        program = Program(root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases)
+        for name, first in self.aliases.items():
+            if first in self.states or name in self.states:
+                known = self.states.get(first) or self.states[name]
+                self.states[first] = self.states[name] = known
+        program = Program(
+            root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.shared
+        )
         for number in _refs(result):
             root.outputs.append(number)
         return program
@@ -300,14 +308,13 @@ class _Reader:
         self.open[-1].body.append(op)
 
     def _region(self, node: torch.fx.Node) -> None:
-        """A region under another setting: on a CPU its operators are what they are outside; without gradients, cut off."""
+        """A region under another setting: its operators are those outside; without gradients, they are cut off."""
         graph = getattr(self.exported.graph_module, _region_of(node).target).graph
-        operands = [value for value in node.args[_region_position(node) + 1 :]]
+        operands = node.args[_region_position(node) + 1 :]
         holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
         for holder, operand in zip(holders, operands, strict=True):
-            if isinstance(operand, torch.fx.Node):
-                if operand in self.values:
-                    self.values[holder] = self.values[operand]
+            if isinstance(operand, torch.fx.Node) and operand in self.values:
+                self.values[holder] = self.values[operand]
         for inner in graph.nodes:
             if inner.op == "call_function":
                 self._operator(inner)
@@ -375,7 +382,8 @@ class _Reader:
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, torch.fx.Node):
-            return self.values[value] if value in self.values else _size(value.meta["val"])
+            found = self.values[value] if value in self.values else _size(value.meta["val"])
+            return self._within(found) if isinstance(found, State) else found
         if isinstance(value, (list, tuple)):
             return [self._argument(item) for item in value]
         if isinstance(value, torch.dtype):
@@ -383,6 +391,13 @@ class _Reader:
         if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
             return None
         return _size(value)
+
+    def _within(self, state: State) -> State:
+        """``state`` by the name that it has inside the running module, where it is shared and has several."""
+        for name in self.known_as.get(state.path, ()):
+            if name.startswith(f"{self.open[-1].path}."):
+                return State(name)
+        return state
 
     def _result(self, node: torch.fx.Node) -> Any:
         kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
@@ -395,7 +410,7 @@ class _Reader:
 
 
 def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:
-    """``(key, path)`` of the modules that ``node`` ran in, outermost first; a second call of a module has another key."""
+    """``(key, path)`` of the modules that ``node`` ran in, outermost first; each call of a module has a key."""
     stack = node.meta.get("nn_module_stack") or {}
     found = [("", "")]
     for key, (path, _) in stack.items():
@@ -506,11 +521,31 @@ def _aliases(model: torch.nn.Module) -> dict[str, str]:
     return found
 
 
+def _known_as(aliases: Mapping[str, str]) -> dict[str, list[str]]:
+    """All names of every tensor that has several, by each of them."""
+    groups: dict[str, list[str]] = {}
+    for name, first in aliases.items():
+        groups.setdefault(first, [first]).append(name)
+    return {name: names for names in groups.values() for name in names}
+
+
+def _shared(model: torch.nn.Module) -> dict[str, str]:
+    """Modules that are registered a second time, and where first; not what lies inside them."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        inside = any(path.startswith(f"{other}.") for other in found)
+        if not inside and first.setdefault(id(module), path) != path:
+            found[path] = first[id(module)]
+    return found
+
+
 def _module(path: str, module: torch.nn.Module) -> Module:
     kind = type(module)
     held = [Held(name, tuple(value.shape), _type_name(value.dtype), True)
             for name, value in module._parameters.items() if value is not None]  # fmt: skip
-    held += [Held(name, tuple(value.shape), _type_name(value.dtype), False, name not in module._non_persistent_buffers_set)
+    unsaved = module._non_persistent_buffers_set
+    held += [Held(name, tuple(value.shape), _type_name(value.dtype), False, name not in unsaved)
              for name, value in module._buffers.items() if value is not None]  # fmt: skip
     settings = {name: value for name, value in vars(module).items() if _plain(value) and not name.startswith("_")}
     forward = kind.forward
@@ -519,7 +554,7 @@ def _module(path: str, module: torch.nn.Module) -> Module:
         kind=_qualified(kind),
         bases=tuple(_qualified(base) for base in kind.__mro__),
         forward=f"{forward.__module__}.{forward.__qualname__}",
-        parameters=tuple(name for name in inspect.signature(forward).parameters if name != "self"),
+        parameters=tuple(inspect.signature(forward).parameters)[1:],
         settings=settings,
         constructor=module.__dict__.get("_constructed_with", {}),
         children={name: f"{path}.{name}".lstrip(".") for name, child in module._modules.items() if child is not None},

@@ -1,4 +1,4 @@
-"""What the reference's own source calls its values: statements, the names that they assign, and aliases. No framework."""
+"""What the reference's source calls its values: statements, the names that they assign, aliases. No framework."""
 
 from __future__ import annotations
 

@@ -52,15 +52,32 @@ def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr
 
 
 def _chained(op: str, parts: list[ast.expr]) -> ast.expr:
-    if op in ("add", "mul"):
-        # numbers last in a sum, first in a product: H * W + 1, 2 * C
-        numbers = [part for part in parts if isinstance(part, ast.Constant)]
-        others = [part for part in parts if part not in numbers]
-        parts = [*others, *numbers] if op == "add" else [*numbers, *others]
+    if op not in ("add", "mul"):
+        return ast.BinOp(parts[0], BINARY[op](), parts[1])
+    # numbers last in a sum, first in a product: H * W + 1, 2 * C; what is subtracted after what is added
+    numbers = [part for part in parts if isinstance(part, ast.Constant)]
+    others = [part for part in parts if part not in numbers]
+    parts = sorted([*others, *numbers], key=_negative) if op == "add" else [*numbers, *others]
+    if op == "mul" and _value(parts[0]) == -1:
+        return ast.UnaryOp(ast.USub(), _chained(op, parts[1:]) if len(parts) > 2 else parts[1])
     result, *others = parts
     for part in others:
-        operator = BINARY[op]()
-        if op == "add" and isinstance(part, ast.Constant) and part.value < 0:
-            operator, part = ast.Sub(), ast.Constant(-part.value)
-        result = ast.BinOp(result, operator, part)
+        if op == "add" and _negative(part):
+            result = ast.BinOp(result, ast.Sub(), _negated(part))
+        else:
+            result = ast.BinOp(result, BINARY[op](), part)
     return result
+
+
+def _value(node: ast.expr) -> int | float | None:
+    return node.value if isinstance(node, ast.Constant) else None
+
+
+def _negative(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant):
+        return node.value < 0
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+
+
+def _negated(node: ast.expr) -> ast.expr:
+    return node.operand if isinstance(node, ast.UnaryOp) else ast.Constant(-node.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -11,37 +12,37 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from convert.translate.classes import Class, Translation
-from convert.translate.templates import filled
+from convert.translate.templates import filled, literal
 
 PARTS = Path(__file__).with_name("parts.py")
 LINE = 120
 
 
 @functools.cache
-def _parts() -> dict[str, ast.stmt]:
-    tree = ast.parse(PARTS.read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+def _parts() -> dict[str, tuple[ast.stmt, str]]:
+    """``{name: (tree, text)}`` of every function and class of ``parts``, as it stands there."""
+    text = PARTS.read_text(encoding="utf-8")
+    nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return {node.name: (node, ast.get_source_segment(text, node) or "") for node in nodes}
 
 
 def _names(nodes: Iterable[ast.AST]) -> set[str]:
     return {inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
-def used_parts(nodes: list[ast.AST]) -> list[ast.stmt]:
+def used_parts(nodes: list[ast.stmt]) -> list[str]:
     """The parts that ``nodes`` name, and those that these name, in the order of the file."""
-    parts, found, open_names = _parts(), set(), _names(nodes)
-    while open_names & parts.keys() - found:
-        new = open_names & parts.keys() - found
+    parts, found, names = _parts(), set(), _names(nodes)
+    while new := names & parts.keys() - found:
         found |= new
-        open_names = _names(parts[name] for name in new)
-    return [node for name, node in parts.items() if name in found]
+        names = _names(parts[name][0] for name in new)
+    return [name for name in parts if name in found]
 
 
 def class_node(made: Class) -> ast.ClassDef:
     """The class as a tree."""
-    arguments = ast.arguments(
-        [], [ast.arg("self"), *(ast.arg(name) for name in made.arguments)], None, [], [], None, []
-    )
+    given = [ast.arg(name) for name in ("self", *made.arguments)]
+    arguments = ast.arguments([], given, None, [], [], None, [literal(value) for value in made.defaults.values()])
     start = ast.Expr(filled("super().__init__(*start)", {"start": ast.List(made.start, ast.Load())}))
     body: list[ast.stmt] = [ast.Expr(ast.Constant(made.doc or f"``{made.module.kind}``."))]
     if made.init or made.arguments or made.start:
@@ -56,14 +57,37 @@ def class_node(made: Class) -> ast.ClassDef:
 def written(translation: Translation, header: str) -> str:
     """The whole file, formatted."""
     classes: list[ast.stmt] = [class_node(made) for made in translation.classes]
-    model = ast.parse(f"def build_model():\n    return {translation.model}()").body
     parts = used_parts(classes)
-    functional = ["import paddle.nn.functional as F"] if "F" in _names([*parts, *classes]) else []
-    imports = ast.parse("\n".join(["import paddle", *functional, "from paddle import nn"])).body
-    if "paddle" not in _names([*parts, *classes]):
-        imports = imports[1:]
-    tree = ast.Module([ast.Expr(ast.Constant(header)), *imports, *parts, *classes, *model], [])
-    return formatted(ast.unparse(ast.fix_missing_locations(tree)))
+    names = _names([*(_parts()[name][0] for name in parts), *classes])
+    imports = ["import paddle"] * ("paddle" in names) + ["import paddle.nn.functional as F"] * ("F" in names)
+    pieces = [
+        ast.unparse(ast.Expr(ast.Constant(header))),
+        "\n".join([*imports, "from paddle import nn"]),
+        *(_parts()[name][1] for name in parts),
+        *(_unparsed(node) for node in classes),
+        f"def build_model():\n    return {translation.model}()",
+    ]
+    return formatted("\n\n\n".join(pieces))
+
+
+_RETURNED = re.compile(r"^(\s*return )\((.*)\)$")
+
+
+def _unparsed(node: ast.stmt) -> str:
+    """The text of ``node``, without the parentheses that ``ast`` puts around the tuple that a function returns."""
+    lines = ast.unparse(ast.fix_missing_locations(node)).splitlines()
+    for number, line in enumerate(lines):
+        found = _RETURNED.match(line)
+        if found and _parses(found[2]):
+            lines[number] = found[1] + found[2]
+    return "\n".join(lines)
+
+
+def _parses(text: str) -> bool:
+    try:
+        return isinstance(ast.parse(text, mode="eval").body, ast.Tuple)
+    except SyntaxError:
+        return False
 
 
 def formatted(source: str) -> str:

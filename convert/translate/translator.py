@@ -1,4 +1,4 @@
-"""``translate``: a torch module as Paddle source, with the key map between both. torch is imported when it is called."""
+"""``translate``: a torch module as Paddle source, with the key map between both. It imports torch when called."""
 
 from __future__ import annotations
 

@@ -1,0 +1,293 @@
+"""Which models of timm does the translator port? One process a model, with a limit of time and memory.
+
+Usage::
+
+    python benchmarks/coverage.py                      # the smallest model of each of timm's 98 families
+    python benchmarks/coverage.py --models 100 --seed 0 --eval-only
+    python benchmarks/coverage.py --all-variants resnet
+
+Each model is built with 10 classes, translated, loaded with weights in which nothing is constant, and compared with
+its reference layer by layer in float64, forward and backward, in evaluation and in training mode; then on another batch
+and, where the reference takes one, on another image size. Results are kept in ``--output``, one file a model, and a
+model that has one is not run again. A CSV, and with ``--page`` a page, are written from them.
+
+Exit code: 0 if every model is aligned in evaluation, 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# a file beside this one is called as a package of the project is
+sys.path[0] = str(HERE.parent)
+FAMILIES = HERE / "families.csv"
+LARGEST = 100_000_000  # parameters; float64 copies of both models and their gradients then fit in 16 GB
+COLUMNS = ("model", "family", "parameters", "seconds", "translate_s", "memory_mb", "lines", "reference_lines", "eval",
+           "train", "batch", "size", "why")  # fmt: skip
+BATCH = 2
+OTHER_BATCH = 3
+
+
+def families():
+    with FAMILIES.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def chosen(args):
+    """[(model, family)] that the command line names."""
+    rows = families()
+    if args.names:
+        return [(name, family_of(name)) for name in args.names]
+    if args.all_variants or args.models:
+        from torch_ref.model import import_timm
+
+        timm = import_timm()
+        if args.all_variants:
+            return [(name, args.all_variants) for name in timm.list_models(module=args.all_variants)]
+        names = sorted(timm.list_models())
+        random.Random(args.seed).shuffle(names)
+        return list(small(names, args.models))
+    return [(row["smallest"], row["family"]) for row in sorted(rows, key=lambda row: int(row["parameters"]))]
+
+
+def small(names, count):
+    """The first ``count`` of ``names`` with fewer than ``LARGEST`` parameters, built on torch's meta device."""
+    import torch
+
+    from torch_ref.model import import_timm
+
+    timm, found = import_timm(), 0
+    for name in names:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        if sum(value.numel() for value in model.parameters()) < LARGEST:
+            yield name, family_of(name)
+            found += 1
+        if found == count:
+            return
+
+
+def family_of(name):
+    from torch_ref.model import import_timm
+
+    return import_timm().models._registry._model_to_module.get(name, "")
+
+
+# --- one model, in a process of its own
+
+
+def one(name, family, output, eval_only, options):
+    """Port one model; the record is written to ``output`` after every stage, so that a limit loses one stage only."""
+    record = {"model": name, "family": family, "eval": "", "train": "", "batch": "", "size": "", "why": ""}
+    start = time.perf_counter()
+
+    def keep(**more):
+        record.update(more, seconds=round(time.perf_counter() - start, 1),
+                      memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)  # fmt: skip
+        part = Path(f"{output}.part")
+        part.write_text(json.dumps(record), encoding="utf-8")
+        part.replace(output)
+
+    try:
+        stages(name, keep, output, eval_only, options)
+    except Exception as error:
+        keep(why=f"{type(error).__name__}: {error}".replace("\n", " ")[:600])
+        raise
+
+
+def stages(name, keep, output, eval_only, options):
+    import copy
+
+    import torch
+
+    from convert.porting.proof import build, prove, torch_arrays
+    from convert.porting.reference import Reference
+    from convert.translate.translator import translate
+    from torch_ref.model import draw_constants
+
+    module = Reference(model=name, options={"num_classes": 10, **options}).build()
+    keep(parameters=sum(value.numel() for value in module.parameters()))
+    shape = module.pretrained_cfg["input_size"]
+    inputs = (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
+    begun = time.perf_counter()
+    translated = translate(module, inputs, f"{name}\n")
+    source = Path(output).with_suffix(".py")
+    source.write_text(translated.source, encoding="utf-8")
+    keep(translate_s=round(time.perf_counter() - begun, 1), lines=len(translated.source.splitlines()),
+         reference_lines=reference_lines(module))  # fmt: skip
+    results = prove(module, inputs, source, translated, ("eval",))
+    keep(eval=verdict(results["eval"]))
+    if not results["eval"].passed:
+        keep(why=str(results["eval"].verdict())[:600])
+    if not eval_only:
+        results = prove(module, inputs, source, translated, ("train",))
+        keep(train=verdict(results["train"]))
+        if not results["train"].passed:
+            keep(why=str(results["train"].verdict())[:600])
+    reference = draw_constants(copy.deepcopy(module), seed=0)
+    port = build(source, translated, torch_arrays(reference))
+    keep(batch=forward(reference, port, translated, (OTHER_BATCH, *shape)))
+    keep(size=forward(reference, port, translated, (1, shape[0], *(side + 32 for side in shape[1:]))))
+
+
+def forward(reference, port, translated, shape):
+    """``aligned``, ``differs``, or why the reference does not take inputs of ``shape``."""
+    import torch
+
+    from alignment import align
+
+    inputs = torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+    try:
+        with torch.no_grad():
+            reference.eval()(inputs)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return f"the reference refuses: {str(error).splitlines()[0][:60] if str(error) else type(error).__name__}"
+    result = align(reference, port, inputs.numpy(), key_map=translated.key_map, backward=False, isolate=False)
+    return verdict(result)
+
+
+def verdict(result):
+    return "aligned" if result.passed else "undecided" if result.undecided else "differs"
+
+
+def reference_lines(module):
+    import inspect
+
+    return len(Path(inspect.getsourcefile(type(module))).read_text(encoding="utf-8").splitlines())
+
+
+# --- all of them
+
+
+def run(args):
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    models = chosen(args)
+    for number, (name, family) in enumerate(models, 1):
+        target = output / f"{name}.json"
+        if target.exists() and not args.again:
+            continue
+        command = [sys.executable, __file__, "--one", name, "--family", family, "--output", str(target)]
+        command += ["--eval-only"] * args.eval_only
+        print(f"[{number}/{len(models)}] {name}", end=": ", flush=True)
+        why = limited(command, args.limit_s, args.limit_gb, output / f"{name}.log")
+        record = read(target) or {"model": name, "family": family}
+        if why:
+            record["why"] = why
+            target.write_text(json.dumps(record), encoding="utf-8")
+        print({key: record.get(key) for key in COLUMNS[3:] if record.get(key)}, flush=True)
+    records = [record for name, _ in models if (record := read(output / f"{name}.json"))]
+    write(records, args)
+    return 0 if all(record.get("eval") == "aligned" for record in records) else 1
+
+
+def limited(command, seconds, gigabytes, log):
+    """Run ``command``; why it did not end, where it did not."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (gigabytes << 30, gigabytes << 30))
+
+    with log.open("w") as file:
+        try:
+            done = subprocess.run(command, timeout=seconds, stdout=file, stderr=file, preexec_fn=limit, check=False)
+        except subprocess.TimeoutExpired:
+            return f"stopped after {seconds} s"
+    return f"killed by signal {-done.returncode}" if done.returncode < 0 else ""
+
+
+def read(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write(records, args):
+    table = Path(args.output) / "coverage.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(records)
+    aligned = [record for record in records if record.get("eval") == "aligned"]
+    print(f"{len(aligned)} of {len(records)} aligned in evaluation, "
+          f"{sum(record.get('train') == 'aligned' for record in records)} in training; {table}")  # fmt: skip
+    if args.page:
+        Path(args.page).write_text(page(records), encoding="utf-8")
+
+
+def page(records):
+    """``docs/coverage.md``."""
+    import platform
+    from importlib.metadata import version
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torch", "paddlepaddle", "numpy"))
+    lines = sorted(record["lines"] for record in records if record.get("lines"))
+    median = lines[len(lines) // 2] if lines else 0
+    count = {key: sum(record.get(key) == "aligned" for record in records) for key in ("eval", "train", "batch", "size")}
+    refused = sum(str(record.get("size", "")).startswith("the reference refuses") for record in records)
+    head = [
+        "# Coverage of timm",
+        "",
+        "Written by `python benchmarks/coverage.py --page docs/coverage.md`. The smallest model of each family is",
+        "ported, and compared with timm layer by layer in float64, forward and backward, with weights in which nothing",
+        "is constant.",
+        "",
+        f"{versions}, Python {platform.python_version()}, {os.cpu_count()} cores.",
+        "",
+        f"- aligned in evaluation: {count['eval']} of {len(records)}",
+        f"- aligned in training mode: {count['train']}",
+        f"- aligned on a batch of {OTHER_BATCH}: {count['batch']}",
+        f"- aligned on an image 32 pixels larger: {count['size']}; the reference refuses it: {refused}",
+        f"- lines of source, median: {median}",
+        "",
+        table_row(("family", "model", "parameters", "lines", "timm's file", "evaluation", "training", "another batch",
+                   "another size", "s", "MB")),
+        table_row(["---"] * 11),
+    ]
+    rows = [
+        table_row(r.get(key, "") for key in ("family", "model", "parameters", "lines", "reference_lines", "eval",
+                                             "train", "batch", "size", "seconds", "memory_mb"))
+        for r in sorted(records, key=lambda record: record.get("family", ""))
+    ]
+    failed = [f"- {r['model']}: {r['why']}" for r in records if r.get("why")]
+    return "\n".join([*head, *rows, *(["", "Reasons:", "", *failed] if failed else []), ""])
+
+
+def table_row(cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def parser():
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--models", type=int, metavar="N", help="N of all models, drawn with --seed")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--all-variants", metavar="FAMILY")
+    result.add_argument("--names", nargs="+", metavar="MODEL")
+    result.add_argument("--eval-only", action="store_true")
+    result.add_argument("--again", action="store_true", help="run models that have a result")
+    result.add_argument("--limit-s", type=int, default=900)
+    result.add_argument("--limit-gb", type=int, default=16)
+    result.add_argument("--output", default="out/coverage")
+    result.add_argument("--page", metavar="FILE.md")
+    result.add_argument("--one", metavar="MODEL", help=argparse.SUPPRESS)
+    result.add_argument("--family", default="", help=argparse.SUPPRESS)
+    result.add_argument("--options", default="{}", help=argparse.SUPPRESS)
+    return result
+
+
+if __name__ == "__main__":
+    arguments = parser().parse_args()
+    if arguments.one:
+        one(arguments.one, arguments.family, arguments.output, arguments.eval_only, json.loads(arguments.options))
+    else:
+        sys.exit(run(arguments))

@@ -1,0 +1,200 @@
+"""A torch model -> a port folder: readable Paddle source, its weights, and the proof that both compute the same.
+
+Usage::
+
+    python convert/port.py --model convnext_atto --output ports/convnext_atto
+    python convert/port.py --torch my_package.models:build --torch-args '{"num_classes": 10}' \\
+        --input-shape 3x224x224 --output ports/mine
+
+``--model`` takes any model of timm, ``--torch`` any callable that returns a torch module. The port is compared with its
+reference layer by layer in float64, forward and backward, in evaluation and in training mode; it is written only where
+it is ALIGNED in all of them (``--keep-unproved`` keeps a draft, which no other command opens).
+
+Exit codes: 0 aligned and written, 1 not (what has no rule, or where the two differ, is printed), 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convert.porting.folder import check_folder
+from convert.porting.porting import Port, port_model
+from convert.porting.reference import Reference, ReferenceError_, load_checkpoint
+from convert.translate.plain import TranslationError
+from paddle_dla.options import natural, positive
+from paddle_dla.storage.atomic import check_writable
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import run_command
+
+Progress = Callable[[str], None]
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is ported, from which weights, and where it goes; ``input_shape`` has no batch: (C, H, W) for images."""
+
+    reference: Reference
+    output: Path
+    input_shape: tuple[int, ...] = ()
+    checkpoint: Path | None = None
+    hub: str | None = None
+    eval_only: bool = False
+    keep_unproved: bool = False
+    overwrite: bool = False
+    json: Path | None = None
+    html: Path | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def port(options: Options, progress: Progress = lambda line: None) -> Port:
+    """Make the port. Raises ``TranslationError``, ``CheckpointError`` and ``ReferenceError_``."""
+    check_folder(options.output, options.overwrite)
+    for path in (options.json, options.html):
+        if path is not None:
+            check_writable(path)
+    progress(f"building {options.reference.name}")
+    module = options.reference.build()
+    weights: dict[str, Any] = {"seed": options.reference.seed}
+    if options.checkpoint is not None:
+        weights = load_checkpoint(module, options.checkpoint)
+    elif options.hub is not None:
+        weights = load_checkpoint(module, _downloaded(module, options.hub)) | {"hub": options.hub}
+    made = port_model(
+        module, _inputs(module, options.input_shape), options.output, reference=options.reference, weights=weights,
+        eval_only=options.eval_only, keep_unproved=options.keep_unproved, overwrite=options.overwrite,
+        progress=progress,
+    )  # fmt: skip
+    first = next(iter(made.results.values()))
+    if options.json is not None:
+        first.to_json(options.json)
+    if options.html is not None:
+        first.to_html(options.html)
+    return made
+
+
+def _downloaded(module: Any, hub: str) -> Path:
+    from convert.hub import download
+
+    config = getattr(module, "pretrained_cfg", None) or {}
+    found = hub or config.get("hf_hub_id")
+    if not found:
+        raise CheckpointError("this model has no weights on the hub; pass --checkpoint FILE or --seed N")
+    return download(found)
+
+
+def _inputs(module: Any, shape: tuple[int, ...]) -> tuple[Any]:
+    import torch
+
+    config = getattr(module, "pretrained_cfg", None) or {}
+    shape = shape or tuple(config.get("input_size", ()))
+    if not shape:
+        raise ReferenceError_("--input-shape is required: the module does not say what it takes, as timm's models do")
+    if config and len(shape) == 3 and getattr(module, "in_chans", None):
+        shape = (module.in_chans, *shape[1:])
+    return (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(prog="port", description="A torch model as Paddle source, proved layer by layer.")
+    model = result.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="NAME", help="a model of timm")
+    model.add_argument("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="a callable that returns a torch module")
+    result.add_argument("--torch-args", metavar="JSON", help="keyword arguments of --torch")
+    result.add_argument("--input-shape", type=_shape, metavar="CxHxW", help="of one sample; default: the model's own")
+    source = result.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", type=Path, metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
+    source.add_argument("--hub", nargs="?", const="", metavar="ID", help="weights on the hub; default: the model's own")
+    source.add_argument("--seed", type=natural, default=0, metavar="N", help="no weights: initialised under this seed")
+    result.add_argument("--num-classes", type=positive, metavar="N")
+    result.add_argument("--in-chans", type=positive, metavar="N")
+    result.add_argument("--img-size", type=positive, metavar="N", help="for models that are built for one image size")
+    result.add_argument("--output", type=Path, required=True, metavar="DIR")
+    result.add_argument("--eval-only", action="store_true", help="do not compare in training mode")
+    result.add_argument("--keep-unproved", action="store_true", help="write a draft that is not aligned, marked so")
+    result.add_argument("--overwrite", action="store_true", help="replace the port that is there")
+    result.add_argument("--json", type=Path, metavar="FILE", help="also write the report of the proof here")
+    result.add_argument("--html", type=Path, metavar="FILE")
+    return result
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(side) for side in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write 3x224x224")
+    return shape
+
+
+def options_of(args: argparse.Namespace, usage: argparse.ArgumentParser) -> Options:
+    """The options that the command line names; ends the program with exit code 2 for what makes no sense."""
+    named = {"num_classes": args.num_classes, "in_chans": args.in_chans, "img_size": args.img_size}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    if args.torch:
+        if chosen:
+            usage.error("--num-classes, --in-chans and --img-size belong to --model; use --torch-args")
+        if ":" not in args.torch:
+            usage.error(f"--torch {args.torch}: write package.module:function")
+        chosen = _arguments(args.torch_args, usage)
+    elif args.torch_args:
+        usage.error("--torch-args belongs to --torch")
+    shape = args.input_shape or ()
+    if args.img_size and not shape:
+        shape = (args.in_chans or 3, args.img_size, args.img_size)
+    reference = Reference(args.model or "", args.torch or "", chosen, args.seed)
+    return Options(
+        reference, args.output, shape, args.checkpoint, args.hub, args.eval_only, args.keep_unproved, args.overwrite,
+        args.json, args.html,
+    )  # fmt: skip
+
+
+def _arguments(text: str | None, usage: argparse.ArgumentParser) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        usage.error(f"--torch-args is no JSON: {error}")
+    if not isinstance(found, dict):
+        usage.error("--torch-args is an object: '{\"num_classes\": 10}'")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The script: returns the exit code."""
+    usage = parser()
+    options = options_of(usage.parse_args(argv), usage)
+    name = options.reference.name
+
+    def progress(line: str) -> None:
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+
+    try:
+        made = port(options, progress)
+    except ReferenceError_ as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (TranslationError, CheckpointError, ValueError) as error:
+        print(f"error: {name}: {error}", file=sys.stderr)
+        return 1
+    for mode, result in made.results.items():
+        print(f"{name}: {mode}: {result.verdict()}")
+    if not made.proved:
+        outcome = "the draft is in" if options.keep_unproved else "nothing was written to"
+        print(f"error: {name}: not proved; {outcome} {options.output}", file=sys.stderr)
+        return 1
+    print(f"{name}: {len(made.source.splitlines())} lines of Paddle source, written to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

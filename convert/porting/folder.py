@@ -1,0 +1,80 @@
+"""A port's folder: source, weights, card, reports and test, which appear together or not at all. No framework.
+
+============================  ======================================================================================
+``model.py``                  the source; it imports paddle and nothing else
+``weights.pdparams``          the weights, with their manifest, which says which tensor of torch each was
+``card.json``                 what the model is, what it takes, how it was proved
+``report.html``, ``.json``    the proof in evaluation mode; ``report-train`` that in training mode
+``test_port.py``              one test a layer where torch is, a golden test where it is not
+============================  ======================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.matching.key_map import KeyMap
+from paddle_dla import checkpoint
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.folders import atomic_folder
+from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.manifest import FORMAT, describe
+
+SOURCE, WEIGHTS, CARD, TEST = "model.py", "weights.pdparams", "card.json", "test_port.py"
+TEST_SOURCE = Path(__file__).with_name("port_test.py")
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raises ``CheckpointError`` where a port cannot be written to ``folder``."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; --output names a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise CheckpointError(f"{folder} is not empty; name another folder, or pass --overwrite")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CARD).is_file():
+        raise CheckpointError(f"{folder} holds no port (it has no {CARD}); --overwrite replaces ports only")
+
+
+def write_folder(
+    folder: Path,
+    source: str,
+    arrays: Mapping[str, np.ndarray],
+    key_map: KeyMap,
+    card: Mapping[str, Any],
+    reports: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Write the port to ``folder``. Raises ``CheckpointError`` where the system refuses; nothing is half-written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder, overwrite) as part:
+        (part / SOURCE).write_text(source, encoding="utf-8")
+        checkpoint.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card))
+        full = {**card, "sha256": hashlib.sha256(source.encode()).hexdigest()}
+        (part / CARD).write_text(to_json(full, indent=1) + "\n", encoding="utf-8")
+        (part / TEST).write_text(TEST_SOURCE.read_text(encoding="utf-8"), encoding="utf-8")
+        for mode, report in reports.items():
+            name = "report" if mode == "eval" else f"report-{mode}"
+            report.to_html(part / f"{name}.html")
+            report.to_json(part / f"{name}.json")
+
+
+def manifest(arrays: Mapping[str, np.ndarray], key_map: KeyMap, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The record beside the weights: which tensor of torch each is, by which steps, and checksums."""
+    lines = {line.paddle: line for line in key_map if line.paddle}
+    tensors = {}
+    for name, array in arrays.items():
+        line = lines[name]
+        tensors[name] = {"from": line.torch, "steps": [str(step) for step in line.steps], **describe(array)}
+    return {
+        "format": FORMAT,
+        "model": card["name"],
+        "num_classes": card["num_classes"] or 0,
+        "preprocessing": card["preprocessing"],
+        "source": card["weights"],
+        "versions": card["versions"],
+        "tensors": tensors,
+    }

@@ -1,0 +1,170 @@
+"""``port_model``: a torch module, translated, proved and written as a folder."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.matching.key_map import KeyMap
+from convert.porting import card as cards
+from convert.porting.folder import SOURCE, check_folder, write_folder
+from convert.porting.proof import MODES, build, prove, torch_arrays
+from convert.porting.reference import Reference, origin_of
+from convert.translate.translator import Translated, translate
+from convert.translate.weights import port_arrays
+
+Progress = Callable[[str], None]
+SHOWN = 16
+"""Numbers of each output that the golden test holds."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port: its ``source``, its ``folder`` where it was written, and the ``results`` of its proof by mode."""
+
+    name: str
+    source: str
+    key_map: KeyMap
+    results: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def proved(self) -> bool:
+        """Whether every mode that was tried is aligned."""
+        return bool(self.results) and all(result.passed for result in self.results.values())
+
+
+def port_model(
+    torch_module: Any,
+    inputs: Sequence[Any] | Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    name: str = "",
+    reference: Reference | None = None,
+    weights: Mapping[str, Any] | None = None,
+    eval_only: bool = False,
+    keep_unproved: bool = False,
+    overwrite: bool = False,
+    operators: Mapping[str, Any] | None = None,
+    layers: Mapping[str, Any] | None = None,
+    progress: Progress = lambda line: None,
+) -> Port:
+    """Translate ``torch_module``, prove the translation, and write the port to ``folder``.
+
+    ``inputs``: the module's arguments, torch tensors, a sequence or a mapping by name; they say nothing of the batch.
+    ``reference`` says how the module is built again, for the port's own test; ``weights`` where they are from.
+    ``operators`` and ``layers`` are rules beside the translator's own. A port that is not ALIGNED is written only with
+    ``keep_unproved``, and is marked so. Without a folder nothing is written.
+
+    Raises ``TranslationError``, which lists everything that has no rule, and ``CheckpointError`` where the folder
+    cannot be written; both before anything is.
+    """
+    target = Path(folder) if folder is not None else None
+    if target is not None:
+        check_folder(target, overwrite)
+    name = name or (reference.name if reference else type(torch_module).__name__)
+    progress("tracing the module and writing its source")
+    translated = translate(torch_module, inputs, header(name, torch_module), operators, layers)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / SOURCE
+        source.write_text(translated.source, encoding="utf-8")
+        modes = MODES[:1] if eval_only else MODES
+        results = prove(torch_module, inputs, source, translated, modes, progress)
+    port = Port(name, translated.source, translated.key_map, results, target)
+    if target is not None and (port.proved or keep_unproved):
+        progress(f"writing {target}")
+        arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
+        card = card_of(port, torch_module, translated, inputs, reference, weights)
+        write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite)
+    return port
+
+
+def header(name: str, module: Any) -> str:
+    """The docstring of a port's source."""
+    origin = origin_of(type(module))
+    package = " ".join(origin[part] for part in ("package", "version") if part in origin)
+    licence = f", licence {origin['licence']}" if origin.get("licence") else ""
+    return (
+        f"{name} in PaddlePaddle: {type(module).__module__}.{type(module).__qualname__} of {package}{licence}.\n\n"
+        "Translated from the reference's traced program by paddle-dla; names are the reference's.\n"
+    )
+
+
+def card_of(
+    port: Port,
+    module: Any,
+    translated: Translated,
+    inputs: Any,
+    reference: Reference | None,
+    weights: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The card of ``port``."""
+    preprocessing = cards.preprocessing_of(module)
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+    return {
+        "format": cards.FORMAT,
+        "name": port.name,
+        "class": translated.translation.model,
+        "proved": port.proved,
+        "verdict": {mode: result.verdict() for mode, result in port.results.items()},
+        "inputs": [{"name": given, "shape": list(value.shape[1:])} for (given, _), value in
+                   zip(translated.program.inputs, values, strict=True)],
+        "preprocessing": preprocessing.as_dict() if preprocessing else None,
+        **cards.described(module),
+        "source": origin_of(type(module)),
+        "reference": (reference or Reference()).as_dict(),
+        "weights": dict(weights or {}),
+        "versions": versions(),
+        "golden": golden(module, values),
+    }  # fmt: skip
+
+
+def golden(module: Any, inputs: Sequence[Any], seed: int = 0) -> dict[str, Any]:
+    """Inputs by seed and shape, and the first numbers of what the reference returns for them, in float64.
+
+    ``float32_error``: how far the reference's own float32 is from its float64, relative to the largest value.
+    """
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    generator = np.random.RandomState(seed)
+    shapes = [[1, *value.shape[1:]] for value in inputs]
+    drawn = [torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in shapes]
+    module = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        single = tree_leaves(module(*drawn))
+        double = tree_leaves(module.double()(*(value.double() for value in drawn)))
+    outputs = []
+    for ours, exact in zip(single, double, strict=True):
+        largest = float(exact.abs().max())
+        error = float((ours.double() - exact).abs().max()) / (largest or 1.0)
+        outputs.append(
+            {
+                "values": exact.reshape(-1)[:SHOWN].tolist(),
+                "largest": largest,
+                "float32_error": max(error, 2.0**-23),
+            }
+        )
+    return {"seed": seed, "shapes": shapes, "outputs": outputs}
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a port was made with."""
+    found = {"python": platform.python_version()}
+    for package in ("paddle-dla", "torch", "timm", "torchvision", "paddlepaddle", "paddlepaddle-gpu", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+__all__ = ["Port", "Reference", "build", "port_model"]

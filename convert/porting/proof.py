@@ -1,0 +1,87 @@
+"""The proof of a port: its source is run beside the reference, in evaluation and in training mode, and compared.
+
+Both frameworks meet here and in ``alignment``, which is imported when a proof is made.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.translate.translator import Translated
+from convert.translate.weights import port_arrays
+
+Progress = Callable[[str], None]
+MODES = ("eval", "train")
+
+
+class LoadError(ValueError):
+    """A port whose tensors are not those that its translation names: a fault of the translator."""
+
+
+def torch_arrays(module: Any) -> dict[str, np.ndarray]:
+    """Every parameter and buffer of ``module`` by every name that it has; buffers that are not saved too."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {name: value.detach().cpu().numpy() for name, value in named}
+
+
+def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The port in ``source`` with the tensors of torch that ``arrays`` holds, in evaluation mode.
+
+    Raises ``LoadError`` where the source does not have the tensors that the key map names.
+    """
+    import paddle
+
+    from paddle_dla.models.ported import build_model
+
+    port = build_model(source)
+    found = port_arrays(translated.key_map, translated.program, arrays)
+    expected = {name: tuple(value.shape) for name, value in port.state_dict().items()}
+    faults = [f"{name}: the port has it, the reference does not" for name in expected if name not in found]
+    faults += [f"{name}: the reference has it, the port does not" for name in found if name not in expected]
+    faults += [f"{name}: {list(found[name].shape)} in torch, {list(expected[name])} in the port"
+               for name in found if name in expected and found[name].shape != expected[name]]  # fmt: skip
+    if faults:
+        raise LoadError("\n  ".join(["the port's tensors are not the reference's:", *faults[:8]]))
+    port.set_state_dict({name: paddle.to_tensor(value) for name, value in found.items()})
+    port.eval()
+    return port
+
+
+def prove(
+    module: Any,
+    inputs: Sequence[Any] | Mapping[str, Any],
+    source: Path,
+    translated: Translated,
+    modes: Sequence[str] = MODES,
+    progress: Progress = lambda line: None,
+) -> dict[str, Any]:
+    """``{mode: result of align}``; nothing after a mode in which the two differ.
+
+    The weights are those of ``module`` with everything that a fresh network has constant drawn at random: BatchNorm's
+    statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1.
+    """
+    from alignment import align
+    from torch_ref.model import draw_constants
+
+    reference = draw_constants(copy.deepcopy(module), seed=0)
+    port = build(source, translated, torch_arrays(reference))
+    arrays = (
+        [value.detach().cpu().numpy() for value in inputs]
+        if not isinstance(inputs, Mapping)
+        else {name: value.detach().cpu().numpy() for name, value in inputs.items()}
+    )
+    results: dict[str, Any] = {}
+    for mode in modes:
+        progress(f"proof in {mode} mode")
+        results[mode] = align(
+            reference, port, arrays, key_map=translated.key_map, mode=mode,
+            progress=lambda line, mode=mode: progress(f"proof in {mode} mode: {line}"),
+        )  # fmt: skip
+        if not results[mode].passed:
+            break
+    return results

@@ -1,0 +1,123 @@
+"""The torch module that a port is made of, from what a command names: a timm model, or any factory. torch only.
+
+A factory is named ``package.module:function``; it is called with keyword arguments and returns a ``torch.nn.Module``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddle_dla.storage.errors import CheckpointError
+
+
+class ReferenceError_(ValueError):
+    """A reference that cannot be built: an unknown model, or a factory that is not found or raises."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How a reference is built: a timm ``model`` or a ``factory``, with keyword ``options``; ``seed`` of its weights.
+
+    ``Reference(model="convnext_atto", options={"num_classes": 10})``
+    """
+
+    model: str = ""
+    factory: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the port is called."""
+        return self.model or self.factory.rpartition(":")[2]
+
+    def build(self) -> Any:
+        """The module, in evaluation mode. Raises ``ReferenceError_``."""
+        import torch
+
+        from convert.translate.program import constructors_recorded
+
+        function = self._timm() if self.model else self._function()
+        with torch.random.fork_rng(devices=[]), constructors_recorded():
+            torch.manual_seed(self.seed)
+            try:
+                module = function(**self.options)
+            except Exception as error:  # whatever the factory raises
+                raise ReferenceError_(f"{self.name} raises {type(error).__name__}: {error}") from error
+        if not isinstance(module, torch.nn.Module):
+            raise ReferenceError_(f"{self.name} returns a {type(module).__name__}, not a torch.nn.Module")
+        return module.eval()
+
+    def _timm(self) -> Any:
+        from functools import partial
+
+        from torch_ref.model import import_timm
+
+        timm = import_timm()
+        if self.model not in timm.list_models():
+            near = difflib.get_close_matches(self.model, timm.list_models(), 5)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise ReferenceError_(f"timm {timm.__version__} has no model {self.model!r}{hint}")
+        return partial(timm.create_model, self.model, pretrained=False)
+
+    def _function(self) -> Any:
+        package, _, name = self.factory.partition(":")
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            found: Any = importlib.import_module(package)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise ReferenceError_(
+                f"{self.factory} is not found: {error}; it is written package.module:function"
+            ) from error
+        finally:
+            sys.path.remove(str(Path.cwd()))
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a port's card records, so that its test builds the reference again."""
+        return {"model": self.model, "factory": self.factory, "options": dict(self.options), "seed": self.seed}
+
+
+def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str, Any]:
+    """Load a torch checkpoint into ``module``, strictly; returns where the weights are from.
+
+    Raises ``CheckpointError``, which lists what is missing, left over, or of another shape.
+    """
+    import torch
+
+    from convert.readers import read_source
+
+    source = read_source(path, use_ema)
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in source.tensors.items()}
+    faults = [f"{name}: missing" for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    faults += [f"{name}: the model has no such tensor" for name in found if name not in expected]
+    faults += [f"{name}: {list(found[name])} in the file, {list(expected[name])} in the model"
+               for name in found if name in expected and tuple(found[name]) != expected[name]]  # fmt: skip
+    if faults:
+        more = [f"... and {len(faults) - 12} more"] if len(faults) > 12 else []
+        raise CheckpointError("\n  ".join([f"{path} is not a checkpoint of this model:", *faults[:12], *more]))
+    module.load_state_dict({name: torch.from_numpy(tensor.array().copy()) for name, tensor in source.tensors.items()},
+                           strict=False)  # fmt: skip
+    return dict(source.origin)
+
+
+def origin_of(kind: type) -> dict[str, str]:
+    """The package that a module's class comes from, with its version and licence."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    package = kind.__module__.split(".")[0]
+    try:
+        found = metadata(package)
+    except PackageNotFoundError:
+        return {"package": package, "file": Path(inspect.getsourcefile(kind) or "").name}
+    return {"package": package, "version": found["Version"], "licence": found["License-Expression"] or found["License"]}

@@ -1,0 +1,81 @@
+"""Ports that the translator made: a folder becomes a Paddle network. Paddle only.
+
+Opening a port runs the Python source in its folder, as importing a package does; its card says what that source is, and
+a port whose source or weights are others than the card and the manifest say is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any, TypedDict
+
+from paddle import nn
+
+from paddle_dla.checkpoint import check_fit, read
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_record import RecordError, read_record
+
+SOURCE, WEIGHTS, CARD = "model.py", "weights.pdparams", "card.json"
+FORMAT = 1
+
+
+class _Optional(TypedDict, total=False):
+    verdict: dict[str, str]
+    reference: dict[str, Any]
+    preprocessing: dict[str, Any] | None
+    golden: dict[str, Any]
+
+
+class Card(_Optional):
+    """``card.json`` of a port; see ``convert.porting.folder``."""
+
+    format: int
+    name: str
+    proved: bool
+    sha256: str
+
+
+def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of the port in ``folder``. Raises ``CheckpointError`` where it is missing or damaged."""
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise CheckpointError(f"{os.fspath(folder)} is no port: it has no {CARD}; convert/port.py makes one")
+    try:
+        return read_record(path, Card, FORMAT)
+    except (RecordError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:
+    """The network in the port ``folder``, with its weights, in evaluation mode.
+
+    ``unproved`` opens a draft that is not aligned with its reference. Raises ``CheckpointError`` where the folder is no
+    port, is a draft, or holds another source or other weights than it records.
+
+        model = open_port("ports/convnext_atto")
+    """
+    card = read_card(folder)
+    if not card["proved"] and not unproved:
+        raise CheckpointError(f"{os.fspath(folder)} is a draft that is not aligned with its reference; see its report")
+    source = Path(folder) / SOURCE
+    if hashlib.sha256(source.read_bytes()).hexdigest() != card["sha256"]:
+        raise CheckpointError(f"{source} was changed since the port was proved; prove it again with convert/port.py")
+    arrays, _ = read(Path(folder) / WEIGHTS)
+    model = build_model(source)
+    check_fit(arrays, {name: tuple(value.shape) for name, value in model.state_dict().items()}, os.fspath(folder))
+    model.set_state_dict(arrays)
+    model.eval()
+    return model
+
+
+def build_model(source: str | os.PathLike[str]) -> nn.Layer:
+    """The network that the Python file ``source`` builds, without its weights."""
+    spec = importlib.util.spec_from_file_location("ported_model", os.fspath(source))
+    if spec is None or spec.loader is None:
+        raise CheckpointError(f"{os.fspath(source)} is no Python source")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.build_model()

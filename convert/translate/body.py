@@ -10,7 +10,8 @@ from typing import Any
 
 from convert.translate.gathering import variadic
 from convert.translate.linking import references
-from convert.translate.operators import Arguments, Unsupported, functional
+from convert.translate.inplace import ASSIGNED
+from convert.translate.operators import LAST, Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
 from convert.translate.reference import Statement, aliases, statement_at
 from convert.translate.sizes import Expression, solve
@@ -98,7 +99,7 @@ class Writer:
             if isinstance(step, Call):
                 steps.append(step)
                 continue
-            template = self._template(step)
+            template = "" if step.name == ASSIGNED else self._template(step)
             if template in ("self", "input") and not self.templates[id(step)][1].replaced.get(template):
                 self.same[step.outputs[0]] = self._origin(step.args[template])
             else:
@@ -164,7 +165,7 @@ class Writer:
         self.last = {key: max(self.written[user] for user in users) for key, users in self.uses.items()}
 
     def _only_user(self, step: Op | Call) -> int | None:
-        if len(step.outputs) != 1 or getattr(step, "several", False):
+        if len(step.outputs) != 1 or getattr(step, "several", False) or getattr(step, "name", "") == ASSIGNED:
             return None
         users = self.uses.get(step.outputs[0], [])
         return users[0] if len(users) == 1 else None
@@ -323,7 +324,36 @@ class Writer:
         expression = ast.Call(inside(call.path, self.call.path), args, [])
         self._assign(call, position, expression, len(call.outputs) > 1)
 
+    def _assigned(self, op: Op) -> None:
+        """``x[:, 1:] = value``: the tensor goes on under the name that it has."""
+        base, (kind, dim, *numbers) = self._origin(op.args["self"]), op.args["place"]
+        target = self._reference(base)
+        if not isinstance(target, ast.Name):
+            self.statements.append(ast.Assign([ast.Name("changed", ast.Store())], target))
+            target = ast.Name("changed", ast.Load())
+        if self._from_a_layer(base):
+            # what a layer returned may be in use elsewhere, by a hook or by its own backward pass
+            self.statements.append(ast.Assign([ast.Name(target.id, ast.Store())], filled("x.clone()", {"x": target})))
+        if kind == "select":
+            index: ast.expr = self._value(numbers[0], "index")
+        else:
+            start, end, step = numbers
+            start = None if start in (None, 0) else self._value(start, "start")
+            end = None if end is None or (isinstance(end, int) and end >= LAST) else self._value(end, "end")
+            index = ast.Slice(start, end, None if step == 1 else self._value(step, "step"))
+        place = ast.Tuple([*(ast.Slice() for _ in range(dim)), index], ast.Load()) if dim else index
+        value = self._reference(op.args["value"])
+        self._write(ast.Assign([ast.Subscript(ast.Name(target.id, ast.Load()), place, ast.Store())], value))
+        self._hold(target.id, op.outputs[0])
+
+    def _from_a_layer(self, ref: Ref | State) -> bool:
+        makers = [step for step in self.steps if isinstance(ref, Ref) and ref.number in step.outputs]
+        return not makers or isinstance(makers[0], Call)
+
     def _operator(self, op: Op, position: int) -> None:
+        if op.name == ASSIGNED:
+            self._assigned(op)
+            return
         template, arguments = self.templates[id(op)]
         plain = {**arguments.plain, **arguments.replaced}
         names = {node.id for node in ast.walk(ast.parse(template, mode="eval")) if isinstance(node, ast.Name)}

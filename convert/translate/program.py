@@ -26,6 +26,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from convert.translate.inplace import Mutations
 from convert.translate.plain import (
     Call,
     Held,
@@ -227,6 +228,7 @@ class _Reader:
         self.aliases = _aliases(model)
         self.shared = _shared(model)
         self.known_as = _known_as(self.aliases)
+        self.mutations = Mutations(self.tensors)
 
     def program(self) -> Program:
         """Raises ``TranslationError`` for what no program has here: a mutated buffer, a region of another kind."""
@@ -298,14 +300,30 @@ class _Reader:
             call = self._mark(node, segments)
             call.outputs.append(self._new(node))
             return
-        op = Op(name, self._arguments(node), [], segments[len(self.open) - 1][-1] if segments else None)
-        self._place(op, segments)
+        op = Op(name, self._arguments(node), [], _user_place(segments[-1]) if segments else None)
         if isinstance(value, torch.Tensor):
             op.outputs.append(self._new(node))
         elif isinstance(value, (list, tuple)):
             op.several = True
             self.parts[node] = op.outputs = [self._new(node, part) for part in value if isinstance(part, torch.Tensor)]
-        self.open[-1].body.append(op)
+        self.mutations.made(op)
+        if _writes(node.target) and isinstance(op.args["self"], Ref):
+            self._change(op)
+        else:
+            self.open[-1].body.append(op)
+
+    def _change(self, op: Op) -> None:
+        """``op`` changes its first argument in place."""
+        changed, new = op.args["self"].number, op.outputs[0]
+        if op.name == "copy_.default" and isinstance(op.args["src"], Ref):
+            new = op.args["src"].number
+            if self.tensors[new].shape == self.tensors[changed].shape:
+                self.open[-1].body += self.mutations.changed(changed, new)
+                self.mutations.now[op.outputs[0]] = new
+                return
+            op.name, op.args = "expand_as.default", {"self": Ref(new), "other": Ref(changed)}
+            new = op.outputs[0]
+        self.open[-1].body += [op, *self.mutations.changed(changed, new)]
 
     def _region(self, node: torch.fx.Node) -> None:
         """A region under another setting: its operators are those outside; without gradients, they are cut off."""
@@ -340,9 +358,6 @@ class _Reader:
         # the outermost frames are those of the export itself
         depth = len(_stack(node))
         return known[-depth:] if len(known) >= depth else ()
-
-    def _place(self, op: Op, segments: tuple[tuple[Place, ...], ...]) -> None:
-        op.place = _user_place(segments[-1]) if segments else None
 
     def _enter(self, node: torch.fx.Node, segments: tuple[tuple[Place, ...], ...]) -> None:
         """Open and close calls until the innermost open one is that of ``node``."""
@@ -383,7 +398,7 @@ class _Reader:
     def _argument(self, value: Any) -> Any:
         if isinstance(value, torch.fx.Node):
             found = self.values[value] if value in self.values else _size(value.meta["val"])
-            return self._within(found) if isinstance(found, State) else found
+            return self._within(found) if isinstance(found, State) else self._current(found)
         if isinstance(value, (list, tuple)):
             return [self._argument(item) for item in value]
         if isinstance(value, torch.dtype):
@@ -391,6 +406,15 @@ class _Reader:
         if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
             return None
         return _size(value)
+
+    def _current(self, found: Any) -> Any:
+        """``found`` as it is now, after what was done to it in place."""
+        if not isinstance(found, Ref):
+            return found
+        number = self.mutations.current(found.number)
+        if number in self.mutations.stale:
+            self.stops.append(Stop(self.open[-1].path, None, "a view of a tensor that was changed in place since"))
+        return Ref(number)
 
     def _within(self, state: State) -> State:
         """``state`` by the name that it has inside the running module, where it is shared and has several."""
@@ -403,7 +427,9 @@ class _Reader:
         kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
         by_name = {value.name: value for value in self.exported.graph.nodes}
         leaves = [
-            self.values[by_name[arg.name]] if hasattr(arg, "name") and by_name[arg.name] in self.values else arg.value
+            self._argument(by_name[arg.name])
+            if hasattr(arg, "name") and by_name[arg.name] in self.values
+            else arg.value
             for arg in kept
         ]
         return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
@@ -438,6 +464,13 @@ def _user_place(segment: Sequence[Place]) -> Place | None:
         if "/torch/" not in place.file:
             return place
     return segment[-1] if segment else None
+
+
+def _writes(target: Any) -> bool:
+    """Whether an operator changes its first argument."""
+    schema = getattr(target, "_schema", None)
+    alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
+    return alias is not None and alias.is_write
 
 
 def _operator_name(target: Any) -> str:

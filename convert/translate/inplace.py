@@ -1,0 +1,91 @@
+"""Operators that change a tensor in place, told as operators that make a new one. No framework.
+
+What is changed goes by a new number from then on. Where a slice is changed, the tensor around it changes with it, which
+``slice_assign`` says: ``x[:, 1:] = value``. Other views of a tensor that was changed are out of date, and using one is
+refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.translate.plain import Op, Ref, Tensor
+
+SLICES = ("slice.Tensor", "select.int")
+VIEWS = (
+    *SLICES, "view.default", "permute.default", "transpose.int", "unsqueeze.default", "squeeze.dim", "expand.default",
+    "unbind.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "alias.default", "t.default", "detach.default",
+)  # fmt: skip
+ASSIGNED = "slice_assign"
+LAST = 2**62
+"""torch's slices that have no end end here or above."""
+
+
+@dataclass
+class Mutations:
+    """Which number a tensor goes by now; ``tensors`` are the program's, to which new ones are added."""
+
+    tensors: dict[int, Tensor]
+    now: dict[int, int] = field(default_factory=dict)
+    source: dict[int, tuple[int, Op]] = field(default_factory=dict)  # a view -> the tensor that it looks into
+    stale: set[int] = field(default_factory=set)
+    held: dict[int, tuple[Any, int]] = field(default_factory=dict)  # what was last put into a tensor, and where
+
+    def current(self, number: int) -> int:
+        """The number that ``number`` goes by now."""
+        while number in self.now:
+            number = self.now[number]
+        return number
+
+    def made(self, op: Op) -> None:
+        """Remember that ``op`` made views."""
+        base = op.args.get("self")
+        if op.name in VIEWS and isinstance(base, Ref):
+            for output in op.outputs:
+                self.source[output] = (base.number, op)
+                if _whole(op) and op.name != "detach.default":
+                    self.now[output] = base.number
+
+    def changed(self, number: int, new: int) -> list[Op]:
+        """``number`` was changed and is ``new``; the operators that tell the tensors around it."""
+        number = self.current(number)
+        if number == new:
+            return []
+        self.now[number] = new
+        for view, (base, _) in self.source.items():
+            if self.current(base) == new and view != new and view not in self.now:
+                self.stale.add(view)
+        if number not in self.source:
+            return []
+        base, op = self.source[number]
+        base = self.current(base)
+        if _whole(op):
+            return self.changed(base, new)
+        if op.name not in SLICES:
+            self.stale.add(base)
+            return []
+        place = _place(op)
+        if self.held.get(base) == (place, new):
+            self.now[number] = new
+            return []
+        after = len(self.tensors)
+        self.tensors[after] = self.tensors[base]
+        self.held[after] = (place, new)
+        written = Op(ASSIGNED, {"self": Ref(base), "place": place, "value": Ref(new)}, [after], op.place)
+        return [written, *self.changed(base, after)]
+
+
+def _whole(op: Op) -> bool:
+    """Whether the view is all of its tensor: ``x[:]``, ``x.detach()``."""
+    if op.name in ("alias.default", "detach.default"):
+        return True
+    if op.name != "slice.Tensor" or op.args["step"] != 1 or op.args["start"] not in (None, 0):
+        return False
+    return op.args["end"] is None or (isinstance(op.args["end"], int) and op.args["end"] >= LAST)
+
+
+def _place(op: Op) -> tuple[Any, ...]:
+    if op.name == "select.int":
+        return ("select", op.args["dim"], op.args["index"])
+    return ("slice", op.args["dim"], op.args["start"], op.args["end"], op.args["step"])

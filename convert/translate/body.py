@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convert.translate.gathering import variadic
-from convert.translate.linking import references
 from convert.translate.inplace import ASSIGNED
+from convert.translate.linking import references
 from convert.translate.operators import LAST, Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
 from convert.translate.reference import Statement, aliases, statement_at

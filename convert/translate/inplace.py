@@ -15,7 +15,8 @@ from convert.translate.plain import Op, Ref, Tensor
 SLICES = ("slice.Tensor", "select.int")
 VIEWS = (
     *SLICES, "view.default", "permute.default", "transpose.int", "unsqueeze.default", "squeeze.dim", "expand.default",
-    "unbind.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "alias.default", "t.default", "detach.default",
+    "unbind.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "alias.default", "t.default",
+    "detach.default",
 )  # fmt: skip
 ASSIGNED = "slice_assign"
 LAST = 2**62

@@ -35,6 +35,7 @@ from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import MEMORY, Budget
 from alignment.engine.records.tape import ROOT, Tape
 from alignment.engine.records.tree import as_arrays
+from alignment.engine.reporting.report import Report
 from alignment.engine.result import (
     COMPUTATION,
     FORWARD,
@@ -112,7 +113,7 @@ def align(
     accept: Mapping[str, str] | None = None,
     reference: Reference | None = None,
     progress: Progress = lambda line: None,
-) -> Result:
+) -> Report:
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
     ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
@@ -171,7 +172,7 @@ class Session:
     folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
     port: Tape = field(init=False)
 
-    def compare(self) -> Result:
+    def compare(self) -> Report:
         """All steps, and the result; both models are given back as they came."""
         options, self.budget = self.options, Budget(self.options.max_memory)
         if options.backward:
@@ -280,10 +281,10 @@ class Session:
             raise AmbiguousMatch("layers have several possible twins; name the right ones in key_map:", unclear)
         return excused(proposal.key_map())
 
-    def judged(self, port: Tape, dtype: str) -> Result:
+    def judged(self, port: Tape, dtype: str) -> Report:
         """Every value of a run of the port against the reference's."""
         tape, floor = self.runs.tape, self.runs.floor(dtype)
-        result = Result(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
+        result = Report(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
         result.rows = [*output_rows(tape, port, floor, self._made(port), self.points)]
         if self.options.backward:
             result.rows += gradient_rows(tape, port, floor, self._made(port), self.points)
@@ -341,7 +342,7 @@ class Session:
                     return record.path
         return None
 
-    def _with_constants(self, result: Result) -> Result:
+    def _with_constants(self, result: Report) -> Report:
         """The result beside the reference with Paddle's constants, where these are what separates the two."""
         wrong = [row for row in result.rows if row.direction == FORWARD and not row.aligned]
         if not wrong or not self.runs.constants:

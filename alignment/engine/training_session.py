@@ -23,6 +23,7 @@ from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, m
 from alignment.engine.records.run import BUFFER, GRADIENT, Run
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tree import mapped
+from alignment.engine.reporting.report import Report
 from alignment.engine.result import Culprit, Result, Skipped
 from alignment.engine.sides.paddle import steps as steps_paddle
 from alignment.engine.sides.paddle.borrow import paddle_in
@@ -51,7 +52,7 @@ def align_training(
     dtype: str = "float64",
     max_memory: int = 256 * 2**20,
     progress: Progress = lambda line: None,
-) -> Result:
+) -> Report:
     """Train the port on the batches, judge every quantity of every step by the reference, and say what is at fault.
 
     ``batches``: (inputs, labels) for each step. Inputs are one array, a sequence of them, or a mapping by name; labels
@@ -110,10 +111,10 @@ class TrainingSession:
         name = type(models.torch_module).__name__
         self.title = f"{name}: {len(batches)} steps of training, torch against Paddle"
 
-    def compare(self) -> Result:
+    def compare(self) -> Report:
         """All steps, from the port's run to the culprits."""
         if unstable := [*self.unrepeatable()]:
-            return Result(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
+            return Report(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
         with ExitStack() as stack:
             self.momenta = stack.enter_context(_momenta_rounded(self.models, self.pairs.layers))
             self.run_port(stack)
@@ -188,9 +189,9 @@ class TrainingSession:
     def _followed(self) -> Sequence[steps_torch.Batch]:
         return self.batches[: self.last]
 
-    def judged(self) -> Result:
+    def judged(self) -> Report:
         """Every quantity in its row; what was not compared; what the reader should know."""
-        result = Result(self.title, self.dtype)
+        result = Report(self.title, self.dtype)
         result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
         result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
         if self.last < len(self.batches):

@@ -26,9 +26,13 @@ from alignment.engine.records.tree import mapped
 from alignment.engine.reporting.report import Report
 from alignment.engine.result import Culprit, Result, Skipped
 from alignment.engine.sides.paddle import steps as steps_paddle
+from alignment.engine.sides.paddle.arrays import array_of as paddle_array
 from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.paddle.optimizers import optimizer_attributes_restored, schedule_restored
 from alignment.engine.sides.torch import steps as steps_torch
+from alignment.engine.sides.torch.arrays import array_of as torch_array
 from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.training import Batch, Recipe
 from alignment.engine.training_pairs import pair_tensors
 from convert.matching.key_map import KeyMap
 
@@ -88,7 +92,7 @@ def align_training(
     """
     batches = _arrays_of(torch_module, paddle_layer, batches, dtype)
     recipes = _recipes(loss, optimizer, scheduler, ema, grad_clip)
-    with borrow(torch_module, paddle_layer, mode) as models, steps_paddle.optimizer_attributes_restored(paddle_layer):
+    with borrow(torch_module, paddle_layer, mode) as models, optimizer_attributes_restored(paddle_layer):
         return TrainingSession(models, batches, recipes, key_map, dtype, max_memory, progress).compare()
 
 
@@ -96,8 +100,8 @@ class TrainingSession:
     """One comparison of two trainings: both models, the recipes, the runs, and what was found between them."""
 
     def __init__(
-        self, models: Borrowed, batches: Sequence[steps_torch.Batch],
-        recipes: tuple[steps_torch.Recipe, steps_paddle.Recipe], key_map: str | Mapping[str, str] | KeyMap, dtype: str,
+        self, models: Borrowed, batches: Sequence[Batch],
+        recipes: tuple[Recipe, Recipe], key_map: str | Mapping[str, str] | KeyMap, dtype: str,
         max_memory: int, progress: Progress,
     ):  # fmt: skip
         self.models, self.batches, self.dtype = models, batches, dtype
@@ -154,8 +158,8 @@ class TrainingSession:
         self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
         layer = self.models.paddle_layer
         stack.enter_context(paddle_in(layer, self.dtype))
-        training = steps_paddle.Training(layer, self.theirs, self.pairs.layout)
-        stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
+        training = steps_paddle.PaddleTraining(layer, self.theirs, self.pairs.layout)
+        stack.enter_context(schedule_restored(training.scheduler))
         store = Store(Budget(self.max_memory))
         labels = [labels for _, labels in self.batches]
         self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
@@ -186,7 +190,7 @@ class TrainingSession:
     def _follower(self) -> steps_torch.Follower:
         return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
 
-    def _followed(self) -> Sequence[steps_torch.Batch]:
+    def _followed(self) -> Sequence[Batch]:
         return self.batches[: self.last]
 
     def judged(self) -> Report:
@@ -252,7 +256,7 @@ LEAK = 2.0**-32
 
 def _arrays_of(
     torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, batches: Sequence[Any], dtype: str
-) -> list[steps_torch.Batch]:
+) -> list[Batch]:
     """The batches as arrays.
 
     Raises ``TypeError`` for models of another framework, and ``ValueError`` for what is no batch.
@@ -284,8 +288,8 @@ def _is_data(value: object) -> bool:
 
 def _array(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        return steps_torch.array_of(value)
-    return steps_paddle.array_of(value) if isinstance(value, paddle.Tensor) else np.asarray(value)
+        return torch_array(value)
+    return paddle_array(value) if isinstance(value, paddle.Tensor) else np.asarray(value)
 
 
 def _described(value: Any) -> str:
@@ -294,13 +298,13 @@ def _described(value: Any) -> str:
 
 def _recipes(
     loss: Pair, optimizer: Pair, scheduler: MaybePair | None, ema: MaybePair | None, clip: MaybePair | None
-) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
+) -> tuple[Recipe, Recipe]:
     given = {"loss": loss, "optimizer": optimizer, "scheduler": scheduler, "ema": ema, "grad_clip": clip}
     for name, pair in given.items():
         if pair is not None and not _is_pair(pair, required=name in ("loss", "optimizer")):
             raise ValueError(f"{name} must be two callables, for torch and for Paddle, got {_described(pair)}")
     parts = [*zip(*(pair or (None, None) for pair in given.values()))]
-    return steps_torch.Recipe(*parts[0]), steps_paddle.Recipe(*parts[1])
+    return Recipe(*parts[0]), Recipe(*parts[1])
 
 
 def _is_pair(pair: Any, required: bool) -> bool:

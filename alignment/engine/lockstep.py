@@ -6,15 +6,12 @@ of steps. Both frameworks meet here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import paddle
-import torch
 
-from alignment.engine.borrowed import borrow
+from alignment.engine.borrowed import PORT, REFERENCE, PaddleLayer, TorchModule, borrow
 from alignment.engine.judging.error import Difference, compare
 from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.judging.rows import tensor_row
@@ -22,10 +19,9 @@ from alignment.engine.records.layout import laid_out
 from alignment.engine.records.run import AVERAGE, BUFFER, LOSS, OUTPUT, PARAMETER, RATE, WHOLE, Key, Step
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.result import Result, Row, Skipped
-from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.paddle.optimizers import optimizer_attributes_restored
 from alignment.engine.sides.paddle.steps import PaddleTraining
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.torch.borrow import copied
 from alignment.engine.sides.torch.steps import TorchTraining
 from alignment.engine.sides.training import Batch, Recipe
 from alignment.engine.training_pairs import pair_tensors
@@ -78,8 +74,8 @@ class _Judge:
 
 def lockstep(
     title: str,
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
     batches: Sequence[Batch],
     ours: Recipe,
     theirs: Recipe,
@@ -100,8 +96,8 @@ def lockstep(
         layout = pair_tensors(models).layout
         result.facts = dict(models.notes)
         attributes = optimizer_attributes_restored(paddle_layer)
-        with torch_in(torch_module, torch.float64), attributes, paddle_in(paddle_layer, dtype):
-            again = copy.deepcopy(torch_module).to(getattr(torch, dtype))
+        with REFERENCE.in_type(torch_module, "float64"), attributes, PORT.in_type(paddle_layer, dtype):
+            again = copied(torch_module, dtype)
             runs = [
                 (TorchTraining(torch_module, ours), batches),
                 (TorchTraining(again, ours), [*map(_reversed, batches)] if dtype == "float64" else batches),

@@ -13,11 +13,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import paddle
-import torch
 
 from alignment.engine.accounts import Accounts, initial_by_layer, split
-from alignment.engine.borrowed import Borrowed, borrow, refuse_swapped
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed, PaddleLayer, TorchModule, borrow, refuse_swapped
 from alignment.engine.explaining.causes import UNEXPLAINED, Causes
 from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split, in_words
@@ -56,14 +54,12 @@ from alignment.engine.runs import (
     run_reference,
     run_torch_again,
     start_of,
-    threads_as_torch,
 )
 from alignment.engine.search import Search
 from alignment.engine.sides.model import ModelRaised
-from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
-from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.paddle.settings import lacks_backward_in_evaluation
 from alignment.engine.sides.torch.alternatives import alternatives
-from alignment.engine.sides.torch.borrow import own_arrays as torch_arrays
+from alignment.engine.sides.torch.borrow import threads_as_torch
 from alignment.engine.sides.torch.other_losses import loss_cause
 from alignment.engine.sides.torch.resetting import set_as_port
 from convert.matching.derive import Proposal, excused, propose
@@ -97,8 +93,8 @@ class Options:
 
 
 def align(
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
     inputs: Inputs,
     labels: Any = None,
     loss: str | tuple[Loss, Loss] | None = None,
@@ -154,8 +150,8 @@ def _refuse_unknown_type(dtype: str) -> None:
 class Session:
     """One comparison: both models, what is asked for, and what each step has found so far."""
 
-    torch_module: torch.nn.Module
-    paddle_layer: paddle.nn.Layer
+    torch_module: TorchModule
+    paddle_layer: PaddleLayer
     inputs: Any
     options: Options
     runs: Reference
@@ -178,9 +174,9 @@ class Session:
         if options.backward:
             self.start = start_of(options.loss, as_arrays(options.labels), options.seed)
         borrowed = borrow(self.torch_module, self.paddle_layer, options.mode)
-        with borrowed as self.models, threads_as_torch(), paddle_in(self.paddle_layer, "float64"):
-            if self.start is not None and self.start.torch_loss is not None:
-                self.models.add(LOSS, self.start.torch_loss, self.start.paddle_loss, LOSS)
+        with borrowed as self.models, threads_as_torch(), PORT.in_type(self.paddle_layer, "float64"):
+            if self.start is not None and self.start.losses:
+                self.models.add(LOSS, self.start.loss(REFERENCE), self.start.loss(PORT), LOSS)
             self.run_reference()
             self.run_port()
             self.accounts = Accounts(self.models, self._key_map())
@@ -216,7 +212,7 @@ class Session:
 
     def _refuse_absent_backward(self, raised: ModelRaised) -> None:
         """Paddle's recurrent layers have no backward pass in evaluation: that is no fault of the port."""
-        recurrent = [p for p, layer in self.models.port.items() if isinstance(layer, paddle.nn.layer.rnn.RNNBase)]
+        recurrent = [p for p, layer in self.models.port.items() if lacks_backward_in_evaluation(layer)]
         finished = any(record.path == ROOT for record in self.port)
         if recurrent and finished and self.options.backward and self.options.mode == "eval":
             raise ValueError(
@@ -271,7 +267,7 @@ class Session:
         )
         proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
         if proposal.doubts:
-            held = torch_arrays(self.torch_module)[0], paddle_arrays(self.paddle_layer)[0]
+            held = REFERENCE.own_arrays(self.torch_module).arrays, PORT.own_arrays(self.paddle_layer).arrays
             settled = {key: _by_values(proposal, key, twins, *held) for key, *twins in proposal.doubts}
             given = {} if isinstance(given, str) else dict(given)
             proposal = propose(ours, theirs, given | {key: twin for key, twin in settled.items() if twin})
@@ -493,4 +489,4 @@ def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
 
 
 def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
-    return partial(loss_cause, start.torch_loss) if start and start.torch_loss else lambda case: ""
+    return partial(loss_cause, start.loss(REFERENCE)) if start and start.losses else lambda case: ""

@@ -11,10 +11,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import paddle
-import torch
 
-from alignment.engine.borrowed import Borrowed, borrow
+from alignment.engine.borrowed import (
+    PORT,
+    REFERENCE,
+    Borrowed,
+    PaddleLayer,
+    TorchModule,
+    borrow,
+    is_tensor,
+    side_of,
+)
 from alignment.engine.explaining.training_causes import Evidence, find_culprits
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS, MARGIN
@@ -25,13 +32,9 @@ from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tree import mapped
 from alignment.engine.reporting.report import Report
 from alignment.engine.result import Culprit, Result, Skipped
-from alignment.engine.sides.paddle import steps as steps_paddle
-from alignment.engine.sides.paddle.arrays import array_of as paddle_array
-from alignment.engine.sides.paddle.borrow import paddle_in
 from alignment.engine.sides.paddle.optimizers import optimizer_attributes_restored, schedule_restored
-from alignment.engine.sides.torch import steps as steps_torch
-from alignment.engine.sides.torch.arrays import array_of as torch_array
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.paddle.steps import PaddleTraining, keeps_momentum_in_float32
+from alignment.engine.sides.torch.steps import Follower
 from alignment.engine.sides.training import Batch, Recipe
 from alignment.engine.training_pairs import pair_tensors
 from convert.matching.key_map import KeyMap
@@ -42,8 +45,8 @@ Progress = Callable[[str], None]
 
 
 def align_training(
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
     batches: Sequence[tuple[Any, Any]],
     *,
     loss: Pair,
@@ -138,27 +141,26 @@ class TrainingSession:
         """Sides whose outputs of the first batch are others when they run a second time."""
         inputs, _ = self.batches[0]
         ours, theirs = self.models.torch_module, self.models.paddle_layer
-        runs = {"torch": (torch_in, ours, torch.float64, steps_torch.outputs),
-                "Paddle": (paddle_in, theirs, self.dtype, steps_paddle.outputs)}  # fmt: skip
-        for side, (borrowed_in, model, dtype, outputs) in runs.items():
+        for side, model, dtype in ((REFERENCE, ours, "float64"), (PORT, theirs, self.dtype)):
             found = []
             for _ in range(2):
-                with borrowed_in(model, dtype):
-                    found.append(outputs(model, inputs))
+                with side.in_type(model, dtype):
+                    found.append(side.outputs(model, inputs))
             errors = [compare(found[0][path], found[1][path]).relative for path in found[0].keys() & found[1].keys()]
             worst = max((error for error in errors if not np.isnan(error)), default=0.0)
             if worst > MARGIN[self.dtype] * 2.0 ** -BITS[self.dtype]:
                 yield (
-                    f"{side}'s model does not agree with itself: run twice on the first batch, its outputs differ by "
-                    f"{worst:.1e}; it draws random numbers of its own, or keeps a state outside of its buffers"
+                    f"{side.LABEL}'s model does not agree with itself: run twice on the first batch, its outputs "
+                    f"differ by {worst:.1e}; it draws random numbers of its own, or keeps a state outside of its "
+                    "buffers"
                 )
 
     def run_port(self, stack: ExitStack) -> None:
         """The port trains, in its type; what it holds is given back when ``stack`` is left."""
         self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
         layer = self.models.paddle_layer
-        stack.enter_context(paddle_in(layer, self.dtype))
-        training = steps_paddle.PaddleTraining(layer, self.theirs, self.pairs.layout)
+        stack.enter_context(PORT.in_type(layer, self.dtype))
+        training = PaddleTraining(layer, self.theirs, self.pairs.layout)
         stack.enter_context(schedule_restored(training.scheduler))
         store = Store(Budget(self.max_memory))
         labels = [labels for _, labels in self.batches]
@@ -172,7 +174,7 @@ class TrainingSession:
         self.progress("torch in float64, from the port's weights at each step")
         store = Store(Budget(self.max_memory))
         self.follower = self._follower()
-        with torch_in(self.models.torch_module, torch.float64):
+        with REFERENCE.in_type(self.models.torch_module, "float64"):
             steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
         first, last = (steps[number].of(BUFFER) for number in (0, -1))
         alone = [name for name in first if name not in self.pairs.names]
@@ -182,13 +184,13 @@ class TrainingSession:
     def measure(self) -> None:
         """The reference in float32 takes the same steps: what rounding does."""
         self.progress("torch in float32, for what rounding does")
-        with torch_in(self.models.torch_module, torch.float32):
+        with REFERENCE.in_type(self.models.torch_module, "float32"):
             rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
             with closing(rounded):
                 self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype, self.inexact)
 
-    def _follower(self) -> steps_torch.Follower:
-        return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
+    def _follower(self) -> Follower:
+        return Follower(self.models.torch_module, self.ours, self.float32_settings)
 
     def _followed(self) -> Sequence[Batch]:
         return self.batches[: self.last]
@@ -254,14 +256,12 @@ LEAK = 2.0**-32
 # --- what is handed in ----------------------------------------------------------------------------------------------
 
 
-def _arrays_of(
-    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, batches: Sequence[Any], dtype: str
-) -> list[Batch]:
+def _arrays_of(torch_module: TorchModule, paddle_layer: PaddleLayer, batches: Sequence[Any], dtype: str) -> list[Batch]:
     """The batches as arrays.
 
     Raises ``TypeError`` for models of another framework, and ``ValueError`` for what is no batch.
     """
-    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
+    if not isinstance(torch_module, TorchModule) or not isinstance(paddle_layer, PaddleLayer):
         kinds = f"{type(torch_module).__name__} and {type(paddle_layer).__name__}"
         raise TypeError(f"the first argument must be a torch.nn.Module, the second a paddle.nn.Layer; got {kinds}")
     if dtype not in BITS:
@@ -283,13 +283,11 @@ def _arrays_of(
 
 
 def _is_data(value: object) -> bool:
-    return isinstance(value, (np.ndarray, np.generic, torch.Tensor, paddle.Tensor))
+    return isinstance(value, (np.ndarray, np.generic)) or is_tensor(value)
 
 
 def _array(value: Any) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        return torch_array(value)
-    return paddle_array(value) if isinstance(value, paddle.Tensor) else np.asarray(value)
+    return side_of(value).array_of(value) if is_tensor(value) else np.asarray(value)
 
 
 def _described(value: Any) -> str:
@@ -325,11 +323,11 @@ def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
 @contextmanager
 def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[set[float]]:
     """Within it torch's BatchNorm has the momentum that Paddle's kernel makes of it; yields the values used."""
-    kept: list[tuple[torch.nn.Module, float]] = []
+    kept: list[tuple[TorchModule, float]] = []
     used = set()
     for path, twin in layers.items():
         momentum = getattr(models.reference[path], "momentum", None)
-        if isinstance(momentum, float) and steps_paddle.keeps_momentum_in_float32(models.port[twin]):
+        if isinstance(momentum, float) and keeps_momentum_in_float32(models.port[twin]):
             kept.append((models.reference[path], momentum))
             models.reference[path].momentum = 1 - float(np.float32(1 - momentum))
             used.add(models.reference[path].momentum)

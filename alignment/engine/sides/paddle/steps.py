@@ -12,7 +12,7 @@ from alignment.engine.pairing.tensors import Layout
 from alignment.engine.records.run import BUFFER, GIVEN, PARAMETER, Key, doing
 from alignment.engine.records.tree import as_call, is_array, mapped, named_leaves
 from alignment.engine.sides.paddle import optimizers
-from alignment.engine.sides.paddle.arrays import array_of
+from alignment.engine.sides.paddle.arrays import array_of, is_tensor
 from alignment.engine.sides.training import Recipe, Training
 
 LABEL = "Paddle"
@@ -167,18 +167,13 @@ def outputs(model: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
     args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, model)))
     with doing(LABEL, 1, "the model"), paddle.no_grad():
         output = model(*args, **kwargs)
-    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, paddle.Tensor))}
+    return {path: array_of(value) for path, value in named_leaves(output, is_tensor)}
 
 
 def keeps_momentum_in_float32(layer: paddle.nn.Layer) -> bool:
     """Whether ``layer`` updates BatchNorm's statistics by Paddle's own kernel, which takes momentum as float32."""
     own = (paddle.nn.layer.norm._BatchNormBase.forward, paddle.nn.BatchNorm.forward)
     return type(layer).forward in own
-
-
-def is_linear(layer: paddle.nn.Layer) -> bool:
-    """Whether ``layer`` holds its weight transposed, against torch's."""
-    return isinstance(layer, paddle.nn.Linear)
 
 
 def _trainable_names(layer: paddle.nn.Layer) -> frozenset[str]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from alignment.engine.explaining.cross_entropy import SOLVED, cross_entropy_cause, near
 from alignment.engine.judging.noise import FORWARD_LIMIT
 from alignment.engine.records.losses import LossCase
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.torch.borrow import in_type
 
 SOFTMAX_REACH = 64
 """Paddle's softmax on CPU clips what is further below the largest logit, and with it cross entropy."""
@@ -38,7 +38,7 @@ def loss_cause(loss: Callable[..., torch.Tensor], case: LossCase) -> str:
         return ""
     labels = [torch.from_numpy(np.array(label)) for label in case.labels]
     module = getattr(loss, "function", loss)
-    in_float64 = torch_in(module, torch.float64) if isinstance(module, torch.nn.Module) else nullcontext()
+    in_float64 = in_type(module, "float64") if isinstance(module, torch.nn.Module) else nullcontext()
     with in_float64, np.errstate(all="ignore"):
         words = _taken_otherwise(loss, case, labels)
         if not words and len(labels) == 1 and case.output.ndim >= 2 and case.output.size:

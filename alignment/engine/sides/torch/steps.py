@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,8 @@ from alignment.engine.records.run import (
 )
 from alignment.engine.records.store import Store
 from alignment.engine.records.tree import as_call, is_array, mapped, named_leaves
-from alignment.engine.sides.torch.arrays import array_of
+from alignment.engine.sides.torch.arrays import array_of, is_tensor
+from alignment.engine.sides.torch.borrow import made_in
 from alignment.engine.sides.training import Batch, Recipe, Training
 
 LABEL = "torch"
@@ -177,7 +177,8 @@ class Follower:
         self._give(mine, other, other.of(GRADIENT) | other.of(GIVEN), plan)
         _as_planned(optimizer, plan, other.rates)
         round_settings(optimizer, self.float32_settings)
-        with doing(LABEL, number, "the optimizer's step"), _scalars_in_float64():
+        # of an optimizer's own scalars, the product of momenta of NAdam is one whose type matters
+        with doing(LABEL, number, "the optimizer's step"), made_in("float64"):
             optimizer.step()
         arrays |= state(optimizer, plan.names) | plan.tensors()
         self.module.zero_grad(set_to_none=True)
@@ -204,17 +205,6 @@ class Follower:
             parameter.grad = None
             if array is not None and parameter.requires_grad:
                 parameter.grad = torch.tensor(array).to(parameter.dtype).view_as(parameter)
-
-
-@contextmanager
-def _scalars_in_float64() -> Iterator[None]:
-    """Within it optimizers keep their scalars in float64, of which NAdam's product of momenta is one that matters."""
-    kept = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(kept)
 
 
 def _split(optimizer: torch.optim.Optimizer, plan: TorchTraining, other: Run) -> None:
@@ -248,7 +238,7 @@ def outputs(model: torch.nn.Module, inputs: Any) -> dict[str, np.ndarray]:
     args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, model)))
     with doing(LABEL, 1, "the model"), torch.no_grad():
         output = model(*args, **kwargs)
-    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, torch.Tensor))}
+    return {path: array_of(value) for path, value in named_leaves(output, is_tensor)}
 
 
 def state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[Key, np.ndarray]:

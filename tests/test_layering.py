@@ -30,18 +30,14 @@ alignment.dla        | alignment/pairs                            | torch paddle
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
 alignment.reprod     | alignment/reprod_files                     | -                 | -            | engine.* storage
 alignment.public     | alignment/__init__                         | -                 | -            | engine*
-engine               | alignment/engine/accounts borrowed folding | -                 | torch paddle | engine.*
+engine               | alignment/engine/accounts borrowed folding | -                 | torch paddle | engine.* sides.*
                      | layer_settings lockstep runs search        |                   |              | convert.matching
                      | session training_pairs training_session    |                   |              | convert.dla
                      | transfer                                   |                   |              |
-engine.torch         | alignment/engine/sides/torch               | torch             | torch        | engine.explaining
-                     |                                            |                   |              | engine.judging
-                     |                                            |                   |              | engine.pairing
-                     |                                            |                   |              | engine.records
-                     |                                            |                   |              | engine.sides
+sides.torch          | alignment/engine/sides/torch               | torch             | torch        | engine.*
                      |                                            |                   |              | convert.matching
                      |                                            |                   |              | convert.dla
-engine.paddle        | alignment/engine/sides/paddle              | paddle            | paddle       | engine.*
+sides.paddle         | alignment/engine/sides/paddle              | paddle            | paddle       | engine.*
                      |                                            |                   |              | convert.matching
 engine.pixels        | alignment/engine/pixels                    | -                 | -            | engine.*
 engine.reporting     | alignment/engine/reporting                 | -                 | -            | engine.result

@@ -10,9 +10,9 @@ from rooms import Layers, Tree, read_rooms
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("paddle_dla", "torch_ref", "convert", "alignment", "scripts", "benchmarks", "docs", "examples", "setup.py")
 
-# The house from its roof to its foundations: a room imports itself and, of what stands below it, what its last column
-# names. ``frameworks``: what its files may import, wherever in the file. ``loads``: what comes in when its files are
-# imported, through whatever they import. A file is in the room that names it most exactly.
+# The rooms, from the top down. ``files``: without ``.py``; a file belongs to the room with the longest name that fits.
+# ``frameworks``: what the files may import, also inside functions (``timm`` includes torchvision). ``loads``: what an
+# import of the files loads, directly or through other modules. ``imports``: which of the rooms below may be imported.
 ROOMS = read_rooms("""
 room                 | files                                      | frameworks        | loads        | imports
 ---------------------|--------------------------------------------|-------------------|--------------|------------------

@@ -27,7 +27,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from alignment.command import Progress, announcer
+from alignment.epoch_runs import Run, Seed
 from paddle_dla.config import Config, read_config
 from paddle_dla.cpu import usable_threads
 from paddle_dla.data.errors import DataError
@@ -58,24 +59,6 @@ TIMM_NAMES = {"nesterov": "sgd", "momentum": "momentum", "adamw": "adamw", "lamb
 LEVEL = 0.05  # how often a correct port may be called a wrong one
 FEWEST = 4  # seeds: with three the rarest of all draws is one of ten, with four one of 35
 EXPECTED_ERRORS = (CheckpointError, DataError, TrainingError, ValueError, OSError)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: the loss of each update, and the accuracy in the end, in percent."""
-
-    losses: list[float]
-    top1: float
-
-
-@dataclass(frozen=True)
-class Seed:
-    """Both trainings from one seed; ``again`` is timm's with each batch in reverse order, on the first seed."""
-
-    seed: int
-    torch: Run
-    paddle: Run
-    again: Run | None = None
 
 
 def chance(first: Sequence[float], second: Sequence[float]) -> float:

@@ -25,16 +25,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from alignment.command import SIDE_MULTIPLE, Progress, add_weights, at_least_one, chosen_weights, parser, run
 from alignment.engine.judging.noise import BITS
 from alignment.engine.result import Result
+from alignment.engine.sides.training import Recipe
 from paddle_dla.terminal import run_command
-
-if TYPE_CHECKING:
-    from alignment.engine.sides.paddle import steps as steps_paddle
-    from alignment.engine.sides.torch import steps as steps_torch
 
 RECIPES = {"sgd": (0.01, 256, 1e-4), "adamw": (1e-3, 256, 0.05), "lamb": (5e-3, 256, 0.02)}
 """Learning rate, at which batch, and weight decay."""
@@ -87,10 +83,8 @@ def rate(optimizer: str, batch: int) -> float:
     return scale_lr(lr, batch, base)
 
 
-def recipes(optimizer: str, steps: int, batch: int) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
+def recipes(optimizer: str, steps: int, batch: int) -> tuple[Recipe, Recipe]:
     """The same training in either framework's parts."""
-    from alignment.engine.sides.paddle import steps as steps_paddle
-    from alignment.engine.sides.torch import steps as steps_torch
     from paddle_dla.ema import ModelEma
     from paddle_dla.losses import SoftTargetCrossEntropy
     from paddle_dla.optim import clip_grad_, create_optimizer
@@ -101,8 +95,8 @@ def recipes(optimizer: str, steps: int, batch: int) -> tuple[steps_torch.Recipe,
     parts = timm_parts(optimizer, lr, decay, EPOCHS, updates, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD)
     schedule = create_schedule("cosine", lr, EPOCHS, updates, per_epoch=False, warmup_epochs=WARMUP_EPOCHS)
     return (
-        steps_torch.Recipe(parts.loss, parts.optimizer, parts.scheduler, parts.ema, parts.clip),
-        steps_paddle.Recipe(
+        Recipe(parts.loss, parts.optimizer, parts.scheduler, parts.ema, parts.clip),
+        Recipe(
             loss=SoftTargetCrossEntropy(),
             optimizer=lambda layer: create_optimizer(layer, optimizer, lr, decay),
             scheduler=lambda made: Scheduler(made, schedule),

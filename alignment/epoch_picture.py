@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from alignment.epoch_runs import Run, Seed
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.training.curves import trailing_mean
-
-if TYPE_CHECKING:
-    from alignment.check_epoch import Run, Seed
 
 TORCH, PADDLE = "#d95f02", "#1f77b4"
 SMOOTHING = 50  # the losses drawn are means over this part of the run

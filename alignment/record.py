@@ -73,15 +73,14 @@ def record_torch(
     """
     import torch
 
-    from alignment.engine.sides.torch.borrow import borrow_torch, torch_in
-    from alignment.engine.sides.torch.capture import capture, in_random_directions
+    from alignment.engine.sides.torch import side
 
-    start = partial(in_random_directions, seed=seed) if backward else None
-    with borrow_torch(module, mode) as half:
+    start = partial(side.in_random_directions, seed=seed) if backward else None
+    with side.borrow(module, mode) as half:
 
         def run(dtype: str, store: Store) -> Tape:
-            with torch_in(module, getattr(torch, dtype)):
-                return capture(module, inputs, store, start)
+            with side.in_type(module, dtype):
+                return side.capture(module, inputs, store, start)
 
         tape, errors = run_in_both(run, Budget(max_memory))
     save_tape(tape, folder, {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}, errors)
@@ -94,12 +93,11 @@ def record_paddle(
     """The same for any Paddle layer, which runs in float64 only."""
     import paddle
 
-    from alignment.engine.sides.paddle.borrow import borrow_paddle, paddle_in
-    from alignment.engine.sides.paddle.capture import capture, in_random_directions
+    from alignment.engine.sides.paddle import side
 
-    start = partial(in_random_directions, seed=seed) if backward else None
-    with borrow_paddle(layer, mode) as half, paddle_in(layer, "float64"):
-        tape = capture(layer, inputs, Store(Budget(max_memory)), start)
+    start = partial(side.in_random_directions, seed=seed) if backward else None
+    with side.borrow(layer, mode) as half, side.in_type(layer, "float64"):
+        tape = side.capture(layer, inputs, Store(Budget(max_memory)), start)
         for name, ref in tape.param_grads.items():
             if isinstance(half.layers.get(name.rpartition(".")[0]), paddle.nn.Linear) and name.endswith("weight"):
                 tape.param_grads[name] = tape.store.put(tape.get(ref).T)  # as torch lays it out

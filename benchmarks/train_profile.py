@@ -1,7 +1,8 @@
 """Where the time of a training step goes, in Paddle and in torch: dla60 by kind of operation.
 
 Usage: ``python benchmarks/train_profile.py [--batch 8] [--threads 2] [--steps 4]``, on an idle machine. The steps are
-those of ``benchmarks/train.py``, each framework's under its own profiler, after warm-up; torch in channels-last form.
+those of ``benchmarks/training_steps.py``, each framework's under its own profiler, after warm-up; torch in
+channels-last form.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from machine import machine
-from train import CLASSES, WARM_UP, Step, ours, timms
+from training_steps import CLASSES, WARM_UP, Step, ours, timms
 
 # what an operation of that name belongs to; the first that fits
 KINDS = {

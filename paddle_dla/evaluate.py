@@ -23,27 +23,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from paddle_dla.config import Config, load_config
-from paddle_dla.config.errors import ConfigError
 from paddle_dla.data.batch import Batch
-from paddle_dla.data.errors import DataError
 from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.labels import read_real_labels, read_subset
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
-from paddle_dla.engines.base import EngineError
+from paddle_dla.errors import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
-from paddle_dla.exporting.errors import ExportError
-from paddle_dla.launching.meeting import LostRankError
 from paddle_dla.metrics import Predictions, merge, refuse_none
 from paddle_dla.options import add_preprocessing
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather, joined
 from paddle_dla.scores import Scores, check_outputs, lines, score, write_outputs
-from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.subject import Subject, add_subject, open_subject
 from paddle_dla.terminal import run_command
-
-EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, LostRankError, ValueError)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
-from paddle_dla.evaluate import EXPECTED_ERRORS
+from paddle_dla.errors import EXPECTED_ERRORS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paddle_dla.config import ConfigError, load_config
+from paddle_dla.launching.ends import die_with_parent, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
-from paddle_dla.launching.one_rank import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians

@@ -24,7 +24,7 @@ from paddle_dla.data.image_files import open_images
 from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource
 from paddle_dla.engines.base import require
-from paddle_dla.evaluate import EXPECTED_ERRORS
+from paddle_dla.errors import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions
 from paddle_dla.montage import draw_montage

@@ -11,13 +11,12 @@ under ``out/``. Exit codes: as ``alignment/check_forward.py``.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from alignment import check_forward
-from convert import timm2paddle
 from convert.readers import read_source
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
@@ -55,43 +54,24 @@ def run(model: str, given: str | None) -> int:
     converted, report = OUT / f"{model}.pdparams", OUT / f"{model}.forward"
     sizes = ["--num-classes", str(found.num_classes or 1000), "--in-chans", str(found.in_chans)]
     print("\n1. convert", flush=True)
-    code = timm2paddle.main(
-        [
-            "--model",
-            model,
-            "--checkpoint",
-            str(weights),
-            "--output",
-            str(converted),
-            "--report",
-            str(OUT / f"{model}.conversion.json"),
-            "--no-verify",
-            *sizes,
-        ]
-    )
+    of_model = ["--model", model, "--checkpoint", str(weights)]
+    written = ["--output", str(converted), "--report", str(OUT / f"{model}.conversion.json")]
+    code = command("convert.timm2paddle", *of_model, *written, "--no-verify", *sizes)
     if code:
         return code
     print(f"\n2. compare every layer on {len(PHOTOS)} photographs", flush=True)
-    code = check_forward.main(
-        [
-            "--model",
-            model,
-            "--checkpoint",
-            str(weights),
-            "--converted",
-            str(converted),
-            "--image",
-            *photographs(),
-            "--json",
-            f"{report}.json",
-            "--html",
-            f"{report}.html",
-        ]
-    )
+    reports = ["--json", f"{report}.json", "--html", f"{report}.html"]
+    inputs = ["--converted", str(converted), "--image", *photographs()]
+    code = command("alignment.check_forward", *of_model, *inputs, *reports)
     print("written:")
     for path in sorted(OUT.glob(f"{model}.*")):
         print(f"  {path}  {path.stat().st_size / 1e6:.1f} MB")
     return code
+
+
+def command(module: str, *arguments: str) -> int:
+    """Run a command as a user would; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,8 @@ pytest.importorskip("yaml")
 pytest.importorskip("matplotlib")
 
 from alignment import check_epoch
-from alignment.check_epoch import Run, Seed, chance, main, refuse_unknown, table, verdict
+from alignment.check_epoch import chance, main, refuse_unknown, table, verdict
+from alignment.epoch_runs import Run, Seed
 from paddle_dla.config import parse_config
 from paddle_dla.config.schema import build, flat
 

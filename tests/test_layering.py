@@ -1,188 +1,274 @@
-"""Who may import whom: read from the source, and shown by running each part with the other frameworks blocked."""
+"""Who may import whom: read from the source, and shown by importing every room with the other frameworks blocked."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rooms import Layers, Tree, read_rooms
 
 ROOT = Path(__file__).parent.parent
-TORCH, PADDLE = {"torch", "timm", "torchvision"}, {"paddle"}
+FOLDERS = ("paddle_dla", "torch_ref", "convert", "alignment", "scripts", "benchmarks", "docs", "examples", "setup.py")
 
-# of paddle_dla, and yet of no framework and no network: how files are read and written, by the engine of alignment, too
-EVERYWHERE = "paddle_dla.storage"
+# The rooms, from the top down. ``files``: without ``.py``; a file belongs to the room with the longest name that fits.
+# ``frameworks``: what the files may import, also inside functions (``timm`` includes torchvision). ``loads``: what an
+# import of the files loads, directly or through other modules. ``imports``: which of the rooms below may be imported.
+ROOMS = read_rooms("""
+room                 | files                                      | frameworks        | loads        | imports
+---------------------|--------------------------------------------|-------------------|--------------|------------------
+scripts              | scripts benchmarks docs examples setup     | torch timm paddle | torch paddle | *
+checks               | alignment/check_* record                   | torch timm paddle | -            | *
+checks.files         | alignment/compare                          | -                 | -            | alignment.*
+                     |                                            |                   |              | engine.* plain
+                     |                                            |                   |              | storage
+checks.faults        | alignment/selftest                         | -                 | torch paddle | *
+convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
+alignment.shared     | alignment/command drawn_images             | -                 | -            | *
+                     | epoch_picture epoch_runs pytest_plugin     |                   |              |
+                     | training_transforms                        |                   |              |
+alignment.dla        | alignment/pairs                            | torch paddle      | torch paddle | *
+alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
+alignment.reprod     | alignment/reprod_files                     | -                 | -            | engine.* storage
+alignment.public     | alignment/__init__                         | -                 | -            | engine*
+engine               | alignment/engine/accounts borrowed folding | -                 | torch paddle | engine.* sides.*
+                     | layer_settings lockstep runs search        |                   |              | convert.matching
+                     | session training_pairs training_session    |                   |              | convert.dla
+                     | transfer                                   |                   |              |
+sides.torch          | alignment/engine/sides/torch               | torch             | torch        | engine.*
+                     |                                            |                   |              | convert.matching
+                     |                                            |                   |              | convert.dla
+sides.paddle         | alignment/engine/sides/paddle              | paddle            | paddle       | engine.*
+                     |                                            |                   |              | convert.matching
+engine.pixels        | alignment/engine/pixels                    | -                 | -            | engine.*
+engine.reporting     | alignment/engine/reporting                 | -                 | -            | engine.result
+                     |                                            |                   |              | engine.records
+                     |                                            |                   |              | storage
+engine.explaining    | alignment/engine/explaining                | -                 | -            | engine.*
+engine.locating      | alignment/engine/locating                  | -                 | -            | engine.*
+engine.distributions | alignment/engine/distributions             | -                 | -            | engine.*
+engine.judging       | alignment/engine/judging                   | -                 | -            | engine.*
+engine.pairing       | alignment/engine/pairing                   | -                 | -            | engine.*
+                     |                                            |                   |              | convert.matching
+engine.result        | alignment/engine/result spread             | -                 | -            | -
+engine.sides         | alignment/engine/sides                     | -                 | -            | engine.records
+engine.records       | alignment/engine/__init__ records          | -                 | -            | storage
+torch_ref            | torch_ref                                  | torch timm        | torch        | -
+convert.program      | convert/translate/program                  | torch             | torch        | convert.*
+convert.translate    | convert/translate                          | -                 | -            | convert.* storage
+convert.conversion   | convert/conversion hub layout readers      | -                 | -            | convert.dla
+                     | torch_file                                 |                   |              | paddle_dla tables
+                     |                                            |                   |              | plain storage
+convert.matching     | convert/matching automap                   | -                 | -            | convert.dla
+                     |                                            |                   |              | storage
+convert.dla          | convert/__init__ audit key_map             | -                 | -            | -
+commands             | paddle_dla/cli evaluate export features    | -                 | -            | *
+                     | info launch look_at_data predict train     |                   |              |
+                     | paddle_dla/config/show                     |                   |              |
+                     | paddle_dla/launching/one_rank              |                   |              |
+runner               | paddle_dla/exporting/runner                | paddle            | -            | -
+scoring              | paddle_dla/errors montage reports scores   | -                 | -            | *
+                     | subject                                    |                   |              |
+engines.open         | paddle_dla/engines/__init__                | paddle            | -            | exporting*
+                     |                                            |                   |              | engines* storage
+exporting.to_int8    | paddle_dla/exporting/export_int8           | paddle            | paddle       | *
+exporting.open       | paddle_dla/exporting/exporter opening      | paddle            | -            | *
+exporting.int8       | paddle_dla/exporting/int8                  | -                 | paddle       | *
+exporting.onnx       | paddle_dla/exporting/fold to_onnx          | paddle            | paddle       | *
+exporting.run        | paddle_dla/exporting/check to_inference    | paddle            | -            | *
+exporting.folder     | paddle_dla/exporting/__init__ errors       | -                 | -            | data ranks plain
+                     | folder images stored_weights               |                   |              | storage
+training             | paddle_dla/training                        | paddle            | paddle       | *
+training.records     | paddle_dla/training/__init__ checkpoints   | -                 | -            | *
+                     | curves datasets errors hold log plan       |                   |              |
+                     | records resuming stopping visual           |                   |              |
+training.memory      | paddle_dla/training/memory                 | paddle            | -            | -
+loading              | paddle_dla/loading                         | -                 | paddle       | *
+paddle_dla           | paddle_dla/__init__                        | -                 | -            | models
+models               | paddle_dla/models                          | paddle            | paddle       | tables plain
+                     |                                            |                   |              | storage
+optim                | paddle_dla/optim ema losses                | paddle            | paddle       | tables
+evaluation           | paddle_dla/evaluation                      | -                 | -            | data engines.base
+                     |                                            |                   |              | plain
+engines              | paddle_dla/engines/eager paddle_inference  | paddle            | -            | engines.base
+                     |                                            |                   |              | plain
+engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain
+config               | paddle_dla/config                          | -                 | -            | tables plain
+                     |                                            |                   |              | storage
+data                 | paddle_dla/data                            | -                 | -            | ranks plain
+                     |                                            |                   |              | storage
+ranks                | paddle_dla/ranks                           | paddle            | -            | launching
+launching            | paddle_dla/launching                       | -                 | -            | storage
+tables               | paddle_dla/models/__init__ adapt grouping  | -                 | -            | plain storage
+                     | macs pretrained variants                   |                   |              |
+plain                | paddle_dla/checkpoint cpu metrics options  | -                 | -            | storage
+                     | preprocessing progress schedule terminal   |                   |              |
+storage              | paddle_dla/storage                         | -                 | -            | -
+""")
 
-# part of the tree -> what it must not import, at any depth of nesting in the file
-FORBIDDEN = {
-    "paddle_dla": TORCH | {"torch_ref", "convert", "alignment", "scripts"},
-    "paddle_dla/storage": TORCH | PADDLE | {"torch_ref", "convert", "alignment"},
-    "paddle_dla/checkpoint.py": TORCH | PADDLE,
-    "paddle_dla/cpu.py": TORCH | PADDLE,
-    "paddle_dla/preprocessing.py": TORCH | PADDLE,
-    "paddle_dla/options.py": TORCH | PADDLE,
-    "paddle_dla/metrics.py": TORCH | PADDLE,
-    "paddle_dla/evaluation.py": TORCH | PADDLE,
-    "paddle_dla/reports.py": TORCH | PADDLE,
-    "paddle_dla/progress.py": TORCH | PADDLE,
-    "paddle_dla/data": TORCH | PADDLE | {"paddle_dla.models"},
-    "paddle_dla/config": TORCH | PADDLE | {"paddle_dla.data"},
-    "paddle_dla/cli.py": TORCH | PADDLE,
-    "paddle_dla/launch.py": TORCH | PADDLE,
-    "paddle_dla/launching": TORCH | PADDLE,
-    "paddle_dla/schedule.py": TORCH | PADDLE,
-    "paddle_dla/engines/base.py": TORCH | PADDLE,
-    "paddle_dla/engines/onnx_runtime.py": TORCH | PADDLE,
-    "paddle_dla/exporting/folder.py": TORCH | PADDLE,
-    "paddle_dla/exporting/int8.py": TORCH | PADDLE,
-    "paddle_dla/exporting/stored_weights.py": TORCH | PADDLE,
-    "paddle_dla/exporting/images.py": TORCH | PADDLE,
-    # copied into every export, where nothing of this project is
-    "paddle_dla/exporting/runner.py": TORCH | {"paddle_dla", "torch_ref", "convert", "alignment"},
-    "paddle_dla/training/plan.py": TORCH | PADDLE,
-    "paddle_dla/training/datasets.py": TORCH | PADDLE,
-    "paddle_dla/training/checkpoints.py": TORCH | PADDLE,
-    "paddle_dla/training/resuming.py": TORCH | PADDLE,
-    "paddle_dla/train.py": TORCH | PADDLE,
-    "paddle_dla/models/variants.py": TORCH | PADDLE,
-    "paddle_dla/models/pretrained.py": TORCH | PADDLE,
-    "paddle_dla/models/adapt.py": TORCH | PADDLE,
-    "paddle_dla/models/grouping.py": TORCH | PADDLE,
-    "torch_ref": PADDLE | {"paddle_dla", "convert", "alignment"},
-    "convert/key_map.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
-    "convert/audit.py": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
-    "convert/matching": TORCH | PADDLE | {"paddle_dla", "torch_ref", "alignment"},
-    "convert/automap.py": TORCH | PADDLE | {"torch_ref", "alignment"},
-    "convert/layout.py": TORCH | PADDLE | {"torch_ref", "alignment"},
-    "convert/conversion.py": TORCH | PADDLE | {"torch_ref", "alignment"},
-    "convert/readers.py": PADDLE | {"timm", "torch_ref", "alignment"},
-    "convert/paddle2timm.py": PADDLE | {"timm", "torch_ref", "alignment"},
-    "alignment/compare.py": TORCH | PADDLE | {"torch_ref"},
-    "alignment/engine": {"paddle_dla", "torch_ref", "alignment.pairs"},  # but for EVERYWHERE
-    "alignment/engine/sides/torch": PADDLE,
-    "alignment/engine/sides/paddle": TORCH,
+COMMANDS_IMPORTED = {
+    "alignment.check_all": "runs the checks one after the other, each as its own command does",
 }
-# the rooms of the engine that know no framework
-FORBIDDEN |= {
-    f"alignment/engine/{room}": TORCH | PADDLE
-    for room in ("records", "judging", "pairing", "locating", "explaining", "pixels", "distributions", "reporting",
-                 "result.py", "spread.py", "sides/settings.py", "sides/probed.py", "sides/model.py",
-                 "sides/directions.py")
-}  # fmt: skip
+"""Who imports what runs as a program, and why."""
 
-# modules that must import, and which frameworks are blocked meanwhile
-STANDALONE = [
-    ("paddle_dla.models.factory", TORCH),
-    ("paddle_dla.models.grouping", TORCH),
-    ("paddle_dla.losses", TORCH),
-    ("paddle_dla.optim", TORCH),
-    ("paddle_dla.ema", TORCH),
-    ("alignment.engine.sides.paddle.capture", TORCH),
-    ("alignment.engine.sides.paddle.borrow", TORCH),
-    ("alignment.engine.sides.torch.borrow", PADDLE),
-    ("torch_ref.model", PADDLE),
-    ("torch_ref.data", PADDLE),
-    ("torch_ref.draws", PADDLE),
-    ("torch_ref.training", PADDLE),
-    ("alignment.engine.sides.torch.capture", PADDLE),
-    ("alignment.engine.sides.torch.steps", PADDLE),
-    ("alignment.engine.sides.paddle.steps", TORCH),
-    ("alignment.engine.judging.run_rows", TORCH | PADDLE),
-    ("alignment.engine.explaining.training_causes", TORCH | PADDLE),
-    ("alignment.engine.judging.outputs", TORCH | PADDLE),
-    ("alignment.engine.reporting.text", TORCH | PADDLE),
-    ("alignment.engine.reporting.page", TORCH | PADDLE),
-    ("alignment.engine.records.files", TORCH | PADDLE),
-    ("alignment.check_forward", TORCH | PADDLE),
-    ("alignment.check_backward", TORCH | PADDLE),
-    ("alignment.check_weights", TORCH | PADDLE),
-    ("alignment.check_data", TORCH | PADDLE),
-    ("alignment.check_metric", TORCH | PADDLE),
-    ("alignment.check_init", TORCH | PADDLE),
-    ("alignment.check_loss", TORCH | PADDLE),
-    ("alignment.check_optimizer", TORCH | PADDLE),
-    ("alignment.check_schedule", TORCH | PADDLE),
-    ("alignment.check_training", TORCH | PADDLE),
-    ("alignment.check_all", TORCH | PADDLE),
-    ("alignment.engine.distributions.initialisation", TORCH | PADDLE),
-    ("alignment.engine.pixels.images", TORCH | PADDLE),
-    ("alignment.record", TORCH | PADDLE),
-    ("alignment.compare", TORCH | PADDLE),
-    ("alignment.reprod_files", TORCH | PADDLE),
-    ("convert.automap", TORCH | PADDLE),
-    ("convert.matching.derive", TORCH | PADDLE),
-    ("convert.timm2paddle", TORCH | PADDLE),
-    ("convert.paddle2timm", TORCH | PADDLE),
-    ("paddle_dla.checkpoint", TORCH | PADDLE),
-    ("paddle_dla.evaluate", TORCH | PADDLE),
-    ("paddle_dla.predict", TORCH | PADDLE),
-    ("paddle_dla.info", TORCH | PADDLE),
-    ("paddle_dla.engines", TORCH | PADDLE),
-    ("paddle_dla.export", TORCH | PADDLE),
-    ("paddle_dla.exporting.opening", TORCH | PADDLE),
-    ("paddle_dla.schedule", TORCH | PADDLE),
-    ("paddle_dla.cli", TORCH | PADDLE),
-    ("paddle_dla.launch", TORCH | PADDLE),
-    ("paddle_dla.launching.one_rank", TORCH | PADDLE),
-    ("paddle_dla.launching.heartbeat", TORCH | PADDLE),
-    ("paddle_dla.training.plan", TORCH | PADDLE),
-    ("paddle_dla.training.datasets", TORCH | PADDLE),
-    ("paddle_dla.training.checkpoints", TORCH | PADDLE),
-    ("paddle_dla.training.resuming", TORCH | PADDLE),
-    ("paddle_dla.training.start", TORCH),
-    ("paddle_dla.train", TORCH | PADDLE),
-    ("paddle_dla.training.log", TORCH | PADDLE),
-    ("paddle_dla.data.loader", TORCH | PADDLE),
-    ("paddle_dla.data.opening", TORCH | PADDLE),
-    ("paddle_dla.look_at_data", TORCH | PADDLE),
-    ("paddle_dla.config.show", TORCH | PADDLE),
-    ("paddle_dla.data.transforms", TORCH | PADDLE),
-    ("paddle_dla.data.training", TORCH | PADDLE),
-    ("paddle_dla.data.sampling", TORCH | PADDLE),
-]
+IMPORTED_LATE: dict[tuple[str, str], str] = {}
+"""Imports in functions that close a circle, and why."""
+
+NOT_YET = {"examples", "convert/port", "convert/translate", "convert/translate/program"}
+"""What has its room before it is there."""
+
+TORCH, PADDLE = ("torch", "timm", "torchvision"), ("paddle",)
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+@pytest.fixture(scope="module")
+def house():
+    return Layers(Tree(ROOT, FOLDERS), ROOMS)
 
 
-def violations(path, forbidden):
-    names = [name for name in imported(path) if not within(name, EVERYWHERE)]
-    return sorted({name for name in names for bad in forbidden if within(name, bad)})
+def test_every_file_is_in_a_room(house):
+    assert house.strays() == []
 
 
-def within(name, part):
-    return name == part or name.startswith(f"{part}.")
+def test_the_table_names_what_there_is(house):
+    assert house.unknown() == []
+    assert {*house.unused()} <= NOT_YET
 
 
-@pytest.mark.parametrize("part", FORBIDDEN)
-def test_imports_go_one_way(part):
-    path = ROOT / part
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    assert files
-    assert {str(f.relative_to(ROOT)): v for f in files if (v := violations(f, FORBIDDEN[part]))} == {}
+def test_every_room_imports_only_what_stands_below_it(house):
+    assert house.wrong_ways() == []
 
 
-def test_a_forbidden_import_is_seen(tmp_path):
-    file = tmp_path / "module.py"
-    file.write_text("def f():\n    from torch.nn import Module\n")
-    assert violations(file, TORCH) == ["torch.nn", "torch.nn.Module"]
+def test_frameworks_are_imported_only_where_the_table_has_them(house):
+    assert house.foreign() == []
 
 
-@pytest.mark.parametrize(("module", "blocked"), STANDALONE, ids=[module for module, _ in STANDALONE])
-def test_each_part_runs_without_the_other_framework(module, blocked):
+def test_no_two_modules_import_one_another(house):
+    assert house.circles(in_functions=False) == []
+
+
+def test_no_two_modules_import_one_another_in_functions_but_for_those_that_are_listed(house):
+    assert house.circles(in_functions=True, without=IMPORTED_LATE) == []
+    there = {(module, one.module) for module, imports in house.tree.imports.items() for one in imports}
+    assert there >= {*IMPORTED_LATE}
+
+
+def test_nobody_imports_a_command(house):
+    assert [found for found in house.imported_commands() if found.split()[0] not in COMMANDS_IMPORTED] == []
+
+
+def test_a_script_shadows_no_module_of_python(house):
+    # a script is run with its folder first on sys.path
+    folders = {house.tree.files[command].parent for command in house.tree.commands}
+    assert [path for folder in folders for path in folder.glob("*.py") if path.stem in sys.stdlib_module_names] == []
+
+
+@pytest.mark.parametrize("blocked", [TORCH, PADDLE, TORCH + PADDLE], ids=["torch", "paddle", "both"])
+def test_rooms_live_without_the_frameworks_that_they_do_not_load(house, blocked):
     if blocked == PADDLE:
         pytest.importorskip("torch")
-    block = f"import sys; sys.modules.update(dict.fromkeys({sorted(blocked)}))"
-    done = subprocess.run([sys.executable, "-c", f"{block}; import {module}"], capture_output=True, text=True)
+    modules = house.living_without(blocked)
+    assert len(modules) > 100
+    code = f"import importlib, sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+    code += f"for module in {modules}: importlib.import_module(module)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_package_imports_no_framework():
     code = "import sys, paddle_dla; sys.exit(bool({'paddle', 'numpy'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- faults that it finds ---------------------------------------------------------------------------------------------
+
+SMALL = read_rooms("""
+room    | files         | frameworks | loads | imports
+--------|---------------|------------|-------|--------
+command | a/run         | -          | -     | *
+upper   | a/upper       | paddle     | -     | lower
+lower   | a/lower       | -          | -     | -
+""")
+
+SOUND = {
+    "a/run.py": 'from a.upper import layer\n\nif __name__ == "__main__":\n    print(layer)\n',
+    "a/upper/layer.py": "import a.lower.plain\n\ndef f():\n    from paddle import nn\n",
+    "a/lower/plain.py": "import os\nfrom dataclasses import field\n",
+}
+
+
+def found(tmp_path, **changed):
+    """Everything that a small house, with files of it ``changed``, does wrong."""
+    for path, text in (SOUND | {f"a/{name}.py": text for name, text in changed.items()}).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    small = Layers(Tree(tmp_path, ["a"]), SMALL)
+    lists = small.strays(), small.unknown(), small.unused(), small.wrong_ways(), small.foreign()
+    return sum(
+        lists, [*small.imported_commands(), *small.circles(in_functions=False), *small.circles(in_functions=True)]
+    )
+
+
+def test_a_sound_house_is_left_alone(tmp_path):
+    assert found(tmp_path) == []
+
+
+def test_a_file_in_no_room_is_found(tmp_path):
+    assert found(tmp_path, stray="") == ["a/stray.py"]
+
+
+def test_a_name_in_the_table_of_a_file_that_is_gone_is_found(tmp_path):
+    assert found(tmp_path) == []
+    (tmp_path / "a/run.py").unlink()
+    assert Layers(Tree(tmp_path, ["a"]), SMALL).unused() == ["a/run"]
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        ("from a.upper import layer", "a.upper.layer"),
+        ("def f():\n    import a.upper.layer", "a.upper.layer"),
+        ("from ..upper.layer import f", "a.upper.layer"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a.upper.layer import f", "a.upper.layer"),
+    ],
+)
+def test_an_import_of_what_stands_above_is_found(tmp_path, text, module):
+    lines = found(tmp_path, **{"lower/other": text})
+    assert f"a.lower.other (lower) imports {module} (upper)" in lines
+
+
+def test_a_room_that_the_row_does_not_name_is_found(tmp_path):
+    rooms = read_rooms("room | files | frameworks\n-\none | a/one | - | - | -\ntwo | a/two | - | - | -")
+    for name, text in (("one", "import a.two"), ("two", "")):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / f"{name}.py").write_text(text)
+    assert Layers(Tree(tmp_path, ["a"]), rooms).wrong_ways() == ["a.one (one) imports a.two (two)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "framework"),
+    [
+        ("upper/other", "import torch.nn", "torch"),
+        ("upper/other", "import torchvision", "torchvision"),
+        ("lower/other", "def f():\n    from paddle.nn import Layer", "paddle"),
+    ],
+)
+def test_a_framework_in_the_wrong_room_is_found(tmp_path, name, text, framework):
+    assert [line.rpartition(" ")[2] for line in found(tmp_path, **{name: text})] == [framework]
+
+
+def test_a_circle_is_found(tmp_path):
+    lines = found(tmp_path, **{"lower/one": "import a.lower.two", "lower/two": "from a.lower.one import f"})
+    assert lines == ["a.lower.one -> a.lower.two -> a.lower.one"] * 2
+
+
+def test_a_circle_through_a_function_is_found_apart(tmp_path):
+    texts = {"lower/one": "import a.lower.two", "lower/two": "def f():\n    from a.lower import one"}
+    assert found(tmp_path, **texts) == ["a.lower.one -> a.lower.two -> a.lower.one"]
+
+
+def test_an_import_for_types_makes_no_circle(tmp_path):
+    late = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a.lower.one import f"
+    assert found(tmp_path, **{"lower/one": "import a.lower.two", "lower/two": late}) == []
+
+
+def test_an_imported_command_is_found(tmp_path):
+    assert "a.other imports a.run" in found(tmp_path, other="import a.run")

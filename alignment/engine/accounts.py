@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignment.engine.borrowed import Borrowed
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.explaining.causes import WeightIndex, weight_cause
 from alignment.engine.explaining.statistics import state_cause, with_rounded_momentum
 from alignment.engine.judging.echo import in_layout
@@ -18,22 +17,10 @@ from alignment.engine.locating.culprits import StateFault, WeightFault
 from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Tape
 from alignment.engine.result import Skipped
-from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
-from alignment.engine.sides.torch.borrow import own_arrays as torch_arrays
 from convert.matching.key_map import KeyMap, Line, layer_of
 
 AFFINE = {"weight": "scale", "scale": "scale", "bias": "shift"}
 NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
-
-
-@dataclass
-class Tensors:
-    """Parameters and buffers of one model by full name, and which of them are trained."""
-
-    arrays: dict[str, np.ndarray]
-    trained: frozenset[str]
-    parameters: frozenset[str]
-    alias: Mapping[str, str] = field(default_factory=dict)
 
 
 class Accounts:
@@ -41,8 +28,8 @@ class Accounts:
 
     def __init__(self, models: Borrowed, key_map: KeyMap):
         self.models, self.key_map = models, key_map
-        self.ours = Tensors(*torch_arrays(models.torch_module))
-        self.theirs = Tensors(*paddle_arrays(models.paddle_layer))
+        self.ours = REFERENCE.own_arrays(models.torch_module)
+        self.theirs = PORT.own_arrays(models.paddle_layer)
         self._to: dict[str, list[Line]] = {}
         for line in key_map:
             if line.paddle and line.torch and not line.dropped and line.paddle not in self.theirs.alias:

@@ -13,31 +13,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import paddle
-import torch
 
 from alignment.engine.sides.model import Half
-from alignment.engine.sides.paddle.borrow import borrow_paddle
+from alignment.engine.sides.paddle import side as paddle_side
+from alignment.engine.sides.paddle.side import Model as PaddleLayer
 from alignment.engine.sides.settings import Settings
-from alignment.engine.sides.torch.borrow import borrow_torch
+from alignment.engine.sides.side import Side
+from alignment.engine.sides.torch import side as torch_side
+from alignment.engine.sides.torch.side import Model as TorchModule
+
+REFERENCE: Side = torch_side
+PORT: Side = paddle_side
 
 
 @dataclass
 class Borrowed:
     """Both models, their layers by path and what each was set to do when they came."""
 
-    torch_module: torch.nn.Module
-    paddle_layer: paddle.nn.Layer
+    torch_module: TorchModule
+    paddle_layer: PaddleLayer
     torch_half: Half
     paddle_half: Half
 
     @property
-    def reference(self) -> dict[str, torch.nn.Module]:
+    def reference(self) -> dict[str, TorchModule]:
         """The reference's layers by path."""
         return self.torch_half.layers
 
     @property
-    def port(self) -> dict[str, paddle.nn.Layer]:
+    def port(self) -> dict[str, PaddleLayer]:
         """The port's layers by path."""
         return self.paddle_half.layers
 
@@ -56,7 +60,7 @@ class Borrowed:
         """How either runs, where that is not as usual."""
         return self.torch_half.notes | self.paddle_half.notes
 
-    def add(self, path: str, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, category: str) -> None:
+    def add(self, path: str, torch_module: TorchModule, paddle_layer: PaddleLayer, category: str) -> None:
         """Count two layers beside the models among theirs, as ``path``, of a kind that is a ``category`` of its own."""
         self.reference[path], self.port[path] = torch_module, paddle_layer
         self.reference_settings[path] = self.port_settings[path] = Settings(category)
@@ -65,25 +69,34 @@ class Borrowed:
 def refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
     """Raises ``TypeError`` for an argument that is no model of its framework, or for models that are swapped."""
     for name, value, wanted in (
-        ("torch_module", torch_module, torch.nn.Module),
-        ("paddle_layer", paddle_layer, paddle.nn.Layer),
+        ("torch_module", torch_module, TorchModule),
+        ("paddle_layer", paddle_layer, PaddleLayer),
     ):
         if not isinstance(value, wanted):
-            swapped = isinstance(value, (torch.nn.Module, paddle.nn.Layer))
-            hint = "; are both models swapped?" if swapped else ""
+            hint = "; are both models swapped?" if isinstance(value, (TorchModule, PaddleLayer)) else ""
             kind = f"{type(value).__module__}.{type(value).__name__}"
             raise TypeError(f"{name} must be a {wanted.__module__}.{wanted.__name__}, got {kind}{hint}")
 
 
+def is_tensor(value: object) -> bool:
+    """Whether ``value`` is a tensor of either framework."""
+    return REFERENCE.is_tensor(value) or PORT.is_tensor(value)
+
+
+def side_of(tensor: Any) -> Side:
+    """The side of a tensor."""
+    return REFERENCE if REFERENCE.is_tensor(tensor) else PORT
+
+
 @contextmanager
-def borrow(torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, mode: str) -> Iterator[Borrowed]:
+def borrow(torch_module: TorchModule, paddle_layer: PaddleLayer, mode: str) -> Iterator[Borrowed]:
     """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
     state, own = np.random.get_state(), random.getstate()
     try:
-        with borrow_torch(torch_module, mode) as ours, borrow_paddle(paddle_layer, mode) as theirs:
+        with REFERENCE.borrow(torch_module, mode) as ours, PORT.borrow(paddle_layer, mode) as theirs:
             yield Borrowed(torch_module, paddle_layer, ours, theirs)
     finally:
         np.random.set_state(state)

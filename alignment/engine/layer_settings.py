@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from alignment.engine.borrowed import Borrowed
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.settings import Given, SettingDifference, setting_differences
 from alignment.engine.pairing.calls import Matching
 from alignment.engine.records.tape import Record, Tape, is_ref
-from alignment.engine.sides.paddle.probe import prober as paddle_prober
 from alignment.engine.sides.settings import disagreements
-from alignment.engine.sides.torch.probe import prober as torch_prober
 from alignment.engine.sides.torch.probe import roles
 
 
@@ -33,7 +31,8 @@ def settings_compared(models: Borrowed, matching: Matching, tape: Tape) -> dict[
         key = repr((settings, inputs))
         if key not in known:
             layer, port = models.reference[path], models.port[twin]
-            known[key] = setting_differences(*settings, inputs, roles(layer), torch_prober(layer), paddle_prober(port))
+            probes = REFERENCE.prober(layer), PORT.prober(port)
+            known[key] = setting_differences(*settings, inputs, roles(layer), *probes)
         fields = [difference.field for difference in found.get(path, [])]
         more = [difference for difference in known[key] if difference.field not in fields]
         if more:

@@ -6,15 +6,12 @@ of steps. Both frameworks meet here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import paddle
-import torch
 
-from alignment.engine.borrowed import borrow
+from alignment.engine.borrowed import PORT, REFERENCE, PaddleLayer, TorchModule, borrow
 from alignment.engine.judging.error import Difference, compare
 from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.judging.rows import tensor_row
@@ -22,10 +19,11 @@ from alignment.engine.records.layout import laid_out
 from alignment.engine.records.run import AVERAGE, BUFFER, LOSS, OUTPUT, PARAMETER, RATE, WHOLE, Key, Step
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.result import Result, Row, Skipped
-from alignment.engine.sides.paddle import steps as steps_paddle
-from alignment.engine.sides.paddle.borrow import paddle_in
-from alignment.engine.sides.torch import steps as steps_torch
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.paddle.optimizers import optimizer_attributes_restored
+from alignment.engine.sides.paddle.steps import PaddleTraining
+from alignment.engine.sides.torch.borrow import copied
+from alignment.engine.sides.torch.steps import TorchTraining
+from alignment.engine.sides.training import Batch, Recipe
 from alignment.engine.training_pairs import pair_tensors
 
 Progress = Callable[[str], None]
@@ -76,11 +74,11 @@ class _Judge:
 
 def lockstep(
     title: str,
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
-    batches: Sequence[steps_torch.Batch],
-    ours: steps_torch.Recipe,
-    theirs: steps_paddle.Recipe,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
+    batches: Sequence[Batch],
+    ours: Recipe,
+    theirs: Recipe,
     dtype: str = "float64",
     max_memory: int = 256 * 2**20,
     progress: Progress = lambda line: None,
@@ -97,13 +95,13 @@ def lockstep(
     with borrow(torch_module, paddle_layer, "train") as models:
         layout = pair_tensors(models).layout
         result.facts = dict(models.notes)
-        attributes = steps_paddle.optimizer_attributes_restored(paddle_layer)
-        with torch_in(torch_module, torch.float64), attributes, paddle_in(paddle_layer, dtype):
-            again = copy.deepcopy(torch_module).to(getattr(torch, dtype))
+        attributes = optimizer_attributes_restored(paddle_layer)
+        with REFERENCE.in_type(torch_module, "float64"), attributes, PORT.in_type(paddle_layer, dtype):
+            again = copied(torch_module, dtype)
             runs = [
-                (steps_torch.Training(torch_module, ours), batches),
-                (steps_torch.Training(again, ours), [*map(_reversed, batches)] if dtype == "float64" else batches),
-                (steps_paddle.Training(paddle_layer, theirs, layout), batches),
+                (TorchTraining(torch_module, ours), batches),
+                (TorchTraining(again, ours), [*map(_reversed, batches)] if dtype == "float64" else batches),
+                (PaddleTraining(paddle_layer, theirs, layout), batches),
             ]
             for training, _ in runs:
                 training.kinds = RECORDED
@@ -112,7 +110,7 @@ def lockstep(
     return result
 
 
-def _reversed(batch: steps_torch.Batch) -> steps_torch.Batch:
+def _reversed(batch: Batch) -> Batch:
     inputs, labels = batch
     return [np.ascontiguousarray(array[::-1]) for array in inputs], np.ascontiguousarray(labels[::-1])
 

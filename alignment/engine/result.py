@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -133,6 +132,8 @@ class Coverage:
 @dataclass
 class Result:
     """The outcome of one comparison, in the order of execution. Nothing compared is no success.
+
+    ``alignment.engine.reporting.report.Report`` is one that can be printed.
 
     ``facts`` are what the reader should know of the run (model, weights, inputs, type, versions), in order.
     ``working`` is the same comparison at working precision, where it was asked for; it informs and judges nothing.
@@ -270,26 +271,3 @@ class Result:
             f"{self.working.dtype} informs: {within} of {len(rows)} tensors within the noise of the reference's own "
             f"{self.working.dtype}; the farthest, {worst.layer} ({worst.direction}), has {ratio:.1f} times its error"
         )
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything that was measured."""
-        from alignment.engine.reporting.text import write_json
-
-        write_json([self], path)
-
-    def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page with a picture."""
-        from alignment.engine.reporting.page import write_html
-
-        write_html([self], path)
-
-    def _repr_html_(self) -> str:
-        """The page, in a frame of its own, as notebooks show it."""
-        from alignment.engine.reporting.page import framed
-
-        return framed([self])
-
-    def __str__(self) -> str:
-        from alignment.engine.reporting.text import text
-
-        return text(self)

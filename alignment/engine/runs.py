@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
-import paddle
-import torch
-import torch.nn.functional
-from threadpoolctl import threadpool_limits
-
-from alignment.engine.borrowed import Borrowed
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.echo import EchoStore
 from alignment.engine.judging.noise import NoiseFloor, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Key, Record, Tape
-from alignment.engine.records.tree import is_array, leaves, mapped
-from alignment.engine.sides.model import LossError
+from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle import capture as capture_paddle
 from alignment.engine.sides.paddle import cut
-from alignment.engine.sides.paddle.borrow import paddle_in
-from alignment.engine.sides.torch import capture as capture_torch
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.side import Roots, Side
 from alignment.engine.sides.torch.constants import Constant, constants_of_paddle
 
 Loss = Callable[..., Any]
 """``(output, *labels) -> number``, in one framework."""
 
-LOSSES: Mapping[str, tuple[Loss, Loss]] = {
-    "cross_entropy": (torch.nn.functional.cross_entropy, paddle.nn.functional.cross_entropy),
-    "binary_cross_entropy_with_logits": (
-        torch.nn.functional.binary_cross_entropy_with_logits,
-        paddle.nn.functional.binary_cross_entropy_with_logits,
-    ),
-    "mse_loss": (torch.nn.functional.mse_loss, paddle.nn.functional.mse_loss),
-    "l1_loss": (torch.nn.functional.l1_loss, paddle.nn.functional.l1_loss),
-    "smooth_l1_loss": (torch.nn.functional.smooth_l1_loss, paddle.nn.functional.smooth_l1_loss),
-}
-"""Losses that both frameworks have under one name: in torch and in Paddle, the mean over all elements."""
+LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss")
+"""Losses that both frameworks have under one name, the mean over all elements."""
 
 
 @dataclass
@@ -70,28 +53,23 @@ class Start:
 
     seed: int
     labels: tuple[Any, ...] = ()
-    torch_loss: torch.nn.Module | None = None
-    paddle_loss: paddle.nn.Layer | None = None
+    losses: Mapping[str, Any] = field(default_factory=dict)
+    """The loss as a layer, by the label of a side."""
 
-    def in_torch(self, output: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The tensors from which gradients start and those gradients."""
-        if self.torch_loss is None:
-            return capture_torch.in_random_directions(output, self.seed)
-        like = next(leaves(output, lambda v: isinstance(v, torch.Tensor)))
-        labels = mapped(self.labels, is_array, lambda a: _cast(torch.from_numpy(np.array(a)), like))
-        loss = self.torch_loss(output, *labels)
-        _refuse_vector(tuple(loss.shape), loss.numel(), "torch")
-        return [loss], [torch.ones_like(loss)]
+    def loss(self, side: Side) -> Any:
+        """The loss of ``side`` as a layer, or ``None``."""
+        return self.losses.get(side.LABEL)
 
-    def in_paddle(self, output: Any) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
-        """The same for Paddle."""
-        if self.paddle_loss is None:
-            return capture_paddle.in_random_directions(output, self.seed)
-        like = next(leaves(output, capture_paddle.is_tensor))
-        labels = mapped(self.labels, is_array, lambda a: _cast(paddle.to_tensor(a), like))
-        loss = self.paddle_loss(output, *labels)
-        _refuse_vector(tuple(loss.shape), loss.size, "Paddle")
-        return [loss], [paddle.ones_like(loss)]
+    def on(self, side: Side) -> Callable[[Any], Roots]:
+        """What turns the output of a model of ``side`` into where gradients start."""
+        loss = self.loss(side)
+        if loss is None:
+            return partial(side.in_random_directions, seed=self.seed)
+        return partial(side.at_loss, loss=loss, labels=self.labels)
+
+    def beside(self, side: Side) -> dict[str, Any]:
+        """The layers that run beside the model of ``side``, by path."""
+        return {} if self.loss(side) is None else {LOSS: self.loss(side)}
 
 
 def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> Start:
@@ -102,17 +80,10 @@ def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> St
     if isinstance(chosen, str):
         if chosen not in LOSSES:
             raise ValueError(f"no loss called {chosen!r}; give one of {', '.join(LOSSES)}, or (for torch, for Paddle)")
-        chosen = LOSSES[chosen]
+        chosen = getattr(REFERENCE.FUNCTIONS, chosen), getattr(PORT.FUNCTIONS, chosen)
     given = () if labels is None else tuple(labels) if isinstance(labels, (list, tuple)) else (labels,)
-    for_torch, for_paddle = chosen
-    return Start(seed, given, _TorchLoss(for_torch), _PaddleLoss(for_paddle))
-
-
-@contextmanager
-def threads_as_torch() -> Iterator[None]:
-    """Within it Paddle computes with as many threads as torch; by itself it takes one."""
-    with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
-        yield
+    losses = {side.LABEL: side.loss_layer(function) for side, function in zip((REFERENCE, PORT), chosen, strict=True)}
+    return Start(seed, given, losses)
 
 
 def give_back_memory() -> None:
@@ -132,51 +103,43 @@ def run_reference(
     def run(dtype: str, store: Store) -> Tape:
         progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
         with constants:
-            return _torch_run(models, inputs, start, getattr(torch, dtype), store)
+            return _reference_run(models, inputs, start, dtype, store)
 
     return Reference(*run_in_both(run, budget), constants.used)
 
 
-def _torch_run(models: Borrowed, inputs: Any, start: Start | None, dtype: torch.dtype, store: Store) -> Tape:
-    loss = start.torch_loss if start else None
+def _reference_run(models: Borrowed, inputs: Any, start: Start | None, dtype: str, store: Store) -> Tape:
+    loss = start.loss(REFERENCE) if start else None
     with ExitStack() as stack:
-        for module in (models.torch_module, loss and loss.function):
-            if isinstance(module, torch.nn.Module):
-                stack.enter_context(torch_in(module, dtype))
-        return capture_torch.capture(models.torch_module, inputs, store, start and start.in_torch, _named(loss))
+        for model in (models.torch_module, loss and loss.function):
+            if isinstance(model, REFERENCE.Model):
+                stack.enter_context(REFERENCE.in_type(model, dtype))
+        return REFERENCE.capture(models.torch_module, inputs, store, *_beginning(start, REFERENCE))
 
 
 def run_port(
     models: Borrowed, inputs: Any, start: Start | None, dtype: str, budget: Budget, guide: Mapping[Key, Record],
-    reference: Tape, failed: Callable[[Exception], None],
+    reference: Tape, failed: Callable[[ModelRaised], None],
 ) -> Tape:  # fmt: skip
     """Run Paddle in ``dtype``, in which the model then stays; its buffers are put back.
 
     Of what the ``reference`` holds already only the difference is kept; ``guide`` holds its calls by the port's.
     """
-    loss = start.paddle_loss if start else None
-    with paddle_in(models.paddle_layer, dtype):
-        return capture_paddle.capture(
-            models.paddle_layer,
-            inputs,
-            EchoStore(reference.store, budget),
-            start and start.in_paddle,
-            failed,
-            _named(loss),
-            guide,
-        )
+    store = EchoStore(reference.store, budget)
+    with PORT.in_type(models.paddle_layer, dtype):
+        return capture_paddle.capture(models.paddle_layer, inputs, store, *_beginning(start, PORT), failed, guide)
 
 
 def run_torch_again(models: Borrowed, inputs: Any, budget: Budget, as_paddle: bool) -> Tape:
     """torch in float64 once more, forward alone."""
     with constants_of_paddle(apply=as_paddle):
-        return _torch_run(models, inputs, None, torch.float64, Store(budget))
+        return _reference_run(models, inputs, None, "float64", Store(budget))
 
 
 def run_paddle_again(models: Borrowed, inputs: Any, budget: Budget) -> Tape:
     """Paddle in float64 once more, forward alone."""
-    with paddle_in(models.paddle_layer, "float64"):
-        return capture_paddle.capture(models.paddle_layer, inputs, Store(budget), failed=lambda error: None)
+    with PORT.in_type(models.paddle_layer, "float64"):
+        return PORT.capture(models.paddle_layer, inputs, Store(budget), failed=lambda error: None)
 
 
 def cut_port(
@@ -184,43 +147,10 @@ def cut_port(
     judge: cut.Judge,
 ) -> cut.CutRun:  # fmt: skip
     """Run Paddle in float64 once more, cut at ``points``."""
-    loss = start.paddle_loss if start else None
-    begin = start.in_paddle if start is not None and loss is not None else None
-    with paddle_in(models.paddle_layer, "float64"):
-        return cut.run_cut(models.paddle_layer, inputs, tape, points, judge, start is not None, _named(loss), begin)
+    with PORT.in_type(models.paddle_layer, "float64"):
+        return cut.run_cut(models.paddle_layer, inputs, tape, points, judge, *_beginning(start, PORT))
 
 
-def _named(loss: Any) -> dict[str, Any]:
-    return {} if loss is None else {LOSS: loss}
-
-
-def _cast(label: Any, like: Any) -> Any:
-    """Labels that are numbers in the type of the output; class indices as they are."""
-    return label.to(like.dtype) if label.is_floating_point() else label
-
-
-def _refuse_vector(shape: tuple[int, ...], size: int, framework: str) -> None:
-    if size != 1:
-        raise LossError(f"the loss must be one number, got shape {list(shape)} in {framework}; take its mean or sum")
-
-
-class _TorchLoss(torch.nn.Module):
-    """A loss as a layer without sublayers, whatever it is made of."""
-
-    def __init__(self, function: Loss):
-        super().__init__()
-        object.__setattr__(self, "function", function)  # past nn.Module, which would make a module of it a child
-
-    def forward(self, output: Any, *labels: torch.Tensor) -> torch.Tensor:
-        return self.function(output, *labels)
-
-
-class _PaddleLoss(paddle.nn.Layer):
-    """A loss as a layer without sublayers, whatever it is made of."""
-
-    def __init__(self, function: Loss):
-        super().__init__()
-        self.__dict__["function"] = function
-
-    def forward(self, output: Any, *labels: paddle.Tensor) -> paddle.Tensor:
-        return self.function(output, *labels)
+def _beginning(start: Start | None, side: Side) -> tuple[Callable[[Any], Roots] | None, dict[str, Any]]:
+    """Where gradients start, and what runs beside the model; nothing without gradients."""
+    return (None, {}) if start is None else (start.on(side), start.beside(side))

@@ -13,11 +13,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import paddle
-import torch
 
 from alignment.engine.accounts import Accounts, initial_by_layer, split
-from alignment.engine.borrowed import Borrowed, borrow, refuse_swapped
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed, PaddleLayer, TorchModule, borrow, refuse_swapped
 from alignment.engine.explaining.causes import UNEXPLAINED, Causes
 from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split, in_words
@@ -35,6 +33,7 @@ from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import MEMORY, Budget
 from alignment.engine.records.tape import ROOT, Tape
 from alignment.engine.records.tree import as_arrays
+from alignment.engine.reporting.report import Report
 from alignment.engine.result import (
     COMPUTATION,
     FORWARD,
@@ -55,14 +54,12 @@ from alignment.engine.runs import (
     run_reference,
     run_torch_again,
     start_of,
-    threads_as_torch,
 )
 from alignment.engine.search import Search
 from alignment.engine.sides.model import ModelRaised
-from alignment.engine.sides.paddle.borrow import own_arrays as paddle_arrays
-from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.paddle.settings import lacks_backward_in_evaluation
 from alignment.engine.sides.torch.alternatives import alternatives
-from alignment.engine.sides.torch.borrow import own_arrays as torch_arrays
+from alignment.engine.sides.torch.borrow import threads_as_torch
 from alignment.engine.sides.torch.other_losses import loss_cause
 from alignment.engine.sides.torch.resetting import set_as_port
 from convert.matching.derive import Proposal, excused, propose
@@ -96,8 +93,8 @@ class Options:
 
 
 def align(
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
     inputs: Inputs,
     labels: Any = None,
     loss: str | tuple[Loss, Loss] | None = None,
@@ -112,7 +109,7 @@ def align(
     accept: Mapping[str, str] | None = None,
     reference: Reference | None = None,
     progress: Progress = lambda line: None,
-) -> Result:
+) -> Report:
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
     ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
@@ -153,8 +150,8 @@ def _refuse_unknown_type(dtype: str) -> None:
 class Session:
     """One comparison: both models, what is asked for, and what each step has found so far."""
 
-    torch_module: torch.nn.Module
-    paddle_layer: paddle.nn.Layer
+    torch_module: TorchModule
+    paddle_layer: PaddleLayer
     inputs: Any
     options: Options
     runs: Reference
@@ -171,15 +168,15 @@ class Session:
     folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
     port: Tape = field(init=False)
 
-    def compare(self) -> Result:
+    def compare(self) -> Report:
         """All steps, and the result; both models are given back as they came."""
         options, self.budget = self.options, Budget(self.options.max_memory)
         if options.backward:
             self.start = start_of(options.loss, as_arrays(options.labels), options.seed)
         borrowed = borrow(self.torch_module, self.paddle_layer, options.mode)
-        with borrowed as self.models, threads_as_torch(), paddle_in(self.paddle_layer, "float64"):
-            if self.start is not None and self.start.torch_loss is not None:
-                self.models.add(LOSS, self.start.torch_loss, self.start.paddle_loss, LOSS)
+        with borrowed as self.models, threads_as_torch(), PORT.in_type(self.paddle_layer, "float64"):
+            if self.start is not None and self.start.losses:
+                self.models.add(LOSS, self.start.loss(REFERENCE), self.start.loss(PORT), LOSS)
             self.run_reference()
             self.run_port()
             self.accounts = Accounts(self.models, self._key_map())
@@ -215,7 +212,7 @@ class Session:
 
     def _refuse_absent_backward(self, raised: ModelRaised) -> None:
         """Paddle's recurrent layers have no backward pass in evaluation: that is no fault of the port."""
-        recurrent = [p for p, layer in self.models.port.items() if isinstance(layer, paddle.nn.layer.rnn.RNNBase)]
+        recurrent = [p for p, layer in self.models.port.items() if lacks_backward_in_evaluation(layer)]
         finished = any(record.path == ROOT for record in self.port)
         if recurrent and finished and self.options.backward and self.options.mode == "eval":
             raise ValueError(
@@ -270,7 +267,7 @@ class Session:
         )
         proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
         if proposal.doubts:
-            held = torch_arrays(self.torch_module)[0], paddle_arrays(self.paddle_layer)[0]
+            held = REFERENCE.own_arrays(self.torch_module).arrays, PORT.own_arrays(self.paddle_layer).arrays
             settled = {key: _by_values(proposal, key, twins, *held) for key, *twins in proposal.doubts}
             given = {} if isinstance(given, str) else dict(given)
             proposal = propose(ours, theirs, given | {key: twin for key, twin in settled.items() if twin})
@@ -280,10 +277,10 @@ class Session:
             raise AmbiguousMatch("layers have several possible twins; name the right ones in key_map:", unclear)
         return excused(proposal.key_map())
 
-    def judged(self, port: Tape, dtype: str) -> Result:
+    def judged(self, port: Tape, dtype: str) -> Report:
         """Every value of a run of the port against the reference's."""
         tape, floor = self.runs.tape, self.runs.floor(dtype)
-        result = Result(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
+        result = Report(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
         result.rows = [*output_rows(tape, port, floor, self._made(port), self.points)]
         if self.options.backward:
             result.rows += gradient_rows(tape, port, floor, self._made(port), self.points)
@@ -341,7 +338,7 @@ class Session:
                     return record.path
         return None
 
-    def _with_constants(self, result: Result) -> Result:
+    def _with_constants(self, result: Report) -> Report:
         """The result beside the reference with Paddle's constants, where these are what separates the two."""
         wrong = [row for row in result.rows if row.direction == FORWARD and not row.aligned]
         if not wrong or not self.runs.constants:
@@ -492,4 +489,4 @@ def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
 
 
 def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
-    return partial(loss_cause, start.torch_loss) if start and start.torch_loss else lambda case: ""
+    return partial(loss_cause, start.loss(REFERENCE)) if start and start.losses else lambda case: ""

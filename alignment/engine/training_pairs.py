@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from alignment.engine.borrowed import Borrowed
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.pairing.tensors import Layout, TensorPairs, Tie
 from alignment.engine.result import Skipped
 from alignment.engine.sides.model import join
-from alignment.engine.sides.paddle import steps as steps_paddle
+from alignment.engine.sides.paddle.settings import is_linear
 from alignment.engine.sides.settings import Settings
+from alignment.engine.sides.side import Side
 from alignment.engine.transfer import find
-from convert.key_map import DROPPED, twin_name
+from convert.key_map import twin_name
 from convert.matching.items import TURNED
 from convert.matching.key_map import TRANSPOSE, KeyMap, KeyMapError, Line
 from convert.matching.pairing import Layer, pair_layers
@@ -37,7 +38,7 @@ def pair_tensors(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap = "
 
 
 def _paired(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap) -> TensorPairs:
-    ours, theirs = _torch_objects(models), _paddle_objects(models)
+    ours, theirs = _objects(REFERENCE, models.reference), _objects(PORT, models.port)
     if isinstance(key_map, KeyMap):
         found = TensorPairs({path: twin for path, twin in key_map.layers().items() if path in models.reference})
         lines = [line for line in key_map if line.torch in ours and line.paddle in theirs and not line.dropped]
@@ -51,9 +52,7 @@ def _paired(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap) -> Tens
     return found
 
 
-def _once(
-    models: Borrowed, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> Iterator[Line]:
+def _once(models: Borrowed, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Line]:
     """Each tensor of either side once, under the name by which torch lists it."""
     module = models.torch_module
     first = {id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]}
@@ -87,27 +86,15 @@ def _lines(
     for path, twin in layers.items():
         for name in [*models.reference[path]._parameters, *models.reference[path]._buffers]:
             line = Line(join(path, name), join(twin, twin_name(name)))
-            turned = name in TURNED and steps_paddle.is_linear(models.port[twin])
+            turned = name in TURNED and is_linear(models.port[twin])
             if line.torch in ours and line.paddle in theirs:
                 yield replace(line, steps=(TRANSPOSE,)) if turned else line
 
 
-def _torch_objects(models: Borrowed) -> dict[str, Any]:
-    found = {}
-    for path, layer in models.reference.items():
-        own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
-        found |= {join(path, name): value for name, value in own.items() if name not in DROPPED}
-    return found
-
-
-def _paddle_objects(models: Borrowed) -> dict[str, Any]:
-    found = {}
-    for path, layer in models.port.items():
-        own = {**layer._parameters, **layer._buffers}
-        # what has a gradient and is no parameter is made in the forward pass: the weight of weight_norm, spectral_norm
-        made = [name for name, v in own.items() if v is None or not (v.stop_gradient or hasattr(v, "trainable"))]
-        found |= {join(path, name): value for name, value in own.items() if name not in made}
-    return found
+def _objects(side: Side, layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of all ``layers`` by full name."""
+    own = {path: side.own_tensors(layer) for path, layer in layers.items()}
+    return {join(path, name): value for path, tensors in own.items() for name, value in tensors.items()}
 
 
 def _ties(lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Tie]:
@@ -124,20 +111,20 @@ def _ties(lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any])
 def _account(found: TensorPairs, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """What has no twin: parameters that are trained, and the rest."""
     sides = (
-        ("torch", ours, {id(ours[line.torch]) for line in lines}, "Paddle"),
-        ("Paddle", theirs, {id(theirs[line.paddle]) for line in lines}, "torch"),
+        (REFERENCE, ours, {id(ours[line.torch]) for line in lines}, PORT),
+        (PORT, theirs, {id(theirs[line.paddle]) for line in lines}, REFERENCE),
     )
     for side, objects, paired, other in sides:
-        found.extra[side] = []
+        found.extra[side.LABEL] = []
         for name, value in objects.items():
             if id(value) in paired:
                 continue
             paired.add(id(value))
-            if value.requires_grad if side == "torch" else not value.stop_gradient:
-                found.extra[side].append(name)
+            if side.is_trained(value):
+                found.extra[side.LABEL].append(name)
             else:
-                found.alone.setdefault(side, []).append(name)
-                found.skipped.append(Skipped(name, "tensor", side, f"no tensor of this place in {other}"))
+                found.alone.setdefault(side.LABEL, []).append(name)
+                found.skipped.append(Skipped(name, "tensor", side.LABEL, f"no tensor of this place in {other.LABEL}"))
     _tied_by_value(found, ours, theirs)
 
 
@@ -146,12 +133,12 @@ def _tied_by_value(found: TensorPairs, ours: Mapping[str, Any], theirs: Mapping[
     known = {name: twins[0] for name, twins in found.layout.names().items() if len(twins) == 1}
     back = {twin: name for name, twin in known.items()}
     for name in [*found.extra["Paddle"]]:
-        if twin := _same_values(theirs[name].numpy(), {other: theirs[other].numpy() for other in back}):
+        if twin := _same_values(PORT.to_numpy(theirs[name]), {other: PORT.to_numpy(theirs[other]) for other in back}):
             found.extra["Paddle"].remove(name)
             found.ties.append(Tie((back[twin],), (twin, name), "torch"))
     for name in [*found.extra["torch"]]:
-        arrays = {other: ours[other].detach().double().numpy() for other in known}
-        if twin := _same_values(ours[name].detach().double().numpy(), arrays):
+        arrays = {other: REFERENCE.to_numpy(ours[other]) for other in known}
+        if twin := _same_values(REFERENCE.to_numpy(ours[name]), arrays):
             found.extra["torch"].remove(name)
             found.ties.append(Tie((twin, name), (known[twin],), "Paddle"))
 

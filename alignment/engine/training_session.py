@@ -11,10 +11,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import paddle
-import torch
 
-from alignment.engine.borrowed import Borrowed, borrow
+from alignment.engine.borrowed import (
+    PORT,
+    REFERENCE,
+    Borrowed,
+    PaddleLayer,
+    TorchModule,
+    borrow,
+    is_tensor,
+    side_of,
+)
 from alignment.engine.explaining.training_causes import Evidence, find_culprits
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS, MARGIN
@@ -23,11 +30,12 @@ from alignment.engine.judging.step_limits import CONSTANTS, SHARE, StepLimits, m
 from alignment.engine.records.run import BUFFER, GRADIENT, Run
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tree import mapped
+from alignment.engine.reporting.report import Report
 from alignment.engine.result import Culprit, Result, Skipped
-from alignment.engine.sides.paddle import steps as steps_paddle
-from alignment.engine.sides.paddle.borrow import paddle_in
-from alignment.engine.sides.torch import steps as steps_torch
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.paddle.optimizers import optimizer_attributes_restored, schedule_restored
+from alignment.engine.sides.paddle.steps import PaddleTraining, keeps_momentum_in_float32
+from alignment.engine.sides.torch.steps import Follower
+from alignment.engine.sides.training import Batch, Recipe
 from alignment.engine.training_pairs import pair_tensors
 from convert.matching.key_map import KeyMap
 
@@ -37,8 +45,8 @@ Progress = Callable[[str], None]
 
 
 def align_training(
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
     batches: Sequence[tuple[Any, Any]],
     *,
     loss: Pair,
@@ -51,7 +59,7 @@ def align_training(
     dtype: str = "float64",
     max_memory: int = 256 * 2**20,
     progress: Progress = lambda line: None,
-) -> Result:
+) -> Report:
     """Train the port on the batches, judge every quantity of every step by the reference, and say what is at fault.
 
     ``batches``: (inputs, labels) for each step. Inputs are one array, a sequence of them, or a mapping by name; labels
@@ -87,7 +95,7 @@ def align_training(
     """
     batches = _arrays_of(torch_module, paddle_layer, batches, dtype)
     recipes = _recipes(loss, optimizer, scheduler, ema, grad_clip)
-    with borrow(torch_module, paddle_layer, mode) as models, steps_paddle.optimizer_attributes_restored(paddle_layer):
+    with borrow(torch_module, paddle_layer, mode) as models, optimizer_attributes_restored(paddle_layer):
         return TrainingSession(models, batches, recipes, key_map, dtype, max_memory, progress).compare()
 
 
@@ -95,8 +103,8 @@ class TrainingSession:
     """One comparison of two trainings: both models, the recipes, the runs, and what was found between them."""
 
     def __init__(
-        self, models: Borrowed, batches: Sequence[steps_torch.Batch],
-        recipes: tuple[steps_torch.Recipe, steps_paddle.Recipe], key_map: str | Mapping[str, str] | KeyMap, dtype: str,
+        self, models: Borrowed, batches: Sequence[Batch],
+        recipes: tuple[Recipe, Recipe], key_map: str | Mapping[str, str] | KeyMap, dtype: str,
         max_memory: int, progress: Progress,
     ):  # fmt: skip
         self.models, self.batches, self.dtype = models, batches, dtype
@@ -110,10 +118,10 @@ class TrainingSession:
         name = type(models.torch_module).__name__
         self.title = f"{name}: {len(batches)} steps of training, torch against Paddle"
 
-    def compare(self) -> Result:
+    def compare(self) -> Report:
         """All steps, from the port's run to the culprits."""
         if unstable := [*self.unrepeatable()]:
-            return Result(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
+            return Report(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
         with ExitStack() as stack:
             self.momenta = stack.enter_context(_momenta_rounded(self.models, self.pairs.layers))
             self.run_port(stack)
@@ -133,28 +141,27 @@ class TrainingSession:
         """Sides whose outputs of the first batch are others when they run a second time."""
         inputs, _ = self.batches[0]
         ours, theirs = self.models.torch_module, self.models.paddle_layer
-        runs = {"torch": (torch_in, ours, torch.float64, steps_torch.outputs),
-                "Paddle": (paddle_in, theirs, self.dtype, steps_paddle.outputs)}  # fmt: skip
-        for side, (borrowed_in, model, dtype, outputs) in runs.items():
+        for side, model, dtype in ((REFERENCE, ours, "float64"), (PORT, theirs, self.dtype)):
             found = []
             for _ in range(2):
-                with borrowed_in(model, dtype):
-                    found.append(outputs(model, inputs))
+                with side.in_type(model, dtype):
+                    found.append(side.outputs(model, inputs))
             errors = [compare(found[0][path], found[1][path]).relative for path in found[0].keys() & found[1].keys()]
             worst = max((error for error in errors if not np.isnan(error)), default=0.0)
             if worst > MARGIN[self.dtype] * 2.0 ** -BITS[self.dtype]:
                 yield (
-                    f"{side}'s model does not agree with itself: run twice on the first batch, its outputs differ by "
-                    f"{worst:.1e}; it draws random numbers of its own, or keeps a state outside of its buffers"
+                    f"{side.LABEL}'s model does not agree with itself: run twice on the first batch, its outputs "
+                    f"differ by {worst:.1e}; it draws random numbers of its own, or keeps a state outside of its "
+                    "buffers"
                 )
 
     def run_port(self, stack: ExitStack) -> None:
         """The port trains, in its type; what it holds is given back when ``stack`` is left."""
         self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
         layer = self.models.paddle_layer
-        stack.enter_context(paddle_in(layer, self.dtype))
-        training = steps_paddle.Training(layer, self.theirs, self.pairs.layout)
-        stack.enter_context(steps_paddle.schedule_restored(training.scheduler))
+        stack.enter_context(PORT.in_type(layer, self.dtype))
+        training = PaddleTraining(layer, self.theirs, self.pairs.layout)
+        stack.enter_context(schedule_restored(training.scheduler))
         store = Store(Budget(self.max_memory))
         labels = [labels for _, labels in self.batches]
         self.port = Run([*training.run(self.batches, lambda: store)], training.given(), training.frozen(), labels)
@@ -167,7 +174,7 @@ class TrainingSession:
         self.progress("torch in float64, from the port's weights at each step")
         store = Store(Budget(self.max_memory))
         self.follower = self._follower()
-        with torch_in(self.models.torch_module, torch.float64):
+        with REFERENCE.in_type(self.models.torch_module, "float64"):
             steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
         first, last = (steps[number].of(BUFFER) for number in (0, -1))
         alone = [name for name in first if name not in self.pairs.names]
@@ -177,20 +184,20 @@ class TrainingSession:
     def measure(self) -> None:
         """The reference in float32 takes the same steps: what rounding does."""
         self.progress("torch in float32, for what rounding does")
-        with torch_in(self.models.torch_module, torch.float32):
+        with REFERENCE.in_type(self.models.torch_module, "float32"):
             rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
             with closing(rounded):
                 self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype, self.inexact)
 
-    def _follower(self) -> steps_torch.Follower:
-        return steps_torch.Follower(self.models.torch_module, self.ours, self.float32_settings)
+    def _follower(self) -> Follower:
+        return Follower(self.models.torch_module, self.ours, self.float32_settings)
 
-    def _followed(self) -> Sequence[steps_torch.Batch]:
+    def _followed(self) -> Sequence[Batch]:
         return self.batches[: self.last]
 
-    def judged(self) -> Result:
+    def judged(self) -> Report:
         """Every quantity in its row; what was not compared; what the reader should know."""
-        result = Result(self.title, self.dtype)
+        result = Report(self.title, self.dtype)
         result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
         result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
         if self.last < len(self.batches):
@@ -249,14 +256,12 @@ LEAK = 2.0**-32
 # --- what is handed in ----------------------------------------------------------------------------------------------
 
 
-def _arrays_of(
-    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, batches: Sequence[Any], dtype: str
-) -> list[steps_torch.Batch]:
+def _arrays_of(torch_module: TorchModule, paddle_layer: PaddleLayer, batches: Sequence[Any], dtype: str) -> list[Batch]:
     """The batches as arrays.
 
     Raises ``TypeError`` for models of another framework, and ``ValueError`` for what is no batch.
     """
-    if not isinstance(torch_module, torch.nn.Module) or not isinstance(paddle_layer, paddle.nn.Layer):
+    if not isinstance(torch_module, TorchModule) or not isinstance(paddle_layer, PaddleLayer):
         kinds = f"{type(torch_module).__name__} and {type(paddle_layer).__name__}"
         raise TypeError(f"the first argument must be a torch.nn.Module, the second a paddle.nn.Layer; got {kinds}")
     if dtype not in BITS:
@@ -278,13 +283,11 @@ def _arrays_of(
 
 
 def _is_data(value: object) -> bool:
-    return isinstance(value, (np.ndarray, np.generic, torch.Tensor, paddle.Tensor))
+    return isinstance(value, (np.ndarray, np.generic)) or is_tensor(value)
 
 
 def _array(value: Any) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        return steps_torch.array_of(value)
-    return steps_paddle.array_of(value) if isinstance(value, paddle.Tensor) else np.asarray(value)
+    return side_of(value).array_of(value) if is_tensor(value) else np.asarray(value)
 
 
 def _described(value: Any) -> str:
@@ -293,13 +296,13 @@ def _described(value: Any) -> str:
 
 def _recipes(
     loss: Pair, optimizer: Pair, scheduler: MaybePair | None, ema: MaybePair | None, clip: MaybePair | None
-) -> tuple[steps_torch.Recipe, steps_paddle.Recipe]:
+) -> tuple[Recipe, Recipe]:
     given = {"loss": loss, "optimizer": optimizer, "scheduler": scheduler, "ema": ema, "grad_clip": clip}
     for name, pair in given.items():
         if pair is not None and not _is_pair(pair, required=name in ("loss", "optimizer")):
             raise ValueError(f"{name} must be two callables, for torch and for Paddle, got {_described(pair)}")
     parts = [*zip(*(pair or (None, None) for pair in given.values()))]
-    return steps_torch.Recipe(*parts[0]), steps_paddle.Recipe(*parts[1])
+    return Recipe(*parts[0]), Recipe(*parts[1])
 
 
 def _is_pair(pair: Any, required: bool) -> bool:
@@ -320,11 +323,11 @@ def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
 @contextmanager
 def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[set[float]]:
     """Within it torch's BatchNorm has the momentum that Paddle's kernel makes of it; yields the values used."""
-    kept: list[tuple[torch.nn.Module, float]] = []
+    kept: list[tuple[TorchModule, float]] = []
     used = set()
     for path, twin in layers.items():
         momentum = getattr(models.reference[path], "momentum", None)
-        if isinstance(momentum, float) and steps_paddle.keeps_momentum_in_float32(models.port[twin]):
+        if isinstance(momentum, float) and keeps_momentum_in_float32(models.port[twin]):
             kept.append((models.reference[path], momentum))
             models.reference[path].momentum = 1 - float(np.float32(1 - momentum))
             used.add(models.reference[path].momentum)

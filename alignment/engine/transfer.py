@@ -7,15 +7,23 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import paddle
-import torch
 
-from alignment.engine import trial
-from alignment.engine.borrowed import borrow, refuse_swapped
+from alignment.engine.borrowed import (
+    PORT,
+    REFERENCE,
+    PaddleLayer,
+    TorchModule,
+    borrow,
+    is_tensor,
+    refuse_swapped,
+    side_of,
+)
+from alignment.engine.pairing.prints import together
 from alignment.engine.records.tree import mapped
-from alignment.engine.runs import threads_as_torch
-from alignment.engine.sides.paddle.borrow import paddle_in
-from alignment.engine.sides.torch.borrow import to_numpy, torch_in
+from alignment.engine.sides.paddle.arrays import as_tensor, set_values
+from alignment.engine.sides.paddle.attempts import Port, port_order
+from alignment.engine.sides.torch.borrow import threads_as_torch
+from alignment.engine.sides.torch.shaken import record, shake
 from convert.matching.derive import Proposal, excused, propose, settled_by_names
 from convert.matching.differences import ambiguity, differences
 from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError
@@ -26,8 +34,8 @@ Inputs = Any
 
 
 def transfer(
-    torch_module: torch.nn.Module,
-    paddle_layer: paddle.nn.Layer,
+    torch_module: TorchModule,
+    paddle_layer: PaddleLayer,
     inputs: Inputs = None,
     key_map: KeyMap | Mapping[str, str] | None = None,
 ) -> KeyMap:
@@ -50,9 +58,7 @@ def transfer(
     return found
 
 
-def find(
-    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, inputs: Inputs, given: Mapping[str, str]
-) -> KeyMap:
+def find(torch_module: TorchModule, paddle_layer: PaddleLayer, inputs: Inputs, given: Mapping[str, str]) -> KeyMap:
     """The key map of both models. Raises ``KeyMapError``."""
     ours, theirs = read_all_layers(torch_module), read_all_layers(paddle_layer)
     proposal = propose(ours, theirs, given)
@@ -60,13 +66,9 @@ def find(
         _refuse_different(proposal)
         _refuse_doubts(proposal)
     else:
-        arrays = mapped(inputs, _is_tensor, trial.to_array)
+        arrays = mapped(inputs, is_tensor, lambda tensor: side_of(tensor).to_numpy(tensor))
         proposal = _found_by_running(torch_module, paddle_layer, arrays, ours, theirs, given)
     return excused(proposal.key_map())
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, (torch.Tensor, paddle.Tensor))
 
 
 def _refuse_different(proposal: Proposal) -> None:
@@ -85,57 +87,52 @@ def _refuse_doubts(proposal: Proposal) -> None:
 
 
 def _found_by_running(
-    torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer, inputs: Inputs, ours: Sequence[Layer],
+    torch_module: TorchModule, paddle_layer: PaddleLayer, inputs: Inputs, ours: Sequence[Layer],
     theirs: Sequence[Layer], given: Mapping[str, str],
 ) -> Proposal:  # fmt: skip
     """The pairs in the order of calls, and settled by running both where that does not prove them."""
     with (
         borrow(torch_module, paddle_layer, "eval"),
         threads_as_torch(),
-        torch_in(torch_module, torch.float64),
-        paddle_in(paddle_layer, "float64"),
+        REFERENCE.in_type(torch_module, "float64"),
+        PORT.in_type(paddle_layer, "float64"),
     ):
-        trial.shake(torch_module)
-        record = partial(trial.record, torch_module, inputs, frozenset(layer.path for layer in ours if layer.shapes))
-        reference = record()
-        order = trial.port_order(paddle_layer, inputs)
+        shake(torch_module)
+        run = partial(record, torch_module, inputs, frozenset(layer.path for layer in ours if layer.shapes))
+        reference = run()
+        order = port_order(paddle_layer, inputs)
         if order is not None:
             ours, theirs = ordered(ours, reference.order), ordered(theirs, order)
         proposal = propose(ours, theirs, given)
         _refuse_different(proposal)
-        arrays = {name: to_numpy(value) for name, value in tensors_of(torch_module).items()}
-        port = trial.Port(paddle_layer, inputs, proposal, arrays, reference, partial(record, outputs=True))
-        return settle(proposal, port.run, trial.together(reference, proposal))
+        arrays = {name: REFERENCE.to_numpy(value) for name, value in tensors_of(torch_module).items()}
+        port = Port(paddle_layer, inputs, proposal, arrays, reference, partial(run, outputs=True))
+        return settle(proposal, port.run, together(reference, proposal))
 
 
-def load(key_map: KeyMap, torch_module: torch.nn.Module, paddle_layer: paddle.nn.Layer) -> None:
+def load(key_map: KeyMap, torch_module: TorchModule, paddle_layer: PaddleLayer) -> None:
     """Load what the key map makes of torch's tensors, all or nothing. The port's types are kept.
 
     Raises ``KeyMapError``, which lists everything that does not fit.
     """
-    arrays = {name: to_numpy(value) for name, value in tensors_of(torch_module).items()}
+    arrays = {name: REFERENCE.to_numpy(value) for name, value in tensors_of(torch_module).items()}
     targets = tensors_of(paddle_layer)
     made = key_map.apply(arrays, {name: tuple(value.shape) for name, value in targets.items()})
     faults = [fault for name, array in made.items() for fault in _of_another_kind(name, array, targets[name])]
     faults += _two_values(made, targets)
     if faults:
         raise KeyMapError("the tensors cannot be loaded (nothing was):", faults)
-    values = {
-        name: paddle.to_tensor(np.ascontiguousarray(array)).astype(targets[name].dtype) for name, array in made.items()
-    }
-    with paddle.no_grad():
-        for name, value in values.items():
-            targets[name].set_value(value)
+    set_values([(targets[name], as_tensor(array, targets[name])) for name, array in made.items()])
 
 
-def _of_another_kind(name: str, array: np.ndarray, target: paddle.Tensor) -> Sequence[str]:
+def _of_another_kind(name: str, array: np.ndarray, target: Any) -> Sequence[str]:
     """Numbers for integers, or the other way round."""
     if np.issubdtype(array.dtype, np.floating) == target.is_floating_point() or np.iscomplexobj(array):
         return []
     return [f"{name}: {array.dtype} in torch, {target.dtype} in Paddle"]
 
 
-def _two_values(made: Mapping[str, np.ndarray], targets: Mapping[str, paddle.Tensor]) -> Iterator[str]:
+def _two_values(made: Mapping[str, np.ndarray], targets: Mapping[str, Any]) -> Iterator[str]:
     """Tensors that the port has once, under two names, and that differ in torch."""
     first: dict[int, str] = {}
     for name, array in made.items():

@@ -8,7 +8,6 @@ nothing is left running: the rank dies with this process, and this process with 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
@@ -22,15 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from paddle_dla.launching.ends import die_with_parent, exit_code
 from paddle_dla.launching.ranks import RankState, guard
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that this process gets when its parent dies
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it is gone (Linux)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def forget_environment(folder: Path) -> dict[str, str]:
@@ -108,11 +100,6 @@ def main() -> int:
     """Run from the launcher; the exit code of the rank, 128 more than a signal's number where one ended it."""
     folder, logs, *command = sys.argv[1:]
     return exit_code(run(Path(folder), Path(logs), command))
-
-
-def exit_code(code: int) -> int:
-    """What a shell says of a process that ended with ``code``, which is less a signal's number where one ended it."""
-    return 128 - code if code < 0 else code
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from alignment.engine.judging.error import compare
 from alignment.engine.pixels.pixel_causes import explain_pixels, pattern
 from alignment.engine.pixels.recipe import CROP, DECODE, STAGES, Recipe
 from alignment.engine.pixels.recipe_causes import Explanation, as_made, explain, recipe_of
-from alignment.engine.result import COMPUTATION, Culprit, Result, Row
+from alignment.engine.reporting.report import Report
+from alignment.engine.result import COMPUTATION, Culprit, Row
 
 WHOLE = "input"
 """What the one stage of a pipeline is called that returns an array alone."""
@@ -103,7 +104,7 @@ def align_data(
     recipe: Recipe | None = None,
     tolerance: float = 0.0,
     title: str = "data, reference against port",
-) -> Result:
+) -> Report:
     """Compare what two pipelines make of the same files.
 
     ``reference`` and ``port`` take the bytes of a file and return an array, or several by stage in the order in which
@@ -127,7 +128,7 @@ def align_data(
             if not same and len(kept.setdefault(stage, [])) < DIAGNOSED:
                 kept[stage].append(Case(name, data, stage, expected.copy(), ours[stage].copy()))
     rows = [tally.row(depth, _allowed(tally, tolerance)) for depth, tally in enumerate(tallies.values())]
-    result = Result(title, "exact" if not tolerance else f"within {tolerance:g}", rows)
+    result = Report(title, "exact" if not tolerance else f"within {tolerance:g}", rows)
     first = next((tally for tally in tallies.values() if tally.differing), None)
     if first is not None:
         result.culprits.append(culprit(first, kept[first.stage], recipe))

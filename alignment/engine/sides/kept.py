@@ -7,7 +7,7 @@ anew), and what a comparison borrows must come back as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +91,16 @@ def _inside(held: Any, is_tensor: Callable[[Any], bool], taken: set[int], depth:
                 yield held, key, value
         elif depth and isinstance(value, (dict, list)):
             yield from _inside(value, is_tensor, taken, depth - 1)
+
+
+def in_other_type(
+    layers: Sequence[Any], is_tensor: Callable[[Any], bool], known: Iterable[Any], cast: Callable[[Any], Any]
+) -> None:
+    """Put ``cast`` copies in the place of floating-point tensors in plain attributes, and empty the caches."""
+    emptied_caches(layers)
+    for holder, key, tensor in [*plain_tensors(layers, is_tensor, known)]:
+        if tensor.is_floating_point():
+            holder[key] = cast(tensor)
 
 
 def is_cache(name: Any) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from alignment.engine.records.tape import ROOT
 from alignment.engine.sides.settings import Settings
@@ -22,6 +25,43 @@ class LossError(ValueError):
     """A loss that is not one number."""
 
 
+def refuse_vector(shape: Sequence[int], side: str) -> None:
+    """Raises ``LossError`` for a loss of this ``shape``, unless it is of one number."""
+    if np.prod(shape) != 1:
+        raise LossError(f"the loss must be one number, got shape {list(shape)} in {side}; take its mean or sum")
+
+
+class Hooked(Protocol):
+    """The hooks of one run."""
+
+    def attach(self) -> Sequence[Any]:
+        """Attach them; returns their handles, each with a ``remove()``."""
+
+    def place(self) -> str:
+        """The innermost layer that is running."""
+
+
+@contextmanager
+def hooks_attached(hooks: Hooked, side: str, failed: Callable[[ModelRaised], None] | None = None) -> Iterator[None]:
+    """Within it the hooks are there, and what is raised is a ``ModelRaised``; it goes to ``failed``, if that is given.
+
+    A ``LossError`` stays what it is.
+    """
+    handles = hooks.attach()
+    try:
+        yield
+    except LossError:
+        raise
+    except Exception as error:
+        raised = ModelRaised(side, hooks.place(), error)
+        if failed is None:
+            raise raised from error
+        failed(raised)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def in_one_line(error: BaseException) -> str:
     """An exception in one line: of Paddle's it is the last but one that says what was wrong."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
@@ -37,11 +77,58 @@ class Half:
     settings: dict[str, Settings]
     notes: dict[str, str]
 
-    def switch_dropout_off(self) -> None:
-        """Put every dropout into evaluation, after it was read."""
-        for path, layer in self.layers.items():
-            if self.settings[path].category == "dropout":
+    @classmethod
+    def of(
+        cls, side: str, model: Any, layers: Iterable[tuple[str, Any]], mode: str, describe: Callable[[Any], Settings]
+    ) -> Half:
+        """``model``, whose ``layers`` are given by path, put into ``mode`` and read; dropout is then switched off.
+
+        A model whose layers are all in one mode is put into ``mode``. One whose layers are in several keeps them: that
+        is either meant (a frozen BatchNorm) or the fault to be found.
+        """
+        named = {path or ROOT: layer for path, layer in layers}
+        notes = mixed_modes(side, named.values())
+        if not notes:
+            model.train() if mode == "train" else model.eval()
+        settings = {path: describe(layer) for path, layer in named.items()}
+        for path, layer in named.items():
+            if settings[path].category == "dropout":
                 layer.training = False
+        return cls(named, settings, notes)
+
+
+class Owned(NamedTuple):
+    """A tensor of a model by its full name, and what it is to it."""
+
+    name: str
+    tensor: Any
+    is_parameter: bool
+    is_trained: bool
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Parameters and buffers of one model by full name, which of them are parameters, and which are trained.
+
+    ``alias``: further names of a tensor, with its first one.
+    """
+
+    arrays: dict[str, np.ndarray]
+    trained: frozenset[str]
+    parameters: frozenset[str]
+    alias: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, owned: Iterable[Owned], array_of: Callable[[Any], np.ndarray]) -> Tensors:
+        """Every tensor of a model, by every name that it goes by."""
+        found, first = [*owned], {}
+        alias = {one.name: own for one in found if (own := first.setdefault(id(one.tensor), one.name)) != one.name}
+        return cls(
+            {one.name: array_of(one.tensor) for one in found},
+            frozenset(one.name for one in found if one.is_trained),
+            frozenset(one.name for one in found if one.is_parameter),
+            alias,
+        )
 
 
 def refuse_unknown_mode(mode: str) -> None:

@@ -5,52 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import paddle
 
-from alignment.engine.records.tape import ROOT
-from alignment.engine.sides.kept import attributes_kept, emptied_caches, plain_tensors
-from alignment.engine.sides.model import Half, mixed_modes, refuse_unknown_mode
-from alignment.engine.sides.paddle.capture import is_tensor
+from alignment.engine.sides.kept import attributes_kept, in_other_type
+from alignment.engine.sides.model import Half, Owned, Tensors, refuse_unknown_mode
+from alignment.engine.sides.paddle.arrays import is_tensor
 from alignment.engine.sides.paddle.settings import describe
 
 
 @contextmanager
-def borrow_paddle(layer: paddle.nn.Layer, mode: str) -> Iterator[Half]:
-    """``layer`` in ``mode``, as ``borrow_torch`` has it.
+def borrow(model: paddle.nn.Layer, mode: str) -> Iterator[Half]:
+    """``model`` in ``mode``, as ``Half.of`` has it; put back at the end.
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
     refuse_unknown_mode(mode)
     kept = paddle.get_rng_state()
     try:
-        with _restored(layer):
-            layers = {path or ROOT: sub for path, sub in layer.named_sublayers(include_self=True)}
-            notes = mixed_modes("Paddle", layers.values())
-            if not notes:
-                layer.train() if mode == "train" else layer.eval()
-            half = Half(layers, {path: describe(sub) for path, sub in layers.items()}, notes)
-            half.switch_dropout_off()
-            yield half
+        with _restored(model):
+            yield Half.of("Paddle", model, model.named_sublayers(include_self=True), mode, describe)
     finally:
         paddle.set_rng_state(kept)
 
 
 @contextmanager
-def paddle_in(layer: paddle.nn.Layer, dtype: str) -> Iterator[None]:
-    """Within it the weights and buffers of ``layer`` are copies in ``dtype``, and so are tensors in plain attributes.
+def in_type(model: paddle.nn.Layer, dtype: str) -> Iterator[None]:
+    """Within it the weights and buffers of ``model`` are copies in ``dtype``, and so are tensors in plain attributes.
 
     Caches are empty at the start. Integers and booleans stay what they are, which ``Layer.to`` does not grant (it
     casts them, too), and a layer that shares tensors with its cells (LSTM, GRU) goes on sharing them.
     """
-    layers = layer.sublayers(include_self=True)
-    tensors = own_tensors(layers)
+    layers = model.sublayers(include_self=True)
+    tensors = every_tensor(layers)
     kept = [(tensor, _alias(tensor)) for tensor in tensors if tensor._is_initialized()]
     with attributes_kept(layers), _made_in(dtype):
-        emptied_caches(layers)
-        for holder, key, tensor in [*plain_tensors(layers, is_tensor, tensors)]:
-            if tensor.is_floating_point():
-                holder[key] = tensor.detach().astype(dtype)
+        in_other_type(layers, is_tensor, tensors, lambda tensor: tensor.detach().astype(dtype))
         try:
             for tensor, original in kept:
                 _point(tensor, _copy(original, dtype if original.is_floating_point() else None))
@@ -71,7 +60,7 @@ def _made_in(dtype: str) -> Iterator[None]:
         paddle.set_default_dtype(kept)
 
 
-def own_tensors(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
+def every_tensor(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
     """Parameters and buffers of ``layers``, each once, whatever names it goes by."""
     found = {
         id(tensor): tensor
@@ -104,7 +93,7 @@ def _point(tensor: paddle.Tensor, to: paddle.Tensor) -> None:
 def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
     """Modes, attributes and what is trained; gradients are cleared."""
     layers = layer.sublayers(include_self=True)
-    stopped = [(tensor, tensor.stop_gradient) for tensor in own_tensors(layers)]
+    stopped = [(tensor, tensor.stop_gradient) for tensor in every_tensor(layers)]
     with attributes_kept(layers):
         try:
             yield
@@ -114,29 +103,27 @@ def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
             layer.clear_gradients(set_to_zero=False)
 
 
-def own_arrays(
-    layer: paddle.nn.Layer,
-) -> tuple[dict[str, np.ndarray], frozenset[str], frozenset[str], dict[str, str]]:
-    """All tensors by full name, the names of trained ones, of parameters, and other names of the same tensors.
+def own_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """The parameters and buffers that ``layer`` itself holds, by their own names."""
+    own = {**layer._parameters, **layer._buffers}
+    # what has a gradient and is no parameter is made in the forward pass: the weight of weight_norm, spectral_norm
+    made = [name for name, v in own.items() if v is None or not (v.stop_gradient or hasattr(v, "trainable"))]
+    return {name: value for name, value in own.items() if name not in made}
 
-    BatchNorm's statistics, which Paddle counts as parameters, are buffers here.
-    """
-    first: dict[int, str] = {}
-    arrays, trained, parameters, alias = {}, set(), set(), {}
-    for path, sub in _all_sublayers(layer):
-        for own, is_parameter in ((sub._parameters, True), (sub._buffers, False)):
+
+def own_arrays(model: paddle.nn.Layer) -> Tensors:
+    """All tensors by full name. BatchNorm's statistics, which Paddle counts as parameters, are buffers here."""
+    return Tensors.of(_owned(model), lambda tensor: tensor.numpy().copy())
+
+
+def _owned(model: paddle.nn.Layer) -> Iterator[Owned]:
+    for path, sub in _all_sublayers(model):
+        for own, counted in ((sub._parameters, True), (sub._buffers, False)):
             for role, value in own.items():
-                if value is None or not value._is_initialized():
-                    continue
-                name = f"{path}.{role}" if path else role
-                if first.setdefault(id(value), name) != name:
-                    alias[name] = first[id(value)]
-                arrays[name] = value.numpy().copy()
-                if is_parameter and role not in ("_mean", "_variance"):
-                    parameters.add(name)
-                    if not value.stop_gradient:
-                        trained.add(name)
-    return arrays, frozenset(trained), frozenset(parameters), alias
+                if value is not None and value._is_initialized():
+                    is_parameter = counted and role not in ("_mean", "_variance")
+                    name = f"{path}.{role}" if path else role
+                    yield Owned(name, value, is_parameter, is_parameter and not value.stop_gradient)
 
 
 def _all_sublayers(layer: paddle.nn.Layer, path: str = "") -> Iterator[tuple[str, paddle.nn.Layer]]:

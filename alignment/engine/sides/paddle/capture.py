@@ -19,7 +19,8 @@ from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
-from alignment.engine.sides.model import LossError, ModelRaised
+from alignment.engine.sides.model import ModelRaised, hooks_attached, refuse_vector
+from alignment.engine.sides.paddle.arrays import is_tensor
 
 Start = Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]]
 WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forward_pre_hook).parameters
@@ -27,51 +28,72 @@ WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forwar
 
 
 def capture(
-    layer: paddle.nn.Layer,
+    model: paddle.nn.Layer,
     inputs: Any,
     store: Store | None = None,
     backward: Start | None = None,
-    failed: Callable[[ModelRaised], None] | None = None,
     beside: Mapping[str, paddle.nn.Layer] | None = None,
+    failed: Callable[[ModelRaised], None] | None = None,
     guide: Mapping[Key, Record] | None = None,
 ) -> Tape:
-    """The tape of ``layer(*inputs)``, in the mode and type that the layer is in; hooks are removed again.
+    """The tape of ``model(*inputs)``, as ``Side.capture`` has it.
 
-    ``inputs``, ``backward`` and ``beside`` as in the torch side's ``capture``; the records hold no gradients of inputs
-    but the model's own, and of arguments only those that a layer returned. An exception in the layer goes to
-    ``failed``, where there is one, and the tape holds what had returned by then. ``guide`` are the reference's records
-    by the port's calls: the store learns which of the reference's tensors might be the same.
+    The records hold no gradients of inputs but the model's own, and of arguments only those that a layer returned.
+    ``guide`` are the reference's records by the port's calls: the store learns which of the reference's tensors might
+    be the same.
     """
-    recorder = _Recorder(layer, store or Store(), backward is not None, beside or {}, guide or {})
-    handles = recorder.attach()
+    recorder = _Recorder(model, store or Store(), backward is not None, beside or {}, guide or {})
     try:
-        with paddle.set_grad_enabled(backward is not None):
-            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward is not None))
-            recorder.inputs = [*leaves((args, kwargs), is_tensor)]
-            output = layer(*args, **kwargs)
-        if backward is not None:
-            layer.clear_gradients(set_to_zero=False)
-            with paddle.enable_grad():
-                roots, grads = backward(output)
-            if roots:
-                paddle.autograd.backward(roots, grads)
-            recorder.keep_param_grads()
-            recorder.keep_input_grads()
-        recorder.keep_buffers()
-    except LossError:
-        raise
-    except Exception as error:
-        raised = ModelRaised("Paddle", recorder.place(), error)
-        if failed is None:
-            raise raised from error
-        failed(raised)
+        with hooks_attached(recorder, "Paddle", failed):
+            with paddle.set_grad_enabled(backward is not None):
+                args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, model, backward is not None))
+                recorder.inputs = [*leaves((args, kwargs), is_tensor)]
+                output = model(*args, **kwargs)
+            if backward is not None:
+                model.clear_gradients(set_to_zero=False)
+                with paddle.enable_grad():
+                    roots, grads = backward(output)
+                if roots:
+                    paddle.autograd.backward(roots, grads)
+                recorder.keep_param_grads()
+                recorder.keep_input_grads()
+            recorder.keep_buffers()
     finally:
-        for handle in handles:
-            handle.remove()
         recorder.forget()
         if backward is not None:
-            layer.clear_gradients(set_to_zero=False)
+            model.clear_gradients(set_to_zero=False)
     return recorder.tape
+
+
+def at_loss(output: Any, loss: paddle.nn.Layer, labels: Any) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
+    """A start of the backward pass: the loss. Raises ``LossError`` for one that is not one number."""
+    like = next(leaves(output, is_tensor))
+    value = loss(output, *mapped(labels, is_array, lambda array: _label(array, like)))
+    refuse_vector(value.shape, "Paddle")
+    return [value], [paddle.ones_like(value)]
+
+
+def _label(array: np.ndarray, like: paddle.Tensor) -> paddle.Tensor:
+    """Labels that are numbers in the type of the output; class indices as they are."""
+    label = paddle.to_tensor(array)
+    return label.to(like.dtype) if label.is_floating_point() else label
+
+
+def loss_layer(function: Callable[..., paddle.Tensor]) -> paddle.nn.Layer:
+    """A loss as a layer without sublayers, whatever it is made of."""
+    return _PaddleLoss(function)
+
+
+class _PaddleLoss(paddle.nn.Layer):
+    """Calls its ``function``."""
+
+    def __init__(self, function: Callable[..., paddle.Tensor]):
+        super().__init__()
+        self.__dict__["function"] = function
+
+    def forward(self, output: Any, *labels: paddle.Tensor) -> paddle.Tensor:
+        """The loss."""
+        return self.function(output, *labels)
 
 
 def in_random_directions(output: Any, seed: int) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
@@ -96,11 +118,6 @@ def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -
     tensor = tensor.astype(dtype)
     tensor.stop_gradient = not differentiable
     return tensor
-
-
-def is_tensor(value: object) -> bool:
-    """Whether ``value`` is a Paddle tensor."""
-    return isinstance(value, paddle.Tensor)
 
 
 def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:

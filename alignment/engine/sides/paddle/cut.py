@@ -21,8 +21,9 @@ from alignment.engine.records.layout import Layout
 from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
-from alignment.engine.sides.model import ModelRaised
-from alignment.engine.sides.paddle.capture import hooked, is_tensor, to_tensor
+from alignment.engine.sides.model import ModelRaised, hooks_attached
+from alignment.engine.sides.paddle.arrays import is_tensor
+from alignment.engine.sides.paddle.capture import hooked, to_tensor
 
 Met = Sequence["tuple[int, Layout] | None"]
 """For each tensor of a call in the port: which of the reference's it is, and in which layout; ``None``: left alone."""
@@ -63,6 +64,10 @@ class CutRun:
     called: list[Point] = field(default_factory=list)
     further: set[str] = field(default_factory=set)
 
+    def end(self, raised: ModelRaised) -> None:
+        """Note what ended it."""
+        self.raised = raised
+
 
 @dataclass
 class _Watch:
@@ -82,40 +87,32 @@ def run_cut(
     tape: Tape,
     points: Mapping[str, Sequence[Point]],
     judge: Judge,
-    backward: bool,
+    backward: Callable[[Any], Any] | None,
     beside: Mapping[str, paddle.nn.Layer],
-    start: Callable[[Any], Any] | None,
 ) -> CutRun:
     """Run ``layer(*inputs)`` cut at ``points``, which are in the order of their calls, by the path of the port's layer.
 
-    ``tape`` holds the reference's values; ``start`` is called with the output to have layers ``beside`` the model run.
+    ``tape`` holds the reference's values. The pieces are differentiated where ``backward`` is given, which is
+    called with the output to have layers ``beside`` the model run.
     """
-    pieces, run = _Pieces(tape, points, judge, backward, start is not None), CutRun()
     named = {**dict(layer.named_sublayers(include_self=True)), **beside}
-    handles = [h for path, sub in named.items() for h in hooked(sub, pieces.before(path or ROOT), pieces.after)]
+    pieces, run = _Pieces(named, tape, points, judge, backward is not None, bool(beside)), CutRun()
     try:
-        with paddle.set_grad_enabled(backward):
-            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward))
-            output = layer(*args, **kwargs)
-            if start is not None:
-                start(output)
-        if backward:
-            layer.clear_gradients(set_to_zero=False)
-            pieces.run_backward()
-            run.param_grads = {
-                name: value.grad.numpy() for name, value in layer.named_parameters() if value.grad is not None
-            }
-        run.buffers = {
-            name: value.numpy()
-            for name, value in {**dict(layer.named_buffers()), **dict(layer.named_parameters())}.items()
-            if value.stop_gradient and value._is_initialized()
-        }
-    # a port may fail in any way, and the report has to say how
-    except Exception as error:  # noqa: BLE001
-        run.raised = ModelRaised("Paddle", pieces.place(), error)
+        # a port may fail in any way, and the report has to say how
+        with hooks_attached(pieces, "Paddle", run.end):
+            with paddle.set_grad_enabled(backward is not None):
+                args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward is not None))
+                output = layer(*args, **kwargs)
+                if backward is not None and beside:
+                    backward(output)
+            if backward is not None:
+                layer.clear_gradients(set_to_zero=False)
+                pieces.run_backward()
+                grads = {name: value.grad for name, value in layer.named_parameters()}
+                run.param_grads = {name: grad.numpy() for name, grad in grads.items() if grad is not None}
+            held = {**dict(layer.named_buffers()), **dict(layer.named_parameters())}.items()
+            run.buffers = {n: v.numpy() for n, v in held if v.stop_gradient and v._is_initialized()}
     finally:
-        for handle in handles:
-            handle.remove()
         layer.clear_gradients(set_to_zero=False)
     run.called, run.further = pieces.called, pieces.further
     return run
@@ -124,9 +121,12 @@ def run_cut(
 class _Pieces:
     """The hooks of a cut run, the roots from which its pieces are differentiated, and what is looked at then."""
 
-    def __init__(self, tape: Tape, points: Mapping[str, Sequence[Point]], judge: Judge, differentiate: bool,
-                 has_loss: bool):  # fmt: skip
-        self.tape, self.judge, self.differentiate, self.has_loss = tape, judge, differentiate, has_loss
+    def __init__(
+        self, layers: Mapping[str, paddle.nn.Layer], tape: Tape, points: Mapping[str, Sequence[Point]], judge: Judge,
+        differentiate: bool, has_loss: bool,
+    ):  # fmt: skip
+        self.layers, self.tape, self.judge = layers, tape, judge
+        self.differentiate, self.has_loss = differentiate, has_loss
         self.waiting = defaultdict(list, {path: list(some) for path, some in points.items()})
         self.known, self.further = frozenset(points), set()
         self.called: list[Point] = []
@@ -134,6 +134,11 @@ class _Pieces:
         self._lists: dict[int, list[tuple[list[Any], list[Any]]]] = {}
         self._roots: list[tuple[paddle.Tensor, np.ndarray]] = []
         self._watched: list[_Watch] = []
+
+    def attach(self) -> list[Any]:
+        """Hooks at every layer."""
+        layers = self.layers.items()
+        return [handle for path, sub in layers for handle in hooked(sub, self.before(path or ROOT), self.after)]
 
     def place(self) -> str:
         """The innermost layer that is running."""

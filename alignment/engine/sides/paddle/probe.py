@@ -11,8 +11,8 @@ import paddle
 
 from alignment.engine.records.tree import leaves
 from alignment.engine.sides.kept import attributes_kept
-from alignment.engine.sides.paddle.borrow import own_tensors, paddle_in
-from alignment.engine.sides.paddle.capture import is_tensor
+from alignment.engine.sides.paddle.arrays import is_tensor
+from alignment.engine.sides.paddle.borrow import every_tensor, in_type
 from alignment.engine.sides.paddle.settings import is_channels_last, role_of
 from alignment.engine.sides.probed import CannotProbe, Probe, Probed, directions
 
@@ -27,9 +27,9 @@ def probe(
 ) -> Probed:
     """As ``Probe`` has it."""
     layers = layer.sublayers(include_self=True)
-    stopped = [(tensor, tensor.stop_gradient) for tensor in own_tensors(layers)]
+    stopped = [(tensor, tensor.stop_gradient) for tensor in every_tensor(layers)]
     random, default = paddle.get_rng_state(), paddle.get_default_dtype()
-    with paddle_in(layer, "float64"), attributes_kept(layers):
+    with in_type(layer, "float64"), attributes_kept(layers):
         try:
             paddle.set_default_dtype("float64")  # that of states which a recurrent cell makes for itself
             layer.train() if mode == "train" else layer.eval()

@@ -103,6 +103,16 @@ def is_channels_last(layer: nn.Layer) -> bool:
     return len(layout) > 2 and layout.endswith("C")
 
 
+def is_linear(layer: nn.Layer) -> bool:
+    """Whether ``layer`` holds its weight transposed, against torch's."""
+    return isinstance(layer, nn.Linear)
+
+
+def lacks_backward_in_evaluation(layer: nn.Layer) -> bool:
+    """Whether Paddle has no backward pass of ``layer`` in evaluation, as of LSTM and GRU."""
+    return isinstance(layer, nn.layer.rnn.RNNBase)
+
+
 def _dims(layer: nn.Layer) -> int:
     """Dimensions of space, from the name of the class or of one that it is made from."""
     found = (re.search(r"([123])[Dd]", kind.__name__) for kind in type(layer).__mro__)

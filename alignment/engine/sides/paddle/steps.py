@@ -1,98 +1,21 @@
-"""Train a Paddle layer step by step and record what every step did, under the reference's names. Paddle only.
-
-Paddle keeps an optimizer's state, clip and rates in private attributes; this file is the only one that reads them.
-"""
+"""Train a Paddle layer step by step and record what every step did, under the reference's names. Paddle only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import paddle
 
 from alignment.engine.pairing.tensors import Layout
-from alignment.engine.records.run import (
-    AVERAGE,
-    BUFFER,
-    FIRST,
-    GIVEN,
-    GRADIENT,
-    LARGEST,
-    LOSS,
-    MEAN,
-    MOMENTUM,
-    NORM,
-    OUTPUT,
-    PARAMETER,
-    POWER_1,
-    POWER_2,
-    SECOND,
-    STATE,
-    SUM,
-    WHOLE,
-    Kept,
-    Key,
-    Step,
-    advance,
-    doing,
-    global_norm,
-    update_average,
-)
-from alignment.engine.records.store import Store
+from alignment.engine.records.run import BUFFER, GIVEN, PARAMETER, Key, doing
 from alignment.engine.records.tree import as_call, is_array, mapped, named_leaves
+from alignment.engine.sides.paddle import optimizers
+from alignment.engine.sides.paddle.arrays import array_of, is_tensor
+from alignment.engine.sides.training import Recipe, Training
 
-SIDE = "Paddle"
-
-ROLES = {
-    "velocity": MOMENTUM,
-    "momentum": MOMENTUM,
-    "moment1": FIRST,
-    "moment2": SECOND,
-    "moment2_max": LARGEST,
-    "mean_square": SECOND,
-    "mean_grad": MEAN,
-    "moment": SUM,
-    "_avg_squared_grad": SECOND,
-    "_avg_squared_update": "acc_delta",
-}
-"""What Paddle's optimizers call their state. Other accumulators keep their own name as their role."""
-
-OWN_ROLES = {("Adamax", "moment"): FIRST, ("Adamax", "inf_norm"): "exp_inf"}
-"""Where one kind of optimizer means something else by a name."""
-
-WITH_RATE = {("RMSProp", "momentum")}
-"""State that holds steps, the learning rate in them, where torch's holds what the rate is multiplied with."""
-
-POWERS = {"beta1_pow_acc": (POWER_1, "beta1"), "beta2_pow_acc": (POWER_2, "beta2")}
-
-# Hyperparameters, by their names in torch, that a kernel takes as float32 whatever the type of the weights. Seen with
-# 3.3.1: with them rounded in torch too, Momentum and AdamW agree with it to 1e-16, Adagrad, Adadelta and RAdam to
-# 1e-12, NAdam to 1e-15; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as
-# the weights are.
-FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
-    "Momentum": ("momentum", "weight_decay"),
-    "AdamW": ("weight_decay",),
-    "Lamb": ("betas", "eps", "weight_decay"),
-    "RMSProp": ("alpha", "momentum", "eps"),
-    "Adagrad": ("eps",),
-    "Adadelta": ("rho", "eps"),
-    "NAdam": ("betas", "momentum_decay", "eps"),
-    "RAdam": ("betas",),
-    "Adamax": ("betas", "eps"),
-}
-
-INEXACT = {"Lamb": 2.0**-17}
-"""The share of its own steps by which an optimizer's are off, from constants in float32 that no setting in torch has.
-
-Lamb decays its moments by betas in float32 and corrects their bias by the exact ones: for a beta2 of 0.999 that is
-6.7e-6 of the first step (measured, 3.3.1), rounded up to a power of two.
-"""
-
-Batch = tuple[Any, Any]
-"""Inputs, as ``as_call`` takes them, and labels: arrays, or lists, tuples and dicts of them."""
+LABEL = "Paddle"
 
 CLIP_ADVICE = (
     ". Paddle's ClipGradByNorm has no kernel for float64: pass dtype='float32' to align_training, or clip in grad_clip "
@@ -101,69 +24,57 @@ CLIP_ADVICE = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: ``loss(output, labels)``; the others make an object from the layer or from the optimizer.
+class PaddleTraining(Training):
+    """One training of ``layer``, recorded under the reference's names and in its ``layout``; others are left out."""
 
-    ``scheduler`` left out: the ``LRScheduler`` that is the optimizer's learning rate, if it is one. ``clip``
-    (of parameters that have a gradient) comes before what the optimizer itself does as its ``grad_clip``.
-    """
-
-    loss: Callable[[Any, Any], paddle.Tensor]
-    optimizer: Callable[[paddle.nn.Layer], paddle.optimizer.Optimizer]
-    scheduler: Callable[[paddle.optimizer.Optimizer], Any] | None = None
-    ema: Callable[[paddle.nn.Layer], Any] | None = None
-    clip: Callable[[list[paddle.Tensor]], Any] | None = None
-
-
-class Training:
-    """One training of ``layer``, recorded under the reference's names and in its ``layout``; others are left out.
-
-    ``kinds``: what is recorded of a step; everything unless it is set.
-    """
+    label, model_class, tensor_class = LABEL, paddle.nn.Layer, paddle.Tensor
+    array_of = staticmethod(array_of)
 
     def __init__(self, layer: paddle.nn.Layer, recipe: Recipe, layout: Layout):
         layer.clear_gradients()
-        self.layer, self.recipe, self.layout = layer, recipe, layout
-        self.kinds: frozenset[str] | None = None
+        self.layout = layout
         own = {**dict(layer.named_buffers()), **dict(layer.named_parameters()), **layer.state_dict()}
-        self.tensors = {name: own[name] for name in own if name in layout.tensors()}
+        self.known = {name: own[name] for name in own if name in layout.tensors()}
         self._others = {
             name: (value, array_of(value))
             for name, value in own.items()
-            if name not in self.tensors and value.stop_gradient and value.is_floating_point()
+            if name not in self.known and value.stop_gradient and value.is_floating_point()
         }
-        self._known = {value.name: name for name, value in self.tensors.items()}
-        self.ema = None
-        with doing(SIDE, 0, "making the optimizer"), paddle.utils.unique_name.guard():
-            self.optimizer = recipe.optimizer(layer)  # the counters of automatic names stay where they are
-        self.rates_of = getattr(self.optimizer, "_learning_rate", None)
-        with doing(SIDE, 0, "making the scheduler"):
-            self.scheduler = self._scheduler()
-        if recipe.ema:
-            with doing(SIDE, 0, "making the average"):
-                self.ema = recipe.ema(layer)
+        self._names = {value.name: name for name, value in self.known.items()}
         self.clipped: dict[str, np.ndarray] = {}
-        self._clips: list[Any] = []
-        self._watch_clip()
+        super().__init__(layer, recipe)
+        self._clips = optimizers.watch_clips(self.optimizer, self._see_clipped)
+
+    def make_optimizer(self) -> paddle.optimizer.Optimizer:
+        """The recipe's optimizer; the counters of automatic names stay where they are."""
+        with paddle.utils.unique_name.guard():
+            return self.recipe.optimizer(self.model)
+
+    def make_scheduler(self) -> Any:
+        """The recipe's scheduler, or the one that the optimizer has as its rate."""
+        own = self.recipe.scheduler
+        return optimizers.schedule(self.optimizer) if own is None else own(self.optimizer)
+
+    def cast(self, array: np.ndarray) -> paddle.Tensor:
+        """A tensor, in the type of the layer where it is floating point."""
+        return _tensor(array, self.model)
 
     def float32_settings(self) -> tuple[str, ...]:
-        """The hyperparameters, by their names in torch, that this optimizer keeps in float32."""
-        kinds = type(self.optimizer).__mro__
-        return next((FLOAT32_SETTINGS[kind.__name__] for kind in kinds if kind.__name__ in FLOAT32_SETTINGS), ())
+        """The hyperparameters, by their names in torch, that the optimizer keeps in float32."""
+        return optimizers.float32_settings(self.optimizer)
 
     def inexact(self) -> float:
-        """The share of its own steps by which this optimizer's may be off."""
-        return INEXACT.get(type(self.optimizer).__name__, 0.0)
+        """The share of its own steps by which the optimizer's may be off."""
+        return optimizers.inexact(self.optimizer)
 
     def given(self) -> frozenset[str]:
         """The parameters that the optimizer holds."""
-        held = {parameter.name for _, parameter in self._held()}
-        return self._reference(name for name, value in self.tensors.items() if value.name in held)
+        held = {parameter.name for _, parameter in optimizers.held(self.optimizer)}
+        return self._reference(name for name, value in self.known.items() if value.name in held)
 
     def frozen(self) -> frozenset[str]:
         """The parameters that are set not to be trained."""
-        return self._reference(name for name, value in self.tensors.items() if value.stop_gradient)
+        return self._reference(name for name, value in self.known.items() if value.stop_gradient)
 
     def _reference(self, names: Iterable[str]) -> frozenset[str]:
         """Names in torch of what these tensors are, or are a part of."""
@@ -177,32 +88,12 @@ class Training:
     def clip_groups(self) -> list[list[str]]:
         """Parameters by group of the optimizer: Paddle clips each group by a norm of its own."""
         groups: dict[int, list[str]] = {}
-        for number, parameter in self._held():
-            if parameter.name in self._known:
-                groups.setdefault(number, []).append(self._known[parameter.name])
+        for number, parameter in optimizers.held(self.optimizer):
+            if parameter.name in self._names:
+                groups.setdefault(number, []).append(self._names[parameter.name])
         return [sorted(self._reference(names)) for names in groups.values()]
 
-    def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
-        """The start, then each step as it was taken; each is kept in what ``store`` returns."""
-        yield Step({}, Kept(store(), self._as_reference(self._after()), self.kinds))
-        for number, batch in enumerate(batches, 1):
-            whole, arrays = self._differentiate(number, batch), self._gradients(GRADIENT)
-            rates = self._rates()
-            self._update(number)
-            arrays |= {(GIVEN, name, ""): array for name, array in self.clipped.items()}
-            whole[NORM, WHOLE[NORM], ""] = global_norm(arrays, GIVEN if self.clipped else GRADIENT)
-            arrays |= self._state(rates)
-            if self.ema is not None:
-                with doing(SIDE, number, "the average"):
-                    update_average(self.ema, self.layer, number)
-            if self.scheduler is not None:
-                with doing(SIDE, number, "the scheduler"):
-                    advance(self.scheduler, number)
-            arrays |= self._after()
-            self._clear()
-            yield Step(self._rates_as_reference(rates), Kept(store(), whole | self._as_reference(arrays), self.kinds))
-
-    def _as_reference(self, arrays: Mapping[Key, np.ndarray]) -> dict[Key, np.ndarray]:
+    def as_reference(self, arrays: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
         """What goes by names in Paddle, under the reference's names and in its layout."""
         apart: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         for (kind, name, role), array in arrays.items():
@@ -213,170 +104,70 @@ class Training:
             for name, array in self.layout.carried(found).items()
         }
 
-    def _rates_as_reference(self, rates: Mapping[str, float]) -> dict[str, float]:
+    def rates_as_reference(self, rates: dict[str, float]) -> dict[str, float]:
         """Of what is several tensors in Paddle the first one's rate."""
         found = {name: [rates[twin] for twin in twins if twin in rates] for name, twins in self.layout.names().items()}
         return {name: values[0] for name, values in found.items() if values}
 
-    def _update(self, number: int) -> None:
+    def trained(self) -> Mapping[str, paddle.Tensor]:
+        """The tensors of the layout that are not frozen."""
+        return {name: value for name, value in self.known.items() if not value.stop_gradient}
+
+    def tensors(self) -> dict[Key, np.ndarray]:
+        """Parameters and buffers as they are now."""
+        found: dict[Key, np.ndarray] = {}
+        parameters = _trainable_names(self.model)
+        for name, value in self.known.items():
+            if value.is_floating_point() or value.is_complex():
+                found[PARAMETER if name in parameters else BUFFER, name, ""] = array_of(value)
+        return found
+
+    def is_averaged(self, name: str, value: paddle.Tensor) -> bool:
+        """Whether it is in the layout."""
+        return name in self.known
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter."""
+        return optimizers.rates(self.optimizer, self._names)
+
+    def update(self, number: int) -> dict[Key, np.ndarray]:
         """The recipe's clip and the optimizer's step, which may clip itself."""
-        self.clipped = {}
-        if self.recipe.clip:
-            with doing(SIDE, number, "the clip", self._clip_advice()):
-                self.recipe.clip([p for p in self.layer.parameters() if p.grad is not None])
-            self.clipped = {name: array for (_, name, _), array in self._gradients(GIVEN).items()}
-        with doing(SIDE, number, "the optimizer's step", self._clip_advice()):
+        given = self.clip(number, self._clip_advice())
+        self.clipped = {name: array for (_, name, _), array in given.items()}
+        with doing(LABEL, number, "the optimizer's step", self._clip_advice()):
             self.optimizer.step()
+        return {(GIVEN, name, ""): array for name, array in self.clipped.items()}
 
     def _clip_advice(self) -> str:
         by_norm = [clip for clip in [*self._clips, self.recipe.clip] if isinstance(clip, paddle.nn.ClipGradByNorm)]
-        double = any(value.dtype == paddle.float64 for value in self.tensors.values())
+        double = any(value.dtype == paddle.float64 for value in self.known.values())
         return CLIP_ADVICE if by_norm and double else ""
 
-    def _scheduler(self) -> Any:
-        if self.recipe.scheduler is not None:
-            return self.recipe.scheduler(self.optimizer)
-        return self.rates_of if isinstance(self.rates_of, paddle.optimizer.lr.LRScheduler) else None
+    def _see_clipped(self, pairs: Iterable[tuple[paddle.Tensor, paddle.Tensor | None]]) -> None:
+        """What a clip of the optimizer's made of the gradients."""
+        for parameter, grad in pairs:
+            if parameter.name in self._names and grad is not None:
+                self.clipped[self._names[parameter.name]] = array_of(grad)
 
-    def _held(self) -> Iterator[tuple[int, paddle.Tensor]]:
-        """Number of the group and parameter, for all that the optimizer holds."""
-        for number, group in enumerate(self.optimizer._param_groups):
-            if isinstance(group, dict):
-                yield from ((number, parameter) for parameter in group["params"])
-            else:
-                yield 0, group
+    def state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
+        """What the optimizer keeps of each parameter."""
+        return optimizers.state(self.optimizer, self._names, rates)
 
-    def _watch_clip(self) -> None:
-        groups = [group for group in self.optimizer._param_groups if isinstance(group, dict)]
-        for group in groups:
-            if group.get("grad_clip") is not None:
-                group["grad_clip"] = self._watched(group["grad_clip"])
-        if self.optimizer._grad_clip is not None:
-            self.optimizer._grad_clip = self._watched(self.optimizer._grad_clip)
-
-    def _watched(self, clip: Callable[..., Any]) -> Callable[..., Any]:
-        """``clip``, that leaves here what it makes of the gradients."""
-        self._clips.append(clip)
-
-        def watched(pairs: Any) -> Any:
-            pairs = clip(pairs)
-            for parameter, grad in pairs:
-                if parameter.name in self._known and grad is not None:
-                    self.clipped[self._known[parameter.name]] = array_of(grad)
-            return pairs
-
-        return watched
-
-    def _differentiate(self, number: int, batch: Batch) -> dict[Key, np.ndarray]:
-        dtype = next((p.dtype for p in self.layer.parameters() if p.is_floating_point()), paddle.float64)
-        inputs, labels = (mapped(part, is_array, lambda array: _tensor(array, dtype)) for part in batch)
-        args, kwargs = as_call(inputs)
-        with doing(SIDE, number, "the model"):
-            output = self.layer(*args, **kwargs)
-        with doing(SIDE, number, "the loss"):
-            loss = self.recipe.loss(output, labels)
-            if not isinstance(loss, paddle.Tensor) or loss.size != 1:
-                raise ValueError(f"it must return one number, not {_described(loss)}")
-        with doing(SIDE, number, "the backward pass"):
-            loss.backward()
-        found = named_leaves(output, lambda value: isinstance(value, paddle.Tensor))
-        outputs = {(OUTPUT, WHOLE[OUTPUT], path): array_of(tensor) for path, tensor in found}
-        return {**outputs, (LOSS, WHOLE[LOSS], ""): array_of(loss).reshape(())}
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """As a training loop does, and what the optimizer does not hold as well."""
         self.optimizer.clear_grad()
-        held = {parameter.name for _, parameter in self._held()}
-        for parameter in self.layer.parameters():
+        held = {parameter.name for _, parameter in optimizers.held(self.optimizer)}
+        for parameter in self.model.parameters():
             if parameter.name not in held:
                 parameter.clear_gradient(False)
 
-    def _gradients(self, kind: str) -> dict[Key, np.ndarray]:
-        return {
-            (kind, name, ""): array_of(value.grad)
-            for name, value in self.tensors.items()
-            if not value.stop_gradient and value.grad is not None
-        }
 
-    def _rates(self) -> dict[str, float]:
-        """What the optimizer will use: its rate, times the factor of the parameter's group."""
-        rate, rates = float(self.optimizer.get_lr()), {}
-        for _, parameter in self._held():
-            if parameter.name in self._known:
-                factor = (getattr(parameter, "optimize_attr", None) or {}).get("learning_rate", 1.0)
-                rates[self._known[parameter.name]] = rate * float(factor)
-        return rates
-
-    def _state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
-        found: dict[Key, np.ndarray] = {}
-        for kind, accumulators in self.optimizer._accumulators.items():
-            for unique, value in accumulators.items():
-                if unique not in self._known:
-                    continue
-                name = self._known[unique]
-                if kind in POWERS:
-                    role, setting = POWERS[kind]
-                    beta = self._beta(unique, setting)
-                    # after step t it holds beta to the t + 1
-                    found[STATE, name, role] = value.numpy().reshape(()) / (beta or 1.0)
-                    continue
-                role = OWN_ROLES.get((type(self.optimizer).__name__, kind), ROLES.get(kind, kind))
-                with_rate = (type(self.optimizer).__name__, kind) in WITH_RATE
-                found[STATE, name, role] = array_of(value) / ((with_rate and rates.get(name)) or 1.0)
-        return found
-
-    def _beta(self, unique: str, setting: str) -> float:
-        for number, parameter in self._held():
-            group = self.optimizer._param_groups[number]
-            if parameter.name == unique and isinstance(group, dict) and setting in group:
-                return float(group[setting])
-        return float(getattr(self.optimizer, f"_{setting}"))
-
-    def _after(self) -> dict[Key, np.ndarray]:
-        found: dict[Key, np.ndarray] = {}
-        parameters = _trainable_names(self.layer)
-        for name, value in self.tensors.items():
-            if value.is_floating_point() or value.is_complex():
-                found[PARAMETER if name in parameters else BUFFER, name, ""] = array_of(value)
-        averaged = _average(self.ema).items() if self.ema is not None else ()
-        return found | {(AVERAGE, name, ""): array_of(value) for name, value in averaged if name in self.tensors}
-
-
-def outputs(layer: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
-    """What ``layer`` returns, by the keys and positions that lead to each tensor."""
-    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), paddle.float64)
-    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, dtype)))
-    with doing(SIDE, 1, "the model"), paddle.no_grad():
-        output = layer(*args, **kwargs)
-    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, paddle.Tensor))}
-
-
-@contextmanager
-def optimizer_attributes_restored(layer: paddle.nn.Layer) -> Iterator[None]:
-    """Leave what an optimizer with groups writes on parameters (decay, factor of the rate) as it was; no gradients."""
-    kept = [
-        (p, getattr(p, "regularizer", None), dict(getattr(p, "optimize_attr", None) or {}), p.stop_gradient)
-        for p in layer.parameters()
-    ]
-    try:
-        yield
-    finally:
-        for parameter, regularizer, attributes, stopped in kept:
-            parameter.regularizer, parameter.optimize_attr = regularizer, attributes
-            parameter.stop_gradient = stopped
-            parameter.clear_gradient(False)
-
-
-@contextmanager
-def schedule_restored(scheduler: Any) -> Iterator[None]:
-    """Leave a learning rate scheduler, which its owner may hold, as it was."""
-    kept = dict(vars(scheduler)) if isinstance(scheduler, paddle.optimizer.lr.LRScheduler) else None
-    try:
-        yield
-    finally:
-        if kept is not None:
-            vars(scheduler).clear()
-            vars(scheduler).update(kept)
+def outputs(model: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
+    """What ``model`` returns, by the keys and positions that lead to each tensor."""
+    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, model)))
+    with doing(LABEL, 1, "the model"), paddle.no_grad():
+        output = model(*args, **kwargs)
+    return {path: array_of(value) for path, value in named_leaves(output, is_tensor)}
 
 
 def keeps_momentum_in_float32(layer: paddle.nn.Layer) -> bool:
@@ -385,44 +176,13 @@ def keeps_momentum_in_float32(layer: paddle.nn.Layer) -> bool:
     return type(layer).forward in own
 
 
-def is_linear(layer: paddle.nn.Layer) -> bool:
-    """Whether ``layer`` holds its weight transposed, against torch's."""
-    return isinstance(layer, paddle.nn.Linear)
-
-
 def _trainable_names(layer: paddle.nn.Layer) -> frozenset[str]:
     """Parameters, without BatchNorm's statistics, which Paddle counts as such."""
     last = ("_mean", "_variance")
     return frozenset(name for name, _ in layer.named_parameters() if name.rpartition(".")[2] not in last)
 
 
-def _average(ema: Any) -> Mapping[str, paddle.Tensor]:
-    """The averaged weights: of ``ema.module``, else ``ema.state_dict()``."""
-    module = getattr(ema, "module", None)
-    return (module if isinstance(module, paddle.nn.Layer) else ema).state_dict()
-
-
-def array_of(tensor: paddle.Tensor) -> np.ndarray:
-    """A copy; complex numbers as pairs of real ones, bfloat16 as float32."""
-    if tensor.is_selected_rows():
-        return _dense(tensor)
-    tensor = paddle.as_real(tensor) if tensor.is_complex() else tensor
-    return (tensor.astype("float32") if tensor.dtype == paddle.bfloat16 else tensor).numpy().copy()
-
-
-def _dense(tensor: paddle.Tensor) -> np.ndarray:
-    """The gradient of a sparse embedding, which holds only the rows that were looked up, some of them twice."""
-    rows = tensor.value().get_selected_rows()
-    found = np.array(rows.get_tensor())
-    dense = np.zeros((rows.height(), *found.shape[1:]), found.dtype)
-    np.add.at(dense, rows.rows(), found)
-    return dense
-
-
-def _described(value: Any) -> str:
-    return f"a tensor of shape {value.shape}" if isinstance(value, paddle.Tensor) else type(value).__name__
-
-
-def _tensor(array: np.ndarray, dtype: Any) -> paddle.Tensor:
+def _tensor(array: np.ndarray, layer: paddle.nn.Layer) -> paddle.Tensor:
     tensor = paddle.to_tensor(array)
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), paddle.float64)
     return tensor.astype(dtype) if tensor.is_floating_point() else tensor

@@ -2,60 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
-from alignment.engine.records.tape import ROOT
-from alignment.engine.sides.kept import attributes_kept, emptied_caches, plain_tensors
-from alignment.engine.sides.model import Half, mixed_modes, refuse_unknown_mode
+from alignment.engine.sides.kept import attributes_kept, in_other_type
+from alignment.engine.sides.model import Half, Owned, Tensors, refuse_unknown_mode
+from alignment.engine.sides.torch.arrays import is_tensor, to_numpy
 from alignment.engine.sides.torch.settings import describe, round_epsilons
 from convert.key_map import DROPPED
 
 
 @contextmanager
-def borrow_torch(module: torch.nn.Module, mode: str) -> Iterator[Half]:
-    """``module`` in ``mode`` with its epsilons as Paddle keeps them; put back at the end, whatever happens.
-
-    A module whose layers are all in one mode is put into ``mode``. One whose layers are in several keeps them: that is
-    either meant (a frozen BatchNorm) or the fault to be found. Dropout is read, then switched off.
+def borrow(model: torch.nn.Module, mode: str) -> Iterator[Half]:
+    """``model`` in ``mode``, as ``Half.of`` has it, with its epsilons as Paddle keeps them; put back at the end.
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
     refuse_unknown_mode(mode)
-    with torch.random.fork_rng(), _restored(module):
-        layers = {path or ROOT: layer for path, layer in module.named_modules()}
-        notes = mixed_modes("torch", layers.values())
-        if not notes:
-            module.train(mode == "train")
-        epsilons = round_epsilons(module)
+    with torch.random.fork_rng(), _restored(model):
+        epsilons = round_epsilons(model)
+        half = Half.of("torch", model, model.named_modules(), mode, describe)
         if epsilons:
             values = ", ".join(map(repr, sorted(set(epsilons.values()))))
-            notes["epsilon"] = f"of normalisation, in torch: {values}, as Paddle keeps it (float32)"
-        half = Half(layers, {path: describe(layer) for path, layer in layers.items()}, notes)
-        half.switch_dropout_off()
+            half.notes["epsilon"] = f"of normalisation, in torch: {values}, as Paddle keeps it (float32)"
         yield half
 
 
 @contextmanager
-def torch_in(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within it the weights and buffers of ``module`` are copies in ``dtype``, and so are tensors in plain attributes.
+def in_type(model: torch.nn.Module, dtype: str) -> Iterator[None]:
+    """Within it the weights and buffers of ``model`` are copies in ``dtype``, and so are tensors in plain attributes.
 
     Caches are empty at the start. Integers and booleans stay what they are.
     """
-    tensors = [*module.parameters(), *module.buffers()]
+    tensors, wanted = [*model.parameters(), *model.buffers()], getattr(torch, dtype)
     kept = [tensor.data for tensor in tensors]
-    with attributes_kept(module.modules()), _made_in(dtype):
-        emptied_caches(module.modules())
-        for holder, key, tensor in [*plain_tensors(module.modules(), _is_tensor, tensors)]:
-            if tensor.is_floating_point():
-                holder[key] = tensor.detach().to(dtype, copy=True)
+    with attributes_kept(model.modules()), made_in(dtype):
+        in_other_type([*model.modules()], is_tensor, tensors, lambda tensor: tensor.detach().to(wanted, copy=True))
         try:
             for tensor in tensors:
                 if tensor.is_floating_point():
-                    tensor.data = tensor.data.to(dtype, copy=True)
+                    tensor.data = tensor.data.to(wanted, copy=True)
                 else:
                     tensor.data = tensor.data.clone()
             yield
@@ -65,18 +55,26 @@ def torch_in(module: torch.nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _made_in(dtype: torch.dtype) -> Iterator[None]:
-    """Within it tensors that a module makes on the way (``torch.zeros``) are of ``dtype``."""
+def made_in(dtype: str) -> Iterator[None]:
+    """Within it tensors that are made on the way (``torch.zeros``) are of ``dtype``."""
     kept = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         yield
     finally:
         torch.set_default_dtype(kept)
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+def copied(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """A copy of ``model`` in ``dtype``."""
+    return copy.deepcopy(model).to(getattr(torch, dtype))
+
+
+@contextmanager
+def threads_as_torch() -> Iterator[None]:
+    """Within it Paddle computes with as many threads as torch; by itself it takes one."""
+    with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
+        yield
 
 
 @contextmanager
@@ -93,27 +91,19 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(trained)
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's numbers; bfloat16, which numpy lacks, exactly as float32."""
-    tensor = tensor.detach().resolve_conj().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+def own_tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers that ``layer`` itself holds, but counters, by their own names."""
+    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
+    return {name: value for name, value in own.items() if name not in DROPPED}
 
 
-def own_arrays(
-    module: torch.nn.Module,
-) -> tuple[dict[str, np.ndarray], frozenset[str], frozenset[str], dict[str, str]]:
-    """All tensors by full name, the names of trained ones, of parameters, and other names of the same tensors."""
-    first: dict[int, str] = {}
-    arrays, trained, parameters, alias = {}, set(), set(), {}
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    for name, value in named:
-        if name.rpartition(".")[2] in DROPPED:
-            continue
-        if first.setdefault(id(value), name) != name:
-            alias[name] = first[id(value)]
-        arrays[name] = to_numpy(value)
-        if isinstance(value, torch.nn.Parameter):
-            parameters.add(name)
-            if value.requires_grad:
-                trained.add(name)
-    return arrays, frozenset(trained), frozenset(parameters), alias
+def own_arrays(model: torch.nn.Module) -> Tensors:
+    """All tensors by full name."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    owned = (_owned(name, value) for name, value in named if name.rpartition(".")[2] not in DROPPED)
+    return Tensors.of(owned, to_numpy)
+
+
+def _owned(name: str, tensor: torch.Tensor) -> Owned:
+    is_parameter = isinstance(tensor, torch.nn.Parameter)
+    return Owned(name, tensor, is_parameter, is_parameter and tensor.requires_grad)

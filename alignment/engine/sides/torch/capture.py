@@ -22,8 +22,8 @@ from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, in_order, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
-from alignment.engine.sides.model import LossError, ModelRaised
-from alignment.engine.sides.torch.borrow import to_numpy
+from alignment.engine.sides.model import ModelRaised, hooks_attached, refuse_vector
+from alignment.engine.sides.torch.arrays import is_tensor, to_numpy
 
 LATEST = 4
 """How many tensors are remembered by their memory: operations and layers next to each other see the same ones."""
@@ -32,49 +32,69 @@ SMALL = 2**14
 
 
 def capture(
-    module: torch.nn.Module,
+    model: torch.nn.Module,
     inputs: Any,
     store: Store | None = None,
     backward: Callable[[Any], tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None,
     beside: Mapping[str, torch.nn.Module] | None = None,
+    failed: Callable[[ModelRaised], None] | None = None,
 ) -> Tape:
-    """The tape of ``module(*inputs)``, in the mode and type that the module is in; hooks are removed again.
-
-    ``inputs`` are one array, a sequence of them, or a mapping by the names of arguments; floating-point ones are cast
-    to the type of the module's parameters. ``backward`` turns the output into the tensors from which gradients start
-    and those gradients; without it nothing is differentiated. Modules ``beside`` the model, by path, are recorded
-    where ``backward`` calls them. Gradients of the parameters are cleared before and after.
-    """
-    recorder = _Recorder(module, store or Store(), backward is not None, beside or {})
-    handles = recorder.attach()
+    """The tape of ``model(*inputs)``, as ``Side.capture`` has it, with the gradients of every layer's inputs."""
+    recorder = _Recorder(model, store or Store(), backward is not None, beside or {})
     try:
-        with torch.set_grad_enabled(backward is not None), recorder.graph_in_store():
-            args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, module, backward is not None))
-            output = module(*args, **kwargs)
-        if backward is not None:
-            module.zero_grad(set_to_none=True)
-            with torch.enable_grad():
-                roots, grads = backward(output)
-            if roots:
-                torch.autograd.backward(roots, grads)
-            recorder.fill_bypassed()
-            recorder.keep_param_grads()
-        recorder.keep_buffers()
-    except LossError:
-        raise
-    except Exception as error:
-        raise ModelRaised("torch", recorder.place(), error) from error
+        with hooks_attached(recorder, "torch", failed):
+            with torch.set_grad_enabled(backward is not None), recorder.graph_in_store():
+                args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, model, backward is not None))
+                output = model(*args, **kwargs)
+            if backward is not None:
+                model.zero_grad(set_to_none=True)
+                with torch.enable_grad():
+                    roots, grads = backward(output)
+                if roots:
+                    torch.autograd.backward(roots, grads)
+                recorder.fill_bypassed()
+                recorder.keep_param_grads()
+            recorder.keep_buffers()
     finally:
-        for handle in handles:
-            handle.remove()
         if backward is not None:
-            module.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
     return recorder.tape
+
+
+def at_loss(output: Any, loss: torch.nn.Module, labels: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """A start of the backward pass: the loss. Raises ``LossError`` for one that is not one number."""
+    like = next(leaves(output, is_tensor))
+    value = loss(output, *mapped(labels, is_array, lambda array: _label(array, like)))
+    refuse_vector(value.shape, "torch")
+    return [value], [torch.ones_like(value)]
+
+
+def _label(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """Labels that are numbers in the type of the output; class indices as they are."""
+    label = torch.from_numpy(np.array(array))
+    return label.to(like.dtype) if label.is_floating_point() else label
+
+
+def loss_layer(function: Callable[..., torch.Tensor]) -> torch.nn.Module:
+    """A loss as a module without children, whatever it is made of."""
+    return _TorchLoss(function)
+
+
+class _TorchLoss(torch.nn.Module):
+    """Calls its ``function``."""
+
+    def __init__(self, function: Callable[..., torch.Tensor]):
+        super().__init__()
+        object.__setattr__(self, "function", function)  # past nn.Module, which would make a module of it a child
+
+    def forward(self, output: Any, *labels: torch.Tensor) -> torch.Tensor:
+        """The loss."""
+        return self.function(output, *labels)
 
 
 def in_random_directions(output: Any, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """A start of the backward pass: every output that has a gradient, and a random direction for each."""
-    roots = {place: tensor for place, tensor in places(output, _is_tensor) if tensor.requires_grad}
+    roots = {place: tensor for place, tensor in places(output, is_tensor) if tensor.requires_grad}
     arrays = random_directions({place: (tuple(r.shape), r.is_complex()) for place, r in roots.items()}, seed)
     return [*roots.values()], [torch.from_numpy(arrays[place]).to(root.dtype) for place, root in roots.items()]
 
@@ -86,10 +106,6 @@ def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) 
     if not tensor.is_floating_point():
         return tensor
     return tensor.to(dtype).requires_grad_(differentiable)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
 
 
 @dataclass
@@ -180,7 +196,7 @@ class _Recorder:
             parent = self._open[-1].record.key if self._open else None
             leaf = next(layer.children(), None) is None
             record = Record(path, type(layer).__name__, self.tape.next_call(path), leaf, parent)
-            record.args, record.kwargs = mapped((args, kwargs), _is_tensor, self._keep)
+            record.args, record.kwargs = mapped((args, kwargs), is_tensor, self._keep)
             call = _Call(record)
             self._open.append(call)
             if not self.differentiate:
@@ -228,15 +244,15 @@ class _Recorder:
                 # what the layer made of it, so that the tensor's own gradient is this layer's share.
                 record.input_grads[index] = slot
                 self._note_bypassed(tensor, slot)
-        record.outputs = mapped(output, _is_tensor, self._keep)
+        record.outputs = mapped(output, is_tensor, self._keep)
         self.tape.records.append(record)
         if not self.differentiate:
             return None
-        tensors = [*leaves(output, _is_tensor)]
+        tensors = [*leaves(output, is_tensor)]
         record.output_grads = [self._watch(self._returned.get(tensor, tensor)) for tensor in tensors]
         if len(tensors) > 1:
             output = self._outside(output)
-        record.outer_grads = [self._watch(tensor) for tensor in leaves(output, _is_tensor)]
+        record.outer_grads = [self._watch(tensor) for tensor in leaves(output, is_tensor)]
         return output
 
     def _outside(self, value: Any) -> Any:

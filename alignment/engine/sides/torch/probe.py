@@ -14,10 +14,9 @@ import torch
 from alignment.engine.records.tree import leaves
 from alignment.engine.sides.kept import attributes_kept
 from alignment.engine.sides.probed import CannotProbe, Probe, Probed, directions
-from alignment.engine.sides.torch.borrow import torch_in
+from alignment.engine.sides.torch.borrow import in_type, own_tensors
 from alignment.engine.sides.torch.constants import constants_of_paddle
 from alignment.engine.sides.torch.settings import round_epsilons
-from convert.key_map import DROPPED
 
 
 def prober(layer: torch.nn.Module) -> Probe:
@@ -31,7 +30,7 @@ def probe(
     """As ``Probe`` has it."""
     parameters = [*layer.parameters()]
     kept = [(parameter, parameter.grad) for parameter in parameters]
-    with torch.random.fork_rng(), torch_in(layer, torch.float64), attributes_kept(layer.modules()):
+    with torch.random.fork_rng(), in_type(layer, "float64"), attributes_kept(layer.modules()):
         round_epsilons(layer)
         layer.train(mode == "train")
         _put(layer, tensors)
@@ -48,8 +47,7 @@ def roles(layer: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _own(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
-    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
-    return {name: tensor for name, tensor in own.items() if name not in DROPPED and tensor.is_floating_point()}
+    return {name: tensor for name, tensor in own_tensors(layer).items() if tensor.is_floating_point()}
 
 
 def _put(layer: torch.nn.Module, tensors: Mapping[str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alignment.engine.sides.kept import attributes_kept
-from alignment.engine.sides.torch.constants import in_float32
+from alignment.engine.sides.torch.kernels import in_float32
 from alignment.engine.sides.torch.settings import EPSILON_IN_FLOAT32
 
 

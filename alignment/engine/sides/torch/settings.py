@@ -55,18 +55,18 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
 }
 
 
-def describe(module: nn.Module) -> Settings:
-    """What ``module`` is set to do. An unknown kind of layer is ``other``, one with sublayers a ``container``."""
-    shapes = {name: tuple(value.shape) for name, value in module.named_parameters(recurse=False)}
+def describe(layer: nn.Module) -> Settings:
+    """What ``layer`` is set to do. An unknown kind of layer is ``other``, one with sublayers a ``container``."""
+    shapes = {name: tuple(value.shape) for name, value in layer.named_parameters(recurse=False)}
     for known, read in _READERS:
-        if isinstance(module, known):
-            category, fields = read(module)
-            return Settings(category, {**fields, "training": module.training}, shapes)
+        if isinstance(layer, known):
+            category, fields = read(layer)
+            return Settings(category, {**fields, "training": layer.training}, shapes)
     for known, read_activation in ACTIVATIONS.items():
-        if type(module) is known:
-            return Settings("activation", read_activation(module), shapes)
-    composite = next(module.children(), None) is not None
-    return Settings(CONTAINER if composite else OTHER, {"training": module.training}, shapes)
+        if type(layer) is known:
+            return Settings("activation", read_activation(layer), shapes)
+    composite = next(layer.children(), None) is not None
+    return Settings(CONTAINER if composite else OTHER, {"training": layer.training}, shapes)
 
 
 def _dims(module: nn.Module) -> int:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from alignment.engine.records.run import (
-    AVERAGE,
     BUFFER,
     FIRST,
     GIVEN,
     GRADIENT,
     LARGEST,
-    LOSS,
     MEAN,
     MOMENTUM,
     NORM,
-    OUTPUT,
     PARAMETER,
     POWER_1,
     POWER_2,
@@ -33,15 +28,16 @@ from alignment.engine.records.run import (
     Key,
     Run,
     Step,
-    advance,
     doing,
     global_norm,
-    update_average,
 )
 from alignment.engine.records.store import Store
 from alignment.engine.records.tree import as_call, is_array, mapped, named_leaves
+from alignment.engine.sides.torch.arrays import array_of, is_tensor
+from alignment.engine.sides.torch.borrow import made_in
+from alignment.engine.sides.training import Batch, Recipe, Training
 
-SIDE = "torch"
+LABEL = "torch"
 
 ROLES = {
     "momentum_buffer": MOMENTUM,
@@ -54,47 +50,34 @@ ROLES = {
 }
 """What torch's and timm's optimizers call their state. Other tensors keep their own name as their role."""
 
-Batch = tuple[Any, Any]
-"""Inputs, as ``as_call`` takes them, and labels: arrays, or lists, tuples and dicts of them."""
 
+class TorchTraining(Training):
+    """One training of ``module``; ``float32_settings`` are hyperparameters that the port keeps in float32."""
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: ``loss(output, labels)``; the others make an object from the module or from the optimizer.
-
-    ``clip(parameters)`` is called between the backward pass and the step, on the parameters that have a gradient.
-    """
-
-    loss: Callable[[Any, Any], torch.Tensor]
-    optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer]
-    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
-    ema: Callable[[torch.nn.Module], Any] | None = None
-    clip: Callable[[list[torch.nn.Parameter]], Any] | None = None
-
-
-class Training:
-    """One training of ``module``, in the mode and type that it is in.
-
-    ``float32_settings``: the names of hyperparameters that the port keeps in float32, which are rounded here.
-    ``kinds``: what is recorded of a step; everything unless it is set.
-    """
+    label, model_class, tensor_class = LABEL, torch.nn.Module, torch.Tensor
+    array_of = staticmethod(array_of)
 
     def __init__(self, module: torch.nn.Module, recipe: Recipe, float32_settings: Sequence[str] = ()):
         module.zero_grad(set_to_none=True)
-        self.module, self.recipe = module, recipe
-        self.kinds: frozenset[str] | None = None
         self.parameters = dict(module.named_parameters())
-        self.scheduler = self.ema = None
-        with doing(SIDE, 0, "making the optimizer"):
-            self.optimizer = recipe.optimizer(module)
-        self.settings = round_settings(self.optimizer, float32_settings)
-        if recipe.scheduler:
-            with doing(SIDE, 0, "making the scheduler"):
-                self.scheduler = recipe.scheduler(self.optimizer)
-        if recipe.ema:
-            with doing(SIDE, 0, "making the average"):
-                self.ema = recipe.ema(module)
         self.names = {id(parameter): name for name, parameter in self.parameters.items()}
+        self.float32_settings = float32_settings
+        self.settings: dict[str, list[float]] = {}
+        super().__init__(module, recipe)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The recipe's optimizer, whose hyperparameters are rounded as the port's."""
+        optimizer = self.recipe.optimizer(self.model)
+        self.settings = round_settings(optimizer, self.float32_settings)
+        return optimizer
+
+    def make_scheduler(self) -> Any:
+        """The recipe's scheduler, if it has one."""
+        return self.recipe.scheduler(self.optimizer) if self.recipe.scheduler else None
+
+    def cast(self, array: np.ndarray) -> torch.Tensor:
+        """A tensor, in the type of the module where it is floating point."""
+        return _tensor(array, self.model)
 
     def given(self) -> frozenset[str]:
         """The parameters that the optimizer holds."""
@@ -105,58 +88,33 @@ class Training:
         """The parameters that are set not to be trained."""
         return frozenset(name for name, parameter in self.parameters.items() if not parameter.requires_grad)
 
-    def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
-        """The start, then each step as it was taken; each is kept in what ``store`` returns."""
-        yield Step({}, Kept(store(), self.tensors() | self.averages(), self.kinds))
-        for number, batch in enumerate(batches, 1):
-            arrays = self.differentiate(number, batch)
-            arrays |= self.gradients(GRADIENT)
-            arrays |= self.clip(number)
-            rates = self.rates()
-            with doing(SIDE, number, "the optimizer's step"):
-                self.optimizer.step()
-            arrays |= state(self.optimizer, self.names) | self.tensors()
-            arrays |= self.end(number)
-            self.clear()
-            yield Step(rates, Kept(store(), arrays, self.kinds))
+    def trained(self) -> Mapping[str, torch.Tensor]:
+        """All parameters; those that are frozen have no gradient."""
+        return self.parameters
 
-    def differentiate(self, number: int, batch: Batch) -> dict[Key, np.ndarray]:
-        """The outputs and the loss of a batch; gradients are left where the backward pass puts them."""
-        dtype = next((p.dtype for p in self.parameters.values() if p.is_floating_point()), torch.float64)
-        inputs, labels = (mapped(part, is_array, lambda array: _tensor(array, dtype)) for part in batch)
-        args, kwargs = as_call(inputs)
-        with doing(SIDE, number, "the model"):
-            output = self.module(*args, **kwargs)
-        with doing(SIDE, number, "the loss"):
-            loss = self.recipe.loss(output, labels)
-            if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-                raise ValueError(f"it must return one number, not {_described(loss)}")
-        with doing(SIDE, number, "the backward pass"):
-            loss.backward()
-        found = named_leaves(output, lambda value: isinstance(value, torch.Tensor))
-        outputs = {(OUTPUT, WHOLE[OUTPUT], path): array_of(tensor) for path, tensor in found}
-        return {**outputs, (LOSS, WHOLE[LOSS], ""): array_of(loss).reshape(())}
+    def tensors(self) -> dict[Key, np.ndarray]:
+        """Parameters and buffers as they are now."""
+        return {(kind, name, ""): array_of(value) for kind, name, value in own(self.model)}
 
-    def clip(self, number: int) -> dict[Key, np.ndarray]:
-        """What the recipe's clip leaves of the gradients, and the norm of what the optimizer is given."""
-        kind = GRADIENT
-        if self.recipe.clip:
-            kind = GIVEN
-            with doing(SIDE, number, "the clip"):
-                self.recipe.clip([p for p in self.parameters.values() if p.grad is not None])
-        arrays = self.gradients(kind)
-        norm = {(NORM, WHOLE[NORM], ""): global_norm(arrays, kind)}
-        return norm | arrays if kind == GIVEN else norm
+    def is_averaged(self, name: str, value: torch.Tensor) -> bool:
+        """Whether it is a number that an average may be of."""
+        return value.is_floating_point()
 
-    def end(self, number: int) -> dict[Key, np.ndarray]:
-        """Average and schedule after a step; the averaged weights."""
-        if self.ema is not None:
-            with doing(SIDE, number, "the average"):
-                update_average(self.ema, self.module, number)
-        if self.scheduler is not None:
-            with doing(SIDE, number, "the scheduler"):
-                advance(self.scheduler, number)
-        return self.averages()
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter."""
+        groups = self.optimizer.param_groups
+        return {self.names[id(p)]: float(g["lr"]) for g in groups for p in g["params"] if id(p) in self.names}
+
+    def update(self, number: int) -> dict[Key, np.ndarray]:
+        """The recipe's clip and the optimizer's step."""
+        given = self.clip(number)
+        with doing(LABEL, number, "the optimizer's step"):
+            self.optimizer.step()
+        return given
+
+    def state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
+        """What the optimizer keeps of each parameter."""
+        return state(self.optimizer, self.names)
 
     def clear(self) -> None:
         """As a training loop does, and what the optimizer does not hold as well."""
@@ -165,25 +123,6 @@ class Training:
         for name, parameter in self.parameters.items():
             if name not in held:
                 parameter.grad = None
-
-    def gradients(self, kind: str) -> dict[Key, np.ndarray]:
-        """The gradients as they are now."""
-        return {(kind, name, ""): array_of(p.grad) for name, p in self.parameters.items() if p.grad is not None}
-
-    def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
-        groups = self.optimizer.param_groups
-        return {self.names[id(p)]: float(g["lr"]) for g in groups for p in g["params"] if id(p) in self.names}
-
-    def tensors(self) -> dict[Key, np.ndarray]:
-        """Parameters and buffers as they are now."""
-        found: dict[Key, np.ndarray] = {(kind, name, ""): array_of(value) for kind, name, value in own(self.module)}
-        return found
-
-    def averages(self) -> dict[Key, np.ndarray]:
-        """The averaged weights as they are now."""
-        found = average(self.ema).items() if self.ema is not None else ()
-        return {(AVERAGE, name, ""): array_of(value) for name, value in found if value.is_floating_point()}
 
 
 class Follower:
@@ -209,8 +148,8 @@ class Follower:
         start: dict[Key, np.ndarray] = {(kind, name, ""): array_of(value) for kind, name, value in own(self.module)}
         self._take(other.steps[0])
         # it has the schedule, of the rate and of whatever else changes, and the average; it takes no step
-        plan = Training(self.module, self.recipe, self.float32_settings)
-        with doing(SIDE, 0, "making the optimizer"):
+        plan = TorchTraining(self.module, self.recipe, self.float32_settings)
+        with doing(LABEL, 0, "making the optimizer"):
             optimizer = self.recipe.optimizer(self.module)
         if optimizer is plan.optimizer:
             raise ValueError("the callable for torch's optimizer returned the same one twice; it must make a new one")
@@ -222,28 +161,31 @@ class Follower:
             yield self._step(number, batch, other.steps[number], plan, optimizer, store)
 
     def _step(
-        self, number: int, batch: Batch, other: Step, plan: Training, optimizer: torch.optim.Optimizer,
+        self, number: int, batch: Batch, other: Step, plan: TorchTraining, optimizer: torch.optim.Optimizer,
         store: Callable[[], Store],
     ) -> Step:  # fmt: skip
         arrays = plan.differentiate(number, batch)
         mine = plan.gradients(GRADIENT)
         arrays |= mine
         self._give(mine, other, other.of(GRADIENT), plan)
-        arrays |= plan.clip(number)
+        given = plan.clip(number)
         # of what both runs have
-        shared = {key: array for key, array in arrays.items() if (PARAMETER, key[1], "") in other.arrays}
+        shared = {key: array for key, array in (mine | given).items() if (PARAMETER, key[1], "") in other.arrays}
         arrays[NORM, WHOLE[NORM], ""] = global_norm(shared, GIVEN if self.recipe.clip else GRADIENT)
+        arrays |= given
         rates = plan.rates()
         self._give(mine, other, other.of(GRADIENT) | other.of(GIVEN), plan)
         _as_planned(optimizer, plan, other.rates)
         round_settings(optimizer, self.float32_settings)
-        with doing(SIDE, number, "the optimizer's step"), _scalars_in_float64():
+        # of an optimizer's own scalars, the product of momenta of NAdam is one whose type matters
+        with doing(LABEL, number, "the optimizer's step"), made_in("float64"):
             optimizer.step()
         arrays |= state(optimizer, plan.names) | plan.tensors()
         self.module.zero_grad(set_to_none=True)
         plan.optimizer.step()  # of no gradients: a scheduler asks for it
         self._take(other)
-        arrays |= plan.end(number)
+        plan.end(number)
+        arrays |= plan.averages()
         return Step(rates, Kept(store(), arrays))
 
     def _take(self, other: Step) -> None:
@@ -254,7 +196,7 @@ class Follower:
                 tensor.data.copy_(torch.tensor(array).view_as(tensor))
 
     def _give(
-        self, mine: Mapping[Key, np.ndarray], other: Step, gradients: Mapping[str, np.ndarray], plan: Training
+        self, mine: Mapping[Key, np.ndarray], other: Step, gradients: Mapping[str, np.ndarray], plan: TorchTraining
     ) -> None:
         """The other run's gradients; the reference's own where the other run has no such parameter."""
         for name, parameter in plan.parameters.items():
@@ -265,18 +207,7 @@ class Follower:
                 parameter.grad = torch.tensor(array).to(parameter.dtype).view_as(parameter)
 
 
-@contextmanager
-def _scalars_in_float64() -> Iterator[None]:
-    """Within it optimizers keep their scalars in float64, of which NAdam's product of momenta is one that matters."""
-    kept = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(kept)
-
-
-def _split(optimizer: torch.optim.Optimizer, plan: Training, other: Run) -> None:
+def _split(optimizer: torch.optim.Optimizer, plan: TorchTraining, other: Run) -> None:
     """Give each parameter a group of its own where the other run has several rates within a group."""
     groups = []
     for group in optimizer.param_groups:
@@ -286,7 +217,7 @@ def _split(optimizer: torch.optim.Optimizer, plan: Training, other: Run) -> None
     optimizer.param_groups[:] = groups
 
 
-def _as_planned(optimizer: torch.optim.Optimizer, plan: Training, rates: Mapping[str, float]) -> None:
+def _as_planned(optimizer: torch.optim.Optimizer, plan: TorchTraining, rates: Mapping[str, float]) -> None:
     """The other run's rates, and whatever else the reference's schedule has changed (OneCycle: the momentum, too)."""
     of = {id(p): group for group in plan.optimizer.param_groups for p in group["params"]}
     for group in optimizer.param_groups:
@@ -302,13 +233,12 @@ def own(module: torch.nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     yield from ((BUFFER, name, value) for name, value in module.named_buffers() if value.is_floating_point())
 
 
-def outputs(module: torch.nn.Module, inputs: Any) -> dict[str, np.ndarray]:
-    """What ``module`` returns, by the keys and positions that lead to each tensor."""
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float64)
-    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, dtype)))
-    with doing(SIDE, 1, "the model"), torch.no_grad():
-        output = module(*args, **kwargs)
-    return {path: array_of(value) for path, value in named_leaves(output, lambda v: isinstance(v, torch.Tensor))}
+def outputs(model: torch.nn.Module, inputs: Any) -> dict[str, np.ndarray]:
+    """What ``model`` returns, by the keys and positions that lead to each tensor."""
+    args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, model)))
+    with doing(LABEL, 1, "the model"), torch.no_grad():
+        output = model(*args, **kwargs)
+    return {path: array_of(value) for path, value in named_leaves(output, is_tensor)}
 
 
 def state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[Key, np.ndarray]:
@@ -344,24 +274,7 @@ def round_settings(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> di
     return {name: sorted(values) for name, values in used.items()}
 
 
-def average(ema: Any) -> Mapping[str, torch.Tensor]:
-    """The averaged weights: of ``ema.module`` (timm's, torch's ``AveragedModel``), else ``ema.state_dict()``."""
-    module = getattr(ema, "module", None)
-    return (module if isinstance(module, torch.nn.Module) else ema).state_dict()
-
-
-def array_of(tensor: torch.Tensor) -> np.ndarray:
-    """A copy; complex numbers as pairs of real ones, bfloat16 as float32."""
-    tensor = tensor.detach().cpu()
-    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor  # the gradient of a sparse embedding
-    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
-
-
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+def _tensor(array: np.ndarray, module: torch.nn.Module) -> torch.Tensor:
     tensor = torch.from_numpy(np.array(array))
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float64)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _described(value: Any) -> str:
-    return f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

@@ -1,202 +1,26 @@
-"""Both models run side by side, to tell which layer of the port is called with whose values.
+"""The port run with the reference's weights, to tell which of its layers is called with whose values. Paddle only.
 
-The models are borrowed and in float64. The reference has other weights than its own meanwhile, so that no two of its
-layers are alike by chance: at their first values (a scale of 1, a shift of 0, a layer scale of 1e-6) layers could be
-exchanged and nothing would show it.
+The layer is borrowed and in float64.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import paddle
-import torch
 
+from alignment.engine.pairing.prints import Print, Recorded, prints, same
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
-from alignment.engine.sides.paddle import capture as capture_paddle
-from alignment.engine.sides.torch import capture as capture_torch
+from alignment.engine.sides.paddle.arrays import as_tensor, is_tensor, to_numpy
+from alignment.engine.sides.paddle.capture import to_tensor
 from convert.matching.derive import Proposal
 from convert.matching.items import PARAMETER, Item
 from convert.matching.key_map import KeyMap, Line
 from convert.matching.layers import tensors_of
 from convert.matching.settle import OUTPUT, Outcome, Seen
-
-AGREE = 2.0**-20
-"""Values agree up to this, relative to their size: constants that Paddle keeps in float32 make 3e-7 (its resizing with
-aligned corners), layers exchanged among those with weights of their own make more than 1e-3."""
-
-SHAKEN = 0.3
-"""Spread of what is added to a tensor of equal values, and a third of it the share that is added to any other."""
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Print:
-    """What tells tensors apart and does not depend on their layout: size and moments of their elements.
-
-    ``order`` is a sum in which each element counts by its place; it compares tensors of one ``shape``.
-    """
-
-    shape: tuple[int, ...]
-    moments: tuple[float, ...]
-    order: float
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> Print:
-        """Of a tensor with elements of any kind; complex ones count as two."""
-        values = np.ascontiguousarray(array)
-        values = (values.view(np.float64) if np.iscomplexobj(values) else values.astype(np.float64)).ravel()
-        if not values.size:
-            return cls(array.shape, (0.0, 0.0, 0.0), 0.0)
-        square = values * values
-        size = float(np.sqrt(square.mean()))
-        moments = (size, float(values.mean()) / (size or 1), float((square * values).mean()) / (size**3 or 1))
-        return cls(array.shape, moments, float((_weights(values.size) * values).sum()) / (size or 1))
-
-    def agrees(self, other: Print) -> bool:
-        """Whether both are of the same values, each to ``AGREE``; NaN agrees with nothing."""
-        if np.prod(self.shape) != np.prod(other.shape):
-            return False
-        size, mean, cube = zip(self.moments, other.moments)
-        near = abs(size[0] - size[1]) <= AGREE * max(size)
-        # a relative error e of each element moves the mean by up to e, the mean cube by three times the mean |cube|
-        near = near and abs(mean[0] - mean[1]) <= 2 * AGREE
-        near = near and abs(cube[0] - cube[1]) <= 8 * AGREE * max(1, *map(abs, cube))
-        if near and self.shape == other.shape:
-            near = abs(self.order - other.order) <= AGREE * np.sqrt(np.prod(self.shape)) * 4
-        return bool(near)
-
-
-def _weights(size: int) -> np.ndarray:
-    """A number for each place: no two are equal, and none is near 0 for long."""
-    return _many_weights(1 << (size - 1).bit_length())[:size]
-
-
-@lru_cache(maxsize=4)
-def _many_weights(size: int) -> np.ndarray:
-    return np.cos(np.arange(size) * np.sqrt(2.0))  # an irrational step
-
-
-def prints(value: Any, is_tensor: Callable[[Any], bool]) -> list[Print]:
-    """Of every tensor in arguments or outputs of a call."""
-    return [Print.of(to_array(tensor)) for tensor in leaves(value, is_tensor)]
-
-
-def to_array(tensor: Any) -> np.ndarray:
-    """The numbers of a tensor of either framework."""
-    return tensor.detach().resolve_conj().cpu().numpy() if isinstance(tensor, torch.Tensor) else tensor.numpy()
-
-
-def same(mine: Sequence[Print], yours: Sequence[Print]) -> bool:
-    """Whether both calls have the same values, one by one."""
-    return len(mine) == len(yours) and all(a.agrees(b) for a, b in zip(mine, yours))
-
-
-def _is_torch(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
-# --- the reference ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Recorded:
-    """The reference's run: by path, what each call got and returned; the order of first calls."""
-
-    order: list[str] = field(default_factory=list)
-    inputs: dict[str, list[list[Print]]] = field(default_factory=lambda: defaultdict(list))
-    outputs: dict[str, list[list[np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
-    result: list[np.ndarray] = field(default_factory=list)
-
-
-def together(reference: Recorded, proposal: Proposal) -> list[list[str]]:
-    """Keys of the reference's layers that are called with the same values, or that one tensor packs."""
-    groups: dict[Any, list[str]] = defaultdict(list)
-    for key, item in proposal.torch.items():
-        calls = reference.inputs.get(item.path)
-        if item.packed:
-            groups[item.path].append(key)
-        if calls and item.kind != PARAMETER:
-            groups[tuple(calls[0])].append(key)
-    return [*groups.values()]
-
-
-def shake(module: torch.nn.Module, seed: int = 0) -> None:
-    """Change every parameter and running statistic: no tensor is constant or equal to another afterwards."""
-    generator = np.random.RandomState(seed)
-    done: set[int] = set()
-    for name, tensor in tensors_of(module).items():
-        state = name.endswith(("running_mean", "running_var"))
-        if id(tensor) not in done and tensor.is_floating_point() and (state or isinstance(tensor, torch.nn.Parameter)):
-            done.add(id(tensor))
-            tensor.data.copy_(torch.from_numpy(_shaken(to_array(tensor.data), generator)))
-
-
-def _shaken(values: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
-    """What is positive stays positive: a variance, a scale."""
-    noise = SHAKEN * generator.standard_normal(values.shape)
-    positive = bool((values > 0).all())
-    if values.std() > AGREE * np.abs(values).max():
-        return values * np.exp(noise / 3) if positive else values + noise / 3 * values.std()
-    if positive:
-        return values * np.exp(noise) if values.max() >= SHAKEN else values + np.abs(noise)
-    return values + noise
-
-
-def record(module: torch.nn.Module, inputs: Any, paths: frozenset[str], outputs: bool = False) -> Recorded:
-    """Run the reference; ``paths`` are the layers whose calls are wanted, with their ``outputs`` where asked for."""
-    found = Recorded()
-
-    def before(path: str) -> Callable[..., None]:
-        def hook(layer: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            if path not in found.order:
-                found.order.append(path)
-            if path in paths:
-                found.inputs[path].append(prints((args, kwargs), _is_torch))
-
-        return hook
-
-    def after(path: str) -> Callable[..., None]:
-        def hook(layer: torch.nn.Module, args: Any, output: Any) -> None:
-            found.outputs[path].append([to_array(tensor).copy() for tensor in leaves(output, _is_torch)])
-
-        return hook
-
-    handles = []
-    for path, layer in module.named_modules():
-        handles.append(layer.register_forward_pre_hook(before(path), with_kwargs=True))
-        if outputs and path in paths and next(layer.children(), None) is None:
-            handles.append(layer.register_forward_hook(after(path)))
-    try:
-        with torch.no_grad(), _without_fast_path():
-            args, kwargs = mapped(as_call(inputs), is_array, lambda a: capture_torch.to_tensor(a, module, False))
-            found.result = [to_array(tensor).copy() for tensor in leaves(module(*args, **kwargs), _is_torch)]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """torch's TransformerEncoderLayer computes in one kernel in evaluation and calls none of its layers."""
-    kept = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(kept)
-
-
-# --- the port ---------------------------------------------------------------------------------------------------------
 
 
 class Failure:
@@ -232,8 +56,8 @@ def port_order(layer: paddle.nn.Layer, inputs: Any) -> list[str] | None:
 
 def _call(layer: paddle.nn.Layer, inputs: Any) -> list[np.ndarray]:
     with paddle.no_grad():
-        args, kwargs = mapped(as_call(inputs), is_array, lambda a: capture_paddle.to_tensor(a, layer, False))
-        return [to_array(tensor) for tensor in leaves(layer(*args, **kwargs), capture_paddle.is_tensor)]
+        args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, False))
+        return [to_numpy(tensor) for tensor in leaves(layer(*args, **kwargs), is_tensor)]
 
 
 class Port:
@@ -272,7 +96,7 @@ class Port:
             if self.loaded.get(name) != tuple(lines):
                 array = KeyMap(tuple(lines)).apply(self.arrays, partial=True)[name]
                 target = self.tensors[name]
-                target.set_value(paddle.to_tensor(np.ascontiguousarray(array)).astype(target.dtype))
+                target.set_value(as_tensor(array, target))
                 self.loaded[name] = tuple(lines)
 
 
@@ -314,7 +138,7 @@ class _Attempt:
             twin = self._twin(key)
             if twin is None or not self.port.reference.inputs.get(self._path(twin)):
                 return
-            values = prints(args, capture_paddle.is_tensor)
+            values = prints(args, is_tensor, to_numpy)
             if not values:  # given by name, which a hook does not see
                 return
             if number == 0 and twin not in self.fixed and not self._agrees(twin, 0, values):
@@ -368,7 +192,7 @@ class _Attempt:
                 return None
             item = self.port.proposal.torch[twin]
             wanted = iter(_rows(array, item) for array in calls[number])
-            return mapped(output, capture_paddle.is_tensor, lambda tensor: _instead(tensor, next(wanted, None)))
+            return mapped(output, is_tensor, lambda tensor: _instead(tensor, next(wanted, None)))
 
         return hook
 
@@ -388,7 +212,7 @@ def _instead(tensor: paddle.Tensor, wanted: np.ndarray | None) -> paddle.Tensor:
         return tensor
     layouts = [array.reshape(own.shape) for array in (wanted, *_moved(wanted))]
     nearest = min(layouts, key=lambda array: float(np.abs(array - own).sum()))
-    return paddle.to_tensor(np.ascontiguousarray(nearest)).astype(tensor.dtype)
+    return as_tensor(nearest, tensor)
 
 
 def _moved(array: np.ndarray) -> list[np.ndarray]:

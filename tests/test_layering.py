@@ -23,6 +23,8 @@ checks.files         | alignment/compare                          | -           
                      |                                            |                   |              | storage
 checks.faults        | alignment/selftest                         | -                 | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
+convert.public       | convert/__init__                           | -                 | -            | convert.porting
+convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
                      | epoch_picture epoch_runs pytest_plugin     |                   |              |
                      | training_transforms                        |                   |              |
@@ -53,14 +55,16 @@ engine.result        | alignment/engine/result spread             | -           
 engine.sides         | alignment/engine/sides                     | -                 | -            | engine.records
 engine.records       | alignment/engine/__init__ records          | -                 | -            | storage
 torch_ref            | torch_ref                                  | torch timm        | torch        | -
+convert.translator   | convert/translate/translator               | -                 | -            | convert.*
 convert.program      | convert/translate/program                  | torch             | torch        | convert.*
+convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage
 convert.conversion   | convert/conversion hub layout readers      | -                 | -            | convert.dla
                      | torch_file                                 |                   |              | paddle_dla tables
                      |                                            |                   |              | plain storage
 convert.matching     | convert/matching automap                   | -                 | -            | convert.dla
                      |                                            |                   |              | storage
-convert.dla          | convert/__init__ audit key_map             | -                 | -            | -
+convert.dla          | convert/audit key_map                      | -                 | -            | -
 commands             | paddle_dla/cli evaluate export features    | -                 | -            | *
                      | info launch look_at_data predict train     |                   |              |
                      | paddle_dla/config/show                     |                   |              |
@@ -98,8 +102,8 @@ data                 | paddle_dla/data                            | -           
                      |                                            |                   |              | storage
 ranks                | paddle_dla/ranks                           | paddle            | -            | launching
 launching            | paddle_dla/launching                       | -                 | -            | storage
-tables               | paddle_dla/models/__init__ adapt grouping  | -                 | -            | plain storage
-                     | macs pretrained variants                   |                   |              |
+tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
+                     | grouping macs pretrained variants          |                   |              |
 plain                | paddle_dla/checkpoint cpu metrics options  | -                 | -            | storage
                      | preprocessing progress schedule terminal   |                   |              |
 storage              | paddle_dla/storage                         | -                 | -            | -
@@ -113,7 +117,7 @@ COMMANDS_IMPORTED = {
 IMPORTED_LATE: dict[tuple[str, str], str] = {}
 """Imports in functions that close a circle, and why."""
 
-NOT_YET = {"examples", "convert/port", "convert/translate", "convert/translate/program"}
+NOT_YET = {"examples"}
 """What has its room before it is there."""
 
 TORCH, PADDLE = ("torch", "timm", "torchvision"), ("paddle",)

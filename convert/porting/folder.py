@@ -20,13 +20,14 @@ import numpy as np
 
 from convert.matching.key_map import KeyMap
 from paddle_dla import checkpoint
+from paddle_dla.models.cards import CARD, SOURCE, WEIGHTS
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import FORMAT, describe
 
-SOURCE, WEIGHTS, CARD, TEST = "model.py", "weights.pdparams", "card.json", "test_port.py"
-TEST_SOURCE = Path(__file__).with_name("port_test.py")
+TEST = "test_port.py"
+TEST_SOURCE = Path(__file__).with_name("test_port.txt")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from convert.matching.key_map import KeyMap, Line, parse_steps
-from convert.porting.folder import WEIGHTS
 from convert.porting.reference import Reference
 from paddle_dla import checkpoint
-from paddle_dla.models.ported import read_card
+from paddle_dla.models.cards import WEIGHTS, read_card
 from paddle_dla.storage.errors import CheckpointError
 
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from convert.matching.key_map import KeyMap
 from convert.porting import card as cards
-from convert.porting.folder import SOURCE, check_folder, write_folder
+from convert.porting.folder import check_folder, write_folder
 from convert.porting.proof import MODES, build, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays
+from paddle_dla.models.cards import SOURCE
 
 Progress = Callable[[str], None]
 SHOWN = 16

@@ -112,6 +112,7 @@ def stages(name, keep, output, eval_only, options):
 
     from convert.porting.proof import build, prove, torch_arrays
     from convert.porting.reference import Reference
+    from convert.translate.program import float64_throughout
     from convert.translate.translator import translate
     from torch_ref.model import draw_constants
 
@@ -134,7 +135,7 @@ def stages(name, keep, output, eval_only, options):
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
             keep(why=str(results["train"].verdict())[:600])
-    reference = draw_constants(copy.deepcopy(module), seed=0)
+    reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
     port = build(source, translated, torch_arrays(reference))
     keep(batch=forward(reference, port, translated, (OTHER_BATCH, *shape)))
     keep(size=forward(reference, port, translated, (1, shape[0], *(side + 32 for side in shape[1:]))))
@@ -152,7 +153,7 @@ def forward(reference, port, translated, shape):
             reference.eval()(inputs)
     except (RuntimeError, AssertionError, ValueError) as error:
         return f"the reference refuses: {str(error).splitlines()[0][:60] if str(error) else type(error).__name__}"
-    result = align(reference, port, inputs.numpy(), key_map=translated.key_map, backward=False, isolate=False)
+    result = align(reference, port, inputs.numpy(), key_map=translated.key_map)
     return verdict(result)
 
 

@@ -6,7 +6,8 @@ Both frameworks meet here and in ``alignment``, which is imported when a proof i
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,26 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
     return port
 
 
+@contextmanager
+def _no_dropout_by_function() -> Iterator[None]:
+    """Within it dropout that a forward method calls as a function does nothing, as dropout layers in ``align``."""
+    import paddle
+    import torch
+
+    def same(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return x
+
+    holders = (torch.nn.functional, paddle.nn.functional)
+    kept = [holder.dropout for holder in holders]
+    for holder in holders:
+        holder.dropout = same
+    try:
+        yield
+    finally:
+        for holder, original in zip(holders, kept, strict=True):
+            holder.dropout = original
+
+
 def prove(
     module: Any,
     inputs: Sequence[Any] | Mapping[str, Any],
@@ -63,12 +84,14 @@ def prove(
     """``{mode: result of align}``; nothing after a mode in which the two differ.
 
     The weights are those of ``module`` with everything that a fresh network has constant drawn at random: BatchNorm's
-    statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1.
+    statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1. In float64, what the reference asks for in
+    float32 is computed in float64 too, as the port has it.
     """
     from alignment import align
+    from convert.translate.program import float64_throughout
     from torch_ref.model import draw_constants
 
-    reference = draw_constants(copy.deepcopy(module), seed=0)
+    reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
     port = build(source, translated, torch_arrays(reference))
     arrays = (
         [value.detach().cpu().numpy() for value in inputs]
@@ -78,10 +101,11 @@ def prove(
     results: dict[str, Any] = {}
     for mode in modes:
         progress(f"proof in {mode} mode")
-        results[mode] = align(
-            reference, port, arrays, key_map=translated.key_map, mode=mode,
-            progress=lambda line, mode=mode: progress(f"proof in {mode} mode: {line}"),
-        )  # fmt: skip
+        with _no_dropout_by_function():
+            results[mode] = align(
+                reference, port, arrays, key_map=translated.key_map, mode=mode,
+                progress=lambda line, mode=mode: progress(f"proof in {mode} mode: {line}"),
+            )  # fmt: skip
         if not results[mode].passed:
             break
     return results

@@ -1,8 +1,8 @@
 """A torch module becomes a ``Program``: its modules, their calls and operators, as plain values. The one torch file.
 
 ``torch.export`` runs the module on tensors that have shapes and no values, and writes down every operator with the
-module it ran in. The module is traced in float64: an explicit ``.float()`` of the reference is then seen as one, and a
-cast to the type that a tensor already has as none.
+module it ran in. The module is traced in float64, also where it asks for float32 (``x.float()``, which guards half
+precision): a port computes in the type of its weights throughout.
 
     program = trace(timm.create_model("convnext_atto"), (torch.randn(2, 3, 224, 224),))
 
@@ -124,6 +124,45 @@ def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
     return _mark_operator()(x, path)
 
 
+class Float64(TorchFunctionMode):
+    """Within it a module computes in float64 what it asks for in float32: ``x.float()``, ``arange(dtype=float32)``."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        function, args, kwargs = _in_float64(function, args, kwargs or {})
+        return function(*args, **kwargs)
+
+
+def _in_float64(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, tuple, dict[str, Any]]:
+    function = torch.Tensor.double if function is torch.Tensor.float else function
+    swapped = tuple(WORKING if value is torch.float32 else value for value in args)
+    return function, swapped, {name: WORKING if value is torch.float32 else value for name, value in kwargs.items()}
+
+
+def float64_throughout(module: torch.nn.Module) -> torch.nn.Module:
+    """``module``, which computes in float64 throughout once its parameters are float64. It is changed, and returned."""
+    inner = module.forward
+
+    @functools.wraps(inner)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if all(value.dtype is not WORKING for value in module.parameters()):
+            return inner(*args, **kwargs)
+        with Float64():
+            return inner(*args, **kwargs)
+
+    module.forward = forward
+    return module
+
+
+@contextmanager
+def _made_in_float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(WORKING)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class _Frames(TorchFunctionMode):
     """Where each torch function was called: ``torch.export`` counts them by name, and so does this mode."""
 
@@ -135,7 +174,8 @@ class _Frames(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[function] = self.counts.get(function, 0) + 1
         self.stacks[f"{function.__name__}_{self.counts[function]}"] = _segments(sys._getframe(1))
-        return function(*args, **(kwargs or {}))
+        function, args, kwargs = _in_float64(function, args, kwargs or {})
+        return function(*args, **kwargs)
 
 
 def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
@@ -166,7 +206,7 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     for free in (_all_free, _batch_free):
         frames.counts.clear()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _made_in_float64():
                 warnings.simplefilter("ignore")
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)

@@ -21,7 +21,7 @@ from convert.translate.gathering import gathered
 from convert.translate.layers import Layer, layer_of, settings_of
 from convert.translate.linking import link
 from convert.translate.loops import rolled
-from convert.translate.plain import Call, Module, Program, Stop, TranslationError
+from convert.translate.plain import Call, Held, Module, Program, Stop, TranslationError
 from convert.translate.sizes import Expression
 from convert.translate.templates import filled, literal
 
@@ -100,6 +100,7 @@ class Builder:
         self.program, self.operators, self.layers = program, operators, layers
         self.rules = {path: layer_of(module, layers) for path, module in program.modules.items()}
         self._write_out_tied()
+        self._hold_constants()
         link(program, self.opaque)
         self.calls: dict[str, Call] = {}
         self.counts: dict[str, int] = {}
@@ -149,6 +150,13 @@ class Builder:
         places = (*self.program.shared, *self.program.shared.values())
         return any(name.startswith(f"{path}.") for path in places)
 
+    def _hold_constants(self) -> None:
+        """Tensors that are no parameters and no buffers in torch become buffers of the module that has them."""
+        for path, value in self.program.constants.items():
+            owner, _, name = path.rpartition(".")
+            dtype = self.program.states[path].dtype
+            self.program.modules[owner].held.append(Held(name, value.shape, dtype, trainable=False, saved=False))
+
     def _tied(self) -> list[ast.stmt]:
         """``self.head.weight = self.embed.weight`` for every module and tensor that has two places."""
         tied = {path: first for path, first in self.shared.items() if self._present(path)}
@@ -182,8 +190,6 @@ class Builder:
                 name = rule.names.get(held.name, held.name) if rule else held.name
                 full = f"{path}.{held.name}".lstrip(".")
                 yield full, None if name is None else f"{path}.{name}".lstrip(".")
-        for path in self.program.constants:
-            yield path, path
 
     def renamed(self, path: str) -> str:
         """What the port calls the tensor at ``path``."""
@@ -303,7 +309,6 @@ class Builder:
         for held in module.held:
             init.append(_held(held))
         if module.path == "":
-            init += [_constant(path, value) for path, value in self.program.constants.items()]
             init += self._tied()
         return base, start, init
 
@@ -480,15 +485,6 @@ def _held(held: Any) -> ast.stmt:
         "paddle.zeros(shape, dtype=dtype)" if dtype else "paddle.zeros(shape)", {"shape": shape, "dtype": dtype}
     )
     return ast.Expr(filled("self.register_buffer(name, zeros)", {"name": ast.Constant(held.name), "zeros": zeros}))
-
-
-def _constant(path: str, value: Any) -> ast.stmt:
-    dtype = str(value.dtype)
-    zeros = filled(
-        "paddle.zeros(shape)" if dtype == "float64" else "paddle.zeros(shape, dtype=dtype)",
-        {"shape": literal(list(value.shape)), "dtype": ast.Constant(dtype)},
-    )
-    return ast.Expr(filled("self.register_buffer(name, zeros)", {"name": ast.Constant(path), "zeros": zeros}))
 
 
 def _as_list(items: ast.List) -> ast.expr:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -206,13 +208,42 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     for free in (_all_free, _batch_free):
         frames.counts.clear()
         try:
-            with warnings.catch_warnings(), _made_in_float64():
+            with warnings.catch_warnings(), _made_in_float64(), _at_most(LONGEST_S if free is _all_free else 0):
                 warnings.simplefilter("ignore")
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # noqa: BLE001 - torch.export raises what the module or any part of torch raises
             failure = error
+        except _TooLong:
+            continue
     raise TranslationError([_refusal(failure)]) from failure
+
+
+LONGEST_S = 90
+"""Seconds for a trace with free heights and widths, whose inequalities may take hours to solve."""
+
+
+class _TooLong(BaseException):
+    """The time of a trace is over; no ``Exception``, which torch might take for one of the module's."""
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises ``_TooLong`` in the block after ``seconds``, where signals can be had: in the main thread."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 AUTO = torch.export.Dim.AUTO

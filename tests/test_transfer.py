@@ -18,7 +18,7 @@ from wired import (
 torch = pytest.importorskip("torch")
 from torch import nn as tnn  # noqa: E402
 
-from alignment import transfer  # noqa: E402
+from alignment import align, transfer  # noqa: E402
 from convert.matching.key_map import AmbiguousMatch, KeyMap, KeyMapError  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -601,3 +601,48 @@ def test_a_given_layer_that_does_not_exist_is_refused_with_what_is_close():
     with pytest.raises(KeyMapError, match="layer1"):
         transfer(TorchModel(None, layer1=tnn.Linear(3, 3)), PaddleModel(None, x=pnn.Linear(3, 3)),
                  key_map={"layr1": "x"})  # fmt: skip
+
+
+class SharedConvolution(tnn.Module):
+    """One convolution under a name of its own and in every block."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = tnn.Conv2d(4, 4, 1)
+        self.blocks = tnn.ModuleList([tnn.Sequential(self.shared, tnn.ReLU()) for _ in range(2)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class PaddleSharedConvolution(pnn.Layer):
+    """The same, blocks first; or one convolution in the first block alone."""
+
+    def __init__(self, everywhere):
+        super().__init__()
+        shared = pnn.Conv2D(4, 4, 1)
+        others = [shared if everywhere else pnn.Conv2D(4, 4, 1)]
+        self.blocks = pnn.LayerList([pnn.Sequential(layer, pnn.ReLU()) for layer in [shared, *others]])
+        self.shared = shared
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_layer_that_has_several_places_is_one_layer(everywhere):
+    reference, port = SharedConvolution().eval(), PaddleSharedConvolution(everywhere)
+    port.eval()
+    x = np.random.RandomState(0).standard_normal((2, 4, 5, 5)).astype("float32")
+    names = [name for name, _ in reference.named_parameters(remove_duplicate=False)]
+    key_map = KeyMap.from_text("\n".join(f"{name} -> {name}" for name in names))
+    state = {name: value.detach().numpy() for name, value in reference.state_dict().items()}
+    port.set_state_dict({name: paddle.to_tensor(value) for name, value in state.items()})
+    report = align(reference, port, x, key_map=key_map)
+    assert report.passed == everywhere
+    compared = {row.layer for row in report.rows if row.direction == "parameter gradient"}
+    assert {"shared.weight", "shared.bias"} <= compared

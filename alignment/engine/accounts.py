@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,10 +31,20 @@ class Accounts:
         self.models, self.key_map = models, key_map
         self.ours = REFERENCE.own_arrays(models.torch_module)
         self.theirs = PORT.own_arrays(models.paddle_layer)
+        self._carrying = KeyMap(tuple(map(self._by_first_name, key_map)))
         self._to: dict[str, list[Line]] = {}
-        for line in key_map:
+        for line in self._carrying:
             if line.paddle and line.torch and not line.dropped and line.paddle not in self.theirs.alias:
                 self._to.setdefault(line.paddle, []).append(line)
+
+    def _by_first_name(self, line: Line) -> Line:
+        """``line`` with the name by which the reference's gradients go, where both sides share the tensor.
+
+        Two models may come to their shared layer by another place first.
+        """
+        if line.torch in self.ours.alias and line.paddle in self.theirs.alias.values():
+            return replace(line, torch=self.ours.alias[line.torch])
+        return line
 
     def whole(self) -> frozenset[str]:
         """Layers of the reference all of whose tensors have their twins in one layer, which has no others."""
@@ -44,7 +55,7 @@ class Accounts:
 
     def carried(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays by the reference's names as the port holds them, by the port's."""
-        return {name: array for name, array in self.key_map.apply(arrays, partial=True).items() if name in self._to}
+        return {name: array for name, array in self._carrying.apply(arrays, partial=True).items() if name in self._to}
 
     def source(self, name: str) -> str:
         """The name of the reference's tensor, or of the first of several, from which a tensor of the port comes."""

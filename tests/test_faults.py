@@ -21,9 +21,9 @@ def faults():
 
 @pytest.fixture(scope="module")
 def bench():
-    from alignment.selftest import Bench
+    from alignment.selftest import DlaBench
 
-    return Bench("dla46x_c", 0, trained=True)
+    return DlaBench("dla46x_c", 0, trained=True)
 
 
 def test_names_are_unique_and_there_are_enough():
@@ -47,9 +47,10 @@ def test_every_fault_is_found_in_its_layer_as_its_kind_with_its_cause(bench):
 
 
 def test_the_model_comes_back_as_it_was(bench):
-    from alignment.faults.catalogue import NotApplicable, injected
+    from alignment.faults.fault import injected
+    from alignment.faults.targets import NotApplicable
 
-    model = bench.pair.paddle_model
+    model = bench.port
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     layers = [*model.named_sublayers()]
     for fault in faults():
@@ -68,27 +69,29 @@ def test_the_model_comes_back_as_it_was(bench):
 @pytest.mark.parametrize("name", MODELS)
 def test_faults_are_found_in_other_models(name):
     from alignment.faults.catalogue import by_name
-    from alignment.selftest import Bench
+    from alignment.selftest import DlaBench
 
-    bench = Bench(name, 1, trained=True)
+    bench = DlaBench(name, 1, trained=True)
     outcomes = [bench.try_fault(by_name(fault)) for fault in FEW]
     assert {o.fault: o.note for o in outcomes if o.applicable and not (o.passed and o.cause)} == {}
 
 
 def test_a_fault_goes_where_it_is_told_to_go(bench):
-    from alignment.faults.catalogue import by_name, injected
+    from alignment.faults.catalogue import by_name
+    from alignment.faults.fault import injected
 
     fault, path = by_name("bn_epsilon_1e-3"), "level2.project.1"
-    with injected(fault, bench.pair.paddle_model, path) as layers:
+    with injected(fault, bench.port, path) as layers:
         result = bench.compare("eval")
     assert layers == (path,)
     assert [culprit.layer for culprit in result.culprits] == [path]
 
 
 def test_a_model_that_raises_is_still_compared_layer_by_layer(bench):
-    from alignment.faults.catalogue import by_name, injected
+    from alignment.faults.catalogue import by_name
+    from alignment.faults.fault import injected
 
-    with injected(by_name("conv_padding_0"), bench.pair.paddle_model) as layers:
+    with injected(by_name("conv_padding_0"), bench.port) as layers:
         result = bench.compare("eval")
     assert "Paddle raised" in result.facts
     assert [culprit.layer for culprit in result.culprits] == [*layers]

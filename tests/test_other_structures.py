@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn as pnn
-from wired import PaddleModel, TorchModel, numbers, tnn, torch
+from wired import PaddleModel, TorchModel, numbers, paddle_parameter, tnn, torch, torch_parameter
 
 from alignment import align, transfer
 
@@ -149,3 +149,30 @@ def test_another_number_of_heads_is_named_where_the_scale_stays():
     )
     assert layer == "attn"
     assert "4 heads instead of 2" in cause and "scaled as for 2 heads" in cause
+
+
+def test_a_parameter_of_a_container_that_is_handed_something_else_is_not_at_fault():
+    def inner(model, x, mask=None):
+        y = model.fc(x) + model.bias
+        return model.proj((y if mask is None else y + mask).tanh())
+
+    def block(model, x):
+        return x + model.inner(x, 2 * x)
+
+    def layers(linear, bias):
+        return dict(fc=linear(4, 4), proj=linear(4, 4), bias=bias)
+
+    reference = TorchModel(
+        block=TorchModel(block, inner=TorchModel(inner, **layers(tnn.Linear, torch_parameter(4)))),
+        head=tnn.Linear(4, 2),
+    )
+    port = PaddleModel(
+        block=PaddleModel(block, inner=PaddleModel(inner, **layers(pnn.Linear, paddle_parameter(4)))),
+        head=pnn.Linear(4, 2),
+    )
+
+    def without_mask(port):
+        port.block.wiring = lambda model, x: x + model.inner(x.flip(0))
+
+    found = culprits(reference, port, numbers(3, 4), without_mask)
+    assert [(layer, kind) for layer, kind, _ in found] == [("block", "wiring")]

@@ -179,6 +179,8 @@ class Search:
         ``met`` are the layers that the port calls as often as the reference.
         """
         floor, blamed = self.floor, {finding.layer for finding in findings}
+        # containers are not cut: what is wrong in them may come from what they were handed
+        handed = {finding.inner for finding in findings if finding.where == "handed"} - self.leaves
         called = self.tape.by_key()
         for gradient in self.accounts.gradients(self.tape, floor, theirs):
             layer, own = split(gradient.name)
@@ -191,7 +193,7 @@ class Search:
             # a layer that the port does not call, or of which the one around it uses the weights
             while layer != ROOT and ((layer, 0) not in called or layer not in met):
                 layer = layer.rpartition(".")[0] or ROOT
-            if layer in blamed:
+            if layer in blamed | handed:
                 continue
             twin = self.matching.twins.get(layer, layer)
             yield Finding(layer, twin, layer in self.leaves, "parameter gradient", 0, found, own, found.mismatch,

@@ -84,7 +84,7 @@ GENERAL_FAULTS: tuple[Fault, ...] = (
     Fault("relative_position_bias_permuted", "a table of relative positions in the reverse order", among.owner(TABLE),
           MIDDLE, do.own(TABLE, lambda w: w[::-1]), WEIGHTS, "permuted"),
     Fault("relative_position_index", "an index of relative positions, rows for columns", among.indexed, LAST,
-          do.index_transposed, WEIGHTS, ""),
+          do.index_transposed, CODE, "transposed"),
     Fault("patch_order", "patches taken column by column", among.patches, FIRST,
           do.after(lambda y: y.transpose([0, 1, 3, 2])), COMPUTATION, ""),
     Fault("patch_weight_transposed", "kernels with rows for columns", among.patches, LAST,

@@ -58,7 +58,8 @@ def measure(tool: str, fault: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _made(fault: str, model: Any) -> Iterator[list[str]]:
-    from alignment.faults.catalogue import by_name, injected
+    from alignment.faults.catalogue import by_name
+    from alignment.faults.fault import injected
 
     if fault == CORRECT:
         yield []

@@ -14,7 +14,6 @@ in batches of a size where one would want it.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import statistics
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,12 +39,13 @@ SHARE = 0.02  # of a run that checkpoints may take
 
 def paddleclas(our_kernels: bool) -> Step:
     import paddle
+    from paddleclas_wheel import backbone
 
     from paddle_dla.cpu import use_vector_kernels
 
     if our_kernels:
         use_vector_kernels()
-    model = import_paddleclas_dla().DLA60()
+    model = backbone("dla").DLA60()
     model.train()
     options = {"learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY}
     optimizer = paddle.optimizer.Momentum(parameters=model.parameters(), **options)
@@ -58,25 +57,6 @@ def paddleclas(our_kernels: bool) -> Step:
         optimizer.clear_grad()
 
     return step
-
-
-def import_paddleclas_dla() -> types.ModuleType:
-    """PaddleClas's module, without its packages' ``__init__``, which import OpenCV, Faiss and every model."""
-    spec = find_spec("paddleclas")
-    if spec is None:
-        raise SystemExit("needs paddleclas: pip install --no-deps paddleclas==2.6.0")
-    root = Path(spec.origin).parent
-    below = ("ppcls", "ppcls.arch", "ppcls.arch.backbone", "ppcls.arch.backbone.base")
-    for package in ("", *below, "ppcls.arch.backbone.model_zoo", "ppcls.utils"):
-        name = f"paddleclas.{package}".rstrip(".")
-        module = types.ModuleType(name)
-        module.__path__ = [str(root / package.replace(".", "/"))]
-        sys.modules[name] = module
-    # only downloads weights, and needs packages that nothing here does
-    save_load = types.ModuleType("paddleclas.ppcls.utils.save_load")
-    save_load.load_dygraph_pretrain = None
-    sys.modules[save_load.__name__] = save_load
-    return importlib.import_module("paddleclas.ppcls.arch.backbone.model_zoo.dla")
 
 
 def measure(name: str, batch: int, side: int, threads: int, steps: int) -> dict[str, float]:

@@ -21,9 +21,9 @@ def faults():
 
 @pytest.fixture(scope="module")
 def bench():
-    from alignment.selftest import Bench
+    from alignment.selftest import DlaBench
 
-    return Bench("dla46x_c", 0, trained=True)
+    return DlaBench("dla46x_c", 0, trained=True)
 
 
 def test_names_are_unique_and_there_are_enough():
@@ -47,9 +47,10 @@ def test_every_fault_is_found_in_its_layer_as_its_kind_with_its_cause(bench):
 
 
 def test_the_model_comes_back_as_it_was(bench):
-    from alignment.faults.catalogue import NotApplicable, injected
+    from alignment.faults.fault import injected
+    from alignment.faults.targets import NotApplicable
 
-    model = bench.pair.paddle_model
+    model = bench.port
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     layers = [*model.named_sublayers()]
     for fault in faults():
@@ -68,27 +69,29 @@ def test_the_model_comes_back_as_it_was(bench):
 @pytest.mark.parametrize("name", MODELS)
 def test_faults_are_found_in_other_models(name):
     from alignment.faults.catalogue import by_name
-    from alignment.selftest import Bench
+    from alignment.selftest import DlaBench
 
-    bench = Bench(name, 1, trained=True)
+    bench = DlaBench(name, 1, trained=True)
     outcomes = [bench.try_fault(by_name(fault)) for fault in FEW]
     assert {o.fault: o.note for o in outcomes if o.applicable and not (o.passed and o.cause)} == {}
 
 
 def test_a_fault_goes_where_it_is_told_to_go(bench):
-    from alignment.faults.catalogue import by_name, injected
+    from alignment.faults.catalogue import by_name
+    from alignment.faults.fault import injected
 
     fault, path = by_name("bn_epsilon_1e-3"), "level2.project.1"
-    with injected(fault, bench.pair.paddle_model, path) as layers:
+    with injected(fault, bench.port, path) as layers:
         result = bench.compare("eval")
     assert layers == (path,)
     assert [culprit.layer for culprit in result.culprits] == [path]
 
 
 def test_a_model_that_raises_is_still_compared_layer_by_layer(bench):
-    from alignment.faults.catalogue import by_name, injected
+    from alignment.faults.catalogue import by_name
+    from alignment.faults.fault import injected
 
-    with injected(by_name("conv_padding_0"), bench.pair.paddle_model) as layers:
+    with injected(by_name("conv_padding_0"), bench.port) as layers:
         result = bench.compare("eval")
     assert "Paddle raised" in result.facts
     assert [culprit.layer for culprit in result.culprits] == [*layers]
@@ -100,6 +103,103 @@ def test_the_script_fails_on_a_fault_that_it_cannot_name():
     with pytest.raises(SystemExit) as stopped:
         selftest.main(["--fault", "no_such_fault"])
     assert stopped.value.code == 2
+
+
+# --- pairs of other structure ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def transformer_bench():
+    from alignment.selftest import pair_bench
+
+    return pair_bench("small_ports:transformer")
+
+
+def test_a_pair_of_another_structure_raises_no_alarm(transformer_bench):
+    assert [transformer_bench.clean(mode).passed for mode in ("eval", "train")] == [True, True]
+
+
+def test_every_fault_that_applies_to_a_transformer_is_found_and_nine_of_ten_in_their_layer(transformer_bench):
+    outcomes = [transformer_bench.try_fault(fault) for fault in transformer_bench.faults]
+    made = [outcome for outcome in outcomes if outcome.applicable]
+    assert {o.fault: o.note for o in made if not o.found} == {}
+    assert len(made) >= 50
+    assert sum(o.layer for o in made) >= 0.9 * len(made), [o.note for o in made if not o.layer]
+
+
+def test_a_transformer_comes_back_as_it_was(transformer_bench):
+    from alignment.faults.fault import injected
+    from alignment.faults.targets import NotApplicable
+
+    for fault in transformer_bench.faults:
+        try:
+            with injected(fault, transformer_bench.port, seen=transformer_bench.seen):
+                pass
+        except NotApplicable:
+            continue
+    assert transformer_bench.is_as_before("eval")
+    assert "forward" not in {name for layer in transformer_bench.port.sublayers() for name in layer.__dict__}
+
+
+def test_operations_are_counted_for_the_layer_whose_code_calls_them():
+    import paddle
+    from paddle import nn
+
+    from alignment.faults.operations import seen
+
+    class Gated(nn.Layer):
+        def forward(self, x):
+            def mixed(y):
+                return y + x
+
+            return paddle.concat([mixed(x.roll(1, 2)), x * x.mean((2, 3), keepdim=True)], 1)
+
+    class Outer(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.gated, self.act = Gated(), nn.GELU()
+
+        def forward(self, x):
+            return self.act(self.gated(x)) + self.gated(x)
+
+    model = Outer()
+    found = seen(model, np.zeros((2, 3, 4, 4), np.float32))
+    counts = {name: found.number(model.gated, name) for name in ("residual addition", "concat", "roll", "mean", "gate")}
+    assert counts == dict.fromkeys(counts, 1)
+    assert found.number(model.act, "gelu") == found.number(model, "residual addition") == 1
+    assert found.number(model, "gelu") == found.number(model, "concat") == 0
+
+
+def test_a_wrong_operation_leaves_other_layers_and_other_calls_alone():
+    import paddle
+    import paddle.nn.functional as F
+    from paddle import nn
+
+    from alignment.faults import changes as do
+    from alignment.faults.operations import seen
+    from alignment.faults.targets import Target
+
+    class Twice(nn.Layer):
+        def forward(self, x):
+            return F.relu(F.relu(x) - 1)
+
+    model = nn.Sequential(Twice(), Twice())
+    x = paddle.to_tensor([[-3.0, 0.5, 3.0]])
+    target = Target(model, "1", model[1], seen(model, x.numpy()))
+    do.operation("relu", lambda right, x, *args, **kwargs: -x, call=-1)(target)
+    assert model[0](x).tolist() == [[0, 0, 2]]
+    assert model(x).tolist() == [[1, 1, -1]]
+
+
+def test_the_script_takes_pairs_and_refuses_what_is_none(capsys):
+    from alignment import selftest
+
+    assert selftest.main(["--pair", "small_ports:transformer", "--fault", "gelu_tanh", "relu6"]) == 0
+    assert "1 faults: 1 found, 1 in the right layer" in capsys.readouterr().out
+    for arguments in (["small_ports"], ["small_ports:transformer", "--model", "dla34"]):
+        with pytest.raises(SystemExit) as stopped:
+            selftest.main(["--pair", *arguments])
+        assert stopped.value.code == 2
 
 
 # --- causes ---------------------------------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def pair(name):
 
 def compared(models, faults, size, **options):
     from alignment import align
-    from alignment.faults.catalogue import by_name, injected
+    from alignment.faults.catalogue import by_name
+    from alignment.faults.fault import injected
 
     with ExitStack() as stack:
         for name in faults:

@@ -79,7 +79,8 @@ class Accounts:
             found = compare(expected, actual)
             if found.max_abs:
                 layer, own = split(name)
-                yield WeightFault(layer, own, found.relative, found.mismatch, weight_cause(expected, actual, index))
+                cause = weight_cause(expected, actual, index, name)
+                yield WeightFault(layer, own, found.relative, found.mismatch, cause)
         yield from self._missing()
         yield from self._extra({twin: path for path, twin in twins.items()})
         yield from self._trained()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.settings import Given, SettingDifference, setting_differences
 from alignment.engine.pairing.calls import Matching
-from alignment.engine.records.tape import Record, Tape, is_ref
-from alignment.engine.sides.settings import disagreements
+from alignment.engine.records.tape import ROOT, Record, Tape, is_ref
+from alignment.engine.sides.settings import DROPOUT, disagreements, resolved
 from alignment.engine.sides.torch.probe import roles
 
 
@@ -57,6 +57,25 @@ def setting_remarks(compared: Mapping[str, Sequence[SettingDifference]]) -> dict
             if not found.fault:
                 remarks.setdefault(found.words, []).append(path)
     return remarks
+
+
+def stray_modes(
+    models: Borrowed, matching: Matching, called: Container[str], training: bool
+) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Dropouts of the port that have no twin and are in another mode than the comparison, by the layer around them.
+
+    They are off in a comparison, so that no value shows it, and drop in evaluation, or never.
+    """
+    faults: dict[str, dict[str, tuple[Any, Any]]] = {}
+    back = {twin: path for path, twin in matching.twins.items()}
+    for path in matching.only_port:
+        settings = resolved(models.port_settings[path])
+        if path in called and settings.category == DROPOUT and settings.fields["training"] != training:
+            outer = path
+            while outer != ROOT and outer not in back:
+                outer = outer.rpartition(".")[0] or ROOT
+            faults.setdefault(back[outer], {})[f"training of {path}"] = (training, not training)
+    return faults
 
 
 def first_shape(record: Record) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from alignment.engine.locating.findings import Finding
 from alignment.engine.locating.trace import Trace
 from alignment.engine.pairing.calls import Matching
 from alignment.engine.pairing.points import Point
-from alignment.engine.records.tape import ROOT, Key, Tape
+from alignment.engine.records.tape import ROOT, Key, Record, Tape
 from alignment.engine.result import FORWARD, PARAMETER, Result
 from alignment.engine.runs import Start, cut_port
 from alignment.engine.sides.model import ModelRaised
@@ -99,6 +99,8 @@ class Search:
             # another shape, which was left to the code around it, ended the run: that code does not make up for it
             trusted |= trace.shapes_left
             trace, run = self._run(points, trusted, shapes_cut=True)
+        if run.raised is None and trace.doubtful:
+            trace, run = self._with_doubtful_cut(points, trusted, trace, run)
         while run.raised is None and trace.blamed - trusted and len(trusted) <= MOST_AT_ONCE:
             trusted |= trace.blamed
             trace, run = self._run(points, trusted, trace.shapes_cut)
@@ -109,6 +111,16 @@ class Search:
             trace, run = self._run(points, trusted, trace.shapes_cut)
             apart |= trace.apart
         return trace, run, apart
+
+    def _with_doubtful_cut(self, points: Points, trusted: set[Key], trace: Trace, run: CutRun) -> tuple[Trace, CutRun]:
+        """A run with the doubtful calls cut, too, if no container around them is at fault then; else the one given."""
+        doubtful = trace.doubtful
+        other, again = self._run(points, trusted | doubtful.keys(), trace.shapes_cut)
+        around = set().union(*doubtful.values())
+        if again.raised is None and not around & {finding.layer for finding in other.findings}:
+            trusted |= doubtful.keys()
+            return other, again
+        return trace, run
 
     def _run(self, points: Points, trusted: set[Key], shapes_cut: bool = False) -> tuple[Trace, CutRun]:
         twins, known = self.matching.twins, frozenset(trusted)
@@ -127,7 +139,7 @@ class Search:
         inside = self.tape.children()
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
             for call in inside.get(key, ()):
-                if call.key not in self.matching.calls and self._is_in_port(call.path):
+                if not self._is_made(call, inside) and self._is_in_port(call.path):
                     note = f"call {call.call + 1} of {call.path} is missing"
                     yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, call.path, note,
                                   call=key[1], inner_call=call.call)  # fmt: skip
@@ -142,6 +154,13 @@ class Search:
                     note = f"{call.path} is called more often than in the reference"
                     yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, back[call.path],
                                   note, call=key[1], inner_call=call.call)  # fmt: skip
+
+    def _is_made(self, call: Record, inside: Mapping[Key, Sequence[Record]]) -> bool:
+        """Whether the port makes a call; of a container, one inside it, where its own code may stand around that."""
+        settings = self.models.reference_settings
+        within = [*_within(call, inside)]
+        weighted = [inner for inner in within if settings[inner.path].has_weights]
+        return any(one.key in self.matching.calls for one in (call, *(weighted or within)))
 
     def _is_in_port(self, path: str) -> bool:
         """Whether the port has a layer, or the layers with weights in it."""
@@ -160,6 +179,8 @@ class Search:
         ``met`` are the layers that the port calls as often as the reference.
         """
         floor, blamed = self.floor, {finding.layer for finding in findings}
+        # containers are not cut: what is wrong in them may come from what they were handed
+        handed = {finding.inner for finding in findings if finding.where == "handed"} - self.leaves
         called = self.tape.by_key()
         for gradient in self.accounts.gradients(self.tape, floor, theirs):
             layer, own = split(gradient.name)
@@ -172,7 +193,7 @@ class Search:
             # a layer that the port does not call, or of which the one around it uses the weights
             while layer != ROOT and ((layer, 0) not in called or layer not in met):
                 layer = layer.rpartition(".")[0] or ROOT
-            if layer in blamed:
+            if layer in blamed | handed:
                 continue
             twin = self.matching.twins.get(layer, layer)
             yield Finding(layer, twin, layer in self.leaves, "parameter gradient", 0, found, own, found.mismatch,
@@ -187,3 +208,10 @@ class Search:
         inside = "" if path == raised.path else f" (in {raised.path})"
         note = f"raised {raised.words}{inside}"
         return Finding(layer, path, layer in self.leaves, "output", 0, UNMEASURED, note=note)
+
+
+def _within(call: Record, inside: Mapping[Key, Sequence[Record]]) -> Iterator[Record]:
+    """All calls inside a call, at any depth."""
+    for inner in inside[call.key]:
+        yield inner
+        yield from _within(inner, inside)

@@ -24,7 +24,7 @@ from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
 from alignment.engine.judging.outputs import output_rows
-from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared
+from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared, stray_modes
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
 from alignment.engine.pairing.calls import Matching, Model, match
@@ -379,6 +379,9 @@ class Session:
             result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
         settings = {layer: fields for layer, fields in setting_faults(self.settings.faults).items()
                     if layer not in self.folds}  # fmt: skip
+        called, training = {record.path for record in self.port}, self.options.mode == "train"
+        for layer, modes in stray_modes(self.models, self.matching, called, training).items():
+            settings[layer] = settings.get(layer, {}) | modes
         result.accepted = in_words(self.settings.accepted)
         wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
         states = [*self._states_in_chain(result, wrong)]

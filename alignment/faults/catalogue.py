@@ -2,15 +2,11 @@
 
 Each ``Fault`` says where it goes, what it does to the layer and what a comparison must then report. The layers are
 found by what they are (a strided convolution, a residual block), so that a fault applies to any network that has such
-a layer. Paddle only.
+a layer. ``FAULTS`` are those of convolutional networks, with the wiring of Deep Layer Aggregation; ``ALL_FAULTS`` adds
+those of networks of any structure. Paddle only.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import paddle.nn.functional as F
@@ -20,72 +16,11 @@ from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, W
 from alignment.faults import changes as do
 from alignment.faults import targets as among
 from alignment.faults import wiring as wire
-from alignment.faults.targets import ROOT, NotApplicable, Target
+from alignment.faults.fault import FIRST, LAST, MIDDLE, Fault
+from alignment.faults.general import GENERAL_FAULTS
 
-FIRST, MIDDLE, LAST = 0.0, 0.5, 1.0
-"""Where among the layers that qualify, in the order of the model: shallow, in between or deep."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One mistake: ``change`` is made to the layer that ``among`` chooses ``at`` a depth.
-
-    ``kind`` and ``cause`` (a word that the cause must contain) are what must be reported of it, ``mode`` the mode of
-    the comparison that shows it.
-    """
-
-    name: str
-    description: str
-    among: among.Among
-    at: float
-    change: do.Change
-    kind: str
-    cause: str
-    mode: str = "eval"
-
-
-@contextmanager
-def injected(fault: Fault, model: nn.Layer, path: str | None = None) -> Iterator[tuple[str, ...]]:
-    """``model`` with the fault in it, at ``path`` or where the fault's rule puts it; yields the layers at fault.
-
-    It is in the fault's mode meanwhile, but for what the fault changes of that, and comes back as it was. Raises
-    ``NotApplicable``.
-    """
-    chosen = [
-        Target(model, name or ROOT, layer)
-        for name, layer in model.named_sublayers(include_self=True)
-        if (path is None and fault.among(name or ROOT, layer)) or (name or ROOT) == path
-    ]
-    if not chosen:
-        raise NotApplicable("no such layer")
-    target = chosen[round(fault.at * (len(chosen) - 1))]
-    with _restored(model):
-        model.train() if fault.mode == "train" else model.eval()
-        more = fault.change(target)
-        yield tuple(more) if more else (target.path,)
-
-
-@contextmanager
-def _restored(model: nn.Layer) -> Iterator[None]:
-    layers = model.sublayers(include_self=True)
-    attributes = [{k: _copied(v) for k, v in layer.__dict__.items()} for layer in layers]
-    values = [(value, value.numpy().copy(), value.stop_gradient) for value in model.state_dict().values()]
-    try:
-        yield
-    finally:
-        for layer, kept in zip(layers, attributes):
-            layer.__dict__.clear()
-            layer.__dict__.update(kept)
-        for value, array, stop in values:
-            value.set_value(array)
-            value.stop_gradient = stop
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if isinstance(value, (dict, list)) else value
-
-
-BN, RELU, MAX, DROPOUT = (among.is_a(kind) for kind in (nn.BatchNorm2D, nn.ReLU, nn.MaxPool2D, nn.Dropout))
+BN = among.is_a(nn.BatchNorm, nn.BatchNorm2D)
+RELU, MAX, DROPOUT = (among.is_a(kind) for kind in (nn.ReLU, nn.MaxPool2D, nn.Dropout))
 
 
 # fmt: off
@@ -102,9 +37,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("bn_frozen", "one BN never put into training mode", BN, FIRST, do.to_eval,
           MODE, "use_batch", "train"),
     Fault("bn_batch_statistics", "BN that normalises by the batch also in eval mode", BN, FIRST,
-          do.computes(do.normalised), COMPUTATION, "batch statistics"),
+          do.called_with(training=True), COMPUTATION, "batch statistics"),
     Fault("bn_functional_epsilon", "BN called with another epsilon than it has", BN, LAST,
-          do.computes(do.normalised_otherwise), COMPUTATION, "epsilon"),
+          do.called_with(_epsilon=1e-3), COMPUTATION, "epsilon"),
     Fault("bn_mean_variance_swapped", "running mean and variance exchanged", BN, MIDDLE,
           do.exchange("_mean", "_variance"), WEIGHTS, "running_var"),
     Fault("bn_weight_bias_swapped", "BN's weight and bias exchanged", BN, FIRST, do.exchange("weight", "bias"),
@@ -154,15 +89,14 @@ FAULTS: tuple[Fault, ...] = (
           COMPUTATION, "float32"),
     Fault("conv_float32_constant", "a constant that is kept in float32", among.conv(), MIDDLE,
           do.after(lambda y: y * float(np.float32(1.1)) / 1.1), COMPUTATION, "float32"),
-    Fault("bias_missing", "a classifier without bias", among.classifier, LAST, do.rebuilt(bias_attr=False), CONFIG,
+    Fault("bias_missing", "a classifier without bias", among.classifier, LAST, do.without_bias, CONFIG,
           "bias"),
     Fault("bias_zeroed", "a bias that was not loaded", among.classifier, LAST, do.weights(np.zeros_like, "bias"),
           WEIGHTS, "bias"),
     Fault("bias_left_out", "a bias that the code leaves out", among.classifier, LAST,
-          do.computes(lambda fc, right: lambda x: right(x) - fc.bias.reshape([1, -1] + [1] * (x.ndim - 2))),
-          COMPUTATION, "bias"),
+          do.computes(do.without_its_bias), COMPUTATION, "bias"),
     Fault("classes_permuted", "classes in another order", among.classifier, LAST,
-          do.weights(lambda w: do.shuffled(w, 0)), WEIGHTS, "permuted"),
+          do.features_shuffled, WEIGHTS, "permuted"),
     Fault("relu_missing", "an identity in place of ReLU", RELU, MIDDLE, do.another(lambda m: nn.Identity()),
           CONFIG, "identity"),
     Fault("relu6", "ReLU6 in place of ReLU", RELU, FIRST, do.another(lambda m: nn.ReLU6()), CONFIG, "relu6"),
@@ -178,15 +112,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("relu_gradient_straight", "a backward pass that ignores the sign", RELU, LAST,
           do.of_input(lambda x: x + (F.relu(x) - x).detach()), COMPUTATION, "gradient"),
     Fault("pool_average", "an average pool in place of a maximum", MAX, LAST,
-          do.another(lambda m: nn.AvgPool2D(2, 2)), CONFIG, "avg"),
+          do.another(lambda m: nn.AvgPool2D(m.ksize, m.stride, m.padding)), CONFIG, "avg"),
     Fault("pool_ceil_mode", "a pool that rounds its size up", MAX, MIDDLE,
-          do.another(lambda m: nn.MaxPool2D(2, 2, ceil_mode=True)), CONFIG, "ceil_mode"),
-    Fault("pool_kernel", "ResNet's 3x3 pool", MAX, FIRST, do.another(lambda m: nn.MaxPool2D(3, 2, 1)),
+          do.another(lambda m: nn.MaxPool2D(m.ksize, m.stride, m.padding, ceil_mode=True)), CONFIG, "ceil_mode"),
+    Fault("pool_kernel", "ResNet's 3x3 pool", MAX, FIRST, do.another(do.other_pool),
           CONFIG, "kernel_size"),
     Fault("pool_stride", "a pool without stride: the map does not shrink", MAX, LAST,
-          do.another(lambda m: nn.MaxPool2D(2, 1)), CONFIG, "stride"),
+          do.another(lambda m: nn.MaxPool2D(m.ksize, 1, m.padding)), CONFIG, "stride"),
     Fault("pool_computes_average", "an average pool, in the code", MAX, FIRST,
-          do.of_input(lambda x: F.avg_pool2d(x, 2, 2)), COMPUTATION, "average"),
+          do.computes(lambda m, right: lambda x: F.avg_pool2d(x, m.ksize, m.stride, m.padding)), COMPUTATION,
+          "average"),
     Fault("pool_exclusive", "an average over the image alone, without the padding", among.average, FIRST,
           do.another(lambda m: nn.AvgPool2D(3, m.stride, 1, exclusive=True)), CONFIG, "count_include_pad"),
     Fault("pool_computes_exclusive", "the same, in the code", among.average, LAST,
@@ -199,7 +134,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("global_pool_max", "a global maximum", among.global_pool, LAST,
           do.of_input(lambda x: x.max([2, 3], keepdim=True)), COMPUTATION, "max"),
     Fault("dropout_rate", "another dropout rate", DROPOUT, LAST, do.another(lambda m: nn.Dropout(0.5)),
-          CONFIG, "rate"),
+          CONFIG, "rate", needs_twin=True),
     Fault("dropout_mode", "dropout that scales in evaluation, by another rate", DROPOUT, LAST,
           do.another(lambda m: nn.Dropout(0.3, mode="downscale_in_infer")), CONFIG, "rate"),
     Fault("dropout_stuck_in_train", "dropout never put into eval mode", DROPOUT, LAST,
@@ -255,11 +190,12 @@ FAULTS: tuple[Fault, ...] = (
           WIRING, "scaled"),
 )
 # fmt: on
+ALL_FAULTS = (*FAULTS, *GENERAL_FAULTS)
 
 
 def by_name(name: str) -> Fault:
     """The fault of this name. Raises ``KeyError`` that lists the names."""
-    found = {fault.name: fault for fault in FAULTS}
+    found = {fault.name: fault for fault in ALL_FAULTS}
     if name not in found:
         raise KeyError(f"no fault is called {name!r}; there are {', '.join(found)}")
     return found[name]

@@ -10,7 +10,19 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from alignment.faults.targets import NotApplicable, Target
+from alignment.faults.operations import Right, handled
+from alignment.faults.targets import (
+    HEADS,
+    SCALES,
+    NotApplicable,
+    Shape,
+    Target,
+    epsilon_name,
+    index_name,
+    linears,
+    own_parameter,
+    setting,
+)
 
 Change = Callable[[Target], Sequence[str] | None]
 """Makes the fault; returns the paths to be reported where that is not the target's alone."""
@@ -38,6 +50,17 @@ def rebuilt(**options: Any) -> Change:
         target.replace(_like(target.layer, **options))
 
     return change
+
+
+def without_bias(target: Target) -> None:
+    """The same convolution or linear layer without its bias."""
+    layer = target.layer
+    if not isinstance(layer, nn.Linear):
+        target.replace(_like(layer, bias_attr=False))
+        return
+    made = nn.Linear(*layer.weight.shape, bias_attr=False)
+    made.weight.set_value(layer.weight)
+    target.replace(made)
 
 
 def _like(conv: nn.Conv2D, **options: Any) -> nn.Conv2D:
@@ -84,8 +107,15 @@ def another(make: Callable[[Any], nn.Layer]) -> Change:
     return change
 
 
+def other_pool(pool: nn.MaxPool2D) -> nn.MaxPool2D:
+    """ResNet's pool of 3x3 in place of one of 2x2, and the reverse."""
+    return nn.MaxPool2D(3, 2, 1) if pool.ksize == 2 else nn.MaxPool2D(2, 2)
+
+
 def plain_batch_norm(bn: nn.BatchNorm2D) -> nn.BatchNorm2D:
     """Paddle's own layer with the same weights."""
+    if type(bn) in (nn.BatchNorm, nn.BatchNorm2D):
+        raise NotApplicable("it is Paddle's own layer")
     plain = nn.BatchNorm2D(bn._num_features, bn._momentum, bn._epsilon)
     for name in ("weight", "bias", "_mean", "_variance"):
         getattr(plain, name).set_value(getattr(bn, name))
@@ -115,6 +145,11 @@ def shuffled(array: np.ndarray, axis: int) -> np.ndarray:
     return np.take(array, order, axis)
 
 
+def features_shuffled(target: Target) -> None:
+    """Output features in another order."""
+    weights(lambda w: shuffled(w, 1 if isinstance(target.layer, nn.Linear) else 0))(target)
+
+
 def exchange(one: str, other: str) -> Change:
     """Two tensors of one layer swapped."""
 
@@ -141,7 +176,8 @@ def swap_layers(target: Target) -> list[str]:
     same = [
         (path, layer)
         for path, layer in target.model.named_sublayers()
-        if isinstance(layer, nn.Conv2D) and layer.weight.shape == target.layer.weight.shape and path != target.path
+        if type(layer) is type(target.layer) and layer.weight.shape == target.layer.weight.shape and path != target.path
+        if target.seen is None or target.seen.calls[id(layer)]
     ]
     if not same:
         raise NotApplicable("no other layer has weights of this shape")
@@ -186,12 +222,12 @@ def of_input(function: Callable[[Tensor], Tensor]) -> Change:
 
 def before(function: Callable[[Tensor], Tensor]) -> Change:
     """Something done to the input first."""
-    return computes(lambda layer, right: lambda x: right(function(x)))
+    return computes(lambda layer, right: lambda x, *args, **kwargs: right(function(x), *args, **kwargs))
 
 
 def after(function: Callable[[Tensor], Tensor]) -> Change:
     """Something done to the output."""
-    return computes(lambda layer, right: lambda *args: function(right(*args)))
+    return computes(lambda layer, right: lambda *args, **kwargs: function(right(*args, **kwargs)))
 
 
 def convolved(**options: Any) -> Change:
@@ -211,14 +247,28 @@ def padded_by_border(target: Target) -> None:
     conv.forward = lambda x: F.conv2d(F.pad(x, [1] * 4, "replicate"), conv.weight, conv.bias, padding=0, **settings)
 
 
-def normalised(bn: nn.BatchNorm2D, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    """By the batch's statistics, in evaluation too."""
-    return lambda x: F.batch_norm(x, bn._mean, bn._variance, bn.weight, bn.bias, True, bn._momentum, bn._epsilon)
+def called_with(**attributes: Any) -> Change:
+    """The layer has the right settings, and is called with others."""
+
+    def make(layer: Any, right: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            kept = {name: getattr(layer, name) for name in attributes}
+            layer.__dict__.update(attributes)
+            try:
+                return right(*args, **kwargs)
+            finally:
+                layer.__dict__.update(kept)
+
+        return forward
+
+    return computes(make)
 
 
-def normalised_otherwise(bn: nn.BatchNorm2D, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    """With an epsilon of 1e-3."""
-    return lambda x: F.batch_norm(x, bn._mean, bn._variance, bn.weight, bn.bias, False, bn._momentum, 1e-3)
+def without_its_bias(layer: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+    """A convolution or linear layer whose code leaves its bias out."""
+    if isinstance(layer, nn.Linear):
+        return lambda x: right(x) - layer.bias
+    return lambda x: right(x) - layer.bias.reshape([1, -1] + [1] * (x.ndim - 2))
 
 
 def keeping(share: Callable[[float], float]) -> Callable[[Any, Callable[..., Any]], Callable[[Tensor], Tensor]]:
@@ -257,3 +307,156 @@ class Doubled(paddle.autograd.PyLayer):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Twice what it should be."""
         return grad * 2
+
+
+# --- normalisation, linear layers, attention ------------------------------------------------------------------------
+
+
+def other_epsilon(target: Target) -> None:
+    """1e-5 in place of 1e-6, and the reverse."""
+    name = epsilon_name(target.layer)
+    now = getattr(target.layer, name)
+    setattr(target.layer, name, 1e-6 if np.isclose(now, 1e-5, rtol=1e-3, atol=0) else 1e-5)
+
+
+def calls_other_epsilon(target: Target) -> None:
+    """An epsilon of 1e-3, in the code alone."""
+    called_with(**{epsilon_name(target.layer): 1e-3})(target)
+
+
+def as_made(target: Target) -> None:
+    """Weight and bias as a new normalisation has them."""
+    weights(np.ones_like)(target)
+    weights(np.zeros_like, "bias")(target)
+
+
+def unbiased(layer: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+    """Divided by the standard deviation that ``Tensor.std`` returns by default."""
+    share = (1 - 1 / layer.weight.size) ** 0.5
+
+    def forward(x: Tensor) -> Tensor:
+        bias = layer.bias if x.shape[-1] == layer.bias.size else layer.bias.reshape([-1, 1, 1])
+        return (right(x) - bias) * share + bias
+
+    return forward
+
+
+def query_and_key_exchanged(array: np.ndarray) -> np.ndarray:
+    """The first third of the last axis and the second."""
+    query, key, value = np.split(array, 3, -1)
+    return np.concatenate([key, query, value], -1)
+
+
+def packed_otherwise(parts: Callable[[np.ndarray, int], np.ndarray]) -> Change:
+    """Weight and bias of a layer that makes query, key and value, in another order; ``parts`` gets the heads."""
+
+    def change(target: Target) -> None:
+        heads = setting(target.parent, HEADS, int)
+        number = getattr(target.parent, heads) if heads else 1
+        for name in ("weight", "bias"):
+            if getattr(target.layer, name) is not None:
+                weights(lambda array: parts(array, number), name)(target)
+
+    return change
+
+
+def heads_first(array: np.ndarray, heads: int) -> np.ndarray:
+    """(..., three, heads, width) as (..., heads, three, width)."""
+    apart = array.reshape(*array.shape[:-1], 3, heads, -1)
+    return apart.swapaxes(-3, -2).reshape(array.shape)
+
+
+def exchanged_in_code(y: Tensor) -> Tensor:
+    """Query and key, in the output."""
+    query, key, value = paddle.split(y, 3, -1)
+    return paddle.concat([key, query, value], -1)
+
+
+def scaled_by_width(target: Target) -> None:
+    """Scores scaled by the width of all heads, not of one."""
+    name = setting(target.layer, SCALES, float)
+    width = linears(target.layer)[0].weight.shape[0]
+    if np.isclose(getattr(target.layer, name), width**-0.5):
+        raise NotApplicable("it has one head")
+    setattr(target.layer, name, width**-0.5)
+
+
+def other_heads(target: Target) -> None:
+    """Twice as many heads, or half as many."""
+    name = setting(target.layer, HEADS, int)
+    heads, width = getattr(target.layer, name), linears(target.layer)[0].weight.shape[0]
+    setattr(target.layer, name, 2 * heads if width % (2 * heads) == 0 else 1)
+
+
+def setting_to(names: tuple[str, ...], kind: type, value: Any) -> Change:
+    """Another value for the first of these settings that the layer has."""
+    return lambda target: setattr(target.layer, setting(target.layer, names, kind), value)
+
+
+# --- parameters and buffers that a layer holds itself ---------------------------------------------------------------
+
+
+def own(shape: Shape, function: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Another value for a parameter of this shape."""
+    return lambda target: weights(function, own_parameter(target.layer, shape))(target)
+
+
+def own_in_code(shape: Shape, function: Callable[[Tensor], Tensor]) -> Change:
+    """The code uses something else than the parameter's value."""
+
+    def make(layer: Any, right: Callable[..., Any]) -> Callable[..., Any]:
+        name = own_parameter(layer, shape)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            kept = layer._parameters[name]
+            layer._parameters[name] = function(kept)
+            try:
+                return right(*args, **kwargs)
+            finally:
+                layer._parameters[name] = kept
+
+        return forward
+
+    return computes(make)
+
+
+def own_frozen(target: Target) -> None:
+    """A parameter that is not trained."""
+    target.layer._parameters[own_parameter(target.layer, lambda parameter: True)].stop_gradient = True
+
+
+def index_transposed(target: Target) -> None:
+    """An index, rows for columns."""
+    weights(np.transpose, index_name(target.layer))(target)
+
+
+# --- operations -----------------------------------------------------------------------------------------------------
+
+
+def operation(name: str, wrong: Callable[..., Any], call: int | None = None) -> Change:
+    """``wrong``, which gets the right operation and its arguments, in place of an operation that the code calls.
+
+    ``call`` is which of them in a call of the layer, from the end if it is negative; all if it is ``None``.
+    """
+
+    def change(target: Target) -> None:
+        layer, right = target.layer, target.layer.forward
+        chosen = None if call is None else call % target.seen.number(layer, name)
+        made = 0
+
+        def handle(caller: nn.Layer, operate: Right, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal made
+            made += caller is layer
+            if caller is not layer or chosen not in (None, made - 1):
+                return operate(*args, **kwargs)
+            return wrong(operate, *args, **kwargs)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal made
+            made = 0
+            with handled(name, handle):
+                return right(*args, **kwargs)
+
+        layer.forward = forward
+
+    return change

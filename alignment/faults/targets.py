@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from paddle import nn
+from paddle import Tensor, nn
+
+from alignment.faults.operations import Seen
 
 ROOT = "(model)"
 Among = Callable[[str, nn.Layer], bool]
@@ -19,11 +21,12 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """A layer of ``model`` and where it hangs."""
+    """A layer of ``model`` and where it hangs; ``seen`` is what the model calls, where that is known."""
 
     model: nn.Layer
     path: str
     layer: Any
+    seen: Seen | None = None
 
     @property
     def parent(self) -> nn.Layer:
@@ -82,7 +85,7 @@ def square(conv: nn.Conv2D) -> bool:
 
 
 def classifier(path: str, layer: nn.Layer) -> bool:
-    """The only kind of layer in these networks that has a bias: the one that makes logits."""
+    """A layer with weights and a bias; the last one makes the logits."""
     return isinstance(layer, (nn.Conv2D, nn.Linear)) and layer.bias is not None
 
 
@@ -91,14 +94,19 @@ def stem(path: str, layer: nn.Layer) -> bool:
     return isinstance(layer, nn.Conv2D) and layer.weight.shape[1] == 3
 
 
+def is_ours(layer: nn.Layer) -> bool:
+    """Whether it is a layer of this project, whose wiring ``alignment.faults.wiring`` can put together."""
+    return type(layer).__module__.startswith("paddle_dla.")
+
+
 def block(path: str, layer: nn.Layer) -> bool:
-    """A residual block of convolutions in a row."""
-    return all(hasattr(layer, name) for name in ("conv1", "bn1", "conv2", "bn2", "relu"))
+    """A residual block of convolutions in a row, as this project wires it."""
+    return is_ours(layer) and all(hasattr(layer, name) for name in ("conv1", "bn1", "conv2", "bn2", "relu"))
 
 
 def res2net(path: str, layer: nn.Layer) -> bool:
-    """A residual block whose middle convolution is a cascade over groups."""
-    return all(hasattr(layer, name) for name in ("conv1", "convs", "bns", "relu"))
+    """A residual block whose middle convolution is a cascade over groups, as this project wires it."""
+    return is_ours(layer) and all(hasattr(layer, name) for name in ("conv1", "convs", "bns", "relu"))
 
 
 def residual(path: str, layer: nn.Layer) -> bool:
@@ -129,12 +137,13 @@ def nested(path: str, layer: nn.Layer) -> bool:
 
 def chain(path: str, layer: nn.Layer) -> bool:
     """A sequence that ends in an activation."""
-    return isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.ReLU)
+    return isinstance(layer, nn.Sequential) and len(layer) > 1 and isinstance(layer[-1], nn.ReLU)
 
 
 def average(path: str, layer: nn.Layer) -> bool:
-    """An average pool."""
-    return type(layer).__name__ == "AvgPool2D"
+    """An average pool over 3x3 that pads."""
+    side = getattr(layer, "ksize", 3)
+    return type(layer).__name__ == "AvgPool2D" and side in (3, [3, 3]) and layer.padding == 1
 
 
 def global_pool(path: str, layer: nn.Layer) -> bool:
@@ -145,3 +154,134 @@ def global_pool(path: str, layer: nn.Layer) -> bool:
 def whole_model(path: str, layer: nn.Layer) -> bool:
     """The model itself."""
     return path == ROOT
+
+
+def either(*conditions: Among) -> Among:
+    """A layer that meets one of several conditions."""
+    return lambda path, layer: any(condition(path, layer) for condition in conditions)
+
+
+def linear(condition: Callable[[nn.Linear], bool] = lambda linear: True) -> Among:
+    """A linear layer that meets a condition."""
+    return lambda path, layer: isinstance(layer, nn.Linear) and condition(layer)
+
+
+def has_bias(layer: Any) -> bool:
+    """Whether it adds a bias."""
+    return layer.bias is not None
+
+
+def is_square(linear: nn.Linear) -> bool:
+    """As many features out as in."""
+    return linear.weight.shape[0] == linear.weight.shape[1]
+
+
+def is_packed(linear: nn.Linear) -> bool:
+    """Query, key and value in one layer: three times as many features out as in."""
+    return linear.weight.shape[1] == 3 * linear.weight.shape[0]
+
+
+def patches(path: str, layer: nn.Layer) -> bool:
+    """A convolution whose windows do not overlap."""
+    return isinstance(layer, nn.Conv2D) and kernel(layer) == layer._stride[0] > 1
+
+
+def norm(path: str, layer: nn.Layer) -> bool:
+    """A normalisation with weight, bias and epsilon that keeps no statistics."""
+    return (
+        epsilon_name(layer) != ""
+        and not hasattr(layer, "_mean")
+        and all(getattr(layer, name, None) is not None for name in ("weight", "bias"))
+    )
+
+
+def own_norm(path: str, layer: nn.Layer) -> bool:
+    """A normalisation that the port wrote itself."""
+    return norm(path, layer) and not isinstance(layer, nn.LayerNorm)
+
+
+def epsilon_name(layer: nn.Layer) -> str:
+    """The attribute that holds its epsilon, or nothing."""
+    return next((name for name in ("_epsilon", "epsilon", "eps") if isinstance(getattr(layer, name, None), float)), "")
+
+
+SCALES, HEADS, SHIFTS = ("scale", "scaling", "qk_scale"), ("num_heads", "heads", "n_heads"), ("shift_size", "shift")
+"""The names that ports give to what attention is set to."""
+
+
+def setting(layer: nn.Layer, names: tuple[str, ...], kind: type) -> str:
+    """The first attribute of these names that holds a positive number of this type, or nothing."""
+    values = {name: layer.__dict__.get(name) for name in names}
+    return next((name for name, value in values.items() if type(value) is kind and value > 0), "")
+
+
+def attention(names: tuple[str, ...], kind: type) -> Among:
+    """A layer that holds linear layers, and a setting of attention."""
+    return lambda path, layer: bool(setting(layer, names, kind)) and bool(linears(layer))
+
+
+def linears(layer: nn.Layer) -> list[nn.Linear]:
+    """The linear layers that it holds itself."""
+    return [inner for inner in layer.children() if isinstance(inner, nn.Linear)]
+
+
+def shifted(path: str, layer: nn.Layer) -> bool:
+    """A layer that shifts its windows."""
+    return bool(setting(layer, SHIFTS, int))
+
+
+def anything(path: str, layer: nn.Layer) -> bool:
+    """Any layer."""
+    return True
+
+
+Shape = Callable[[Tensor], bool]
+
+
+def owner(shape: Shape) -> Among:
+    """A layer with a parameter of its own, of such a shape, which is no layer of Paddle and no normalisation."""
+    return lambda path, layer: own_parameter(layer, shape) != ""
+
+
+def own_parameter(layer: nn.Layer, shape: Shape) -> str:
+    """The name of the first such parameter, or nothing."""
+    of_paddle = any(base.__module__.startswith("paddle.nn.") for base in type(layer).__mro__ if base is not nn.Layer)
+    if of_paddle or norm("", layer):
+        return ""
+    held = layer._parameters.items()
+    return next((name for name, value in held if value is not None and value.size > 1 and shape(value)), "")
+
+
+def is_vector(parameter: Tensor) -> bool:
+    """One value for each channel: the gamma of a layer scale."""
+    return parameter.size == max(parameter.shape) and parameter.ndim != 3
+
+
+def is_token(parameter: Tensor) -> bool:
+    """One token: (1, 1, C)."""
+    return parameter.ndim == 3 and parameter.size == parameter.shape[-1]
+
+
+def is_position(parameter: Tensor) -> bool:
+    """One vector for each position: (1, N, C)."""
+    return parameter.ndim == 3 and parameter.shape[-2] > 1
+
+
+def is_table(parameter: Tensor) -> bool:
+    """One value for each relative position and head."""
+    return parameter.ndim == 2 and min(parameter.shape) > 1
+
+
+def index_name(layer: nn.Layer) -> str:
+    """The name of a buffer of whole numbers in a square, or nothing."""
+    held = layer._buffers.items()
+    return next((n for n, b in held if b is not None and "int" in str(b.dtype) and _is_square(b.shape)), "")
+
+
+def _is_square(shape: list[int]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1] > 1
+
+
+def indexed(path: str, layer: nn.Layer) -> bool:
+    """A layer that holds such a buffer."""
+    return index_name(layer) != ""

@@ -34,7 +34,10 @@ SCALES: dict[str, Callable[[int, int], float]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """How attention is computed. ``roles`` are what q, k and v are taken from."""
+    """How attention is computed. ``roles`` are what q, k and v are taken from.
+
+    ``scaled_as`` is the number of heads by which scores are scaled, where that is another than ``heads``.
+    """
 
     heads: int
     scale: str = "by 1 / sqrt(width of a head)"
@@ -44,6 +47,7 @@ class Form:
     mask: str = "no mask"
     added: tuple[str, ...] = ()
     merged: str = "token by token"
+    scaled_as: int = 0
 
     def differences(self, other: Form) -> str:
         """In what ``other``, the port, differs, in words."""
@@ -64,6 +68,7 @@ def _difference(name: str, right: Any, wrong: Any) -> str:
         "packed": f"q, k and v are cut out as ({wrong}) instead of ({right})",
         "softmax": f"softmax over {wrong} instead of {right}",
         "mask": f"{wrong} instead of {right}",
+        "scaled_as": f"scores are scaled as for {wrong} heads",
         "merged": f"the output is joined {wrong} instead of {right}",
     }[name]
 
@@ -171,8 +176,9 @@ def _others(right: Form, case: Case) -> Iterator[Form]:
     yield replace(right, mask="no mask" if right.mask == "a causal mask" else "a causal mask")
     yield replace(right, merged="head by head")
     yield from (replace(right, packed=packed) for packed in PACKED if packed != right.packed)
-    counts = (heads for heads in range(1, min(width, MOST_HEADS) + 1) if width % heads == 0)
-    yield from (replace(right, heads=heads) for heads in counts if heads != right.heads)
+    counts = [heads for heads in range(1, min(width, MOST_HEADS) + 1) if width % heads == 0 and heads != right.heads]
+    yield from (replace(right, heads=heads) for heads in counts)
+    yield from (replace(right, heads=heads, scaled_as=right.heads) for heads in counts)
 
 
 def _is(case: Case, side: np.ndarray, form: Form, source: Source) -> bool:
@@ -202,7 +208,8 @@ def _attended(form: Form, source: Source, queries: int | None = None) -> np.ndar
     three = [_split(tensor, form.heads) for tensor in tensors] if len(tensors) == 3 else _unpacked(tensors[0], form)
     q, k, v = (three[role] for role in form.roles)  # (B, heads, N, width)
     width = q.shape[-1]
-    scores = q[:, :, :queries] @ k.swapaxes(-1, -2) * SCALES[form.scale](width, width * form.heads)
+    scale = SCALES[form.scale](width * form.heads // (form.scaled_as or form.heads), width * form.heads)
+    scores = q[:, :, :queries] @ k.swapaxes(-1, -2) * scale
     for name in form.added:
         scores = scores + source.added[name][:, :, :queries]
     if form.mask == "a causal mask":

@@ -78,14 +78,14 @@ def _thirds(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray
                 yield f"{name} [{begin}:{begin + width}]", array[begin : begin + width]
 
 
-def weight_cause(expected: np.ndarray, actual: np.ndarray, index: WeightIndex) -> str:
-    """What was done to ``expected``, a layer's parameter or buffer, to make it ``actual``."""
+def weight_cause(expected: np.ndarray, actual: np.ndarray, index: WeightIndex, own: str = "") -> str:
+    """What was done to ``expected``, a layer's parameter or buffer of the name ``own``, to make it ``actual``."""
     if actual.size > 1 and (actual == actual.flat[0]).all():
         # constants first: all fresh biases are the same tensor, so that one would be found to be another's
         value = float(actual.flat[0])
         return f"{value:g} everywhere" + (" (the default: zero or one)" if value in (0.0, 1.0) else "")
     other = index.name(actual)
-    if other:
+    if other and other != own:
         return f"it is the reference's {other} (swapped or mixed up)"
     return (
         _rearranged_weight(expected, actual) or _rounded_weight(expected, actual) or _inexact_weight(expected, actual)

@@ -93,7 +93,7 @@ def _kind(
     explain: Callable[[Sequence[Finding]], str],
 ) -> tuple[str, str]:
     settings = disagreements.get(layer, {})
-    modes = {name: pair for name, pair in settings.items() if name in MODE_FIELDS}
+    modes = {name: pair for name, pair in settings.items() if name.split()[0] in MODE_FIELDS}
     if settings.keys() - modes.keys():
         return CONFIG, "; ".join(_settings_lines({k: v for k, v in settings.items() if k not in modes}))
     if weights.get(layer):

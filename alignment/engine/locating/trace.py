@@ -88,6 +88,7 @@ class Trace:
         self._by_point: dict[int, _Call] = {}
         self._suspects: list[_Call] = []
         self._once_suspected: list[_Call] = []
+        self._at_fault: list[_Call] = []
 
     # --- forward ----------------------------------------------------------------------------------------------------
 
@@ -157,9 +158,26 @@ class Trace:
 
     @property
     def apart(self) -> set[str]:
-        """Layers that returned something else, which made no difference to what followed."""
+        """Layers that returned something else, which made no difference to what followed, or stand elsewhere."""
         blamed = {finding.layer for finding in self.findings}
-        return {call.point.record.path for call in self._once_suspected if call.passed} - blamed
+        passed = {call.point.record.path for call in self._once_suspected if call.passed}
+        return (passed | {call.point.record.path for call in self._calls if self._is_elsewhere(call, blamed)}) - blamed
+
+    def _is_elsewhere(self, call: _Call, blamed: set[str]) -> bool:
+        """Whether a watched call took something else, although no code around it is at fault: it is another point."""
+        if call.point is None or self.replaces(call.point) or call.took is not False:
+            return False
+        return not blamed & {ROOT, *(outer.point.record.path for outer in call.around() if outer.point is not None)}
+
+    @property
+    def doubtful(self) -> dict[Key, set[str]]:
+        """Calls that returned something else inside containers at fault (the layers named), and may be the reason.
+
+        A later cut took the right values, but it may not depend on what they return.
+        """
+        calls = {call: {*call.around()} & {*self._at_fault} for call in self._once_suspected if call.passed}
+        return {call.point.record.key: {outer.point.record.path for outer in around}
+                for call, around in calls.items() if around}  # fmt: skip
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
         """Whether ``arrays`` are what the reference's call takes."""
@@ -242,15 +260,18 @@ class Trace:
         if suspects:
             for call in suspects:
                 self.findings += [*self._first_inside(call), *call.findings]
+            self._at_fault += suspects
             self.blamed |= {call.point.record.key for call in suspects}
             return
         if self.blamed:
             return  # what a call at fault returned may come here, too: a run in which it is cut will tell
         if root is not None:
+            self._at_fault.append(root)
             self.findings += [*self._first_inside(root), *wrong]
             return
         owner = _owner(cut)
         if owner is not None and owner.point is not None:
+            self._at_fault.append(owner)
             self.findings += self._first_inside(owner, cut)
             self.findings += [self._handed(owner.point, cut.point, finding) for finding in wrong]
 

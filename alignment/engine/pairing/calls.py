@@ -240,7 +240,17 @@ def _between(reference: Model, port: Model, found: Matching, certain: set[str]) 
         b = [port.layers[path].category for path, _ in other]
         for i, j, size in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
             pairs |= {one[i + k]: other[j + k] for k in range(size)}
-    return pairs
+    mine, yours = reference.tape.by_key(), port.tape.by_key()
+    return {key: twin for key, twin in pairs.items() if _may_be_one(mine.get(key), yours.get(twin))}
+
+
+def _may_be_one(record: Record | None, twin: Record | None) -> bool:
+    """Whether two calls may return one value: a port may lay it out otherwise, a fault may change its height."""
+    refs = [call.output_refs() for call in (record, twin) if call is not None]
+    if len(refs) < 2 or not all(len(returned) == 1 for returned in refs):
+        return True
+    ours, theirs = (returned[0].shape for returned in refs)
+    return len(ours) == len(theirs) or math.prod(ours) == math.prod(theirs)
 
 
 def _calls_of(side: Model, paths: set[str]) -> set[Key]:

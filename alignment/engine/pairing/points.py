@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from alignment.engine.pairing.calls import Matching, Model
+from alignment.engine.pairing.calls import PASSIVE, Matching, Model
 from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 
@@ -39,7 +39,7 @@ def plain_point(record: Record) -> Point:
 
 def find_points(reference: Model, port: Model, tape: Tape, found: Matching) -> dict[Key, Point]:
     """The point of every paired call, by the reference's call."""
-    inside, users = tape.children(), _users(tape)
+    inside, users = tape.children(), _users(tape, reference)
     points = {}
     for record in tape:
         if record.key not in found.calls:
@@ -118,11 +118,17 @@ def _folded(record: Record, follower: Record | None, reference: Model, port: Mod
     return follower.path if is_one else ""
 
 
-def _users(tape: Tape) -> dict[int, list[Record]]:
-    """The single layers that take each tensor, by its handle."""
+def _users(tape: Tape, reference: Model) -> dict[int, list[Record]]:
+    """The single layers that take each tensor, by its handle; what hands a tensor on takes nothing."""
     inside, users = tape.children(), {}
     for record in tape:
-        if not inside[record.key]:
+        if not inside[record.key] and not _hands_on(record, reference):
             for ref in record.input_refs():
                 users.setdefault(ref.index, []).append(record)
     return users
+
+
+def _hands_on(record: Record, reference: Model) -> bool:
+    """Whether a layer returns the very tensor that it takes, as an identity does."""
+    taken, returned = ([ref.index for ref in refs] for refs in (record.input_refs(), record.output_refs()))
+    return reference.layers[record.path].category in PASSIVE and taken == returned

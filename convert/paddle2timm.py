@@ -49,7 +49,9 @@ def convert_back(
     """
     source = source_from_arrays({to_timm(name): array for name, array in arrays.items()})
     layout = state_layout(model, source.num_classes or 1000, source.in_chans)
-    faults = audit(source.tensors, layout).faults
+    twice = [f"{name}: left over, since it is called {to_timm(name)} in timm, as another tensor is" for name in arrays
+             if to_timm(name) != name and to_timm(name) in arrays]  # fmt: skip
+    faults = [*audit(source.tensors, layout).faults, *twice]
     if faults:
         raise ConversionError(f"these weights do not account for {model} (nothing was written)", faults)
     types = _source_types(arrays, manifest or {})

@@ -29,6 +29,7 @@ from convert.layout import state_layout
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
 from paddle_dla.models.variants import resolve_name
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.tensors import StoredTensor, write_safetensors
@@ -134,6 +135,7 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     if target.suffix not in SUFFIXES:
         raise CheckpointError(f"cannot write {target}: the suffix must be one of {', '.join(SUFFIXES)}")
     check_writable(target)
+    check_apart({"--output": target}, [source])
     arrays, manifest = checkpoint.read(source)
     if model is None and manifest is None:
         raise CheckpointError(f"{source} has no manifest that names its model; pass --model")

@@ -24,9 +24,14 @@ from paddle_dla.storage.regular import read_text
 
 BASE = "base"
 PATHS = ("model.pretrained", "loss.distillation.checkpoint", "train.output", "train.resume")
-"""In which ``~`` is the user's folder, as in the options of ``data``: no shell sees it in a file or behind a ``=``."""
+"""In which ``~/`` is the user's folder, as in the options of ``data``: no shell sees it in a file or behind a ``=``."""
 MOST_TEXT = 2**20
 """Bytes of a config: hundreds of times what all options take."""
+
+
+def in_home(path: str) -> str:
+    """``path``, with ``~/`` at its beginning as the user's folder. A path ``~`` alone stays: it may be a name."""
+    return os.path.expanduser(path) if path.startswith("~/") else path
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def _read_files(
         return [given], faults
     if not isinstance(base.value, str):
         return [given], [*faults, Fault(base.where, (BASE,), f"expected a file's name, not {base.value!r}")]
-    layers, base_faults = _read_files(path.parent / os.path.expanduser(base.value), None, base.where, chain)
+    layers, base_faults = _read_files(path.parent / in_home(base.value), None, base.where, chain)
     return [*layers, given], [*base_faults, *faults]
 
 
@@ -136,7 +141,7 @@ def _typed(given: dict[str, Given], known: dict[str, Option]) -> tuple[dict[str,
         try:
             values[key] = convert(item.value, known[key])
             if key in PATHS and isinstance(values[key], str):
-                values[key] = os.path.expanduser(values[key])
+                values[key] = in_home(values[key])
         except (TypeError, ValueError) as error:
             today = "" if item.said == key else f" (from {item.said})"
             faults.append(Fault(item.where, (key,), f"{error}{today}"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from alignment.engine.records.files import INDEX, TENSORS
 from alignment.engine.reporting.page import write_html
 from alignment.engine.reporting.text import text, write_json
 from alignment.engine.result import Result
@@ -18,6 +19,7 @@ from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 
@@ -135,6 +137,12 @@ def refuse_reports(args: argparse.Namespace) -> None:
     for path in filter(None, (args.json, args.html)):
         if os.path.isdir(os.path.dirname(path) or "."):  # a folder that is not there yet will be made
             check_writable(path)
+    names = ("checkpoint", "converted", "config", "data", "predictions", "torch_folder", "paddle_folder")
+    read = [getattr(args, name, None) for name in names]
+    folders = [folder for folder in read if isinstance(folder, str) and os.path.isdir(folder)]
+    records = [os.path.join(folder, name) for folder in folders for name in (TENSORS, INDEX, "inputs.npy")]
+    images = getattr(args, "image", None) or []
+    check_apart({"--json": args.json, "--html": args.html}, [*read, *records, *images])
 
 
 def announcer(prefix: str) -> Progress:

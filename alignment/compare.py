@@ -14,14 +14,18 @@ Exit codes: 0 aligned, 1 not, or a record is unreadable, 2 usage.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from alignment.command import refuse_reports, write_reports
 from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.noise import NoiseFloor
 from alignment.engine.records.files import TapeError, load_tape
+from alignment.engine.records.tape import Tape
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
@@ -34,8 +38,12 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     exact, facts, errors = load_tape(torch_folder)
     if errors is None:
         raise TapeError(f"{torch_folder} is no record of the torch side: it has no noise floor; is it the second one?")
-    port, port_facts, _ = load_tape(paddle_folder)
+    port, port_facts, port_errors = load_tape(paddle_folder)
+    if port_errors is not None:
+        raise TapeError(f"{paddle_folder} is a record of the torch side, too; name that of the Paddle side second")
     _refuse_other_runs(facts, port_facts)
+    _refuse_other_extent(exact, port)
+    _refuse_non_finite(exact, torch_folder)
     floor = NoiseFloor("float64", errors)
     title = f"{facts.get('model', 'model')}: torch against Paddle"
     result = compare_tapes(title, exact, port, floor, backward=bool(exact.param_grads and port.param_grads))
@@ -51,6 +59,23 @@ def _refuse_other_runs(facts: Mapping[str, str], port_facts: Mapping[str, str]) 
         ours, theirs = facts.get(name), port_facts.get(name)
         if ours != theirs:
             raise TapeError(f"the records do not belong together: {name} {ours} in torch, {theirs} in Paddle")
+
+
+def _refuse_other_extent(exact: Tape, port: Tape) -> None:
+    sides = {"torch": bool(exact.param_grads), "Paddle": bool(port.param_grads)}
+    if len({*sides.values()}) > 1:
+        with_gradients, without = sorted(sides, key=sides.__getitem__, reverse=True)
+        raise TapeError(
+            f"the records do not belong together: {with_gradients} has gradients, {without} has none; record both with "
+            "--forward-only, or neither"
+        )
+
+
+def _refuse_non_finite(exact: Tape, folder: str) -> None:
+    """A reference that is no number cannot judge: the port may have the same NaN for another reason."""
+    for record in exact:
+        if not all(np.isfinite(array).all() for array in exact.outputs(record) if array.dtype.kind in "fc"):
+            raise TapeError(f"{folder}: {record.path} is NaN or infinite in the reference, which then judges nothing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,8 +109,8 @@ def _are_files(parser: argparse.ArgumentParser, args: argparse.Namespace) -> boo
     files = [Path(path).suffix == SUFFIX for path in (args.torch_folder, args.paddle_folder)]
     if any(files) and not all(files):
         parser.error(f"a folder and a {SUFFIX} file cannot be compared; give two of either")
-    if args.tolerance is not None and not (all(files) and args.tolerance >= 0):
-        parser.error(f"--tolerance is for {SUFFIX} files, and not negative; records bring their own noise floor")
+    if args.tolerance is not None and not (all(files) and 0 <= args.tolerance < math.inf):
+        parser.error(f"--tolerance is for {SUFFIX} files, a number of 0 or more; records bring their own noise floor")
     return all(files)
 
 

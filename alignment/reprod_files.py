@@ -128,6 +128,8 @@ def compare_reprod(
     result = Result(f"{candidate} against {reference}", "the files' types")
     for depth, name in enumerate(dict.fromkeys([*expected, *actual])):
         result.rows.append(_row(name, depth, expected.get(name), actual.get(name), tolerance))
+    if not any(array.size for array in expected.values()):
+        result.rows = [replace(row, undecided="the array has no elements") for row in result.rows]
     limit = "what rounding explains in the type" if tolerance is None else f"--tolerance {tolerance:g}"
     result.facts = {"allowed": f"{limit}, for the largest error of an array, not for its mean", "note": NO_LAYER}
     return result
@@ -159,7 +161,14 @@ def _row(
     limits = floor, limit if tolerance is None else tolerance
     note = found.mismatch or _lost(expected, actual, found.max_abs)
     found = replace(found, worst=found.worst[: expected.ndim])
-    return tensor_row(name, name, "Array", depth, expected.shape, found, limits, note=note)
+    row = tensor_row(name, name, "Array", depth, expected.shape, found, limits, note=note)
+    return replace(row, undecided="" if note else _judges_nothing(expected))
+
+
+def _judges_nothing(expected: np.ndarray) -> str:
+    """Why the first file's array cannot say whether the second's is right; empty where it can."""
+    finite = expected.dtype.kind not in "fc" or np.isfinite(expected).all()
+    return "" if finite else "the first file is NaN or infinite there"
 
 
 def _parts(array: np.ndarray) -> np.ndarray:

@@ -85,8 +85,9 @@ def convert_source(
         state_layout(model, source.num_classes or num_classes, source.in_chans),
         unused_projections(model),
     )
-    if account.faults:
-        raise ConversionError(_misfit(source, model), account.faults)
+    faults = account.faults or _no_counts(source, account)
+    if faults:
+        raise ConversionError(_misfit(source, model), faults)
     arrays = {paddle: _float32(source.tensors[timm]) for timm, paddle in account.mapped.items()}
     made = _adapt(arrays, account, source, num_classes, in_chans, head_seed)
     arrays = _in_model_order(arrays, model, num_classes, in_chans)
@@ -206,8 +207,18 @@ def _accounts(
 def _dropped(tensor: StoredTensor, reason: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"reason": reason, "dtype": tensor.dtype, "shape": list(tensor.shape)}
     if not tensor.shape:
-        entry["value"] = tensor.raw.item()
+        entry["value"] = int(tensor.array())
     return entry
+
+
+def _no_counts(source: Source, account: Account) -> list[str]:
+    """Dropped scalars that are no whole numbers. Who converts a whole state dict to half has counters in it, too."""
+    scalars = {name: source.tensors[name] for name in account.dropped if not source.tensors[name].shape}
+    return [
+        f"{name}: is {value}, which counts no batches"
+        for name, tensor in scalars.items()
+        if (value := tensor.array().item()) != value or not abs(value) < 2**63 or value != int(value)
+    ]
 
 
 def _versions() -> dict[str, str]:

@@ -29,6 +29,7 @@ from convert.layout import state_layout
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
 from paddle_dla.models.variants import resolve_name
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.tensors import StoredTensor, write_safetensors
@@ -49,7 +50,9 @@ def convert_back(
     """
     source = source_from_arrays({to_timm(name): array for name, array in arrays.items()})
     layout = state_layout(model, source.num_classes or 1000, source.in_chans)
-    faults = audit(source.tensors, layout).faults
+    twice = [f"{name}: left over, since it is called {to_timm(name)} in timm, as another tensor is" for name in arrays
+             if to_timm(name) != name and to_timm(name) in arrays]  # fmt: skip
+    faults = [*audit(source.tensors, layout).faults, *twice]
     if faults:
         raise ConversionError(f"these weights do not account for {model} (nothing was written)", faults)
     types = _source_types(arrays, manifest or {})
@@ -132,6 +135,7 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     if target.suffix not in SUFFIXES:
         raise CheckpointError(f"cannot write {target}: the suffix must be one of {', '.join(SUFFIXES)}")
     check_writable(target)
+    check_apart({"--output": target}, [source])
     arrays, manifest = checkpoint.read(source)
     if model is None and manifest is None:
         raise CheckpointError(f"{source} has no manifest that names its model; pass --model")

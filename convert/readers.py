@@ -65,16 +65,20 @@ def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"cannot read {path}: no such file" if not path.exists() else f"{path} is no file")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         tensors: Mapping[str, object] = read_safetensors(path)
-        container = ""
+        container, averaged = "", ""
         if use_ema:
             raise CheckpointError(f"{path}: a .safetensors file holds one set of weights; use it without --use-ema")
     else:
-        container, tensors = _find_state_dict(_load_pickle(path), path, use_ema)
-    names, notes = _without_prefixes(tensors)
+        content = _load_pickle(path)
+        container, tensors = _find_state_dict(content, path, use_ema)
+        averaged = "" if use_ema else _averaged(content)
+    names, notes = _without_prefixes(tensors, path)
     if container:
         notes.append(f"weights taken from {container!r}")
+    if averaged:
+        notes.append(f"the file holds averaged weights, too ({averaged!r}), which --use-ema takes")
     origin = {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path), "container": container}
     return Source({name: _stored(name, tensors[old], path) for name, old in names.items()}, origin, notes)
 
@@ -107,16 +111,26 @@ def _find_state_dict(content: object, path: Path, use_ema: bool) -> tuple[str, M
             return container, content[container]
     if use_ema:
         raise CheckpointError(f"{path} has no averaged weights ({' or '.join(EMA_CONTAINERS)}); leave --use-ema out")
+    if averaged := _averaged(content):
+        raise CheckpointError(f"{path} holds averaged weights alone ({averaged!r}): take them with --use-ema")
     return "", content
 
 
-def _without_prefixes(tensors: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
+def _averaged(content: Mapping[str, object]) -> str:
+    """The name under which ``content`` keeps averaged weights; empty where it has none."""
+    return next((name for name in EMA_CONTAINERS if isinstance(content.get(name), Mapping)), "")
+
+
+def _without_prefixes(tensors: Mapping[str, object], path: Path) -> tuple[dict[str, str], list[str]]:
     """``{clean name: name in the file}``, less what wrappers put before every name.
 
     DistributedDataParallel puts ``module.`` there, torch.compile ``_orig_mod.``, Lightning the attribute that holds the
     model. A prefix goes where every name bears it and what is left is a name of this family.
     """
-    names = {str(name): str(name) for name in tensors}
+    strange = [name for name in tensors if not isinstance(name, str)]
+    if strange:
+        raise CheckpointError(f"{path} has an entry that is called {shown(strange[0])}: tensors of a model are named")
+    names = {name: name for name in tensors}
     prefix = shared_prefix(names)
     if not prefix or not any(f"{prefix}{known}" in names for known in (STEM, *HEAD)):
         return names, []

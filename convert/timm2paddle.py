@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
@@ -180,6 +181,13 @@ def write_report(path: str, reports: Sequence[dict[str, Any]]) -> None:
         part.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
 
 
+def written_by(targets: Mapping[str, Path], report: str | None) -> dict[str, str | Path | None]:
+    """Every file that the command writes, by what it is."""
+    weights = {f"--output ({model})": path for model, path in targets.items()}
+    manifests = {f"the manifest of {path}": manifest_path(path) for path in targets.values()}
+    return {**weights, **manifests, "--report": report}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser()
@@ -189,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.report:
             check_writable(args.report)
+        check_apart(written_by(wanted, args.report), [args.checkpoint])
         for number, (model, target) in enumerate(wanted.items(), 1):
             prefix = f"[{number}/{len(wanted)}] {model}: " if len(wanted) > 1 else f"{model}: "
             reports.append(_attempt(args, model, target, prefix))

@@ -272,10 +272,16 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
 
-def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> StandIn:
+def _tensor(
+    storage: object, offset: object, shape: object, strides: object, gradient: object = False, hooks: object = None,
+    metadata: object = None, *_: object,
+) -> StandIn:  # fmt: skip
     """``torch._utils._rebuild_tensor`` and ``_v2``; whether it requires a gradient, and its hooks, are not kept."""
     if not isinstance(storage, _Storage):
         return UnreadObject("a tensor in a storage of no known type")
+    if metadata:
+        # torch keeps a sign or a conjugation that is still to be done as a mark: the stored numbers are others
+        return UnreadObject("a view that torch marks as negated, conjugated or otherwise; save it with .resolve_neg()")
     sides = (shape, strides)
     if not _is_count(offset) or not all(type(side) is tuple and all(map(_is_count, side)) for side in sides):
         raise refused("a tensor in it has a shape that is none")

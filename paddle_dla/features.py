@@ -36,6 +36,7 @@ from paddle_dla.options import add_preprocessing, chosen_preprocessing, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
 from paddle_dla.reports import fill_csv
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, atomic_paths, check_writable
 from paddle_dla.terminal import run_command
 
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     check_writable(args.output)
     if Path(args.output).suffix == ".npy":
         check_writable(_listing(args.output))
+    check_apart({"--output": args.output, "its table": _listing(args.output)}, [args.checkpoint, args.data])
     # imports Paddle, for which errors in what was asked for need not wait
     from paddle_dla.engines.eager import EagerEngine
     from paddle_dla.loading import load_model

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paddle_dla.config import ConfigError, load_config
+from paddle_dla.config.reading import in_home
 from paddle_dla.launching.ends import die_with_parent, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.ranks import RankState, read_states
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.program not in LOGS and not Path(args.program).is_file():
         arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
     try:
-        logs = Path(args.logs) if args.logs else log_folder(args.program, args.arguments)
+        logs = Path(in_home(args.logs)) if args.logs else log_folder(args.program, args.arguments)
         logs = own_folder(logs)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -103,7 +104,7 @@ def output_folder(arguments: Sequence[str]) -> Path:
     known.add_argument("--output")
     found, _ = known.parse_known_args(arguments)
     if found.output:
-        return Path(found.output)
+        return Path(in_home(found.output))
     return Path(load_config(found.config, found.override).train.output) if found.config else Path()
 
 

@@ -41,11 +41,13 @@ from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
+from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
@@ -258,6 +260,8 @@ def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Names
 def run(args: argparse.Namespace) -> None:
     """Write the picture that the command line asks for. Raises one of ``EXPECTED_ERRORS``."""
     check_writable(Path(args.output))
+    check_apart({"--output": args.output}, [args.checkpoint, args.data, args.classes, args.config])
+    refuse_picture_in(args.data, args.output)
     feed = fed_in_training(args.config, args.override) if args.config else fed_as_told(args)
     for note in feed.source.notes:
         print(note)

@@ -23,14 +23,17 @@ from paddle_dla.cpu import usable_threads
 from paddle_dla.data.image_files import open_images
 from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource
+from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.engines.base import require
 from paddle_dla.errors import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
+from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions
 from paddle_dla.montage import draw_montage
 from paddle_dla.options import add_preprocessing, positive
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.csv_text import write_rows
 from paddle_dla.storage.json_text import to_json
@@ -72,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Predict as the command line says; returns the exit code. Raises one of ``EXPECTED_ERRORS``."""
     source = open_images(args.images)
+    images = map(source.path, range(source.num_samples))
+    check_apart(
+        {"--output": args.output, "--montage": args.montage},
+        [*images, args.checkpoint, args.classes, *export_files(args.export)],
+    )
+    for folder in args.images if args.montage else ():
+        refuse_picture_in(folder, args.montage)
     for note in source.notes:
         print(note, file=sys.stderr)
     subject = open_subject(args)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import Source
+from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.engines.base import require
+from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions, confusion, mean_loss, real_accuracy, top_k
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.reports import (
@@ -21,6 +23,7 @@ from paddle_dla.reports import (
     write_csv,
     write_table,
 )
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.shown import shown
@@ -126,13 +129,31 @@ def against_published(scores: Scores, subject: Subject) -> str:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raises for a file that could not be written at the end: ``CheckpointError``, ``ValueError``, ``EngineError``."""
-    for path in filter(None, (args.predictions, args.per_class, args.confusion, args.results)):
+    """Raises for a file that could not be written at the end, or would replace one that is read.
+
+    ``CheckpointError``, ``ValueError``, ``DataError`` or ``EngineError``.
+    """
+    written = {
+        "--predictions": args.predictions,
+        "--per-class": args.per_class,
+        "--confusion": args.confusion,
+        "the picture of --confusion": args.confusion and confusion_picture(args.confusion),
+        "--results": args.results,
+    }
+    for path in filter(None, written.values()):
         check_writable(Path(path))
     for path in filter(None, (args.predictions, args.per_class)):
         check_table_suffix(path)
+    labels = (args.classes, args.real_labels, args.valid_labels)
+    check_apart(written, [args.checkpoint, args.config, args.data, *labels, *export_files(args.export)])
     if args.confusion:
+        refuse_picture_in(args.data, confusion_picture(args.confusion))
         require("matplotlib", "plots")
+
+
+def confusion_picture(path: str) -> Path:
+    """Where the picture of the confusion matrix in ``path`` goes."""
+    return Path(path).with_suffix(".png")
 
 
 def write_outputs(
@@ -153,7 +174,7 @@ def write_outputs(
         matrix = confusion(predictions, len(names))
         write_csv(args.confusion, confusion_table(matrix, names))
         title = f"{subject.model}: top-1 {scores.top1:.2f} % of {scores.images:,} images"
-        draw_confusion(Path(args.confusion).with_suffix(".png"), matrix, names, title)
+        draw_confusion(confusion_picture(args.confusion), matrix, names, title)
     if args.results:
         with atomic_path(args.results) as part:
             found = {**results(scores, subject, args), "notes": list(source.notes)}

@@ -10,19 +10,22 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.shown import UNSHOWN_IN_LINES, escaped
+from paddle_dla.storage.shown import UNSHOWN_IN_LINES, escaped, shown
 
 # what a progress bar needs beside lines: to return to the beginning of the line, and to the line above
 _UNSHOWN_BESIDE_BARS = re.compile(rf"(?!\r|\x1b\[A){UNSHOWN_IN_LINES.pattern}")
+_EMPTY_VALUE = re.compile("--[a-z0-9-]+=")
 
 
-class OutputError(CheckpointError):
-    """A standard stream that cannot be written; ``reader_left``: because nobody reads it any more."""
+class OutputError(Exception):
+    """A standard stream that cannot be written; ``reader_left``: because nobody reads it any more.
+
+    No error that a command expects: it reaches ``run_command`` from wherever something is printed.
+    """
 
     def __init__(self, name: str, error: OSError):
         super().__init__(f"cannot write to {name}: {error.strerror or error}")
@@ -89,18 +92,49 @@ def _open_descriptors() -> None:
 def run_command(main: Callable[[], int]) -> int:
     """The exit code of ``main``, run with guarded streams.
 
-    1 with a sentence where the output could not be written or memory does not suffice; where nobody reads the output
-    any more, that of a process that the signal for it has ended, without a word.
+    1 with a sentence where the output could not be written, the system refuses something that ``main`` did not expect,
+    or memory does not suffice; where nobody reads the output any more, that of a process that the signal for it has
+    ended, without a word; 2 for an argument that is empty.
     """
     with guarded_streams():
         try:
+            if empty := _empty_argument(sys.argv[1:]):
+                return _failed(f"{empty} is empty; is a variable of the shell not set?", 2)
             code = main()
             sys.stdout.flush()
         except OutputError as error:
             return _output_failed(error)
+        except BrokenPipeError as error:
+            return _output_failed(OutputError("standard output", error))
         except MemoryError as error:
-            print(f"error: not enough memory: {error}", file=sys.stderr)
-            return 1
+            return _failed(f"not enough memory: {error}")
+        except OSError as error:
+            return _failed(_refusal(error))
+    return code
+
+
+def _empty_argument(arguments: Sequence[str]) -> str:
+    """The option without its value, or the place of the argument, that would read as if nothing had been said."""
+    for place, (before, argument) in enumerate(zip(["", *arguments], arguments), 1):
+        if _EMPTY_VALUE.fullmatch(argument):
+            return argument.removesuffix("=")
+        if not argument:
+            return before if before.startswith("--") else f"argument {place}"
+    return ""
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused, in one line."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the current folder was removed; change to one that is there"
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{shown(os.fsdecode(error.filename))}: {reason}"
+
+
+def _failed(what: str, code: int = 1) -> int:
+    print(f"error: {what}", file=sys.stderr)
     return code
 
 

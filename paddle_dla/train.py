@@ -47,12 +47,12 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen_config(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
     """The config that the command line names, and notes on older option names. Raises ``ConfigError``."""
-    overrides = list(args.override)
+    options: dict[str, object] = {}
     if args.output is not None:
-        overrides.append(f"train.output={args.output}")
+        options["train.output"] = args.output
     if args.resume is not None:
-        overrides.append(f"train.resume={ {'auto': 'true', 'never': 'false'}.get(args.resume, args.resume) }")
-    reading = read_config(args.config, overrides)
+        options["train.resume"] = {"auto": True, "never": False}.get(args.resume, args.resume)
+    reading = read_config(args.config, args.override, options)
     return reading.config, reading.notes
 
 

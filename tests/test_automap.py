@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from convert.automap import KeyMapError, apply, call_order, derive, from_text, ordered, read_layers, to_text
+from convert.matching.key_map import KeyMap
 from convert.matching.pairing import AmbiguousMatch, Layer, pair_layers
 
 BN = {"weight": (4,), "bias": (4,), "running_mean": (4,), "running_var": (4,), "num_batches_tracked": ()}
@@ -194,3 +195,35 @@ def test_layers_of_both_frameworks_are_read_and_mapped_in_the_order_of_calls():
     with torch.no_grad():
         expected = torch_model(torch.from_numpy(x)).numpy()
     assert np.allclose(expected, paddle_model(paddle.to_tensor(x)).numpy(), atol=1e-6)
+
+
+LOSING = {
+    "rows that nothing takes": "w -> a (rows 0:1)\nw -> b (rows 2:4)\n",
+    "rows at the end": "w -> a (rows 0:3)\n",
+    "rows that are taken twice and others not": "w -> a (rows 0:2, concatenate 0)\nw -> a (rows 0:2, concatenate 0)\n",
+    "dropped and mapped": "w -> a\nw -> dropped: not needed\n",
+    "several axes": "w -> a (rows 0:2, concatenate 0)\nw -> a (rows 2:4, concatenate 1)\n",
+}
+
+
+@pytest.mark.parametrize("table", LOSING)
+def test_a_table_that_loses_a_part_is_refused(table):
+    with pytest.raises(KeyMapError):
+        apply(from_text(LOSING[table]), {"w": np.zeros((4, 2))})
+
+
+def test_rows_may_be_dropped_in_a_line_that_says_so():
+    made = apply(from_text("w -> a (rows 0:3)\nw -> dropped: the last is padding\n"), {"w": np.arange(4)})
+    assert made["a"].tolist() == [0, 1, 2]
+
+
+def test_parts_are_joined_last():
+    with pytest.raises(KeyMapError, match="concatenate is the last step"):
+        from_text("w -> a (concatenate 0, transpose)\n")
+
+
+def test_a_table_that_is_not_there_is_told_as_one_that_cannot_be_read(tmp_path):
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    for name in ("missing.txt", "bytes.txt", "."):
+        with pytest.raises(KeyMapError, match="cannot read"):
+            KeyMap.load(tmp_path / name)

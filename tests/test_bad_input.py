@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
-from timm_files import SMALL, convert, run, same_bits, small_weights, torch_tensors, write_safetensors
+from timm_files import SMALL, convert, run, same_bits, small_weights, stored, torch_tensors, write_safetensors
 
 from convert import paddle2timm, timm2paddle
 from convert.conversion import ConversionError, convert_source
@@ -350,6 +350,23 @@ def test_a_batch_counter_of_another_shape_is_refused(altered, refused_source):
     assert "base_layer.1.num_batches_tracked: the file has shape [2], the model []" in message
 
 
+@pytest.mark.parametrize("value", [1.5, np.nan, np.inf, -1e30], ids=str)
+def test_a_batch_counter_that_counts_nothing_is_refused(value, altered, refused_source):
+    message = refused_source(altered(base_layer__1__num_batches_tracked=np.asarray(value, np.float32)))
+    assert "base_layer.1.num_batches_tracked: is" in message
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_a_batch_counter_in_floating_point_keeps_its_value(dtype, altered, tmp_path):
+    """As ``{name: tensor.half() ...}`` leaves it: the file that is written can be read, and goes back to the number."""
+    counter = stored({"x": np.asarray(1000, np.float32)}, dtype)["x"]
+    source = altered(base_layer__1__num_batches_tracked=counter)
+    assert convert(source, tmp_path / "x.pdparams") == 0
+    arrays, manifest = checkpoint.read(tmp_path / "x.pdparams")
+    back = paddle2timm.convert_back(arrays, SMALL, manifest)
+    assert back["base_layer.1.num_batches_tracked"].raw.item() == 1000
+
+
 def test_all_faults_are_listed_in_one_error(altered, refused_source):
     changes = dict(
         level0__0__weight=None,
@@ -388,6 +405,14 @@ def test_a_port_without_manifest_needs_its_model_named(port, refused_port):
     path = port(".pdparams")
     manifest_path(path).unlink()
     assert "has no manifest that names its model; pass --model" in refused_port(path)
+
+
+def test_a_tensor_under_the_names_of_both_worlds_is_refused_on_its_way_back(pristine):
+    arrays = dict(checkpoint.read(pristine / "port.pdparams")[0])
+    arrays["base_layer.1.running_mean"] = arrays["base_layer.1._mean"] + 1
+    with pytest.raises(ConversionError) as refusal:
+        paddle2timm.convert_back(arrays, SMALL)
+    assert [fault for fault in refusal.value.faults if fault.startswith("base_layer.1._mean: left over")]
 
 
 def test_a_port_that_does_not_account_for_the_model_is_refused(tmp_path, refused_port):
@@ -445,6 +470,33 @@ def test_averaged_weights_that_are_not_there_are_refused(tmp_path, refused_sourc
     torch.save({"state_dict": torch_tensors(small_weights())}, tmp_path / "plain.pth")
     message = refused_source(tmp_path / "plain.pth", "--use-ema")
     assert "has no averaged weights (state_dict_ema or model_ema); leave --use-ema out" in message
+
+
+@needs_torch
+def test_averaged_weights_alone_are_refused_with_the_option_that_takes_them(tmp_path, refused_source):
+    import torch
+
+    torch.save({"state_dict_ema": torch_tensors(small_weights())}, tmp_path / "averaged.pth")
+    assert "take them with --use-ema" in refused_source(tmp_path / "averaged.pth")
+
+
+@needs_torch
+def test_averaged_weights_beside_others_are_named(tmp_path, capsys):
+    import torch
+
+    weights = torch_tensors(small_weights())
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "both.pth")
+    assert convert(tmp_path / "both.pth", tmp_path / "x.pdparams") == 0
+    assert "averaged weights, too ('state_dict_ema'), which --use-ema takes" in capsys.readouterr().err
+
+
+@needs_torch
+@pytest.mark.parametrize("key", [5, (1, 2)], ids=str)
+def test_an_entry_without_a_name_is_refused(key, tmp_path, refused_source):
+    import torch
+
+    torch.save({**torch_tensors(small_weights()), key: torch.zeros(1)}, tmp_path / "odd.pth")
+    assert "has an entry that is called" in refused_source(tmp_path / "odd.pth")
 
 
 def test_averaged_weights_are_not_looked_for_in_safetensors(pristine, refused_source):

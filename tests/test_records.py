@@ -118,6 +118,42 @@ def test_records_of_different_modes_do_not_belong_together(tmp_path):
         compare.compare_records(tmp_path / "B", tmp_path / "A")
 
 
+def recorded(folder, value=1.0, gradients=True, floor=True):
+    """A record of one layer in ``folder``: of the torch side with a ``floor``."""
+    tape = Tape({"a": "Layer"}, Store())
+    refs = [tape.store.put(np.full(4, value)), tape.store.put(np.ones(4))]
+    tape.records = [Record("a", "Layer", 0, True, None, (), {}, refs[0])]
+    tape.param_grads = {"a.weight": refs[1]} if gradients else {}
+    save_tape(tape, folder, {"model": "a", "mode": "eval"}, {ref.index: 1e-7 for ref in refs} if floor else None)
+    return str(folder)
+
+
+def test_a_record_of_the_torch_side_is_not_compared_with_itself(tmp_path, capsys):
+    recorded(tmp_path / "A")
+    assert compare.main([str(tmp_path / "A"), str(tmp_path / "A")]) == 1
+    assert "is a record of the torch side, too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["torch", "Paddle"])
+def test_gradients_of_one_side_alone_are_no_success(side, tmp_path):
+    recorded(tmp_path / "A", gradients=side == "torch")
+    recorded(tmp_path / "B", gradients=side == "Paddle", floor=False)
+    with pytest.raises(TapeError, match=f"{side} has gradients"):
+        compare.compare_records(tmp_path / "A", tmp_path / "B")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_reference_that_is_no_number_judges_nothing(value, tmp_path):
+    recorded(tmp_path / "A", value)
+    recorded(tmp_path / "B", value, floor=False)
+    with pytest.raises(TapeError, match="judges nothing"):
+        compare.compare_records(tmp_path / "A", tmp_path / "B")
+
+
+def test_records_that_belong_together_are_compared(tmp_path):
+    assert compare.main([recorded(tmp_path / "A"), recorded(tmp_path / "B", floor=False)]) == 0
+
+
 def test_a_tape_comes_back_as_it_was(tmp_path):
     tape = Tape({"a": "Layer", "b": "Layer"}, Store())
     arrays = [np.arange(6.0).reshape(2, 3), np.ones(4, np.float32)]

@@ -197,6 +197,16 @@ def test_another_shape_and_nan_are_differences(wrong, tmp_path):
     assert compare.main(files(tmp_path, {"a": np.ones(2)}, {"a": wrong})) == 1
 
 
+NOTHING = {"NaN": [np.nan, 1.0], "infinity": [np.inf, 1.0], "no elements": []}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_a_reference_that_judges_nothing_is_no_success(kind, tmp_path, capsys):
+    array = {"a": np.array(NOTHING[kind])}
+    assert compare.main(files(tmp_path, array, array)) == 1
+    assert "UNDECIDED" in capsys.readouterr().out
+
+
 def test_files_without_arrays_are_no_success(tmp_path):
     assert compare.main(files(tmp_path, {}, {})) == 1
 
@@ -208,7 +218,14 @@ def test_an_unreadable_file_ends_with_1(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["a.npy", "folder"], ["A", "B", "--tolerance", "1"], ["a.npy", "b.npy", "--tolerance", "-1"]]
+    "arguments",
+    [
+        ["a.npy", "folder"],
+        ["A", "B", "--tolerance", "1"],
+        ["a.npy", "b.npy", "--tolerance", "-1"],
+        ["a.npy", "b.npy", "--tolerance", "inf"],
+        ["a.npy", "b.npy", "--tolerance", "nan"],
+    ],
 )
 def test_bad_usage_ends_with_2(arguments):
     with pytest.raises(SystemExit) as ended:

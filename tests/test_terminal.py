@@ -89,6 +89,20 @@ def test_a_reader_that_left_ends_the_command_without_a_word():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("command", ["info", "config --config {config}"])
+def test_a_reader_that_left_ends_every_command_without_a_word(command, tmp_path):
+    (tmp_path / "c.yaml").write_text("model: {name: dla34}\n")
+    name, *arguments = command.format(config=tmp_path / "c.yaml").split()
+    flushing = "import builtins, functools; builtins.print = functools.partial(print, flush=True)"
+    script = f"{flushing}; from paddle_dla.cli import main; import sys; sys.exit(main({[name, *arguments]!r}))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    quiet = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(quiet, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("closed", ["1", "2", "0 1 2"])
 def test_closed_streams_are_no_files_number(closed, tmp_path):
     """Else the next file to be opened would get what is printed."""
@@ -104,6 +118,62 @@ def test_closed_streams_are_no_files_number(closed, tmp_path):
 def test_too_little_memory_is_one_error():
     done = run("raise MemoryError('8 GiB')")
     assert (done.returncode, done.stderr) == (1, b"error: not enough memory: 8 GiB\n")
+
+
+REFUSED = {
+    "raise PermissionError(13, 'Permission denied', 'a/b')": "a/b: Permission denied",
+    "raise OSError(36, 'File name too long', 'x' * 5000)": "xxx: File name too long",
+    "raise OSError(24, 'Too many open files')": "Too many open files",
+    "raise BlockingIOError(11, 'Resource temporarily unavailable')": "Resource temporarily unavailable",
+}
+
+
+@pytest.mark.parametrize("body", REFUSED)
+def test_what_the_system_refuses_is_one_line(body):
+    done = run(body)
+    assert done.returncode == 1 and done.stderr.decode().endswith(f"{REFUSED[body]}\n")
+    assert done.stderr.startswith(b"error: ") and len(done.stderr) < 2 * MOST_SHOWN
+
+
+CONSOLE = "import sys; from paddle_dla.cli import main; sys.exit(main())"
+LONG = "x" * 300
+NAMED = ["info {long}", "predict {image} --checkpoint {long}", "predict {image} --export {long}",
+         "export --checkpoint {weights} --output {long}", "launch --nproc 1 {long}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", NAMED)
+def test_a_name_that_is_too_long_is_one_line(command, tmp_path):
+    (tmp_path / "x.png").touch()
+    names = {"long": LONG, "image": tmp_path / "x.png", "weights": tmp_path / "x.pdparams"}
+    done = subprocess.run(
+        [sys.executable, "-c", CONSOLE, *command.format(**names).split()],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1 and "File name too long" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_was_removed_is_told(tmp_path):
+    gone = f"__import__('os').chdir({str(tmp_path)!r}); __import__('os').rmdir({str(tmp_path)!r}); open('x')"
+    done = run(gone)
+    assert (done.returncode, done.stderr) == (
+        1, b"error: the current folder was removed; change to one that is there\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "named"), [(["--results", ""], "--results"), (["--x-y="], "--x-y"), ([""], "1")])
+def test_an_empty_argument_is_never_taken_for_none(arguments, named):
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.format(body="print('ran')"), *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{named} is empty" in done.stderr
+
+
+def test_an_option_of_a_config_may_be_emptied():
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.format(body="print('ran')"), "-o", "data.val="], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"ran\n")
 
 
 @pytest.mark.parametrize("command", ["info", "config --config {config}"])

@@ -71,6 +71,16 @@ def test_every_layout_is_read_to_the_bit(zipped, saved):
     assert {name: same(back[name], tensor) for name, tensor in layouts.items()} == dict.fromkeys(layouts, True)
 
 
+@pytest.mark.parametrize("kind", ["negated", "conjugated"])
+def test_a_view_whose_sign_is_only_a_mark_is_never_read_with_the_other_sign(kind, saved):
+    """torch stores the numbers that the view is of, and beside them what is still to be done."""
+    import torch
+
+    tensor = torch._neg_view(torch.ones(3)) if kind == "negated" else torch.ones(3, dtype=torch.complex64).conj()
+    read = saved({"x": tensor}, zipped=True)["x"]
+    assert isinstance(read, UnreadObject) and "resolve_neg" in read.kind
+
+
 @FORMATS
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_training_keeps_beside_the_weights_does_no_harm(protocol, zipped, saved):

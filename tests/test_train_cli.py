@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,9 +34,10 @@ from convert.paddle2timm import main as paddle2timm
 from paddle_dla.checkpoint import read, save
 from paddle_dla.config import load_config
 from paddle_dla.evaluate import main as evaluate
+from paddle_dla.launch import output_folder
 from paddle_dla.loading import load_model
 from paddle_dla.storage.manifest import describe
-from paddle_dla.train import main
+from paddle_dla.train import chosen_config, main, parser
 
 QUICK = ("data.workers=0", "train.epochs=1", "schedule.warmup_epochs=0")
 
@@ -71,6 +73,41 @@ def call(config, *overrides, options=()):
 
 def entries(folder):
     return sorted(path.name for path in folder.glob("epoch-*"))
+
+
+NAMES = [
+    "run #3",
+    " spaces ",
+    "2024",
+    "1e3",
+    "a: b",
+    "[x]",
+    "null",
+    "true",
+    "*x",
+    "!x",
+    'it"s',
+    "two\nlines",
+    "\u202ex",
+    "x\udcff",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_the_output_is_the_folder_of_that_name_whatever_yaml_makes_of_it(name, config):
+    args = parser().parse_args(["--config", str(config), "--output", name, "--resume", f"{name}/last"])
+    chosen, _ = chosen_config(args)
+    assert (chosen.train.output, chosen.train.resume) == (name, f"{name}/last")
+    assert output_folder(["--config", str(config), "--output", name]) == Path(name)
+
+
+def test_a_tilde_in_the_output_is_the_users_folder(config, monkeypatch):
+    """``./~`` would be the alternative, and who finds that there removes too much."""
+    monkeypatch.setenv("HOME", "/home/user")
+    for said in (["--output=~/run"], ["-o", "train.output=~/run"]):
+        chosen, _ = chosen_config(parser().parse_args(["--config", str(config), *said]))
+        assert chosen.train.output == "/home/user/run"
+        assert output_folder(["--config", str(config), *said]) == Path("/home/user/run")
 
 
 # --- what it says and leaves -----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.regular import read_text
 
 Shape = tuple[int, ...]
 
@@ -130,6 +131,12 @@ class Line:
         """The ``concatenate`` step, where the line makes a part of its Paddle tensor only."""
         return next((step for step in self.steps if step.word == "concatenate"), None)
 
+    @property
+    def rows(self) -> Shape | None:
+        """The rows that the line takes of its torch tensor; ``None`` for all of it."""
+        first = self.steps[0] if self.steps else None
+        return first.numbers if first is not None and first.word == "rows" else None
+
     def __str__(self) -> str:
         note = f"  # {self.note}" if self.note else ""
         if self.dropped:
@@ -212,7 +219,32 @@ class KeyMap(Sequence[Line]):
         faults += [f"{name}: in the key map, not among the tensors" for name in listed if name not in arrays]
         faults += [f"{name}: not in the key map" for name in arrays if name not in known]
         whole = Counter(line.paddle for line in self.lines if line.paddle and not line.part)
-        return faults + [f"{name}: more than once in the key map" for name, number in whole.items() if number > 1]
+        faults += [f"{name}: more than once in the key map" for name, number in whole.items() if number > 1]
+        return [*faults, *self._torn(), *self._lost_rows(arrays)]
+
+    def _torn(self) -> list[str]:
+        """Paddle tensors whose parts are joined along several axes."""
+        axes: dict[str | None, set[int]] = {}
+        for line in self.lines:
+            if line.part:
+                axes.setdefault(line.paddle, set()).add(line.part.numbers[0])
+        return [f"{name}: its parts are joined along several axes" for name, found in axes.items() if len(found) > 1]
+
+    def _lost_rows(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
+        """Torch tensors of which some rows reach nothing and no line drops the rest, or that are mapped and dropped."""
+        dropped = {line.torch for line in self.lines if line.dropped}
+        uses: dict[str, list[Line]] = {}
+        for line in self.lines:
+            if line.torch in arrays and line.torch and line.paddle:
+                uses.setdefault(line.torch, []).append(line)
+        faults = []
+        for name, lines in uses.items():
+            lost = _gap([line.rows for line in lines], arrays[name].shape)
+            if lost is None and name in dropped:
+                faults.append(f"{name}: dropped by one line, and all of it mapped by others")
+            elif lost is not None and name not in dropped:
+                faults.append(f"{name}: rows {lost[0]}:{lost[1]} reach no tensor; map them, or drop the rest in a line")
+        return faults
 
     def _joined(self, parts: Mapping[str, Sequence[np.ndarray]], faults: list[str]) -> dict[str, np.ndarray]:
         axes = {line.paddle: line.part.numbers[0] for line in self.lines if line.part}
@@ -247,7 +279,11 @@ class KeyMap(Sequence[Line]):
     @classmethod
     def load(cls, path: str | Path) -> KeyMap:
         """Read a table. Raises ``KeyMapError`` as ``from_text`` does."""
-        return cls.from_text(Path(path).read_text(encoding="utf-8"))
+        try:
+            return cls.from_text(read_text(path))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "no text in UTF-8"
+            raise KeyMapError(f"cannot read {path}: {reason}", []) from error
 
     @classmethod
     def from_text(cls, text: str) -> KeyMap:
@@ -279,6 +315,18 @@ def _containers(paths: Mapping[str, int]) -> set[str]:
     return around | {ROOT}
 
 
+def _gap(taken: Sequence[Shape | None], shape: Shape) -> tuple[int, int] | None:
+    """The first rows of a tensor that none of ``taken`` (start, stop) has; ``None`` where there are none."""
+    if None in taken or not shape:
+        return None
+    end = 0
+    for start, stop in sorted(filter(None, taken)):
+        if start > end:
+            return end, start
+        end = max(end, stop)
+    return (end, shape[0]) if end < shape[0] else None
+
+
 def _stepped(array: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
     for step in steps:
         array = step(array)
@@ -305,6 +353,8 @@ def _parsed(line: str) -> Line:
         return Line(None, found["alone"], dropped=found["kept"], note=note)
     torch, paddle = (None if name in (UNKNOWN, None) else name for name in (found["torch"], found["paddle"]))
     steps = tuple(_step(text.strip()) for text in found["steps"].split(",")) if found["steps"] else ()
+    if any(step.word == "concatenate" for step in steps[:-1]):
+        raise ValueError("concatenate is the last step: it joins what the others made")
     return Line(torch, paddle, steps, found["dropped"] or "", note)
 
 

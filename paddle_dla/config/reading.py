@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,15 @@ from paddle_dla.config.yaml_text import OVERRIDE, Given, read_options
 from paddle_dla.storage.regular import read_text
 
 BASE = "base"
+PATHS = ("model.pretrained", "loss.distillation.checkpoint", "train.output", "train.resume")
+"""In which ``~/`` is the user's folder, as in the options of ``data``: no shell sees it in a file or behind a ``=``."""
 MOST_TEXT = 2**20
 """Bytes of a config: hundreds of times what all options take."""
+
+
+def in_home(path: str) -> str:
+    """``path``, with ``~/`` at its beginning as the user's folder. A path ``~`` alone stays: it may be a name."""
+    return os.path.expanduser(path) if path.startswith("~/") else path
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,15 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return _with_warning(read_config(path, overrides))
 
 
-def read_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Reading:
-    """``load_config`` that hands the notes back instead of warning."""
+def read_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> Reading:
+    """``load_config`` that hands the notes back instead of warning.
+
+    ``options`` are values that a command line gives by options of its own: no YAML, a ``#`` in them is no comment.
+    """
     changes, faults = _read_overrides(overrides)
+    changes |= {key: Given(value, OVERRIDE, key) for key, value in (options or {}).items()}
     layers, file_faults = _read_files(Path(path), changes.pop(BASE, None))
     return _assembled([*layers, changes], [*file_faults, *faults])
 
@@ -100,7 +113,7 @@ def _read_files(
         return [given], faults
     if not isinstance(base.value, str):
         return [given], [*faults, Fault(base.where, (BASE,), f"expected a file's name, not {base.value!r}")]
-    layers, base_faults = _read_files(path.parent / base.value, None, base.where, chain)
+    layers, base_faults = _read_files(path.parent / in_home(base.value), None, base.where, chain)
     return [*layers, given], [*base_faults, *faults]
 
 
@@ -127,6 +140,8 @@ def _typed(given: dict[str, Given], known: dict[str, Option]) -> tuple[dict[str,
             continue
         try:
             values[key] = convert(item.value, known[key])
+            if key in PATHS and isinstance(values[key], str):
+                values[key] = in_home(values[key])
         except (TypeError, ValueError) as error:
             today = "" if item.said == key else f" (from {item.said})"
             faults.append(Fault(item.where, (key,), f"{error}{today}"))

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from paddle_dla.data.errors import DataError
-from paddle_dla.storage.regular import read_text
+from paddle_dla.storage.regular import lines_of, read_text
 
 IMAGENET = Path(__file__).parent / "imagenet_classes.tsv"
 
@@ -49,7 +49,7 @@ class ClassNames:
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Raises ``DataError`` where the file is missing, empty, or names a class twice."""
     try:
-        lines = read_text(path).splitlines()
+        lines = lines_of(read_text(path))
     except OSError as error:
         raise DataError(f"cannot read the class names in {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

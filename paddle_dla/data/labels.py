@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from paddle_dla.data.errors import DataError
 from paddle_dla.storage.json_record import parse_json
-from paddle_dla.storage.regular import read_text
+from paddle_dla.storage.regular import lines_of, read_text
 
 
 def read_real_labels(path: str | os.PathLike[str]) -> dict[str, list[int]]:
@@ -33,7 +33,7 @@ def read_subset(path: str | os.PathLike[str], class_ids: Sequence[str], num_clas
     """
     numbers = {name: label for label, name in enumerate(class_ids)} | {str(n): n for n in range(num_classes)}
     subset: list[int] = []
-    for row, line in enumerate(_read_text(path).splitlines(), start=1):
+    for row, line in enumerate(lines_of(_read_text(path)), start=1):
         name = line.strip()
         if not name:
             continue

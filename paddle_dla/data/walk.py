@@ -17,6 +17,15 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
+def refuse_picture_in(data: str | os.PathLike[str] | None, picture: str | os.PathLike[str]) -> None:
+    """Raises ``DataError`` where a ``picture`` that is to be written would be one of the images below ``data``."""
+    tree = None if data is None else os.path.realpath(os.path.expanduser(data))
+    if tree is None or not os.path.isdir(tree) or not is_image(os.fspath(picture)):
+        return
+    if os.path.commonpath([tree, os.path.realpath(picture)]) == tree:
+        raise DataError(f"{picture} would lie among the images of {data}, as one of them; write it elsewhere")
+
+
 class Walk:
     """A way through any number of trees. ``left_out``: extension -> files that are no images by their names."""
 

@@ -85,6 +85,11 @@ class _Stored(_Optional):
     files: dict[str, FileRecord]
 
 
+def export_files(folder: str | os.PathLike[str] | None) -> list[Path]:
+    """The files of the export ``folder``, none without one."""
+    return [] if folder is None else [Path(folder, RECORD), Path(folder, RUNNER), *Path(folder).glob(f"{STEM}.*")]
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Write ``preprocessing.json``; ``files`` are taken from what lies in the folder."""
     files = {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}

@@ -47,8 +47,16 @@ def read_regular(path: str | os.PathLike[str], most: int = MOST_TEXT) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT) -> str:
-    """``read_regular`` as UTF-8. Raises ``UnicodeDecodeError``, a ``ValueError``, for anything else."""
-    return read_regular(path, most).decode("utf-8")
+    """``read_regular`` as UTF-8, less the mark that editors of Windows put in front.
+
+    Raises ``UnicodeDecodeError``, a ``ValueError``, for anything else.
+    """
+    return read_regular(path, most).decode("utf-8-sig")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of ``text``, whatever system wrote it. ``str.splitlines`` would also divide at characters of names."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -16,6 +16,7 @@ from paddle_dla.cpu import usable_threads, use_vector_kernels
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import OutputError
 from paddle_dla.training import checkpoints
 from paddle_dla.training.assembly import (
     build_ema,
@@ -99,7 +100,7 @@ def _run(
     try:
         Trainer(around, datasets, learner, ranks, stop, hold, log, at).run()
     except BaseException:
-        with suppress(CheckpointError):  # a picture that cannot be drawn is not why the run ends
+        with suppress(CheckpointError, OutputError):  # a picture that cannot be drawn is not why the run ends
             log.close()
         raise
     log.close()

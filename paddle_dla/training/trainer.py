@@ -15,6 +15,7 @@ from paddle_dla.launching.meeting import LostRankError
 from paddle_dla.progress import StepClock
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.terminal import OutputError
 from paddle_dla.training import checkpoints
 from paddle_dla.training.agreement import total
 from paddle_dla.training.datasets import Datasets, least_batch, train_loader
@@ -253,7 +254,7 @@ class Trainer:
     def _tell(self, error: Exception) -> None:
         """Record how the run ended; the disk that is full may be the log's."""
         kind = {Stopped: "stop", NonFiniteError: "nan"}.get(type(error), "error")
-        with suppress(CheckpointError, FolderGoneError):
+        with suppress(CheckpointError, FolderGoneError, OutputError):
             self._log.event(kind, str(error))
 
 

@@ -11,6 +11,7 @@ A rule of one's own is one more entry: ``port_model(..., operators={"my_lib.op.d
 from __future__ import annotations
 
 import ast
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,8 +110,38 @@ def cast(a: Arguments, name: str, dtype: str) -> str:
     return f"{name}.astype(cast_dtype)"
 
 
+ORDER = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", WORKING)
+
+
+def _common(a: Arguments, *names: str) -> list[str]:
+    """Tensors cast to the largest of their types, which Paddle does not do by itself between kinds of number."""
+    types = [a.tensor(name).dtype for name in names]
+    largest = max(types, key=ORDER.index)
+    return [name if dtype == largest else cast(a, name, largest) for name, dtype in zip(names, types, strict=True)]
+
+
 def _compared(operator: str) -> Callable[[Arguments], str]:
-    return lambda a: f"self {operator} other"
+    def rule(a: Arguments) -> str:
+        left, right = _common(a, "self", "other") if a.is_tensor("other") else ("self", "other")
+        return f"{left} {operator} {right}"
+
+    return rule
+
+
+def _of_common_type(function: str, *names: str) -> Callable[[Arguments], str]:
+    return lambda a: f"{function}({', '.join(_common(a, *names))})"
+
+
+def _listed(function: str) -> Callable[[Arguments], str]:
+    """``function`` of a list of tensors of one type."""
+
+    def rule(a: Arguments) -> str:
+        names = [f"tensor{number}" for number in range(len(a.tensors))]
+        a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}
+        items = _common(a, *names)
+        return f"{function}({'tensors' if items == names else '[' + ', '.join(items) + ']'}, axis=dim)"
+
+    return rule
 
 
 def _reduced(method: str) -> Callable[[Arguments], str]:
@@ -136,8 +167,22 @@ def _cast(a: Arguments) -> str:
     return cast(a, "self", wanted)
 
 
+def _same_padding(a: Arguments) -> Any:
+    """``"same"`` in numbers: Paddle's own forgets the dilation."""
+    kernel = a.tensor("weight").shape[2:]
+    if not all(isinstance(size, int) for size in kernel):
+        raise Unsupported("padding 'same' for a kernel whose size is not known: pad by numbers")
+    dilation = a.dilation if len(a.dilation) == len(kernel) else [*a.dilation] * len(kernel)
+    total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
+    if all(size % 2 == 0 for size in total):
+        return [size // 2 for size in total]
+    return [part for size in total for part in (size // 2, size - size // 2)]
+
+
 def _conv(function: str, rank: int) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
+        if isinstance(a.padding, str):
+            a.plain = {**a.plain, "padding": _same_padding(a) if a.padding == "same" else 0}
         return f"{function}(input, weight, bias" + options(
             a, stride=("stride", 1), padding=("padding", 0), dilation=("dilation", 1), groups=("groups", 1)
         ) + ")"  # fmt: skip
@@ -169,9 +214,9 @@ def _norm(a: Arguments) -> str:
 
 def _rms_norm(a: Arguments) -> str:
     if len(a.normalized_shape) != 1:
-        raise Unsupported("RMSNorm over more than the last dimension")
+        raise Unsupported("RMSNorm over several dimensions: write x * rsqrt(mean of its square over them + epsilon)")
     if a.eps is None:
-        raise Unsupported("RMSNorm whose epsilon is the type's own")
+        raise Unsupported("RMSNorm whose epsilon is the type's own: give the layer an epsilon")
     return "rms_norm(input, weight, eps)" if a.weight is not None else "rms_norm(input, epsilon=eps)"
 
 
@@ -197,9 +242,9 @@ def _pool(function: str, spatial: int) -> Callable[[Arguments], str]:
             text += ", stride=stride"
         text += options(a, padding=("padding", 0), ceil_mode=("ceil_mode", False))
         if square(a.plain.get("dilation", 1)) != 1:
-            raise Unsupported("a max pool with dilation")
+            raise Unsupported("a max pool with dilation: take the maximum over F.unfold with dilations")
         if a.plain.get("divisor_override") is not None:
-            raise Unsupported("an average pool with a divisor of its own")
+            raise Unsupported("a divisor of its own: scale an average pool without padding by area / divisor")
         if "avg" in function and square(a.padding) != 0 and a.count_include_pad:
             text += ", exclusive=False"
         return text + ")"
@@ -213,6 +258,7 @@ def _adaptive(function: str, kept: str) -> Callable[[Arguments], str]:
         if all(value == 1 for value in size):
             a.set("axes", [*range(a.tensor("self").rank - len(size), a.tensor("self").rank)])
             return f"self.{kept}(axis=axes, keepdim=True)"
+        size = [None if value == old else value for value, old in zip(size, a.tensor("self").shape[-len(size) :])]
         a.set("output_size", square(size))
         return f"{function}(self, output_size)"
 
@@ -351,10 +397,13 @@ def _pad(a: Arguments) -> str:
     if all(size == 0 for size in pad):
         return "self"
     if mode != "constant":
-        if rank != 4 or len(pad) != 4:
-            raise Unsupported(f"padding of {len(pad) // 2} dimensions by {mode}")
+        if rank not in (3, 4, 5) or len(pad) != 2 * (rank - 2):
+            raise Unsupported(
+                f"{mode} padding of {len(pad) // 2} of {rank} dimensions: concatenate slices of the tensor"
+            )
         a.set("mode", mode)
-        return "F.pad(self, pad, mode=mode)"
+        layout = {3: ", data_format='NCL'", 4: "", 5: ", data_format='NCDHW'"}[rank]
+        return f"F.pad(self, pad, mode=mode{layout})"
     if rank == 4 and len(pad) == 4:
         return f"F.pad(self, pad{tail})"
     pairs = [pad[i : i + 2] for i in range(0, len(pad), 2)][::-1]
@@ -387,26 +436,44 @@ def _full(a: Arguments) -> str:
 def _meshgrid(a: Arguments) -> str:
     if a.plain.get("indexing", "ij") == "ij":
         return "paddle.meshgrid(*tensors)"
-    raise Unsupported("meshgrid with indexing='xy'")
+    if len(a.tensors) != 2:
+        raise Unsupported(f"meshgrid of {len(a.tensors)} tensors with indexing='xy': swap the first two dimensions")
+    return "[grid.T for grid in paddle.meshgrid(*tensors)]"
 
 
-def _interpolate(mode: str) -> Callable[[Arguments], str]:
+def _nearest(a: Arguments) -> str:
+    name = "output_size" if a.plain.get("output_size") is not None else "scale_factors"
+    keyword = "" if name == "output_size" else "scale_factor="
+    if a.tensor("input").rank == 3:  # Paddle has it for images only
+        a.set(name, [1, *a.plain[name]])
+        return f"F.interpolate(input.unsqueeze(2), {keyword}{name}, mode='nearest').squeeze(2)"
+    a.set(name, a.plain[name] if name == "output_size" else square(a.plain[name]))
+    return f"F.interpolate(input, {keyword}{name}, mode='nearest')"
+
+
+def _resized(kernel: str) -> Callable[[Arguments], str]:
+    """Paddle keeps the ratio of the sizes in float32, which is exact where sizes are doubled."""
+
     def rule(a: Arguments) -> str:
-        aligned = a.plain.get("align_corners")
-        tail = f", mode={mode!r}" + (", align_corners=align_corners" if aligned is not None else "")
+        corners = ", align_corners=True" if a.align_corners else ""
         if a.plain.get("output_size") is not None:
-            size = a.output_size
-            return f"F.interpolate(input, output_size{tail})" if size else f"F.interpolate(input{tail})"
-        a.set("scale_factors", square(a.scale_factors))
-        return f"F.interpolate(input, scale_factor=scale_factors{tail})"
+            return f"resize(input, output_size, {kernel}{corners})"
+        factors = a.scale_factors
+        if kernel == "linear" and not corners and len(factors) == 2 and all(factor in (2.0, 4.0) for factor in factors):
+            a.set("scale_factors", square(factors))
+            return "F.interpolate(input, scale_factor=scale_factors, mode='bilinear', align_corners=False)"
+        return f"resize(input, None, {kernel}{corners}, factors=scale_factors)"
 
     return rule
 
 
-def _antialiased(a: Arguments) -> str:
-    if a.align_corners or a.plain.get("output_size") is None:
-        raise Unsupported("antialiased resizing with align_corners, or by a factor")
-    return "resize_antialiased(input, output_size, cubic)" if "input" in a.plain else ""
+def _antialiased(kernel: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        if a.align_corners or a.plain.get("output_size") is None:
+            raise Unsupported("antialiased resizing with align_corners, or by a factor: give it a size, without")
+        return f"resize_antialiased(input, output_size, {kernel})"
+
+    return rule
 
 
 def _dropout(name: str = "input") -> Callable[[Arguments], str]:
@@ -426,7 +493,7 @@ def _attention(a: Arguments) -> str:
     if a.scale is not None:
         text += ", scale=scale"
     if a.enable_gqa:
-        raise Unsupported("attention with groups of queries")
+        raise Unsupported("attention with groups of queries: repeat keys and values for each group")
     return text + ")"
 
 
@@ -435,7 +502,9 @@ def _div_mode(a: Arguments) -> str:
         return "self // other"
     if a.rounding_mode is None:
         return "self / other"
-    raise Unsupported(f"division rounded by {a.rounding_mode}")
+    if a.tensor("self").floating:
+        return "paddle.trunc(self / other)"
+    return f"paddle.trunc(self.astype('float64') / other).astype({cast(a, 'self', a.result.dtype)[12:]}"
 
 
 def _div(a: Arguments) -> str:
@@ -450,14 +519,21 @@ def _promoted_to_result(a: Arguments) -> str:
     return "self" if a.tensor("self").dtype == a.result.dtype else cast(a, "self", a.result.dtype)
 
 
-def _norm_2(a: Arguments) -> str:
+def _norm_of_order(a: Arguments) -> str:
     kept = ", keepdim=True" if a.keepdim else ""
-    if a.plain.get("ord", 2) != 2:
-        raise Unsupported(f"the norm of order {a.ord}")
-    if a.dim is None:
-        return "self.square().sum().sqrt()"
+    order = a.plain.get("ord", a.plain.get("p", 2))
+    where = f"axis=dim{kept}" if a.dim not in (None, []) else kept.removeprefix(", ")
     a.set("dim", _axes(a.dim))
-    return f"self.square().sum(axis=dim{kept}).sqrt()"
+    if order is None or order == 2:
+        return f"self.square().sum({where}).sqrt()"
+    if order == 1:
+        return f"self.abs().sum({where})"
+    if order == float("inf"):
+        return f"self.abs().amax({where})"
+    if order <= 0:
+        raise Unsupported(f"the norm of order {order}: write it with abs, amin or a sum of comparisons")
+    a.set("order", order)
+    return f"power(power(self.abs(), order).sum({where}), 1 / order)"
 
 
 def _variance(method: str) -> Callable[[Arguments], str]:
@@ -467,7 +543,7 @@ def _variance(method: str) -> Callable[[Arguments], str]:
         if "unbiased" in a.plain:
             unbiased = a.unbiased
         elif correction not in (None, 0, 1):
-            raise Unsupported(f"a variance with correction {correction}")
+            raise Unsupported(f"a variance with correction {correction}: scale the one without by n / (n - correction)")
         text = f"self.{method}("
         if a.plain.get("dim") is not None:
             a.set("dim", _axes(a.dim))
@@ -479,14 +555,35 @@ def _variance(method: str) -> Callable[[Arguments], str]:
     return rule
 
 
+def _moments(spread: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        correction = a.plain.get("correction", int(a.plain.get("unbiased", True)))
+        if correction not in (None, 0, 1):
+            raise Unsupported(f"a variance with correction {correction}: scale the one without by n / (n - correction)")
+        a.set("dim", _axes(a.plain.get("dim")))
+        more = ", unbiased=False" if correction == 0 else ""
+        more += ", keepdim=True" if a.keepdim else ""
+        return f"moments(self, {spread!r}, dim{more})"
+
+    return rule
+
+
 def _clamp(a: Arguments) -> str:
+    if a.is_tensor("min") or a.is_tensor("max"):
+        text = "self" if a.plain.get("min") is None else "paddle.maximum(self, min)"
+        return text if a.plain.get("max") is None else f"paddle.minimum({text}, max)"
     low = "min=min" if a.plain.get("min") is not None else ""
     high = "max=max" if a.plain.get("max") is not None else ""
     return f"self.clip({', '.join(part for part in (low, high) if part)})"
 
 
+def in_float32(number: float) -> bool:
+    """Whether float32 has ``number`` exactly."""
+    return struct.unpack("f", struct.pack("f", number))[0] == number
+
+
 def _pow(a: Arguments) -> str:
-    return "self ** exponent"
+    return "self ** exponent" if in_float32(a.exponent) else "power(self, exponent)"
 
 
 def _scalar_pow(a: Arguments) -> str:
@@ -494,12 +591,41 @@ def _scalar_pow(a: Arguments) -> str:
     return "self ** exponent" if dtype == a.result.dtype else f"self ** {cast(a, 'exponent', a.result.dtype)}"
 
 
+def _tensor_pow(a: Arguments) -> str:
+    return f"{_promoted(a, 'self')} ** {_promoted(a, 'exponent')}"
+
+
 def _group_norm(a: Arguments) -> str:
+    if a.weight is None or a.tensor("input").rank == 2:
+        more = (", weight" if a.weight is not None else "") + (", bias" if a.bias is not None else "")
+        return f"group_norm(input, num_groups, eps{more})"
     return "F.group_norm(input, num_groups, epsilon=eps, weight=weight, bias=bias)"
 
 
+def _instance_norm(a: Arguments) -> str:
+    if a.running_mean is not None:
+        raise Unsupported("instance norm with running statistics: take the layer whole, by its class")
+    a.set("channels", a.tensor("input").shape[1])
+    more = (", weight" if a.weight is not None else "") + (", bias" if a.bias is not None else "")
+    return f"group_norm(input, channels, eps{more})"
+
+
 def _where(a: Arguments) -> str:
-    return "paddle.where(condition, self, other)"
+    left, right = _common(a, "self", "other")
+    return f"paddle.where(condition, {left}, {right})"
+
+
+def _where_number(number: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        a.set("dtype", Type(a.result.dtype))
+        full = f"paddle.full([], {number}, dtype=dtype)"
+        left, right = ("self", full) if number == "other" else (full, "other")
+        tensor = "self" if number == "other" else "other"
+        if a.tensor(tensor).dtype != a.result.dtype:
+            raise Unsupported("where of an integer tensor and a real number: cast the tensor")
+        return f"paddle.where(condition, {left}, {right})"
+
+    return rule
 
 
 def _masked_fill(a: Arguments) -> str:
@@ -530,9 +656,128 @@ def _detach(a: Arguments) -> str:
     return "self.detach()"
 
 
-def _max_of(a: Arguments) -> str:
-    kept = ", keepdim=True" if a.keepdim else ""
-    return f"(self.max(axis=dim{kept}), self.argmax(axis=dim{kept}))"
+def _extreme(method: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        kept = ", keepdim=True" if a.keepdim else ""
+        return f"{method}_and_index(self, dim{kept})"
+
+    return rule
+
+
+def _any(method: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        kept = ", keepdim=True" if a.plain.get("keepdim") else ""
+        return f"self.{method}()" if a.plain.get("dim") is None else f"self.{method}(axis=dim{kept})"
+
+    return rule
+
+
+def _sorted(a: Arguments) -> str:
+    more = ", descending=True" if a.descending else ""
+    return f"(self.sort(axis=dim{more}), self.argsort(axis=dim{more}))"
+
+
+def _argsort(a: Arguments) -> str:
+    return "self.argsort(axis=dim, descending=True)" if a.descending else "self.argsort(axis=dim)"
+
+
+def _topk(a: Arguments) -> str:
+    return f"self.topk(k, axis=dim{'' if a.largest else ', largest=False'})"
+
+
+def _added_product(left: str, right: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        first = "self" if a.beta == 1 else "beta * self"
+        second = f"{left} @ {right}" if a.alpha == 1 else f"alpha * ({left} @ {right})"
+        return f"{first} + {second}"
+
+    return rule
+
+
+def _softmax(function: str) -> Callable[[Arguments], str]:
+    return lambda a: function.replace("self", _promoted_to_result(a))
+
+
+def _embedding(a: Arguments) -> str:
+    if a.padding_idx is None or a.padding_idx < 0:
+        return "F.embedding(indices, weight)"
+    return "embedding(indices, weight, padding_idx)"
+
+
+def _moved(a: Arguments) -> str:
+    rank = a.tensor("self").rank
+    source = [dim % rank for dim in (a.source if isinstance(a.source, list) else [a.source])]
+    target = [dim % rank for dim in (a.destination if isinstance(a.destination, list) else [a.destination])]
+    order = [dim for dim in range(rank) if dim not in source]
+    for place, dim in sorted(zip(target, source, strict=True)):
+        order.insert(place, dim)
+    a.set("order", order)
+    return "self.transpose(order)"
+
+
+def _last_two_swapped(a: Arguments) -> str:
+    a.plain = {**a.plain, "dim0": -2, "dim1": -1}
+    return _transpose(a)
+
+
+def _grid_sample(a: Arguments) -> str:
+    if a.interpolation_mode > 1:
+        raise Unsupported("bicubic grid_sample: sum the 16 neighbours with the cubic kernel's weights")
+    a.set("mode", ("bilinear", "nearest")[a.interpolation_mode])
+    a.set("padding_mode", ("zeros", "border", "reflection")[a.padding_mode])
+    return "F.grid_sample(input, grid, mode=mode, padding_mode=padding_mode, align_corners=align_corners)"
+
+
+def _like(function: str, value: str = "") -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        if a.tensor("self").dtype == a.result.dtype:
+            return f"{function}(self{value})"
+        a.set("dtype", Type(a.result.dtype))
+        return f"{function}(self{value}, dtype=dtype)"
+
+    return rule
+
+
+def _index_add(a: Arguments) -> str:
+    if a.plain.get("alpha", 1) != 1:
+        raise Unsupported("index_add with alpha: scale the source")
+    return "paddle.index_add(self, index, dim, source)"
+
+
+def _one_hot(a: Arguments) -> str:
+    a.set("cast_dtype", Type("int64"))
+    return "F.one_hot(self, num_classes).astype(cast_dtype)"
+
+
+def _typed(text: str) -> Callable[[Arguments], str]:
+    """``text``, in which ``dtype`` is the type of the result."""
+
+    def rule(a: Arguments) -> str:
+        a.set("dtype", Type(a.result.dtype))
+        return text
+
+    return rule
+
+
+def _adaptive_max(function: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        size = [None if value == old else value
+                for value, old in zip(a.output_size, a.tensor("self").shape[-len(a.output_size) :], strict=True)]  # fmt: skip
+        a.set("output_size", square(size))
+        return f"{function}(self, output_size, return_mask=True)"
+
+    return rule
+
+
+def _elu(a: Arguments) -> str:
+    if a.scale != 1 or a.input_scale != 1:
+        raise Unsupported("an ELU with scales: multiply its input and output")
+    return "elu(self, alpha)"
+
+
+def _threshold(a: Arguments) -> str:
+    a.set("limit", a.threshold)
+    return "thresholded(self, limit, value)"
 
 
 def _unfold(a: Arguments) -> str:
@@ -562,17 +807,23 @@ OPERATORS: dict[str, Any] = {
     "div.Scalar": _div,
     "div.Tensor_mode": _div_mode,
     "floor_divide.default": "self // other",
+    "remainder.Tensor": "self % other",
     "remainder.Scalar": "self % other",
     "rsub.Scalar": "other - self",
     "neg.default": "-self",
     "pow.Tensor_Scalar": _pow,
     "pow.Scalar": _scalar_pow,
-    "pow.Tensor_Tensor": "self ** exponent",
+    "pow.Tensor_Tensor": _tensor_pow,
     "addcmul.default": lambda a: "self + tensor1 * tensor2" if a.value == 1 else "self + value * tensor1 * tensor2",
+    "addcdiv.default": lambda a: "self + tensor1 / tensor2" if a.value == 1 else "self + value * tensor1 / tensor2",
+    "lerp.Scalar": "lerp(self, end, weight)",
+    "lerp.Tensor": "lerp(self, end, weight)",
+    "atan2.default": "paddle.atan2(self, other)",
+    "nan_to_num.default": "paddle.nan_to_num(self, nan, posinf, neginf)",
     "reciprocal.default": "1 / self",
     "square.default": "self.square()",
-    "maximum.default": "paddle.maximum(self, other)",
-    "minimum.default": "paddle.minimum(self, other)",
+    "maximum.default": _of_common_type("paddle.maximum", "self", "other"),
+    "minimum.default": _of_common_type("paddle.minimum", "self", "other"),
     "clamp.default": _clamp,
     "clamp.Tensor": _clamp,
     "clamp_min.default": "self.clip(min=min)",
@@ -597,6 +848,18 @@ OPERATORS: dict[str, Any] = {
             "expm1",
             "atan",
             "isnan",
+            "isinf",
+            "isfinite",
+            "log2",
+            "log10",
+            "tan",
+            "asin",
+            "acos",
+            "sinh",
+            "cosh",
+            "erfinv",
+            "trunc",
+            "frac",
         )
     },
     # comparisons and masks
@@ -616,28 +879,41 @@ OPERATORS: dict[str, Any] = {
     "logical_not.default": "paddle.logical_not(self)",
     "logical_and.default": "paddle.logical_and(self, other)",
     "bitwise_and.Tensor": "self & other",
+    "__and__.Tensor": "self & other",
+    "logical_xor.default": "paddle.logical_xor(self, other)",
+    "bitwise_xor.Tensor": "self ^ other",
+    "__xor__.Tensor": "self ^ other",
     "logical_or.default": "paddle.logical_or(self, other)",
     "bitwise_or.Tensor": "self | other",
+    "__or__.Tensor": "self | other",
     "where.self": _where,
+    "where.ScalarOther": _where_number("other"),
+    "where.ScalarSelf": _where_number("self"),
+    "masked_fill.Tensor": "paddle.where(mask, value, self)",
     "masked_fill.Scalar": _masked_fill,
     # activations
     "relu.default": "F.relu(self)",
     "relu6.default": "F.relu6(self)",
     "gelu.default": _gelu,
-    "silu.default": "F.silu(self)",
+    "silu.default": "silu(self)",
     "sigmoid.default": "F.sigmoid(self)",
     "hardsigmoid.default": "F.relu6(self + 3) / 6",
     "hardswish.default": "F.hardswish(self)",
     "hardtanh.default": "self.clip(min_val, max_val)",
     "leaky_relu.default": "leaky_relu(self, negative_slope)",
-    "elu.default": "F.elu(self, alpha)",
-    "selu.default": "F.selu(self)",
+    "elu.default": _elu,
+    "celu.default": "celu(self, alpha)",
+    "threshold.default": _threshold,
+    "softshrink.default": "softshrink(self, lambd)",
+    "hardshrink.default": "hardshrink(self, lambd)",
+    "rrelu.default": "F.rrelu(self, lower, upper, training=self_module.training)",
+    "selu.default": "selu(self)",
     "mish.default": "F.mish(self)",
     "softplus.default": "F.softplus(self, beta, threshold)",
     "log_sigmoid.default": "F.log_sigmoid(self)",
     "prelu.default": "F.prelu(self, weight)",
-    "softmax.int": "F.softmax(self, axis=dim)",
-    "log_softmax.int": "F.log_softmax(self, axis=dim)",
+    "softmax.int": _softmax("F.softmax(self, axis=dim)"),
+    "log_softmax.int": _softmax("log_softmax(self, dim)"),
     "glu.default": "F.glu(self, axis=dim)",
     # reductions
     "mean.dim": _reduced("mean"),
@@ -647,20 +923,43 @@ OPERATORS: dict[str, Any] = {
     "amax.default": _reduced("amax"),
     "amin.default": _reduced("amin"),
     "prod.dim_int": _reduced("prod"),
-    "max.dim": _max_of,
+    "prod.default": _reduced("prod"),
+    "any.dim": _any("any"),
+    "any.default": _any("any"),
+    "all.dim": _any("all"),
+    "all.default": _any("all"),
+    "max.dim": _extreme("max"),
+    "min.dim": _extreme("min"),
+    "max.default": "self.amax()",
+    "min.default": "self.amin()",
+    "argmin.default": "self.argmin(axis=dim, keepdim=keepdim)",
     "argmax.default": "self.argmax(axis=dim, keepdim=keepdim)",
     "cumsum.default": _cumsum,
+    "cumprod.default": "self.cumprod(dim)",
+    "topk.default": _topk,
+    "sort.default": _sorted,
+    "argsort.default": _argsort,
     "var.correction": _variance("var"),
     "var.dim": _variance("var"),
     "std.correction": _variance("std"),
     "std.dim": _variance("std"),
-    "linalg_vector_norm.default": _norm_2,
+    "var_mean.correction": _moments("var"),
+    "var_mean.dim": _moments("var"),
+    "std_mean.correction": _moments("std"),
+    "std_mean.dim": _moments("std"),
+    "linalg_vector_norm.default": _norm_of_order,
+    "norm.ScalarOpt_dim": _norm_of_order,
     "logsumexp.default": _reduced("logsumexp"),
     # products
     "linear.default": _linear,
     "matmul.default": "self @ other",
     "bmm.default": "self @ mat2",
     "mm.default": "self @ mat2",
+    "mv.default": "self @ vec",
+    "dot.default": "self @ tensor",
+    "outer.default": "paddle.outer(self, vec2)",
+    "addmm.default": _added_product("mat1", "mat2"),
+    "baddbmm.default": _added_product("batch1", "batch2"),
     "einsum.default": "paddle.einsum(equation, *tensors)",
     "scaled_dot_product_attention.default": _attention,
     "conv1d.default": _conv("F.conv1d", 1),
@@ -670,25 +969,36 @@ OPERATORS: dict[str, Any] = {
     "conv1d.padding": _conv("F.conv1d", 1),
     "conv_transpose1d.default": _conv_transpose("F.conv1d_transpose"),
     "conv_transpose2d.input": _conv_transpose("F.conv2d_transpose"),
-    "embedding.default": "F.embedding(indices, weight)",
-    "one_hot.default": "F.one_hot(self, num_classes)",
+    "conv_transpose3d.input": _conv_transpose("F.conv3d_transpose"),
+    "embedding.default": _embedding,
+    "one_hot.default": _one_hot,
     # normalisation
     "layer_norm.default": _norm,
     "rms_norm.default": _rms_norm,
     "group_norm.default": _group_norm,
+    "instance_norm.default": _instance_norm,
     "batch_norm.default": _batch_norm,
     # pools and resizing
     "max_pool2d.default": _pool("F.max_pool2d", 2),
     "max_pool1d.default": _pool("F.max_pool1d", 1),
+    "max_pool3d.default": _pool("F.max_pool3d", 3),
+    "avg_pool3d.default": _pool("F.avg_pool3d", 3),
     "avg_pool2d.default": _pool("F.avg_pool2d", 2),
     "avg_pool1d.default": _pool("F.avg_pool1d", 1),
-    "adaptive_avg_pool1d.default": _adaptive("F.adaptive_avg_pool1d", "mean"),
-    "adaptive_avg_pool2d.default": _adaptive("F.adaptive_avg_pool2d", "mean"),
-    "adaptive_max_pool2d.default": _adaptive("F.adaptive_max_pool2d", "amax"),
-    "upsample_nearest2d.vec": _interpolate("nearest"),
-    "upsample_bilinear2d.vec": _interpolate("bilinear"),
-    "upsample_bicubic2d.vec": _interpolate("bicubic"),
-    "_upsample_bicubic2d_aa.vec": _antialiased,
+    "adaptive_avg_pool1d.default": _adaptive("adaptive_avg_pool1d", "mean"),
+    "adaptive_avg_pool2d.default": _adaptive("adaptive_avg_pool2d", "mean"),
+    "adaptive_max_pool1d.default": _adaptive_max("F.adaptive_max_pool1d"),
+    "adaptive_max_pool2d.default": _adaptive_max("F.adaptive_max_pool2d"),
+    "upsample_nearest1d.vec": _nearest,
+    "upsample_nearest2d.vec": _nearest,
+    "upsample_linear1d.vec": _resized("linear"),
+    "upsample_bilinear2d.vec": _resized("linear"),
+    "upsample_bicubic2d.vec": _resized("cubic"),
+    "_upsample_bicubic2d_aa.vec": _antialiased("keys"),
+    "_upsample_bilinear2d_aa.vec": _antialiased("linear"),
+    "grid_sampler.default": _grid_sample,
+    "affine_grid_generator.default": "F.affine_grid(theta, size, align_corners=align_corners)",
+    "channel_shuffle.default": "F.channel_shuffle(self, groups)",
     "im2col.default": _unfold,
     "col2im.default": _fold,
     "pixel_shuffle.default": "F.pixel_shuffle(self, upscale_factor)",
@@ -705,18 +1015,23 @@ OPERATORS: dict[str, Any] = {
     "transpose.int": _transpose,
     "t.default": "self.T",
     "numpy_T.default": "self.T",
+    "mT.default": _last_two_swapped,
+    "movedim.int": _moved,
+    "squeeze.default": "self.squeeze()",
     "squeeze.dim": _squeeze,
     "squeeze.dims": _squeeze,
     "unsqueeze.default": "self.unsqueeze(axis=dim)",
     "expand.default": _expand,
     "expand_as.default": lambda a: _expand_as(a),
+    "broadcast_tensors.default": "paddle.broadcast_tensors(tensors)",
     "repeat.default": _repeat,
     "tile.default": lambda a: "self.tile(dims)",
     "repeat_interleave.self_int": "self.repeat_interleave(repeats, axis=dim)",
-    "cat.default": "paddle.concat(tensors, axis=dim)",
-    "stack.default": "paddle.stack(tensors, axis=dim)",
+    "cat.default": _listed("paddle.concat"),
+    "stack.default": _listed("paddle.stack"),
     "chunk.default": _split,
     "split.Tensor": _split,
+    "tensor_split.sections": _split,
     "split_with_sizes.default": _split_sizes,
     "unbind.int": "self.unbind(axis=dim)",
     "slice.Tensor": _slice,
@@ -724,11 +1039,17 @@ OPERATORS: dict[str, Any] = {
     "index.Tensor": _index,
     "index_select.default": "self.index_select(index, axis=dim)",
     "gather.default": "paddle.take_along_axis(self, index, axis=dim, broadcast=False)",
+    "scatter.src": "paddle.put_along_axis(self, index, src, axis=dim, broadcast=False)",
+    "scatter.value": "paddle.put_along_axis(self, index, value, axis=dim, broadcast=False)",
+    "scatter_add.default": "paddle.put_along_axis(self, index, src, axis=dim, reduce='add', broadcast=False)",
+    "index_add.default": _index_add,
     "roll.default": _roll,
     "flip.default": "self.flip(axis=dims)",
+    "rot90.default": "paddle.rot90(self, k, dims)",
+    "diagonal.default": "self.diagonal(offset, dim1, dim2)",
     "pad.default": _pad,
     "constant_pad_nd.default": _pad,
-    "unfold.default": "self.unfold(dimension, size, step)",
+    "unfold.default": "windows(self, dimension, size, step)",
     "tril.default": "paddle.tril(self, diagonal)",
     "triu.default": "paddle.triu(self, diagonal)",
     # new tensors and types
@@ -739,12 +1060,16 @@ OPERATORS: dict[str, Any] = {
     "ones.default": _filled("paddle.ones"),
     "new_zeros.default": _filled("paddle.zeros"),
     "new_ones.default": _filled("paddle.ones"),
+    "linspace.default": _typed("paddle.linspace(start, end, steps, dtype=dtype)"),
+    "eye.default": _typed("paddle.eye(n, dtype=dtype)"),
     "full.default": _full,
-    "zeros_like.default": "paddle.zeros_like(self)",
-    "ones_like.default": "paddle.ones_like(self)",
-    "full_like.default": "paddle.full_like(self, fill_value)",
+    "new_full.default": _full,
+    "zeros_like.default": _like("paddle.zeros_like"),
+    "ones_like.default": _like("paddle.ones_like"),
+    "full_like.default": _like("paddle.full_like", ", fill_value"),
     "meshgrid.indexing": _meshgrid,
     "meshgrid.default": _meshgrid,
+    "bucketize.Tensor": "paddle.bucketize(self, boundaries, right=right)",
     "to.dtype": _cast,
     "to.device": _cast,
     "to.dtype_layout": _cast,

@@ -115,7 +115,167 @@ def batch_standardized(x, weight, bias, epsilon):
     return x if bias is None else x + bias.reshape(shape)
 
 
+def silu(x):
+    """``x`` times its sigmoid; the gradient of ``F.silu`` is NaN where exp(-x) overflows."""
+    return x * F.sigmoid(x)
+
+
+def elu(x, alpha=1.0):
+    """ELU whose alpha is not rounded to float32."""
+    return F.relu(x) + alpha * paddle.expm1(-F.relu(-x))
+
+
+def celu(x, alpha=1.0):
+    """CELU: alpha * (exp(x / alpha) - 1) below 0."""
+    return F.relu(x) + alpha * paddle.expm1(-F.relu(-x) / alpha)
+
+
+def selu(x):
+    """SELU whose constants are not rounded to float32."""
+    return 1.0507009873554805 * elu(x, 1.6732632423543772)
+
+
+def thresholded(x, limit, value):
+    """``x`` where it is above ``limit``, ``value`` elsewhere."""
+    return paddle.where(x > limit, x, paddle.full_like(x, value))
+
+
+def softshrink(x, limit):
+    """``x`` brought nearer to 0 by ``limit``, which is not rounded to float32."""
+    return x - x.clip(-limit, limit)
+
+
+def hardshrink(x, limit):
+    """``x`` where it is further than ``limit`` from 0, 0 elsewhere."""
+    return paddle.where(x.abs() > limit, x, paddle.zeros_like(x))
+
+
+def log_softmax(x, axis):
+    """Logarithm of the softmax; that of Paddle ends 64 below the largest element."""
+    x = x - x.max(axis=axis, keepdim=True).detach()
+    return x - x.exp().sum(axis=axis, keepdim=True).log()
+
+
+def power(x, exponent):
+    """``x ** exponent``, whose exponent is not rounded to float32."""
+    return x ** paddle.full([], exponent, dtype=x.dtype)
+
+
+def lerp(start, end, weight):
+    """From ``start`` to ``end``, by ``weight``."""
+    return start + weight * (end - start)
+
+
+def max_and_index(x, axis, keepdim=False):
+    """The largest elements and where they are; the gradient goes to the first of equals."""
+    index = x.argmax(axis=axis, keepdim=True)
+    values = paddle.take_along_axis(x, index, axis=axis, broadcast=False)
+    return (values, index) if keepdim else (values.squeeze(axis), index.squeeze(axis))
+
+
+def min_and_index(x, axis, keepdim=False):
+    """The smallest elements and where they are; the gradient goes to the first of equals."""
+    values, index = max_and_index(-x, axis, keepdim)
+    return -values, index
+
+
+def moments(x, spread, axis=None, unbiased=True, keepdim=False):
+    """``spread`` ("var" or "std") and mean along ``axis``."""
+    mean = x.mean(axis=axis, keepdim=keepdim)
+    if spread == "std":
+        return x.std(axis=axis, unbiased=unbiased, keepdim=keepdim), mean
+    return x.var(axis=axis, unbiased=unbiased, keepdim=keepdim), mean
+
+
+def embedding(indices, weight, padding_idx):
+    """Rows of ``weight``; the row ``padding_idx`` gets no gradient."""
+    rows = F.embedding(indices, weight)
+    return paddle.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
+
+
+def group_norm(x, groups, epsilon, weight=None, bias=None):
+    """``x`` (B, C, ...) with mean 0 and variance 1 in each of ``groups`` of channels, then scaled and shifted."""
+    grouped = x.reshape([x.shape[0], groups, -1])
+    mean = grouped.mean(axis=-1, keepdim=True)
+    variance = (grouped - mean).square().mean(axis=-1, keepdim=True)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    x = ((grouped - mean) / (variance + epsilon).sqrt()).reshape(x.shape)
+    x = x if weight is None else x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def windows(x, axis, size, step):
+    """Every window of ``size`` elements along ``axis``, ``step`` apart; a window's elements are the last dimension."""
+    axis = axis % x.ndim
+    starts = paddle.arange(0, x.shape[axis] - size + 1, step)
+    places = (starts.unsqueeze(1) + paddle.arange(size)).flatten()
+    shape = [*x.shape[:axis], starts.shape[0], size, *x.shape[axis + 1 :]]
+    x = x.index_select(places, axis=axis).reshape(shape)
+    return paddle.moveaxis(x, axis + 1, -1)
+
+
+def average_weights(size, target, dtype):
+    """(target, size): how much each position counts for each of ``target`` averages, as adaptive pooling cuts them."""
+    start = paddle.arange(target).unsqueeze(1) * size // target
+    end = ((paddle.arange(target).unsqueeze(1) + 1) * size + target - 1) // target
+    place = paddle.arange(size).unsqueeze(0)
+    inside = paddle.logical_and(place >= start, place < end).astype(dtype)
+    return inside / inside.sum(axis=1, keepdim=True)
+
+
+def adaptive_avg_pool1d(x, size):
+    """``x`` (B, C, W) averaged to ``size`` positions; the gradient of Paddle's own divides in float32."""
+    return x @ average_weights(x.shape[2], size, x.dtype).T
+
+
+def adaptive_avg_pool2d(x, size):
+    """``x`` (B, C, H, W) averaged to ``size``, a number or two, ``None`` for what it is."""
+    size = size if isinstance(size, (list, tuple)) else [size, size]
+    if size[0] is not None:
+        x = average_weights(x.shape[2], size[0], x.dtype) @ x
+    return x if size[1] is None else x @ average_weights(x.shape[3], size[1], x.dtype).T
+
+
+def linear(distance):
+    """Kernel of linear interpolation."""
+    return F.relu(1 - distance.abs())
+
+
 def cubic(distance):
+    """Keys' cubic kernel with a = -0.75, as torch's bicubic interpolation."""
+    x = distance.abs()
+    near = ((1.25 * x - 2.25) * x) * x + 1
+    far = ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return paddle.where(x < 1, near, paddle.where(x < 2, far, paddle.zeros_like(x)))
+
+
+def interpolation(size, target, kernel, dtype, align_corners=False, factor=None):
+    """(target, size): how much each position counts for each of the new ones; what is over the edge counts for it."""
+    if align_corners:
+        center = paddle.arange(target, dtype=dtype) * ((size - 1) / max(target - 1, 1))
+    else:
+        ratio = 1 / factor if factor else size / target
+        center = (paddle.arange(target, dtype=dtype) + 0.5) * ratio - 0.5
+    weights = paddle.zeros([target, size], dtype=dtype)
+    for step in (-1, 0, 1, 2):
+        place = center.floor() + step
+        edge = F.one_hot(place.clip(0, size - 1).astype("int64"), size).astype(dtype)
+        weights = weights + kernel(center - place).unsqueeze(1) * edge
+    return weights
+
+
+def resize(x, size, kernel, align_corners=False, factors=None):
+    """``x`` (B, C, W) or (B, C, H, W) at another size, or ``factors`` as large; no constant is rounded to float32."""
+    factors = factors or [None] * (x.ndim - 2)
+    if size is None:
+        size = [int(old * factor) for old, factor in zip(x.shape[2:], factors)]
+    x = x @ interpolation(x.shape[-1], size[-1], kernel, x.dtype, align_corners, factors[-1]).T
+    if x.ndim == 3:
+        return x
+    return interpolation(x.shape[2], size[0], kernel, x.dtype, align_corners, factors[0]) @ x
+
+
+def keys(distance):
     """Keys' cubic kernel with a = -0.5, as torch's antialiased bicubic filter."""
     x = distance.abs()
     near = ((1.5 * x - 2.5) * x) * x + 1

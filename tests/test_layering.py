@@ -21,7 +21,7 @@ checks               | alignment/check_* record                   | torch timm p
 checks.files         | alignment/compare                          | -                 | -            | alignment.*
                      |                                            |                   |              | engine.* plain
                      |                                            |                   |              | storage
-checks.faults        | alignment/selftest                         | -                 | torch paddle | *
+checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
 convert.porting      | convert/porting                            | torch timm paddle | -            | *
@@ -30,6 +30,7 @@ alignment.shared     | alignment/command drawn_images             | -           
                      | training_transforms                        |                   |              |
 alignment.dla        | alignment/pairs                            | torch paddle      | torch paddle | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
+                     |                                            |                   |              | sides.paddle
 alignment.reprod     | alignment/reprod_files                     | -                 | -            | engine.* storage
 alignment.public     | alignment/__init__                         | -                 | -            | engine*
 engine               | alignment/engine/accounts borrowed folding | -                 | torch paddle | engine.* sides.*

@@ -762,7 +762,7 @@ def _typed(text: str) -> Callable[[Arguments], str]:
 def _adaptive_max(function: str) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         size = [None if value == old else value
-                for value, old in zip(a.output_size, a.tensor("self").shape[-len(a.output_size) :], strict=True)]  # fmt: skip
+                for value, old in zip(a.output_size, a.tensor("self").shape[-len(a.output_size) :], strict=True)]
         a.set("output_size", square(size))
         return f"{function}(self, output_size, return_mask=True)"
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from paddle_dla.storage.errors import CheckpointError
 
+SHOWN = 8
+"""How many tensors of a kind an error names."""
+
 
 class ReferenceError_(ValueError):
     """A reference that cannot be built: an unknown model, or a factory that is not found or raises."""
@@ -99,13 +102,17 @@ def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str,
     source = read_source(path, use_ema)
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tensor.shape for name, tensor in source.tensors.items()}
-    faults = [f"{name}: missing" for name in expected if name not in found and not name.endswith("num_batches_tracked")]
-    faults += [f"{name}: the model has no such tensor" for name in found if name not in expected]
+    counters = "num_batches_tracked"
+    missing = [f"{name}: missing" for name in expected if name not in found and not name.endswith(counters)]
+    faults = [f"{name}: the model has no such tensor" for name in found if name not in expected]
     faults += [f"{name}: {list(found[name])} in the file, {list(expected[name])} in the model"
                for name in found if name in expected and tuple(found[name]) != expected[name]]  # fmt: skip
-    if faults:
-        more = [f"... and {len(faults) - 12} more"] if len(faults) > 12 else []
-        raise CheckpointError("\n  ".join([f"{path} is not a checkpoint of this model:", *faults[:12], *more]))
+    if faults or missing:
+        # of a name that is spelled otherwise both spellings are shown
+        shown = [*missing[:SHOWN], *faults[:SHOWN]]
+        left = len(missing) + len(faults) - len(shown)
+        more = [f"... and {left} more"] if left else []
+        raise CheckpointError("\n  ".join([f"{path} is not a checkpoint of this model:", *shown, *more]))
     module.load_state_dict({name: torch.from_numpy(tensor.array().copy()) for name, tensor in source.tensors.items()},
                            strict=False)  # fmt: skip
     return dict(source.origin)

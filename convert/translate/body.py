@@ -18,6 +18,7 @@ from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, literal
 
 Step = "Op | Call"
+MISSING = "missing"  # what is written for an operator without a rule, of which nothing comes
 SPARE = ("out", "y", "z", "u", "v", "w")
 LETTERS = {2: ("B", "C"), 3: ("B", "N", "C"), 4: ("B", "H", "W"), 5: ("B", "D", "H", "W")}
 
@@ -115,15 +116,15 @@ class Writer:
         rule = self.rules.get(op.name) or self.rules.get(functional(op.name))
         tensors = [self.program.tensors[number] for number in op.outputs]
         arguments = Arguments(op.args, self._tensor, tensors)
-        self.templates[id(op)] = ("", arguments)
+        self.templates[id(op)] = (MISSING, arguments)
         if rule is None:
             self._stop(op, f"no rule for the operator {op.name}")
-            return "missing"
+            return MISSING
         try:
             template = rule if isinstance(rule, str) else rule(arguments)
         except Unsupported as error:
             self._stop(op, f"the rule for {op.name} does not serve {error}")
-            template = "missing"
+            template = MISSING
         self.templates[id(op)] = (template, arguments)
         return template
 

@@ -208,7 +208,8 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     for free in (_all_free, _batch_free):
         frames.counts.clear()
         try:
-            with warnings.catch_warnings(), _made_in_float64(), _at_most(LONGEST_S if free is _all_free else 0):
+            limit = _at_most(LONGEST_S if free is _all_free else 0)
+            with warnings.catch_warnings(), _made_in_float64(), _functions_refused(), limit:
                 warnings.simplefilter("ignore")
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -217,6 +218,24 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
         except _TooLong:
             continue
     raise TranslationError([_refusal(failure)]) from failure
+
+
+@contextmanager
+def _functions_refused() -> Iterator[None]:
+    """Within it a ``torch.autograd.Function`` raises: its backward is code of its own, which no trace sees."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if cls.__module__.split(".")[0] == "torch":
+            return original.__func__(cls, *args, **kwargs)
+        raise ValueError(f"{cls.__qualname__} is a torch.autograd.Function, whose backward no trace sees; write it as "
+                         "operators, or port it by hand")  # fmt: skip
+
+    torch.autograd.Function.apply = classmethod(refuse)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
 
 
 LONGEST_S = 90
@@ -278,9 +297,10 @@ def _refusal(error: Exception) -> Stop:
         ):
             place = Place(code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
-    return Stop(
-        "", place, f"torch.export cannot trace it: {str(error).strip().splitlines()[0] if str(error) else error!r}"
-    )
+    text = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    if "data-dependent" in text:
+        text = f"it decides by the values of a tensor, which no trace can follow ({text})"
+    return Stop("", place, f"torch.export cannot trace it: {text}")
 
 
 class _Reader:

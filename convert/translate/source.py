@@ -61,13 +61,19 @@ def written(translation: Translation, header: str) -> str:
     names = _names([*(_parts()[name][0] for name in parts), *classes])
     imports = ["import paddle"] * ("paddle" in names) + ["import paddle.nn.functional as F"] * ("F" in names)
     pieces = [
-        ast.unparse(ast.Expr(ast.Constant(header))),
+        _docstring(header),
         "\n".join([*imports, "from paddle import nn"]),
         *(_parts()[name][1] for name in parts),
         *(_unparsed(node) for node in classes),
         f"def build_model():\n    return {translation.model}()",
     ]
     return formatted("\n\n\n".join(pieces))
+
+
+def _docstring(text: str) -> str:
+    """``text`` in three quotes."""
+    escaped = text.strip().replace("\\", "\\\\").replace('"', '\\"')
+    return f'"""{escaped}\n"""' if "\n" in escaped else f'"""{escaped}"""'
 
 
 _RETURNED = re.compile(r"^(\s*return )\((.*)\)$")

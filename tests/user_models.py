@@ -1,0 +1,135 @@
+"""Torch modules as users write them, of no library: what ``convert/port.py --torch user_models:NAME`` is tried on."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.out = nn.Linear(6, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, left, right):
+        return self.out(self.left(left).tanh() * F.elu(self.right(right)))
+
+
+class DictOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        features = F.silu(self.norm(self.conv(x)))
+        return {"features": features, "logits": self.head(features.mean((2, 3))), "most": [features.amax((2, 3))]}
+
+
+class TiedEmbedding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.lstm = nn.LSTM(16, 16, num_layers=2, batch_first=True)
+        self.out = nn.Linear(16, 20, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, tokens):
+        states, _ = self.lstm(self.embed(tokens))
+        return self.out(states)
+
+
+class Double(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.norm2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.act(self.norm1(self.conv1(x)))
+        return self.act(self.norm2(self.conv2(x)))
+
+
+class UNet(nn.Module):
+    def __init__(self, widths=(8, 16, 32)):
+        super().__init__()
+        pairs = [*zip(widths[::-1], widths[-2::-1])]
+        self.down = nn.ModuleList(Double(i, o) for i, o in zip((3, *widths), widths))
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs)
+        self.merge = nn.ModuleList(Double(2 * o, o) for _, o in pairs)
+        self.out = nn.Conv2d(widths[0], 2, 1)
+
+    def forward(self, x):
+        skips = []
+        for down in self.down[:-1]:
+            x = down(x)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.down[-1](x)
+        for up, merge, skip in zip(self.up, self.merge, reversed(skips)):
+            x = merge(torch.cat([up(x), skip], 1))
+        return self.out(x)
+
+
+class InPlace(nn.Module):
+    """Changes slices and results in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.fc1(x)
+        x[:, 1:] += x[:, :-1] * 2
+        y = self.fc2(x).relu_().mul_(2)
+        out = torch.zeros_like(y)
+        out[:, 0] = y[:, 1]
+        out[:, 2:, 3:5] = y[:, 2:, :2]
+        return out + y
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.sum() > 0:  # the values decide
+            return self.fc(x)
+        return x
+
+
+class _Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class OwnBackward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return _Square.apply(self.fc(x))  # its own backward
+
+
+class Unknown(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.special.bessel_j0(self.fc(x))  # an operator without a rule
+
+
+def raising():
+    raise RuntimeError("no such device")
+
+
+def a_number():
+    return 3

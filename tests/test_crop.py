@@ -2,11 +2,12 @@
 
 import io
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from odd_images import drawing, encode, odd_images
-from PIL import Image
+from PIL import Image, features
 
 from paddle_dla.data import crop as crop_module
 from paddle_dla.data.crop import COMPILED, FILTERS, EvalTransform, resize_crop
@@ -168,6 +169,37 @@ def test_decoding_is_pillows_with_or_without_a_buffer_used_before(kind):
 def test_a_truncated_image_is_refused(kind, share):
     with pytest.raises(ImageError, match=r"damaged image|no image of a known format|refused"):
         decode(ODD[kind][: int(len(ODD[kind]) * share)])
+
+
+AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "TGA", "ICO", "QOI", "DDS", "SGI", "PCX", AVIF])
+def test_damage_is_the_one_error_in_formats_that_only_call_themselves_png(kind):
+    try:
+        whole = encode(drawing(64, 48), kind)
+    except OSError:
+        pytest.skip(f"Pillow was built without {kind}")
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] = rng.integers(256)
+        with suppress(ImageError):
+            decode(bytes(data))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_planes_that_cannot_be_decoded_are_the_one_error():
+    """Of which Pillow's AVIF reader tells by a ``RuntimeError``, as no other does."""
+    whole = encode(drawing(64, 64), "AVIF")
+    planes = whole.index(b"mdat") + 4
+    with pytest.raises(ImageError, match="damaged image"):
+        decode(whole[:planes] + b"\xff" * (len(whole) - planes))
+
+
+def test_a_program_that_calls_itself_an_image_is_not_run():
+    with pytest.raises(ImageError, match="EPS is a program"):
+        decode(encode(drawing(8, 8), "EPS"))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "jpeg_cmyk", "tiff", "gif"])

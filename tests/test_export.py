@@ -142,6 +142,16 @@ def test_what_exists_is_not_replaced_unless_asked(tmp_path):
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["weights.pdparams", ".notes", "model.dir/"])
+def test_an_export_that_holds_something_else_is_not_replaced(name, exported_copy):
+    """The weights that are being exported, for one."""
+    path = exported_copy / name
+    path.mkdir() if name.endswith("/") else path.write_text("mine")
+    with pytest.raises(ExportError, match="holds more than an export"):
+        export_model(small_model(MODEL, seed=1), exported_copy, wanted("inference"), overwrite=True)
+    assert path.exists()
+
+
 def test_an_export_is_replaced_when_asked(exported_copy):
     export_model(small_model(MODEL, seed=1), exported_copy, wanted("inference"), overwrite=True)
     assert read_record(exported_copy).formats == ("inference",)

@@ -1,6 +1,9 @@
 """The runner of an export: alone in a process, it says what the network says, of images that timm would feed it."""
 
+import io
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exports import ENGINE_NAMES, NAMES, SPEC, photograph, rewrite
-from PIL import Image
+from PIL import Image, features
 
 from paddle_dla.engines import open_engine
 from paddle_dla.exporting import folder, runner
@@ -76,6 +79,51 @@ def test_the_runner_goes_on_past_an_image_that_it_cannot_read(exported, tmp_path
     assert done.returncode == 1
     assert f"error: {tmp_path / 'bad.jpg'}: cannot identify image file" in done.stderr
     assert done.stdout.startswith(str(tmp_path / "a.png"))
+
+
+def damaged_avif():
+    """A real AVIF whose planes cannot be decoded, which Pillow tells by an error that no other format has."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(file, "AVIF")
+    content = file.getvalue()
+    planes = content.index(b"mdat") + 4
+    return content[:planes] + b"\xff" * (len(content) - planes)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_the_runner_goes_on_past_an_image_of_any_damage(exported, tmp_path):
+    (tmp_path / "bad.png").write_bytes(damaged_avif())
+    good = photograph(tmp_path / "good.png")
+    done = run_alone(exported[1], tmp_path / "bad.png", good)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{tmp_path / 'bad.png'}: damaged image" in done.stderr and str(good) in done.stdout
+
+
+def test_the_runner_runs_no_program_that_calls_itself_an_image(exported, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "program.eps")
+    (tmp_path / "program.eps").rename(tmp_path / "program.png")
+    assert "EPS is a program" in run_alone(exported[1], tmp_path / "program.png").stderr
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "100000", "9" * 20])
+def test_the_runner_refuses_threads_that_no_machine_has(threads, exported, tmp_path):
+    assert run_alone(exported[1], photograph(tmp_path / "x.png"), "--threads", threads).returncode == 2
+
+
+@pytest.mark.parametrize(("shell", "code", "word"), [
+    ("{run} >&-", 0, ""), ("{run} | true; exit ${{PIPESTATUS[0]}}", 141, ""),
+    ("{run} >{full}", 1, "error: [Errno 28] No space left on device\n"),
+])  # fmt: skip
+def test_the_runner_says_in_one_line_where_it_cannot_print(shell, code, word, exported, tmp_path):
+    if "{full}" in shell:
+        try:
+            os.mknod(tmp_path / "full", stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        except PermissionError:
+            pytest.skip("only root makes device nodes")
+    run = f"{sys.executable} -I {exported[1] / 'run.py'} {photograph(tmp_path / 'x.png')}"
+    command = shell.format(run=run, full=tmp_path / "full")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, word)
 
 
 def test_the_runner_refuses_a_later_format(exported_copy, tmp_path):

@@ -8,7 +8,9 @@ same bytes, without Pillow's detour. Where it hesitates (CMYK, a damaged file) P
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -23,6 +25,13 @@ except ImportError:
 # Pillow's own limit, at which it speaks of a decompression bomb: 1/4 GiB of RGB pixels
 MAX_PIXELS = 1024**3 // 4 // 3
 JPEG = b"\xff\xd8\xff"
+PROGRAMS = ("EPS",)
+"""Formats that Pillow hands to another program, whatever the file is called."""
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
+    *(RuntimeError, AttributeError, AssertionError, struct.error, zlib.error),
+)
+"""What Pillow's readers of many formats raise over damaged bytes."""
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -68,13 +77,14 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
                 _refuse_bomb(*image.size)
+                if image.format in PROGRAMS:
+                    raise ImageError(f"refused: {image.format} is a program, which Ghostscript would run")
                 return np.asarray(image.convert("RGB"))
     except Image.UnidentifiedImageError:
         raise ImageError(f"no image of a known format: {_start(data)}") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"refused: {error}") from error
-    # what Pillow's readers of many formats raise over damaged bytes
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except DAMAGED as error:
         raise ImageError(f"damaged image: {error}") from error
 
 

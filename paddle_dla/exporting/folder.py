@@ -194,12 +194,24 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
             raise ExportError(f"{target} exists; choose another folder, or replace it with --overwrite")
         if target.is_symlink() or not (target / RECORD).is_file():
             raise ExportError(f"{target} is not an export, so it is not replaced; choose another folder")
+        _refuse_foreign(target)
     part = hidden(target.absolute(), PART)
     try:
         part.mkdir()
         part.rmdir()
     except OSError as error:
         raise write_error(target, error) from error
+
+
+def _refuse_foreign(target: Path) -> None:
+    """A folder is replaced whole, with whatever somebody has put into it. Raises ``ExportError`` where there is any."""
+    own = {path.name for path in export_files(target)}
+    foreign = sorted(shown(path.name) for path in target.iterdir() if path.name not in own or path.is_dir())
+    if foreign:
+        raise ExportError(
+            f"{target} holds more than an export ({', '.join(foreign[:5])}), which would be lost; move it away, or "
+            "choose another folder"
+        )
 
 
 @contextmanager

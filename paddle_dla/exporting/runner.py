@@ -16,7 +16,9 @@ import json
 import math
 import os
 import stat
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +31,10 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 FORMAT = 1
 TOP = 5
+MOST_THREADS = 1024
+# what Pillow's readers of many formats raise over damaged bytes, beside OSError and ValueError
+DAMAGED = (SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, AttributeError, AssertionError,
+           struct.error, zlib.error)  # fmt: skip
 MOST_BYTES = 2**28  # of an image, or of the record
 MOST_PIXELS = 1024**3 // 4 // 3  # of an image, as it comes and as it is resized: Pillow's own limit
 LONGEST = 16  # times as long as high an image may be that is resized to more
@@ -66,9 +72,13 @@ def crop(path: str, spec: Mapping) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as file:
             refuse_larger(*file.size, MOST_PIXELS)
+            if file.format == "EPS":
+                raise ValueError("EPS is a program, which Ghostscript would run")
             image = file.convert("RGB")
     except Image.UnidentifiedImageError:
         raise ValueError("cannot identify image file") from None
+    except DAMAGED as error:
+        raise ValueError(f"damaged image: {error}") from error
     image = image.convert("L") if channels == 1 else image
     width, height = resized(*image.size, [math.floor(side / spec["crop_pct"]) for side in target])
     refuse_larger(width, height, max(MOST_PIXELS, LONGEST * min(width, height) ** 2))
@@ -214,8 +224,20 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads(text: str) -> int:
+    """A number of threads that a machine can have."""
+    value = int(text)
+    if not 1 <= value <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is not from 1 to {MOST_THREADS:,}")
+    return value
+
+
 def own_stdout() -> TextIO:
     """stdout for the results alone: what libraries print to it from now on goes to stderr."""
+    # a file that is opened where one of the three was closed would get its number, and all that is printed
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
     results = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
     return results
@@ -226,7 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Classify images with the network in this folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--engine", choices=ENGINES, help="default: the first that is there and installed")
-    parser.add_argument("--threads", type=int, default=usable_threads(), metavar="N")
+    parser.add_argument("--threads", type=threads, default=usable_threads(), metavar="N")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
     folder = Path(__file__).resolve().parent
@@ -252,5 +274,16 @@ def main() -> int:
     return failed
 
 
+def guarded() -> int:
+    """``main``, in one line where what it prints cannot be written; 141 without a word where nobody reads it."""
+    try:
+        return main()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded())

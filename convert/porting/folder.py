@@ -74,7 +74,7 @@ def manifest(arrays: Mapping[str, np.ndarray], key_map: KeyMap, card: Mapping[st
         "format": FORMAT,
         "model": card["name"],
         "num_classes": card["num_classes"] or 0,
-        "preprocessing": card["preprocessing"],
+        **({"preprocessing": card["preprocessing"]} if card["preprocessing"] else {}),
         "source": card["weights"],
         "versions": card["versions"],
         "tensors": tensors,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -126,5 +125,5 @@ def origin_of(kind: type) -> dict[str, str]:
     try:
         found = metadata(package)
     except PackageNotFoundError:
-        return {"package": package, "file": Path(inspect.getsourcefile(kind) or "").name}
+        return {"package": package}
     return {"package": package, "version": found["Version"], "licence": found["License-Expression"] or found["License"]}

@@ -13,7 +13,7 @@ from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
 from convert.translate.operators import LAST, Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
-from convert.translate.reference import Statement, aliases, statement_at
+from convert.translate.reference import aliases, statement_at
 from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, literal
 
@@ -175,15 +175,13 @@ class Writer:
         """Whether the reference writes the value of one step inside the statement of another."""
         ours = self.spoken[position]
         if user == len(self.steps):
-            return ours is None or ours.returns or not ours.targets or (position == user - 1 and self._ends_here(ours))
+            return ours is None or ours.returns or not ours.targets
         theirs = self.spoken[user]
         if ours is None or theirs is None:
-            return user == position + 1
+            # the source is not at hand: each call of a module is a statement
+            return user == position + 1 and isinstance(self.steps[position], Op)
         if ours == theirs:
             return self.steps[position].place.offset < self.steps[user].place.offset
-        return ours.returns
-
-    def _ends_here(self, ours: Statement) -> bool:
         return ours.returns
 
     # names

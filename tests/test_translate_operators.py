@@ -304,6 +304,8 @@ CASES = [
     case("conv_transpose1d.default", lambda x, w, b: F.conv_transpose1d(x, w, b, 2, 1, 1), (2, 4, 5), (4, 3, 3), (3,)),
     case("conv_transpose2d.input", lambda x, w: F.conv_transpose2d(x, w, None, (2, 3), 1, (1, 0), 2), IMAGE, (4, 3, 3, 2)),
     case("conv_transpose3d.input", lambda x, w: F.conv_transpose3d(x, w, None, 2, 1, 1), (1, 2, 3, 3, 4), (2, 3, 3, 3, 3)),
+    case("lstm.input", lambda x, h, c, w, u: torch.lstm(x, (h, c), (w, u), False, 1, 0.0, False, False, True), (2, 3, 4), (1, 2, 5), (1, 2, 5), (20, 4), (20, 5)),
+    case("gru.input", lambda x, h, w, u: torch.gru(x, h, (w, u), False, 1, 0.0, False, False, True), (2, 3, 4), (1, 2, 5), (15, 4), (15, 5)),
     case("embedding.default", lambda i, w: F.embedding(i, w), INDEX, (3, 4)),
     case("embedding.default", lambda i, w: F.embedding(i, w, padding_idx=0), INDEX, (3, 4)),
     case("one_hot.default", lambda i: F.one_hot(i, 5), INDEX),
@@ -327,8 +329,8 @@ CASES = [
     case("max_pool2d.default", lambda x: F.max_pool2d(x, 3, 2, 1, 1, True), IMAGE),
     case("max_pool1d.default", lambda x: F.max_pool1d(x, 3, 2, 1), (2, 4, 9)),
     case("max_pool3d.default", lambda x: F.max_pool3d(x, 2, 2, 1), (1, 2, 5, 5, 4)),
-    case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 3, 2, 1), IMAGE),
-    case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), IMAGE),
+    case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 3, 2, 1), IMAGE, within=AVERAGE),
+    case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), IMAGE, within=AVERAGE),
     case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True), IMAGE),
     case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True), (2, 4, 8, 6), within=AVERAGE),
     case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), (2, 4, 8, 6), within=AVERAGE),
@@ -496,6 +498,8 @@ CASES = [
 
 REFUSED = [
     case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 2, divisor_override=3), IMAGE),
+    case("max_pool2d.default", lambda x: F.max_pool2d(x, 2, 3, ceil_mode=True), IMAGE),
+    case("instance_norm.default", lambda x, m, v: F.instance_norm(x, m, v, use_input_stats=False), IMAGE, (4,), (4,)),
     case("scaled_dot_product_attention.default", lambda q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True), (1, 4, 3, 2), (1, 2, 3, 2)),
     case("rms_norm.default", lambda x: F.rms_norm(x, (4,)), X),
     case("rms_norm.default", lambda x: F.rms_norm(x, (3, 4), None, 1e-6), X),

@@ -19,15 +19,15 @@ TYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 class Applied(torch.nn.Module):
-    """A function of up to four tensors as a module."""
+    """A function of up to five tensors as a module."""
 
     def __init__(self, function: Callable):
         super().__init__()
         self.function = function
 
-    def forward(self, x, y=None, z=None, w=None):
+    def forward(self, x, y=None, z=None, w=None, v=None):
         """The function of those tensors that are given."""
-        return self.function(*(value for value in (x, y, z, w) if value is not None))
+        return self.function(*(value for value in (x, y, z, w, v) if value is not None))
 
 
 class Holder(torch.nn.Module):

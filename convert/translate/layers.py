@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from convert.translate.operators import square
+from convert.translate.operators import outside, square
 from convert.translate.plain import Module
 
 NN = "torch.nn.modules"
@@ -49,8 +49,14 @@ def _bias(module: Module) -> dict[str, Any]:
 def _plain_padding(module: Module) -> bool:
     padding = module.settings.get("padding")
     return module.settings.get("padding_mode", "zeros") == "zeros" and (
-        not isinstance(padding, str) or padding == "valid" or square(module.settings["stride"]) == 1
+        not isinstance(padding, str) or padding == "valid" or _odd_kernel(module)
     )
+
+
+def _odd_kernel(module: Module) -> bool:
+    """Whether Paddle's "same" is torch's: it forgets the dilation, and has another side for what is left over."""
+    sizes = module.settings["kernel_size"]
+    return square(module.settings["dilation"]) == 1 and all(size % 2 for size in sizes)
 
 
 def _conv(name: str, transpose: bool = False) -> Layer:
@@ -60,6 +66,18 @@ def _conv(name: str, transpose: bool = False) -> Layer:
         optional = {"stride": ("stride", 1), "padding": ("padding", 0), "output_padding": ("output_padding", 0),
                     "groups": ("groups", 1), "dilation": ("dilation", 1), "bias_attr": ("bias_attr", None)}  # fmt: skip
     return Layer(f"nn.{name}(in_channels, out_channels, kernel_size)", optional, prepare=_bias, fits=_plain_padding)
+
+
+def _same_conv(name: str, **more: tuple[str, Any]) -> Layer:
+    """A convolution of timm, which may pad as TensorFlow does."""
+    extra = "".join(f", {keyword}={keyword}" for keyword in more if keyword == "scale")
+    optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1), "groups": ("groups", 1),
+                "bias_attr": ("bias_attr", None), **{word: more[word] for word in more if word != "scale"}}  # fmt: skip
+    return Layer(f"{name}(in_channels, out_channels, kernel_size{extra})", optional, prepare=_same_settings)
+
+
+def _same_settings(module: Module) -> dict[str, Any]:
+    return _bias(module) | {"same": module.settings.get("same_pad", False)}
 
 
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance", "num_batches_tracked": None}
@@ -98,23 +116,6 @@ def _layer_norm(module: Module) -> dict[str, Any]:
     return _norm_settings(module) | {"normalized_shape": shape[0] if len(shape) == 1 else list(shape)}
 
 
-def _recurrent(name: str) -> Layer:
-    def settings(module: Module) -> dict[str, Any]:
-        found = module.settings
-        return {
-            "direction": "bidirect" if found["bidirectional"] else "forward",
-            "time_major": not found["batch_first"],
-        }
-
-    return Layer(
-        f"nn.{name}(input_size, hidden_size)",
-        {"num_layers": ("num_layers", 1), "direction": ("direction", "forward"), "time_major": ("time_major", False),
-         "dropout": ("dropout", 0.0)},
-        prepare=settings,
-        fits=lambda module: module.settings["bias"] and not module.settings.get("proj_size"),
-    )  # fmt: skip
-
-
 def _pool(name: str, average: bool = False) -> Layer:
     optional = {"stride": ("stride", None), "padding": ("padding", 0), "ceil_mode": ("ceil_mode", False)}
     if average:
@@ -128,13 +129,30 @@ def _pool(name: str, average: bool = False) -> Layer:
         return found
 
     def fits(module: Module) -> bool:
-        return square(module.settings.get("dilation", 1)) == 1 and module.settings.get("divisor_override") is None
+        found = module.settings
+        plain = square(found.get("dilation", 1)) == 1 and found.get("divisor_override") is None
+        return plain and not found.get("return_indices") and not outside(found)
 
     return Layer(f"nn.{name}(kernel_size)", optional, prepare=settings, fits=fits)
 
 
-def _embedding(module: Module) -> dict[str, Any]:
-    return {"padding_idx": module.settings.get("padding_idx")}
+def _same_pool(name: str) -> Layer:
+    return Layer(
+        f"{name}(kernel, step)",
+        prepare=lambda module: {
+            "kernel": _pair(module.settings["kernel_size"]),
+            "step": _pair(module.settings["stride"]),
+        },
+        fits=lambda module: (
+            square(module.settings.get("dilation", 1)) == 1
+            and not module.settings["ceil_mode"]
+            and module.settings.get("divisor_override") is None
+        ),
+    )
+
+
+def _pair(size: Any) -> list[int]:
+    return list(size) if isinstance(size, (list, tuple)) else [size, size]
 
 
 ACTIVATION = f"{NN}.activation"
@@ -145,6 +163,14 @@ LAYERS: dict[str, Layer] = {
     f"{NN}.conv.Conv3d": _conv("Conv3D"),
     f"{NN}.conv.ConvTranspose1d": _conv("Conv1DTranspose", transpose=True),
     f"{NN}.conv.ConvTranspose2d": _conv("Conv2DTranspose", transpose=True),
+    f"{NN}.conv.ConvTranspose3d": _conv("Conv3DTranspose", transpose=True),
+    f"{TIMM}.conv2d_same.Conv2dSame": _same_conv("Conv2DSame"),
+    f"{TIMM}.std_conv.StdConv2d": _same_conv("StdConv2D", epsilon=("eps", 1e-6)),
+    f"{TIMM}.std_conv.StdConv2dSame": _same_conv("StdConv2D", epsilon=("eps", 1e-6), same=("same", False)),
+    f"{TIMM}.std_conv.ScaledStdConv2d": _same_conv("ScaledStdConv2D", scale=(), epsilon=("eps", 1e-6)),
+    f"{TIMM}.std_conv.ScaledStdConv2dSame": _same_conv(
+        "ScaledStdConv2D", scale=(), epsilon=("eps", 1e-6), same=("same", False)
+    ),
     f"{NN}.linear.Linear": Layer(
         "nn.Linear(in_features, out_features)",
         {"bias_attr": ("bias_attr", None)},
@@ -153,12 +179,11 @@ LAYERS: dict[str, Layer] = {
     ),
     f"{NN}.sparse.Embedding": Layer(
         "nn.Embedding(num_embeddings, embedding_dim)",
-        {"padding_idx": ("padding_idx", None)},
-        prepare=_embedding,
-        fits=lambda module: module.settings.get("max_norm") is None,
+        fits=lambda module: module.settings.get("max_norm") is None and module.settings.get("padding_idx") is None,
     ),
     f"{NN}.batchnorm.BatchNorm1d": _batch_norm("BatchNorm1D"),
     f"{NN}.batchnorm.BatchNorm2d": _batch_norm("BatchNorm2D"),
+    f"{NN}.batchnorm.BatchNorm3d": _batch_norm("BatchNorm3D"),
     f"{TIMM}.norm_act.BatchNormAct2d": Layer(
         "BatchNormAct2D(num_features, act)",
         BATCH_NORM,
@@ -185,14 +210,23 @@ LAYERS: dict[str, Layer] = {
         prepare=_norm_settings,
         fits=lambda module: has(module, "weight"),
     ),
-    f"{NN}.rnn.LSTM": _recurrent("LSTM"),
-    f"{NN}.rnn.GRU": _recurrent("GRU"),
     f"{NN}.pooling.MaxPool2d": _pool("MaxPool2D"),
     f"{NN}.pooling.AvgPool2d": _pool("AvgPool2D", average=True),
     f"{NN}.pooling.MaxPool1d": _pool("MaxPool1D"),
+    f"{NN}.pooling.MaxPool3d": _pool("MaxPool3D"),
+    f"{NN}.pooling.AvgPool1d": _pool("AvgPool1D", average=True),
+    f"{NN}.pooling.AvgPool3d": _pool("AvgPool3D", average=True),
+    f"{TIMM}.pool2d_same.MaxPool2dSame": _same_pool("MaxPool2DSame"),
+    f"{TIMM}.pool2d_same.AvgPool2dSame": _same_pool("AvgPool2DSame"),
     f"{NN}.dropout.Dropout": Layer("nn.Dropout(p)", silent=True),
     f"{NN}.dropout.Dropout1d": Layer("Dropout1D(p)", silent=True),
     f"{NN}.dropout.Dropout2d": Layer("nn.Dropout2D(p)", silent=True),
+    f"{NN}.dropout.Dropout3d": Layer("nn.Dropout3D(p)", silent=True),
+    f"{NN}.dropout.AlphaDropout": Layer("nn.AlphaDropout(p)", silent=True),
+    f"{NN}.dropout.FeatureAlphaDropout": Layer("nn.FeatureAlphaDropout(p)", silent=True),
+    "torchvision.ops.stochastic_depth.StochasticDepth": Layer(
+        "StochasticDepth(p)", {"mode": ("mode", "row")}, silent=True
+    ),
     f"{TIMM}.drop.DropPath": Layer(
         "DropPath(drop_prob)",
         {"scale_by_keep": ("scale_by_keep", True)},
@@ -201,10 +235,14 @@ LAYERS: dict[str, Layer] = {
     ),
     f"{ACTIVATION}.ReLU": Layer("nn.ReLU()"),
     f"{ACTIVATION}.ReLU6": Layer("nn.ReLU6()"),
-    f"{ACTIVATION}.SiLU": Layer("nn.Silu()"),
+    f"{ACTIVATION}.SiLU": Layer("SiLU()"),
     f"{ACTIVATION}.Sigmoid": Layer("nn.Sigmoid()"),
     f"{ACTIVATION}.Tanh": Layer("nn.Tanh()"),
     f"{ACTIVATION}.Hardswish": Layer("nn.Hardswish()"),
+    f"{ACTIVATION}.Softsign": Layer("nn.Softsign()"),
+    f"{ACTIVATION}.Tanhshrink": Layer("nn.Tanhshrink()"),
+    f"{ACTIVATION}.LogSigmoid": Layer("nn.LogSigmoid()"),
+    f"{ACTIVATION}.RReLU": Layer("nn.RReLU(lower, upper)"),
     f"{ACTIVATION}.Mish": Layer("nn.Mish()"),
     f"{ACTIVATION}.GELU": Layer(
         "nn.GELU()",
@@ -216,6 +254,7 @@ LAYERS: dict[str, Layer] = {
     f"{ACTIVATION}.Softmax": Layer("nn.Softmax(dim)", fits=lambda module: module.settings["dim"] is not None),
     f"{NN}.flatten.Flatten": Layer("nn.Flatten()", {"start_axis": ("start_dim", 1), "stop_axis": ("end_dim", -1)}),
     f"{NN}.pixelshuffle.PixelShuffle": Layer("nn.PixelShuffle(upscale_factor)"),
+    f"{NN}.pixelshuffle.PixelUnshuffle": Layer("nn.PixelUnshuffle(downscale_factor)"),
 }
 """Class of torch -> layer of Paddle."""
 

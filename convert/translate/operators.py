@@ -227,9 +227,20 @@ def _batch_norm(a: Arguments) -> str:
         return "batch_standardized(input, weight, bias, eps)"
     a.set("momentum", 1 - a.momentum)
     return (
-        "F.batch_norm(input, running_mean, running_var, weight, bias, training=self_module.training, "
+        "batch_norm(input, running_mean, running_var, weight, bias, training=self_module.training, "
         "momentum=momentum, epsilon=eps)"
     )
+
+
+def outside(pool: Mapping[str, Any]) -> bool:
+    """Whether the last window of a pool may lie outside of its input: torch leaves it out, Paddle keeps it."""
+    kernel, padding = pool["kernel_size"], pool["padding"]
+    sizes = [
+        size if isinstance(size, (list, tuple)) else [size] for size in (kernel, pool["stride"] or kernel, padding)
+    ]
+    rank = max(map(len, sizes))
+    full = [list(size) * rank if len(size) == 1 else size for size in sizes]
+    return bool(pool["ceil_mode"]) and any(step > size - pad for size, step, pad in zip(*full, strict=True))
 
 
 def _pool(function: str, spatial: int) -> Callable[[Arguments], str]:
@@ -243,6 +254,8 @@ def _pool(function: str, spatial: int) -> Callable[[Arguments], str]:
         text += options(a, padding=("padding", 0), ceil_mode=("ceil_mode", False))
         if square(a.plain.get("dilation", 1)) != 1:
             raise Unsupported("a max pool with dilation: take the maximum over F.unfold with dilations")
+        if outside(a.plain):
+            raise Unsupported("ceil_mode with a stride above kernel_size - padding: pad the input instead")
         if a.plain.get("divisor_override") is not None:
             raise Unsupported("a divisor of its own: scale an average pool without padding by area / divisor")
         if "avg" in function and square(a.padding) != 0 and a.count_include_pad:
@@ -600,6 +613,16 @@ def _group_norm(a: Arguments) -> str:
         more = (", weight" if a.weight is not None else "") + (", bias" if a.bias is not None else "")
         return f"group_norm(input, num_groups, eps{more})"
     return "F.group_norm(input, num_groups, epsilon=eps, weight=weight, bias=bias)"
+
+
+def _recurrent(cell: str, states: str) -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        if "batch_sizes" in a.plain:
+            raise Unsupported("a packed sequence: pad it, and mask what follows each end")
+        text = f"recurrent({cell}, input, {states}, params, num_layers, has_biases, bidirectional, batch_first"
+        return text + (", dropout, self_module.training)" if a.dropout else ")")
+
+    return rule
 
 
 def _instance_norm(a: Arguments) -> str:
@@ -970,6 +993,8 @@ OPERATORS: dict[str, Any] = {
     "conv_transpose1d.default": _conv_transpose("F.conv1d_transpose"),
     "conv_transpose2d.input": _conv_transpose("F.conv2d_transpose"),
     "conv_transpose3d.input": _conv_transpose("F.conv3d_transpose"),
+    "lstm.input": _recurrent("lstm_cell", "hx"),
+    "gru.input": _recurrent("gru_cell", "[hx]"),
     "embedding.default": _embedding,
     "one_hot.default": _one_hot,
     # normalisation

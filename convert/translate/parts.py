@@ -12,40 +12,44 @@ import paddle.nn.functional as F
 from paddle import nn
 
 
-class BatchNorm2D(nn.BatchNorm2D):
-    """Batch normalisation that updates its running variance with the unbiased one, as torch does."""
-
-    def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        count = x.size // x.shape[1]
-        if count == 1:
-            raise ValueError(f"more than one value per channel is needed in training, got input {x.shape}")
-        mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
-        out = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.0, self._epsilon)
-        with paddle.no_grad():
-            keep, new = self._momentum, 1 - self._momentum
-            paddle.assign(self._mean * keep + mean * new, self._mean)
-            paddle.assign(self._variance * keep + variance * (new * count / (count - 1)), self._variance)
-        return out
+def batch_norm(x, mean, variance, weight, bias, training, momentum, epsilon):
+    """Batch normalisation of ``x`` (B, C, ...); in training ``variance`` is updated with the unbiased one, as in torch."""
+    if not training:
+        return F.batch_norm(x, mean, variance, weight, bias, False, momentum, epsilon)
+    count = x.size // x.shape[1]
+    if count == 1:
+        raise ValueError(f"more than one value per channel is needed in training, got input {x.shape}")
+    new_mean, new_variance = paddle.zeros_like(mean), paddle.zeros_like(variance)
+    out = F.batch_norm(x, new_mean, new_variance, weight, bias, True, 0.0, epsilon)
+    with paddle.no_grad():
+        new_variance = new_variance * (count / (count - 1))
+        paddle.assign(mean * momentum + new_mean * (1 - momentum), mean)
+        paddle.assign(variance * momentum + new_variance * (1 - momentum), variance)
+    return out
 
 
 class BatchNorm1D(nn.BatchNorm1D):
     """Batch normalisation that updates its running variance with the unbiased one, as torch does."""
 
     def forward(self, x):
-        if not self.training:
-            return super().forward(x)
-        count = x.size // x.shape[1]
-        if count == 1:
-            raise ValueError(f"more than one value per channel is needed in training, got input {x.shape}")
-        mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
-        out = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.0, self._epsilon)
-        with paddle.no_grad():
-            keep, new = self._momentum, 1 - self._momentum
-            paddle.assign(self._mean * keep + mean * new, self._mean)
-            paddle.assign(self._variance * keep + variance * (new * count / (count - 1)), self._variance)
-        return out
+        statistics = self._mean, self._variance
+        return batch_norm(x, *statistics, self.weight, self.bias, self.training, self._momentum, self._epsilon)
+
+
+class BatchNorm2D(nn.BatchNorm2D):
+    """Batch normalisation that updates its running variance with the unbiased one, as torch does."""
+
+    def forward(self, x):
+        statistics = self._mean, self._variance
+        return batch_norm(x, *statistics, self.weight, self.bias, self.training, self._momentum, self._epsilon)
+
+
+class BatchNorm3D(nn.BatchNorm3D):
+    """Batch normalisation that updates its running variance with the unbiased one, as torch does."""
+
+    def forward(self, x):
+        statistics = self._mean, self._variance
+        return batch_norm(x, *statistics, self.weight, self.bias, self.training, self._momentum, self._epsilon)
 
 
 class BatchNormAct2D(BatchNorm2D):
@@ -57,6 +61,17 @@ class BatchNormAct2D(BatchNorm2D):
 
     def forward(self, x):
         return self.act(super().forward(x))
+
+
+class Dropout1D(nn.Layer):
+    """In training, a share of the channels of ``x`` (B, C, N) is left out."""
+
+    def __init__(self, p=0.5):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x):
+        return F.dropout(x, self.p, axis=[0, 1], training=self.training)
 
 
 class DropPath(nn.Layer):
@@ -73,6 +88,150 @@ class DropPath(nn.Layer):
         keep = 1 - self.drop_prob
         mask = paddle.bernoulli(paddle.full([x.shape[0]] + [1] * (x.ndim - 1), keep, dtype=x.dtype))
         return x * mask / keep if self.scale_by_keep and keep > 0 else x * mask
+
+
+class StochasticDepth(nn.Layer):
+    """In training, a residual branch is left out for a share of the samples ("row") or for all of them ("batch")."""
+
+    def __init__(self, p, mode="row"):
+        super().__init__()
+        self.p = p
+        self.mode = mode
+
+    def forward(self, x):
+        if self.p == 0.0 or not self.training:
+            return x
+        count = x.shape[0] if self.mode == "row" else 1
+        mask = paddle.bernoulli(paddle.full([count] + [1] * (x.ndim - 1), 1 - self.p, dtype=x.dtype))
+        return x * mask / (1 - self.p) if self.p < 1 else x * mask
+
+
+class SiLU(nn.Layer):
+    """``x`` times its sigmoid; the gradient of ``nn.Silu`` is NaN where exp(-x) overflows."""
+
+    def forward(self, x):
+        return silu(x)
+
+
+def pad_same(x, kernel_size, stride, dilation=(1, 1), value=0.0):
+    """``x`` (B, C, H, W) padded so that ``stride`` alone decides the size of the output, as TensorFlow does."""
+    pad = []
+    for size, kernel, step, gap in zip(x.shape[2:], kernel_size, stride, dilation):
+        total = max((-(-size // step) - 1) * step + (kernel - 1) * gap + 1 - size, 0)
+        pad = [total // 2, total - total // 2, *pad]
+    return F.pad(x, pad, value=value)
+
+
+class Conv2DSame(nn.Conv2D):
+    """Convolution with TensorFlow's "same" padding."""
+
+    def forward(self, x):
+        return super().forward(pad_same(x, self._kernel_size, self._stride, self._dilation))
+
+
+class MaxPool2DSame(nn.Layer):
+    """Max pooling with TensorFlow's "same" padding."""
+
+    def __init__(self, kernel_size, stride):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+
+    def forward(self, x):
+        x = pad_same(x, self.kernel_size, self.stride, value=float("-inf"))
+        return F.max_pool2d(x, self.kernel_size, self.stride)
+
+
+class AvgPool2DSame(nn.Layer):
+    """Average pooling with TensorFlow's "same" padding, whose zeros count."""
+
+    def __init__(self, kernel_size, stride):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+
+    def forward(self, x):
+        return F.avg_pool2d(pad_same(x, self.kernel_size, self.stride), self.kernel_size, self.stride)
+
+
+class StdConv2D(nn.Conv2D):
+    """Convolution whose weight has mean 0 and variance 1 for each output channel; ``same``: TensorFlow's padding."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, epsilon=1e-6, same=False, **kwargs):
+        super().__init__(in_channels, out_channels, kernel_size, **kwargs)
+        self.epsilon = epsilon
+        self.same = same
+
+    def forward(self, x):
+        if self.same:
+            x = pad_same(x, self._kernel_size, self._stride, self._dilation)
+        weight = self.standard_weight()
+        return F.conv2d(x, weight, self.bias, self._stride, self._padding, self._dilation, self._groups)
+
+    def standard_weight(self):
+        """The weight that is used."""
+        centered = self.weight - self.weight.mean(axis=[1, 2, 3], keepdim=True)
+        return centered / (centered.square().mean(axis=[1, 2, 3], keepdim=True) + self.epsilon).sqrt()
+
+
+class ScaledStdConv2D(StdConv2D):
+    """Convolution with a standardized weight, scaled by ``scale`` and by a gain for each output channel."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, scale, **kwargs):
+        super().__init__(in_channels, out_channels, kernel_size, **kwargs)
+        self.scale = scale
+        self.gain = self.create_parameter([out_channels, 1, 1, 1], default_initializer=nn.initializer.Constant(1.0))
+
+    def standard_weight(self):
+        """The weight that is used."""
+        return super().standard_weight() * (self.gain * self.scale)
+
+
+def lstm_cell(x, states, weights):
+    """One step: ``x`` (B, I), hidden and cell (B, H), and torch's weights (4H, I), (4H, H) and biases."""
+    hidden, cell = states
+    gates = x @ weights[0].T + hidden @ weights[1].T
+    gates = gates + weights[2] + weights[3] if len(weights) == 4 else gates
+    enter, forget, new, leave = gates.chunk(4, axis=-1)
+    cell = F.sigmoid(forget) * cell + F.sigmoid(enter) * paddle.tanh(new)
+    return F.sigmoid(leave) * paddle.tanh(cell), cell
+
+
+def gru_cell(x, states, weights):
+    """One step: ``x`` (B, I), hidden (B, H), and torch's weights (3H, I), (3H, H) and biases."""
+    (hidden,) = states
+    ours, theirs = x @ weights[0].T, hidden @ weights[1].T
+    if len(weights) == 4:
+        ours, theirs = ours + weights[2], theirs + weights[3]
+    (reset, update, new), (reset_, update_, new_) = ours.chunk(3, axis=-1), theirs.chunk(3, axis=-1)
+    new = paddle.tanh(new + F.sigmoid(reset + reset_) * new_)
+    update = F.sigmoid(update + update_)
+    return ((1 - update) * new + update * hidden,)
+
+
+def recurrent(cell, x, states, weights, layers, biases, bidirectional, batch_first, dropout=0.0, training=False):
+    """``cell`` along ``x`` (N, B, I), or (B, N, I); ``states``: one (layers * directions, B, H) for each of the cell's.
+
+    ``weights``: torch's, those of the first layer first, forward before backward. Returns the output and the last states.
+    Written in plain operations, since the LSTM and GRU of Paddle have no gradient in evaluation.
+    """
+    x = x.transpose([1, 0, 2]) if batch_first else x
+    directions, count = 2 if bidirectional else 1, 4 if biases else 2
+    last = []
+    for layer in range(layers):
+        x = F.dropout(x, dropout, training=training) if layer and dropout else x
+        outputs = []
+        for direction in range(directions):
+            number = layer * directions + direction
+            state, steps = tuple(held[number] for held in states), []
+            for step in x.flip(0) if direction else x:
+                state = cell(step, state, weights[number * count : (number + 1) * count])
+                steps.append(state[0])
+            outputs.append(paddle.stack(steps[::-1] if direction else steps))
+            last.append(state)
+        x = paddle.concat(outputs, axis=-1)
+    x = x.transpose([1, 0, 2]) if batch_first else x
+    return [x, *(paddle.stack(held) for held in zip(*last))]
 
 
 def attention(query, key, value, mask=None, scale=None, causal=False):

@@ -213,14 +213,14 @@ CASES = [
     case("softmax.int", lambda x: x.softmax(-1), X),
     case("softmax.int", lambda x: x.softmax(1), X),
     case("softmax.int", lambda x: x.softmax(1), normal(2, 3, 4) * 80),
-    case("softmax.int", lambda x: x.softmax(-1, dtype=torch.float32), X, within=1e-6),  # computed in float32
+    case("softmax.int", lambda x: x.softmax(-1, dtype=torch.float32), X),
     case("log_softmax.int", lambda x: x.log_softmax(1), X),
     case("log_softmax.int", lambda x: x.log_softmax(1), normal(2, 3, 4) * 80),
     case("glu.default", lambda x: F.glu(x, -1), X),
     # reductions
     case("mean.dim", lambda x: x.mean(-1), X),
     case("mean.dim", lambda x: x.mean((0, 2), keepdim=True), X),
-    case("mean.dim", lambda x: x.mean(1, dtype=torch.float32), X, within=1e-6),  # computed in float32
+    case("mean.dim", lambda x: x.mean(1, dtype=torch.float32), X),
     case("mean.default", lambda x: x.mean(), X),
     case("mean.dim", lambda x: x.mean((2, 3)), (2, 3, 7, 7)),
     case("sum.dim_IntList", lambda x: x.sum(1), X),
@@ -250,7 +250,7 @@ CASES = [
     case("argmin.default", lambda x: x.argmin(1), X),
     case("cumsum.default", lambda x: x.cumsum(1), X),
     case("cumsum.default", lambda x: x.cumsum(-1), MASK),
-    case("cumsum.default", lambda x: x.cumsum(1, dtype=torch.float32), X, within=1e-6),  # computed in float32
+    case("cumsum.default", lambda x: x.cumsum(1, dtype=torch.float32), X),
     case("cumprod.default", lambda x: x.cumprod(1), X),
     case("var.correction", lambda x: torch.var(x, dim=1, correction=1), X),
     case("var.correction", lambda x: x.var((1, 2), correction=0, keepdim=True), X),
@@ -477,17 +477,16 @@ CASES = [
     case("meshgrid.default", lambda x, y: torch.ops.aten.meshgrid([x, y]), (3,), (4,)),
     case("bucketize.Tensor", lambda x: torch.bucketize(x, torch.tensor([-0.5, 0.0, 0.5], dtype=x.dtype)), X),
     case("to.dtype", lambda x: x.to(torch.int64), X),
-    case("to.dtype", lambda x: x.float() * 2, X, within=1e-6),  # computed in float32
+    case("to.dtype", lambda x: x.float() * 2, X),
     case("to.dtype", lambda x: x.bool(), WHOLE),
-    case("to.device", lambda x: x.to("cpu", torch.float32), X, within=1e-6),  # computed in float32
-    case("to.dtype_layout", lambda x: torch.ops.aten.to.dtype_layout(x, dtype=torch.float32), X, within=1e-6),  # the same
+    case("to.device", lambda x: x.to("cpu", torch.float32), X),
+    case("to.dtype_layout", lambda x: torch.ops.aten.to.dtype_layout(x, dtype=torch.float32), X),
     case("to.other", lambda x, y: torch.ops.aten.to.other(y, x) + x, (3, 4), WHOLE),
-    case("_to_copy.default", lambda x: torch.ops.aten._to_copy(x, dtype=torch.float32), X, within=1e-6),  # the same
+    case("_to_copy.default", lambda x: torch.ops.aten._to_copy(x, dtype=torch.float32), X),
     case("type_as.default", lambda x, y: y.type_as(x), (3, 4), WHOLE),
     # nothing, in Paddle
     case("contiguous.default", lambda x: x.transpose(1, 2).contiguous() * 2, X),
     case("clone.default", lambda x: x.clone() * 2, X),
-    case("alias.default", lambda x: torch.ops.aten.alias(x) * 2, X),
     case("lift_fresh_copy.default", lambda x: x * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype), X),
     case("dropout.default", lambda x: F.dropout(x * 2, 0.3, training=False), X),
     case("feature_dropout.default", lambda x: F.dropout2d(x * 2, 0.3, training=False), IMAGE),

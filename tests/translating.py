@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import torch
 
+from convert.translate.program import float64_throughout
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays
 
@@ -89,7 +90,7 @@ class Port:
 
     def torch_run(self, dtype: str = "float64", training: bool = False) -> Run:
         """Run the torch module, and its gradients."""
-        module = copy.deepcopy(self.module).to(TYPES[dtype]).train(training)
+        module = float64_throughout(copy.deepcopy(self.module).to(TYPES[dtype]).train(training))
         inputs = [value.to(TYPES[dtype]) if value.is_floating_point() else value for value in self.inputs]
         inputs = [value.clone().requires_grad_(value.is_floating_point()) for value in inputs]
         outputs = list(flat(module(*(value * 1 if value.is_floating_point() else value for value in inputs))))

@@ -15,7 +15,7 @@ from convert.translate.plain import Op, Ref, Tensor
 SLICES = ("slice.Tensor", "select.int")
 VIEWS = (
     *SLICES, "view.default", "permute.default", "transpose.int", "unsqueeze.default", "squeeze.dim", "expand.default",
-    "unbind.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "alias.default", "t.default",
+    "unbind.int", "split.Tensor", "split_with_sizes.default", "chunk.default", "t.default",
     "detach.default",
 )  # fmt: skip
 ASSIGNED = "slice_assign"
@@ -79,7 +79,7 @@ class Mutations:
 
 def _whole(op: Op) -> bool:
     """Whether the view is all of its tensor: ``x[:]``, ``x.detach()``."""
-    if op.name in ("alias.default", "detach.default"):
+    if op.name == "detach.default":
         return True
     if op.name != "slice.Tensor" or op.args["step"] != 1 or op.args["start"] not in (None, 0):
         return False

@@ -71,7 +71,8 @@ def _conv(name: str, transpose: bool = False) -> Layer:
 def _same_conv(name: str, **more: tuple[str, Any]) -> Layer:
     """A convolution of timm, which may pad as TensorFlow does."""
     extra = "".join(f", {keyword}={keyword}" for keyword in more if keyword == "scale")
-    optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1), "groups": ("groups", 1),
+    optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1),
+                "groups": ("groups", 1),
                 "bias_attr": ("bias_attr", None), **{word: more[word] for word in more if word != "scale"}}  # fmt: skip
     return Layer(f"{name}(in_channels, out_channels, kernel_size{extra})", optional, prepare=_same_settings)
 

@@ -1104,7 +1104,6 @@ OPERATORS: dict[str, Any] = {
     # nothing, in Paddle
     "contiguous.default": _same,
     "clone.default": _same,
-    "alias.default": _same,
     "lift_fresh_copy.default": _same,
     "dropout.default": _dropout(),
     "feature_dropout.default": _dropout(),

@@ -13,7 +13,7 @@ from paddle import nn
 
 
 def batch_norm(x, mean, variance, weight, bias, training, momentum, epsilon):
-    """Batch normalisation of ``x`` (B, C, ...); in training ``variance`` is updated with the unbiased one, as in torch."""
+    """Batch normalisation of ``x`` (B, C, ...); training updates ``variance`` with the unbiased one, as torch does."""
     if not training:
         return F.batch_norm(x, mean, variance, weight, bias, False, momentum, epsilon)
     count = x.size // x.shape[1]
@@ -212,7 +212,7 @@ def gru_cell(x, states, weights):
 def recurrent(cell, x, states, weights, layers, biases, bidirectional, batch_first, dropout=0.0, training=False):
     """``cell`` along ``x`` (N, B, I), or (B, N, I); ``states``: one (layers * directions, B, H) for each of the cell's.
 
-    ``weights``: torch's, those of the first layer first, forward before backward. Returns the output and the last states.
+    ``weights``: torch's, the first layer's first, forward before backward. Returns the output and the last states.
     Written in plain operations, since the LSTM and GRU of Paddle have no gradient in evaluation.
     """
     x = x.transpose([1, 0, 2]) if batch_first else x

@@ -141,15 +141,16 @@ def _in_float64(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 def float64_throughout(module: torch.nn.Module) -> torch.nn.Module:
-    """``module``, which computes in float64 throughout once its parameters are float64. It is changed, and returned."""
+    """``module``, which computes in float64 throughout where its parameters or inputs are float64. It is changed."""
     inner = module.forward
 
     @functools.wraps(inner)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if all(value.dtype is not WORKING for value in module.parameters()):
-            return inner(*args, **kwargs)
-        with Float64():
-            return inner(*args, **kwargs)
+        tensors = (*module.parameters(), *pytree.tree_leaves((args, kwargs)))
+        if any(isinstance(value, torch.Tensor) and value.dtype is WORKING for value in tensors):
+            with Float64():
+                return inner(*args, **kwargs)
+        return inner(*args, **kwargs)
 
     module.forward = forward
     return module
@@ -384,6 +385,9 @@ class _Reader:
             return  # sizes are expressions; assertions are the reference's
         if name.startswith("wrap_with"):
             self._region(node)
+            return
+        if name == "alias.default":
+            self.values[node] = self._argument(node.args[0])
             return
         segments = self._segments(node)
         self._enter(node, segments)

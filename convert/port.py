@@ -18,14 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.porting.folder import check_folder
 from convert.porting.porting import Port, port_model
-from convert.porting.reference import Reference, ReferenceError_, load_checkpoint
+from convert.porting.reference import BuildError, Reference, load_checkpoint
 from convert.translate.plain import TranslationError
 from paddle_dla.options import natural, positive
 from paddle_dla.storage.atomic import check_writable
@@ -50,11 +50,10 @@ class Options:
     overwrite: bool = False
     json: Path | None = None
     html: Path | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def port(options: Options, progress: Progress = lambda line: None) -> Port:
-    """Make the port. Raises ``TranslationError``, ``CheckpointError`` and ``ReferenceError_``."""
+    """Make the port. Raises ``TranslationError``, ``CheckpointError`` and ``BuildError``."""
     check_folder(options.output, options.overwrite)
     for path in (options.json, options.html):
         if path is not None:
@@ -95,7 +94,7 @@ def _inputs(module: Any, shape: tuple[int, ...]) -> tuple[Any]:
     config = getattr(module, "pretrained_cfg", None) or {}
     shape = shape or tuple(config.get("input_size", ()))
     if not shape:
-        raise ReferenceError_("--input-shape is required: the module does not say what it takes, as timm's models do")
+        raise BuildError("--input-shape is required: the module does not say what it takes, as timm's models do")
     if config and len(shape) == 3 and getattr(module, "in_chans", None):
         shape = (module.in_chans, *shape[1:])
     return (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
@@ -180,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         made = port(options, progress)
-    except ReferenceError_ as error:
+    except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (TranslationError, CheckpointError, ValueError) as error:

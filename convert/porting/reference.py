@@ -19,7 +19,7 @@ SHOWN = 8
 """How many tensors of a kind an error names."""
 
 
-class ReferenceError_(ValueError):
+class BuildError(ValueError):
     """A reference that cannot be built: an unknown model, or a factory that is not found or raises."""
 
 
@@ -41,7 +41,7 @@ class Reference:
         return self.model or self.factory.rpartition(":")[2]
 
     def build(self) -> Any:
-        """The module, in evaluation mode. Raises ``ReferenceError_``."""
+        """The module, in evaluation mode. Raises ``BuildError``."""
         import torch
 
         from convert.translate.program import constructors_recorded
@@ -52,9 +52,9 @@ class Reference:
             try:
                 module = function(**self.options)
             except Exception as error:  # whatever the factory raises
-                raise ReferenceError_(f"{self.name} raises {type(error).__name__}: {error}") from error
+                raise BuildError(f"{self.name} raises {type(error).__name__}: {error}") from error
         if not isinstance(module, torch.nn.Module):
-            raise ReferenceError_(f"{self.name} returns a {type(module).__name__}, not a torch.nn.Module")
+            raise BuildError(f"{self.name} returns a {type(module).__name__}, not a torch.nn.Module")
         return module.eval()
 
     def _timm(self) -> Any:
@@ -66,7 +66,7 @@ class Reference:
         if self.model not in timm.list_models():
             near = difflib.get_close_matches(self.model, timm.list_models(), 5)
             hint = f"; near: {', '.join(near)}" if near else ""
-            raise ReferenceError_(f"timm {timm.__version__} has no model {self.model!r}{hint}")
+            raise BuildError(f"timm {timm.__version__} has no model {self.model!r}{hint}")
         return partial(timm.create_model, self.model, pretrained=False)
 
     def _function(self) -> Any:
@@ -77,7 +77,7 @@ class Reference:
             for part in name.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError) as error:
-            raise ReferenceError_(
+            raise BuildError(
                 f"{self.factory} is not found: {error}; it is written package.module:function"
             ) from error
         finally:

@@ -11,8 +11,8 @@ from typing import Any
 from convert.translate.gathering import variadic
 from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
-from convert.translate.operators import LAST, Arguments, Unsupported, functional
-from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
+from convert.translate.operators import Arguments, Unsupported, functional
+from convert.translate.plain import LAST, WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
 from convert.translate.reference import aliases, statement_at
 from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, literal

@@ -12,7 +12,7 @@ import ast
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -90,7 +90,6 @@ class Translation:
     model: str
     names: dict[str, str | None]
     transposed: set[str]
-    warnings: list[str] = field(default_factory=list)
 
 
 class Builder:
@@ -103,10 +102,9 @@ class Builder:
         self._hold_constants()
         link(program, self.opaque)
         self.calls: dict[str, Call] = {}
-        self.counts: dict[str, int] = {}
+        self.stops: list[Stop] = []
         self._find_calls(program.root)
         self.shared = self._representatives()
-        self.stops: list[Stop] = []
         self.sizes: dict[str, list[Expression]] = {}
         self.listed: set[str] = set()
         self.instances: dict[str, Instance] = {}
@@ -176,8 +174,9 @@ class Builder:
         return rule is not None and not rule.inner
 
     def _find_calls(self, call: Call) -> None:
-        self.calls.setdefault(call.path, call)
-        self.counts[call.path] = self.counts.get(call.path, 0) + 1
+        first = self.calls.setdefault(call.path, call)
+        if [op.name for op in first.walk()] != [op.name for op in call.walk()]:
+            self.stops.append(Stop(call.path, call.place, "this module runs in two ways, of which a class has one"))
         if not self.opaque(call.path):
             for step in call.body:
                 if isinstance(step, Call):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from convert.translate.plain import Op, Ref, Tensor
+from convert.translate.plain import LAST, Op, Ref, Tensor
 
 SLICES = ("slice.Tensor", "select.int")
 VIEWS = (
@@ -19,8 +19,6 @@ VIEWS = (
     "detach.default",
 )  # fmt: skip
 ASSIGNED = "slice_assign"
-LAST = 2**62
-"""torch's slices that have no end end here or above."""
 
 
 @dataclass

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from convert.translate.plain import Call, Op, Program, Ref, State
-from convert.translate.sizes import Expression
 
 
 def references(value: Any) -> Iterator[Ref | State]:
@@ -19,15 +18,6 @@ def references(value: Any) -> Iterator[Ref | State]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from references(item)
-
-
-def sizes(value: Any) -> Iterator[Expression]:
-    """Every size in an argument that is no number, in order."""
-    if isinstance(value, Expression):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from sizes(item)
 
 
 def link(program: Program, opaque: Callable[[str], bool]) -> Program:

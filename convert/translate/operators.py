@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convert.translate.plain import WORKING, Ref, State, Tensor, Type
+from convert.translate.plain import LAST, WORKING, Ref, State, Tensor, Type
 from convert.translate.sizes import Expression
 from convert.translate.templates import literal
 
@@ -298,10 +298,6 @@ def _transpose(a: Arguments) -> str:
 def _indexed(a: Arguments, dim: int, index: ast.expr) -> str:
     a.written["place"] = ast.Tuple([*(ast.Slice() for _ in range(dim)), index], ast.Load()) if dim else index
     return "self[place]"
-
-
-LAST = 2**62
-"""torch's ``slice`` ends here or above where it has no end."""
 
 
 def _slice(a: Arguments) -> str:
@@ -1116,9 +1112,6 @@ OPERATORS: dict[str, Any] = {
 def _expand_as(a: Arguments) -> str:
     a.plain = {**a.plain, "size": list(a.result.shape)}
     return _expand(a)
-
-
-IN_PLACE = ("_",)
 
 
 def functional(name: str) -> str:

@@ -71,6 +71,8 @@ class Type:
 
 
 WORKING = "working"
+LAST = 2**62
+"""A slice of torch that has no end ends here or above."""
 
 
 @dataclass(frozen=True)

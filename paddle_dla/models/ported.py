@@ -6,7 +6,6 @@ a port whose source or weights are others than the card and the manifest say is 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from paddle import nn
 from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.manifest import file_sha256
 
 
 def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:
@@ -30,7 +30,7 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
     if not card["proved"] and not unproved:
         raise CheckpointError(f"{os.fspath(folder)} is a draft that is not aligned with its reference; see its report")
     source = Path(folder) / SOURCE
-    if hashlib.sha256(source.read_bytes()).hexdigest() != card["sha256"]:
+    if file_sha256(source) != card["sha256"]:
         raise CheckpointError(f"{source} was changed since the port was proved; prove it again with convert/port.py")
     arrays, _ = read(Path(folder) / WEIGHTS)
     model = build_model(source)

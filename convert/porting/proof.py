@@ -85,7 +85,7 @@ def prove(
 
     The weights are those of ``module`` with everything that a fresh network has constant drawn at random: BatchNorm's
     statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1. In float64, what the reference asks for in
-    float32 is computed in float64 too, as the port has it.
+    float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off, which draw at random.
     """
     from alignment import align
     from convert.translate.program import float64_throughout
@@ -93,6 +93,9 @@ def prove(
 
     reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
     port = build(source, translated, torch_arrays(reference))
+    for layer in (*reference.modules(), *port.sublayers()):
+        if type(layer).__name__ == "DropPath":
+            layer.drop_prob = 0.0
     arrays = (
         [value.detach().cpu().numpy() for value in inputs]
         if not isinstance(inputs, Mapping)

@@ -8,15 +8,17 @@ import functools
 import importlib
 from dataclasses import dataclass
 
-import numpy as np
-import paddle
 import pytest
-import torch
-from torch import nn
-from translating import Holder, Port, assert_close, normal
 
-from convert.translate.layers import LAYERS
-from torch_ref.model import import_timm
+torch = pytest.importorskip("torch")
+
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+from torch import nn  # noqa: E402
+from translating import Holder, Port, assert_close, normal  # noqa: E402
+
+from convert.translate.layers import LAYERS  # noqa: E402
+from torch_ref.model import import_timm  # noqa: E402
 
 T = import_timm().layers
 torchvision = importlib.import_module("torchvision")  # after timm, which may have to declare its operators

@@ -8,12 +8,14 @@ import functools
 from dataclasses import dataclass
 
 import pytest
-import torch
-import torch.nn.functional as F
-from translating import Applied, Port, assert_close, normal
 
-from convert.translate.operators import OPERATORS, functional
-from convert.translate.plain import TranslationError
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from translating import Applied, Port, assert_close, normal  # noqa: E402
+
+from convert.translate.operators import OPERATORS, functional  # noqa: E402
+from convert.translate.plain import TranslationError  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 

@@ -1,7 +1,5 @@
 """Every layer rule of the translator against torch, in evaluation and in training: outputs, gradients, statistics."""
 
-
-
 from __future__ import annotations
 
 import functools
@@ -22,7 +20,6 @@ from torch_ref.model import import_timm  # noqa: E402
 
 T = import_timm().layers
 torchvision = importlib.import_module("torchvision")  # after timm, which may have to declare its operators
-
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 

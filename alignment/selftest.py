@@ -44,7 +44,7 @@ from alignment.engine.judging.error import compare
 from alignment.engine.records.tape import ROOT
 from alignment.engine.result import FORWARD, Result
 from alignment.engine.session import Reference, align
-from alignment.engine.sides.paddle.borrow import paddle_in
+from alignment.engine.sides.paddle.borrow import in_type
 from alignment.engine.sides.paddle.capture import capture, in_random_directions
 from alignment.faults.catalogue import ALL_FAULTS, FAULTS, by_name
 from alignment.faults.fault import Fault, injected
@@ -130,7 +130,7 @@ class Bench:
 
     def computed(self) -> list[np.ndarray]:
         """What the port returns in float64, and the gradient of each parameter."""
-        with paddle_in(self.port, "float64"):
+        with in_type(self.port, "float64"):
             tape = capture(self.port, self.inputs, backward=lambda output: in_random_directions(output, 0))
         last = [record for record in tape if record.path == ROOT][-1]
         return [*tape.outputs(last), *(tape.get(ref) for _, ref in sorted(tape.param_grads.items()))]

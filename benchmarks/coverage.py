@@ -138,11 +138,12 @@ def stages(name, keep, output, eval_only, options):
     reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
     port = build(source, translated, torch_arrays(reference))
     keep(batch=forward(reference, port, translated, (OTHER_BATCH, *shape)))
-    keep(size=forward(reference, port, translated, (1, shape[0], *(side + 32 for side in shape[1:]))))
+    keep(size=forward(reference, port, translated, (BATCH, shape[0], *(side + 32 for side in shape[1:]))))
 
 
 def forward(reference, port, translated, shape):
     """``aligned``, ``differs``, or why the reference does not take inputs of ``shape``."""
+    import paddle
     import torch
 
     from alignment import align
@@ -153,6 +154,11 @@ def forward(reference, port, translated, shape):
             reference.eval()(inputs)
     except (RuntimeError, AssertionError, ValueError) as error:
         return f"the reference refuses: {str(error).splitlines()[0][:60] if str(error) else type(error).__name__}"
+    try:
+        with paddle.no_grad():
+            port(paddle.to_tensor(inputs.numpy()))
+    except ValueError as error:
+        return f"the port refuses: {error}"
     result = align(reference, port, inputs.numpy(), key_map=translated.key_map)
     return verdict(result)
 

@@ -80,6 +80,8 @@ class Writer:
         steps = self._resolved()
         self._count(steps)
         names = self._inputs()
+        if not self.call.path:
+            self.statements += self._checks()
         for position, step in enumerate(steps):
             if isinstance(step, Call):
                 self._call(step, position)
@@ -89,6 +91,22 @@ class Writer:
         listed = not self.told and bool(self.call.path) and variadic(names, self.statements)
         given = [*names, *(self.size_names[size] for size in self.told)]
         return Body(given, self.statements, self.told, self.training, listed)
+
+    def _checks(self) -> Iterator[ast.stmt]:
+        """Refuse heights and widths for which the trace does not hold."""
+        for name, number in self.program.inputs:
+            limit = self.program.limits.get(number)
+            if limit is None:
+                continue
+            if limit.equal is not None:
+                text = f"if {name}.shape[2:] != {list(limit.equal)}: raise ValueError(message)"
+                message = f"height and width must be {limit.equal[0]} and {limit.equal[1]}, got {{{name}.shape[2:]}}"
+            else:
+                sides = " or ".join(f"{name}.shape[{axis}] % {limit.multiple}" for axis in (2, 3))
+                text = f"if {sides}: raise ValueError(message)"
+                message = f"height and width must be multiples of {limit.multiple}, got {{{name}.shape[2:]}}"
+            (check,) = ast.parse(text.replace("message", f'f"{message}"')).body
+            yield check
 
     # what is used where
 

@@ -157,6 +157,17 @@ class Module:
         return self.kind.rpartition(".")[2]
 
 
+@dataclass(frozen=True)
+class Limit:
+    """The heights and widths for which a trace holds: multiples of ``multiple``, or ``equal`` alone.
+
+    For others the reference takes another branch, or computes with other numbers.
+    """
+
+    multiple: int = 1
+    equal: tuple[int, int] | None = None
+
+
 @dataclass
 class Program:
     """A traced model. ``result`` is what it returns: refs in tuples, lists and dicts."""
@@ -169,4 +180,5 @@ class Program:
     result: Any
     constants: Mapping[str, Any] = field(default_factory=dict)  # path -> array, of tensors made in the forward
     aliases: dict[str, str] = field(default_factory=dict)  # tensors that have a second name -> the first
+    limits: dict[int, Limit] = field(default_factory=dict)  # input -> the heights and widths that the trace holds for
     shared: dict[str, str] = field(default_factory=dict)  # modules that are registered twice -> where first

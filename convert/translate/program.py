@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ from convert.translate.inplace import Mutations
 from convert.translate.plain import (
     Call,
     Held,
+    Limit,
     Module,
     Op,
     Place,
@@ -341,7 +343,8 @@ class _Reader:
                 known = self.states.get(first) or self.states[name]
                 self.states[first] = self.states[name] = known
         program = Program(
-            root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.shared
+            root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.limits,
+            self.shared,
         )
         for number in _refs(result):
             root.outputs.append(number)
@@ -364,7 +367,14 @@ class _Reader:
         for spec in self.exported.graph_signature.output_specs:
             if spec.kind.name != "USER_OUTPUT":
                 self.stops.append(Stop("", None, f"the forward changes {spec.target or spec.arg}, which is kept"))
+        self.limits = {number: limit for _, number in inputs if (limit := self._limit(nodes, number)) is not None}
         return inputs
+
+    def _limit(self, nodes: Mapping[str, torch.fx.Node], number: int) -> Limit | None:
+        """For which heights and widths of an input of four dimensions the trace holds."""
+        node = next(node for node, value in self.values.items() if value == Ref(number))
+        shape = node.meta["val"].shape
+        return _limit_of(shape[2], shape[3]) if len(shape) == 4 else None
 
     def _new(self, node: torch.fx.Node, value: Any = None) -> int:
         number = len(self.tensors)
@@ -637,6 +647,36 @@ SIZE_FUNCTIONS = {
 
 def _qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _limit_of(height: Any, width: Any) -> Limit | None:
+    """Read off what ``torch.export`` took for granted: its guards, tried on square images of many sizes."""
+    if not isinstance(height, torch.SymInt) or not isinstance(width, torch.SymInt):
+        return Limit(equal=(int(height), int(width)))
+    env = height.node.shape_env
+    traced = (int(height.node.hint), int(width.node.hint))
+    symbols = (height.node.expr, width.node.expr)
+    guards = [guard.expr for guard in env.guards if any(symbol in guard.expr.free_symbols for symbol in symbols)]
+    sides = range(SIDE_STEP, 2 * max(traced) + 1, SIDE_STEP)
+    held = [side for side in sides if all(_holds(guard, symbols, side) for guard in guards)]
+    if not held:
+        return Limit(equal=traced)
+    tried = [side for side in sides if side >= held[0]]
+    multiple = math.gcd(*held)
+    if held == tried:
+        return None
+    if len(held) > 1 and held == [side for side in tried if side % multiple == 0]:
+        return Limit(multiple=multiple)
+    return Limit(equal=traced)
+
+
+SIDE_STEP = 8
+"""Pixels between the sizes that are tried: what no network distinguishes is not looked for."""
+
+
+def _holds(guard: sympy.Basic, symbols: tuple[sympy.Basic, sympy.Basic], side: int) -> bool:
+    found = guard.xreplace({symbol: sympy.Integer(side) for symbol in symbols})
+    return found is not sympy.false and found is not False
 
 
 def _aliases(model: torch.nn.Module) -> dict[str, str]:

@@ -13,6 +13,8 @@ from paddle_dla import checkpoint
 from paddle_dla.models.cards import WEIGHTS, read_card
 from paddle_dla.storage.errors import CheckpointError
 
+NOT_KEPT = "Paddle counts no batches, and what a forward method makes is not kept"
+
 
 def key_map_of(manifest: dict[str, Any]) -> KeyMap:
     """The key map that a port's manifest records."""
@@ -54,7 +56,6 @@ def reference_of(folder: Path) -> tuple[Any, KeyMap]:
         named = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
         for name, array in torch_state(arrays, key_map).items():
             named[name].copy_(torch.from_numpy(np.array(array)))
-    counters = [
-        Line(name, None, dropped="Paddle counts no batches") for name in named if name.endswith("num_batches_tracked")
-    ]
-    return module, KeyMap((*key_map, *counters))
+    known = {line.torch for line in key_map}
+    others = [Line(name, None, dropped=NOT_KEPT) for name in named if name not in known]
+    return module, KeyMap((*key_map, *others))

@@ -19,9 +19,9 @@ from typing import Any
 from convert.translate.body import Body, Writer, attribute, inside, with_role
 from convert.translate.gathering import gathered
 from convert.translate.layers import Layer, layer_of, settings_of
-from convert.translate.linking import link
+from convert.translate.linking import link, used
 from convert.translate.loops import rolled
-from convert.translate.plain import Call, Held, Module, Program, Stop, TranslationError
+from convert.translate.plain import Call, Held, Module, Program, State, Stop, TranslationError
 from convert.translate.sizes import Expression
 from convert.translate.templates import filled, literal
 
@@ -101,6 +101,7 @@ class Builder:
         self._write_out_tied()
         self._hold_constants()
         link(program, self.opaque)
+        self.unused = self._drop_unused()
         self.calls: dict[str, Call] = {}
         self.stops: list[Stop] = []
         self._find_calls(program.root)
@@ -111,7 +112,7 @@ class Builder:
         self.classes: dict[str, Class] = {}  # path -> class
         self.given: dict[str, list[Any]] = {}  # path -> values of the class's arguments
         self.order: list[Class] = []
-        self.names = dict(self._tensor_names())
+        self.names = {**dict(self._tensor_names()), **dict.fromkeys(self.unused)}
 
     def translation(self) -> Translation:
         """Raises ``TranslationError`` with everything that has no rule."""
@@ -154,6 +155,20 @@ class Builder:
             owner, _, name = path.rpartition(".")
             dtype = self.program.states[path].dtype
             self.program.modules[owner].held.append(Held(name, value.shape, dtype, trainable=False, saved=False))
+
+    def _drop_unused(self) -> list[str]:
+        """Take away buffers that torch does not save and the trace does not read: the forward makes them anew."""
+        read = {ref.path for ref in used(self.program.root) if isinstance(ref, State)}
+        dropped = []
+        for path, module in self.program.modules.items():
+            if self.rules[path] is not None:
+                continue
+            for held in [*module.held]:
+                full = f"{path}.{held.name}".lstrip(".")
+                if not held.trainable and not held.saved and full not in read and full not in self.program.constants:
+                    module.held.remove(held)
+                    dropped.append(full)
+        return dropped
 
     def _tied(self) -> list[ast.stmt]:
         """``self.head.weight = self.embed.weight`` for every module and tensor that has two places."""

@@ -11,6 +11,7 @@ from convert.translate.classes import Translation
 from convert.translate.plain import Program
 
 COUNTER = "Paddle counts no batches"
+MADE = "the forward method makes it"
 COMPUTED = "a constant of the forward method, which the port keeps as a buffer"
 
 
@@ -21,7 +22,8 @@ def key_map(program: Program, translation: Translation) -> KeyMap:
         if name in program.constants:
             lines.append(Line(None, target, dropped=COMPUTED))
         elif target is None:
-            lines.append(Line(name, None, dropped=COUNTER))
+            counter = name.endswith("num_batches_tracked")
+            lines.append(Line(name, None, dropped=COUNTER if counter else MADE))
         else:
             lines.append(Line(name, target, (TRANSPOSE,) if name in translation.transposed else ()))
     return KeyMap(tuple(lines))

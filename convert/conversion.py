@@ -183,7 +183,7 @@ def _header(source: Source, model: str, num_classes: int, in_chans: int) -> dict
         "num_classes": num_classes,
         "in_chans": in_chans,
         "source": dict(source.origin),
-        "versions": _versions(),
+        "versions": versions("numpy", "safetensors", "torch"),
     }
 
 
@@ -221,9 +221,10 @@ def _no_counts(source: Source, account: Account) -> list[str]:
     ]
 
 
-def _versions() -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of this project, of Python, and of those ``packages`` that are installed."""
     found = {"paddle_dla": paddle_dla.__version__, "python": platform.python_version()}
-    for package in ("numpy", "safetensors", "torch"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from paddle_dla.preprocessing import Preprocessing
-
-FORMAT = 1
 
 
 def preprocessing_of(module: Any) -> Preprocessing | None:
@@ -15,9 +14,7 @@ def preprocessing_of(module: Any) -> Preprocessing | None:
     config = getattr(module, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or "input_size" not in config:
         return None
-    wanted = {"input_size": "input_size", "crop_pct": "crop_pct", "interpolation": "interpolation", "mean": "mean",
-              "std": "std"}  # fmt: skip
-    known = {ours: config[theirs] for ours, theirs in wanted.items() if config.get(theirs) is not None}
+    known = {one.name: config[one.name] for one in fields(Preprocessing) if config.get(one.name) is not None}
     try:
         return Preprocessing(**known)
     except ValueError:

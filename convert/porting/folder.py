@@ -34,9 +34,11 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises ``CheckpointError`` where a port cannot be written to ``folder``."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; --output names a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
         raise CheckpointError(f"{folder} is not empty; name another folder, or pass --overwrite")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CARD).is_file():
+    if not (folder / CARD).is_file():
         raise CheckpointError(f"{folder} holds no port (it has no {CARD}); --overwrite replaces ports only")
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert.conversion import versions
 from convert.matching.key_map import KeyMap
 from convert.porting import card as cards
 from convert.porting.folder import check_folder, write_folder
-from convert.porting.proof import MODES, build, prove, torch_arrays
+from convert.porting.proof import MODES, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays
-from paddle_dla.models.cards import SOURCE
+from paddle_dla.models.cards import FORMAT, SOURCE
 
 Progress = Callable[[str], None]
+PACKAGES = ("torch", "timm", "torchvision", "paddlepaddle", "paddlepaddle-gpu", "numpy")
+"""Whose versions a card records."""
 SHOWN = 16
 """Numbers of each output that the golden test holds."""
 
@@ -79,12 +80,13 @@ def port_model(
         source.write_text(translated.source, encoding="utf-8")
         modes = MODES[:1] if eval_only else MODES
         results = prove(torch_module, inputs, source, translated, modes, progress)
-    port = Port(name, translated.source, translated.key_map, results, target)
+    port = Port(name, translated.source, translated.key_map, results)
     if target is not None and (port.proved or keep_unproved):
         progress(f"writing {target}")
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
         card = card_of(port, torch_module, translated, inputs, reference, weights)
         write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite)
+        return replace(port, folder=target)
     return port
 
 
@@ -111,7 +113,7 @@ def card_of(
     preprocessing = cards.preprocessing_of(module)
     values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
     return {
-        "format": cards.FORMAT,
+        "format": FORMAT,
         "name": port.name,
         "class": translated.translation.model,
         "proved": port.proved,
@@ -123,7 +125,7 @@ def card_of(
         "source": origin_of(type(module)),
         "reference": (reference or Reference()).as_dict(),
         "weights": dict(weights or {}),
-        "versions": versions(),
+        "versions": versions(*PACKAGES),
         "golden": golden(module, values),
     }  # fmt: skip
 
@@ -155,17 +157,3 @@ def golden(module: Any, inputs: Sequence[Any], seed: int = 0) -> dict[str, Any]:
             }
         )
     return {"seed": seed, "shapes": shapes, "outputs": outputs}
-
-
-def versions() -> dict[str, str]:
-    """The versions of what a port was made with."""
-    found = {"python": platform.python_version()}
-    for package in ("paddle-dla", "torch", "timm", "torchvision", "paddlepaddle", "paddlepaddle-gpu", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-__all__ = ["Port", "Reference", "build", "port_model"]

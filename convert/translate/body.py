@@ -17,10 +17,8 @@ from convert.translate.reference import aliases, statement_at
 from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, literal
 
-Step = "Op | Call"
 MISSING = "missing"  # what is written for an operator without a rule, of which nothing comes
 SPARE = ("out", "y", "z", "u", "v", "w")
-LETTERS = {2: ("B", "C"), 3: ("B", "N", "C"), 4: ("B", "H", "W"), 5: ("B", "D", "H", "W")}
 
 
 @dataclass
@@ -30,7 +28,6 @@ class Body:
     inputs: list[str]
     statements: list[ast.stmt]
     sizes: list[Expression] = field(default_factory=list)
-    training: bool = False
     listed: bool = False  # takes one list instead of its tensors
 
 
@@ -70,7 +67,6 @@ class Writer:
         self.made: dict[int | str, tuple[str, int]] = {}  # the variable that a tensor was first, and after what
         self.size_names: dict[Expression, str] = {}
         self.told: list[Expression] = []
-        self.training = False
         self.templates: dict[int, tuple[str, Arguments]] = {}
         self.waiting: list[ast.expr] = []  # written inside a later statement
         self.stops: list[Stop] = []
@@ -90,7 +86,7 @@ class Writer:
         self.statements.append(ast.Return(self._result()))
         listed = not self.told and bool(self.call.path) and variadic(names, self.statements)
         given = [*names, *(self.size_names[size] for size in self.told)]
-        return Body(given, self.statements, self.told, self.training, listed)
+        return Body(given, self.statements, self.told, listed)
 
     def _checks(self) -> Iterator[ast.stmt]:
         """Refuse heights and widths for which the trace does not hold."""
@@ -386,7 +382,7 @@ class Writer:
                     word.default = arguments.defaults[word.arg]
                     if isinstance(word.value, ast.Constant):
                         word.value.default, word.value.switch = word.default, True
-        expression = _Finish(self).visit(expression)
+        expression = _Finish().visit(expression)
         self._assign(op, position, expression, op.several)
 
     def _value(self, value: Any, role: str) -> ast.expr:
@@ -500,12 +496,8 @@ def with_role(node: ast.expr, role: str) -> ast.expr:
 class _Finish(ast.NodeTransformer):
     """The words that only the module can fill: ``transposed(weight)`` and ``self_module.training``."""
 
-    def __init__(self, writer: Writer):
-        self.writer = writer
-
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if node.id == "self_module":
-            self.writer.training = True
             return ast.Name("self", ast.Load())
         return node
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from convert.translate.plain import LAST, WORKING, Ref, State, Tensor, Type
 from convert.translate.sizes import Expression
-from convert.translate.templates import literal
 
 
 class Unsupported(ValueError):
@@ -65,7 +64,8 @@ class Arguments:
         self.replaced[name] = value
 
 
-Rule = "str | Callable[[Arguments], str]"
+Rule = str | Callable[[Arguments], str]
+"""A template, or what looks at the arguments and returns one."""
 
 
 def square(value: Any) -> Any:
@@ -815,7 +815,7 @@ def _elementwise(function: str) -> str:
     return f"paddle.{function}(self)"
 
 
-OPERATORS: dict[str, Any] = {
+OPERATORS: dict[str, Rule] = {
     # arithmetic
     "add.Tensor": _binary("+"),
     "add.Scalar": _binary("+"),
@@ -1118,6 +1118,3 @@ def functional(name: str) -> str:
     """``relu_.default`` as ``relu.default``."""
     base, _, overload = name.partition(".")
     return f"{base.rstrip('_')}.{overload}" if base.endswith("_") and not base.endswith("__") else name
-
-
-__all__ = ["OPERATORS", "WORKING", "Arguments", "Unsupported", "functional", "literal"]

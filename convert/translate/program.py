@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from convert.translate.inplace import Mutations
+from convert.translate.linking import references
 from convert.translate.plain import (
     Call,
     Held,
@@ -168,8 +169,8 @@ def _made_in_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-class _Frames(TorchFunctionMode):
-    """Where each torch function was called: ``torch.export`` counts them by name, and so does this mode."""
+class _Frames(Float64):
+    """It also keeps where each torch function was called: ``torch.export`` counts them by name, and so does it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,8 +180,7 @@ class _Frames(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[function] = self.counts.get(function, 0) + 1
         self.stacks[f"{function.__name__}_{self.counts[function]}"] = _segments(sys._getframe(1))
-        function, args, kwargs = _in_float64(function, args, kwargs or {})
-        return function(*args, **kwargs)
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
@@ -209,7 +209,6 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     model.forward = forward
     failure: Exception | None = None
     for free in (_all_free, _batch_free):
-        frames.counts.clear()
         try:
             limit = _at_most(LONGEST_S if free is _all_free else 0)
             with warnings.catch_warnings(), _made_in_float64(), _functions_refused(), limit:
@@ -317,7 +316,6 @@ class _Reader:
         self.parts: dict[torch.fx.Node, list[int]] = {}
         self.states: dict[str, Tensor] = {}
         self.constants: dict[str, Any] = {}
-        self.changed: dict[int, int] = {}
         self.stops: list[Stop] = []
         self.aliases = _aliases(model)
         self.shared = _shared(model)
@@ -329,7 +327,6 @@ class _Reader:
         inputs = self._inputs()
         root = Call("", key="")
         self.open: list[Call] = [root]
-        self.closed: set[str] = set()
         result: Any = None
         for node in self.exported.graph.nodes:
             if node.op == "output":
@@ -346,8 +343,7 @@ class _Reader:
             root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.limits,
             self.shared,
         )
-        for number in _refs(result):
-            root.outputs.append(number)
+        root.outputs += [ref.number for ref in references(result) if isinstance(ref, Ref)]
         return program
 
     def _inputs(self) -> list[tuple[str, int]]:
@@ -471,8 +467,6 @@ class _Reader:
         depth = 0
         while depth < min(len(keys), len(self.open)) and self.open[depth].key == keys[depth]:
             depth += 1
-        for call in self.open[depth:]:
-            self.closed.add(call.key)
         del self.open[depth:]
         for position in range(depth, len(stack)):
             key, path = stack[position]
@@ -582,17 +576,6 @@ def _operator_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target).removeprefix("aten.")
     return getattr(target, "__name__", str(target))
-
-
-def _refs(value: Any) -> Iterator[int]:
-    if isinstance(value, Ref):
-        yield value.number
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _refs(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _refs(item)
 
 
 def _tensor(value: torch.Tensor) -> Tensor:

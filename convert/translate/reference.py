@@ -21,15 +21,20 @@ class Statement:
 
 
 @functools.cache
-def _statements(file: str) -> dict[int, Statement]:
-    """``{line: statement}`` of every line of ``file`` that belongs to a simple statement."""
+def _tree(file: str) -> ast.Module:
+    """``file`` parsed; empty where it is no Python source that can be read."""
     try:
         with open(file, encoding="utf-8") as source:
-            tree = ast.parse(source.read())
+            return ast.parse(source.read())
     except (OSError, SyntaxError, ValueError):
-        return {}
+        return ast.Module([], [])
+
+
+@functools.cache
+def _statements(file: str) -> dict[int, Statement]:
+    """``{line: statement}`` of every line of ``file`` that belongs to a simple statement."""
     found: dict[int, Statement] = {}
-    _collect(tree, file, 0, found)
+    _collect(_tree(file), file, 0, found)
     return found
 
 
@@ -63,13 +68,8 @@ def statement_at(place: Place | None) -> Statement | None:
 @functools.cache
 def aliases(file: str, function: int) -> dict[str, str]:
     """``{name: other name for the same value}`` of the function at line ``function``: ``shortcut = x``."""
-    try:
-        with open(file, encoding="utf-8") as source:
-            tree = ast.parse(source.read())
-    except (OSError, SyntaxError, ValueError):
-        return {}
     found: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(file)):
         if isinstance(node, ast.FunctionDef) and node.lineno == function:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Name):

@@ -10,8 +10,6 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Size = "int | Expression"
-
 # how an expression is written in Python
 BINARY: dict[str, type[ast.operator]] = {
     "add": ast.Add, "mul": ast.Mult, "floordiv": ast.FloorDiv, "mod": ast.Mod, "pow": ast.Pow, "truediv": ast.Div,

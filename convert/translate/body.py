@@ -11,11 +11,12 @@ from typing import Any
 from convert.translate.gathering import variadic
 from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
+from convert.translate.literals import with_role
 from convert.translate.operators import Arguments, Unsupported, functional
 from convert.translate.plain import LAST, WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
 from convert.translate.reference import aliases, statement_at
 from convert.translate.sizes import Expression, solve
-from convert.translate.templates import filled, literal
+from convert.translate.templates import filled, filled_tree, literal
 
 MISSING = "missing"  # what is written for an operator without a rule, of which nothing comes
 SPARE = ("out", "y", "z", "u", "v", "w")
@@ -374,7 +375,7 @@ class Writer:
             names |= {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
         values = {name: self._value(plain[name], name) for name in plain if name in names}
         for name, part in arguments.written.items():
-            values[name] = filled_node(part, values)
+            values[name] = filled_tree(part, values)
         expression = filled(template, values)
         if isinstance(expression, ast.Call):
             for word in expression.keywords:
@@ -473,24 +474,6 @@ class Writer:
             items = [self._structure(item) for item in value]
             return ast.List(items, ast.Load()) if isinstance(value, list) else ast.Tuple(items, ast.Load())
         return literal(value)
-
-
-def filled_node(node: ast.expr, values: Mapping[str, ast.expr]) -> ast.expr:
-    """A tree with its names replaced."""
-
-    class Filling(ast.NodeTransformer):
-        def visit_Name(self, name: ast.Name) -> ast.expr:
-            return values.get(name.id, name)
-
-    return Filling().visit(node)
-
-
-def with_role(node: ast.expr, role: str) -> ast.expr:
-    """``node``, whose numbers remember what they are for."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Constant):
-            inner.role = role
-    return node
 
 
 class _Finish(ast.NodeTransformer):

@@ -1,9 +1,7 @@
 """Equal modules become one class; what differs between them becomes its arguments. No framework.
 
-Every module is written by itself, numbers and all. Two are of one class if they are of one class in the reference and
-their source is the same but for numbers. A number that is the same in all of a class stays where it is; the others
-become arguments, named as the reference's constructor names them where it was called with these values, by their role
-otherwise.
+Every module is written by itself, numbers and all, from the inside outwards. Two are of one class if they are of one
+class in the reference and their source is the same but for numbers; ``merging`` makes the class of them.
 """
 
 from __future__ import annotations
@@ -16,70 +14,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from convert.translate.body import Body, Writer, attribute, inside, with_role
+from convert.translate.body import Writer, inside
 from convert.translate.gathering import gathered
 from convert.translate.layers import Layer, layer_of, settings_of
 from convert.translate.linking import link, used
+from convert.translate.literals import optional_keyword, switchable, with_role
 from convert.translate.loops import rolled
+from convert.translate.merging import Class, Instance, merged
 from convert.translate.plain import Call, Held, Module, Program, State, Stop, TranslationError
+from convert.translate.repetition import as_list, assigned, compressed, set_attribute
 from convert.translate.sizes import Expression
 from convert.translate.templates import filled, literal
 
 SEQUENTIAL = "torch.nn.modules.container.Sequential"
 LISTS = {"torch.nn.modules.container.ModuleList": "LayerList", "torch.nn.modules.container.ModuleDict": "LayerDict"}
 NOTHING = ast.Call(ast.Attribute(ast.Name("nn"), "Identity", ast.Load()), [], [])
-
-
-@dataclass
-class Instance:
-    """One module, written by itself."""
-
-    module: Module
-    base: str
-    start: list[ast.expr]  # arguments of super().__init__
-    init: list[ast.stmt]
-    body: Body | None
-
-    @property
-    def nodes(self) -> list[ast.AST]:
-        """All of its source, in order."""
-        return [*self.start, *self.init, *(self.body.statements if self.body else ())]
-
-    def shape(self) -> str:
-        """Its source without its numbers."""
-        text = [self.base, *(ast.dump(Masked().visit(copy.deepcopy(node))) for node in self.nodes)]
-        return "\n".join([*text, *(self.body.inputs if self.body else ["no forward"])])
-
-    def numbers(self) -> list[ast.Constant]:
-        """Its numbers, in order."""
-        return [node for root in self.nodes for node in ast.walk(root) if is_number(node)]
-
-
-def is_number(node: ast.AST) -> bool:
-    """Whether ``node`` is a number, or a switch, that could be an argument."""
-    return isinstance(node, ast.Constant) and (isinstance(node.value, (int, float)) or getattr(node, "switch", False))
-
-
-class Masked(ast.NodeTransformer):
-    """Replaces numbers by 0."""
-
-    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        return ast.Constant(0) if is_number(node) else node
-
-
-@dataclass
-class Class:
-    """A class of the port: ``arguments`` of its constructor, and its source, in which they stand for numbers."""
-
-    name: str
-    base: str
-    doc: str
-    arguments: list[str]
-    defaults: dict[str, Any]
-    start: list[ast.expr]
-    init: list[ast.stmt]
-    body: Body | None
-    module: Module
 
 
 @dataclass
@@ -313,13 +262,13 @@ class Builder:
         if numbered:
             base = "Sequential" if SEQUENTIAL in module.bases else "LayerList"
             items = compressed([self.construct(module.children[name]) for name in numbered])
-            start = items.elts if base == "Sequential" else [_as_list(items)]
+            start = items.elts if base == "Sequential" else [as_list(items)]
         named = {
             name: self.construct(path)
             for name, path in module.children.items()
             if name not in numbered and self._present(path) and (module.path or path not in self.shared)
         }
-        init += _assigned(named)
+        init += assigned(named)
         for held in module.held:
             init.append(_held(held))
         if module.path == "":
@@ -345,7 +294,7 @@ class Builder:
             if argument in made.defaults:
                 node.keywords.append(optional_keyword(argument, value, made.defaults[argument]))
             else:
-                node.args.append(with_role(_given(value), argument))
+                node.args.append(with_role(switchable(value), argument))
         return node
 
     def _layer(self, module: Module, rule: Layer) -> ast.expr:
@@ -367,7 +316,7 @@ class Builder:
             return ast.Call(callee, [ast.Dict(keys, list(items.values()))], [])
         if all(name.isdigit() for name in items):
             listed = compressed(list(items.values()))
-            return ast.Call(callee, [_as_list(listed)] if container == "LayerList" else listed.elts, [])
+            return ast.Call(callee, [as_list(listed)] if container == "LayerList" else listed.elts, [])
         pairs = [ast.Tuple([ast.Constant(name), item], ast.Load()) for name, item in items.items()]
         return ast.Call(callee, pairs, [])
 
@@ -403,332 +352,16 @@ class Builder:
         return next(f"{name}{number}" for number in range(2, 999) if f"{name}{number}" not in taken)
 
 
-def optional_keyword(name: str, value: Any, default: Any) -> ast.keyword:
-    """``name=value``, which is left out in the end where it is the ``default`` in all of a class."""
-    node = with_role(literal(value), name)
-    if isinstance(node, ast.Constant):
-        node.switch = True
-        node.default = default
-    keyword = ast.keyword(name, node)
-    keyword.default = default
-    return keyword
-
-
-class _Shortened(ast.NodeTransformer):
-    """Leaves out keywords that have their default."""
-
-    def visit_Call(self, node: ast.Call) -> ast.Call:
-        self.generic_visit(node)
-        node.keywords = [keyword for keyword in node.keywords if not _needless(keyword)]
-        return node
-
-
-def _needless(keyword: ast.keyword) -> bool:
-    return (
-        hasattr(keyword, "default")
-        and isinstance(keyword.value, ast.Constant)
-        and keyword.value.value == keyword.default
-        and isinstance(keyword.value.value, bool) == isinstance(keyword.default, bool)
-    )
-
-
-FEWEST_NUMBERED = 4
-"""Attributes ``layer1``, ``layer2``, ... of one class that are made in a loop."""
-
-
-def _assigned(named: dict[str, ast.expr]) -> list[ast.stmt]:
-    """``self.name = ...`` for each; a row of numbered names of one class as a loop."""
-    statements: list[ast.stmt] = []
-    names = list(named)
-    while names:
-        row = _numbered_row(names, named)
-        if len(row) < FEWEST_NUMBERED:
-            statements.append(_set(names[0], named[names[0]]))
-            del names[0]
-            continue
-        statements.append(_numbered_loop(row, [named[name] for name in row]))
-        del names[: len(row)]
-    return statements
-
-
-def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
-    """The longest beginning of ``names`` that counts up and is of one class."""
-    found = re.fullmatch(r"(\D+)(\d+)", names[0])
-    if found is None or not isinstance(named[names[0]], ast.Call):
-        return names[:1]
-    row = []
-    for offset, name in enumerate(names):
-        if name != f"{found[1]}{int(found[2]) + offset}":
-            break
-        row.append(name)
-    (first, *_) = _runs([named[name] for name in row])
-    return row[: len(first)] if isinstance(named[row[0]].func, ast.Name) else row[:1]
-
-
-def _numbered_loop(row: list[str], constructors: list[ast.expr]) -> ast.stmt:
-    """``for number, size in enumerate([...], 1): self.add_sublayer(f"layer{number}", Layer(size))``."""
-    found = re.fullmatch(r"(\D+)(\d+)", row[0])
-    listed = _repeated(constructors)
-    loop = listed.generators[0]
-    label = ast.JoinedStr([ast.Constant(found[1]), ast.FormattedValue(ast.Name("number"), -1, None)])
-    add = ast.Expr(filled("self.add_sublayer(label, layer)", {"label": label, "layer": listed.elt}))
-    start = ast.Constant(int(found[2]))
-    if isinstance(loop.target, ast.Name) and loop.target.id == "_":
-        count = ast.BinOp(start, ast.Add(), loop.iter.args[0])
-        return ast.For(
-            ast.Name("number", ast.Store()), filled("range(start, end)", {"start": start, "end": count}), [add], []
-        )
-    target = ast.Tuple([ast.Name("number", ast.Store()), loop.target], ast.Store())
-    return ast.For(target, filled("enumerate(rows, start)", {"rows": loop.iter, "start": start}), [add], [])
-
-
 def _sayable(value: Any) -> bool:
     return isinstance(value, (int, float, str, bool, type(None), list, tuple))
-
-
-def _set(name: str, value: ast.expr) -> ast.stmt:
-    return ast.Assign([attribute(ast.Name("self"), name)], value)
 
 
 def _held(held: Any) -> ast.stmt:
     shape = with_role(literal(list(held.shape)), "shape")
     if held.trainable:
-        return _set(held.name, filled("self.create_parameter(shape)", {"shape": shape}))
+        return set_attribute(held.name, filled("self.create_parameter(shape)", {"shape": shape}))
     dtype = ast.Constant(held.dtype) if held.dtype != "working" else None
     zeros = filled(
         "paddle.zeros(shape, dtype=dtype)" if dtype else "paddle.zeros(shape)", {"shape": shape, "dtype": dtype}
     )
     return ast.Expr(filled("self.register_buffer(name, zeros)", {"name": ast.Constant(held.name), "zeros": zeros}))
-
-
-def _as_list(items: ast.List) -> ast.expr:
-    """``[*[x for ...]]`` as ``[x for ...]``."""
-    return items.elts[0].value if _one_star(items) else items
-
-
-def _one_star(items: ast.List) -> bool:
-    return len(items.elts) == 1 and isinstance(items.elts[0], ast.Starred)
-
-
-def compressed(items: list[ast.expr]) -> ast.List:
-    """A list of constructors with repetition said once: ``[A(1), *[B(2) for _ in range(5)]]``."""
-    elements: list[ast.expr] = []
-    for run in _runs(items):
-        if not _worth_a_loop(run):
-            elements.extend(run)
-            continue
-        elements.append(ast.Starred(_repeated(run), ast.Load()))
-    return ast.List(elements, ast.Load())
-
-
-def _worth_a_loop(run: list[ast.expr]) -> bool:
-    """Whether the constructors of ``run`` are written once: classes of the port, and three or more equal layers."""
-    if len(run) == 1 or not isinstance(run[0], ast.Call):
-        return False
-    return isinstance(run[0].func, ast.Name) or (len(run) > 2 and len({ast.dump(item) for item in run}) == 1)
-
-
-def _runs(items: list[ast.expr]) -> Iterator[list[ast.expr]]:
-    run: list[ast.expr] = []
-    for item in items:
-        if run and ast.dump(Masked().visit(copy.deepcopy(run[0]))) != ast.dump(Masked().visit(copy.deepcopy(item))):
-            yield run
-            run = []
-        run.append(item)
-    if run:
-        yield run
-
-
-def _repeated(run: list[ast.expr]) -> ast.ListComp:
-    rows = [[node for node in ast.walk(item) if is_number(node)] for item in run]
-    first = run[0]
-    columns = [position for position in range(len(rows[0]))
-               if len({(type(row[position].value), row[position].value) for row in rows}) > 1]  # fmt: skip
-    if not columns:
-        count = with_role(ast.Constant(len(run)), "depth")
-        return ast.ListComp(
-            first, [ast.comprehension(ast.Name("_", ast.Store()), filled("range(n)", {"n": count}), [], 0)]
-        )
-    # columns that are the same in every row are one variable
-    names: dict[tuple[Any, ...], str] = {}
-    for position in columns:
-        values = tuple(row[position].value for row in rows)
-        role = re.sub(r"\W", "", str(getattr(rows[0][position], "role", "value"))) or "value"
-        if values not in names:
-            names[values] = _free(role, set(names.values()))
-    table = [[ast.Constant(value) for value in values] for values in zip(*names, strict=True)]
-    where = {id(rows[0][position]): names[tuple(row[position].value for row in rows)] for position in columns}
-    element = Renamed(where).visit(first)
-    target = [ast.Name(name, ast.Store()) for name in names.values()]
-    if len(target) == 1:
-        source = ast.List([row[0] for row in table], ast.Load())
-        return ast.ListComp(element, [ast.comprehension(target[0], source, [], 0)])
-    source = ast.List([ast.Tuple(row, ast.Load()) for row in table], ast.Load())
-    return ast.ListComp(element, [ast.comprehension(ast.Tuple(target, ast.Store()), source, [], 0)])
-
-
-def _free(name: str, taken: set[str]) -> str:
-    return name if name not in taken else next(f"{name}{n}" for n in range(2, 999) if f"{name}{n}" not in taken)
-
-
-class Renamed(ast.NodeTransformer):
-    """Replaces numbers, by identity, by expressions or names."""
-
-    def __init__(self, where: Mapping[int, str | ast.expr]):
-        self.where = where
-
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        found = self.where.get(id(node))
-        if found is None:
-            return node
-        return ast.Name(found, ast.Load()) if isinstance(found, str) else copy.deepcopy(found)
-
-
-class _Chain:
-    """One transformation after another."""
-
-    def __init__(self, *steps: ast.NodeTransformer):
-        self.steps = steps
-
-    def visit(self, node: Any) -> Any:
-        for step in self.steps:
-            node = step.visit(node)
-        return node
-
-
-# --- arguments
-
-
-def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]]:
-    """One class for ``instances``, and for each of them the values of its arguments."""
-    numbers = [instance.numbers() for instance in instances]
-    columns: dict[tuple[Any, ...], list[int]] = {}
-    for position in range(len(numbers[0])):
-        values = tuple((type(row[position].value), row[position].value) for row in numbers)
-        if len(set(values)) > 1:
-            columns.setdefault(values, []).append(position)
-    first = instances[0]
-    found = _Arguments(instances, _bound_names(first))
-    where: dict[int, ast.expr] = {}
-    inside_forward = _forward_numbers(first)
-    kept: set[str] = set()
-    for values, positions in _by_constructor(columns, instances):
-        expression = found.expression(values, [numbers[0][position] for position in positions])
-        for position in positions:
-            node = numbers[0][position]
-            if id(node) in inside_forward:
-                kept |= {inner.id for inner in ast.walk(expression) if isinstance(inner, ast.Name)}
-                where[id(node)] = _of_self(expression)
-            else:
-                where[id(node)] = expression
-    finish = _Chain(Renamed(where), _Shortened())
-    init = [_set(name, ast.Name(name)) for name in found.names.values() if name in kept]
-    init += [finish.visit(node) for node in first.init]
-    if first.body:
-        first.body.statements = [finish.visit(node) for node in first.body.statements]
-    start = [finish.visit(node) for node in first.start]
-    order = sorted(found.names, key=lambda values: found.names[values] in found.defaults)
-    made = Class(
-        name, first.base, first.module.doc, [found.names[values] for values in order], found.defaults, start, init,
-        first.body, first.module,
-    )  # fmt: skip
-    return made, [[values[index][1] for values in order] for index in range(len(instances))]
-
-
-def _given(value: Any) -> ast.expr:
-    node = literal(value)
-    if isinstance(node, ast.Constant):
-        node.switch = True
-    return node
-
-
-Values = tuple[tuple[type, Any], ...]
-"""One number of every instance, with its type: 0 is not False."""
-
-
-def _bound_names(instance: Instance) -> set[str]:
-    """Names that the source itself assigns."""
-    return {
-        node.id
-        for root in instance.nodes
-        for node in ast.walk(root)
-        if isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)
-    }
-
-
-class _Arguments:
-    """The arguments of a class under construction; ``names``: what each is called."""
-
-    def __init__(self, instances: list[Instance], taken: set[str]):
-        self.instances, self.taken = instances, taken | {"self"}
-        self.names: dict[Values, str] = {}
-        self.defaults: dict[str, Any] = {}
-
-    def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
-        """An argument for ``values``, or a multiple of one that is there."""
-        name = self._remembered(values)
-        if name is None:
-            derived = self._derived(values)
-            if derived is not None:
-                return derived
-            roles = [str(getattr(node, "role", "")) for node in nodes]
-            name = next((role for role in roles if role.isidentifier()), "size")
-        self.names[values] = _free(name, self.taken | {*self.names.values()})
-        optional = [node.default for node in nodes if hasattr(node, "default")]
-        if len(optional) == len(nodes):
-            self.defaults[self.names[values]] = optional[0]
-        return ast.Name(self.names[values], ast.Load())
-
-    def _remembered(self, values: Values) -> str | None:
-        """What the reference calls ``values``: an argument of its constructor, or an attribute."""
-        taken = self.taken | {*self.names.values()}
-        for kept in ("constructor", "settings"):
-            for name in getattr(self.instances[0].module, kept):
-                if name not in taken and name != "training" and _all_equal(self.instances, kept, name, values):
-                    return name
-        return None
-
-    def _derived(self, values: Values) -> ast.expr | None:
-        if not all(kind is int and value > 0 for kind, value in values):
-            return None
-        for base, name in self.names.items():
-            if not all(kind is int and value > 0 for kind, value in base):
-                continue
-            pairs = [(value, other) for (_, value), (_, other) in zip(values, base, strict=True)]
-            factor, divisor = pairs[0][0] // pairs[0][1], pairs[0][1] // pairs[0][0]
-            if factor > 1 and all(value == factor * other for value, other in pairs):
-                return ast.BinOp(ast.Constant(factor), ast.Mult(), ast.Name(name, ast.Load()))
-            if divisor > 1 and all(value * divisor == other for value, other in pairs):
-                return ast.BinOp(ast.Name(name, ast.Load()), ast.FloorDiv(), ast.Constant(divisor))
-        return None
-
-
-def _all_equal(instances: list[Instance], kept: str, name: str, values: Values) -> bool:
-    found = (getattr(instance.module, kept).get(name) for instance in instances)
-    return all(type(ours) is kind and ours == value for ours, (kind, value) in zip(found, values, strict=True))
-
-
-def _forward_numbers(instance: Instance) -> set[int]:
-    if instance.body is None:
-        return set()
-    return {id(node) for root in instance.body.statements for node in ast.walk(root)}
-
-
-def _by_constructor(columns: Mapping[Values, list[int]], instances: list[Instance]) -> list[tuple[Values, list[int]]]:
-    """Columns in the order in which the reference's constructor names them, the others after."""
-    order = list(instances[0].module.constructor)
-
-    def rank(item: tuple[Values, list[int]]) -> tuple[int, int]:
-        values, positions = item
-        found = (number for number, name in enumerate(order) if _all_equal(instances, "constructor", name, values))
-        return next(found, len(order)), positions[0]
-
-    return sorted(columns.items(), key=rank)
-
-
-def _of_self(expression: ast.expr) -> ast.expr:
-    class Owned(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.expr:
-            return ast.Attribute(ast.Name("self"), node.id, ast.Load())
-
-    return Owned().visit(copy.deepcopy(expression))

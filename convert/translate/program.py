@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import math
 import signal
 import sys
 import threading
@@ -24,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import sympy
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -46,7 +44,7 @@ from convert.translate.plain import (
     TranslationError,
     Type,
 )
-from convert.translate.sizes import Expression
+from convert.translate.symbols import expression_of, limit_of
 
 # what the module's numbers are while it is traced, and what a port calls its own type
 WORKING = torch.float64
@@ -588,44 +586,8 @@ def _type_name(dtype: torch.dtype) -> str:
 
 def _size(value: Any) -> Any:
     if isinstance(value, (torch.SymInt, torch.SymFloat)):
-        return _expression(value.node.expr, isinstance(value, torch.SymInt))
+        return expression_of(value.node.expr, isinstance(value, torch.SymInt))
     return value
-
-
-def _expression(term: sympy.Basic, whole: bool) -> int | float | Expression:
-    """``term`` as an expression; a division in a ``whole`` number is exact, or torch would not have made it a size."""
-    if term.is_Integer:
-        return int(term)
-    if isinstance(term, sympy.Symbol):
-        return Expression("symbol", (term.name,))
-    if term.is_Number:
-        return float(term)
-    kind = type(term).__name__
-    if isinstance(term, sympy.Mul) and term.args[0].is_Rational and not term.args[0].is_Integer:
-        factor, rest = term.as_coeff_Mul()
-        product = _expression(factor.p * rest, whole)
-        return Expression("floordiv" if whole else "truediv", (product, int(factor.q)))
-    if isinstance(term, sympy.Pow) and term.exp == -1:
-        return Expression("truediv", (1, _expression(term.base, whole)))
-    parts = tuple(_expression(part, whole and kind not in ROUNDED) for part in term.args)
-    if kind == "CeilToInt" and isinstance(parts[0], Expression) and parts[0].op == "truediv":
-        return Expression("ceildiv", parts[0].args)
-    if kind == "TruncToInt" and isinstance(parts[0], Expression) and parts[0].op == "truediv":
-        return Expression("floordiv", parts[0].args)  # sizes are positive
-    if kind in SAME_SIZE:
-        return parts[0]
-    name = SIZE_FUNCTIONS.get(kind, kind)
-    return Expression("floordiv" if whole and name == "truediv" else name, parts)
-
-
-ROUNDED = ("CeilToInt", "TruncToInt", "RoundToInt", "FloorToInt")
-SAME_SIZE = ("ToFloat", "Identity")
-SIZE_FUNCTIONS = {
-    "Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "CleanDiv": "floordiv", "Mod": "mod", "PythonMod": "mod",
-    "Pow": "pow", "PowByNatural": "pow", "FloatPow": "pow", "IntTrueDiv": "truediv", "FloatTrueDiv": "truediv",
-    "Max": "max", "Min": "min", "TruncToInt": "int", "RoundToInt": "round",
-}  # fmt: skip
-"""sympy's and torch's names for what sizes are computed with."""
 
 
 def _qualified(kind: type) -> str:
@@ -633,33 +595,12 @@ def _qualified(kind: type) -> str:
 
 
 def _limit_of(height: Any, width: Any) -> Limit | None:
-    """Read off what ``torch.export`` took for granted: its guards, tried on square images of many sizes."""
+    """For which heights and widths the guards of ``torch.export`` hold."""
     if not isinstance(height, torch.SymInt) or not isinstance(width, torch.SymInt):
         return Limit(equal=(int(height), int(width)))
-    env = height.node.shape_env
-    traced = (int(height.node.hint), int(width.node.hint))
     symbols = (height.node.expr, width.node.expr)
-    guards = [guard.expr for guard in env.guards if any(symbol in guard.expr.free_symbols for symbol in symbols)]
-    sides = range(SIDE_STEP, 2 * max(traced) + 1, SIDE_STEP)
-    held = [side for side in sides if all(_holds(guard, symbols, side) for guard in guards)]
-    if not held:
-        return Limit(equal=traced)
-    tried = [side for side in sides if side >= held[0]]
-    multiple = math.gcd(*held)
-    if held == tried:
-        return None
-    if len(held) > 1 and held == [side for side in tried if side % multiple == 0]:
-        return Limit(multiple=multiple)
-    return Limit(equal=traced)
-
-
-SIDE_STEP = 8
-"""Pixels between the sizes that are tried: what no network distinguishes is not looked for."""
-
-
-def _holds(guard: sympy.Basic, symbols: tuple[sympy.Basic, sympy.Basic], side: int) -> bool:
-    found = guard.xreplace({symbol: sympy.Integer(side) for symbol in symbols})
-    return found is not sympy.false and found is not False
+    traced = (int(height.node.hint), int(width.node.hint))
+    return limit_of([guard.expr for guard in height.node.shape_env.guards], symbols, traced)
 
 
 def _aliases(model: torch.nn.Module) -> dict[str, str]:

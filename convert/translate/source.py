@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from convert.translate.classes import Class, Translation
+from convert.translate.classes import Translation
+from convert.translate.merging import Class
 from convert.translate.templates import filled, literal
 
 PARTS = Path(__file__).with_name("parts.py")

@@ -13,7 +13,12 @@ from collections.abc import Mapping
 
 def filled(template: str, values: Mapping[str, ast.expr]) -> ast.expr:
     """The expression of ``template`` with every name that ``values`` has replaced; ``*name`` of a list is its items."""
-    return _Filling(values).visit(copy.deepcopy(_parsed(template)))
+    return filled_tree(copy.deepcopy(_parsed(template)), values)
+
+
+def filled_tree(tree: ast.expr, values: Mapping[str, ast.expr]) -> ast.expr:
+    """``tree``, which is changed, as ``filled`` has it of a template."""
+    return _Filling(values).visit(tree)
 
 
 @functools.cache

@@ -1,0 +1,198 @@
+"""Modules whose source is the same but for numbers, as one class with arguments. No framework.
+
+A number that is the same in all of them stays where it is; the others become arguments, named as the reference's
+constructor names them where it was called with these values, by their role otherwise.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from convert.translate.body import Body
+from convert.translate.literals import Masked, Renamed, Shortened, free, is_number
+from convert.translate.plain import Module
+from convert.translate.repetition import set_attribute
+
+
+@dataclass
+class Instance:
+    """One module, written by itself."""
+
+    module: Module
+    base: str
+    start: list[ast.expr]  # arguments of super().__init__
+    init: list[ast.stmt]
+    body: Body | None
+
+    @property
+    def nodes(self) -> list[ast.AST]:
+        """All of its source, in order."""
+        return [*self.start, *self.init, *(self.body.statements if self.body else ())]
+
+    def shape(self) -> str:
+        """Its source without its numbers."""
+        text = [self.base, *(ast.dump(Masked().visit(copy.deepcopy(node))) for node in self.nodes)]
+        return "\n".join([*text, *(self.body.inputs if self.body else ["no forward"])])
+
+    def numbers(self) -> list[ast.Constant]:
+        """Its numbers, in order."""
+        return [node for root in self.nodes for node in ast.walk(root) if is_number(node)]
+
+
+@dataclass
+class Class:
+    """A class of the port: ``arguments`` of its constructor, and its source, in which they stand for numbers."""
+
+    name: str
+    base: str
+    doc: str
+    arguments: list[str]
+    defaults: dict[str, Any]
+    start: list[ast.expr]
+    init: list[ast.stmt]
+    body: Body | None
+    module: Module
+
+
+def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]]:
+    """One class for ``instances``, and for each of them the values of its arguments."""
+    numbers = [instance.numbers() for instance in instances]
+    columns: dict[tuple[Any, ...], list[int]] = {}
+    for position in range(len(numbers[0])):
+        values = tuple((type(row[position].value), row[position].value) for row in numbers)
+        if len(set(values)) > 1:
+            columns.setdefault(values, []).append(position)
+    first = instances[0]
+    found = _Arguments(instances, _bound_names(first))
+    where: dict[int, ast.expr] = {}
+    inside_forward = _forward_numbers(first)
+    kept: set[str] = set()
+    for values, positions in _by_constructor(columns, instances):
+        expression = found.expression(values, [numbers[0][position] for position in positions])
+        for position in positions:
+            node = numbers[0][position]
+            if id(node) in inside_forward:
+                kept |= {inner.id for inner in ast.walk(expression) if isinstance(inner, ast.Name)}
+                where[id(node)] = _of_self(expression)
+            else:
+                where[id(node)] = expression
+    finish = _Chain(Renamed(where), Shortened())
+    init = [set_attribute(name, ast.Name(name)) for name in found.names.values() if name in kept]
+    init += [finish.visit(node) for node in first.init]
+    if first.body:
+        first.body.statements = [finish.visit(node) for node in first.body.statements]
+    start = [finish.visit(node) for node in first.start]
+    order = sorted(found.names, key=lambda values: found.names[values] in found.defaults)
+    made = Class(
+        name, first.base, first.module.doc, [found.names[values] for values in order], found.defaults, start, init,
+        first.body, first.module,
+    )  # fmt: skip
+    return made, [[values[index][1] for values in order] for index in range(len(instances))]
+
+
+class _Chain:
+    """One transformation after another."""
+
+    def __init__(self, *steps: ast.NodeTransformer):
+        self.steps = steps
+
+    def visit(self, node: Any) -> Any:
+        for step in self.steps:
+            node = step.visit(node)
+        return node
+
+
+Values = tuple[tuple[type, Any], ...]
+"""One number of every instance, with its type: 0 is not False."""
+
+
+def _bound_names(instance: Instance) -> set[str]:
+    """Names that the source itself assigns."""
+    return {
+        node.id
+        for root in instance.nodes
+        for node in ast.walk(root)
+        if isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)
+    }
+
+
+class _Arguments:
+    """The arguments of a class under construction; ``names``: what each is called."""
+
+    def __init__(self, instances: list[Instance], taken: set[str]):
+        self.instances, self.taken = instances, taken | {"self"}
+        self.names: dict[Values, str] = {}
+        self.defaults: dict[str, Any] = {}
+
+    def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
+        """An argument for ``values``, or a multiple of one that is there."""
+        name = self._remembered(values)
+        if name is None:
+            derived = self._derived(values)
+            if derived is not None:
+                return derived
+            roles = [str(getattr(node, "role", "")) for node in nodes]
+            name = next((role for role in roles if role.isidentifier()), "size")
+        self.names[values] = free(name, self.taken | {*self.names.values()})
+        optional = [node.default for node in nodes if hasattr(node, "default")]
+        if len(optional) == len(nodes):
+            self.defaults[self.names[values]] = optional[0]
+        return ast.Name(self.names[values], ast.Load())
+
+    def _remembered(self, values: Values) -> str | None:
+        """What the reference calls ``values``: an argument of its constructor, or an attribute."""
+        taken = self.taken | {*self.names.values()}
+        for kept in ("constructor", "settings"):
+            for name in getattr(self.instances[0].module, kept):
+                if name not in taken and name != "training" and _all_equal(self.instances, kept, name, values):
+                    return name
+        return None
+
+    def _derived(self, values: Values) -> ast.expr | None:
+        if not all(kind is int and value > 0 for kind, value in values):
+            return None
+        for base, name in self.names.items():
+            if not all(kind is int and value > 0 for kind, value in base):
+                continue
+            pairs = [(value, other) for (_, value), (_, other) in zip(values, base, strict=True)]
+            factor, divisor = pairs[0][0] // pairs[0][1], pairs[0][1] // pairs[0][0]
+            if factor > 1 and all(value == factor * other for value, other in pairs):
+                return ast.BinOp(ast.Constant(factor), ast.Mult(), ast.Name(name, ast.Load()))
+            if divisor > 1 and all(value * divisor == other for value, other in pairs):
+                return ast.BinOp(ast.Name(name, ast.Load()), ast.FloorDiv(), ast.Constant(divisor))
+        return None
+
+
+def _all_equal(instances: list[Instance], kept: str, name: str, values: Values) -> bool:
+    found = (getattr(instance.module, kept).get(name) for instance in instances)
+    return all(type(ours) is kind and ours == value for ours, (kind, value) in zip(found, values, strict=True))
+
+
+def _forward_numbers(instance: Instance) -> set[int]:
+    if instance.body is None:
+        return set()
+    return {id(node) for root in instance.body.statements for node in ast.walk(root)}
+
+
+def _by_constructor(columns: Mapping[Values, list[int]], instances: list[Instance]) -> list[tuple[Values, list[int]]]:
+    """Columns in the order in which the reference's constructor names them, the others after."""
+    order = list(instances[0].module.constructor)
+
+    def rank(item: tuple[Values, list[int]]) -> tuple[int, int]:
+        values, positions = item
+        found = (number for number, name in enumerate(order) if _all_equal(instances, "constructor", name, values))
+        return next(found, len(order)), positions[0]
+
+    return sorted(columns.items(), key=rank)
+
+
+def _of_self(expression: ast.expr) -> ast.expr:
+    class Owned(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return ast.Attribute(ast.Name("self"), node.id, ast.Load())
+
+    return Owned().visit(copy.deepcopy(expression))

@@ -1,0 +1,77 @@
+"""sympy's terms for sizes, as ``torch.export`` has them, as plain values. No framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import sympy
+
+from convert.translate.plain import Limit
+from convert.translate.sizes import Expression
+
+
+def expression_of(term: sympy.Basic, whole: bool) -> int | float | Expression:
+    """``term`` as an expression; a division in a ``whole`` number is exact, or torch would not have made it a size."""
+    if term.is_Integer:
+        return int(term)
+    if isinstance(term, sympy.Symbol):
+        return Expression("symbol", (term.name,))
+    if term.is_Number:
+        return float(term)
+    kind = type(term).__name__
+    if isinstance(term, sympy.Mul) and term.args[0].is_Rational and not term.args[0].is_Integer:
+        factor, rest = term.as_coeff_Mul()
+        product = expression_of(factor.p * rest, whole)
+        return Expression("floordiv" if whole else "truediv", (product, int(factor.q)))
+    if isinstance(term, sympy.Pow) and term.exp == -1:
+        return Expression("truediv", (1, expression_of(term.base, whole)))
+    parts = tuple(expression_of(part, whole and kind not in ROUNDED) for part in term.args)
+    if kind == "CeilToInt" and isinstance(parts[0], Expression) and parts[0].op == "truediv":
+        return Expression("ceildiv", parts[0].args)
+    if kind == "TruncToInt" and isinstance(parts[0], Expression) and parts[0].op == "truediv":
+        return Expression("floordiv", parts[0].args)  # sizes are positive
+    if kind in SAME_SIZE:
+        return parts[0]
+    name = SIZE_FUNCTIONS.get(kind, kind)
+    return Expression("floordiv" if whole and name == "truediv" else name, parts)
+
+
+ROUNDED = ("CeilToInt", "TruncToInt", "RoundToInt", "FloorToInt")
+SAME_SIZE = ("ToFloat", "Identity")
+SIZE_FUNCTIONS = {
+    "Add": "add", "Mul": "mul", "FloorDiv": "floordiv", "CleanDiv": "floordiv", "Mod": "mod", "PythonMod": "mod",
+    "Pow": "pow", "PowByNatural": "pow", "FloatPow": "pow", "IntTrueDiv": "truediv", "FloatTrueDiv": "truediv",
+    "Max": "max", "Min": "min", "TruncToInt": "int", "RoundToInt": "round",
+}  # fmt: skip
+"""sympy's and torch's names for what sizes are computed with."""
+
+
+def limit_of(
+    guards: Iterable[sympy.Basic], symbols: tuple[sympy.Basic, sympy.Basic], traced: tuple[int, int]
+) -> Limit | None:
+    """The heights and widths for which the ``guards`` of a trace hold, tried on square images of many sizes.
+
+    ``symbols``: of the height and the width, which were ``traced`` with these sizes. ``None``: any size.
+    """
+    guards = [guard for guard in guards if any(symbol in guard.free_symbols for symbol in symbols)]
+    sides = range(SIDE_STEP, 2 * max(traced) + 1, SIDE_STEP)
+    held = [side for side in sides if all(_holds(guard, symbols, side) for guard in guards)]
+    if not held:
+        return Limit(equal=traced)
+    tried = [side for side in sides if side >= held[0]]
+    multiple = math.gcd(*held)
+    if held == tried:
+        return None
+    if len(held) > 1 and held == [side for side in tried if side % multiple == 0]:
+        return Limit(multiple=multiple)
+    return Limit(equal=traced)
+
+
+SIDE_STEP = 8
+"""Pixels between the sizes that are tried: what no network distinguishes is not looked for."""
+
+
+def _holds(guard: sympy.Basic, symbols: tuple[sympy.Basic, sympy.Basic], side: int) -> bool:
+    found = guard.xreplace({symbol: sympy.Integer(side) for symbol in symbols})
+    return found is not sympy.false and found is not False

@@ -13,7 +13,7 @@ from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
 from convert.translate.literals import with_role
 from convert.translate.operators import Arguments, Unsupported, functional
-from convert.translate.plain import LAST, WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type
+from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type, open_ended
 from convert.translate.reference import aliases, statement_at
 from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, filled_tree, literal
@@ -353,7 +353,7 @@ class Writer:
         else:
             start, end, step = numbers
             start = None if start in (None, 0) else self._value(start, "start")
-            end = None if end is None or (isinstance(end, int) and end >= LAST) else self._value(end, "end")
+            end = None if open_ended(end) else self._value(end, "end")
             index = ast.Slice(start, end, None if step == 1 else self._value(step, "step"))
         place = ast.Tuple([*(ast.Slice() for _ in range(dim)), index], ast.Load()) if dim else index
         value = self._reference(op.args["value"])

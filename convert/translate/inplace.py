@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from convert.translate.plain import LAST, Op, Ref, Tensor
+from convert.translate.plain import Op, Ref, Tensor, open_ended
 
 SLICES = ("slice.Tensor", "select.int")
 VIEWS = (
@@ -81,7 +81,7 @@ def _whole(op: Op) -> bool:
         return True
     if op.name != "slice.Tensor" or op.args["step"] != 1 or op.args["start"] not in (None, 0):
         return False
-    return op.args["end"] is None or (isinstance(op.args["end"], int) and op.args["end"] >= LAST)
+    return open_ended(op.args["end"])
 
 
 def _place(op: Op) -> tuple[Any, ...]:

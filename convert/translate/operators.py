@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from convert.translate.plain import LAST, WORKING, Ref, State, Tensor, Type
+from convert.translate.plain import WORKING, Ref, State, Tensor, Type, open_ended
 from convert.translate.sizes import Expression
 
 
@@ -303,7 +303,7 @@ def _indexed(a: Arguments, dim: int, index: ast.expr) -> str:
 def _slice(a: Arguments) -> str:
     dim, end = a.axis(), a.end
     start = None if a.start in (None, 0) else a.start
-    end = None if end is None or (isinstance(end, int) and end >= LAST) else end
+    end = None if open_ended(end) else end
     size = a.tensor("self").shape[dim]
     end = None if end == size else end
     if start is None and end is None and a.step == 1:

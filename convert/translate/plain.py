@@ -71,8 +71,11 @@ class Type:
 
 
 WORKING = "working"
-LAST = 2**62
-"""A slice of torch that has no end ends here or above."""
+
+
+def open_ended(end: Any) -> bool:
+    """Whether a slice of torch with this end has none: torch writes ``None``, or the largest whole number."""
+    return end is None or (isinstance(end, int) and end >= 2**62)
 
 
 @dataclass(frozen=True)

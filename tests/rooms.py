@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-FRAMEWORKS = {"torch": "torch", "timm": "timm", "torchvision": "timm", "paddle": "paddle"}
+FRAMEWORKS = {"torch": "torch", "sympy": "torch", "timm": "timm", "torchvision": "timm", "paddle": "paddle"}
 """Packages, and the words of a table for them."""
 COMMAND = 'if __name__ == "__main__"'
 

@@ -58,6 +58,7 @@ engine.records       | alignment/engine/__init__ records          | -           
 torch_ref            | torch_ref                                  | torch timm        | torch        | -
 convert.translator   | convert/translate/translator               | -                 | -            | convert.*
 convert.program      | convert/translate/program                  | torch             | torch        | convert.*
+convert.symbols      | convert/translate/symbols                  | torch             | torch        | convert.*
 convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage
 convert.conversion   | convert/conversion hub layout readers      | -                 | -            | convert.dla
@@ -121,7 +122,7 @@ IMPORTED_LATE: dict[tuple[str, str], str] = {}
 NOT_YET = {"examples"}
 """What has its room before it is there."""
 
-TORCH, PADDLE = ("torch", "timm", "torchvision"), ("paddle",)
+TORCH, PADDLE = ("torch", "timm", "torchvision", "sympy"), ("paddle",)  # sympy comes with torch
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def stored(weights: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[st
 
 def _cut(array: np.ndarray, dtype: str) -> StoredTensor:
     if dtype == "bfloat16":
-        return StoredTensor((array.view(np.uint32) >> 16).astype(np.uint16).reshape(array.shape), dtype)
+        return StoredTensor((array.reshape(-1).view(np.uint32) >> 16).astype(np.uint16).reshape(array.shape), dtype)
     return StoredTensor(array.astype(dtype), dtype)
 
 

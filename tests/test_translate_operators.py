@@ -48,6 +48,7 @@ X = (2, 3, 4)
 IMAGE = (2, 4, 7, 6)
 P = normal(2, 3, 4).abs() + 0.5  # positive numbers
 U = normal(2, 3, 4).tanh() * 0.9  # between -1 and 1
+FLAT = normal(2, 3, 4) * torch.tensor([1.0, 0.0, 1.0]).double()[:, None]  # rows of zeros among others
 WHOLE = torch.tensor([[3, -2, 7, 0], [1, 5, -4, 2], [-6, 2, 3, 1]])
 COUNT = torch.tensor([[3, 2, 7, 4], [1, 5, 4, 2], [6, 2, 3, 1]])
 MASK = WHOLE > 1
@@ -264,6 +265,12 @@ CASES = [
     case("var_mean.dim", lambda x: torch.var_mean(x, (1, 2)), X),
     case("std_mean.dim", lambda x: torch.std_mean(x, (1, 2), keepdim=True), X),
     case("std_mean.correction", lambda x: torch.std_mean(x, 1, correction=0), X),
+    case("std.dim", lambda x: x.std(-1), FLAT),
+    case("std_mean.dim", lambda x: torch.std_mean(x, -1), FLAT),
+    case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, dim=-1), FLAT),
+    case("linalg_vector_norm.default", lambda x: F.normalize(x, dim=-1, eps=0.5), FLAT),
+    case("cosine_similarity.default", lambda x, y: F.cosine_similarity(x, y, dim=1), X, (1, 3, 4)),
+    case("cosine_similarity.default", lambda x, y: F.cosine_similarity(x, y, dim=-1, eps=0.5), FLAT, X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True), X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x), X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, 1, dim=-1), X),
@@ -492,6 +499,8 @@ CASES = [
     case("lift_fresh_copy.default", lambda x: x * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype), X),
     case("dropout.default", lambda x: F.dropout(x * 2, 0.3, training=False), X),
     case("feature_dropout.default", lambda x: F.dropout2d(x * 2, 0.3, training=False), IMAGE),
+    case("alpha_dropout.default", lambda x: F.alpha_dropout(x * 2, 0.3, training=False), X),
+    case("feature_alpha_dropout.default", lambda x: F.feature_alpha_dropout(x * 2, 0.3, training=False), IMAGE),
     case("detach.default", lambda x: x * x.detach(), X),
     case("detach_.default", lambda x: x * (x * 2).detach_(), X),
 ]  # fmt: skip

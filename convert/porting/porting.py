@@ -74,7 +74,7 @@ def port_model(
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
     progress("tracing the module and writing its source")
-    translated = translate(torch_module, inputs, header(name, torch_module), operators, layers)
+    translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / SOURCE
         source.write_text(translated.source, encoding="utf-8")

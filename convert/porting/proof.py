@@ -53,6 +53,16 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
     return port
 
 
+DROPOUTS = {
+    "torch": ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+    "paddle": ("dropout", "alpha_dropout", "feature_alpha_dropout"),
+}
+"""Functions of ``nn.functional`` that draw at random."""
+RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "drop_prob", "PatchDropout": "prob",
+         "StochasticDepth": "p"}  # fmt: skip
+"""Layers that draw at random and are none of the frameworks' own, and the attribute that is their rate."""
+
+
 @contextmanager
 def _no_dropout_by_function() -> Iterator[None]:
     """Within it dropout that a forward method calls as a function does nothing, as dropout layers in ``align``."""
@@ -62,15 +72,23 @@ def _no_dropout_by_function() -> Iterator[None]:
     def same(x: Any, *args: Any, **kwargs: Any) -> Any:
         return x
 
-    holders = (torch.nn.functional, paddle.nn.functional)
-    kept = [holder.dropout for holder in holders]
-    for holder in holders:
-        holder.dropout = same
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def attention_without(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+                          *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+        return attention(query, key, value, attn_mask, 0.0, *args, **kwargs)
+
+    holders = {"torch": torch.nn.functional, "paddle": paddle.nn.functional}
+    kept = [(holders[side], name, getattr(holders[side], name)) for side in holders for name in DROPOUTS[side]]
+    for holder, name, _ in kept:
+        setattr(holder, name, same)
+    torch.nn.functional.scaled_dot_product_attention = attention_without
     try:
         yield
     finally:
-        for holder, original in zip(holders, kept, strict=True):
-            holder.dropout = original
+        torch.nn.functional.scaled_dot_product_attention = attention
+        for holder, name, original in kept:
+            setattr(holder, name, original)
 
 
 def prove(
@@ -94,8 +112,9 @@ def prove(
     reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
     port = build(source, translated, torch_arrays(reference))
     for layer in (*reference.modules(), *port.sublayers()):
-        if type(layer).__name__ == "DropPath":
-            layer.drop_prob = 0.0
+        rate = RATES.get(type(layer).__name__)
+        if rate is not None:
+            setattr(layer, rate, 0.0)
     arrays = (
         [value.detach().cpu().numpy() for value in inputs]
         if not isinstance(inputs, Mapping)

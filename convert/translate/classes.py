@@ -52,7 +52,8 @@ class Builder:
         link(program, self.opaque)
         self.unused = self._drop_unused()
         self.calls: dict[str, Call] = {}
-        self.stops: list[Stop] = []
+        self.stops = [Stop(path, program.modules[path].place, rule.refused)
+                      for path, rule in self.rules.items() if rule is not None and rule.refused]  # fmt: skip
         self._find_calls(program.root)
         self.shared = self._representatives()
         self.sizes: dict[str, list[Expression]] = {}

@@ -24,7 +24,8 @@ class Layer:
     ``names``: ``{torch's tensor: Paddle's}`` where they differ; ``None`` drops one. ``transposed``: tensors that Paddle
     keeps the other way round. ``silent``: may do nothing in evaluation, and is called nevertheless.
     ``fits``: whether a module of the class is served. ``prepare``: settings as Paddle wants them.
-    ``inner``: settings that are modules inside.
+    ``inner``: settings that are modules inside. ``refused``: why there is none, for a class whose operators would be
+    wrong by themselves.
     """
 
     template: str
@@ -35,6 +36,7 @@ class Layer:
     fits: Callable[[Module], bool] = lambda module: True
     prepare: Callable[[Module], dict[str, Any]] = lambda module: {}
     inner: tuple[str, ...] = ()
+    refused: str = ""
 
 
 def has(module: Module, name: str) -> bool:
@@ -157,6 +159,10 @@ def _pair(size: Any) -> list[int]:
 
 
 ACTIVATION = f"{NN}.activation"
+SYNCHRONISED = (
+    "its statistics are those of all processes: port the model as it is before it is converted, and convert the port "
+    "with paddle.nn.SyncBatchNorm.convert_sync_batchnorm"
+)
 
 LAYERS: dict[str, Layer] = {
     f"{NN}.conv.Conv1d": _conv("Conv1D"),
@@ -185,6 +191,8 @@ LAYERS: dict[str, Layer] = {
     f"{NN}.batchnorm.BatchNorm1d": _batch_norm("BatchNorm1D"),
     f"{NN}.batchnorm.BatchNorm2d": _batch_norm("BatchNorm2D"),
     f"{NN}.batchnorm.BatchNorm3d": _batch_norm("BatchNorm3D"),
+    f"{NN}.batchnorm.SyncBatchNorm": Layer("", refused=SYNCHRONISED),
+    f"{TIMM}.norm_act.SyncBatchNormAct": Layer("", refused=SYNCHRONISED),
     f"{TIMM}.norm_act.BatchNormAct2d": Layer(
         "BatchNormAct2D(num_features, act)",
         BATCH_NORM,
@@ -233,6 +241,17 @@ LAYERS: dict[str, Layer] = {
         {"scale_by_keep": ("scale_by_keep", True)},
         silent=True,
         prepare=lambda module: {"drop_prob": module.settings["drop_prob"] or 0.0},
+    ),
+    f"{TIMM}.drop.DropBlock2d": Layer(
+        "DropBlock2D(drop_prob)",
+        {"block_size": ("block_size", 7), "gamma_scale": ("gamma_scale", 1.0), "with_noise": ("with_noise", False),
+         "couple_channels": ("couple_channels", True), "scale_by_keep": ("scale_by_keep", True)},
+        silent=True,
+    ),
+    f"{TIMM}.patch_dropout.PatchDropout": Layer(
+        "PatchDropout(prob)",
+        {"num_prefix_tokens": ("num_prefix_tokens", 1), "ordered": ("ordered", False)},
+        silent=True,
     ),
     f"{ACTIVATION}.ReLU": Layer("nn.ReLU()"),
     f"{ACTIVATION}.ReLU6": Layer("nn.ReLU6()"),

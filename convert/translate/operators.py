@@ -485,8 +485,14 @@ def _antialiased(kernel: str) -> Callable[[Arguments], str]:
     return rule
 
 
-def _dropout(name: str = "input") -> Callable[[Arguments], str]:
-    return lambda a: name if not a.p else f"F.dropout({name}, p, training=self_module.training)"
+def _dropout(function: str, more: str = "") -> Callable[[Arguments], str]:
+    """Modules that draw in training are traced so: what does not draw there never does."""
+
+    def rule(a: Arguments) -> str:
+        taken = "input" if "input" in a.plain else "self"  # in place
+        return f"{function}({taken}, p{more}, training=self_module.training)" if a.p and a.train else taken
+
+    return rule
 
 
 def _gelu(a: Arguments) -> str:
@@ -501,6 +507,8 @@ def _attention(a: Arguments) -> str:
         text += ", mask=attn_mask"
     if a.scale is not None:
         text += ", scale=scale"
+    if a.dropout_p:
+        text += ", dropout=dropout_p, training=self_module.training"
     if a.enable_gqa:
         raise Unsupported("attention with groups of queries: repeat keys and values for each group")
     return text + ")"
@@ -534,7 +542,7 @@ def _norm_of_order(a: Arguments) -> str:
     where = f"axis=dim{kept}" if a.dim not in (None, []) else kept.removeprefix(", ")
     a.set("dim", _axes(a.dim))
     if order is None or order == 2:
-        return f"self.square().sum({where}).sqrt()"
+        return f"root(self.square().sum({where}))"
     if order == 1:
         return f"self.abs().sum({where})"
     if order == float("inf"):
@@ -545,7 +553,7 @@ def _norm_of_order(a: Arguments) -> str:
     return f"power(power(self.abs(), order).sum({where}), 1 / order)"
 
 
-def _variance(method: str) -> Callable[[Arguments], str]:
+def _variance(spread: str) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         correction = a.plain.get("correction", 1)
         unbiased = correction is None or correction == 1
@@ -553,13 +561,14 @@ def _variance(method: str) -> Callable[[Arguments], str]:
             unbiased = a.unbiased
         elif correction not in (None, 0, 1):
             raise Unsupported(f"a variance with correction {correction}: scale the one without by n / (n - correction)")
-        text = f"self.{method}("
+        text = "self.var("
         if a.plain.get("dim") is not None:
             a.set("dim", _axes(a.dim))
             text += "axis=dim, "
         text += "" if unbiased else "unbiased=False, "
         text += "keepdim=True" if a.plain.get("keepdim") else ""
-        return text.removesuffix(", ") + ")"
+        text = text.removesuffix(", ") + ")"
+        return f"root({text})" if spread == "std" else text
 
     return rule
 
@@ -925,7 +934,7 @@ OPERATORS: dict[str, Rule] = {
     "threshold.default": _threshold,
     "softshrink.default": "softshrink(self, lambd)",
     "hardshrink.default": "hardshrink(self, lambd)",
-    "rrelu.default": "F.rrelu(self, lower, upper, training=self_module.training)",
+    "rrelu.default": lambda a: f"F.rrelu(self, lower, upper, training={'self_module.training' if a.training else False})",
     "selu.default": "selu(self)",
     "mish.default": "F.mish(self)",
     "softplus.default": "F.softplus(self, beta, threshold)",
@@ -969,6 +978,7 @@ OPERATORS: dict[str, Rule] = {
     "linalg_vector_norm.default": _norm_of_order,
     "norm.ScalarOpt_dim": _norm_of_order,
     "logsumexp.default": _reduced("logsumexp"),
+    "cosine_similarity.default": "cosine_similarity(x1, x2, dim, eps)",
     # products
     "linear.default": _linear,
     "matmul.default": "self @ other",
@@ -1101,8 +1111,10 @@ OPERATORS: dict[str, Rule] = {
     "contiguous.default": _same,
     "clone.default": _same,
     "lift_fresh_copy.default": _same,
-    "dropout.default": _dropout(),
-    "feature_dropout.default": _dropout(),
+    "dropout.default": _dropout("F.dropout"),
+    "feature_dropout.default": _dropout("F.dropout", ", axis=[0, 1]"),
+    "alpha_dropout.default": _dropout("F.alpha_dropout"),
+    "feature_alpha_dropout.default": _dropout("F.feature_alpha_dropout"),
     "detach.default": _detach,
     "detach_.default": _detach,
 }

@@ -106,6 +106,53 @@ class StochasticDepth(nn.Layer):
         return x * mask / (1 - self.p) if self.p < 1 else x * mask
 
 
+class DropBlock2D(nn.Layer):
+    """DropBlock (arXiv 1810.12890): in training, squares of ``x`` (B, C, H, W) are left out."""
+
+    def __init__(
+        self, drop_prob, block_size=7, gamma_scale=1.0, with_noise=False, couple_channels=True, scale_by_keep=True
+    ):
+        super().__init__()
+        self.drop_prob = drop_prob
+        self.block_size = block_size
+        self.gamma_scale = gamma_scale
+        self.with_noise = with_noise
+        self.couple_channels = couple_channels
+        self.scale_by_keep = scale_by_keep
+
+    def forward(self, x):
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        B, C, H, W = x.shape
+        kh, kw = min(self.block_size, H), min(self.block_size, W)
+        gamma = self.gamma_scale * self.drop_prob * H * W / (kh * kw * (H - kh + 1) * (W - kw + 1))
+        centres = paddle.bernoulli(paddle.full([B, 1 if self.couple_channels else C, H, W], gamma, dtype=x.dtype))
+        dropped = F.max_pool2d(centres, [kh, kw], 1, [kh // 2, kw // 2])[..., (kh + 1) % 2 :, (kw + 1) % 2 :]
+        keep = 1 - dropped
+        if self.with_noise:
+            return x * keep + paddle.randn(keep.shape, dtype=x.dtype) * dropped
+        return x * keep * (keep.size / (keep.sum() + 1e-7)) if self.scale_by_keep else x * keep
+
+
+class PatchDropout(nn.Layer):
+    """In training, a share of the tokens of ``x`` (B, N, C) is left out, but for the prefix tokens."""
+
+    def __init__(self, prob, num_prefix_tokens=1, ordered=False):
+        super().__init__()
+        self.prob = prob
+        self.num_prefix_tokens = num_prefix_tokens
+        self.ordered = ordered
+
+    def forward(self, x):
+        if self.prob == 0.0 or not self.training:
+            return x
+        prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        B, N, C = patches.shape
+        kept = paddle.argsort(paddle.randn([B, N]), axis=-1)[:, : max(1, int(N * (1 - self.prob)))]
+        kept = kept.sort(axis=-1) if self.ordered else kept
+        return paddle.concat([prefix, paddle.take_along_axis(patches, kept.unsqueeze(-1).tile([1, 1, C]), 1)], axis=1)
+
+
 class SiLU(nn.Layer):
     """``x`` times its sigmoid; the gradient of ``nn.Silu`` is NaN where exp(-x) overflows."""
 
@@ -234,7 +281,7 @@ def recurrent(cell, x, states, weights, layers, biases, bidirectional, batch_fir
     return [x, *(paddle.stack(held) for held in zip(*last))]
 
 
-def attention(query, key, value, mask=None, scale=None, causal=False):
+def attention(query, key, value, mask=None, scale=None, causal=False, dropout=0.0, training=False):
     """Scaled dot-product attention over (..., N, C)."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     weights = paddle.matmul(query * scale, key, transpose_y=True)
@@ -244,7 +291,10 @@ def attention(query, key, value, mask=None, scale=None, causal=False):
         mask = paddle.where(mask, paddle.zeros([], weights.dtype), paddle.full([], float("-inf"), weights.dtype))
     if mask is not None:
         weights = weights + mask
-    return F.softmax(weights, axis=-1) @ value
+    weights = F.softmax(weights, axis=-1)
+    if dropout:
+        weights = F.dropout(weights, dropout, training=training)
+    return weights @ value
 
 
 def rms_norm(x, weight=None, epsilon=1e-6):
@@ -320,6 +370,18 @@ def power(x, exponent):
     return x ** paddle.full([], exponent, dtype=x.dtype)
 
 
+def root(x):
+    """Square root with a finite gradient at 0, as torch's norms and deviations have it."""
+    zero = (x == 0).astype(x.dtype)
+    return (x + zero).sqrt() - zero
+
+
+def cosine_similarity(x1, x2, axis, epsilon):
+    """The products of ``x1`` and ``x2``, each over its norm, summed along ``axis``."""
+    first, second = (root(x.square().sum(axis=axis, keepdim=True)).clip(min=epsilon) for x in (x1, x2))
+    return (x1 / first * (x2 / second)).sum(axis=axis)
+
+
 def lerp(start, end, weight):
     """From ``start`` to ``end``, by ``weight``."""
     return start + weight * (end - start)
@@ -340,10 +402,8 @@ def min_and_index(x, axis, keepdim=False):
 
 def moments(x, spread, axis=None, unbiased=True, keepdim=False):
     """``spread`` ("var" or "std") and mean along ``axis``."""
-    mean = x.mean(axis=axis, keepdim=keepdim)
-    if spread == "std":
-        return x.std(axis=axis, unbiased=unbiased, keepdim=keepdim), mean
-    return x.var(axis=axis, unbiased=unbiased, keepdim=keepdim), mean
+    variance = x.var(axis=axis, unbiased=unbiased, keepdim=keepdim)
+    return root(variance) if spread == "std" else variance, x.mean(axis=axis, keepdim=keepdim)
 
 
 def embedding(indices, weight, padding_idx):

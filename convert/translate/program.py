@@ -1,4 +1,4 @@
-"""A torch module becomes a ``Program``: its modules, their calls and operators, as plain values. The one torch file.
+"""A torch module becomes a ``Program``: its modules, their calls and operators, as plain values. A torch file.
 
 ``torch.export`` runs the module on tensors that have shapes and no values, and writes down every operator with the
 module it ran in. The module is traced in float64, also where it asks for float32 (``x.float()``, which guards half
@@ -27,6 +27,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from convert.translate.draws import drawing_modules
 from convert.translate.inplace import Mutations
 from convert.translate.linking import references
 from convert.translate.plain import (
@@ -88,22 +89,42 @@ def trace(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None = None,
     silent: Callable[[str], bool] = lambda name: False,
+    training: bool = True,
 ) -> Program:
     """The program that ``module(*args, **kwargs)`` runs, in evaluation.
 
     ``silent``: the classes, by qualified name, that may do nothing in evaluation, and whose call is to be seen
-    nevertheless.
+    nevertheless. ``training``: other modules that draw random numbers in training are traced as they run there; the
+    rules of ``F.dropout`` and the like ask for the port's own mode.
 
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
     model = copy.deepcopy(module).eval().to(WORKING)
     args, kwargs = _double(tuple(args)), _double(dict(kwargs or {}))
+    for path in _drawing(model, args, kwargs, silent) if training else ():
+        model.get_submodule(path).training = True
     for path, child in model.named_modules():
         if silent(_qualified(type(child))):
             child.forward = functools.partial(_marked, path)
     frames = _Frames()
     exported = _exported(model, args, kwargs, frames)
     return _Reader(model, exported, frames).program()
+
+
+def _drawing(
+    module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], silent: Callable[[str], bool]
+) -> list[str]:
+    """The modules that draw in training, but for those that are taken whole. Raises ``TranslationError``."""
+    try:
+        with Float64(), _made_in_float64():
+            always = drawing_modules(module, args, kwargs, training=False)
+            found = drawing_modules(module, args, kwargs, training=True)
+    except Exception as error:  # the module may raise anything
+        raise TranslationError([_refusal(error, "it cannot be run")]) from error
+    if always:
+        why = "it draws random numbers in evaluation, so that no two runs of it are the same"
+        raise TranslationError([Stop(path, place, why) for path, place in always.items()])
+    return [path for path in found if not silent(_qualified(type(module.get_submodule(path))))]
 
 
 def _double(values: Any) -> Any:
@@ -286,7 +307,7 @@ def _shapes(model: torch.nn.Module, args: tuple, kwargs: dict, free: Callable[[i
     return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
 
 
-def _refusal(error: Exception) -> Stop:
+def _refusal(error: Exception | None, what: str = "torch.export cannot trace it") -> Stop:
     """Why the module cannot be traced, with the line of its source that is at fault."""
     place, traceback = None, error.__traceback__
     while traceback is not None:
@@ -300,7 +321,7 @@ def _refusal(error: Exception) -> Stop:
     text = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     if "data-dependent" in text:
         text = f"it decides by the values of a tensor, which no trace can follow ({text})"
-    return Stop("", place, f"torch.export cannot trace it: {text}")
+    return Stop("", place, f"{what}: {text}")
 
 
 class _Reader:

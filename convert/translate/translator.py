@@ -31,11 +31,13 @@ def translate(
     header: str = "",
     operators: Mapping[str, Any] | None = None,
     layers: Mapping[str, Layer] | None = None,
+    training: bool = True,
 ) -> Translated:
     """Translate the torch module ``module``, which takes ``inputs`` (tensors, or a mapping of them by name).
 
     ``operators`` and ``layers`` add rules to those of ``operators.OPERATORS`` and ``layers.LAYERS``. ``header`` is the
-    source's docstring.
+    source's docstring. ``training=False``: for evaluation only, without the dropout that forward methods call as a
+    function.
 
     Raises ``TranslationError``, which lists everything that has no rule, with the line of the reference.
 
@@ -46,6 +48,6 @@ def translate(
 
     layers, operators = {**LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
-    program = trace(module, args, kwargs, lambda kind: kind in layers and layers[kind].silent)
+    program = trace(module, args, kwargs, lambda kind: kind in layers and layers[kind].silent, training)
     translation = Builder(program, operators, layers).translation()
     return Translated(written(translation, header), key_map(program, translation), program, translation)

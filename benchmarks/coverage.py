@@ -152,7 +152,7 @@ def forward(reference, port, translated, shape):
     try:
         with torch.no_grad():
             reference.eval()(inputs)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         return f"the reference refuses: {str(error).splitlines()[0][:60] if str(error) else type(error).__name__}"
     try:
         with paddle.no_grad():

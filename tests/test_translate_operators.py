@@ -270,7 +270,7 @@ CASES = [
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, dim=-1), FLAT),
     case("linalg_vector_norm.default", lambda x: F.normalize(x, dim=-1, eps=0.5), FLAT),
     case("cosine_similarity.default", lambda x, y: F.cosine_similarity(x, y, dim=1), X, (1, 3, 4)),
-    case("cosine_similarity.default", lambda x, y: F.cosine_similarity(x, y, dim=-1, eps=0.5), FLAT, X),
+    case("cosine_similarity.default", lambda x, y: F.cosine_similarity(x, y, dim=-1, eps=0.5), FLAT, P),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True), X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x), X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, 1, dim=-1), X),

@@ -1,4 +1,4 @@
-"""Which modules of a torch model draw random numbers, found by running it once. Beside ``program``, the only torch file.
+"""Which modules of a torch model draw random numbers, found by running it once. A torch file, as ``program`` is.
 
 Dropout that a forward method calls as a function (``F.dropout(x, 0.1, self.training)``, the ``dropout_p`` of an
 attention) leaves no trace in evaluation: the modules that do so are traced as they run in training.

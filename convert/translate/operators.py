@@ -499,6 +499,10 @@ def _gelu(a: Arguments) -> str:
     return "F.gelu(self)" if a.approximate == "none" else "F.gelu(self, approximate=True)"
 
 
+def _rrelu(a: Arguments) -> str:
+    return f"F.rrelu(self, lower, upper, training={'self_module.training' if a.training else False})"
+
+
 def _attention(a: Arguments) -> str:
     text = "attention(query, key, value"
     if a.is_causal:
@@ -934,7 +938,7 @@ OPERATORS: dict[str, Rule] = {
     "threshold.default": _threshold,
     "softshrink.default": "softshrink(self, lambd)",
     "hardshrink.default": "hardshrink(self, lambd)",
-    "rrelu.default": lambda a: f"F.rrelu(self, lower, upper, training={'self_module.training' if a.training else False})",
+    "rrelu.default": _rrelu,
     "selu.default": "selu(self)",
     "mish.default": "F.mish(self)",
     "softplus.default": "F.softplus(self, beta, threshold)",

@@ -49,7 +49,10 @@ class StoredTensor:
 
     def array(self) -> np.ndarray:
         """The numbers; bfloat16, which numpy does not know, as float32, which holds each of its values."""
-        return (self.raw.astype(np.uint32) << 16).view(np.float32) if self.dtype == "bfloat16" else self.raw
+        if self.dtype != "bfloat16":
+            return self.raw
+        # numpy 1 gives a scalar that is shifted another type
+        return np.asarray(np.left_shift(self.raw, 16, dtype=np.uint32)).view(np.float32)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:

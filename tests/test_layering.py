@@ -57,7 +57,7 @@ engine.sides         | alignment/engine/sides                     | -           
 engine.records       | alignment/engine/__init__ records          | -                 | -            | storage
 torch_ref            | torch_ref                                  | torch timm        | torch        | -
 convert.translator   | convert/translate/translator               | -                 | -            | convert.*
-convert.program      | convert/translate/program draws            | torch             | torch        | convert.*
+convert.program      | convert/translate/program modes            | torch             | torch        | convert.*
 convert.symbols      | convert/translate/symbols                  | torch             | torch        | convert.*
 convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage

@@ -481,6 +481,13 @@ CASES = [
     case("zeros_like.default", lambda x: torch.zeros_like(x, dtype=torch.bool), X),
     case("ones_like.default", lambda x: torch.ones_like(x), WHOLE),
     case("full_like.default", lambda x: torch.full_like(x, 0.1), X),
+    case("swapaxes.default", lambda x: torch.swapaxes(x, -1, 0) * 2, X),
+    case("swapdims.default", lambda x: torch.swapdims(x, 0, 1) * 2, (3, 4)),
+    case("moveaxis.int", lambda x: torch.moveaxis(x, 0, -1) * 2, X),
+    case("zero.default", lambda x: _middle_cleared(x.clone()) * 2, X),
+    case("fill.Scalar", lambda x: torch.ops.aten.fill_.Scalar(x * 2, 0.1) + x, X),
+    case("fill.Tensor", lambda x: _slices_filled(x, 3) + x, X),
+    case("fill.Tensor", lambda x, y: (x * 2).fill_(y.sum()) + x, X, (3,)),
     case("meshgrid.indexing", lambda x, y: torch.meshgrid(x, y, indexing="ij"), (3,), (4,)),
     case("meshgrid.indexing", lambda x, y: torch.meshgrid(x, y, indexing="xy"), (3,), (4,)),
     case("meshgrid.default", lambda x, y: torch.ops.aten.meshgrid([x, y]), (3,), (4,)),
@@ -523,6 +530,19 @@ REFUSED = [
     case("pad.default", lambda x: F.pad(x, (1, 1), mode="reflect"), (3, 4)),
 ]  # fmt: skip
 """Uses that no rule serves."""
+
+
+def _slices_filled(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Whole numbers that a loop writes, as the masks of shifted windows are made."""
+    mask = x.new_zeros(x.shape[1:])
+    for number in range(count):
+        mask[number, number : number + 2] = number
+    return mask
+
+
+def _middle_cleared(x: torch.Tensor) -> torch.Tensor:
+    x[:, 1:3].zero_()
+    return x
 
 
 def named(row: Case) -> str:

@@ -71,6 +71,34 @@ class UNet(nn.Module):
         return self.out(x)
 
 
+class Trunk(nn.Module):
+    """Returns what it computed half-way too, in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Double(3, 6), Double(6, 8)
+
+    def forward(self, x):
+        half = self.first(x)
+        x = self.second(half)
+        return (x, half) if self.training else x
+
+
+class Auxiliary(nn.Module):
+    """A second head that training alone uses, and another output in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = Trunk()
+        self.head, self.aux = nn.Linear(8, 4), nn.Linear(6, 4)
+
+    def forward(self, x):
+        if self.training:
+            x, half = self.trunk(x)
+            return self.head(x.mean((2, 3))), self.aux(half.mean((2, 3)))
+        return self.head(self.trunk(x).mean((2, 3))).softmax(-1)
+
+
 class InPlace(nn.Module):
     """Changes slices and results in place."""
 

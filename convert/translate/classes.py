@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from convert.translate.body import Writer, inside
+import numpy as np
+
+from convert.translate.body import Body, Writer, inside
 from convert.translate.gathering import gathered
 from convert.translate.layers import Layer, layer_of, settings_of
 from convert.translate.linking import link, used
@@ -25,6 +27,7 @@ from convert.translate.plain import Call, Held, Module, Program, State, Stop, Tr
 from convert.translate.repetition import as_list, assigned, compressed, set_attribute
 from convert.translate.sizes import Expression
 from convert.translate.templates import filled, literal
+from convert.translate.twofold import of_both_modes
 
 SEQUENTIAL = "torch.nn.modules.container.Sequential"
 LISTS = {"torch.nn.modules.container.ModuleList": "LayerList", "torch.nn.modules.container.ModuleDict": "LayerDict"}
@@ -49,12 +52,16 @@ class Builder:
         self.rules = {path: layer_of(module, layers) for path, module in program.modules.items()}
         self._write_out_tied()
         self._hold_constants()
-        link(program, self.opaque)
+        for one in self._programs():
+            link(one, self.opaque)
         self.unused = self._drop_unused()
         self.calls: dict[str, Call] = {}
+        self.training_calls: dict[str, Call] = {}
         self.stops = [Stop(path, program.modules[path].place, rule.refused)
                       for path, rule in self.rules.items() if rule is not None and rule.refused]  # fmt: skip
-        self._find_calls(program.root)
+        self._find_calls(program.root, self.calls)
+        if program.training:
+            self._find_calls(program.training.root, self.training_calls)
         self.shared = self._representatives()
         self.sizes: dict[str, list[Expression]] = {}
         self.listed: set[str] = set()
@@ -99,16 +106,27 @@ class Builder:
         places = (*self.program.shared, *self.program.shared.values())
         return any(name.startswith(f"{path}.") for path in places)
 
+    def _programs(self) -> list[Program]:
+        """One, or one for each mode."""
+        return [self.program] + [self.program.training] * (self.program.training is not None)
+
     def _hold_constants(self) -> None:
         """Tensors that are no parameters and no buffers in torch become buffers of the module that has them."""
-        for path, value in self.program.constants.items():
+        known = self.program.constants
+        for program in self._programs()[1:]:
+            for path, value in program.constants.items():
+                if path in known and not np.array_equal(known[path], value):
+                    why = f"the constant {path} is another in training than in evaluation"
+                    raise TranslationError([Stop("", None, why)])
+                known[path], self.program.states[path] = value, program.states[path]
+        for path, value in known.items():
             owner, _, name = path.rpartition(".")
             dtype = self.program.states[path].dtype
             self.program.modules[owner].held.append(Held(name, value.shape, dtype, trainable=False, saved=False))
 
     def _drop_unused(self) -> list[str]:
         """Take away buffers that torch does not save and the trace does not read: the forward makes them anew."""
-        read = {ref.path for ref in used(self.program.root) if isinstance(ref, State)}
+        read = {ref.path for one in self._programs() for ref in used(one.root) if isinstance(ref, State)}
         dropped = []
         for path, module in self.program.modules.items():
             if self.rules[path] is not None:
@@ -138,14 +156,14 @@ class Builder:
         rule = self.rules.get(path)
         return rule is not None and not rule.inner
 
-    def _find_calls(self, call: Call) -> None:
-        first = self.calls.setdefault(call.path, call)
+    def _find_calls(self, call: Call, calls: dict[str, Call]) -> None:
+        first = calls.setdefault(call.path, call)
         if [op.name for op in first.walk()] != [op.name for op in call.walk()]:
             self.stops.append(Stop(call.path, call.place, "this module runs in two ways, of which a class has one"))
         if not self.opaque(call.path):
             for step in call.body:
                 if isinstance(step, Call):
-                    self._find_calls(step)
+                    self._find_calls(step, calls)
 
     def _tensor_names(self) -> Iterator[tuple[str, str | None]]:
         for path, module in self.program.modules.items():
@@ -171,7 +189,7 @@ class Builder:
 
     def _present(self, path: str) -> bool:
         """Whether the port has the module at ``path``: it is called, or something inside is, or it holds tensors."""
-        if path in self.calls or self._holds(path):
+        if self._called(path) or self._holds(path):
             return True
         return any(self._present(child) for child in self.program.modules[path].children.values())
 
@@ -184,7 +202,7 @@ class Builder:
 
     def _simple(self, path: str) -> bool:
         """Whether the sequence passes one tensor from each module to the next."""
-        call = self.calls.get(path)
+        call = self.calls.get(path) or self.training_calls.get(path)
         if call is None:
             return True
         steps = call.body
@@ -202,7 +220,7 @@ class Builder:
         return path == "" or (
             not self.whole(path)
             and not (path in self.shared and "." not in path)
-            and (path in self.calls or self._holds(path) or self._present(path))
+            and (self._called(path) or self._holds(path) or self._present(path))
             and self.plain_container(path) is None
         )
 
@@ -234,12 +252,8 @@ class Builder:
         if not self.needs_class(path):
             return
         module = self.program.modules[path]
-        body = None
-        if path in self.calls:
-            writer = Writer(self.program, self.calls[path], self.operators, self.transposed, self.sizes, self.renamed,
-                            self.listed)  # fmt: skip
-            body = writer.body()
-            self.stops += writer.stops
+        body = self._body(path)
+        if body is not None:
             self.sizes[path] = body.sizes
             if body.listed:
                 self.listed.add(path)
@@ -249,6 +263,31 @@ class Builder:
             return
         base, start, init = self._construction(module)
         self.instances[path] = Instance(module, base, start, init, body)
+
+    def _body(self, path: str) -> Body | None:
+        """The forward method of the module at ``path``, of both modes where they differ."""
+        evaluation = self._written(self.program, self.calls.get(path))
+        if evaluation is not None and path not in self.program.twofold:
+            return evaluation
+        training = self._written(self.program.training, self.training_calls.get(path))
+        if evaluation is None or training is None or self.stops:
+            return evaluation or training
+        if (training.inputs, training.sizes) != (evaluation.inputs, evaluation.sizes):
+            why = "it takes other tensors or sizes in training than in evaluation, of which a forward method has one"
+            self.stops.append(Stop(path, self.program.modules[path].place, why))
+        evaluation.statements = of_both_modes(evaluation.statements, training.statements)
+        return evaluation
+
+    def _written(self, program: Program | None, call: Call | None) -> Body | None:
+        if program is None or call is None:
+            return None
+        writer = Writer(program, call, self.operators, self.transposed, self.sizes, self.renamed, self.listed)
+        body = writer.body()
+        self.stops += writer.stops
+        return body
+
+    def _called(self, path: str) -> bool:
+        return path in self.calls or path in self.training_calls
 
     def _list_length(self, path: str, owner: str) -> int | None:
         """How many modules the list ``self.owner`` has."""

@@ -76,15 +76,20 @@ def _connect(call: Call, program: Program, opaque: Callable[[str], bool]) -> Non
         if not step.body:
             continue
         inside = dict.fromkeys(_made(step))
-        step.outputs = [
+        going_out = [
             number
             for number in inside
             if number in call.outputs or any(user != position for user in users.get(number, ()))
         ]
+        step.outputs = sorted(going_out, key=lambda number: _place_in(step.returned, number))
         taken = dict.fromkeys(used(step))
         step.inputs = [ref for ref in taken if _comes_in(ref, step, inside, program)]
         if not opaque(step.path):
             _connect(step, program, opaque)
+
+
+def _place_in(returned: list[int], number: int) -> int:
+    return returned.index(number) if number in returned else len(returned)
 
 
 def _comes_in(ref: Ref | State, call: Call, inside: dict[int, None], program: Program) -> bool:

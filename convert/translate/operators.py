@@ -284,15 +284,17 @@ def _permute(a: Arguments) -> str:
     return "self.transpose(dims)"
 
 
-def _transpose(a: Arguments) -> str:
-    rank = a.tensor("self").rank
-    if rank == 2 and a.dim0 % 2 != a.dim1 % 2:
-        return "self.T"
-    order = list(range(rank))
-    first, second = a.axis("dim0"), a.axis("dim1")
-    order[first], order[second] = order[second], order[first]
-    a.set("order", order)
-    return "self.transpose(order)" if first != second else "self"
+def _transpose(one: str = "dim0", other: str = "dim1") -> Callable[[Arguments], str]:
+    def rule(a: Arguments) -> str:
+        order = list(range(a.tensor("self").rank))
+        first, second = a.axis(one), a.axis(other)
+        if first == second:
+            return "self"
+        order[first], order[second] = order[second], order[first]
+        a.set("order", order)
+        return "self.T" if len(order) == 2 else "self.transpose(order)"
+
+    return rule
 
 
 def _indexed(a: Arguments, dim: int, index: ast.expr) -> str:
@@ -749,7 +751,7 @@ def _moved(a: Arguments) -> str:
 
 def _last_two_swapped(a: Arguments) -> str:
     a.plain = {**a.plain, "dim0": -2, "dim1": -1}
-    return _transpose(a)
+    return _transpose()(a)
 
 
 def _grid_sample(a: Arguments) -> str:
@@ -768,6 +770,12 @@ def _like(function: str, value: str = "") -> Callable[[Arguments], str]:
         return f"{function}(self{value}, dtype=dtype)"
 
     return rule
+
+
+def _fill(a: Arguments) -> str:
+    if a.is_tensor("value"):
+        return f"paddle.zeros_like(self) + {_promoted(a, 'value')}"
+    return "paddle.full_like(self, value)"
 
 
 def _index_add(a: Arguments) -> str:
@@ -1047,11 +1055,14 @@ OPERATORS: dict[str, Rule] = {
     "unflatten.int": _to_result_shape,
     "flatten.using_ints": _flatten,
     "permute.default": _permute,
-    "transpose.int": _transpose,
+    "transpose.int": _transpose(),
+    "swapaxes.default": _transpose("axis0", "axis1"),
+    "swapdims.default": _transpose(),
     "t.default": "self.T",
     "numpy_T.default": "self.T",
     "mT.default": _last_two_swapped,
     "movedim.int": _moved,
+    "moveaxis.int": _moved,
     "squeeze.default": "self.squeeze()",
     "squeeze.dim": _squeeze,
     "squeeze.dims": _squeeze,
@@ -1102,6 +1113,9 @@ OPERATORS: dict[str, Rule] = {
     "zeros_like.default": _like("paddle.zeros_like"),
     "ones_like.default": _like("paddle.ones_like"),
     "full_like.default": _like("paddle.full_like", ", fill_value"),
+    "zero.default": "paddle.zeros_like(self)",
+    "fill.Scalar": _fill,
+    "fill.Tensor": _fill,
     "meshgrid.indexing": _meshgrid,
     "meshgrid.default": _meshgrid,
     "bucketize.Tensor": "paddle.bucketize(self, boundaries, right=right)",

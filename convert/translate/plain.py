@@ -6,7 +6,7 @@ are numbered; ``Program.tensors`` has their shapes and types.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,10 @@ class Op:
 
 @dataclass
 class Call:
-    """One run of the module at ``path``; ``inputs`` and ``outputs`` are what it shares with its surroundings."""
+    """One run of the module at ``path``; ``inputs`` and ``outputs`` are what it shares with its surroundings.
+
+    ``returned``: the tensors in the order of the reference's ``return``, where it returns several.
+    """
 
     path: str
     body: list[Op | Call] = field(default_factory=list)
@@ -117,6 +120,7 @@ class Call:
     outputs: list[int] = field(default_factory=list)
     place: Place | None = None
     key: str = ""
+    returned: list[int] = field(default_factory=list)
 
     def walk(self) -> Iterator[Op]:
         """Every operator inside, in order."""
@@ -181,7 +185,9 @@ class Program:
     states: dict[str, Tensor]
     inputs: list[tuple[str, int]]  # names of forward's arguments and their tensors
     result: Any
-    constants: Mapping[str, Any] = field(default_factory=dict)  # path -> array, of tensors made in the forward
+    constants: dict[str, Any] = field(default_factory=dict)  # path -> array, of tensors made in the forward
     aliases: dict[str, str] = field(default_factory=dict)  # tensors that have a second name -> the first
     limits: dict[int, Limit] = field(default_factory=dict)  # input -> the heights and widths that the trace holds for
     shared: dict[str, str] = field(default_factory=dict)  # modules that are registered twice -> where first
+    training: Program | None = None  # what runs in training, where modules take other steps there
+    twofold: frozenset[str] = frozenset()  # the modules that do

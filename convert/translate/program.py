@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import logging
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from convert.translate.draws import drawing_modules
+from convert.translate import modes
 from convert.translate.inplace import Mutations
 from convert.translate.linking import references
 from convert.translate.plain import (
@@ -49,9 +50,10 @@ from convert.translate.symbols import expression_of, limit_of
 
 # what the module's numbers are while it is traced, and what a port calls its own type
 WORKING = torch.float64
-MARK = "port::mark"
+MARK, RETURNED = "port::mark", "port::returned"
 PLAIN = (bool, int, float, str, type(None))
-CALLED = ("_call_impl", "_wrapped_call_impl")
+LIFTED = "lift_fresh_copy.default"
+CALLED = ("_call_impl", "_wrapped_call_impl", "handle_torch_function")
 
 
 @contextmanager
@@ -89,42 +91,60 @@ def trace(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None = None,
     silent: Callable[[str], bool] = lambda name: False,
+    whole: Callable[[str], bool] = lambda name: False,
     training: bool = True,
 ) -> Program:
     """The program that ``module(*args, **kwargs)`` runs, in evaluation.
 
-    ``silent``: the classes, by qualified name, that may do nothing in evaluation, and whose call is to be seen
-    nevertheless. ``training``: other modules that draw random numbers in training are traced as they run there; the
-    rules of ``F.dropout`` and the like ask for the port's own mode.
+    ``whole``: the classes, by qualified name, that are taken as they are. ``silent``: those that may do nothing in
+    evaluation, and whose call is to be seen nevertheless. ``training``: look for what the other modules do in training.
+    Those that draw random numbers there are traced as they run there: the rules of ``F.dropout`` and the like ask for
+    the port's own mode. Where modules take other steps, ``Program.training`` has a second trace.
 
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
-    model = copy.deepcopy(module).eval().to(WORKING)
     args, kwargs = _double(tuple(args)), _double(dict(kwargs or {}))
-    for path in _drawing(model, args, kwargs, silent) if training else ():
+    draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
+    program = _traced(module, args, kwargs, silent, draws)
+    if twofold:
+        program.training = _traced(module, args, kwargs, silent, [*draws, *twofold])
+        program.twofold = frozenset(twofold)
+    return program
+
+
+def _traced(
+    module: torch.nn.Module, args: tuple, kwargs: dict, silent: Callable[[str], bool], in_training: Sequence[str]
+) -> Program:
+    """The program of a copy of ``module`` in evaluation, but for the modules ``in_training``."""
+    model = copy.deepcopy(module).eval().to(WORKING)
+    for path in in_training:
         model.get_submodule(path).training = True
     for path, child in model.named_modules():
-        if silent(_qualified(type(child))):
-            child.forward = functools.partial(_marked, path)
+        child.forward = (
+            functools.partial(_marked, path) if silent(_qualified(type(child))) else _returning(child.forward)
+        )
     frames = _Frames()
     exported = _exported(model, args, kwargs, frames)
     return _Reader(model, exported, frames).program()
 
 
-def _drawing(
-    module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], silent: Callable[[str], bool]
-) -> list[str]:
-    """The modules that draw in training, but for those that are taken whole. Raises ``TranslationError``."""
+def _otherwise(
+    module: torch.nn.Module, args: tuple, kwargs: dict, whole: Callable[[str], bool]
+) -> tuple[list[str], list[str]]:
+    """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``."""
+    model = copy.deepcopy(module).to(WORKING)
     try:
         with Float64(), _made_in_float64():
-            always = drawing_modules(module, args, kwargs, training=False)
-            found = drawing_modules(module, args, kwargs, training=True)
+            evaluation, training = (
+                modes.run(model, args, kwargs, mode, lambda child: whole(_qualified(type(child))))
+                for mode in (False, True)
+            )
     except Exception as error:  # the module may raise anything
         raise TranslationError([_refusal(error, "it cannot be run")]) from error
-    if always:
+    if evaluation.draws:
         why = "it draws random numbers in evaluation, so that no two runs of it are the same"
-        raise TranslationError([Stop(path, place, why) for path, place in always.items()])
-    return [path for path in found if not silent(_qualified(type(module.get_submodule(path))))]
+        raise TranslationError([Stop(path, place, why) for path, place in evaluation.draws.items()])
+    return list(training.draws), modes.differing(evaluation, training)
 
 
 def _double(values: Any) -> Any:
@@ -146,6 +166,29 @@ def _mark_operator() -> Any:
 
 def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
     return _mark_operator()(x, path)
+
+
+@functools.cache
+def _returned_operator() -> Any:
+    @torch.library.custom_op(RETURNED, mutates_args=())
+    def returned(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    returned.register_fake(lambda x: torch.empty_like(x))
+    return returned
+
+
+def _returning(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward`` that marks the tensors of a tuple or list that it returns: their order is seen nowhere else."""
+
+    @functools.wraps(forward)
+    def marking(*args: Any, **kwargs: Any) -> Any:
+        found = forward(*args, **kwargs)
+        if type(found) not in (tuple, list):
+            return found
+        return type(found)(_returned_operator()(x) if isinstance(x, torch.Tensor) else x for x in found)
+
+    return marking
 
 
 class Float64(TorchFunctionMode):
@@ -203,13 +246,13 @@ class _Frames(Float64):
 
 
 def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
-    """The Python stack, outermost first, cut where one module calls another; torch's own frames left out."""
+    """The Python stack, outermost first, cut where one module calls another; without what calls them."""
     segments: list[list[Place]] = [[]]
     while frame is not None:
         code = frame.f_code
         if code.co_name == "_call_impl":
             segments.append([])
-        elif code.co_name not in CALLED:
+        elif code.co_name not in CALLED and code.co_filename != __file__:
             segments[-1].append(Place(code.co_filename, frame.f_lineno, code.co_name, frame.f_lasti))
         frame = frame.f_back
     return tuple(tuple(reversed(segment)) for segment in reversed(segments))
@@ -230,8 +273,7 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     for free in (_all_free, _batch_free):
         try:
             limit = _at_most(LONGEST_S if free is _all_free else 0)
-            with warnings.catch_warnings(), _made_in_float64(), _functions_refused(), limit:
-                warnings.simplefilter("ignore")
+            with _quiet(), _made_in_float64(), _functions_refused(), limit:
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # noqa: BLE001 - torch.export raises what the module or any part of torch raises
@@ -239,6 +281,20 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
         except _TooLong:
             continue
     raise TranslationError([_refusal(failure)]) from failure
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it torch keeps to itself what it cannot solve on its way: a failed trace has its own message."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -375,6 +431,9 @@ class _Reader:
                     inputs.append((node.name, self._new(node)))
                 continue
             path = spec.target
+            if spec.kind.name == "CONSTANT_TENSOR" and _only_filled_in(node):
+                self.values[node] = self.exported.constants[path].item()
+                continue
             self.values[node] = State(path)
             self.states[path] = _tensor(node.meta["val"])
             if spec.kind.name == "CONSTANT_TENSOR":
@@ -411,11 +470,16 @@ class _Reader:
         if name.startswith("wrap_with"):
             self._region(node)
             return
-        if name == "alias.default":
+        if name == "alias.default" or (name == LIFTED and isinstance(self.values[node.args[0]], PLAIN)):
             self.values[node] = self._argument(node.args[0])
             return
         segments = self._segments(node)
         self._enter(node, segments)
+        if name == "port.returned.default":
+            self.values[node] = self._argument(node.args[0])
+            if isinstance(self.values[node], Ref):
+                self.open[-1].returned.append(self.values[node].number)
+            return
         if name == "port.mark.default":
             call = self._mark(node, segments)
             call.outputs.append(self._new(node))
@@ -562,6 +626,14 @@ def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:
         if clean and clean != "_empty_nn_module_stack_from_metadata_hook":
             found.append((f"{key}|{path}", clean))
     return found
+
+
+def _only_filled_in(constant: torch.fx.Node) -> bool:
+    """Whether all that a constant does is to fill tensors: ``mask[2:] = 5``."""
+    copies = list(constant.users)
+    users = [user for copy in copies for user in copy.users]
+    names = {_operator_name(user.target) for user in users}
+    return names == {"fill_.Tensor"} and all(_operator_name(copy.target) == LIFTED for copy in copies)
 
 
 def _region_position(node: torch.fx.Node) -> int:

@@ -48,6 +48,7 @@ def translate(
 
     layers, operators = {**LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
-    program = trace(module, args, kwargs, lambda kind: kind in layers and layers[kind].silent, training)
+    silent = {kind for kind, layer in layers.items() if layer.silent}
+    program = trace(module, args, kwargs, silent.__contains__, layers.__contains__, training)
     translation = Builder(program, operators, layers).translation()
     return Translated(written(translation, header), key_map(program, translation), program, translation)

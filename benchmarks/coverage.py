@@ -86,7 +86,7 @@ def family_of(name):
 # --- one model, in a process of its own
 
 
-def one(name, family, output, eval_only, options):
+def one(name, family, output, eval_only, side, options):
     """Port one model; the record is written to ``output`` after every stage, so that a limit loses one stage only."""
     record = {"model": name, "family": family, "eval": "", "train": "", "batch": "", "size": "", "why": ""}
     start = time.perf_counter()
@@ -99,13 +99,13 @@ def one(name, family, output, eval_only, options):
         part.replace(output)
 
     try:
-        stages(name, keep, output, eval_only, options)
+        stages(name, keep, output, eval_only, side, options)
     except Exception as error:
         keep(why=f"{type(error).__name__}: {error}".replace("\n", " ")[:600])
         raise
 
 
-def stages(name, keep, output, eval_only, options):
+def stages(name, keep, output, eval_only, side, options):
     import copy
 
     import torch
@@ -119,6 +119,8 @@ def stages(name, keep, output, eval_only, options):
     module = Reference(model=name, options={"num_classes": 10, **options}).build()
     keep(parameters=sum(value.numel() for value in module.parameters()))
     shape = module.pretrained_cfg["input_size"]
+    if side and not module.pretrained_cfg.get("fixed_input_size"):
+        shape = (shape[0], *(min(side, own) for own in shape[1:]))
     inputs = (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
     begun = time.perf_counter()
     translated = translate(module, inputs, f"{name}\n")
@@ -185,7 +187,7 @@ def run(args):
         if target.exists() and not args.again:
             continue
         command = [sys.executable, __file__, "--one", name, "--family", family, "--output", str(target)]
-        command += ["--eval-only"] * args.eval_only
+        command += ["--eval-only"] * args.eval_only + ["--side", str(args.side)]
         print(f"[{number}/{len(models)}] {name}", end=": ", flush=True)
         why = limited(command, args.limit_s, args.limit_gb, output / f"{name}.log")
         record = read(target) or {"model": name, "family": family}
@@ -281,6 +283,8 @@ def parser():
     result.add_argument("--all-variants", metavar="FAMILY")
     result.add_argument("--names", nargs="+", metavar="MODEL")
     result.add_argument("--eval-only", action="store_true")
+    result.add_argument("--side", type=int, default=0, metavar="PIXELS",
+                        help="at most this, where a model takes images of any size; default: the model's own size")
     result.add_argument("--again", action="store_true", help="run models that have a result")
     result.add_argument("--limit-s", type=int, default=900)
     result.add_argument("--limit-gb", type=int, default=16)
@@ -295,6 +299,7 @@ def parser():
 if __name__ == "__main__":
     arguments = parser().parse_args()
     if arguments.one:
-        one(arguments.one, arguments.family, arguments.output, arguments.eval_only, json.loads(arguments.options))
+        one(arguments.one, arguments.family, arguments.output, arguments.eval_only, arguments.side,
+            json.loads(arguments.options))
     else:
         sys.exit(run(arguments))

@@ -235,8 +235,9 @@ def test_a_larger_model_has_the_same_source_but_for_numbers(small, large):
     assert without_numbers(small) == without_numbers(large)
 
 
-def test_a_port_refuses_the_sizes_for_which_its_reference_takes_another_branch(tmp_path):
-    port = port_model(user_models.BySize().eval(), (numbers(2, 3, 32, 32),), tmp_path / "port")
+@pytest.mark.parametrize("name", ["BySize", "AtOneSize"])
+def test_a_port_refuses_the_sizes_for_which_its_reference_takes_another_branch(name, tmp_path):
+    port = port_model(getattr(user_models, name)().eval(), (numbers(2, 3, 32, 32),), tmp_path / "port")
     assert port.proved
     model = open_port(tmp_path / "port")
     model(paddle.zeros([1, 3, 32, 32]))

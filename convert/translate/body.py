@@ -14,11 +14,12 @@ from convert.translate.linking import references
 from convert.translate.literals import with_role
 from convert.translate.operators import Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type, open_ended
-from convert.translate.reference import aliases, statement_at
+from convert.translate.reference import aliases, size_names, statement_at
 from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, filled_tree, literal
 
 MISSING = "missing"  # what is written for an operator without a rule, of which nothing comes
+SIZE = "size_of_argument_"  # what stands for the size of an argument until all uses of it are known
 SPARE = ("out", "y", "z", "u", "v", "w")
 
 
@@ -67,6 +68,7 @@ class Writer:
         self.statements: list[ast.stmt] = []
         self.made: dict[int | str, tuple[str, int]] = {}  # the variable that a tensor was first, and after what
         self.size_names: dict[Expression, str] = {}
+        self.given_sizes: dict[Expression, str] = {}  # sizes of the arguments, and the marks that stand for them
         self.told: list[Expression] = []
         self.templates: dict[int, tuple[str, Arguments]] = {}
         self.waiting: list[ast.expr] = []  # written inside a later statement
@@ -85,6 +87,7 @@ class Writer:
             else:
                 self._operator(step, position)
         self.statements.append(ast.Return(self._result()))
+        self._name_sizes(names)
         listed = not self.told and bool(self.call.path) and variadic(names, self.statements)
         given = [*names, *(self.size_names[size] for size in self.told)]
         return Body(given, self.statements, self.told, listed)
@@ -211,6 +214,9 @@ class Writer:
                 name += "_"
             names.append(name)
             self._hold(name, key)
+            for axis, size in enumerate(self._tensor(ref).shape):
+                if isinstance(size, Expression):
+                    self.given_sizes.setdefault(size, f"{SIZE}{number}_{axis}")
         return names
 
     def _root_inputs(self) -> list[Ref]:
@@ -269,8 +275,8 @@ class Writer:
     # sizes
 
     def _known(self, size: Expression) -> ast.expr | None:
-        if size in self.size_names:
-            return ast.Name(self.size_names[size], ast.Load())
+        if size in self.size_names or size in self.given_sizes:
+            return ast.Name(self.size_names.get(size) or self.given_sizes[size], ast.Load())
         for key, tensor in self.scope:
             if size in tensor.shape and self._held(key):
                 axis = tensor.shape.index(size)
@@ -327,6 +333,48 @@ class Writer:
             if name not in taken:
                 return name
         raise AssertionError("no name is free")
+
+    def _name_sizes(self, inputs: list[str]) -> None:
+        """Write the sizes of the arguments: ``x.shape[0]`` where that says it all, else ``B, N, C = x.shape`` above."""
+        names = [node for statement in self.statements for node in ast.walk(statement) if isinstance(node, ast.Name)]
+        taken = {node.id for node in names} | {*inputs, *self.size_names.values()}
+        stored = {node.id for node in names if isinstance(getattr(node, "ctx", None), ast.Store)}
+        for number, argument in reversed([*enumerate(inputs)]):
+            marks = [node.id for node in names if node.id.startswith(f"{SIZE}{number}_")]
+            axes = sorted({int(mark.rpartition("_")[2]) for mark in marks})
+            if not axes:
+                continue
+            found: dict[str, ast.expr] = {}
+            if len(marks) == 1 and argument not in stored:
+                found[marks[0]] = _size_of(argument, axes[0])
+            else:
+                called = self._reference_sizes(number)
+                parts = {}
+                for axis in axes:
+                    parts[axis] = free_size(called.get(axis) or ("B" if axis == 0 else "N"), taken)
+                    taken.add(parts[axis])
+                    found[f"{SIZE}{number}_{axis}"] = ast.Name(parts[axis], ast.Load())
+                self._insert(0, self._unpacked(argument, number, parts))
+            self.statements = [filled_tree(statement, found) for statement in self.statements]
+
+    def _reference_sizes(self, number: int) -> dict[int, str]:
+        """What the reference calls the sizes of an argument, by dimension."""
+        if number >= len(self.module.parameters):
+            return {}
+        rank = self._tensor((self.call.inputs if self.call.path else self._root_inputs())[number]).rank
+        for spoken in self.spoken:
+            known = size_names(spoken.file, spoken.function).get(self.module.parameters[number]) if spoken else None
+            if known and len(known) == rank:
+                return {axis: name for axis, name in enumerate(known) if name and name.isidentifier() and name != "_"}
+        return {}
+
+    def _unpacked(self, argument: str, number: int, parts: dict[int, str]) -> ast.stmt:
+        if len(parts) == 1:
+            ((axis, name),) = parts.items()
+            return ast.Assign([ast.Name(name, ast.Store())], _size_of(argument, axis))
+        rank = self._tensor((self.call.inputs if self.call.path else self._root_inputs())[number]).rank
+        target = ast.Tuple([ast.Name(parts.get(axis, "_"), ast.Store()) for axis in range(rank)], ast.Store())
+        return ast.Assign([target], ast.Attribute(ast.Name(argument, ast.Load()), "shape", ast.Load()))
 
     # statements
 
@@ -474,6 +522,16 @@ class Writer:
             items = [self._structure(item) for item in value]
             return ast.List(items, ast.Load()) if isinstance(value, list) else ast.Tuple(items, ast.Load())
         return literal(value)
+
+
+def free_size(name: str, taken: Collection[str]) -> str:
+    """``name``, or another name for a size where that is taken."""
+    return next(one for one in (name, "N", "L", "H", "W", *(f"size{n}" for n in range(2, 99))) if one not in taken)
+
+
+def _size_of(argument: str, axis: int) -> ast.expr:
+    shape = ast.Attribute(ast.Name(argument, ast.Load()), "shape", ast.Load())
+    return ast.Subscript(shape, ast.Constant(axis), ast.Load())
 
 
 class _Finish(ast.NodeTransformer):

@@ -689,8 +689,9 @@ def _qualified(kind: type) -> str:
 
 def _limit_of(height: Any, width: Any) -> Limit | None:
     """For which heights and widths the guards of ``torch.export`` hold."""
-    if not isinstance(height, torch.SymInt) or not isinstance(width, torch.SymInt):
-        return Limit(equal=(int(height), int(width)))
+    sides = (height, width)
+    if not all(isinstance(side, torch.SymInt) and side.node.expr.free_symbols for side in sides):
+        return Limit(equal=tuple(side.node.hint if isinstance(side, torch.SymInt) else side for side in sides))
     symbols = (height.node.expr, width.node.expr)
     traced = (int(height.node.hint), int(width.node.hint))
     return limit_of([guard.expr for guard in height.node.shape_env.guards], symbols, traced)

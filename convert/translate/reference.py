@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from convert.translate.plain import Place
@@ -65,15 +66,40 @@ def statement_at(place: Place | None) -> Statement | None:
     return _statements(place.file).get(place.line) if place else None
 
 
+def _assignments(file: str, function: int) -> Iterator[ast.Assign]:
+    """Those of the function at line ``function``, in any order."""
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.FunctionDef) and node.lineno == function:
+            yield from (inner for inner in ast.walk(node) if isinstance(inner, ast.Assign))
+
+
 @functools.cache
 def aliases(file: str, function: int) -> dict[str, str]:
     """``{name: other name for the same value}`` of the function at line ``function``: ``shortcut = x``."""
     found: dict[str, str] = {}
-    for node in ast.walk(_tree(file)):
-        if isinstance(node, ast.FunctionDef) and node.lineno == function:
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Name):
-                    for target in inner.targets:
-                        if isinstance(target, ast.Name):
-                            found.setdefault(inner.value.id, target.id)
+    for node in _assignments(file, function):
+        if isinstance(node.value, ast.Name):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    found.setdefault(node.value.id, target.id)
     return found
+
+
+@functools.cache
+def size_names(file: str, function: int) -> dict[str, tuple[str | None, ...]]:
+    """``{name: names of its sizes}`` in the function at line ``function``: ``B, N, C = x.shape``."""
+    found: dict[str, tuple[str | None, ...]] = {}
+    for node in _assignments(file, function):
+        owner = _shape_of(node.value)
+        if owner is not None and isinstance(node.targets[0], ast.Tuple):
+            found.setdefault(owner, _targets(node))
+    return found
+
+
+def _shape_of(node: ast.expr) -> str | None:
+    """``x`` of ``x.shape`` and of ``x.size()``."""
+    if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute):
+        node = node.func if node.func.attr == "size" else node
+    if isinstance(node, ast.Attribute) and node.attr in ("shape", "size") and isinstance(node.value, ast.Name):
+        return node.value.id
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 import re
 import shutil
 import subprocess
@@ -28,7 +29,18 @@ def _parts() -> dict[str, tuple[ast.stmt, str]]:
 
 
 def _names(nodes: Iterable[ast.AST]) -> set[str]:
-    return {inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    """Names that ``nodes`` read and that are none of their own variables: a local ``windows`` is not the part."""
+    found: set[str] = set()
+    for node in nodes:
+        names = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
+        functions = [inner for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)]
+        inside = {id(inner) for function in functions for inner in ast.walk(function)}
+        found |= {name.id for name in names if id(name) not in inside}
+        for function in functions:
+            read = {inner for inner in ast.walk(function) if isinstance(inner, ast.Name)}
+            own = {name.id for name in read if isinstance(getattr(name, "ctx", None), ast.Store)}
+            found |= {name.id for name in read} - own
+    return found
 
 
 def used_parts(nodes: list[ast.stmt]) -> list[str]:
@@ -82,12 +94,24 @@ _RETURNED = re.compile(r"^(\s*return )\((.*)\)$")
 
 def _unparsed(node: ast.stmt) -> str:
     """The text of ``node``, without the parentheses that ``ast`` puts around the tuple that a function returns."""
-    lines = ast.unparse(ast.fix_missing_locations(node)).splitlines()
+    lines = ast.unparse(ast.fix_missing_locations(_Roots().visit(node))).splitlines()
     for number, line in enumerate(lines):
         found = _RETURNED.match(line)
         if found and _parses(found[2]):
             lines[number] = found[1] + found[2]
     return "\n".join(lines)
+
+
+class _Roots(ast.NodeTransformer):
+    """``32 ** -0.5`` for 0.1767766952966369, the scale of attention: where a whole number gives just that float."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if not isinstance(node.value, float) or not 0 < node.value < 1:
+            return node
+        base = round(node.value**-2)
+        if base**-0.5 != node.value or math.isqrt(base) ** 2 == base:
+            return node
+        return ast.BinOp(ast.Constant(base), ast.Pow(), ast.Constant(-0.5))
 
 
 def _parses(text: str) -> bool:

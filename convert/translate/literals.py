@@ -76,12 +76,13 @@ class Shortened(ast.NodeTransformer):
 
 
 def _needless(keyword: ast.keyword) -> bool:
-    return (
-        hasattr(keyword, "default")
-        and isinstance(keyword.value, ast.Constant)
-        and keyword.value.value == keyword.default
-        and isinstance(keyword.value.value, bool) == isinstance(keyword.default, bool)
-    )
+    if not hasattr(keyword, "default"):
+        return False
+    try:
+        value = ast.literal_eval(keyword.value)
+    except ValueError:  # no plain value
+        return False
+    return value == keyword.default and isinstance(value, bool) == isinstance(keyword.default, bool)
 
 
 def free(name: str, taken: set[str]) -> str:

@@ -316,7 +316,7 @@ def _functions_refused() -> Iterator[None]:
 
 
 LONGEST_S = 90
-"""Seconds for a trace with free heights and widths, whose inequalities may take hours to solve."""
+"""Seconds of computing for a trace with free heights and widths, whose inequalities may take hours to solve."""
 
 
 class _TooLong(BaseException):
@@ -325,7 +325,10 @@ class _TooLong(BaseException):
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raises ``_TooLong`` in the block after ``seconds``, where signals can be had: in the main thread."""
+    """Raises ``_TooLong`` in the block after ``seconds`` of computing, which other processes do not shorten.
+
+    It takes a signal, which the main thread alone can have; elsewhere nothing ends the block.
+    """
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -333,13 +336,13 @@ def _at_most(seconds: float) -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         raise _TooLong
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 AUTO = torch.export.Dim.AUTO

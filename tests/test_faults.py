@@ -87,6 +87,15 @@ def test_a_fault_goes_where_it_is_told_to_go(bench):
     assert [culprit.layer for culprit in result.culprits] == [path]
 
 
+def test_a_global_pool_is_one_over_a_map():
+    from paddle import nn
+
+    from alignment.faults import targets
+
+    pools = [nn.AdaptiveAvgPool1D(1), nn.AdaptiveMaxPool1D(1), nn.AdaptiveAvgPool2D(1), nn.AdaptiveMaxPool2D(1)]
+    assert [targets.global_pool("pool", pool) for pool in pools] == [False, False, True, True]
+
+
 def test_a_model_that_raises_is_still_compared_layer_by_layer(bench):
     from alignment.faults.catalogue import by_name
     from alignment.faults.fault import injected

@@ -147,8 +147,9 @@ def average(path: str, layer: nn.Layer) -> bool:
 
 
 def global_pool(path: str, layer: nn.Layer) -> bool:
-    """A pool over the whole map."""
-    return "Adaptive" in type(layer).__name__
+    """A pool over the whole map, of height and width: what is done to it names both axes."""
+    name = type(layer).__name__
+    return "Adaptive" in name and "1D" not in name
 
 
 def whole_model(path: str, layer: nn.Layer) -> bool:

@@ -198,6 +198,7 @@ def test_what_cannot_be_translated_is_refused_with_its_line(name, line):
         ("TiedEmbedding", (torch.arange(14).reshape(2, 7),)),
         ("UNet", (numbers(2, 3, 16, 16),)),
         ("InPlace", (numbers(2, 5, 6),)),
+        ("Shared", (numbers(2, 3, 8, 8),)),
         ("Auxiliary", (numbers(2, 3, 8, 8),)),
     ],
 )

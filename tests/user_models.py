@@ -71,6 +71,29 @@ class UNet(nn.Module):
         return self.out(x)
 
 
+class Step(nn.Module):
+    """A block that uses a module which another block owns too."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.shared, self.own = shared, nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.shared(self.own(x)).relu()
+
+
+class Shared(nn.Module):
+    """Two blocks with one module in common, which has a layer inside."""
+
+    def __init__(self):
+        super().__init__()
+        shared = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.GELU())
+        self.first, self.second = Step(shared), Step(shared)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
 class Trunk(nn.Module):
     """Returns what it computed half-way too, in training."""
 

@@ -120,9 +120,9 @@ def _traced(
     for path in in_training:
         model.get_submodule(path).training = True
     for path, child in model.named_modules():
-        child.forward = (
-            functools.partial(_marked, path) if silent(_qualified(type(child))) else _returning(child.forward)
-        )
+        child.register_forward_hook(_returned)
+        if silent(_qualified(type(child))):
+            child.forward = functools.partial(_marked, path)
     frames = _Frames()
     exported = _exported(model, args, kwargs, frames)
     return _Reader(model, exported, frames).program()
@@ -178,17 +178,14 @@ def _returned_operator() -> Any:
     return returned
 
 
-def _returning(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward`` that marks the tensors of a tuple or list that it returns: their order is seen nowhere else."""
+def _returned(module: torch.nn.Module, args: Any, output: Any) -> Any:
+    """A hook that marks the tensors of a tuple or list that is returned: their order is seen nowhere else.
 
-    @functools.wraps(forward)
-    def marking(*args: Any, **kwargs: Any) -> Any:
-        found = forward(*args, **kwargs)
-        if type(found) not in (tuple, list):
-            return found
-        return type(found)(_returned_operator()(x) if isinstance(x, torch.Tensor) else x for x in found)
-
-    return marking
+    No other ``forward``: ``torch.export`` tells the places of a shared module by the ``self`` that it passes.
+    """
+    if type(output) not in (tuple, list):
+        return output
+    return type(output)(_returned_operator()(x) if isinstance(x, torch.Tensor) else x for x in output)
 
 
 class Float64(TorchFunctionMode):

@@ -16,6 +16,7 @@ from convert.translate.classes import Translation
 from convert.translate.merging import Class
 from convert.translate.templates import filled, literal
 
+SMALLEST_ROOT = 1e-3  # a million is no number of channels; of smaller floats nearly each is some number ** -0.5
 PARTS = Path(__file__).with_name("parts.py")
 LINE = 120
 
@@ -29,17 +30,17 @@ def _parts() -> dict[str, tuple[ast.stmt, str]]:
 
 
 def _names(nodes: Iterable[ast.AST]) -> set[str]:
-    """Names that ``nodes`` read and that are none of their own variables: a local ``windows`` is not the part."""
-    found: set[str] = set()
-    for node in nodes:
-        names = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
-        functions = [inner for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)]
-        inside = {id(inner) for function in functions for inner in ast.walk(function)}
-        found |= {name.id for name in names if id(name) not in inside}
-        for function in functions:
-            read = {inner for inner in ast.walk(function) if isinstance(inner, ast.Name)}
-            own = {name.id for name in read if isinstance(getattr(name, "ctx", None), ast.Store)}
-            found |= {name.id for name in read} - own
+    """Names that ``nodes`` read, without the variables of their functions: a local ``windows`` is not the part."""
+    return set().union(*map(_read, nodes))
+
+
+def _read(node: ast.AST) -> set[str]:
+    found = _names(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Name):
+        found.add(node.id)
+    if isinstance(node, ast.FunctionDef):
+        names = (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+        found -= {name.id for name in names if isinstance(getattr(name, "ctx", None), ast.Store)}
     return found
 
 
@@ -106,7 +107,7 @@ class _Roots(ast.NodeTransformer):
     """``32 ** -0.5`` for 0.1767766952966369, the scale of attention: where a whole number gives just that float."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        if not isinstance(node.value, float) or not 0 < node.value < 1:
+        if not isinstance(node.value, float) or not SMALLEST_ROOT < node.value < 1:
             return node
         base = round(node.value**-2)
         if base**-0.5 != node.value or math.isqrt(base) ** 2 == base:

@@ -86,26 +86,26 @@ def family_of(name):
 # --- one model, in a process of its own
 
 
-def one(name, family, output, eval_only, side, options):
+def one(args):
     """Port one model; the record is written to ``output`` after every stage, so that a limit loses one stage only."""
-    record = {"model": name, "family": family, "eval": "", "train": "", "batch": "", "size": "", "why": ""}
+    record = {"model": args.one, "family": args.family, "eval": "", "train": "", "batch": "", "size": "", "why": ""}
     start = time.perf_counter()
 
     def keep(**more):
         record.update(more, seconds=round(time.perf_counter() - start, 1),
                       memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)  # fmt: skip
-        part = Path(f"{output}.part")
+        part = Path(f"{args.output}.part")
         part.write_text(json.dumps(record), encoding="utf-8")
-        part.replace(output)
+        part.replace(args.output)
 
     try:
-        stages(name, keep, output, eval_only, side, options)
+        stages(args, keep)
     except Exception as error:
         keep(why=f"{type(error).__name__}: {error}".replace("\n", " ")[:600])
         raise
 
 
-def stages(name, keep, output, eval_only, side, options):
+def stages(args, keep):
     import copy
 
     import torch
@@ -116,15 +116,15 @@ def stages(name, keep, output, eval_only, side, options):
     from convert.translate.translator import translate
     from torch_ref.model import draw_constants
 
-    module = Reference(model=name, options={"num_classes": 10, **options}).build()
+    module = Reference(model=args.one, options={"num_classes": 10, **json.loads(args.options)}).build()
     keep(parameters=sum(value.numel() for value in module.parameters()))
     shape = module.pretrained_cfg["input_size"]
-    if side and not module.pretrained_cfg.get("fixed_input_size"):
-        shape = (shape[0], *(min(side, own) for own in shape[1:]))
+    if args.side and not module.pretrained_cfg.get("fixed_input_size"):
+        shape = (shape[0], *(min(args.side, own) for own in shape[1:]))
     inputs = (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
     begun = time.perf_counter()
-    translated = translate(module, inputs, f"{name}\n")
-    source = Path(output).with_suffix(".py")
+    translated = translate(module, inputs, f"{args.one}\n")
+    source = Path(args.output).with_suffix(".py")
     source.write_text(translated.source, encoding="utf-8")
     keep(translate_s=round(time.perf_counter() - begun, 1), lines=len(translated.source.splitlines()),
          reference_lines=reference_lines(module))  # fmt: skip
@@ -132,7 +132,7 @@ def stages(name, keep, output, eval_only, side, options):
     keep(eval=verdict(results["eval"]))
     if not results["eval"].passed:
         keep(why=str(results["eval"].verdict())[:600])
-    if not eval_only:
+    if not args.eval_only:
         results = prove(module, inputs, source, translated, ("train",))
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
@@ -299,7 +299,6 @@ def parser():
 if __name__ == "__main__":
     arguments = parser().parse_args()
     if arguments.one:
-        one(arguments.one, arguments.family, arguments.output, arguments.eval_only, arguments.side,
-            json.loads(arguments.options))
+        one(arguments)
     else:
         sys.exit(run(arguments))

@@ -79,14 +79,14 @@ def _no_dropout_by_function() -> Iterator[None]:
         return attention(query, key, value, attn_mask, 0.0, *args, **kwargs)
 
     holders = {"torch": torch.nn.functional, "paddle": paddle.nn.functional}
-    kept = [(holders[side], name, getattr(holders[side], name)) for side in holders for name in DROPOUTS[side]]
-    for holder, name, _ in kept:
-        setattr(holder, name, same)
-    torch.nn.functional.scaled_dot_product_attention = attention_without
+    replaced = [(holders[side], name, same) for side in holders for name in DROPOUTS[side]]
+    replaced.append((torch.nn.functional, "scaled_dot_product_attention", attention_without))
+    kept = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
+    for holder, name, function in replaced:
+        setattr(holder, name, function)
     try:
         yield
     finally:
-        torch.nn.functional.scaled_dot_product_attention = attention
         for holder, name, original in kept:
             setattr(holder, name, original)
 

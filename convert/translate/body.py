@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from convert.translate.argument_sizes import ArgumentSizes, free_size, size_of
 from convert.translate.gathering import variadic
 from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
@@ -19,7 +20,6 @@ from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, filled_tree, literal
 
 MISSING = "missing"  # what is written for an operator without a rule, of which nothing comes
-SIZE = "size_of_argument_"  # what stands for the size of an argument until all uses of it are known
 SPARE = ("out", "y", "z", "u", "v", "w")
 
 
@@ -68,7 +68,7 @@ class Writer:
         self.statements: list[ast.stmt] = []
         self.made: dict[int | str, tuple[str, int]] = {}  # the variable that a tensor was first, and after what
         self.size_names: dict[Expression, str] = {}
-        self.given_sizes: dict[Expression, str] = {}  # sizes of the arguments, and the marks that stand for them
+        self.argument_sizes = ArgumentSizes()
         self.told: list[Expression] = []
         self.templates: dict[int, tuple[str, Arguments]] = {}
         self.waiting: list[ast.expr] = []  # written inside a later statement
@@ -87,7 +87,8 @@ class Writer:
             else:
                 self._operator(step, position)
         self.statements.append(ast.Return(self._result()))
-        self._name_sizes(names)
+        taken = {*names, *self.size_names.values()}
+        self.statements = self.argument_sizes.written(self.statements, taken, self._reference_sizes(names))
         listed = not self.told and bool(self.call.path) and variadic(names, self.statements)
         given = [*names, *(self.size_names[size] for size in self.told)]
         return Body(given, self.statements, self.told, listed)
@@ -214,9 +215,7 @@ class Writer:
                 name += "_"
             names.append(name)
             self._hold(name, key)
-            for axis, size in enumerate(self._tensor(ref).shape):
-                if isinstance(size, Expression):
-                    self.given_sizes.setdefault(size, f"{SIZE}{number}_{axis}")
+            self.argument_sizes.add(name, self._tensor(ref).shape)
         return names
 
     def _root_inputs(self) -> list[Ref]:
@@ -275,14 +274,12 @@ class Writer:
     # sizes
 
     def _known(self, size: Expression) -> ast.expr | None:
-        if size in self.size_names or size in self.given_sizes:
-            return ast.Name(self.size_names.get(size) or self.given_sizes[size], ast.Load())
+        name = self.size_names.get(size) or self.argument_sizes.marks.get(size)
+        if name is not None:
+            return ast.Name(name, ast.Load())
         for key, tensor in self.scope:
             if size in tensor.shape and self._held(key):
-                axis = tensor.shape.index(size)
-                return ast.Subscript(
-                    ast.Attribute(self._fresh(key), "shape", ast.Load()), ast.Constant(axis), ast.Load()
-                )
+                return size_of(self.expressions[key].id, tensor.shape.index(size))
         return None
 
     def _known_before(self, size: Expression) -> ast.expr | None:
@@ -293,9 +290,8 @@ class Writer:
         for key, tensor in self.scope:
             if size in tensor.shape:
                 variable, place = self.made[key]
-                name = self._size_name(size)
-                shape = ast.Attribute(ast.Name(variable, ast.Load()), "shape", ast.Load())
-                item = ast.Subscript(shape, ast.Constant(tensor.shape.index(size)), ast.Load())
+                name = self._size_name()
+                item = size_of(variable, tensor.shape.index(size))
                 self._insert(place, ast.Assign([ast.Name(name, ast.Store())], item))
                 self.size_names[size] = name
                 return ast.Name(name, ast.Load())
@@ -323,58 +319,22 @@ class Writer:
         if not self.call.path:
             self.stops.append(Stop(self.call.path, None, f"the size {size} does not follow from the inputs"))
             return ast.Constant(0)
-        self.size_names[size] = self._size_name(size)
+        self.size_names[size] = self._size_name()
         self.told.append(size)
         return ast.Name(self.size_names[size], ast.Load())
 
-    def _size_name(self, size: Expression) -> str:
-        taken = {*self.holder, *self.size_names.values()}
-        for name in ("H", "W", "N", "B", *(f"size{n}" for n in range(2, 99))):
-            if name not in taken:
-                return name
-        raise AssertionError("no name is free")
+    def _size_name(self) -> str:
+        return free_size("HWNB", {*self.holder, *self.size_names.values()})
 
-    def _name_sizes(self, inputs: list[str]) -> None:
-        """Write the sizes of the arguments: ``x.shape[0]`` where that says it all, else ``B, N, C = x.shape`` above."""
-        names = [node for statement in self.statements for node in ast.walk(statement) if isinstance(node, ast.Name)]
-        taken = {node.id for node in names} | {*inputs, *self.size_names.values()}
-        stored = {node.id for node in names if isinstance(getattr(node, "ctx", None), ast.Store)}
-        for number, argument in reversed([*enumerate(inputs)]):
-            marks = [node.id for node in names if node.id.startswith(f"{SIZE}{number}_")]
-            axes = sorted({int(mark.rpartition("_")[2]) for mark in marks})
-            if not axes:
-                continue
-            found: dict[str, ast.expr] = {}
-            if len(marks) == 1 and argument not in stored:
-                found[marks[0]] = _size_of(argument, axes[0])
-            else:
-                called = self._reference_sizes(number)
-                parts = {}
-                for axis in axes:
-                    parts[axis] = free_size(called.get(axis) or ("B" if axis == 0 else "N"), taken)
-                    taken.add(parts[axis])
-                    found[f"{SIZE}{number}_{axis}"] = ast.Name(parts[axis], ast.Load())
-                self._insert(0, self._unpacked(argument, number, parts))
-            self.statements = [filled_tree(statement, found) for statement in self.statements]
-
-    def _reference_sizes(self, number: int) -> dict[int, str]:
-        """What the reference calls the sizes of an argument, by dimension."""
-        if number >= len(self.module.parameters):
-            return {}
-        rank = self._tensor((self.call.inputs if self.call.path else self._root_inputs())[number]).rank
-        for spoken in self.spoken:
-            known = size_names(spoken.file, spoken.function).get(self.module.parameters[number]) if spoken else None
-            if known and len(known) == rank:
-                return {axis: name for axis, name in enumerate(known) if name and name.isidentifier() and name != "_"}
-        return {}
-
-    def _unpacked(self, argument: str, number: int, parts: dict[int, str]) -> ast.stmt:
-        if len(parts) == 1:
-            ((axis, name),) = parts.items()
-            return ast.Assign([ast.Name(name, ast.Store())], _size_of(argument, axis))
-        rank = self._tensor((self.call.inputs if self.call.path else self._root_inputs())[number]).rank
-        target = ast.Tuple([ast.Name(parts.get(axis, "_"), ast.Store()) for axis in range(rank)], ast.Store())
-        return ast.Assign([target], ast.Attribute(ast.Name(argument, ast.Load()), "shape", ast.Load()))
+    def _reference_sizes(self, inputs: list[str]) -> dict[str, tuple[str | None, ...]]:
+        """What the reference calls the sizes of each argument that it unpacks."""
+        found: dict[str, tuple[str | None, ...]] = {}
+        for file, function in dict.fromkeys((spoken.file, spoken.function) for spoken in self.spoken if spoken):
+            for argument, parameter in zip(inputs, self.module.parameters, strict=False):
+                names = size_names(file, function).get(parameter)
+                if names is not None and len(names) == self.argument_sizes.ranks[argument]:
+                    found.setdefault(argument, names)
+        return found
 
     # statements
 
@@ -522,16 +482,6 @@ class Writer:
             items = [self._structure(item) for item in value]
             return ast.List(items, ast.Load()) if isinstance(value, list) else ast.Tuple(items, ast.Load())
         return literal(value)
-
-
-def free_size(name: str, taken: Collection[str]) -> str:
-    """``name``, or another name for a size where that is taken."""
-    return next(one for one in (name, "N", "L", "H", "W", *(f"size{n}" for n in range(2, 99))) if one not in taken)
-
-
-def _size_of(argument: str, axis: int) -> ast.expr:
-    shape = ast.Attribute(ast.Name(argument, ast.Load()), "shape", ast.Load())
-    return ast.Subscript(shape, ast.Constant(axis), ast.Load())
 
 
 class _Finish(ast.NodeTransformer):

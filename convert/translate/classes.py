@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from convert.translate.body import Body, Writer, inside
 from convert.translate.gathering import gathered
 from convert.translate.layers import Layer, layer_of, settings_of
@@ -108,18 +106,11 @@ class Builder:
 
     def _programs(self) -> list[Program]:
         """One, or one for each mode."""
-        return [self.program] + [self.program.training] * (self.program.training is not None)
+        return [program for program in (self.program, self.program.training) if program is not None]
 
     def _hold_constants(self) -> None:
         """Tensors that are no parameters and no buffers in torch become buffers of the module that has them."""
-        known = self.program.constants
-        for program in self._programs()[1:]:
-            for path, value in program.constants.items():
-                if path in known and not np.array_equal(known[path], value):
-                    why = f"the constant {path} is another in training than in evaluation"
-                    raise TranslationError([Stop("", None, why)])
-                known[path], self.program.states[path] = value, program.states[path]
-        for path, value in known.items():
+        for path, value in self.program.constants.items():
             owner, _, name = path.rpartition(".")
             dtype = self.program.states[path].dtype
             self.program.modules[owner].held.append(Held(name, value.shape, dtype, trainable=False, saved=False))

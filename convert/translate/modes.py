@@ -7,6 +7,7 @@ may return more in training than in evaluation (the auxiliary classifiers of Goo
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,13 +31,20 @@ class Seen:
 
 
 def run(
-    model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool, whole: Callable[[Any], bool]
+    model: torch.nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    dtype: torch.dtype,
+    training: bool,
+    whole: Callable[[Any], bool],
 ) -> Seen:
-    """Run a copy of ``model`` in one mode. ``whole``: whether a module is taken as it is, whatever happens inside.
+    """Run a copy of ``model``, its weights in ``dtype``, in one mode.
+
+    ``whole``: whether a module is taken as it is, whatever happens inside.
 
     Neither ``model`` nor torch's generator is changed. Raises what the model raises.
     """
-    model = copy.deepcopy(model).train(training)
+    model = copy.deepcopy(model).to(dtype).train(training)
     seen = Seen()
     open_modules: list[str | None] = []
     for path, module in model.named_modules():
@@ -111,15 +119,20 @@ class _Draws(TorchDispatchMode):
         before = torch.get_rng_state()
         result = function(*args, **(kwargs or {}))
         if self.open_modules and self.open_modules[-1] is not None and not torch.equal(before, torch.get_rng_state()):
-            self.seen.draws.setdefault(self.open_modules[-1], _user_line(sys._getframe(1)))
+            self.seen.draws.setdefault(self.open_modules[-1], _user_place(sys._getframe(1)))
         return result
 
 
-def _user_line(frame: Any) -> Place | None:
+def _user_place(frame: Any) -> Place | None:
     """The innermost line that is no code of torch."""
     while frame is not None:
         code = frame.f_code
-        if "/torch/" not in code.co_filename.replace("\\", "/") and code.co_filename != __file__:
+        if of_user(code.co_filename):
             return Place(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return None
+
+
+def of_user(file: str) -> bool:
+    """Whether ``file`` is neither torch's nor one of the translator's."""
+    return "/torch/" not in file.replace("\\", "/") and not file.startswith(os.path.dirname(__file__))

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -109,7 +110,19 @@ def trace(
     if twofold:
         program.training = _traced(module, args, kwargs, silent, [*draws, *twofold])
         program.twofold = frozenset(twofold)
+        _share_constants(program, program.training)
     return program
+
+
+def _share_constants(evaluation: Program, training: Program) -> None:
+    """The constants of both modes in ``evaluation``. Raises ``TranslationError`` where one name means two values."""
+    known = evaluation.constants
+    other = [path for path, value in training.constants.items() if not np.array_equal(known.get(path, value), value)]
+    if other:
+        why = "this constant of a forward method is another in training than in evaluation"
+        raise TranslationError([Stop(path, None, why) for path in other])
+    known.update(training.constants)
+    evaluation.states.update((path, training.states[path]) for path in training.constants)
 
 
 def _traced(
@@ -120,7 +133,7 @@ def _traced(
     for path in in_training:
         model.get_submodule(path).training = True
     for path, child in model.named_modules():
-        child.register_forward_hook(_returned)
+        child.register_forward_hook(functools.partial(_returned, path))
         if silent(_qualified(type(child))):
             child.forward = functools.partial(_marked, path)
     frames = _Frames()
@@ -132,11 +145,10 @@ def _otherwise(
     module: torch.nn.Module, args: tuple, kwargs: dict, whole: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
     """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``."""
-    model = copy.deepcopy(module).to(WORKING)
     try:
         with Float64(), _made_in_float64():
             evaluation, training = (
-                modes.run(model, args, kwargs, mode, lambda child: whole(_qualified(type(child))))
+                modes.run(module, args, kwargs, WORKING, mode, lambda child: whole(_qualified(type(child))))
                 for mode in (False, True)
             )
     except Exception as error:  # the module may raise anything
@@ -155,37 +167,29 @@ def _double(values: Any) -> Any:
 
 
 @functools.cache
-def _mark_operator() -> Any:
-    @torch.library.custom_op(MARK, mutates_args=())
-    def mark(x: torch.Tensor, path: str) -> torch.Tensor:
+def _identity(name: str) -> Any:
+    """An operator of the trace that returns its tensor, and whose ``name`` and ``path`` are read in the graph."""
+
+    @torch.library.custom_op(name, mutates_args=())
+    def identity(x: torch.Tensor, path: str) -> torch.Tensor:
         return x.clone()
 
-    mark.register_fake(lambda x, path: torch.empty_like(x))
-    return mark
+    identity.register_fake(lambda x, path: torch.empty_like(x))
+    return identity
 
 
 def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
-    return _mark_operator()(x, path)
+    return _identity(MARK)(x, path)
 
 
-@functools.cache
-def _returned_operator() -> Any:
-    @torch.library.custom_op(RETURNED, mutates_args=())
-    def returned(x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    returned.register_fake(lambda x: torch.empty_like(x))
-    return returned
-
-
-def _returned(module: torch.nn.Module, args: Any, output: Any) -> Any:
+def _returned(path: str, module: torch.nn.Module, args: Any, output: Any) -> Any:
     """A hook that marks the tensors of a tuple or list that is returned: their order is seen nowhere else.
 
     No other ``forward``: ``torch.export`` tells the places of a shared module by the ``self`` that it passes.
     """
     if type(output) not in (tuple, list):
         return output
-    return type(output)(_returned_operator()(x) if isinstance(x, torch.Tensor) else x for x in output)
+    return type(output)(_identity(RETURNED)(x, path) if isinstance(x, torch.Tensor) else x for x in output)
 
 
 class Float64(TorchFunctionMode):
@@ -363,15 +367,12 @@ def _shapes(model: torch.nn.Module, args: tuple, kwargs: dict, free: Callable[[i
     return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
 
 
-def _refusal(error: Exception | None, what: str = "torch.export cannot trace it") -> Stop:
+def _refusal(error: Exception, what: str = "torch.export cannot trace it") -> Stop:
     """Why the module cannot be traced, with the line of its source that is at fault."""
     place, traceback = None, error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if (
-            f"{torch.__name__}/" not in code.co_filename.replace("\\", "/")
-            and "convert/translate" not in code.co_filename
-        ):
+        if modes.of_user(code.co_filename):
             place = Place(code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
     text = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -651,7 +652,7 @@ def _region_of(node: torch.fx.Node) -> torch.fx.Node:
 def _user_place(segment: Sequence[Place]) -> Place | None:
     """The innermost line that is no code of torch."""
     for place in reversed(segment):
-        if "/torch/" not in place.file:
+        if modes.of_user(place.file):
             return place
     return segment[-1] if segment else None
 
@@ -754,6 +755,7 @@ def _plain(value: Any) -> bool:
     return isinstance(value, PLAIN) or (isinstance(value, (tuple, list)) and all(isinstance(x, PLAIN) for x in value))
 
 
+@functools.cache
 def _source_place(kind: type) -> Place | None:
     try:
         return Place(inspect.getsourcefile(kind) or "", inspect.getsourcelines(kind)[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -90,16 +91,10 @@ def size_names(file: str, function: int) -> dict[str, tuple[str | None, ...]]:
     """``{name: names of its sizes}`` in the function at line ``function``: ``B, N, C = x.shape``."""
     found: dict[str, tuple[str | None, ...]] = {}
     for node in _assignments(file, function):
-        owner = _shape_of(node.value)
-        if owner is not None and isinstance(node.targets[0], ast.Tuple):
-            found.setdefault(owner, _targets(node))
+        shape = _SHAPE.fullmatch(ast.unparse(node.value))
+        if shape and isinstance(node.targets[0], ast.Tuple):
+            found.setdefault(shape[1], _targets(node))
     return found
 
 
-def _shape_of(node: ast.expr) -> str | None:
-    """``x`` of ``x.shape`` and of ``x.size()``."""
-    if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute):
-        node = node.func if node.func.attr == "size" else node
-    if isinstance(node, ast.Attribute) and node.attr in ("shape", "size") and isinstance(node.value, ast.Name):
-        return node.value.id
-    return None
+_SHAPE = re.compile(r"(\w+)\.(?:shape|size\(\))")

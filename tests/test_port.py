@@ -207,6 +207,31 @@ def test_a_module_of_ones_own_is_aligned_in_both_modes(name, inputs):
     assert port.proved and set(port.results) == {"eval", "train"}, [r.verdict() for r in port.results.values()]
 
 
+class Scaled(torch.nn.Module):
+    """Neither a third nor a tenth is a float32: a constant of its forward method, and a buffer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3)
+        self.register_buffer("scale", torch.tensor([1 / 3, 0.1, 0.7], dtype=torch.float64))
+
+    def forward(self, x):
+        return self.fc(x) * self.scale.to(x.dtype) + torch.tensor([1 / 3, 0.1, 0.7], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16, torch.float64])
+def test_a_module_of_another_type_becomes_a_port_in_float32(dtype, tmp_path):
+    module, x = Scaled(), numbers(2, 4)
+    module, x = (module, x) if dtype is None else (module.to(dtype), x.to(dtype))
+    said = []
+    port = port_model(module, (x,), tmp_path / "port", progress=said.append)
+    assert port.proved, [result.verdict() for result in port.results.values()]
+    assert {value.dtype for value in open_port(tmp_path / "port").state_dict().values()} == {paddle.float32}
+    rounded = [line for line in said if "float64 are rounded" in line]
+    assert len(rounded) == (dtype in (None, torch.float64)) and {x.dtype} == {dtype or torch.float32}
+    assert next(module.parameters()).dtype == (dtype or torch.float32), "the user's module was changed"
+
+
 # --- the source -------------------------------------------------------------------------------------------------------
 
 

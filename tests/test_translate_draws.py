@@ -85,20 +85,20 @@ def test_the_layers_of_a_transformer_keep_their_dropout():
 )  # fmt: skip
 def test_what_would_be_lost_in_silence_is_refused_with_its_line(module, said):
     with pytest.raises(TranslationError) as caught:
-        translate(module, (normal(3, 4, 5, 5),))
+        translate(module, (normal(3, 4, 5, 5).float(),))
     assert said in str(caught.value)
     assert ".py:" in str(caught.value)
 
 
 def test_a_port_for_evaluation_only_leaves_out_what_training_draws():
     module = ByFunction(lambda x, training: x + torch.rand_like(x) if training else x)
-    assert "rand" not in translate(module, (normal(3, 4),), training=False).source
+    assert "rand" not in translate(module, (normal(3, 4).float(),), training=False).source
 
 
 def test_looking_for_draws_changes_neither_the_model_nor_the_generator():
     module = Holder(nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.5)))
     kept, state = {name: value.clone() for name, value in module.state_dict().items()}, torch.get_rng_state()
-    translate(module, (normal(3, 4, 5, 5),))
+    translate(module, (normal(3, 4, 5, 5).float(),))
     assert torch.equal(state, torch.get_rng_state())
     assert module.training
     assert all(torch.equal(value, kept[name]) for name, value in module.state_dict().items())

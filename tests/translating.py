@@ -65,7 +65,7 @@ class Port:
         """Translate ``module``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return cls(module, inputs, translate(module, inputs))
+            return cls(module, inputs, translate(copy.deepcopy(module).double(), inputs))
 
     def operators(self) -> set[str]:
         """The operators that the module uses."""

@@ -18,7 +18,7 @@ from convert.porting.folder import check_folder, write_folder
 from convert.porting.proof import MODES, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
-from convert.translate.weights import port_arrays
+from convert.translate.weights import port_arrays, stored
 from paddle_dla.models.cards import FORMAT, SOURCE
 
 Progress = Callable[[str], None]
@@ -62,6 +62,7 @@ def port_model(
     """Translate ``torch_module``, prove the translation, and write the port to ``folder``.
 
     ``inputs``: the module's arguments, torch tensors, a sequence or a mapping by name; they say nothing of the batch.
+    A port computes in float32: weights in half or bfloat16 become that, which changes no value, and float64 is rounded.
     ``reference`` says how the module is built again, for the port's own test; ``weights`` where they are from.
     ``operators`` and ``layers`` are rules beside the translator's own. A port that is not ALIGNED is written only with
     ``keep_unproved``, and is marked so. Without a folder nothing is written.
@@ -73,6 +74,7 @@ def port_model(
     if target is not None:
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
+    torch_module, inputs = in_float32(torch_module, inputs, progress)
     progress("tracing the module and writing its source")
     translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,10 +86,27 @@ def port_model(
     if target is not None and (port.proved or keep_unproved):
         progress(f"writing {target}")
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
+        arrays = stored(arrays, translated.program)
         card = card_of(port, torch_module, translated, inputs, reference, weights)
         write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite)
         return replace(port, folder=target)
     return port
+
+
+def in_float32(module: Any, inputs: Any, progress: Progress) -> tuple[Any, Any]:
+    """``module`` and its ``inputs`` with their floating-point tensors in float32; copies, where that changes them."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    def single(value: Any) -> Any:
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    tensors = dict((*module.named_parameters(), *module.named_buffers()))
+    other = {name for name, value in tensors.items() if value.is_floating_point() and value.dtype != torch.float32}
+    double = sorted(name for name in other if tensors[name].dtype == torch.float64)
+    if double:
+        progress(f"{len(double)} tensors in float64 are rounded to float32, the first of them {double[0]}")
+    return copy.deepcopy(module).float() if other else module, pytree.tree_map(single, inputs)
 
 
 def header(name: str, module: Any) -> str:

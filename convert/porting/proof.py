@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from convert.translate.translator import Translated
-from convert.translate.weights import port_arrays
+from convert.translate.weights import port_arrays, stored
 
 Progress = Callable[[str], None]
 MODES = ("eval", "train")
@@ -48,7 +48,12 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
                for name in found if name in expected and found[name].shape != expected[name]]  # fmt: skip
     if faults:
         raise LoadError("\n  ".join(["the port's tensors are not the reference's:", *faults[:8]]))
-    port.set_state_dict({name: paddle.to_tensor(value) for name, value in found.items()})
+    kept = stored(found, translated.program)
+    port.set_state_dict({name: paddle.to_tensor(value) for name, value in kept.items()})
+    layers = dict(port.named_sublayers(include_self=True))
+    for name in (name for name in found if found[name].dtype != kept[name].dtype):
+        path, _, attribute = name.rpartition(".")
+        layers[path].register_buffer(attribute, paddle.to_tensor(found[name]))  # the proof is in float64
     port.eval()
     return port
 

@@ -34,17 +34,16 @@ def run(
     model: torch.nn.Module,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    dtype: torch.dtype,
     training: bool,
     whole: Callable[[Any], bool],
 ) -> Seen:
-    """Run a copy of ``model``, its weights in ``dtype``, in one mode.
+    """Run a copy of ``model`` in one mode, in the type that it has.
 
     ``whole``: whether a module is taken as it is, whatever happens inside.
 
     Neither ``model`` nor torch's generator is changed. Raises what the model raises.
     """
-    model = copy.deepcopy(model).to(dtype).train(training)
+    model = copy.deepcopy(model).train(training)
     seen = Seen()
     open_modules: list[str | None] = []
     for path, module in model.named_modules():

@@ -104,8 +104,9 @@ def trace(
 
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
-    args, kwargs = _double(tuple(args)), _double(dict(kwargs or {}))
+    args, kwargs = tuple(args), dict(kwargs or {})
     draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
+    args, kwargs = _double(args), _double(kwargs)
     program = _traced(module, args, kwargs, silent, draws)
     if twofold:
         program.training = _traced(module, args, kwargs, silent, [*draws, *twofold])
@@ -146,11 +147,10 @@ def _otherwise(
 ) -> tuple[list[str], list[str]]:
     """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``."""
     try:
-        with Float64(), _made_in_float64():
-            evaluation, training = (
-                modes.run(module, args, kwargs, WORKING, mode, lambda child: whole(_qualified(type(child))))
-                for mode in (False, True)
-            )
+        evaluation, training = (
+            modes.run(module, args, kwargs, mode, lambda child: whole(_qualified(type(child))))
+            for mode in (False, True)
+        )
     except Exception as error:  # the module may raise anything
         raise TranslationError([_refusal(error, "it cannot be run")]) from error
     if evaluation.draws:

@@ -30,8 +30,14 @@ def key_map(program: Program, translation: Translation) -> KeyMap:
 
 
 def port_arrays(key_map: KeyMap, program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``{name in the port: array}`` out of ``{name in torch: array}``, constants of the forward method among them."""
-    constants = {name: np.asarray(value) for name, value in program.constants.items()}
-    return key_map.apply(arrays) | {
-        name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in constants.items()
-    }
+    """``{name in the port: array}`` out of ``{name in torch: array}``, constants of the forward method among them.
+
+    Those constants have the precision of the trace, float64; ``stored`` rounds them.
+    """
+    return key_map.apply(arrays) | {name: np.asarray(value) for name, value in program.constants.items()}
+
+
+def stored(arrays: Mapping[str, np.ndarray], program: Program) -> dict[str, np.ndarray]:
+    """``arrays`` of a port as its file holds them: constants of the forward method in float32, as its buffers are."""
+    double = {name for name in program.constants if arrays[name].dtype == np.float64}
+    return {name: array.astype(np.float32) if name in double else array for name, array in arrays.items()}

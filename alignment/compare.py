@@ -23,8 +23,9 @@ import numpy as np
 
 from alignment.command import refuse_reports, write_reports
 from alignment.engine.judging.by_name import compare_tapes
-from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.noise import Noise, NoiseFloor
 from alignment.engine.records.files import TapeError, load_tape
+from alignment.engine.records.store import Store
 from alignment.engine.records.tape import Tape
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
@@ -44,7 +45,7 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     _refuse_other_runs(facts, port_facts)
     _refuse_other_extent(exact, port)
     _refuse_non_finite(exact, torch_folder)
-    floor = NoiseFloor("float64", errors)
+    floor = NoiseFloor("float64", {n: _noise(exact.store, n, error) for n, error in errors.items()})
     title = f"{facts.get('model', 'model')}: torch against Paddle"
     result = compare_tapes(title, exact, port, floor, backward=bool(exact.param_grads and port.param_grads))
     result.facts = {
@@ -52,6 +53,10 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
         **{f"Paddle side, {name}": value for name, value in port_facts.items()},
     }
     return result
+
+
+def _noise(store: Store, index: int, error: float) -> Noise:
+    return Noise(error, float(np.abs(store.get(store.refs[index])).max(initial=0.0)))
 
 
 def _refuse_other_runs(facts: Mapping[str, str], port_facts: Mapping[str, str]) -> None:

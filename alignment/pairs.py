@@ -18,6 +18,7 @@ from alignment.engine.result import Result
 from alignment.engine.session import align
 from alignment.engine.sides.paddle import capture as capture_paddle
 from alignment.engine.sides.torch import capture as capture_torch
+from alignment.engine.sides.torch.borrow import in_type
 from alignment.engine.sides.torch.settings import round_epsilons
 from convert.conversion import Conversion
 from convert.key_map import to_timm
@@ -147,20 +148,20 @@ def align_backward(
 def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progress) -> Result:
     """Every layer's output on ``inputs`` (B, C, H, W): the port in ``dtype`` against the reference in float64.
 
-    The floor is the reference's own float32 error. Both models change their type on the way and should not be used
-    afterwards.
+    The floor is the reference's own float32 error. The port changes its type and should not be used afterwards.
     """
 
-    def run(type_: str, store: Store) -> Tape:
+    def run(type_: str, store: Store, nudge: int = 0) -> Tape:
         progress(f"{pair.name}: timm in {type_}" + (", for the noise floor" if type_ == "float32" else ""))
-        return capture_torch.capture(pair.torch_model.to(getattr(torch, type_)), inputs, store)
+        with in_type(pair.torch_model, type_, nudge):
+            return capture_torch.capture(pair.torch_model, inputs, store)
 
     epsilons = ", ".join(map(repr, sorted(set(round_epsilons(pair.torch_model).values()))))
-    exact, errors = run_in_both(run, Budget())
+    exact, noise = run_in_both(run, Budget())
     progress(f"{pair.name}: Paddle in {dtype}")
     pair.paddle_model.to(dtype=dtype)
     port = capture_paddle.capture(pair.paddle_model, inputs)
-    floor = NoiseFloor(dtype, errors)
+    floor = NoiseFloor(dtype, noise)
     result = compare_tapes(f"{pair.name}: forward, timm against Paddle", exact, port, floor)
     result.facts.update(
         compared=f"Paddle {dtype} against timm float64; the floor is timm's own float32 error"

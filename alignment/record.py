@@ -78,11 +78,12 @@ def record_torch(
     start = partial(side.in_random_directions, seed=seed) if backward else None
     with side.borrow(module, mode) as half:
 
-        def run(dtype: str, store: Store) -> Tape:
-            with side.in_type(module, dtype):
+        def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
+            with side.in_type(module, dtype, nudge):
                 return side.capture(module, inputs, store, start)
 
-        tape, errors = run_in_both(run, Budget(max_memory))
+        tape, noise = run_in_both(run, Budget(max_memory))
+    errors = {index: found.error for index, found in noise.items()}
     save_tape(tape, folder, {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}, errors)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import MARGIN, NoiseFloor, RoundedRun
-from alignment.engine.records.store import Store
+from alignment.engine.judging.noise import MARGIN, NoiseFloor, RoundedRun, run_in_both
+from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Record, Tape
 from alignment.engine.reporting.page import write_html
 from alignment.engine.reporting.text import coverage, table, text, write_json
@@ -82,7 +82,7 @@ def floor(first, second, dtype):
     exact = Store()
     ref, rounded = exact.put(np.array(first)), RoundedRun(exact)
     rounded.put(np.array(second, np.float32))
-    return NoiseFloor(dtype, dict(enumerate(rounded.errors))), ref
+    return NoiseFloor(dtype, dict(enumerate(rounded.noise))), ref
 
 
 def test_the_floor_is_the_error_of_the_reference_in_float32():
@@ -108,6 +108,34 @@ def test_a_tensor_that_is_nothing_but_rounding_is_known_as_such():
     assert found.vanishes(ref)
     found, ref = floor([1.0], [1.01], "float64")
     assert not found.vanishes(ref)
+
+
+@pytest.mark.parametrize("exact", [0.0, 3e-17])
+def test_chance_that_leaves_nothing_of_a_single_number_is_no_measure_of_its_terms(exact):
+    """The terms are of size 1, so that a port is off by 1e-16; the first run in float32 happens to leave 0 of them."""
+    left = {"float64": [exact], "float32": [0.0, 2e-8, 6e-8, 1e-8]}
+
+    def run(dtype, store, nudge=0):
+        made = Tape({}, store)
+        made.param_grads = {"bias": store.put(np.array([left[dtype][nudge]]))}
+        return made
+
+    made, noise = run_in_both(run, Budget())
+    found, ref = NoiseFloor("float64", noise), made.param_grads["bias"]
+    assert found.vanishes(ref)
+    assert found.scaled(compare(np.array([exact]), np.array([exact + 1e-16])), ref).relative <= found.allowed(ref)
+    assert found.scaled(compare(np.array([exact]), np.array([1e-5])), ref).relative > found.allowed(ref)
+
+
+def test_a_gradient_that_is_zero_in_every_run_is_granted_nothing():
+    def run(dtype, store, nudge=0):
+        made = Tape({}, store)
+        made.param_grads = {"bias": store.put(np.zeros(1))}
+        return made
+
+    made, noise = run_in_both(run, Budget())
+    found, ref = NoiseFloor("float64", noise), made.param_grads["bias"]
+    assert found.scaled(compare(np.zeros(1), np.array([1e-300])), ref).relative > found.allowed(ref)
 
 
 def test_equal_tapes_are_aligned():

@@ -327,6 +327,17 @@ def test_what_rounding_in_float32_may_change_by_a_percent_is_undecided():
         assert limit.allowed < SHARE
 
 
+def test_a_step_in_which_chance_leaves_nothing_is_judged_as_the_others():
+    from alignment.engine.judging.step_limits import Noise, StepLimits
+    from alignment.engine.records.run import GRADIENT
+
+    key = (GRADIENT, "bias", "")
+    spread = {(1, key): Noise(1e-8, 1e-17), (2, key): Noise(0.0, 0.0), (3, key): Noise(1e-3, 2.0)}
+    limits = StepLimits(spread, "float64")
+    assert limits.of(2, key).scale == limits.of(1, key).scale > 0.1
+    assert not limits.of(3, key).scale, "there the gradient is more than rounding"
+
+
 def test_not_a_number_in_the_reference_is_undecided():
     data = [(images * np.nan, labels) for images, labels in batches(2)]
     result = train(small_pair(), plain(), data=data)

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.echo import EchoStore
-from alignment.engine.judging.noise import NoiseFloor, run_in_both
+from alignment.engine.judging.noise import Noise, NoiseFloor, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
@@ -20,6 +20,7 @@ from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle import capture as capture_paddle
 from alignment.engine.sides.paddle import cut
 from alignment.engine.sides.side import Roots, Side
+from alignment.engine.sides.torch.borrow import in_type
 from alignment.engine.sides.torch.constants import Constant, constants_of_paddle
 
 Loss = Callable[..., Any]
@@ -31,20 +32,20 @@ LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_l
 
 @dataclass
 class Reference:
-    """The reference's run, its errors in float32 by the index of the tensor, and the functions that it called of which
-    Paddle keeps constants in float32.
+    """The reference's run, what float32 does to it by the index of the tensor, and the functions that it called of
+    which Paddle keeps constants in float32.
 
     Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
     """
 
     tape: Tape | None = None
-    errors: dict[int, float] = field(default_factory=dict)
+    noise: dict[int, Noise] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
 
     def floor(self, dtype: str) -> NoiseFloor:
         """What rounding explains in ``dtype``."""
-        return NoiseFloor(dtype, self.errors)
+        return NoiseFloor(dtype, self.noise)
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,22 @@ def run_reference(
     """Run torch in float64, and in float32 for its errors; ``as_paddle`` with the constants of Paddle's kernels."""
     constants = constants_of_paddle(apply=as_paddle)
 
-    def run(dtype: str, store: Store) -> Tape:
+    def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
         progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
         with constants:
-            return _reference_run(models, inputs, start, dtype, store)
+            return _reference_run(models, inputs, start, dtype, store, nudge)
 
     return Reference(*run_in_both(run, budget), constants.used)
 
 
-def _reference_run(models: Borrowed, inputs: Any, start: Start | None, dtype: str, store: Store) -> Tape:
+def _reference_run(
+    models: Borrowed, inputs: Any, start: Start | None, dtype: str, store: Store, nudge: int = 0
+) -> Tape:
     loss = start.loss(REFERENCE) if start else None
     with ExitStack() as stack:
         for model in (models.torch_module, loss and loss.function):
             if isinstance(model, REFERENCE.Model):
-                stack.enter_context(REFERENCE.in_type(model, dtype))
+                stack.enter_context(in_type(model, dtype, nudge))
         return REFERENCE.capture(models.torch_module, inputs, store, *_beginning(start, REFERENCE))
 
 

@@ -197,7 +197,7 @@ class Session:
         if self.runs.tape is None:
             found = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
             # kept in what the caller holds, for further ports
-            self.runs.tape, self.runs.errors, self.runs.constants = found.tape, found.errors, found.constants
+            self.runs.tape, self.runs.noise, self.runs.constants = found.tape, found.noise, found.constants
 
     def run_port(self) -> None:
         """The whole port in float64; an exception ends it and is kept."""

@@ -27,7 +27,8 @@ class Difference:
     """What separates two tensors.
 
     ``max_abs`` is the largest absolute difference, ``relative`` the same over the largest magnitude of the
-    reference (0 where both are all zero), ``worst`` the index at which it occurs, ``count`` the number of elements.
+    reference (0 where both are all zero), ``worst`` the index at which it occurs, ``count`` the number of elements,
+    ``scale`` that largest magnitude.
     NaN and infinite elements must be the same on both sides; where they are not, ``max_abs`` is infinite.
     ``mismatch`` says why arrays could not be compared at all (shape); then both errors are infinite.
     """
@@ -37,6 +38,7 @@ class Difference:
     worst: tuple[int, ...]
     count: int
     mismatch: str = ""
+    scale: float = 0.0
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
@@ -62,7 +64,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
     relative = largest / scale if scale else (np.inf if largest else 0.0)
     relative = max(relative, WHOLE) if exact and largest else relative
     worst = tuple(int(i) for i in np.unravel_index(position, reference.shape))
-    return Difference(largest, relative, worst, reference.size)
+    return Difference(largest, relative, worst, reference.size, scale=scale)
 
 
 def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.noise import BITS, MARGIN, NOTHING, Noise
 from alignment.engine.records.run import GRADIENT, NORM, Key, Run, Step
 
 # Constants that Paddle's backward kernels keep in float32 put errors up to this into gradients (2e-8 was measured);
@@ -29,25 +29,10 @@ and 3.6e-5, in rows whose limit is 1e-12. In float64 no limit of GhostNet, ResNe
 6e-6."""
 
 # A tensor that a run in float32 gets wrong by more than its own size is zero but for rounding, as the gradient of a
-# bias in front of a BatchNorm is. What cancels in it is 2**24 times what rounding in float32 leaves of it.
+# bias in front of a BatchNorm is. What cancels in it is 2**24 times what rounding in float32 leaves of it. Of a single
+# number chance may leave exactly 0: the step in which rounding left most tells, and a tensor that is smaller in another
+# step is nothing but rounding there, too.
 VANISHED = 1.0
-
-
-class Noise(NamedTuple):
-    """What the reference's own float32 does to a tensor: the largest error, and the tensor's largest magnitude."""
-
-    error: float
-    scale: float
-
-    @property
-    def relative(self) -> float:
-        """The error over the tensor's own size."""
-        return self.error / self.scale if self.scale else (np.inf if self.error else 0.0)
-
-    @property
-    def vanished(self) -> bool:
-        """Whether the tensor is nothing but rounding."""
-        return self.relative > VANISHED
 
 
 class Limit(NamedTuple):
@@ -90,22 +75,26 @@ class StepLimits:
     dtype: str
     inexact: float = 0.0
     _worst: dict[tuple[int, str], float] = field(init=False, repr=False)
+    _left: dict[Key, float] = field(init=False, repr=False)
 
     def __post_init__(self):
         # runs in float32 separate by chance (a ReLU flips here or there): the kind's worst tensor counts there
-        self._worst = {}
+        self._worst, self._left = {}, {}
+        for (_, key), noise in self.spread.items():
+            if noise.relative > VANISHED:
+                self._left[key] = max(noise.error, self._left.get(key, 0.0))
         for (number, key), noise in self.spread.items():
-            if not noise.vanished:
+            if not self._vanishes(key, noise):
                 self._worst[number, key[0]] = max(noise.relative, self._worst.get((number, key[0]), 0.0))
 
     def of(self, number: int, key: Key, step: float = 0.0) -> Limit:
         """The limit of a tensor at a step, which changes it by the share ``step`` of its own size."""
         unit = 2.0 ** -BITS[self.dtype]
-        noise = self.spread.get((number, key), Noise(0.0, 0.0))
+        noise = self.spread.get((number, key), NOTHING)
         # what is made of the gradients themselves has their constants in it; a clip is judged on what it was given
         least = CONSTANTS if key[0] in (GRADIENT, NORM) else self.inexact * step
-        if noise.vanished:
-            return Limit(unit, max(MARGIN[self.dtype] * unit, least), noise.error * 2.0 ** BITS["float32"])
+        if self._vanishes(key, noise):
+            return Limit(unit, max(MARGIN[self.dtype] * unit, least), self._left[key] * 2.0 ** BITS["float32"])
         if self.dtype == "float64":
             floor = max(unit, noise.relative * 2.0 ** (BITS["float32"] - BITS["float64"]))
         else:
@@ -117,4 +106,7 @@ class StepLimits:
 
     def vanished(self) -> set[str]:
         """Parameters whose gradient is zero but for rounding, at any step."""
-        return {key[1] for (_, key), noise in self.spread.items() if key[0] == GRADIENT and noise.vanished}
+        return {key[1] for key in self._left if key[0] == GRADIENT}
+
+    def _vanishes(self, key: Key, noise: Noise) -> bool:
+        return key in self._left and noise.scale < self._left[key]

@@ -24,7 +24,7 @@ from paddle_dla.storage.manifest import FileRecord, describe_file
 from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import read_safetensors, write_safetensors
 
-FORMAT = 3
+FORMAT = 4
 MOST_NESTED = 200
 """Calls within calls. The deepest networks have a dozen, and whoever reads a tape follows them by recursion."""
 TENSORS, INDEX = "tensors.safetensors", "tape.json"
@@ -64,7 +64,7 @@ def save_tape(
 ) -> None:  # fmt: skip
     """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed.
 
-    ``errors`` are the relative errors of a run in float32, by the index of the stored tensor. Raises
+    ``errors`` are the largest errors of a run in float32, by the index of the stored tensor. Raises
     ``CheckpointError`` where the system refuses; what stood in the folder is then still there.
     """
     target = Path(folder)

@@ -36,16 +36,16 @@ from paddle_dla.terminal import run_command
 
 def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     """The Paddle side against the torch side. Raises ``TapeError`` where a record is missing or damaged."""
-    exact, facts, errors = load_tape(torch_folder)
-    if errors is None:
+    exact, facts, measured = load_tape(torch_folder)
+    if measured is None:
         raise TapeError(f"{torch_folder} is no record of the torch side: it has no noise floor; is it the second one?")
-    port, port_facts, port_errors = load_tape(paddle_folder)
-    if port_errors is not None:
+    port, port_facts, port_measured = load_tape(paddle_folder)
+    if port_measured is not None:
         raise TapeError(f"{paddle_folder} is a record of the torch side, too; name that of the Paddle side second")
     _refuse_other_runs(facts, port_facts)
     _refuse_other_extent(exact, port)
     _refuse_non_finite(exact, torch_folder)
-    floor = NoiseFloor("float64", {n: _noise(exact.store, n, error) for n, error in errors.items()})
+    floor = NoiseFloor("float64", _noise(exact.store, measured.errors), _noise(exact.store, measured.leaks))
     title = f"{facts.get('model', 'model')}: torch against Paddle"
     result = compare_tapes(title, exact, port, floor, backward=bool(exact.param_grads and port.param_grads))
     result.facts = {
@@ -55,8 +55,8 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     return result
 
 
-def _noise(store: Store, index: int, error: float) -> Noise:
-    return Noise(error, float(np.abs(store.get(store.refs[index])).max(initial=0.0)))
+def _noise(store: Store, errors: Mapping[int, float]) -> dict[int, Noise]:
+    return {n: Noise(error, float(np.abs(store.get(store.refs[n])).max(initial=0.0))) for n, error in errors.items()}
 
 
 def _refuse_other_runs(facts: Mapping[str, str], port_facts: Mapping[str, str]) -> None:

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from alignment.command import SIDE_MULTIPLE, add_inputs
-from alignment.engine.judging.noise import run_in_both
-from alignment.engine.records.files import save_tape
+from alignment.engine.judging.noise import measure_leaks, run_in_both
+from alignment.engine.records.files import Measured, save_tape
 from alignment.engine.records.store import MEMORY, Budget, Store
 from alignment.engine.records.tape import Tape
 from convert.readers import read_source
@@ -74,6 +74,7 @@ def record_torch(
     import torch
 
     from alignment.engine.sides.torch import side
+    from alignment.engine.sides.torch.constants import constants_of_paddle
 
     start = partial(side.in_random_directions, seed=seed) if backward else None
     with side.borrow(module, mode) as half:
@@ -83,8 +84,11 @@ def record_torch(
                 return side.capture(module, inputs, store, start)
 
         tape, noise = run_in_both(run, Budget(max_memory))
-    errors = {index: found.error for index, found in noise.items()}
-    save_tape(tape, folder, {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}, errors)
+        with constants_of_paddle(alternatives=True):
+            leaks = measure_leaks(partial(run, "float64"), tape) if backward else {}
+    errors, leaks = ({index: noise.error for index, noise in found.items()} for found in (noise, leaks))
+    facts = {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}
+    save_tape(tape, folder, facts, Measured(errors, leaks))
 
 
 def record_paddle(

@@ -199,7 +199,7 @@ def test_a_mean_over_space_may_be_a_pool_in_the_port(keep, dims):
 
     arrays = [drawn(2, 3, 7, 7)]
     expected = in_paddle(pool, arrays)
-    with constants_of_paddle(means=True) as used:
+    with constants_of_paddle(alternatives=True) as used:
         actual = in_torch(lambda x: x.mean(dims, keepdim=keep), arrays)
     with constants_of_paddle() as unused:
         strict = in_torch(lambda x: x.mean(dims, keepdim=keep), arrays)
@@ -207,9 +207,18 @@ def test_a_mean_over_space_may_be_a_pool_in_the_port(keep, dims):
     assert len(used.used) == 1 and unused.used == {}
 
 
+def test_a_hard_sigmoid_may_be_a_division_in_the_port():
+    arrays = [drawn(2, 3, 7, 7)]
+    expected = in_paddle(lambda x: PF.relu6(x + 3) / 6, arrays)
+    with constants_of_paddle(alternatives=True):
+        actual = in_torch(TF.hardsigmoid, arrays)
+    strict = in_torch(TF.hardsigmoid, arrays)
+    assert apart(actual, expected) <= ROUNDING < 1e-9 < apart(strict, expected)
+
+
 def test_another_mean_is_no_pool():
     x = torch.from_numpy(drawn(2, 3, 7, 7))
-    with constants_of_paddle(means=True) as used:
+    with constants_of_paddle(alternatives=True) as used:
         outputs = [x.mean(), x.mean(1), x.mean((1, 2)), x.mean(-1), torch.mean(x, 0), x.flatten(2).mean(1)]
     assert used.used == {} and len(outputs) == 6
 

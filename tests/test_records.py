@@ -10,7 +10,7 @@ import pytest
 from numpy_weights import timm_weights
 
 from alignment import compare
-from alignment.engine.records.files import TapeError, load_tape, save_tape
+from alignment.engine.records.files import Measured, TapeError, load_tape, save_tape
 from alignment.engine.records.store import Store
 from alignment.engine.records.tape import Record, Tape
 from convert.conversion import convert_source
@@ -124,7 +124,8 @@ def recorded(folder, value=1.0, gradients=True, floor=True):
     refs = [tape.store.put(np.full(4, value)), tape.store.put(np.ones(4))]
     tape.records = [Record("a", "Layer", 0, True, None, (), {}, refs[0])]
     tape.param_grads = {"a.weight": refs[1]} if gradients else {}
-    save_tape(tape, folder, {"model": "a", "mode": "eval"}, {ref.index: 1e-7 for ref in refs} if floor else None)
+    measured = Measured({ref.index: 1e-7 for ref in refs}) if floor else None
+    save_tape(tape, folder, {"model": "a", "mode": "eval"}, measured)
     return str(folder)
 
 
@@ -163,9 +164,9 @@ def test_a_tape_comes_back_as_it_was(tmp_path):
         Record("b", "Layer", 0, False, None),
     ]
     tape.param_grads = {"a.weight": refs[0]}
-    save_tape(tape, tmp_path / "tape", {"model": "a"}, {ref.index: 0.5 for ref in tape.store.refs})
-    loaded, facts, errors = load_tape(tmp_path / "tape")
-    assert {errors[ref.index] for record in loaded for ref in record.output_refs()} == {0.5}
+    save_tape(tape, tmp_path / "tape", {"model": "a"}, Measured({ref.index: 0.5 for ref in tape.store.refs}))
+    loaded, facts, measured = load_tape(tmp_path / "tape")
+    assert {measured.errors[ref.index] for record in loaded for ref in record.output_refs()} == {0.5}
     assert facts == {"model": "a"}
     assert loaded.layers == tape.layers
     assert [(r.key, r.kind, r.leaf, r.parent) for r in loaded] == [(r.key, r.kind, r.leaf, r.parent) for r in tape]

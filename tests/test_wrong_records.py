@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_runs import make_images, small_config
 
-from alignment.engine.records.files import TapeError, load_tape, save_tape
+from alignment.engine.records.files import Measured, TapeError, load_tape, save_tape
 from alignment.engine.records.store import Store
 from alignment.engine.records.tape import Record, Slot, Tape
 from alignment.record import read_inputs
@@ -264,10 +264,10 @@ def test_the_index_of_a_tape_may_hold_anything(tmp_path):
         Record("b", "Layer", 0, False, None, (refs[0],), {}, refs[1]),
     ]
     tape.param_grads, tape.buffers = {"a.weight": refs[0]}, {"a.mean": refs[1]}
-    save_tape(tape, tmp_path, {"model": "a"}, {0: 0.5, 1: float("inf")})
+    save_tape(tape, tmp_path, {"model": "a"}, Measured({0: 0.5, 1: float("inf")}))
     index = tmp_path / "tape.json"
     written = json.loads(index.read_text())
-    assert load_tape(tmp_path)[2] == {0: 0.5, 1: float("inf")}
+    assert load_tape(tmp_path)[2].errors == {0: 0.5, 1: float("inf")}
 
     def use():
         loaded, _, _ = load_tape(tmp_path)
@@ -283,7 +283,7 @@ def test_the_noise_floor_of_a_tape_is_a_number(value, tmp_path):
     """With an infinite one everything would be aligned."""
     tape = Tape({}, Store())
     tape.buffers = {"a": tape.store.put(np.ones(2))}
-    save_tape(tape, tmp_path, {}, {0: 0.25})
+    save_tape(tape, tmp_path, {}, Measured({0: 0.25}))
     text = (tmp_path / "tape.json").read_text()
     assert "0.25" in text
     (tmp_path / "tape.json").write_text(text.replace("0.25", value))

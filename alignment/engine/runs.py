@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.echo import EchoStore
-from alignment.engine.judging.noise import Noise, NoiseFloor, run_in_both
+from alignment.engine.judging.noise import Noise, NoiseFloor, measure_leaks, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
@@ -33,7 +33,7 @@ LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_l
 @dataclass
 class Reference:
     """The reference's run, what float32 does to it by the index of the tensor, and the functions that it called of
-    which Paddle keeps constants in float32.
+    which Paddle keeps constants in float32. ``leaks`` is what those do to its gradients, once that was measured.
 
     Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
@@ -42,10 +42,11 @@ class Reference:
     tape: Tape | None = None
     noise: dict[int, Noise] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
+    leaks: Mapping[int, Noise] = field(default_factory=dict)
 
     def floor(self, dtype: str) -> NoiseFloor:
         """What rounding explains in ``dtype``."""
-        return NoiseFloor(dtype, self.noise)
+        return NoiseFloor(dtype, self.noise, self.leaks)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ def run_reference(
             return _reference_run(models, inputs, start, dtype, store, nudge)
 
     return Reference(*run_in_both(run, budget), constants.used)
+
+
+def leaks_into(models: Borrowed, inputs: Any, start: Start | None, tape: Tape) -> dict[int, Noise]:
+    """What constants that Paddle keeps in float32 do to the gradients of ``tape``, the reference's run in float64."""
+    with constants_of_paddle(alternatives=True):
+        return measure_leaks(lambda store: _reference_run(models, inputs, start, "float64", store), tape)
 
 
 def _reference_run(

@@ -49,6 +49,7 @@ from alignment.engine.runs import (
     Reference,
     Start,
     give_back_memory,
+    leaks_into,
     run_paddle_again,
     run_port,
     run_reference,
@@ -182,7 +183,7 @@ class Session:
             self.accounts = Accounts(self.models, self._key_map())
             self.pair()
             self.compare_settings()
-            result = self._with_constants(self.judged(self.port, "float64"))
+            result = self._with_leaks(self._with_constants(self.judged(self.port, "float64")))
             if not self._is_undecidable(result):
                 self.find_culprits(result)
             if options.dtype == "float32":
@@ -356,6 +357,21 @@ class Session:
         for name, constant in self.runs.constants.items():
             words = f"in torch with the constants that Paddle's kernel keeps in float32, {constant.size:.1e} away"
             other.facts[name] = words
+        return other
+
+    def _with_leaks(self, result: Report) -> Report:
+        """The result with what Paddle's constants do to gradients, where that is what separates the two."""
+        wrong = {row.layer for row in result.rows if row.direction != FORWARD and row.differs}
+        if not wrong or self.runs.leaks:
+            return result
+        self.progress("torch in float64, for what constants that Paddle keeps in float32 do to gradients")
+        with set_as_port(self.models.reference, self.settings.wanted()):
+            self.runs.leaks = leaks_into(self.models, self.inputs, self.start, self.runs.tape)
+        other = self.judged(self.port, "float64")
+        rows = [row for row in other.rows if row.direction != FORWARD and row.layer in wrong]
+        if excused := [row.relative for row in rows if row.aligned]:
+            words = f"constants that the frameworks' kernels keep in float32 change them by up to {max(excused):.1e}"
+            other.facts["gradients"] = words
         return other
 
     def _made(self, port: Tape) -> dict[Any, Any]:

@@ -17,11 +17,6 @@ from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.result import GRADIENT, INPUT, PARAMETER, Row
 
-# Paddle keeps some constants of its backward kernels in float32 also in float64 (2e-8 relative, measured); layers on
-# the way back pass such an error on and may enlarge it. A mistake in a backward pass is larger by far: a gradient that
-# is scaled, cut off or summed otherwise is off by a good part of itself.
-CONSTANTS = 2.0**-20
-
 
 @dataclass(frozen=True)
 class ParameterGradient:
@@ -45,7 +40,7 @@ class ParameterGradient:
         if self.actual is None:
             found, note = _absent(expected, floor, ref)
         else:
-            found = in_layout(expected, self.actual, floor.allowed(ref))[1]
+            found = in_layout(expected, self.actual, floor.allowed_backward(ref))[1]
             note = found.mismatch
         if self.scale and np.isfinite(found.max_abs):
             found = replace(found, relative=found.max_abs / self.scale)
@@ -91,7 +86,7 @@ def _row(
 ) -> Row:  # fmt: skip
     arrived = actual is not None and actual.ref is not None
     if arrived:
-        found, note = difference(reference, expected, port, actual.ref, floor.allowed(expected)), ""
+        found, note = difference(reference, expected, port, actual.ref, floor.allowed_backward(expected)), ""
     else:
         found, note = _absent(reference.get(expected), floor, expected)
     found = floor.scaled(found, expected)
@@ -101,14 +96,14 @@ def _row(
 def _absent(array: np.ndarray, floor: NoiseFloor, ref: Ref) -> tuple[Difference, str]:
     """Of a gradient that did not arrive: what counts as none where the reference's own is nothing but rounding."""
     found = compare(array, np.zeros_like(array))
-    nothing = not np.any(array) or floor.scaled(found, ref).relative <= floor.allowed(ref)
+    nothing = not np.any(array) or floor.scaled(found, ref).relative <= floor.allowed_backward(ref)
     return found, "" if nothing else "no gradient arrived"
 
 
 def _gradient_row(
     record: Record, twin: str, depth: int, found: Difference, ref: Ref, floor: NoiseFloor, direction: str, note: str
 ) -> Row:
-    limits = floor.of(ref), max(floor.allowed(ref), CONSTANTS)
+    limits = floor.of(ref), floor.allowed_backward(ref)
     return tensor_row(record.path, twin, record.kind, depth, ref.shape, found, limits, direction=direction,
                      note=note, call=record.call, leaf=record.leaf)  # fmt: skip
 

@@ -14,12 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN, NOTHING, Noise
-from alignment.engine.records.run import GRADIENT, NORM, Key, Run, Step
-
-# Constants that Paddle's backward kernels keep in float32 put errors up to this into gradients (2e-8 was measured);
-# ``alignment.engine.judging.gradients`` takes the same limit.
-CONSTANTS = 2.0**-20
+from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, Noise
+from alignment.engine.records.run import GRADIENT, Key, Run, Step
 
 SHARE = 2.0**-7
 """The largest limit, over a tensor's own size, with which it is still judged; what could be wrong by more and yet pass
@@ -68,12 +64,14 @@ def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key],
 class StepLimits:
     """What error is allowed where, in a port that ran in ``dtype``.
 
-    ``inexact``: the share of its own steps by which the port's optimizer may be off.
+    ``inexact``: the share of its own steps by which the port's optimizer may be off. ``leaks``: what constants that
+    Paddle's kernels keep in float32 do to the reference's steps, where that was measured.
     """
 
     spread: Spread
     dtype: str
     inexact: float = 0.0
+    leaks: Spread = field(default_factory=dict)
     _worst: dict[tuple[int, str], float] = field(init=False, repr=False)
     _left: dict[Key, float] = field(init=False, repr=False)
 
@@ -91,15 +89,15 @@ class StepLimits:
         """The limit of a tensor at a step, which changes it by the share ``step`` of its own size."""
         unit = 2.0 ** -BITS[self.dtype]
         noise = self.spread.get((number, key), NOTHING)
-        # what is made of the gradients themselves has their constants in it; a clip is judged on what it was given
-        least = CONSTANTS if key[0] in (GRADIENT, NORM) else self.inexact * step
+        leak, least = self.leaks.get((number, key), NOTHING).error, self.inexact * step
         if self._vanishes(key, noise):
-            return Limit(unit, max(MARGIN[self.dtype] * unit, least), self._left[key] * 2.0 ** BITS["float32"])
+            scale = self._left[key] * 2.0 ** BITS["float32"]
+            return Limit(unit, max(MARGIN[self.dtype] * unit, least) + LEAKS * leak / scale, scale)
         if self.dtype == "float64":
             floor = max(unit, noise.relative * 2.0 ** (BITS["float32"] - BITS["float64"]))
         else:
             floor = max(unit, self._worst.get((number, key[0]), 0.0))
-        allowed = max(MARGIN[self.dtype] * floor, least)
+        allowed = max(MARGIN[self.dtype] * floor, least) + (LEAKS * leak / noise.scale if leak and noise.scale else 0.0)
         if allowed > SHARE:
             return Limit(floor, SHARE, undecided=f"rounding in {self.dtype} may reach {allowed:.0e} of its size")
         return Limit(floor, allowed)

@@ -9,7 +9,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -41,8 +42,12 @@ class _Call(TypedDict):
     output_grads: list[str | None]
 
 
+Size = Annotated[float, Within(0, sys.float_info.max)]
+
+
 class _Optional(TypedDict, total=False):
-    float32_errors: dict[str, Annotated[float, Within(0, sys.float_info.max)] | None]
+    float32_errors: dict[str, Size | None]
+    float32_leaks: dict[str, Size | None]
 
 
 class _Index(_Optional):
@@ -55,17 +60,26 @@ class _Index(_Optional):
     tensors: FileRecord
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on the reference, by the index of the stored tensor: its largest ``errors`` in float32, and
+    what constants that Paddle keeps in float32 change in its gradients (``leaks``)."""
+
+    errors: Mapping[int, float]
+    leaks: Mapping[int, float] = field(default_factory=dict)
+
+
 class TapeError(ValueError):
     """A folder that holds no readable tape; the message says what is wrong and what to do."""
 
 
 def save_tape(
-    tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str], errors: Mapping[int, float] | None = None
+    tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str], measured: Measured | None = None
 ) -> None:  # fmt: skip
     """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed.
 
-    ``errors`` are the largest errors of a run in float32, by the index of the stored tensor. Raises
-    ``CheckpointError`` where the system refuses; what stood in the folder is then still there.
+    Only the reference's side is ``measured``. Raises ``CheckpointError`` where the system refuses; what stood in the
+    folder is then still there.
     """
     target = Path(folder)
     arrays: dict[str, np.ndarray] = {}
@@ -100,10 +114,9 @@ def save_tape(
         "param_grads": {key: name(ref) for key, ref in tape.param_grads.items()},
         "buffers": {key: name(ref) for key, ref in tape.buffers.items()},
     }
-    if errors is not None:
-        measured = {key: errors.get(int(key[1:]), 0.0) for key in arrays}
-        # where the run in float32 left the range of numbers nothing was measured
-        content["float32_errors"] = {key: error if math.isfinite(error) else None for key, error in measured.items()}
+    if measured is not None:
+        content["float32_errors"] = _by_name(measured.errors, arrays)
+        content["float32_leaks"] = _by_name(measured.leaks, arrays)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,8 +127,18 @@ def save_tape(
         index.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
-def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dict[int, float] | None]:
-    """The tape in ``folder``, its facts, and the errors in float32 by the index of the stored tensor, if it has any.
+def _by_name(sizes: Mapping[int, float], arrays: Collection[str]) -> dict[str, float | None]:
+    """Where a run left the range of numbers nothing was measured."""
+    found = {key: sizes.get(int(key[1:]), 0.0) for key in arrays}
+    return {key: size if math.isfinite(size) else None for key, size in found.items()}
+
+
+def _by_index(sizes: Mapping[str, float | None], refs: Mapping[str, Ref]) -> dict[int, float]:
+    return {refs[key].index: math.inf if size is None else size for key, size in sizes.items()}
+
+
+def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], Measured | None]:
+    """The tape in ``folder``, its facts, and what was measured, if it is the reference's.
 
     Raises ``TapeError`` where there is no tape, or it is damaged.
     """
@@ -126,9 +149,9 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dic
             raise RecordError(f"does not belong to {TENSORS}")
         arrays = {key: tensor.raw for key, tensor in read_safetensors(source / TENSORS).items()}
         tape, refs = _tape(content, arrays)
-        errors = content.get("float32_errors")
-        floors = errors and {refs[key].index: math.inf if error is None else error for key, error in errors.items()}
-        return tape, content["facts"], floors
+        sizes = [content.get(name) for name in ("float32_errors", "float32_leaks")]
+        measured = None if sizes[0] is None else Measured(*(_by_index(found or {}, refs) for found in sizes))
+        return tape, content["facts"], measured
     except FileNotFoundError as error:
         raise TapeError(f"{source} holds no tape: {error.filename} is missing; record one with --dump") from None
     except FormatError as error:

@@ -23,6 +23,7 @@ from alignment.engine.sides.torch.kernels import (
     avg_pool,
     cross_entropy,
     default_epsilon,
+    exact_hardsigmoid,
     hardsigmoid,
     interpolate,
     local_response_norm,
@@ -53,8 +54,8 @@ class constants_of_paddle(TorchFunctionMode):
 
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
     With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
-    Paddle's pool in one place and a mean, which is exact, in another. With ``means`` a mean over space is taken for the
-    average pool that it may be in the port.
+    Paddle's pool in one place and a mean, which is exact, in another. With ``alternatives`` what a port may write in
+    another way is computed so: a mean over space as an average pool, a hard sigmoid as a division by 6.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -64,14 +65,14 @@ class constants_of_paddle(TorchFunctionMode):
 
     def __init__(
         self, where: Callable[[], str] = lambda: "", *, apply: bool = True, places: Collection[str] | None = None,
-        means: bool = False,
+        alternatives: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.used: dict[str, Constant] = {}
         self.where = where
         self.apply = apply
         self.places = places
-        self.entries = ENTRIES | MEANS if means else ENTRIES
+        self.entries = ENTRIES | ALTERNATIVES if alternatives else ENTRIES
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -152,7 +153,8 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
     F.cross_entropy: ("cross_entropy with label_smoothing", cross_entropy),
 }
 
-MEANS: dict[Callable[..., Any], tuple[str, Entry]] = {
+ALTERNATIVES: dict[Callable[..., Any], tuple[str, Entry]] = {
     torch.mean: ("mean, an average pool in the port", mean_over_space),
     torch.Tensor.mean: ("mean, an average pool in the port", mean_over_space),
+    F.hardsigmoid: ("hardsigmoid, a division in the port", exact_hardsigmoid),
 }

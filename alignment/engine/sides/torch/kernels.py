@@ -100,6 +100,11 @@ def hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tu
     )  # fmt: skip
 
 
+def exact_hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tuple[float, Compute]:
+    """torch's own backward kernel has the slope in float32; a port that divides by 6 has it exactly."""
+    return deviation(1 / 6), lambda: torch.nn.functional.relu6(input + 3) / 6
+
+
 class _Valued(torch.autograd.Function):
     """Another value with the gradient of the first."""
 

@@ -221,7 +221,10 @@ def _common_factor(found: Evidence, number: int) -> str:
     names = [name for name in a if name in b and np.any(a[name])]
     ratios = [float(np.vdot(b[n].reshape(-1), a[n].reshape(-1)) / np.vdot(a[n], a[n])) for n in names]
     fits = all(compare(a[n] * ratios[0], laid_out(b[n], a[n].shape)).relative <= SAME for n in names)
-    return f"all gradients are {ratios[0]:.6g} times the reference's, the loss is the same" if names and fits else ""
+    if not names or not fits:
+        return ""
+    times = f"{ratios[0]:.6g}" if abs(ratios[0] - 1) > 1e-5 else f"1 {ratios[0] - 1:+.1e}"
+    return f"all gradients are {times} times the reference's, the loss is the same"
 
 
 def _accumulated(found: Evidence, number: int) -> list[Culprit]:

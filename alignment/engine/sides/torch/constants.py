@@ -27,7 +27,7 @@ from alignment.engine.sides.torch.kernels import (
     hardsigmoid,
     interpolate,
     local_response_norm,
-    mean_over_space,
+    mean_of_each,
     norm,
     normalize,
     rounded,
@@ -55,7 +55,7 @@ class constants_of_paddle(TorchFunctionMode):
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
     With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
     Paddle's pool in one place and a mean, which is exact, in another. With ``alternatives`` what a port may write in
-    another way is computed so: a mean over space as an average pool, a hard sigmoid as a division by 6.
+    another way is computed so: a mean as an average pool, a hard sigmoid as a division by 6.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -154,7 +154,7 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
 }
 
 ALTERNATIVES: dict[Callable[..., Any], tuple[str, Entry]] = {
-    torch.mean: ("mean, an average pool in the port", mean_over_space),
-    torch.Tensor.mean: ("mean, an average pool in the port", mean_over_space),
+    torch.mean: ("mean, an average pool in the port", mean_of_each),
+    torch.Tensor.mean: ("mean, an average pool in the port", mean_of_each),
     F.hardsigmoid: ("hardsigmoid, a division in the port", exact_hardsigmoid),
 }

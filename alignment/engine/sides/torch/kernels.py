@@ -199,13 +199,16 @@ def adaptive_avg_pool(dims: int) -> Entry:
     return entry
 
 
-def mean_over_space(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[float, Compute]:
-    """A mean over all axes behind the channels, which a port may have as an average pool, whose 1/n is float32."""
+def mean_of_each(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[float, Compute]:
+    """A mean within each element of the batch, which a port may have as an average pool, whose 1/n is float32.
+
+    Over whatever axes: channels may stand last, and the port may transpose before it pools.
+    """
     dim = args[0] if args else kwargs.get("dim")
-    axes = {axis % input.dim() for axis in _per_axis(dim, 1)} if dim is not None and input.dim() > 2 else set()
-    if axes != {*range(2, input.dim())} or not axes:
+    axes = {axis % input.dim() for axis in _per_axis(dim, 1)} if dim is not None and input.dim() > 2 else {0}
+    if 0 in axes:
         return 0.0, lambda: original(input, *args, **kwargs)
-    counts = [[math.prod(input.shape[2:])]]
+    counts = [[math.prod(input.shape[axis] for axis in axes)]]
     return _averaged(lambda: original(input, *args, **kwargs), counts)
 
 

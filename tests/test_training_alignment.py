@@ -296,7 +296,7 @@ def test_constants_that_paddle_keeps_in_float32_raise_no_alarm_and_are_said():
     pair = small_pair(paddle_pool=paddle.nn.AdaptiveAvgPool2D)
     result = train(pair, **RECIPES["sgd_all"]())
     assert result.passed, str(result)
-    assert "constants that it keeps in float32" in result.facts["gradients"]
+    assert "kernels keep in float32" in result.facts["constants"]
     wrong = train(pair, (torch_sgd(), paddle_momentum(params=lambda layer: groups(layer, DECAY * 1.01))))
     assert "weight decay 0.00101 instead of 0.001" in wrong.culprits[0].cause
 

@@ -101,6 +101,7 @@ def run_reference(
 ) -> Reference:  # fmt: skip
     """Run torch in float64, and in float32 for its errors; ``as_paddle`` with the constants of Paddle's kernels."""
     constants = constants_of_paddle(apply=as_paddle)
+    give_back_memory()
 
     def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
         progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
@@ -112,6 +113,7 @@ def run_reference(
 
 def leaks_into(models: Borrowed, inputs: Any, start: Start | None, tape: Tape) -> dict[int, Noise]:
     """What constants that Paddle keeps in float32 do to the gradients of ``tape``, the reference's run in float64."""
+    give_back_memory()
     with constants_of_paddle(alternatives=True):
         return measure_leaks(lambda store: _reference_run(models, inputs, start, "float64", store), tape)
 
@@ -157,6 +159,7 @@ def cut_port(
     judge: cut.Judge,
 ) -> cut.CutRun:  # fmt: skip
     """Run Paddle in float64 once more, cut at ``points``."""
+    give_back_memory()
     with PORT.in_type(models.paddle_layer, "float64"):
         return cut.run_cut(models.paddle_layer, inputs, tape, points, judge, *_beginning(start, PORT))
 

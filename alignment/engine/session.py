@@ -48,7 +48,6 @@ from alignment.engine.runs import (
     Loss,
     Reference,
     Start,
-    give_back_memory,
     leaks_into,
     run_paddle_again,
     run_port,
@@ -410,7 +409,6 @@ class Session:
             result.facts["every layer alone"] = SEEN
         elif self.options.isolate:
             self.progress("Paddle again, cut at every paired call")
-            give_back_memory()
             found = self._search({*settings, *(fault.layer for fault in weights)}).find(result, states, wrong)
             findings, states = found.findings, found.states
             apart |= found.apart

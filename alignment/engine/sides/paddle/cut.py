@@ -18,7 +18,7 @@ import paddle
 
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.layout import Layout
-from alignment.engine.records.store import Ref
+from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
 from alignment.engine.sides.model import ModelRaised, hooks_attached
@@ -27,6 +27,10 @@ from alignment.engine.sides.paddle.capture import hooked, to_tensor
 
 Met = Sequence["tuple[int, Layout] | None"]
 """For each tensor of a call in the port: which of the reference's it is, and in which layout; ``None``: left alone."""
+
+
+HELD = 2**26
+"""Bytes of gradients that are kept in memory until they are looked at; the others are in a file meanwhile."""
 
 
 class Judge(Protocol):
@@ -71,14 +75,20 @@ class CutRun:
 
 @dataclass
 class _Watch:
-    """A tensor whose gradient is looked at after the backward pass."""
+    """A tensor whose gradient is looked at after the run; what arrives, perhaps from several pieces, adds up."""
 
     point: Point
     where: str
     index: int
     slot: Slot | None
     layout: Layout
-    tensor: paddle.Tensor
+    store: Store
+    arrived: Ref | None = None
+
+    def arrive(self, grad: paddle.Tensor) -> None:
+        """A hook of the tensor, which itself is kept by nobody but its graph."""
+        array = grad.numpy()
+        self.arrived = self.store.put(array if self.arrived is None else self.store.get(self.arrived) + array)
 
 
 def run_cut(
@@ -97,6 +107,7 @@ def run_cut(
     """
     named = {**dict(layer.named_sublayers(include_self=True)), **beside}
     pieces, run = _Pieces(named, tape, points, judge, backward is not None, bool(beside)), CutRun()
+    layer.clear_gradients(set_to_zero=False)
     try:
         # a port may fail in any way, and the report has to say how
         with hooks_attached(pieces, "Paddle", run.end):
@@ -106,8 +117,7 @@ def run_cut(
                 if backward is not None and beside:
                     backward(output)
             if backward is not None:
-                layer.clear_gradients(set_to_zero=False)
-                pieces.run_backward()
+                pieces.look()
                 grads = {name: value.grad for name, value in layer.named_parameters()}
                 run.param_grads = {name: grad.numpy() for name, grad in grads.items() if grad is not None}
             held = {**dict(layer.named_buffers()), **dict(layer.named_parameters())}.items()
@@ -119,7 +129,7 @@ def run_cut(
 
 
 class _Pieces:
-    """The hooks of a cut run, the roots from which its pieces are differentiated, and what is looked at then."""
+    """The hooks of a cut run, which differentiate its pieces, and what is looked at then."""
 
     def __init__(
         self, layers: Mapping[str, paddle.nn.Layer], tape: Tape, points: Mapping[str, Sequence[Point]], judge: Judge,
@@ -132,8 +142,8 @@ class _Pieces:
         self.called: list[Point] = []
         self._open: list[tuple[str, Point | None]] = []
         self._lists: dict[int, list[tuple[list[Any], list[Any]]]] = {}
-        self._roots: list[tuple[paddle.Tensor, np.ndarray]] = []
         self._watched: list[_Watch] = []
+        self._store = Store(Budget(HELD))
 
     def attach(self) -> list[Any]:
         """Hooks at every layer."""
@@ -219,14 +229,20 @@ class _Pieces:
             leaf.stop_gradient = not (self.differentiate and _differentiable(leaf))
             if not leaf.stop_gradient:
                 slot = slots[number] if number < len(slots) else None
-                self._watched.append(_Watch(point, where, number, slot, layout, leaf))
+                watch = _Watch(point, where, number, slot, layout, self._store)
+                self._watched.append(watch)
+                leaf.register_hook(watch.arrive)
                 # the model gets a copy: it may write into what it is given, which a leaf forbids
                 leaf = paddle.assign(leaf)
             new.append(leaf)
         return new
 
     def _root(self, tensors: Sequence[paddle.Tensor], slots: Sequence[Slot | None], met: Met) -> None:
-        """Have the piece in front of ``tensors`` differentiated from the reference's gradients."""
+        """Differentiate the piece in front of ``tensors`` from the reference's gradients.
+
+        At once, so that what the piece keeps for it need not wait for the end of the run.
+        """
+        roots, grads = [], []
         for tensor, known in zip(tensors, met):
             if known is None or tensor.stop_gradient or not self.differentiate:
                 continue
@@ -237,16 +253,17 @@ class _Pieces:
             grad = layout.apply(self.tape.get(slot.ref))
             if tuple(tensor.shape) == grad.shape:
                 # a copy: backward cannot start from a leaf, which a tensor handed on untouched is
-                self._roots.append((paddle.assign(tensor), grad))
+                roots.append(paddle.assign(tensor))
+                grads.append(paddle.to_tensor(grad).astype(tensor.dtype))
+        if roots:
+            # the graph is needed again where a tensor of the piece goes on to another cut
+            paddle.autograd.backward(roots, grads, retain_graph=True)
 
-    def run_backward(self) -> None:
-        """All pieces at once; then look at what arrived."""
-        if self._roots:
-            roots = [root for root, _ in self._roots]
-            paddle.autograd.backward(roots, [paddle.to_tensor(g).astype(r.dtype) for r, g in self._roots])
+    def look(self) -> None:
+        """Look at the gradients that arrived."""
         for watch in self._watched:
-            grad = watch.tensor.grad
-            array = None if grad is None else watch.layout.back(grad.numpy())
+            arrived = watch.arrived
+            array = None if arrived is None else watch.layout.back(self._store.get(arrived))
             self.judge.gradient(watch.point, watch.where, watch.index, watch.slot, array)
 
 

@@ -31,6 +31,8 @@ from typing import BinaryIO
 
 from paddle_dla.config import ConfigError, load_config
 from paddle_dla.config.reading import in_home
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.walk import refuse_folder_in
 from paddle_dla.launching.ends import die_with_parent, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.ranks import RankState, read_states
@@ -72,8 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
     try:
         logs = Path(in_home(args.logs)) if args.logs else log_folder(args.program, args.arguments)
+        for tree in image_trees(args.arguments) if args.program in LOGS else ():
+            refuse_folder_in(tree, logs, "the folder of the launch's logs")
         logs = own_folder(logs)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:
@@ -98,14 +102,26 @@ def log_folder(program: str, arguments: Sequence[str]) -> Path:
 
 def output_folder(arguments: Sequence[str]) -> Path:
     """The ``train.output`` of a program with these ``arguments``; the present folder where they name no config."""
+    found = _known(arguments)
+    if found.output:
+        return Path(in_home(found.output))
+    return Path(load_config(found.config, found.override).train.output) if found.config else Path()
+
+
+def image_trees(arguments: Sequence[str]) -> tuple[str | None, ...]:
+    """The data that a program with these ``arguments`` reads. Raises ``ConfigError`` for an unusable config."""
+    found = _known(arguments)
+    data = load_config(found.config, found.override).data if found.config else None
+    return (found.data, *((data.train, data.val) if data else ()))
+
+
+def _known(arguments: Sequence[str]) -> argparse.Namespace:
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--config", "-c")
     known.add_argument("--override", "-o", nargs="+", action="extend", default=[])
     known.add_argument("--output")
-    found, _ = known.parse_known_args(arguments)
-    if found.output:
-        return Path(in_home(found.output))
-    return Path(load_config(found.config, found.override).train.output) if found.config else Path()
+    known.add_argument("--data")
+    return known.parse_known_args(arguments)[0]
 
 
 class Job:

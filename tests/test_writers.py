@@ -25,6 +25,7 @@ AMBIGUOUS = {"copy", "move", "rename", "replace"}
 ALLOWED = {
     "paddle_dla/storage/destination.py:put": "the writer itself: the one rename",
     "paddle_dla/storage/destination.py:_opened": "the writer itself: a device or a pipe",
+    "paddle_dla/storage/destination.py:refuse_unreplaceable": "what the system refuses in any case",
     "paddle_dla/storage/folders.py:atomic_folder": "the writer itself: the old folder is set aside",
     "paddle_dla/storage/folders.py:_take_place": "the writer itself: the one rename",
     "paddle_dla/storage/folders.py:_put_right": "the writer itself: a folder gets its name back",

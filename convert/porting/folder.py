@@ -21,8 +21,8 @@ import numpy as np
 from convert.matching.key_map import KeyMap
 from paddle_dla import checkpoint
 from paddle_dla.models.cards import CARD, SOURCE, WEIGHTS
+from paddle_dla.storage import folders
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import FORMAT, describe
 
@@ -34,6 +34,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises ``CheckpointError`` where a port cannot be written to ``folder``."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; --output names a folder")
+    folders.check_folder(folder, parents=True)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not overwrite:
@@ -53,7 +54,7 @@ def write_folder(
 ) -> None:
     """Write the port to ``folder``. Raises ``CheckpointError`` where the system refuses; nothing is half-written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder, overwrite) as part:
+    with folders.atomic_folder(folder, overwrite) as part:
         (part / SOURCE).write_text(source, encoding="utf-8")
         checkpoint.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card))
         full = {**card, "sha256": hashlib.sha256(source.encode()).hexdigest()}

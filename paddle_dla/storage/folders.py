@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paddle_dla.storage.atomic import is_left_behind, write_error
+from paddle_dla.storage.destination import refuse_unreplaceable
 
 PART, OLD, GONE = "part", "old", "gone"
 _HIDDEN = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>{PART}|{OLD}|{GONE})")
@@ -43,6 +44,23 @@ def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]
         raise write_error(path, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_folder(path: str | os.PathLike[str], parents: bool = False) -> None:
+    """Raises ``CheckpointError`` where a folder could not be put at ``path``, before any work is done for it.
+
+    ``parents``: folders above it that are not there yet will be made.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        above = next(folder for folder in target.parents if os.path.lexists(folder) or not parents)
+        probe = hidden(above / target.name, PART)
+        probe.mkdir()
+        probe.rmdir()
+        if target.exists():
+            refuse_unreplaceable(target, hidden(target, PART))
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def recover(parent: Path, names: str) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 
 from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Key, Record, Slot, Tape
-from paddle_dla.storage.atomic import atomic_paths, write_error
+from paddle_dla.storage.atomic import atomic_paths, check_writable, write_error
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.folders import check_folder
 from paddle_dla.storage.json_record import Count, FormatError, RecordError, Within, read_record
 from paddle_dla.storage.manifest import FileRecord, describe_file
 from paddle_dla.storage.shown import shown
@@ -112,6 +113,15 @@ def save_tape(
         write_safetensors(tensors, arrays)
         content["tensors"] = describe_file(tensors)
         index.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+def check_dump(folder: str | os.PathLike[str], *beside: str) -> None:
+    """Raises ``CheckpointError`` where a tape and files ``beside`` it could not be written to ``folder``."""
+    if not Path(folder).is_dir():
+        check_folder(folder, parents=True)
+        return
+    for name in (TENSORS, INDEX, *beside):
+        check_writable(Path(folder, name))
 
 
 def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dict[int, float] | None]:

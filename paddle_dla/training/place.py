@@ -10,6 +10,7 @@ from paddle_dla.storage.atomic import check_regular
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import check_folder
 from paddle_dla.storage.regular import open_regular
+from paddle_dla.training.checkpoints import found
 from paddle_dla.training.log import PICTURE, RECORDS, TABLES
 from paddle_dla.training.records import read_records
 from paddle_dla.training.resuming import FOLDER
@@ -38,9 +39,9 @@ def refuse_place(output: Path, data: Iterable[str | None]) -> None:
 
 
 def _refuse_others_files(output: Path, records: Path) -> None:
-    """What a run replaces must be a run's: its config bears a mark, tables and the picture come with records."""
+    """What a run replaces must be a run's: its config bears a mark, the others come with records or checkpoints."""
     names = [CONFIG] if _is_others_config(output / CONFIG) else []
-    if next(read_records(records), None) is None:
+    if next(read_records(records), None) is None and not found(output / FOLDER):
         names += [name for name in (*TABLES.values(), PICTURE) if (output / name).exists()]
     if names:
         raise CheckpointError(

@@ -18,8 +18,8 @@ from small_runs import make_images, small_config
 
 from paddle_dla.config import to_yaml
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import json_sha256
 from paddle_dla.storage.manifest import describe_file
-from paddle_dla.training import checkpoints
 from paddle_dla.training.checkpoints import Snapshot, found, newest, read, rotate, verify, write
 from paddle_dla.training.errors import ResumeError
 from paddle_dla.training.plan import Plan, Position, step_seed
@@ -157,7 +157,7 @@ def test_reading_executes_nothing(tmp_path, name, monkeypatch):
     (place / name).write_bytes(pickle.dumps(Bomb()))
     content = json.loads((place / "state.json").read_text())["content"]
     content["files"][name] = describe_file(place / name)
-    (place / "state.json").write_text(json.dumps({"sha256": checkpoints._sha256(content), "content": content}))
+    (place / "state.json").write_text(json.dumps({"sha256": json_sha256(content), "content": content}))
     saved = verify(place)
     with pytest.raises(CheckpointError, match="refused, nothing was run"):
         read(saved)

@@ -14,7 +14,6 @@ executes nothing: pickles go through ``storage.pdparams``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.json_record import Count, Sha256, Within, check_record, parse_json
-from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.json_text import json_sha256, to_json
 from paddle_dla.storage.manifest import FileRecord, describe, describe_file, file_difference
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.regular import read_text
@@ -156,7 +155,7 @@ def read_record(path: Path) -> Checkpoint:
         stored = parse_json(read_text(path / STATE))
         check_record(stored, _Stored)
         content = stored["content"]
-        if stored["sha256"] != _sha256(content):
+        if stored["sha256"] != json_sha256(content):
             raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
         if content.get("format") != FORMAT:
             raise CheckpointError(f"{path} has format {shown(content.get('format'))}; this version reads {FORMAT}")
@@ -238,12 +237,8 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     write_pdparams(part / OPTIMIZER, snapshot.optimizer)
     files = {path.name: describe_file(path) for path in sorted(part.iterdir())}
     content = {"format": FORMAT, **snapshot.record, "files": files}
-    text = to_json({"sha256": _sha256(content), "content": content}, indent=1)
+    text = to_json({"sha256": json_sha256(content), "content": content}, indent=1)
     (part / STATE).write_text(text + "\n", encoding="utf-8")
-
-
-def _sha256(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 
 # --- which to keep ---------------------------------------------------------------------------------------------------

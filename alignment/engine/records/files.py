@@ -20,12 +20,13 @@ from alignment.engine.records.tape import Key, Record, Slot, Tape
 from paddle_dla.storage.atomic import atomic_paths, check_writable, write_error
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import check_folder
-from paddle_dla.storage.json_record import Count, FormatError, RecordError, Within, read_record
+from paddle_dla.storage.json_record import Count, FormatError, RecordError, Sha256, Within, read_record
+from paddle_dla.storage.json_text import json_sha256
 from paddle_dla.storage.manifest import FileRecord, describe_file
 from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import read_safetensors, write_safetensors
 
-FORMAT = 3
+FORMAT = 4
 MOST_NESTED = 200
 """Calls within calls. The deepest networks have a dozen, and whoever reads a tape follows them by recursion."""
 TENSORS, INDEX = "tensors.safetensors", "tape.json"
@@ -54,6 +55,7 @@ class _Index(_Optional):
     param_grads: dict[str, str]
     buffers: dict[str, str]
     tensors: FileRecord
+    sha256: Sha256
 
 
 class TapeError(ValueError):
@@ -112,6 +114,7 @@ def save_tape(
     with atomic_paths(target / TENSORS, target / INDEX) as (tensors, index):
         write_safetensors(tensors, arrays)
         content["tensors"] = describe_file(tensors)
+        content["sha256"] = json_sha256(content)
         index.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
@@ -132,6 +135,8 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], dic
     source = Path(folder)
     try:
         content = read_record(source / INDEX, _Index, FORMAT)
+        if content.pop("sha256") != json_sha256(content):
+            raise RecordError("is not what was written: it was edited or damaged")
         if describe_file(source / TENSORS) != content["tensors"]:
             raise RecordError(f"does not belong to {TENSORS}")
         arrays = {key: tensor.raw for key, tensor in read_safetensors(source / TENSORS).items()}

@@ -118,6 +118,11 @@ class Checkpoint:
         """Where the run stood."""
         return Position(**self.record["position"])
 
+    @property
+    def is_renamed(self) -> bool:
+        """Whether its name says another position, as no run does."""
+        return self.path.name != folder_name(self.position)
+
 
 def folder_name(position: Position) -> str:
     """The folder of a checkpoint at ``position``."""
@@ -130,11 +135,14 @@ def folder_name(position: Position) -> str:
 def found(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, whole or not, the newest first.
 
-    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone.
+    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone. How new a checkpoint is
+    its record says, and its name only where the record cannot be read: somebody may have renamed it.
     """
-    positions = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
-    paths = [path for path in positions if positions[path] and path.is_dir() and not path.is_symlink()]
-    return sorted(paths, key=lambda path: positions[path], reverse=True)
+    named = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
+    paths = [path for path in named if named[path] and path.is_dir() and not path.is_symlink()]
+    recorded = {item.path: item.position for item in _readable(paths)}
+    places = {path: recorded.get(path, named[path]) for path in paths}
+    return sorted(paths, key=lambda path: (places[path], places[path] == named[path]), reverse=True)
 
 
 def _position(name: str) -> Position | None:
@@ -245,8 +253,11 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
 
 
 def rotate(folder: Path, best: int) -> None:
-    """Keep the two newest checkpoints and the ``best`` best ones, remove the others; ``best`` and ``last`` follow."""
-    saved = list(_readable(found(folder)))
+    """Keep the two newest checkpoints and the ``best`` best ones, remove the others; ``best`` and ``last`` follow.
+
+    One that somebody has renamed is left alone.
+    """
+    saved = [item for item in _readable(found(folder)) if not item.is_renamed]
     ranked = by_score(saved)
     kept = {item.path for item in [*saved[:KEPT_RECENT], *ranked[:best]]}
     if saved:

@@ -25,7 +25,7 @@ from paddle_dla.training.assembly import (
     create_network,
     freeze_as_told,
 )
-from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
+from paddle_dla.training.datasets import Datasets, certain_scores, open_datasets, sample_transform, train_loader
 from paddle_dla.training.hold import Hold, holding
 from paddle_dla.training.log import RunLog
 from paddle_dla.training.place import CONFIG, MARK, refuse_place
@@ -56,6 +56,7 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     device = use_device(config, ranks)
     sample_transform(config)
     datasets = open_datasets(config)
+    notes = certain_scores(config, datasets)
     plan = plan_for(config, datasets, ranks)
     output = Path(config.train.output)
     if ranks.first:
@@ -66,7 +67,7 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     with holding(output, ranks.first, say) as hold:
         choice = _agreed_choice(output, config, around, ranks, say)
         at = _beginning(choice, plan, output / FOLDER)
-        for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ())):
+        for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ()), *notes):
             say(line)
         for line in essentials(around, datasets, at):
             say(line)

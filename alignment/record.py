@@ -38,6 +38,7 @@ from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.npy import write_npy
 from paddle_dla.storage.regular import open_regular
 from paddle_dla.storage.shown import shown
 from paddle_dla.terminal import run_command
@@ -120,8 +121,8 @@ def _torch_side(args: argparse.Namespace, model: str) -> None:
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
     record_torch(reference, inputs, args.dump, **_options(args, model, source.describe()))
-    with atomic_path(Path(args.dump) / INPUTS) as part, open(part, "wb") as file:
-        np.save(file, inputs)
+    with atomic_path(Path(args.dump) / INPUTS) as part:
+        write_npy(part, inputs)
 
 
 def _paddle_side(args: argparse.Namespace, model: str) -> None:

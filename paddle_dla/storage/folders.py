@@ -16,6 +16,7 @@ from pathlib import Path
 
 from paddle_dla.storage.atomic import is_left_behind, write_error
 from paddle_dla.storage.destination import refuse_unreplaceable
+from paddle_dla.storage.errors import CheckpointError
 
 PART, OLD, GONE = "part", "old", "gone"
 _HIDDEN = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>{PART}|{OLD}|{GONE})")
@@ -42,6 +43,10 @@ def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]
         _sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
+    except CheckpointError as error:
+        if type(error) is not CheckpointError or str(part) not in str(error):
+            raise
+        raise CheckpointError(str(error).replace(str(part), os.fspath(path))) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

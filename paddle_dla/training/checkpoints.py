@@ -228,12 +228,11 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     except OSError as error:
         raise write_error(target, error) from error
     recover(folder)
-    with atomic_folder(target, replace=True) as part:
-        try:
+    try:
+        with atomic_folder(target, replace=True) as part:
             _write_files(part, snapshot)
-        except CheckpointError as error:
-            message = str(error).replace(str(part), str(target))
-            raise CheckpointError(f"{message}; older checkpoints are as they were") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; older checkpoints are as they were") from error
     return target
 
 

@@ -33,7 +33,7 @@ from paddle_dla.config import ConfigError, load_config
 from paddle_dla.config.reading import in_home
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
-from paddle_dla.launching.ends import die_with_parent, exit_code
+from paddle_dla.launching.ends import die_with_parent, ending_signals, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
@@ -144,7 +144,7 @@ class Job:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ending_signals():
             signal.signal(number, lambda received, _: self._stop(launcher, received))
         hung = self._watch(launcher)
         code, lines = self._outcome(launcher.returncode, hung)

@@ -13,6 +13,7 @@ import pytest
 from small_runs import ROOT, children, ended, environment
 
 from paddle_dla.launch import Job, log_folder, main, output_folder, parser
+from paddle_dla.launching.ends import ending_signals
 from paddle_dla.launching.heartbeat import Heartbeat, read_beat
 from paddle_dla.launching.one_rank import _life, forget_environment
 from paddle_dla.launching.ranks import RankState, guard, read_states
@@ -118,15 +119,24 @@ def started(tmp_path, *job, **options):
 
 @linux
 @pytest.mark.slow
-def test_sigterm_lets_the_ranks_save(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_lets_the_ranks_save(tmp_path, number):
     process = started(tmp_path, "slow", "600")
     began = time.monotonic()
-    process.terminate()
+    process.send_signal(number)
     code, _, err = ended(process)
-    assert (code, err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
+    assert (code, err) == (128 + number, f"stopped by {number.name}\n")
     assert "\nsaved\n" in text_of(tmp_path, 0) and "\nsaved\n" in text_of(tmp_path, 1)
     assert time.monotonic() - began < 20
     assert nothing_is_left(tmp_path)
+
+
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in ending_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @linux

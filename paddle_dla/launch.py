@@ -35,6 +35,7 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
 from paddle_dla.launching.ends import die_with_parent, ending_signals, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
+from paddle_dla.launching.master import address, is_taken
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="launch", description="Several processes as one job.")
     result.add_argument("--nproc", type=threads, metavar="N", help="processes on this machine (its GPUs, else 1)")
     result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
-    result.add_argument("--master", metavar="IP:PORT", help="of one of the machines, the same on each")
+    result.add_argument("--master", type=address, metavar="IP:PORT", help="of one of the machines, the same on each")
     result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
     result.add_argument(
         "--hang-timeout", type=finite, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
     if args.program not in LOGS and not Path(args.program).is_file():
         arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
+    if args.nnodes > 1 and is_taken(args.master):
+        print(f"error: --master {args.master} is in use by another program; name a free port", file=sys.stderr)
+        return 1
     try:
         logs = Path(in_home(args.logs)) if args.logs else log_folder(args.program, args.arguments)
         for tree in image_trees(args.arguments) if args.program in LOGS else ():

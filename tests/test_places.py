@@ -17,9 +17,9 @@ from convert import paddle2timm, timm2paddle
 from paddle_dla import evaluate, export, features, look_at_data, predict
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
-from paddle_dla.storage.atomic import check_writable
+from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.folders import check_folder
+from paddle_dla.storage.folders import atomic_folder, check_folder
 from paddle_dla.training.place import MARK, refuse_place
 
 
@@ -163,6 +163,20 @@ def test_what_can_be_replaced_is_left_as_it_is(tmp_path):
     check_folder(tmp_path / "not" / "yet" / "there", parents=True)
     assert contents(tmp_path) == {"file": b"old", "folder/inner": b"old"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_look_has_left_is_removed_by_the_next_write(tmp_path, kind):
+    """It looks with a folder in a file's place, and with a file in a folder's."""
+    if kind == "file":
+        (tmp_path / f".x.{2**22 + 1}.part").mkdir()
+        with atomic_path(tmp_path / "x") as part:
+            part.write_text("new")
+    else:
+        (tmp_path / f".x.{2**22 + 1}.part").touch()
+        with atomic_folder(tmp_path / "x", replace=True) as part:
+            (part / "inner").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_file_of_another_user_in_a_sticky_folder_is_refused_before_the_work(tmp_path):

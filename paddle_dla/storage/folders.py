@@ -86,8 +86,10 @@ def recover(parent: Path, names: str) -> None:
 def _put_right(leftover: Path, target: Path, what: str) -> None:
     if what == OLD and not target.exists():
         os.rename(leftover, target)
-    else:
+    elif leftover.is_dir():
         shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

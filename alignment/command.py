@@ -22,6 +22,7 @@ from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.folders import check_folder
 
 SIDE_MULTIPLE = 32  # of an image that every variant takes
 
@@ -135,8 +136,8 @@ def write_reports(results: Sequence[Result], args: argparse.Namespace) -> bool:
 def refuse_reports(args: argparse.Namespace) -> None:
     """Raises ``CheckpointError`` for a report that could not be written, before any work is done for it."""
     for path in filter(None, (args.json, args.html)):
-        if os.path.isdir(os.path.dirname(path) or "."):  # a folder that is not there yet will be made
-            check_writable(path)
+        folder = os.path.dirname(path) or "."
+        check_writable(path) if os.path.isdir(folder) else check_folder(folder, parents=True)
     names = ("checkpoint", "converted", "config", "data", "predictions", "torch_folder", "paddle_folder")
     read = [getattr(args, name, None) for name in names]
     folders = [folder for folder in read if isinstance(folder, str) and os.path.isdir(folder)]

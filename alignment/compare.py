@@ -23,7 +23,7 @@ import numpy as np
 
 from alignment.command import refuse_reports, write_reports
 from alignment.engine.judging.by_name import compare_tapes
-from alignment.engine.judging.noise import Noise, NoiseFloor
+from alignment.engine.judging.noise import Noise, NoiseFloor, credible
 from alignment.engine.records.files import TapeError, load_tape
 from alignment.engine.records.store import Store
 from alignment.engine.records.tape import Tape
@@ -45,7 +45,8 @@ def compare_records(torch_folder: str, paddle_folder: str) -> Result:
     _refuse_other_runs(facts, port_facts)
     _refuse_other_extent(exact, port)
     _refuse_non_finite(exact, torch_folder)
-    floor = NoiseFloor("float64", _noise(exact.store, measured.errors), _noise(exact.store, measured.leaks))
+    noise, leaks = (_noise(exact.store, found) for found in (measured.errors, measured.leaks))
+    floor = NoiseFloor("float64", credible(exact, noise), leaks)
     title = f"{facts.get('model', 'model')}: torch against Paddle"
     result = compare_tapes(title, exact, port, floor, backward=bool(exact.param_grads and port.param_grads))
     result.facts = {

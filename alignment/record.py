@@ -29,7 +29,7 @@ import numpy as np
 
 from alignment.command import SIDE_MULTIPLE, add_inputs
 from alignment.engine.judging.noise import measure_leaks, run_in_both
-from alignment.engine.records.files import Measured, save_tape
+from alignment.engine.records.files import Measured, check_dump, save_tape
 from alignment.engine.records.store import MEMORY, Budget, Store
 from alignment.engine.records.tape import Tape
 from convert.readers import read_source
@@ -38,9 +38,13 @@ from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.npy import write_npy
 from paddle_dla.storage.regular import open_regular
 from paddle_dla.storage.shown import shown
 from paddle_dla.terminal import run_command
+
+INPUTS = "inputs.npy"
+"""What the torch side ran on, beside its tape."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -122,8 +126,8 @@ def _torch_side(args: argparse.Namespace, model: str) -> None:
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
     record_torch(reference, inputs, args.dump, **_options(args, model, source.describe()))
-    with atomic_path(Path(args.dump) / "inputs.npy") as part, open(part, "wb") as file:
-        np.save(file, inputs)
+    with atomic_path(Path(args.dump) / INPUTS) as part:
+        write_npy(part, inputs)
 
 
 def _paddle_side(args: argparse.Namespace, model: str) -> None:
@@ -181,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.checkpoint if args.side == "torch" else args.converted):
         usage.error("the torch side needs --checkpoint, the Paddle side --converted")
     try:
+        check_dump(args.dump, INPUTS)
         _torch_side(args, model) if args.side == "torch" else _paddle_side(args, model)
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

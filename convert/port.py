@@ -28,6 +28,7 @@ from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
 from convert.translate.plain import TranslationError
 from paddle_dla.options import natural, positive
+from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
@@ -55,9 +56,9 @@ class Options:
 def port(options: Options, progress: Progress = lambda line: None) -> Port:
     """Make the port. Raises ``TranslationError``, ``CheckpointError`` and ``BuildError``."""
     check_folder(options.output, options.overwrite)
-    for path in (options.json, options.html):
-        if path is not None:
-            check_writable(path)
+    for path in filter(None, (options.json, options.html)):
+        check_writable(path)
+    check_apart({"--json": options.json, "--html": options.html}, [options.checkpoint])
     progress(f"building {options.reference.name}")
     module = options.reference.build()
     weights: dict[str, Any] = {"seed": options.reference.seed}

@@ -22,7 +22,7 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import check_tensors, manifest_path, verify, write_with_manifest
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.tensors import read_safetensors, write_safetensors
-from paddle_dla.storage.values import listed, refuse_unusable
+from paddle_dla.storage.values import below_normal, listed, refuse_unusable
 
 __all__ = ["CheckpointError", "check_fit", "load_weights", "read", "save"]
 
@@ -138,6 +138,9 @@ def check_fit(
     if faults:
         raise CheckpointError(listed(f"{source} does not fit the model:", faults))
     refuse_unusable(arrays, source)
+    if tiny := below_normal(arrays):
+        head = f"{source} holds weights below 1.2e-38, which an engine may take for 0:"
+        warnings.warn(listed(head, tiny), stacklevel=2)
 
 
 def _sorted(what: str, names: Iterable[str]) -> list[str]:

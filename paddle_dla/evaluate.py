@@ -30,7 +30,7 @@ from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loa
 from paddle_dla.data.source import Source
 from paddle_dla.errors import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
-from paddle_dla.metrics import Predictions, merge, refuse_none
+from paddle_dla.metrics import Predictions, certain, merge, refuse_none, refuse_one_class
 from paddle_dla.options import add_preprocessing
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather, joined
@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> Scores:
         num_classes = len(subset) if subset else subject.num_classes
         names = subject.class_names.of(subset) if subject.class_names and subset else subject.class_names
         source = open_labelled(args.data, args.data_root, names, subject.named_by, num_classes)
+        refuse_one_class(num_classes)
+        source.notes = (*source.notes, *certain(num_classes, (1, 5)))
         if ranks.first:
             print("\n".join(source.notes), flush=True)
         began = time.perf_counter()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from paddle_dla.data.class_names import chosen_class_names
 from paddle_dla.data.errors import DataError
+from paddle_dla.data.walk import refuse_folder_in
 from paddle_dla.engines.base import EngineError
 from paddle_dla.exporting.folder import FORMATS, check_target
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
@@ -67,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
 def export(args: argparse.Namespace) -> list[str]:
     """Do what the command line says; returns what to print. Raises one of ``EXPECTED_ERRORS``."""
     check_target(args.output, args.overwrite)
+    for data in (args.check, args.calibration):
+        refuse_folder_in(data, args.output, "--output")
 
     from paddle_dla.exporting.exporter import Wanted, export_model
     from paddle_dla.loading import load_model

@@ -38,6 +38,7 @@ from paddle_dla.ranks import Ranks
 from paddle_dla.reports import fill_csv
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, atomic_paths, check_writable
+from paddle_dla.storage.npy import write_npy as write_array
 from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
@@ -147,8 +148,7 @@ def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
     table = ["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())
     with atomic_paths(_listing(path), path) as (listing, matrix):
         fill_csv(listing, table)
-        with open(matrix, "wb") as file:
-            np.save(file, rows.features)
+        write_array(matrix, rows.features)
 
 
 def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:

@@ -31,8 +31,11 @@ from typing import BinaryIO
 
 from paddle_dla.config import ConfigError, load_config
 from paddle_dla.config.reading import in_home
-from paddle_dla.launching.ends import die_with_parent, exit_code
+from paddle_dla.data.errors import DataError
+from paddle_dla.data.walk import refuse_folder_in
+from paddle_dla.launching.ends import die_with_parent, ending_signals, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
+from paddle_dla.launching.master import address, is_taken
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="launch", description="Several processes as one job.")
     result.add_argument("--nproc", type=threads, metavar="N", help="processes on this machine (its GPUs, else 1)")
     result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
-    result.add_argument("--master", metavar="IP:PORT", help="of one of the machines, the same on each")
+    result.add_argument("--master", type=address, metavar="IP:PORT", help="of one of the machines, the same on each")
     result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
     result.add_argument(
         "--hang-timeout", type=finite, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
@@ -70,10 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
     if args.program not in LOGS and not Path(args.program).is_file():
         arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
+    if args.nnodes > 1 and is_taken(args.master):
+        print(f"error: --master {args.master} is in use by another program; name a free port", file=sys.stderr)
+        return 1
     try:
         logs = Path(in_home(args.logs)) if args.logs else log_folder(args.program, args.arguments)
+        for tree in image_trees(args.arguments) if args.program in LOGS else ():
+            refuse_folder_in(tree, logs, "the folder of the launch's logs")
         logs = own_folder(logs)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:
@@ -98,14 +106,26 @@ def log_folder(program: str, arguments: Sequence[str]) -> Path:
 
 def output_folder(arguments: Sequence[str]) -> Path:
     """The ``train.output`` of a program with these ``arguments``; the present folder where they name no config."""
+    found = _known(arguments)
+    if found.output:
+        return Path(in_home(found.output))
+    return Path(load_config(found.config, found.override).train.output) if found.config else Path()
+
+
+def image_trees(arguments: Sequence[str]) -> tuple[str | None, ...]:
+    """The data that a program with these ``arguments`` reads. Raises ``ConfigError`` for an unusable config."""
+    found = _known(arguments)
+    data = load_config(found.config, found.override).data if found.config else None
+    return (found.data, *((data.train, data.val) if data else ()))
+
+
+def _known(arguments: Sequence[str]) -> argparse.Namespace:
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--config", "-c")
     known.add_argument("--override", "-o", nargs="+", action="extend", default=[])
     known.add_argument("--output")
-    found, _ = known.parse_known_args(arguments)
-    if found.output:
-        return Path(in_home(found.output))
-    return Path(load_config(found.config, found.override).train.output) if found.config else Path()
+    known.add_argument("--data")
+    return known.parse_known_args(arguments)[0]
 
 
 class Job:
@@ -128,7 +148,7 @@ class Job:
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ending_signals():
             signal.signal(number, lambda received, _: self._stop(launcher, received))
         hung = self._watch(launcher)
         code, lines = self._outcome(launcher.returncode, hung)

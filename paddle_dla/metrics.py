@@ -76,6 +76,19 @@ def merge(parts: Sequence[Predictions], expected: int | None = None) -> Predicti
     return result
 
 
+def refuse_one_class(num_classes: int) -> None:
+    """Raises ``ValueError`` where there is nothing to tell apart."""
+    if num_classes < 2:
+        raise ValueError("there is one class: any model gives it a probability of 1, whatever the image")
+
+
+def certain(num_classes: int, ks: Sequence[int]) -> list[str]:
+    """What a user should hear of accuracies that say nothing: those of as many places as there are classes."""
+    return [
+        f"top-{k} says nothing: it is 100 % of any model with {num_classes} classes" for k in ks if k >= num_classes
+    ]
+
+
 def refuse_none(predictions: Predictions) -> Predictions:
     """``predictions``, if there are any; raises ``ValueError`` where there is nothing to average."""
     if not len(predictions):

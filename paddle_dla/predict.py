@@ -28,7 +28,7 @@ from paddle_dla.engines.base import require
 from paddle_dla.errors import EXPECTED_ERRORS
 from paddle_dla.evaluation import evaluate
 from paddle_dla.exporting.folder import export_files
-from paddle_dla.metrics import Predictions
+from paddle_dla.metrics import Predictions, refuse_one_class
 from paddle_dla.montage import draw_montage
 from paddle_dla.options import add_preprocessing, positive
 from paddle_dla.progress import Progress
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     for note in source.notes:
         print(note, file=sys.stderr)
     subject = open_subject(args)
+    refuse_one_class(subject.num_classes)
     predictions, skipped = predict(subject, source, args.topk)
     write = WRITERS[args.format]
     if args.output:

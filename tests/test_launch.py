@@ -4,8 +4,10 @@ import dataclasses
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import pytest
 from small_runs import ROOT, children, ended, environment
 
 from paddle_dla.launch import Job, log_folder, main, output_folder, parser
+from paddle_dla.launching.ends import ending_signals
 from paddle_dla.launching.heartbeat import Heartbeat, read_beat
+from paddle_dla.launching.master import is_taken
 from paddle_dla.launching.one_rank import _life, forget_environment
 from paddle_dla.launching.ranks import RankState, guard, read_states
 from paddle_dla.launching.verdict import culprit, explain, how
@@ -118,15 +122,24 @@ def started(tmp_path, *job, **options):
 
 @linux
 @pytest.mark.slow
-def test_sigterm_lets_the_ranks_save(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_lets_the_ranks_save(tmp_path, number):
     process = started(tmp_path, "slow", "600")
     began = time.monotonic()
-    process.terminate()
+    process.send_signal(number)
     code, _, err = ended(process)
-    assert (code, err) == (128 + signal.SIGTERM, "stopped by SIGTERM\n")
+    assert (code, err) == (128 + number, f"stopped by {number.name}\n")
     assert "\nsaved\n" in text_of(tmp_path, 0) and "\nsaved\n" in text_of(tmp_path, 1)
     assert time.monotonic() - began < 20
     assert nothing_is_left(tmp_path)
+
+
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in ending_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @linux
@@ -595,6 +608,47 @@ def test_a_mistake_in_the_config_is_told_once_and_before_anything_is_started(cap
     config = str(ROOT / "configs" / "dla60.yaml")
     assert main([str(JOB), "--config", config, "-o", "train.epochz=3"]) == 1
     assert "train.epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n", None])
+def test_a_master_that_another_program_listens_on_is_refused_before_anything_waits(answer):
+    """``None``: a program that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                if answer is None:
+                    connection.recv(1000)
+                    time.sleep(1)
+                else:
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        assert is_taken(f"127.0.0.1:{server.getsockname()[1]}", patience=0.5)
+        thread.join()
+
+
+def test_a_master_that_is_free_or_a_launcher_is_joined():
+    from paddle.distributed.launch.utils.kv_server import KVServer
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert not is_taken(f"127.0.0.1:{port}")
+    launcher = KVServer(port)
+    launcher.start()
+    try:
+        assert not is_taken(f"127.0.0.1:{port}")
+    finally:
+        launcher.stop()
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1", "10.0.0.1:", ":29500", "10.0.0.1:x", "10.0.0.1:70000"])
+def test_a_master_is_an_address(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["--nnodes", "2", "--master", text, "--node-ip", "10.0.0.1", "train"])
+    assert "IP:PORT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["--master", "--node-ip"])

@@ -85,7 +85,7 @@ exporting.folder     | paddle_dla/exporting/__init__ errors       | -           
                      | folder images stored_weights               |                   |              | storage
 training             | paddle_dla/training                        | paddle            | paddle       | *
 training.records     | paddle_dla/training/__init__ checkpoints   | -                 | -            | *
-                     | curves datasets errors hold log plan       |                   |              |
+                     | curves datasets errors hold log place plan |                   |              |
                      | records resuming stopping visual           |                   |              |
 training.memory      | paddle_dla/training/memory                 | paddle            | -            | -
 loading              | paddle_dla/loading                         | -                 | paddle       | *

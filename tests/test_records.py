@@ -10,12 +10,14 @@ import pytest
 from numpy_weights import timm_weights
 
 from alignment import compare
+from alignment.engine.judging.noise import Noise, NoiseFloor, credible, gradients_of
 from alignment.engine.records.files import Measured, TapeError, load_tape, save_tape
-from alignment.engine.records.store import Store
+from alignment.engine.records.store import Ref, Store
 from alignment.engine.records.tape import Record, Tape
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
+from paddle_dla.storage.json_text import json_sha256
 
 MODEL = "dla46x_c"
 TORCH, PADDLE = ("torch", "timm", "torchvision"), ("paddle",)
@@ -118,10 +120,10 @@ def test_records_of_different_modes_do_not_belong_together(tmp_path):
         compare.compare_records(tmp_path / "B", tmp_path / "A")
 
 
-def recorded(folder, value=1.0, gradients=True, floor=True):
+def recorded(folder, value=1.0, gradients=True, floor=True, gradient=1.0):
     """A record of one layer in ``folder``: of the torch side with a ``floor``."""
     tape = Tape({"a": "Layer"}, Store())
-    refs = [tape.store.put(np.full(4, value)), tape.store.put(np.ones(4))]
+    refs = [tape.store.put(np.full(4, value)), tape.store.put(np.full(4, gradient))]
     tape.records = [Record("a", "Layer", 0, True, None, (), {}, refs[0])]
     tape.param_grads = {"a.weight": refs[1]} if gradients else {}
     measured = Measured({ref.index: 1e-7 for ref in refs}) if floor else None
@@ -149,6 +151,58 @@ def test_a_reference_that_is_no_number_judges_nothing(value, tmp_path):
     recorded(tmp_path / "B", value, floor=False)
     with pytest.raises(TapeError, match="judges nothing"):
         compare.compare_records(tmp_path / "A", tmp_path / "B")
+
+
+@pytest.mark.parametrize("error", [0.125, 1.9, 2.1, 1e3, 1e9, 1e300])
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("place", ["value", "gradient"])
+def test_no_noise_floor_makes_two_of_one(tmp_path, error, sealed, place, capsys):
+    """Whether the record was edited by hand, or by somebody who knows its sum."""
+    folders = [recorded(tmp_path / "A"), recorded(tmp_path / "B", 2.0, floor=False)]
+    if place == "gradient":
+        folders = [recorded(tmp_path / "A"), recorded(tmp_path / "B", gradient=2.0, floor=False)]
+    index = tmp_path / "A" / "tape.json"
+    content = json.loads(index.read_text())
+    for what in ("float32_errors", "float32_leaks"):
+        content[what] = dict.fromkeys(content[what], error)
+    if sealed:
+        del content["sha256"]
+        content["sha256"] = json_sha256(content)
+    index.write_text(json.dumps(content))
+    assert compare.main(folders) == 1
+    assert sealed or "edited or damaged" in capsys.readouterr().err
+
+
+def test_an_edited_floor_is_refused_where_the_sides_agree_too(tmp_path):
+    folders = [recorded(tmp_path / "A"), recorded(tmp_path / "B", floor=False)]
+    index = tmp_path / "A" / "tape.json"
+    index.write_text(index.read_text().replace("1e-07", "2e-07"))
+    with pytest.raises(TapeError, match="edited or damaged"):
+        compare.compare_records(*folders)
+
+
+def test_a_tensor_that_float32_left_unmeasured_is_not_judged_as_one_that_vanishes():
+    """The error of a sum that cancels says how little is left of it, and nothing of any other tensor."""
+    floor = NoiseFloor("float64", {0: Noise(np.inf, 1.0), 1: Noise(1e-7, 1e-16), 2: Noise(1e-6, 1.0)})
+    assert not floor.vanishes(Ref(0, (4,), "<f8"))
+    assert floor.allowed(Ref(0, (4,), "<f8")) == floor.allowed(Ref(2, (4,), "<f8")) < 1e-10
+
+
+@pytest.mark.torch
+def test_what_cancels_in_a_real_network_is_credible(tmp_path):
+    """A bias in front of a BatchNorm has a gradient of zero, of which float32 leaves nothing but rounding."""
+    import torch
+
+    from alignment.record import record_torch
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    record_torch(module, np.random.RandomState(0).standard_normal((4, 3, 16, 16)), tmp_path, mode="train")
+    tape, _, measured = load_tape(tmp_path)
+    refs = {ref.index: np.abs(tape.get(ref)).max() for ref in gradients_of(tape)}
+    noise = {index: Noise(measured.errors[index], scale) for index, scale in refs.items()}
+    assert max(found.relative for found in noise.values()) > 1e3
+    assert credible(tape, noise) == noise
 
 
 def test_records_that_belong_together_are_compared(tmp_path):

@@ -95,7 +95,7 @@ def test_two_processes_go_on_to_the_same_bits(tmp_path, images, reference_of_two
     check_same(run_with_kills(tmp_path, images, kills=2, processes=2), reference_of_two)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on(tmp_path, images, reference, number):
     config = write_config(tmp_path, images)
     # no other checkpoint than the one that the signal leaves

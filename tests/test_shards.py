@@ -283,6 +283,16 @@ def test_a_shard_truncated_while_it_is_in_use_is_named(shards, rising, size):
         [reader.sample(i) for i in range(5, 10)]
 
 
+def test_a_shard_that_is_replaced_while_it_is_in_use_is_named(shards, tree, tmp_path):
+    """Where samples lie in the old one says nothing of the new one."""
+    source = open_source(shards)
+    source.headers(0)
+    write_shards(tree, tmp_path / "other", 5, order=np.arange(13)[::-1])
+    os.replace(tmp_path / "other" / "shard-000000.tar", shards / "shard-000000.tar")
+    with pytest.raises(DataError, match="was replaced while it was read"):
+        source.reader().sample(0)
+
+
 def test_a_damaged_header_is_seen(shards):
     data = bytearray((shards / "shard-000001.tar").read_bytes())
     data[2 * 1024 + 10] ^= 1  # the name in the header of the second sample's label: its checksum is then wrong

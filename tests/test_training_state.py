@@ -18,8 +18,8 @@ from small_runs import make_images, small_config
 
 from paddle_dla.config import to_yaml
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_text import json_sha256
 from paddle_dla.storage.manifest import describe_file
-from paddle_dla.training import checkpoints
 from paddle_dla.training.checkpoints import Snapshot, found, newest, read, rotate, verify, write
 from paddle_dla.training.errors import ResumeError
 from paddle_dla.training.plan import Plan, Position, step_seed
@@ -157,7 +157,7 @@ def test_reading_executes_nothing(tmp_path, name, monkeypatch):
     (place / name).write_bytes(pickle.dumps(Bomb()))
     content = json.loads((place / "state.json").read_text())["content"]
     content["files"][name] = describe_file(place / name)
-    (place / "state.json").write_text(json.dumps({"sha256": checkpoints._sha256(content), "content": content}))
+    (place / "state.json").write_text(json.dumps({"sha256": json_sha256(content), "content": content}))
     saved = verify(place)
     with pytest.raises(CheckpointError, match="refused, nothing was run"):
         read(saved)
@@ -274,6 +274,28 @@ def test_a_copy_that_a_user_keeps_under_another_name_is_left_alone(tmp_path):
         write(tmp_path, snapshot(epoch))
         rotate(tmp_path, best=0)
     assert read(verify(kept)).model["weight"][0, 0] == 1.0
+
+
+@pytest.mark.parametrize("name", ["epoch-0000-batch-000004", "epoch-0002-batch-000000", "epoch-0009-batch-000000"])
+@pytest.mark.parametrize("way", ["rename", "copy"])
+@pytest.mark.parametrize("at", [1, 3])
+def test_the_record_says_how_new_a_checkpoint_is_and_not_its_name(tmp_path, name, way, at):
+    """Of epochs 1 to 3 one was renamed, or copied, to an older or a later position."""
+    folder = tmp_path / FOLDER
+    places = {epoch: write(folder, snapshot(epoch, value=epoch)) for epoch in (1, 2, 3)}
+    other = folder / name
+    shutil.rmtree(other, ignore_errors=True)
+    places[at].rename(other) if way == "rename" else shutil.copytree(places[at], other)
+    choice = choose(tmp_path, True)
+    assert choice.checkpoint.position == Position(3)
+    assert read(choice.checkpoint).model["weight"][0, 0] == 3.0
+    assert (choice.checkpoint.path == other) == any("renamed" in note for note in choice.notes)
+    write(folder, snapshot(4))
+    write(folder, snapshot(5))
+    rotate(folder, best=0)
+    assert newest(folder)[0].position == Position(5)
+    assert names(folder) == ["epoch-0005-batch-000000", "epoch-0004-batch-000000", name]
+    assert read(verify(other)).model["weight"][0, 0] == at
 
 
 @pytest.fixture

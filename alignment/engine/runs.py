@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.echo import EchoStore
-from alignment.engine.judging.noise import Noise, NoiseFloor, measure_leaks, run_in_both
+from alignment.engine.judging.noise import Noise, NoiseFloor, credible, measure_leaks, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
@@ -46,7 +46,8 @@ class Reference:
 
     def floor(self, dtype: str) -> NoiseFloor:
         """What rounding explains in ``dtype``."""
-        return NoiseFloor(dtype, self.noise, self.leaks)
+        exact = dtype == "float64" and self.tape is not None
+        return NoiseFloor(dtype, credible(self.tape, self.noise) if exact else self.noise, self.leaks)
 
 
 @dataclass(frozen=True)

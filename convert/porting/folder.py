@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,18 @@ import numpy as np
 
 from convert.matching.key_map import KeyMap
 from paddle_dla import checkpoint
-from paddle_dla.models.cards import CARD, SOURCE, WEIGHTS
+from paddle_dla.models.cards import CARD, SOURCE, WEIGHTS, sealed
+from paddle_dla.storage import folders
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.json_text import to_json
-from paddle_dla.storage.manifest import FORMAT, describe
+from paddle_dla.storage.manifest import FORMAT, describe, describe_file, manifest_path
+from paddle_dla.storage.shown import shown
 
 TEST = "test_port.py"
+REPORTS = tuple(f"report{mode}.{kind}" for mode in ("", "-train") for kind in ("html", "json"))
+OWN = {SOURCE, WEIGHTS, manifest_path(WEIGHTS).name, CARD, TEST, *REPORTS}
+MADE_ANEW = {"__pycache__", ".pytest_cache"}
+"""What running the port's test leaves."""
 TEST_SOURCE = Path(__file__).with_name("test_port.txt")
 
 
@@ -34,12 +38,20 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises ``CheckpointError`` where a port cannot be written to ``folder``."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; --output names a folder")
+    folders.check_folder(folder, parents=True)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not overwrite:
         raise CheckpointError(f"{folder} is not empty; name another folder, or pass --overwrite")
     if not (folder / CARD).is_file():
         raise CheckpointError(f"{folder} holds no port (it has no {CARD}); --overwrite replaces ports only")
+    foreign = sorted(shown(path.name) for path in folder.iterdir() if path.name not in OWN or path.is_dir())
+    foreign = [name for name in foreign if name not in MADE_ANEW]
+    if foreign:
+        raise CheckpointError(
+            f"{folder} holds more than a port ({', '.join(foreign[:5])}), which would be lost; move it away, or name "
+            "another folder"
+        )
 
 
 def write_folder(
@@ -53,10 +65,10 @@ def write_folder(
 ) -> None:
     """Write the port to ``folder``. Raises ``CheckpointError`` where the system refuses; nothing is half-written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder, overwrite) as part:
+    with folders.atomic_folder(folder, overwrite) as part:
         (part / SOURCE).write_text(source, encoding="utf-8")
         checkpoint.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card))
-        full = {**card, "sha256": hashlib.sha256(source.encode()).hexdigest()}
+        full = sealed({**card, "files": {name: describe_file(part / name) for name in (SOURCE, WEIGHTS)}})
         (part / CARD).write_text(to_json(full, indent=1) + "\n", encoding="utf-8")
         (part / TEST).write_text(TEST_SOURCE.read_text(encoding="utf-8"), encoding="utf-8")
         for mode, report in reports.items():

@@ -20,6 +20,7 @@ from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays, stored
 from paddle_dla.models.cards import FORMAT, SOURCE
+from paddle_dla.storage.atomic import atomic_path
 
 Progress = Callable[[str], None]
 PACKAGES = ("torch", "timm", "torchvision", "paddlepaddle", "paddlepaddle-gpu", "numpy")
@@ -79,7 +80,8 @@ def port_model(
     translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / SOURCE
-        source.write_text(translated.source, encoding="utf-8")
+        with atomic_path(source) as part:
+            part.write_text(translated.source, encoding="utf-8")
         modes = MODES[:1] if eval_only else MODES
         results = prove(torch_module, inputs, source, translated, modes, progress)
     port = Port(name, translated.source, translated.key_map, results)

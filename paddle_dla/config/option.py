@@ -18,6 +18,8 @@ from paddle_dla.storage.shown import shown
 
 HIGHEST = 2**31 - 1
 """Paddle's counters, seeds and shapes are ``int`` in many places, and end there."""
+LEAST = 2.0**-126
+"""Paddle computes in float32, of which this is the smallest normal number: processors may take less for 0."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _within(value: Any, limits: Limits) -> bool:
     return (
         math.isfinite(value)
         and (type(value) is not int or abs(value) <= HIGHEST)
+        and (value == 0 or abs(value) >= LEAST)
         and (limits.low is None or value >= limits.low)
         and (limits.high is None or value <= limits.high)
         and (limits.above is None or value > limits.above)
@@ -166,6 +169,8 @@ def _shown(value: Any) -> str:
 def _advice(value: Any, wanted: Option) -> str:
     if any(type(item) is int and abs(item) > HIGHEST for item in (value if isinstance(value, list) else [value])):
         return f"; whole numbers end at {HIGHEST:,}"
+    if any(type(item) is float and 0 < abs(item) < LEAST for item in (value if isinstance(value, list) else [value])):
+        return f"; in float32 less than {LEAST:.2g} is 0"
     if isinstance(value, str) and bool in _alternatives(wanted.kind) and value.lower() in _OLD_BOOLEANS:
         return f"; write {str(_OLD_BOOLEANS[value.lower()]).lower()}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -39,12 +40,16 @@ class SampleFiles:
 
 @dataclass
 class Headers:
-    """Where N samples lie in their shard. ``images`` and ``labels``: (N, 2) int64, offset and size in bytes."""
+    """Where N samples lie in their shard. ``images`` and ``labels``: (N, 2) int64, offset and size in bytes.
+
+    ``file``: device and inode of the shard that this is true of.
+    """
 
     keys: Names
     label_names: Names
     images: np.ndarray
     labels: np.ndarray
+    file: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -176,6 +181,7 @@ def read_headers(path: str) -> Headers:
     """
     keys, label_names, images, labels = [], [], [], []
     with _opened(path, "r:") as tar:
+        file = identity(tar.fileobj)
         for key, members in _samples(tar, path):
             names: dict[str, str] = {}
             places = {}
@@ -193,7 +199,14 @@ def read_headers(path: str) -> Headers:
         Names(label_names),
         np.array(images, np.int64).reshape(shape),
         np.array(labels, np.int64).reshape(shape),
+        file,
     )
+
+
+def identity(file: BinaryIO) -> tuple[int, int]:
+    """Device and inode of an open file."""
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino
 
 
 def _check_end(path: str, end: int, last: str | None) -> None:

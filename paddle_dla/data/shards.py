@@ -22,7 +22,7 @@ from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.folder import natural_key
 from paddle_dla.data.shard_index import INDEX_NAME, read_index
-from paddle_dla.data.shard_tar import Headers, SampleFiles, label_of, read_headers, stream_samples
+from paddle_dla.data.shard_tar import Headers, SampleFiles, identity, label_of, read_headers, stream_samples
 from paddle_dla.data.source import Sample, printable, range_of, shortened
 from paddle_dla.storage.regular import open_regular
 
@@ -166,7 +166,10 @@ class SeekReader:
     def sample(self, index: int) -> Sample:
         shard, place = self._source.locate(index)
         headers = self._source.headers(shard)
-        return self._source.as_sample(shard, headers.read(self._opened(shard), place))
+        file = self._opened(shard)
+        if identity(file) != headers.file:
+            raise DataError(f"{file.name}: was replaced while it was read; run the same command again")
+        return self._source.as_sample(shard, headers.read(file, place))
 
     def _opened(self, shard: int) -> BinaryIO:
         file = self._files.pop(shard, None)

@@ -22,8 +22,23 @@ def refuse_picture_in(data: str | os.PathLike[str] | None, picture: str | os.Pat
     tree = None if data is None else os.path.realpath(os.path.expanduser(data))
     if tree is None or not os.path.isdir(tree) or not is_image(os.fspath(picture)):
         return
-    if os.path.commonpath([tree, os.path.realpath(picture)]) == tree:
+    if is_below(picture, tree):
         raise DataError(f"{picture} would lie among the images of {data}, as one of them; write it elsewhere")
+
+
+def refuse_folder_in(data: str | os.PathLike[str] | None, folder: str | os.PathLike[str], what: str) -> None:
+    """Raises ``DataError`` where ``what``, a ``folder`` to be written, would lie in the tree of images ``data``.
+
+    It would be a class of its own there, or add pictures to one.
+    """
+    tree = None if data is None else os.path.realpath(os.path.expanduser(data))
+    if tree is not None and os.path.isdir(tree) and is_below(folder, tree):
+        raise DataError(f"{what} is {folder}, within the images of {data}: it would add to them; name a folder outside")
+
+
+def is_below(path: str | os.PathLike[str], tree: str) -> bool:
+    """Whether ``path`` is the real path ``tree``, or leads into it."""
+    return os.path.commonpath([tree, os.path.realpath(path)]) == tree
 
 
 class Walk:

@@ -17,8 +17,7 @@ from typing import Any, TypedDict
 from paddle_dla.data.class_names import ClassNames, NamedBy, imagenet_class_names
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.preprocessing import Preprocessing
-from paddle_dla.storage.atomic import write_error
-from paddle_dla.storage.folders import PART, atomic_folder, hidden, recover
+from paddle_dla.storage.folders import atomic_folder, check_folder, recover
 from paddle_dla.storage.json_record import Count, FormatError, RecordError
 from paddle_dla.storage.json_record import read_record as read_json_record
 from paddle_dla.storage.json_text import to_json
@@ -195,12 +194,7 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
         if target.is_symlink() or not (target / RECORD).is_file():
             raise ExportError(f"{target} is not an export, so it is not replaced; choose another folder")
         _refuse_foreign(target)
-    part = hidden(target.absolute(), PART)
-    try:
-        part.mkdir()
-        part.rmdir()
-    except OSError as error:
-        raise write_error(target, error) from error
+    check_folder(target)
 
 
 def _refuse_foreign(target: Path) -> None:

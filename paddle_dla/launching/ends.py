@@ -15,6 +15,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """What asks a process to end: ``kill``, Ctrl-C, and a terminal that is closed, unless ``nohup`` keeps that away."""
+    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGTERM, signal.SIGINT, *hung_up)
+
+
 def exit_code(code: int) -> int:
     """What a shell says of a process that ended with ``code``, which is less a signal's number where one ended it."""
     return 128 - code if code < 0 else code

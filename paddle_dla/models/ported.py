@@ -6,8 +6,10 @@ a port whose source or weights are others than the card and the manifest say is 
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import os
+from importlib.abc import ExecutionLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from paddle import nn
@@ -15,7 +17,11 @@ from paddle import nn
 from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.manifest import file_sha256
+from paddle_dla.storage.manifest import file_difference
+from paddle_dla.storage.regular import read_regular
+
+MOST_SOURCE = 2**24
+"""Bytes of a source: the longest that was written, of a network of 2,000 statements, has a hundredth of it."""
 
 
 def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:
@@ -29,22 +35,47 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
     card = read_card(folder)
     if not card["proved"] and not unproved:
         raise CheckpointError(f"{os.fspath(folder)} is a draft that is not aligned with its reference; see its report")
-    source = Path(folder) / SOURCE
-    if file_sha256(source) != card["sha256"]:
-        raise CheckpointError(f"{source} was changed since the port was proved; prove it again with convert/port.py")
-    arrays, _ = read(Path(folder) / WEIGHTS)
-    model = build_model(source)
+    source, weights = Path(folder) / SOURCE, Path(folder) / WEIGHTS
+    try:
+        code = read_regular(source, MOST_SOURCE)
+        if hashlib.sha256(code).hexdigest() != card["files"][SOURCE]["sha256"]:
+            raise _changed(source)
+        if file_difference(weights, card["files"][WEIGHTS]) is not None:
+            raise _changed(weights)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+    arrays, _ = read(weights)
+    model = _built(code, source)
     check_fit(arrays, {name: tuple(value.shape) for name, value in model.state_dict().items()}, os.fspath(folder))
     model.set_state_dict(arrays)
     model.eval()
     return model
 
 
+def _changed(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} was changed since the port was proved; prove it again with convert/port.py")
+
+
 def build_model(source: str | os.PathLike[str]) -> nn.Layer:
-    """The network that the Python file ``source`` builds, without its weights."""
-    spec = importlib.util.spec_from_file_location("ported_model", os.fspath(source))
-    if spec is None or spec.loader is None:
-        raise CheckpointError(f"{os.fspath(source)} is no Python source")
-    module = importlib.util.module_from_spec(spec)
+    """The network that the Python file ``source`` builds, without its weights. Raises ``OSError`` for no file."""
+    return _built(read_regular(source, MOST_SOURCE), source)
+
+
+class _Verified(ExecutionLoader):
+    """Runs the bytes that were looked at: neither what the file holds by now, nor a ``.pyc`` that lies beside it."""
+
+    def __init__(self, code: bytes, path: str | os.PathLike[str]):
+        self._text, self._path = code.decode("utf-8"), os.fspath(path)
+
+    def get_source(self, fullname: str) -> str:
+        return self._text
+
+    def get_filename(self, fullname: str) -> str:
+        return self._path
+
+
+def _built(code: bytes, path: str | os.PathLike[str]) -> nn.Layer:
+    spec = spec_from_file_location("ported_model", os.fspath(path), loader=_Verified(code, path))
+    module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.build_model()

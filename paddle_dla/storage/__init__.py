@@ -8,6 +8,7 @@
 ``pdparams``        Paddle's pickle of arrays: streamed out, read through an allow-list
 ``tensors``         safetensors as read-only views of the file
 ``values``          which arrays can be weights
+``npy``             numpy's own format, written with the system's own errors
 ``manifest``        the sidecar that says where every tensor came from, and proves that it is still the same
 ``json_record``     records in JSON, read with limits and held against a type
 ``json_text``       JSON without the numbers that JSON lacks

@@ -49,12 +49,13 @@ def is_left_behind(pid: str) -> bool:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the hidden files that killed writers of ``target`` left behind."""
+    """Remove the hidden files that killed writers of ``target`` left behind, and the folders that tried its place."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.part")
     for name in os.listdir(target.parent):
         found = ours.fullmatch(name)
         if found and is_left_behind(found[1]):
-            target.with_name(name).unlink(missing_ok=True)
+            left = target.with_name(name)
+            left.rmdir() if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> CheckpointError:

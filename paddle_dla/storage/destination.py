@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,8 @@ class Destination:
         if not self.stream:
             self.part().touch()
             self.part().unlink()
+            if self.file.exists():
+                refuse_unreplaceable(self.file, self.part())
         elif self.descriptor is None and not os.access(self.file, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -81,6 +84,28 @@ class Destination:
         descriptor = os.open(self.file, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         os.set_blocking(descriptor, True)
         return descriptor
+
+
+def refuse_unreplaceable(target: Path, beside: Path) -> None:
+    """Raises ``OSError`` where ``target``, which is there, could not be replaced; ``beside`` is a free name next to it.
+
+    A folder may be writable, and what lies in it not to be moved: it is immutable, or another user's where the sticky
+    bit is set. The system tells by being asked for what cannot be done: it refuses to put a folder in a file's place,
+    or a file in a folder's, only after it has found that both may be moved.
+    """
+    try:
+        if target.is_dir():
+            beside.touch()
+            os.rename(target, beside)
+        else:
+            beside.mkdir()
+            os.rename(beside, target)
+            target.rmdir()  # the file was gone by then, and the folder has taken its name
+    except NotADirectoryError:
+        pass
+    finally:
+        with suppress(OSError):
+            beside.unlink() if beside.is_file() else beside.rmdir()
 
 
 def _followed(path: Path) -> tuple[Path, int | None]:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paddle_dla.storage.atomic import is_left_behind, write_error
+from paddle_dla.storage.destination import refuse_unreplaceable
+from paddle_dla.storage.errors import CheckpointError
 
 PART, OLD, GONE = "part", "old", "gone"
 _HIDDEN = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>{PART}|{OLD}|{GONE})")
@@ -41,8 +43,29 @@ def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]
         _sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
+    except CheckpointError as error:
+        if type(error) is not CheckpointError or str(part) not in str(error):
+            raise
+        raise CheckpointError(str(error).replace(str(part), os.fspath(path))) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_folder(path: str | os.PathLike[str], parents: bool = False) -> None:
+    """Raises ``CheckpointError`` where a folder could not be put at ``path``, before any work is done for it.
+
+    ``parents``: folders above it that are not there yet will be made.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        above = next(folder for folder in target.parents if os.path.lexists(folder) or not parents)
+        probe = hidden(above / target.name, PART)
+        probe.mkdir()
+        probe.rmdir()
+        if target.exists():
+            refuse_unreplaceable(target, hidden(target, PART))
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def recover(parent: Path, names: str) -> None:
@@ -63,8 +86,10 @@ def recover(parent: Path, names: str) -> None:
 def _put_right(leftover: Path, target: Path, what: str) -> None:
     if what == OLD and not target.exists():
         os.rename(leftover, target)
-    else:
+    elif leftover.is_dir():
         shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:

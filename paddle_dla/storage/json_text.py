@@ -5,6 +5,7 @@ Python writes and reads ``NaN`` and ``Infinity`` by default; most other readers 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -14,6 +15,11 @@ from typing import Any
 def to_json(content: Any, *, indent: int | None = None, ensure_ascii: bool = True, sort_keys: bool = False) -> str:
     """``content`` as JSON text; numbers that are not finite are written as ``null``."""
     return json.dumps(_finite(content), indent=indent, ensure_ascii=ensure_ascii, sort_keys=sort_keys, allow_nan=False)
+
+
+def json_sha256(content: Any) -> str:
+    """SHA-256 of ``content`` as JSON, whatever the order of its keys."""
+    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
-from paddle_dla.storage.atomic import atomic_path, check_regular
+from paddle_dla.storage.atomic import atomic_path, check_regular, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_record import Count, FormatError, RecordError, Sha256, Within, check_record, read_record
 from paddle_dla.storage.json_text import to_json
@@ -144,6 +144,7 @@ def check_weights_writable(path: str | os.PathLike[str]) -> None:
     """Raises ``CheckpointError`` where weights and their manifest could not be written, before any work for them."""
     check_regular(path, "a weight file with a manifest")
     beside, behind = manifest_path(path), _beside_target(path)
+    check_writable(beside)
     if beside.exists() and behind.exists() and not beside.samefile(behind):
         raise CheckpointError(
             f"cannot write {path}: it is a link, and {beside} and {behind} both describe the file; remove the wrong one"

@@ -59,6 +59,17 @@ def _fault(name: str, array: np.ndarray) -> str:
     return f"{negative} of {array.size} variances are negative" if negative else ""
 
 
+def below_normal(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The weights of which every value is 0 or below float32's smallest normal number, and not all are 0.
+
+    Engines differ in whether they compute with such numbers or take them for 0. Single ones beside larger ones are of
+    no account; weight decay leaves many.
+    """
+    least = np.finfo(np.float32).tiny
+    largest = {name: np.abs(array).max() for name, array in arrays.items() if array.dtype.kind == "f" and array.size}
+    return [name for name, value in largest.items() if 0 < value < least]
+
+
 def non_finite(array: np.ndarray) -> str:
     """How many NaN and infinities there are, in words; empty where there are none."""
     if array.dtype.kind != "f" or np.isfinite(array).all():

@@ -14,7 +14,6 @@ executes nothing: pickles go through ``storage.pdparams``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.json_record import Count, Sha256, Within, check_record, parse_json
-from paddle_dla.storage.json_text import to_json
+from paddle_dla.storage.json_text import json_sha256, to_json
 from paddle_dla.storage.manifest import FileRecord, describe, describe_file, file_difference
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 from paddle_dla.storage.regular import read_text
@@ -119,6 +118,11 @@ class Checkpoint:
         """Where the run stood."""
         return Position(**self.record["position"])
 
+    @property
+    def is_renamed(self) -> bool:
+        """Whether its name says another position, as no run does."""
+        return self.path.name != folder_name(self.position)
+
 
 def folder_name(position: Position) -> str:
     """The folder of a checkpoint at ``position``."""
@@ -131,11 +135,14 @@ def folder_name(position: Position) -> str:
 def found(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, whole or not, the newest first.
 
-    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone.
+    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone. How new a checkpoint is
+    its record says, and its name only where the record cannot be read: somebody may have renamed it.
     """
-    positions = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
-    paths = [path for path in positions if positions[path] and path.is_dir() and not path.is_symlink()]
-    return sorted(paths, key=lambda path: positions[path], reverse=True)
+    named = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
+    paths = [path for path in named if named[path] and path.is_dir() and not path.is_symlink()]
+    recorded = {item.path: item.position for item in _readable(paths)}
+    places = {path: recorded.get(path, named[path]) for path in paths}
+    return sorted(paths, key=lambda path: (places[path], places[path] == named[path]), reverse=True)
 
 
 def _position(name: str) -> Position | None:
@@ -156,7 +163,7 @@ def read_record(path: Path) -> Checkpoint:
         stored = parse_json(read_text(path / STATE))
         check_record(stored, _Stored)
         content = stored["content"]
-        if stored["sha256"] != _sha256(content):
+        if stored["sha256"] != json_sha256(content):
             raise CheckpointError(f"{path / STATE} is not what was written: it was damaged")
         if content.get("format") != FORMAT:
             raise CheckpointError(f"{path} has format {shown(content.get('format'))}; this version reads {FORMAT}")
@@ -221,12 +228,11 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     except OSError as error:
         raise write_error(target, error) from error
     recover(folder)
-    with atomic_folder(target, replace=True) as part:
-        try:
+    try:
+        with atomic_folder(target, replace=True) as part:
             _write_files(part, snapshot)
-        except CheckpointError as error:
-            message = str(error).replace(str(part), str(target))
-            raise CheckpointError(f"{message}; older checkpoints are as they were") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; older checkpoints are as they were") from error
     return target
 
 
@@ -238,20 +244,19 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     write_pdparams(part / OPTIMIZER, snapshot.optimizer)
     files = {path.name: describe_file(path) for path in sorted(part.iterdir())}
     content = {"format": FORMAT, **snapshot.record, "files": files}
-    text = to_json({"sha256": _sha256(content), "content": content}, indent=1)
+    text = to_json({"sha256": json_sha256(content), "content": content}, indent=1)
     (part / STATE).write_text(text + "\n", encoding="utf-8")
-
-
-def _sha256(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 
 # --- which to keep ---------------------------------------------------------------------------------------------------
 
 
 def rotate(folder: Path, best: int) -> None:
-    """Keep the two newest checkpoints and the ``best`` best ones, remove the others; ``best`` and ``last`` follow."""
-    saved = list(_readable(found(folder)))
+    """Keep the two newest checkpoints and the ``best`` best ones, remove the others; ``best`` and ``last`` follow.
+
+    One that somebody has renamed is left alone.
+    """
+    saved = [item for item in _readable(found(folder)) if not item.is_renamed]
     ranked = by_score(saved)
     kept = {item.path for item in [*saved[:KEPT_RECENT], *ranked[:best]]}
     if saved:

@@ -19,6 +19,7 @@ from paddle_dla.data.shards import ShardSource
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import TrainingTransform, training_transform
+from paddle_dla.metrics import certain, refuse_one_class
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.training.errors import TrainingError
@@ -50,6 +51,21 @@ def open_datasets(config: Config) -> Datasets:
     if train.classes and len(train.classes) > classes:
         raise DataError(f"{data.train} has {len(train.classes)} classes, model.num_classes is {classes}")
     return Datasets(train, val, classes, tuple(train.classes) if train.classes else None)
+
+
+def certain_scores(config: Config, datasets: Datasets) -> list[str]:
+    """What validation measures that says nothing, a line each.
+
+    Raises ``TrainingError`` where that is what makes a checkpoint the best, and where there is one class.
+    """
+    try:
+        refuse_one_class(datasets.num_classes)
+    except ValueError as error:
+        raise TrainingError(f"{error}; bring images of other classes, too") from error
+    notes = certain(datasets.num_classes, config.evaluate.topk if datasets.val else ())
+    if notes and config.train.eval_metric == "top5" and datasets.num_classes <= 5:
+        raise TrainingError(f"train.eval_metric is top5, but {notes[-1]}; set it to top1 or loss")
+    return notes
 
 
 def count_classes(source: Source) -> int:

@@ -31,6 +31,8 @@ from paddle_dla.training.visual import VisualDL, is_installed
 REFRESH = 60.0  # seconds from one picture to the next, at least
 SHARE = 0.01  # of a run's time that pictures may take
 MB = 2**20
+RECORDS, PICTURE = "rank{}.jsonl", "curves.png"
+TABLES = {"train": "train.csv", "validation": "validation.csv"}
 
 
 class RunLog:
@@ -57,7 +59,7 @@ class RunLog:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._rank, self._ranks, self._total, self._resumed_at = rank, ranks, total_steps, resumed_at
-        self._records = Records(folder / f"rank{rank}.jsonl", resumed_at)
+        self._records = Records(folder / RECORDS.format(rank), resumed_at)
         self._progress = Progress(total_steps, interval, stream, unit="step", done=resumed_at)
         self._views = _Views(folder, self._records, refresh) if rank == 0 else None
         self._began = time.monotonic()
@@ -131,8 +133,8 @@ class _Views:
     """What is made from rank 0's records: the tables, the picture."""
 
     def __init__(self, folder: Path, records: Records, refresh: float):
-        self._picture, self._refresh, self._path = folder / "curves.png", refresh, records.path
-        self._tables = {kind: Table(folder / f"{kind}.csv", records, kind) for kind in ("train", "validation")}
+        self._picture, self._refresh, self._path = folder / PICTURE, refresh, records.path
+        self._tables = {kind: Table(folder / name, records, kind) for kind, name in TABLES.items()}
         self._dashboard = None
         self._due = time.monotonic() + refresh
         self._reread()

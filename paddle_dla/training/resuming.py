@@ -53,8 +53,12 @@ def choose(output: Path, resume: bool | str) -> Choice:
     own, faults = newest(folder)
     notes = tuple(f"passed over: {fault}" for fault in faults)
     if own is not None:
-        also = (f"{folder} has checkpoints, which go before {resume}",) if isinstance(resume, str) else ()
-        return Choice(own, (*notes, *also))
+        if own.is_renamed:
+            at = own.position
+            notes += (f"{own.path} was renamed: its record says epoch {at.epoch}, batch {at.batch}, which counts",)
+        if isinstance(resume, str):
+            notes += (f"{folder} has checkpoints, which go before {resume}",)
+        return Choice(own, notes)
     if faults:
         raise ResumeError("no checkpoint is whole:\n  " + "\n  ".join(faults) + f"\nto begin anew remove {folder}")
     return Choice(_named(Path(resume))) if isinstance(resume, str) else Choice(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from paddle_dla.training.assembly import (
     create_network,
     freeze_as_told,
 )
-from paddle_dla.training.datasets import Datasets, open_datasets, sample_transform, train_loader
+from paddle_dla.training.datasets import Datasets, certain_scores, open_datasets, sample_transform, train_loader
 from paddle_dla.training.hold import Hold, holding
 from paddle_dla.training.log import RunLog
+from paddle_dla.training.place import CONFIG, MARK, refuse_place
 from paddle_dla.training.plan import Plan, Position
 from paddle_dla.training.resuming import FOLDER, Choice, changes, choose, position_in, refuse_other_classes
 from paddle_dla.training.state import Best, Circumstances, restore, share
@@ -56,17 +56,18 @@ def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> 
     device = use_device(config, ranks)
     sample_transform(config)
     datasets = open_datasets(config)
+    notes = certain_scores(config, datasets)
     plan = plan_for(config, datasets, ranks)
     output = Path(config.train.output)
     if ranks.first:
-        refuse_place(output)
+        refuse_place(output, (config.data.train, config.data.val))
     around = Circumstances(
         config, plan, datasets.num_classes, datasets.classes, device, use_threads(config.train.threads)
     )
     with holding(output, ranks.first, say) as hold:
         choice = _agreed_choice(output, config, around, ranks, say)
         at = _beginning(choice, plan, output / FOLDER)
-        for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ())):
+        for line in (*datasets.train.notes, *(datasets.val.notes if datasets.val else ()), *notes):
             say(line)
         for line in essentials(around, datasets, at):
             say(line)
@@ -90,8 +91,8 @@ def _run(
     output = hold.folder
     output.mkdir(parents=True, exist_ok=True)
     if ranks.first:
-        with atomic_path(output / "config.yaml") as part:
-            part.write_text(to_yaml(around.config), encoding="utf-8")
+        with atomic_path(output / CONFIG) as part:
+            part.write_text(MARK + to_yaml(around.config), encoding="utf-8")
     plan = around.plan
     made, interval = plan.updates(at.position), around.config.train.log_interval
     log = RunLog(output, ranks.rank, ranks.count, plan.total_updates, made, interval)
@@ -106,15 +107,6 @@ def _run(
     log.close()
     hold.check()
     return Outcome(at.best, output / FOLDER)
-
-
-def refuse_place(output: Path) -> None:
-    """Raises ``CheckpointError`` where results could not be written to the folder ``output``."""
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise CheckpointError(f"train.output is {output}, but {there} is a file; name a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise CheckpointError(f"train.output is {output}, but {there} cannot be written; name another folder")
 
 
 def use_device(config: Config, ranks: Ranks) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from paddle_dla.launching.ends import ending_signals
+
 
 class StopRequest:
     """``reason`` is the name of the first signal that came, or ``None``."""
@@ -23,9 +25,9 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Within it SIGTERM and SIGINT are requests; afterwards they do what they did before. In the main thread only."""
+    """Within it ``ending_signals`` are requests; afterwards they do what they did before. In the main thread only."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, request.note) for number in ending_signals()}
     try:
         yield request
     finally:

@@ -18,9 +18,11 @@ import numpy as np
 
 from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Key, Record, Slot, Tape
-from paddle_dla.storage.atomic import atomic_paths, write_error
+from paddle_dla.storage.atomic import atomic_paths, check_writable, write_error
 from paddle_dla.storage.errors import CheckpointError
-from paddle_dla.storage.json_record import Count, FormatError, RecordError, Within, read_record
+from paddle_dla.storage.folders import check_folder
+from paddle_dla.storage.json_record import Count, FormatError, RecordError, Sha256, Within, read_record
+from paddle_dla.storage.json_text import json_sha256
 from paddle_dla.storage.manifest import FileRecord, describe_file
 from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import read_safetensors, write_safetensors
@@ -58,6 +60,7 @@ class _Index(_Optional):
     param_grads: dict[str, str]
     buffers: dict[str, str]
     tensors: FileRecord
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,17 @@ def save_tape(
     with atomic_paths(target / TENSORS, target / INDEX) as (tensors, index):
         write_safetensors(tensors, arrays)
         content["tensors"] = describe_file(tensors)
+        content["sha256"] = json_sha256(content)
         index.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+def check_dump(folder: str | os.PathLike[str], *beside: str) -> None:
+    """Raises ``CheckpointError`` where a tape and files ``beside`` it could not be written to ``folder``."""
+    if not Path(folder).is_dir():
+        check_folder(folder, parents=True)
+        return
+    for name in (TENSORS, INDEX, *beside):
+        check_writable(Path(folder, name))
 
 
 def _by_name(sizes: Mapping[int, float], arrays: Collection[str]) -> dict[str, float | None]:
@@ -145,6 +158,8 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], Mea
     source = Path(folder)
     try:
         content = read_record(source / INDEX, _Index, FORMAT)
+        if content.pop("sha256") != json_sha256(content):
+            raise RecordError("is not what was written: it was edited or damaged")
         if describe_file(source / TENSORS) != content["tensors"]:
             raise RecordError(f"does not belong to {TENSORS}")
         arrays = {key: tensor.raw for key, tensor in read_safetensors(source / TENSORS).items()}

@@ -88,7 +88,7 @@ training.records     | paddle_dla/training/__init__ checkpoints   | -           
                      | curves datasets errors hold log plan       |                   |              |
                      | records resuming stopping visual           |                   |              |
 training.memory      | paddle_dla/training/memory                 | paddle            | -            | -
-loading              | paddle_dla/loading                         | -                 | paddle       | *
+loading              | paddle_dla/loading                         | paddle            | paddle       | *
 paddle_dla           | paddle_dla/__init__                        | -                 | -            | models
 models               | paddle_dla/models                          | paddle            | paddle       | tables plain
                      |                                            |                   |              | storage
@@ -105,7 +105,7 @@ data                 | paddle_dla/data                            | -           
 ranks                | paddle_dla/ranks                           | paddle            | -            | launching
 launching            | paddle_dla/launching                       | -                 | -            | storage
 tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
-                     | grouping macs pretrained variants          |                   |              |
+                     | grouping macs pretrained registry variants |                   |              |
 plain                | paddle_dla/checkpoint cpu metrics options  | -                 | -            | storage
                      | preprocessing progress schedule terminal   |                   |              |
 storage              | paddle_dla/storage                         | -                 | -            | -

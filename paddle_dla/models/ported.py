@@ -14,6 +14,7 @@ from paddle import nn
 
 from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
+from paddle_dla.models.fitting import shapes_of, tables_of
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 
@@ -26,18 +27,24 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
 
         model = open_port("ports/convnext_atto")
     """
+    source = proved_source(folder, unproved)
+    arrays, _ = read(Path(folder) / WEIGHTS)
+    model = build_model(source)
+    check_fit(arrays, shapes_of(model), os.fspath(folder), tables_of(model))
+    model.set_state_dict(arrays)
+    model.eval()
+    return model
+
+
+def proved_source(folder: str | os.PathLike[str], unproved: bool = False) -> Path:
+    """The source of the port in ``folder``, which is what its card says; raises as ``open_port``."""
     card = read_card(folder)
     if not card["proved"] and not unproved:
         raise CheckpointError(f"{os.fspath(folder)} is a draft that is not aligned with its reference; see its report")
     source = Path(folder) / SOURCE
     if file_sha256(source) != card["sha256"]:
         raise CheckpointError(f"{source} was changed since the port was proved; prove it again with convert/port.py")
-    arrays, _ = read(Path(folder) / WEIGHTS)
-    model = build_model(source)
-    check_fit(arrays, {name: tuple(value.shape) for name, value in model.state_dict().items()}, os.fspath(folder))
-    model.set_state_dict(arrays)
-    model.eval()
-    return model
+    return source
 
 
 def build_model(source: str | os.PathLike[str]) -> nn.Layer:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from paddle import Tensor, nn
 
-from paddle_dla.optim.groups import STATISTICS
+from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.training.errors import TrainingError
 
 HEAD = ("fc", "head_drop")

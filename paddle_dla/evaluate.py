@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> Scores:
         names = subject.class_names.of(subset) if subject.class_names and subset else subject.class_names
         source = open_labelled(args.data, args.data_root, names, subject.named_by, num_classes)
         if ranks.first:
-            print("\n".join(source.notes), flush=True)
+            print("\n".join([*subject.heading(), *source.notes]), flush=True)
         began = time.perf_counter()
         predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
     real = read_real_labels(args.real_labels) if args.real_labels else None

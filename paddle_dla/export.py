@@ -29,6 +29,7 @@ from paddle_dla.exporting.folder import FORMATS, check_target
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_sha256
+from paddle_dla.subject import CHECKPOINT, MODEL
 from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ Images = tuple["np.ndarray", "np.ndarray"]
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="export", description="A model as files that run without this package.")
-    result.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint")
-    result.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
+    result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
+    result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     result.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
     result.add_argument("--format", action="append", choices=FORMATS, help="may be repeated; default: inference")
     result.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")

@@ -18,6 +18,7 @@ from paddle_dla.checkpoint import load_weights, recorded_preprocessing, refuse_f
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
 from paddle_dla.models.adapt import Ends
 from paddle_dla.models.factory import create_model, load_arrays
+from paddle_dla.models.pretrained import IMAGENET_CLASSES
 from paddle_dla.models.registry import Entry, ModelError, find_model, port_folders
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
@@ -29,7 +30,7 @@ from paddle_dla.storage.manifest import manifest_path, read_manifest
 class LoadedModel:
     """``layer`` is in evaluation mode; ``class_names`` is ``None`` where nobody tells them, else ``named_by`` says who;
     ``source`` is a file or hub id; ``assumed`` says why where ``preprocessing`` is not recorded with the weights;
-    ``origin`` is what the weights' manifest says of where they came from."""
+    ``published`` whether nothing says that they are others than timm's."""
 
     name: str
     layer: nn.Layer
@@ -39,7 +40,7 @@ class LoadedModel:
     named_by: NamedBy
     source: str
     assumed: str = ""
-    origin: Mapping[str, Any] | None = None
+    published: bool = False
 
 
 def load_model(name: str | None, checkpoint: str | None, num_classes: int | None = None) -> LoadedModel:
@@ -69,7 +70,7 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     names, named_by = _class_names(manifest or {}, classes, source)
     return LoadedModel(
         entry.name, layer, classes, preprocessing, names, named_by, source,
-        "" if recorded else _assumed(entry, source), (manifest or {}).get("source"),
+        "" if recorded else _assumed(entry, source), entry.published is not None and _may_be_timms(manifest, classes),
     )  # fmt: skip
 
 
@@ -85,6 +86,12 @@ def _recorded_variant(manifest: Mapping[str, Any] | None, checkpoint: str | None
         return name
     found = [str(folder) for folder in port_folders() if folder.name == name]
     raise ModelError(f"{checkpoint} is of {name}, a port: pass --model {' or --model '.join(found) or 'FOLDER'}")
+
+
+def _may_be_timms(manifest: Mapping[str, Any] | None, classes: int) -> bool:
+    """Whether the weights may be those that timm publishes: not trained here, not drawn, not of other classes."""
+    origin = (manifest or {}).get("source") or {}
+    return classes == IMAGENET_CLASSES and "training" not in origin and "timm.create_model(" not in str(origin)
 
 
 def _assumed(entry: Entry, source: str) -> str:

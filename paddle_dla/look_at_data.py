@@ -42,8 +42,7 @@ from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.data.walk import refuse_picture_in
-from paddle_dla.models.pretrained import PRETRAINED
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.registry import find_model
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
@@ -205,7 +204,7 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
         model = model or manifest.get("model")
         if model is None:
             raise CheckpointError(f"{checkpoint} has no manifest beside it that names its model; name the --model")
-    return PRETRAINED[resolve_name(model or DEFAULT_MODEL)].preprocessing
+    return find_model(model or DEFAULT_MODEL).card.preprocessing
 
 
 def parser() -> argparse.ArgumentParser:

@@ -23,6 +23,7 @@ checks.files         | alignment/compare                          | -           
                      |                                            |                   |              | storage
 checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
+alignment.ported     | alignment/ported                           | torch paddle      | torch paddle | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
 convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
@@ -61,8 +62,9 @@ convert.program      | convert/translate/program modes            | torch       
 convert.symbols      | convert/translate/symbols                  | torch             | torch        | convert.*
 convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage
-convert.conversion   | convert/conversion hub layout readers      | -                 | -            | convert.dla
-                     | torch_file                                 |                   |              | paddle_dla tables
+convert.conversion   | convert/conversion hub layout outcome      | -                 | -            | convert.dla
+                     | port_weights readers torch_file            |                   |              | convert.matching
+                     |                                            |                   |              | paddle_dla tables
                      |                                            |                   |              | plain storage
 convert.matching     | convert/matching automap                   | -                 | -            | convert.dla
                      |                                            |                   |              | storage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,61 @@ import torch
 
 from alignment.engine.session import align
 from alignment.pairs import torch_tensor, versions
+from convert.key_map import to_paddle
+from convert.layout import state_layout
 from convert.matching.key_map import KeyMap, Line
 from convert.outcome import Conversion
 from convert.port_weights import key_map_of
 from convert.porting.opening import NOT_KEPT, torch_state
 from convert.porting.reference import Reference
 from convert.readers import Source, source_from_arrays
+from convert.translate.program import float64_throughout
 from paddle_dla import checkpoint, create_model
 from paddle_dla.checkpoint import check_fit
 from paddle_dla.models.cards import WEIGHTS, read_card
 from paddle_dla.models.fitting import shapes_of, tables_of
-from paddle_dla.models.registry import Entry
+from paddle_dla.models.registry import Entry, find_model
 from paddle_dla.storage.errors import CheckpointError
 from torch_ref.data import eval_batch
+from torch_ref.model import create_model as create_timm
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The tensor of Paddle that is one of torch, ``transposed`` or not."""
+
+    paddle: str
+    transposed: bool = False
+
+    def carried(self, array: np.ndarray) -> np.ndarray:
+        """``array`` in the other framework's layout, either way."""
+        return array.T if self.transposed else array
+
+
+def twins(model: str) -> dict[str, Twin]:
+    """``{name in torch: twin}`` of every tensor that a checkpoint of ``model`` holds and Paddle keeps."""
+    entry = find_model(model)
+    if entry.folder is None:
+        return {name: Twin(twin) for name in state_layout(entry.name) if (twin := to_paddle(name)) is not None}
+    key_map = key_map_of(checkpoint.read(entry.folder / WEIGHTS)[1])
+    return {line.torch: Twin(line.paddle, line.transpose) for line in key_map if line.torch and line.paddle}
+
+
+def fresh_reference(model: str, seed: int) -> torch.nn.Module:
+    """The reference of ``model`` as torch initialises it under ``seed``, in evaluation mode."""
+    entry = find_model(model)
+    if entry.folder is None:
+        return create_timm(entry.name, seed=seed)
+    return replace(_recorded(entry), seed=seed).build()
+
+
+def _recorded(entry: Entry) -> Reference:
+    reference = Reference(**read_card(entry.folder)["reference"])
+    if not reference.name:
+        raise CheckpointError(f"{entry.place} was made of a module that only its maker has")
+    return reference
 
 
 def own_source(entry: Entry) -> Source:
@@ -69,9 +109,7 @@ def pair_of(
 
 def build_reference(entry: Entry, conversion: Conversion) -> Any:
     """The torch module of the port, of the classes and channels of ``conversion``; its weights are drawn."""
-    reference = Reference(**read_card(entry.folder)["reference"])
-    if not reference.name:
-        raise CheckpointError(f"{entry.place} was made of a module that only its maker has")
+    reference = _recorded(entry)
     sizes = {"num_classes": (conversion.num_classes, entry.card.num_classes),
              "in_chans": (conversion.in_chans, entry.card.in_chans)}  # fmt: skip
     changed = {name: wanted for name, (wanted, own) in sizes.items() if wanted != own and own is not None}
@@ -95,6 +133,8 @@ def align_port(
     module, model, key_map = pair_of(entry, source, conversion, paddle_arrays)
     if not isinstance(inputs, np.ndarray):
         inputs = eval_batch(module, inputs)
+    # what the reference asks for in float32, such as resampled positions, is computed in float64 too, as in the proof
+    module = float64_throughout(module)
     result = align(
         module, model, inputs, key_map=key_map, mode=mode, dtype=dtype, backward=backward, seed=seed,
         progress=lambda line: progress(f"{entry.name}: {line}"),

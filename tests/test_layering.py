@@ -23,13 +23,12 @@ checks.files         | alignment/compare                          | -           
                      |                                            |                   |              | storage
 checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
-alignment.ported     | alignment/ported                           | torch paddle      | torch paddle | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
-convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
                      | epoch_picture epoch_runs pytest_plugin     |                   |              |
                      | training_transforms                        |                   |              |
-alignment.dla        | alignment/pairs                            | torch paddle      | torch paddle | *
+alignment.dla        | alignment/pairs ported                     | torch paddle      | torch paddle | *
+convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
                      |                                            |                   |              | sides.paddle
 alignment.reprod     | alignment/reprod_files                     | -                 | -            | engine.* storage

@@ -16,7 +16,7 @@ from convert.audit import FLOATS, MISSING
 from convert.key_map import drop_reason
 from convert.matching.key_map import KeyMap, KeyMapError, Line, parse_steps
 from convert.outcome import Conversion, ConversionError, versions
-from convert.readers import Source
+from convert.readers import Source, shared_prefix
 from paddle_dla import checkpoint
 from paddle_dla.models.adapt import Ends, adapt_stem
 from paddle_dla.models.cards import WEIGHTS
@@ -56,6 +56,7 @@ def convert_for_port(
     own, recorded = checkpoint.read(Path(entry.folder) / WEIGHTS)
     if recorded is None:
         raise CheckpointError(f"{entry.folder} has weights without a manifest")
+    source = _without_prefix(source, key_map or key_map_of(recorded))
     used = _used(key_map or key_map_of(recorded), source, recorded)
     arrays = _applied(used, source, recorded, own, entry)
     ends, made = Ends.of(entry.card), {}
@@ -94,6 +95,15 @@ def key_map_of(manifest: Mapping[str, Any]) -> KeyMap:
             for name, record in manifest["tensors"].items()
         )
     )
+
+
+def _without_prefix(source: Source, key_map: KeyMap) -> Source:
+    """``source`` less what a wrapper put before every name: Lightning's ``model.``, ``module.``, ``_orig_mod.``."""
+    prefix, known = shared_prefix(source.tensors), {line.torch for line in key_map if line.torch}
+    if not prefix or not any(name.removeprefix(prefix) in known for name in source.tensors):
+        return source
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in source.tensors.items()}
+    return Source(tensors, source.origin, [*source.notes, f"prefix {prefix!r} removed from every name"])
 
 
 def _is_table(record: Mapping[str, Any]) -> bool:

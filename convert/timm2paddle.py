@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -182,9 +183,9 @@ def verify(model: str, source: Source, conversion: Conversion, progress: Progres
         progress(f"not verified by running both models: {missing}")
         return {"run": False, "why": missing}
     import numpy as np
-    from alignment.ported import align_port
 
     from alignment.pairs import align_forward
+    from alignment.ported import align_port
 
     entry = find_model(model)
     batch, height, width = VERIFY_SHAPE if entry.folder is None else (2, *entry.card.preprocessing.input_size[1:])
@@ -247,7 +248,7 @@ def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) ->
         print(prefix + line.removeprefix(f"{model}: "), file=sys.stderr, flush=True)
 
     try:
-        if args.model == "all":
+        with suppress(OSError):  # what is wrong with the place is said when it is tried
             target.parent.mkdir(parents=True, exist_ok=True)
         return convert_one(args, model, target, progress)
     except (CheckpointError, OSError) as error:

@@ -104,7 +104,9 @@ def fed_as_told(args: argparse.Namespace) -> Feed:
     """What the command line says without a config, as one batch."""
     preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
     source = _source(args)
-    order = chosen_samples(source.num_samples, args.images, args.shuffle)
+    # training draws its images; the first of a folder are of one class
+    drawn = args.seed if args.train and args.shuffle is None else args.shuffle
+    order = chosen_samples(source.num_samples, args.images, drawn)
     if args.train:
         num_classes = count_classes(source) if args.mixup or args.cutmix else 0
         options = training_options(args, preprocessing, num_classes)

@@ -145,3 +145,19 @@ def test_tables_of_indices_are_the_ports_own(tmp_path):
     assert convert_for_port(source_from_arrays(with_table), find_model(folder))
     with pytest.raises(ConversionError, match="another table"):
         convert_for_port(source_from_arrays({**with_table, name: with_table[name] + 1}), find_model(folder))
+
+
+def test_what_a_wrapper_puts_before_every_name_goes(folder, further, tmp_path):
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in further.state_dict().items()}}, tmp_path / "l.ckpt"
+    )
+    found = convert_for_port(read_source(tmp_path / "l.ckpt"), find_model(folder))
+    expected = convert_for_port(source_from_arrays(state(further)), find_model(folder)).arrays
+    assert all(np.array_equal(found.arrays[name], array) for name, array in expected.items())
+    assert any("model." in note for note in found.warnings)
+
+
+def test_a_folder_that_is_not_there_is_made(folder, file, tmp_path):
+    output = tmp_path / "new" / "folder" / "x.pdparams"
+    assert timm2paddle.main(["--model", folder, "--checkpoint", file, "--output", str(output), "--no-verify"]) == 0
+    assert output.is_file()

@@ -346,3 +346,29 @@ def test_options_that_do_not_go_together_are_a_mistake_of_usage(checkpoint, argu
     with pytest.raises(SystemExit) as stopped:
         call(checkpoint, *arguments)
     assert stopped.value.code == 2
+
+
+@needs_onnx
+def test_what_is_padded_with_zeros_is_so_in_onnx(tmp_path):
+    # paddle2onnx leaves the value of the first Pad unset
+    import onnx
+    from paddle import nn
+
+    from paddle_dla.exporting.to_onnx import write_onnx
+
+    class Padded(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2D(3, 4, 3, 2)
+
+        def forward(self, x):
+            x = nn.functional.pad(x, [0, 1, 0, 1])
+            return nn.functional.relu6(self.conv(x)).mean([2, 3])
+
+    model = Padded()
+    model.eval()
+    write_onnx(model, tmp_path / "x.onnx", (3, 32, 32))
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    pads = [node for node in graph.node if node.op_type == "Pad"]
+    assert pads and all(float(values[node.input[2]]) == 0 for node in pads)

@@ -34,6 +34,8 @@ PORTS = {
 }
 """What ``convert/port.py`` is told, the side of the images of these tests, and what of the network is the stem."""
 QUICK = 4
+NOT_IN_PADDLE_INFERENCE = ("swin_tiny_patch4_window7_224",)
+"""Paddle Inference 3.3.1 raises in a oneDNN kernel when it opens them; the command says so."""
 
 CONFIG = """
 model: {{name: {port}, pretrained: true, num_classes: 4, drop_rate: 0.2}}
@@ -97,6 +99,10 @@ def test_evaluate_begins_with_the_preprocessing_and_engines_agree(tuned, capsys)
     lines, scores = evaluated(tuned, *tuned.arguments, capsys=capsys)
     assert lines[0] == f"model: {tuned.name}, weights {tuned.checkpoint}"
     assert lines[1].startswith(f"images: 3x{tuned.side}x{tuned.side}") and "assumed" not in lines[2]
+    if tuned.name in NOT_IN_PADDLE_INFERENCE:
+        assert evaluate.main([*tuned.arguments, "--engine", "inference", "--data", str(tuned.data / "val")]) == 1
+        assert "cannot open" in capsys.readouterr().err
+        return
     assert (
         evaluated(tuned, *tuned.arguments, "--engine", "inference", capsys=capsys)[1].split("images/sec")[0] == scores
     )
@@ -105,10 +111,11 @@ def test_evaluate_begins_with_the_preprocessing_and_engines_agree(tuned, capsys)
 def test_an_export_scores_the_same(tuned, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     folder = str(tmp_path / "export")
-    assert export.main([*tuned.arguments, "--output", folder, "--format", "onnx", "--format", "inference"]) == 0
+    formats = ["onnx"] if tuned.name in NOT_IN_PADDLE_INFERENCE else ["onnx", "inference"]
+    assert export.main([*tuned.arguments, "--output", folder, *(f"--format={one}" for one in formats)]) == 0
     capsys.readouterr()
     _, scores = evaluated(tuned, *tuned.arguments, capsys=capsys)
-    for engine in ("onnxruntime", "inference"):
+    for engine in ("onnxruntime", "inference")[: len(formats)]:
         assert evaluated(tuned, "--export", folder, "--engine", engine, capsys=capsys)[1] == scores
     assert info.main([folder, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

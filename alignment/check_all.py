@@ -41,16 +41,17 @@ from alignment.command import (
     announcer,
     chosen_models,
     chosen_source,
+    converted,
     parser,
     refuse_reports,
     write_reports,
 )
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
-from convert.conversion import convert_source
 from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
+from paddle_dla.models.registry import find_model
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
 
@@ -64,7 +65,7 @@ class Checkpoint:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-SHORT_TRAINING = {"optimizer": ["sgd"], "steps": 3, "train_batch": 4, "train_size": 64, "dtype": "float64"}
+SHORT_TRAINING = {"optimizer": ["sgd"], "steps": 3, "train_batch": 4, "train_size": None, "dtype": "float64"}
 """What ``check_training`` does by itself takes minutes for a large model."""
 
 CHECKS = (
@@ -111,10 +112,13 @@ def check_all(
 
     Raises ``CheckpointError`` where there are no weights to check.
     """
-    with _converted(args, model, progress) as converted:
+    with _converted(args, model, progress) as arguments:
         for each in checks:
+            if each.name == "init" and find_model(model).folder is not None:
+                progress(f"{model}: init is left out: a port begins with the weights of its folder")
+                continue
             progress(f"{model}: {each.name}")
-            yield _outcome(each, converted, model, progress)
+            yield _outcome(each, arguments, model, progress)
 
 
 def _outcome(each: Checkpoint, args: argparse.Namespace, model: str, progress: Progress) -> Outcome:
@@ -136,8 +140,8 @@ def _converted(args: argparse.Namespace, model: str, progress: Progress) -> Iter
         return
     with tempfile.TemporaryDirectory() as folder:
         source = chosen_source(args, model, progress)
-        conversion = convert_source(source, model, source.num_classes or None, source.in_chans)
-        path = Path(folder) / f"{model}.pdparams"
+        conversion = converted(source, model)
+        path = Path(folder) / "converted.pdparams"
         checkpoint.save(path, conversion.arrays, conversion.manifest)
         yield argparse.Namespace(**{**vars(args), "converted": str(path)})
 

@@ -19,15 +19,25 @@ from collections.abc import Sequence
 
 from alignment.command import Progress, add_inputs, add_weights, chosen_inputs, chosen_weights, parser, run
 from alignment.engine.result import Result
+from paddle_dla.models.registry import find_model
 from paddle_dla.terminal import run_command
 
 
 def check_backward(args: argparse.Namespace, model: str, progress: Progress) -> Result:
     """Compare one model as the command line asks. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.pairs import align_backward
+    from alignment.ported import align_port
 
     source, conversion, arrays = chosen_weights(args, model, progress)
-    return align_backward(source, conversion, chosen_inputs(args, source), args.mode, args.seed, arrays, progress)
+    entry = find_model(model)
+    if entry.folder is not None:
+        inputs = chosen_inputs(args, model, conversion)
+        return align_port(
+            entry, source, conversion, inputs, args.mode, seed=args.seed, paddle_arrays=arrays, progress=progress
+        )
+    return align_backward(
+        source, conversion, chosen_inputs(args, model, conversion), args.mode, args.seed, arrays, progress
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

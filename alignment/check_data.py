@@ -42,9 +42,11 @@ from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource, Source
-from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.cards import read_card
+from paddle_dla.models.registry import find_model
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
+from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
 
 SAMPLES = 16
@@ -62,7 +64,8 @@ def check_data(args: argparse.Namespace, model: str, progress: Progress) -> Resu
     """
     from torch_ref.data import eval_config, eval_stages
 
-    config, preprocessing = eval_config(model), PRETRAINED[model].preprocessing
+    preprocessing = find_model(model).card.preprocessing
+    config = eval_config(reference_name(model))
     with chosen_data(args) as source:
         indices = spread_over(source.num_samples, args.samples)
         files = read_files(source, indices)
@@ -79,6 +82,15 @@ def check_data(args: argparse.Namespace, model: str, progress: Progress) -> Resu
     _gather(result, listed, [loaded, *trained])
     result.facts = {"samples": _described(args, len(files), source.num_samples), "versions": versions()}
     return result
+
+
+def reference_name(model: str) -> str:
+    """timm's name of ``model``. Raises ``CheckpointError`` for a port of something else."""
+    entry = find_model(model)
+    name = entry.name if entry.folder is None else read_card(entry.folder)["reference"]["model"]
+    if not name:
+        raise CheckpointError(f"{model} is no model of timm: there is no transform of timm's to compare with")
+    return name
 
 
 def _gather(result: Result, before: Sequence[Judged], after: Sequence[Judged]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from alignment.command import Progress, parser, run
 from alignment.engine.distributions.distribution import Drawn
 from alignment.engine.distributions.initialisation import collect, compare_draws
 from alignment.engine.result import Result, Skipped
-from convert.key_map import drop_reason, to_paddle, to_timm
+from convert.key_map import drop_reason
 from paddle_dla.terminal import run_command
 
 SEEDS = 5
@@ -33,6 +33,7 @@ SEEDS = 5
 def check_init(args: argparse.Namespace, model: str, progress: Progress) -> Result:
     """Compare the fresh models of ``--seeds`` seeds, beginning with ``--seed``."""
     from alignment.pairs import versions
+    from alignment.ported import twins
 
     seeds = range(args.seed, args.seed + args.seeds)
     names = f"{seeds[0]} to {seeds[-1]}"
@@ -40,39 +41,42 @@ def check_init(args: argparse.Namespace, model: str, progress: Progress) -> Resu
     reference = collect(lambda seed: fresh_timm(model, seed), seeds)
     progress(f"{model}: Paddle's initialisation under the seeds {names}")
     port = collect(lambda seed: fresh_paddle(model, seed), seeds)
-    skipped = _take_out_dropped(reference.tensors)
-    twins = {name: to_paddle(name) or name for name in reference.tensors}
-    result = compare_draws(f"{model}: initialisation, timm against Paddle", reference, port, twins, skipped)
+    kept = twins(model)
+    skipped = _take_out_dropped(reference.tensors, kept)
+    theirs = {name: kept[name].paddle for name in reference.tensors}
+    result = compare_draws(f"{model}: initialisation, timm against Paddle", reference, port, theirs, skipped)
     result.facts = {"seeds": f"{names} in either framework", **result.facts, "versions": versions()}
     return result
 
 
 def fresh_timm(model: str, seed: int) -> dict[str, np.ndarray]:
     """Every parameter and buffer of a new timm model, by timm's names."""
-    from torch_ref.model import create_model, state_arrays
+    from alignment.ported import fresh_reference
+    from torch_ref.model import state_arrays
 
-    return state_arrays(create_model(model, seed=seed))
+    return state_arrays(fresh_reference(model, seed))
 
 
 def fresh_paddle(model: str, seed: int) -> dict[str, np.ndarray]:
     """Every parameter and buffer of a new Paddle model, by timm's names; Paddle's random state stays as it was."""
     import paddle
 
+    from alignment.ported import twins
     from paddle_dla import create_model
 
     state = paddle.get_rng_state()
     try:
         paddle.seed(seed)
-        tensors = create_model(model).state_dict()
+        tensors = create_model(model).state_dict()  # of a port: as Paddle initialises its layers
     finally:
         paddle.set_rng_state(state)
-    return {to_timm(name): np.array(tensor.numpy()) for name, tensor in tensors.items()}
+    return {name: np.array(twin.carried(tensors[twin.paddle].numpy())) for name, twin in twins(model).items()}
 
 
-def _take_out_dropped(tensors: dict[str, Drawn]) -> list[Skipped]:
+def _take_out_dropped(tensors: dict[str, Drawn], known: Collection[str]) -> list[Skipped]:
     """Remove what has no counterpart in Paddle; one entry for all tensors of one reason."""
     names: dict[str, list[str]] = {}
-    for name in [name for name in tensors if to_paddle(name) is None]:
+    for name in [name for name in tensors if name not in known]:
         names.setdefault(drop_reason(name), []).append(name)
         del tensors[name]
     return [Skipped(_several(found), "Tensor", "torch", reason) for reason, found in names.items()]

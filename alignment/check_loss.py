@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.command import Progress, parser, run
+from alignment.command import Progress, parser, run, sides
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 from paddle_dla.terminal import run_command
@@ -27,7 +27,7 @@ from paddle_dla.terminal import run_command
 LARGEST = (1.0, 30.0, 300.0)
 """The largest logit of a batch, to which all of them are scaled."""
 
-BATCH, SIZE, SMOOTHING, THRESHOLD, TEMPERATURE = 8, 64, 0.1, 0.2, 4.0
+BATCH, SMOOTHING, THRESHOLD, TEMPERATURE = 8, 0.1, 0.2, 4.0
 
 Loss = Callable[..., Any]
 Measured = tuple[np.ndarray, np.ndarray]
@@ -64,11 +64,11 @@ def timm_logits(model: str, seed: int) -> np.ndarray:
     """What a fresh timm model makes of random images, (B, K) float64."""
     import torch
 
-    from torch_ref.model import create_model
+    from alignment.ported import fresh_reference
 
-    images = np.random.RandomState(seed).standard_normal((BATCH, 3, SIZE, SIZE)).astype(np.float32)
+    images = np.random.RandomState(seed).standard_normal((BATCH, 3, *sides(None, model))).astype(np.float32)
     with torch.no_grad():
-        return create_model(model, seed=seed)(torch.from_numpy(images)).double().numpy()
+        return fresh_reference(model, seed)(torch.from_numpy(images)).double().numpy()
 
 
 def draw_targets(shape: tuple[int, int], seed: int) -> dict[str, list[np.ndarray]]:

@@ -86,12 +86,13 @@ def timm_weights(model: str, case: str, steps: int, gradient: Gradient, seed: in
     """The parameters after ``steps`` steps of timm's optimizer."""
     import torch
 
-    from torch_ref.model import create_model, import_timm
+    from alignment.ported import fresh_reference
+    from torch_ref.model import import_timm
 
     import_timm()
     from timm.optim import create_optimizer_v2
 
-    module = create_model(model, seed=seed).to(getattr(torch, dtype))
+    module = fresh_reference(model, seed).to(getattr(torch, dtype))
     optimizer = create_optimizer_v2(module, case.split(",")[0], **CASES[case])
     for step in range(steps):
         for name, parameter in module.named_parameters():
@@ -107,25 +108,27 @@ def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: 
     """The same of ours in float64, from timm's weights."""
     import paddle
 
-    from convert.key_map import to_paddle
+    from alignment.ported import fresh_reference, twins
     from paddle_dla import create_model
     from paddle_dla.optim import clip_grad_norm_, create_optimizer
-    from torch_ref.model import create_model as create_timm
     from torch_ref.model import state_arrays
 
-    layer = create_model(model)
-    arrays = {to_paddle(name): array for name, array in state_arrays(create_timm(model, seed=seed)).items()}
-    layer.set_state_dict({name: array for name, array in arrays.items() if name})
+    layer, names = create_model(model), twins(model)
+    arrays = {name: array for name, array in state_arrays(fresh_reference(model, seed)).items() if name in names}
+    layer.set_state_dict({names[name].paddle: names[name].carried(array) for name, array in arrays.items()})
     layer.to(dtype="float64")
     optimizer = create_optimizer(layer, case.split(",")[0], **CASES[case])
     trained = dict(optimizer.named_parameters())
+    theirs = {names[name].paddle: (name, names[name].carried) for name in names}
     for step in range(steps):
         for name, parameter in trained.items():
-            parameter.grad = paddle.to_tensor(gradient(name, step, parameter.numpy()))
+            timm_name, carried = theirs[name]
+            made = gradient(timm_name, step, np.ascontiguousarray(carried(parameter.numpy())))
+            parameter.grad = paddle.to_tensor(np.ascontiguousarray(carried(made)))
         clip_grad_norm_(trained.values(), CLIP_GRAD)
         optimizer.set_lr(rate(case, step))
         optimizer.step()
-    return {name: parameter.numpy() for name, parameter in trained.items()}
+    return {theirs[name][0]: theirs[name][1](parameter.numpy()) for name, parameter in trained.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

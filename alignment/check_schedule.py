@@ -61,12 +61,13 @@ def check_schedule(args: argparse.Namespace, model: str, progress: Progress) -> 
 
 def timm_optimizer(model: str) -> tuple[Any, dict[int, str]]:
     """timm's optimizer of a model, and the names of its parameters."""
-    from torch_ref.model import create_model, import_timm
+    from alignment.ported import fresh_reference
+    from torch_ref.model import import_timm
 
     import_timm()
     from timm.optim import create_optimizer_v2
 
-    module = create_model(model, seed=0)
+    module = fresh_reference(model, 0)
     optimizer = create_optimizer_v2(module, "sgd", lr=LR, weight_decay=1e-4, layer_decay=LAYER_DECAY)
     return optimizer, {id(parameter): name for name, parameter in module.named_parameters()}
 

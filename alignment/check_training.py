@@ -26,35 +26,51 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from alignment.command import SIDE_MULTIPLE, Progress, add_weights, at_least_one, chosen_weights, parser, run
+from alignment.command import (
+    SIDE_MULTIPLE,
+    SIZE,
+    Progress,
+    add_weights,
+    at_least_one,
+    chosen_weights,
+    parser,
+    run,
+    sides,
+)
 from alignment.engine.judging.noise import BITS
 from alignment.engine.result import Result
 from alignment.engine.sides.training import Recipe
+from paddle_dla.models.registry import find_model
 from paddle_dla.terminal import run_command
 
 RECIPES = {"sgd": (0.01, 256, 1e-4), "adamw": (1e-3, 256, 0.05), "lamb": (5e-3, 256, 0.02)}
 """Learning rate, at which batch, and weight decay."""
 
 EPOCHS, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD = 4, 1, 0.99, 5.0
-STEPS, BATCH, SIZE = 20, 8, 64
+STEPS, BATCH = 20, 8
 
 
 def check_training(args: argparse.Namespace, model: str, progress: Progress) -> Result:
     """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.engine.lockstep import lockstep
     from alignment.pairs import build_pair, versions
+    from alignment.ported import pair_of
     from torch_ref.training import mixed_batches
 
     source, conversion, arrays = chosen_weights(args, model, progress)
-    pair = build_pair(source, conversion, arrays)
-    shape = (args.train_batch, conversion.in_chans, args.train_size, args.train_size)
+    entry = find_model(model)
+    if entry.folder is None:
+        pair = build_pair(source, conversion, arrays)
+        models = pair.torch_model, pair.paddle_model
+    else:
+        models = pair_of(entry, source, conversion, arrays)[:2]
+    shape = (args.train_batch, conversion.in_chans, *sides(args.train_size, model))
     batches = mixed_batches(args.steps, shape, conversion.num_classes, args.seed)
     result = Result(f"{model}: {args.steps} steps of training, timm against Paddle", args.dtype)
     for name in args.optimizer:
         found = lockstep(
             name,
-            pair.torch_model,
-            pair.paddle_model,
+            *models,
             batches,
             *recipes(name, args.steps, args.train_batch),
             dtype=args.dtype,
@@ -113,7 +129,7 @@ def add_training(to: argparse.ArgumentParser) -> None:
     )
     to.add_argument("--steps", type=at_least_one, default=STEPS, help=f"of the optimizer (default {STEPS})")
     to.add_argument("--train-batch", type=_batch, default=BATCH, help=f"images in each (default {BATCH})")
-    to.add_argument("--train-size", type=_side, default=SIZE, help=f"their side in pixels (default {SIZE})")
+    to.add_argument("--train-size", type=_side, help=f"their side in pixels (default {SIZE}; a port's own)")
 
 
 def _batch(text: str) -> int:

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignment.command import Progress, add_weights, chosen_source, parser, run
+from alignment.command import Progress, add_weights, chosen_source, converted, parser, run
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
-from convert.conversion import convert_source
 from convert.key_map import to_timm
 from paddle_dla import checkpoint
 from paddle_dla.terminal import run_command
@@ -28,7 +27,7 @@ from paddle_dla.terminal import run_command
 def check_weights(args: argparse.Namespace, model: str, progress: Progress) -> Result:
     """Compare the two files tensor by tensor. Raises ``CheckpointError`` where one is unreadable or does not fit."""
     source = chosen_source(args, model, progress)
-    expected = convert_source(source, model, source.num_classes or None, source.in_chans).arrays
+    expected = converted(source, model).arrays
     actual, _ = checkpoint.read(args.converted)
     result = Result(f"{model}: weights, timm against Paddle", "float32")
     result.facts = {"timm": source.describe(), "Paddle": args.converted}

@@ -13,18 +13,21 @@ from alignment.engine.records.files import INDEX, TENSORS
 from alignment.engine.reporting.page import write_html
 from alignment.engine.reporting.text import text, write_json
 from alignment.engine.result import Result
-from convert.conversion import Conversion, convert_source
+from convert.conversion import convert_as_it_is, convert_source
+from convert.outcome import Conversion
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
-from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.models.registry import find_model
+from paddle_dla.models.variants import VARIANTS
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import check_folder
 
 SIDE_MULTIPLE = 32  # of an image that every variant takes
+SIZE = 64
 
 Progress = Callable[[str], None]
 Check = Callable[[argparse.Namespace, str, Progress], Result]
@@ -33,7 +36,7 @@ Check = Callable[[argparse.Namespace, str, Progress], Result]
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The arguments of every check of one model: which, and reports."""
     result = argparse.ArgumentParser(prog=name, description=description)
-    result.add_argument("--model", required=True, help="timm's name, or 'all'")
+    result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
     result.add_argument("--seed", type=int, default=0, help="of everything that is random (default 0)")
     result.add_argument("--json", metavar="FILE", help="write everything that was measured")
     result.add_argument("--html", metavar="FILE", help="write a page with a picture")
@@ -59,7 +62,7 @@ def add_inputs(to: argparse.ArgumentParser) -> None:
     """The arguments that say what the models run on."""
     to.add_argument("--image", nargs="+", metavar="PATH", help="images, through timm's evaluation transform")
     to.add_argument("--batch", type=int, default=2, help="without images: random inputs, this many (default 2)")
-    to.add_argument("--size", type=int, default=64, help="their side in pixels (default 64)")
+    to.add_argument("--size", type=int, help="their side in pixels (default 64; of a port, what its card says)")
 
 
 def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
@@ -67,6 +70,12 @@ def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> S
     if args.checkpoint:
         return read_source(args.checkpoint, args.use_ema)
     # imports both frameworks, for which usage errors need not wait
+    entry = find_model(model)
+    if entry.folder is not None:
+        from alignment.ported import own_source
+
+        progress(f"{model}: no checkpoint given, the port's own weights")
+        return own_source(entry)
     from alignment.pairs import seeded_source
 
     progress(f"{model}: no checkpoint given, weights seeded with {args.seed}")
@@ -81,14 +90,30 @@ def chosen_weights(
     Raises ``CheckpointError`` where a file is unreadable or does not fit ``model``.
     """
     source = chosen_source(args, model, progress)
-    conversion = convert_source(source, model, source.num_classes or None, source.in_chans)
+    conversion = converted(source, model)
     return source, conversion, checkpoint.read(args.converted)[0] if args.converted else None
 
 
-def chosen_inputs(args: argparse.Namespace, source: Source) -> np.ndarray | list[str]:
+def converted(source: Source, model: str) -> Conversion:
+    """``source`` for ``model`` with the classes and channels that it has. Raises ``CheckpointError``."""
+    entry = find_model(model)
+    if entry.folder is not None:
+        return convert_as_it_is(source, entry)
+    return convert_source(source, model, source.num_classes or None, source.in_chans)
+
+
+def chosen_inputs(args: argparse.Namespace, model: str, conversion: Conversion) -> np.ndarray | list[str]:
     """The paths of the images that the command line names, or random inputs (B, C, H, W)."""
-    shape = (args.batch, source.in_chans, args.size, args.size)
+    shape = (args.batch, conversion.in_chans, *sides(args.size, model))
     return args.image or np.random.RandomState(args.seed).standard_normal(shape)
+
+
+def sides(size: int | None, model: str) -> tuple[int, int]:
+    """Height and width of random inputs: ``size`` where it was asked for, else 64, or what a port's card says."""
+    if size is not None:
+        return size, size
+    entry = find_model(model)
+    return (SIZE, SIZE) if entry.folder is None else entry.card.preprocessing.input_size[1:]
 
 
 def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check) -> int:
@@ -154,14 +179,27 @@ def announcer(prefix: str) -> Progress:
 def chosen_models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> list[str]:
     """The models that the command line names; ends the program with 2 where its arguments make no sense."""
     try:
-        models = list(VARIANTS) if args.model == "all" else [resolve_name(args.model)]
-    except ValueError as error:
+        models = list(VARIANTS) if args.model == "all" else [_named(args.model)]
+    except (ValueError, CheckpointError) as error:
         usage.error(str(error))
     if "checkpoint" in args:
         _refuse_weights(args, usage, len(models))
-    if "size" in args and (args.batch < 1 or args.size < 1 or args.size % SIDE_MULTIPLE):
+    size = getattr(args, "size", None)
+    if ("batch" in args and args.batch < 1) or (size is not None and (size < 1 or size % _multiple(models[0]))):
         usage.error(f"--batch must be at least 1 and --size a multiple of {SIDE_MULTIPLE}")
     return models
+
+
+def _named(model: str) -> str:
+    """What opens ``model``. Raises ``ValueError`` for one without a reference to compare it with."""
+    entry = find_model(model)
+    if entry.published is None and entry.folder is None:
+        raise ValueError(f"{model} has no reference here; compare it with alignment.align")
+    return entry.place
+
+
+def _multiple(model: str) -> int:
+    return SIDE_MULTIPLE if find_model(model).folder is None else 1
 
 
 def _refuse_weights(args: argparse.Namespace, usage: argparse.ArgumentParser, models: int) -> None:

@@ -83,11 +83,12 @@ def _reference_tensors(source: Source, conversion: Conversion) -> dict[str, torc
         if "made" in entry:
             tensors[to_timm(name)] = torch.from_numpy(conversion.arrays[name].copy())
         else:
-            tensors[entry["from"]] = _torch_tensor(source.tensors[entry["from"]])
+            tensors[entry["from"]] = torch_tensor(source.tensors[entry["from"]])
     return tensors
 
 
-def _torch_tensor(stored: StoredTensor) -> torch.Tensor:
+def torch_tensor(stored: StoredTensor) -> torch.Tensor:
+    """A tensor of a file as torch has it, of the same type."""
     tensor = torch.from_numpy(stored.raw.copy())
     return tensor.view(torch.bfloat16) if stored.dtype == "bfloat16" else tensor
 

@@ -6,56 +6,26 @@ under its entry-point group ``paddle_dla.converters``.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-import paddle_dla
-from convert.audit import MISSING, Account, audit
+from convert.audit import Account, audit
 from convert.hub import download, is_hub_id
 from convert.key_map import to_paddle
 from convert.layout import state_layout, unused_projections
+from convert.outcome import Conversion, ConversionError, versions
+from convert.port_weights import Unasked, convert_for_port
 from convert.readers import Source, read_source, shared_prefix
 from paddle_dla.models.adapt import HEAD, STEM, adapt_stem, new_head
 from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.registry import Entry, find_model
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.preprocessing import Preprocessing
-from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import FORMAT, describe
-from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import StoredTensor
-from paddle_dla.storage.values import SHOWN, listed, non_finite
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """``arrays`` by Paddle name, in the model's order; ``manifest`` as it is written; ``warnings`` to show the user."""
-
-    model: str
-    num_classes: int
-    in_chans: int
-    arrays: dict[str, np.ndarray]
-    manifest: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-
-
-class ConversionError(CheckpointError):
-    """A source that does not account for the model exactly; ``faults`` holds one line for each difference.
-
-    The message shows the first of them.
-    """
-
-    def __init__(self, message: str, faults: list[str]):
-        missing = [shown(fault) for fault in faults if MISSING in fault]
-        others = [shown(fault) for fault in faults if MISSING not in fault]
-        half = SHOWN // 2
-        # of a name that is spelled otherwise both spellings are shown
-        super().__init__(listed(message, [*missing[:half], *others[:half], *missing[half:], *others[half:]]))
-        self.faults = faults
+from paddle_dla.storage.values import non_finite
 
 
 def convert_source(
@@ -104,10 +74,21 @@ def convert_source(
 def load_for_paddle(source: str, model: str) -> dict[str, np.ndarray]:
     """``{Paddle name: array}`` of a timm file or hub id, with the classes and channels that it has.
 
-    Raises ``CheckpointError`` where it cannot be had or does not fit ``model``.
+    ``model`` is a variant's name or a port's folder. Raises ``CheckpointError`` where it cannot be had or does not fit.
     """
+    entry = find_model(model)
     weights = read_source(download(source) if is_hub_id(source) else source)
+    if entry.folder is not None:
+        return convert_as_it_is(weights, entry).arrays
     return convert_source(weights, model, weights.num_classes or None, weights.in_chans).arrays
+
+
+def convert_as_it_is(source: Source, entry: Entry, **options: Any) -> Conversion:
+    """``source`` for the port ``entry`` with the classes and channels that it has."""
+    try:
+        return convert_for_port(source, entry, **options)
+    except Unasked as error:
+        return convert_for_port(source, entry, error.num_classes, error.in_chans, **options)
 
 
 def fitting_models(source: Source) -> list[str]:
@@ -219,17 +200,6 @@ def _no_counts(source: Source, account: Account) -> list[str]:
         for name, tensor in scalars.items()
         if (value := tensor.array().item()) != value or not abs(value) < 2**63 or value != int(value)
     ]
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The versions of this project, of Python, and of those ``packages`` that are installed."""
-    found = {"paddle_dla": paddle_dla.__version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:

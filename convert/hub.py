@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paddle_dla.models.pretrained import PRETRAINED
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.cards import read_card
+from paddle_dla.models.registry import find_model
 from paddle_dla.storage.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
@@ -20,8 +20,14 @@ def is_hub_id(source: str) -> bool:
 
 
 def hub_id(model: str) -> str:
-    """timm's hub id for a model name."""
-    return PRETRAINED[resolve_name(model)].hub_id
+    """timm's hub id for a model name, or a port's folder. Raises ``CheckpointError`` where a port's card has none."""
+    entry = find_model(model)
+    if entry.folder is None:
+        return entry.default_weights()
+    found = read_card(entry.folder).get("hub")
+    if not isinstance(found, str):
+        raise CheckpointError(f"the card of {model} names no weights on the hub; name them: --hub timm/NAME")
+    return found
 
 
 def download(source: str) -> Path:

@@ -4,6 +4,8 @@ Usage::
 
     python convert/paddle2timm.py --checkpoint finetuned.pdparams --model dla60 --output dla60_finetuned.safetensors
 
+A port's weights need ``--model ports/NAME``.
+
 A file that ``timm2paddle.py`` wrote comes back bit for bit: its manifest knows the model, the batch counters that
 Paddle has no place for, and the type (half, bfloat16) that the tensors had. Weights that were trained since then no
 longer fit a shorter type and stay float32. ``timm.create_model(name, checkpoint_path=...)`` loads the result.
@@ -23,12 +25,13 @@ from typing import Any
 import numpy as np
 
 from convert.audit import audit
-from convert.conversion import ConversionError
 from convert.key_map import to_paddle, to_timm
 from convert.layout import state_layout
+from convert.outcome import ConversionError
+from convert.port_weights import timm_state
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.registry import Entry, find_model
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
@@ -66,6 +69,17 @@ def convert_back(
         else:
             tensors[name] = _as_type(arrays[paddle], types.get(paddle, "float32"))
     return tensors
+
+
+def port_back(
+    arrays: Mapping[str, np.ndarray], entry: Entry, manifest: Mapping[str, Any] | None
+) -> dict[str, StoredTensor]:
+    """As ``convert_back``, for the port ``entry``."""
+    tensors, types = timm_state(arrays, entry, manifest), _source_types(arrays, manifest or {})
+    theirs = {record["from"]: types[name] for name, record in (manifest or {}).get("tensors", {}).items()
+              if name in types}  # fmt: skip
+    return {name: _as_type(tensor.array(), theirs[name]) if name in theirs else tensor
+            for name, tensor in tensors.items()}  # fmt: skip
 
 
 def _source_types(arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -139,10 +153,11 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     arrays, manifest = checkpoint.read(source)
     if model is None and manifest is None:
         raise CheckpointError(f"{source} has no manifest that names its model; pass --model")
-    name = resolve_name(model or manifest["model"])
+    entry = find_model(model or manifest["model"])
+    name = entry.name
     if manifest and manifest["model"] != name:
         raise CheckpointError(f"{source} holds {manifest['model']}, not {name}")
-    tensors = convert_back(arrays, name, manifest)
+    tensors = convert_back(arrays, name, manifest) if entry.folder is None else port_back(arrays, entry, manifest)
     write_timm(target, tensors)
     print(f"{name}: {len(tensors)} tensors written to {target}")
     return target
@@ -153,14 +168,14 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="paddle2timm", description="Weights of a Paddle DLA back to timm.")
     result.add_argument("--checkpoint", required=True, help=".pdparams or .safetensors with Paddle's names")
     result.add_argument("--output", required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
-    result.add_argument("--model", type=_model, help="timm's name; default: what the manifest says")
+    result.add_argument("--model", type=_model, help="timm's name, or a port's folder; default: what the manifest says")
     return result
 
 
 def _model(text: str) -> str:
     try:
-        return resolve_name(text)
-    except ValueError as error:
+        return find_model(text).place
+    except (ValueError, CheckpointError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

@@ -5,6 +5,7 @@ Usage::
     python convert/timm2paddle.py --model dla60 --checkpoint model.safetensors --output dla60.pdparams
     python convert/timm2paddle.py --model dla60 --hub timm/dla60.in1k --output dla60.pdparams
     python convert/timm2paddle.py --model all --seed 0 --output weights/
+    python convert/timm2paddle.py --model ports/resnet18 --checkpoint model.safetensors --output resnet18.pdparams
 
 ``--checkpoint`` takes ``.safetensors``, ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin`` (reading them needs neither torch
 nor Paddle): plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a
@@ -22,16 +23,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from convert.conversion import Conversion, ConversionError, convert_source
+from convert.conversion import convert_source
 from convert.hub import download, hub_id
+from convert.matching.key_map import KeyMap, KeyMapError
+from convert.outcome import Conversion, ConversionError
+from convert.port_weights import convert_for_port
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
-from paddle_dla.models.pretrained import PRETRAINED
-from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.models.registry import find_model
+from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.apart import check_apart
@@ -54,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="timm2paddle", description="timm weights -> Paddle, every tensor accounted for."
     )
-    result.add_argument("--model", required=True, help="timm's name, or 'all'")
+    result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
     source.add_argument(
@@ -67,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
     result.add_argument("--num-classes", type=positive, metavar="N", help="classes wanted; others get a new head")
     result.add_argument("--in-chans", type=positive, metavar="N", help="input channels wanted; the stem is adapted")
+    result.add_argument(
+        "--key-map", metavar="FILE", help="of a port's checkpoint with other names than the reference's"
+    )
     result.add_argument("--report", metavar="FILE.json", help="write what was done, or why it was refused")
     result.add_argument("--no-verify", action="store_true", help="do not run both models")
     add_preprocessing(result)
@@ -85,9 +93,14 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
             usage.error(f"with --model all, --output is a folder, not the file {output}")
         return {name: output / f"{name}.pdparams" for name in VARIANTS}
     try:
-        return {resolve_name(args.model): output}
-    except ValueError as error:
+        entry = find_model(args.model)
+    except (ValueError, CheckpointError) as error:
         usage.error(str(error))
+    if entry.published is None and entry.folder is None:
+        usage.error(f"{args.model} has no reference; only a DLA or a port is converted")
+    if args.key_map and entry.folder is None:
+        usage.error("--key-map is for ports; DLA's own map is known")
+    return {entry.place: output}
 
 
 def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
@@ -96,12 +109,12 @@ def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Pr
     check_weights_writable(target)
     preprocessing = _preprocessing(args, model)
     source = find_source(args, model, progress)
-    conversion = convert_source(
-        source, model, args.num_classes, args.in_chans, head_seed=args.seed or 0, preprocessing=preprocessing
-    )
+    conversion = _conversion(args, source, model, preprocessing)
     for warning in conversion.warnings:
         progress(f"warning: {warning}")
-    verification = {"run": False, "why": "--no-verify"} if args.no_verify else verify(source, conversion, progress)
+    verification = (
+        {"run": False, "why": "--no-verify"} if args.no_verify else verify(model, source, conversion, progress)
+    )
     checkpoint.save(target, conversion.arrays, conversion.manifest)
     dropped = conversion.manifest["dropped"]
     progress(
@@ -120,10 +133,24 @@ def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Pr
     }
 
 
+def _conversion(args: argparse.Namespace, source: Source, model: str, preprocessing: Preprocessing) -> Conversion:
+    options: dict[str, Any] = {"head_seed": args.seed or 0, "preprocessing": preprocessing}
+    entry = find_model(model)
+    if entry.folder is None:
+        return convert_source(source, model, args.num_classes, args.in_chans, **options)
+    try:
+        key_map = KeyMap.load(args.key_map) if args.key_map else None
+    except KeyMapError as error:
+        raise CheckpointError(str(error)) from error
+    return convert_for_port(source, entry, args.num_classes, args.in_chans, key_map=key_map, **options)
+
+
 def _preprocessing(args: argparse.Namespace, model: str) -> Preprocessing:
     """The published one with what the command line says otherwise. Raises ``CheckpointError`` for nonsense."""
+    card = find_model(model).card
+    preprocessing = card.preprocessing.with_channels(args.in_chans or card.in_chans or 3)
     try:
-        return chosen_preprocessing(args, PRETRAINED[model].preprocessing.with_channels(args.in_chans or 3))
+        return chosen_preprocessing(args, preprocessing)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
@@ -139,12 +166,14 @@ def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Sou
     missing = _missing_frameworks(("torch", "timm"))
     if missing:
         raise CheckpointError(f"--seed lets timm initialise the model; {missing}: pip install -e .[torch]")
+    if find_model(model).folder is not None:
+        raise CheckpointError("--seed is for DLA: a port has its own weights; name a --checkpoint")
     from alignment.pairs import seeded_source
 
     return seeded_source(model, args.seed, args.num_classes or 1000, args.in_chans or 3)
 
 
-def verify(source: Source, conversion: Conversion, progress: Progress) -> dict[str, Any]:
+def verify(model: str, source: Source, conversion: Conversion, progress: Progress) -> dict[str, Any]:
     """Run both models and compare every layer, where the frameworks are there.
 
     Returns what the report says of it; raises ``CheckpointError`` where the models differ.
@@ -156,15 +185,20 @@ def verify(source: Source, conversion: Conversion, progress: Progress) -> dict[s
     import numpy as np
 
     from alignment.pairs import align_forward
+    from alignment.ported import align_port
 
-    batch, height, width = VERIFY_SHAPE
+    entry = find_model(model)
+    batch, height, width = VERIFY_SHAPE if entry.folder is None else (2, *entry.card.preprocessing.input_size[1:])
     inputs = np.random.RandomState(0).standard_normal((batch, conversion.in_chans, height, width))
-    result = align_forward(source, conversion, inputs, progress=progress)
+    if entry.folder is None:
+        result = align_forward(source, conversion, inputs, progress=progress)
+    else:
+        result = align_port(entry, source, conversion, inputs, backward=False, progress=progress)
     progress(result.verdict())
     if not result.passed:
         raise CheckpointError(
             f"the converted model does not compute what timm's does; {result.verdict()}\nsee every layer: "
-            f"python alignment/check_forward.py --model {conversion.model} --checkpoint FILE"
+            f"python alignment/check_forward.py --model {model} --checkpoint FILE"
         )
     return {"run": True, "verdict": result.verdict(), "compared": len(result.rows), "worst": result.worst.relative}
 
@@ -214,7 +248,7 @@ def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) ->
         print(prefix + line.removeprefix(f"{model}: "), file=sys.stderr, flush=True)
 
     try:
-        if args.model == "all":
+        with suppress(OSError):  # what is wrong with the place is said when it is tried
             target.parent.mkdir(parents=True, exist_ok=True)
         return convert_one(args, model, target, progress)
     except (CheckpointError, OSError) as error:

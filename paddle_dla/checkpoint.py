@@ -62,14 +62,16 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def load_weights(source: str, model: str) -> dict[str, np.ndarray]:
+def load_weights(source: str, model: str, place: str | None = None) -> dict[str, np.ndarray]:
     """``{Paddle name: array}`` for ``model`` from a converted file, a timm checkpoint or a hub id.
+
+    ``place`` is what opens the model, where that is not the name which its checkpoints record: a port's folder.
 
     Raises ``CheckpointError`` where they cannot be had, were damaged, or belong to another model.
     """
     refuse_folder(source)
     if not _is_converted(source):
-        return _convert(source, model)
+        return _convert(source, place or model)
     arrays, manifest = read(source)
     if manifest is None:
         warnings.warn(f"{manifest_path(source).name} is absent: {source} is loaded unverified", stacklevel=4)
@@ -119,10 +121,12 @@ def check_fit(
     arrays: Mapping[str, np.ndarray],
     expected: Mapping[str, tuple[int, ...]],
     source: str,
+    tables: Mapping[str, str] | None = None,
 ) -> None:
     """Raises ``CheckpointError`` that lists every difference between ``arrays`` and the ``{name: shape}`` expected.
 
-    Where names and shapes fit, the values must be such that they can be computed with: see ``refuse_unusable``.
+    Where names and shapes fit, the values must be such that they can be computed with: see ``refuse_unusable``, which
+    takes ``tables``.
     """
     kinds = (
         [*_sorted("missing in the file", expected.keys() - arrays.keys())],
@@ -137,7 +141,7 @@ def check_fit(
     faults = [fault for some in zip_longest(*kinds) for fault in some if fault]
     if faults:
         raise CheckpointError(listed(f"{source} does not fit the model:", faults))
-    refuse_unusable(arrays, source)
+    refuse_unusable(arrays, source, tables)
     if tiny := below_normal(arrays):
         head = f"{source} holds weights below 1.2e-38, which an engine may take for 0:"
         warnings.warn(listed(head, tiny), stacklevel=2)

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddle_dla.optim.groups import STATISTICS
+from paddle_dla.models.grouping import STATISTICS
 
 
 class ModelEma:

@@ -39,6 +39,7 @@ from paddle_dla.reports import fill_csv
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, atomic_paths, check_writable
 from paddle_dla.storage.npy import write_npy as write_array
+from paddle_dla.subject import CHECKPOINT, MODEL
 from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class Rows:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="features", description="Embeddings of images.")
-    result.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint")
-    result.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
+    result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
+    result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
     result.add_argument("--threads", type=threads, metavar="N", help="default: all usable cores")
     add_loading(result)

@@ -2,8 +2,9 @@
 
 Usage::
 
-    paddle-dla info                 # one line for each of the twelve
+    paddle-dla info                 # one line for each of the twelve, and for each port
     paddle-dla info dla60
+    paddle-dla info ports/resnet18  # or package.module:function
     paddle-dla info dla60.pdparams  # a converted checkpoint
     paddle-dla info exported/
 
@@ -13,6 +14,7 @@ Exit codes: 0 done, 1 refused, 2 usage.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +22,12 @@ from pathlib import Path
 from paddle_dla.checkpoint import read, recorded_preprocessing
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import read_record
+from paddle_dla.models.cards import CARD, read_card
+from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.models.macs import forward_macs
 from paddle_dla.models.pretrained import PRETRAINED
-from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.models.registry import Entry, ModelError, find_model, port_folders
+from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
@@ -32,19 +37,23 @@ from paddle_dla.terminal import run_command
 
 Facts = dict[str, object]
 
-HEADLINES = ("checkpoint", "export", "formats", "source", "model", "num_classes")
+HEADLINES = (
+    "checkpoint", "export", "formats", "source", "model", "place", "proved", "verdict", "num_classes", "classifier",
+    "first_conv", "levels",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="info", description="What is known of a model, a checkpoint or an export.")
-    parser.add_argument("subject", nargs="?", metavar="MODEL|CHECKPOINT|EXPORT", help="default: all twelve models")
+    parser.add_argument("subject", nargs="?", metavar="MODEL|PORT|CHECKPOINT|EXPORT", help="default: all")
     parser.add_argument("--json", action="store_true", help="for programs")
     add_preprocessing(parser)
     args = parser.parse_args(argv)
     try:
         if args.subject is None:
             found = [model_facts(name, PRETRAINED[name].preprocessing) for name in VARIANTS]
+            found += [port_facts(find_model(folder)) for folder in port_folders()]
             print(to_json(found, indent=1) if args.json else "\n".join(table(found)))
         else:
             facts = subject_facts(args)
@@ -58,14 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def subject_facts(args: argparse.Namespace) -> Facts:
     """What is known of the model, the checkpoint or the export that ``args.subject`` names."""
     path = Path(args.subject)
-    if path.is_dir():
+    if path.is_dir() and not (path / CARD).is_file():
         record = read_record(path)
         own = {"export": str(path), "formats": list(record.formats)}
-        return {**own, **model_facts(record.model, record.preprocessing, record.num_classes)}
+        return {**own, **facts_of(record.model, record.preprocessing, record.num_classes)}
     if path.is_file():
         return checkpoint_facts(path, args)
-    name = resolve_name(args.subject)
-    return model_facts(name, chosen_preprocessing(args, PRETRAINED[name].preprocessing))
+    entry = find_model(args.subject)
+    if entry.published is None:
+        return port_facts(entry)
+    return model_facts(entry.name, chosen_preprocessing(args, entry.card.preprocessing))
 
 
 def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
@@ -76,9 +87,43 @@ def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
             f"{path} has no manifest, so nothing is known of it; convert it: python convert/timm2paddle.py"
         )
     own = {"checkpoint": str(path), "source": manifest.get("source", {}), "verified": True}
-    published = PRETRAINED[resolve_name(manifest["model"])].preprocessing
-    preprocessing = chosen_preprocessing(args, recorded_preprocessing(manifest, path) or published)
-    return {**own, **model_facts(manifest["model"], preprocessing, manifest.get("num_classes", 1000))}
+    name, recorded = manifest["model"], recorded_preprocessing(manifest, path)
+    if recorded is None and name not in VARIANTS:
+        raise ModelError(f"{path} records no preprocessing, and {name} is no DLA; ask for its port's folder")
+    preprocessing = chosen_preprocessing(args, recorded or PRETRAINED[name].preprocessing)
+    return {**own, **facts_of(name, preprocessing, manifest.get("num_classes", 1000))}
+
+
+def facts_of(name: str, preprocessing: Preprocessing, num_classes: int) -> Facts:
+    """What a file says of itself, with what is known of the model where it is a DLA."""
+    if name in VARIANTS:
+        return model_facts(name, preprocessing, num_classes)
+    return {"model": name, "num_classes": num_classes, "preprocessing": preprocessing.as_dict()}
+
+
+def port_facts(entry: Entry) -> Facts:
+    """Of a port, or a network written by hand: what its card says. Its source is not run for that."""
+    card = {} if entry.folder is None else read_card(entry.folder)
+    return {
+        "model": entry.name,
+        "place": entry.place,
+        "num_classes": entry.card.num_classes,
+        **({"proved": card["proved"], "verdict": card.get("verdict", {}), "source": card.get("weights", {})} if card
+           else {}),
+        "parameters": None if entry.folder is None else _stored_parameters(entry),
+        "classifier": entry.card.classifier,
+        "first_conv": entry.card.first_conv,
+        "levels": [level["module"] for level in entry.card.levels],
+        "preprocessing": entry.card.preprocessing.as_dict(),
+    }  # fmt: skip
+
+
+def _stored_parameters(entry: Entry) -> int:
+    """Numbers in the port's weights but for statistics of normalisation and tables of indices."""
+    manifest = read_manifest(entry.default_weights()) or {"tensors": {}}
+    shapes = [record["shape"] for name, record in manifest["tensors"].items()
+              if not name.endswith(STATISTICS) and record["dtype"].startswith("float")]  # fmt: skip
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def model_facts(name: str, preprocessing: Preprocessing, num_classes: int = 1000) -> Facts:
@@ -104,32 +149,39 @@ def count_parameters(name: str, in_chans: int, num_classes: int) -> int:
 
 def table(found: Sequence[Facts]) -> list[str]:
     """One line for each model."""
+    variants = [facts for facts in found if "published" in facts]
     lines = [f"{'model':<16}{'parameters':>12}{'GMACs':>8}{'input':>7}{'top-1':>9}{'top-5':>9}"]
-    for facts in found:
+    for facts in variants:
         published, side = facts["published"], facts["preprocessing"]["input_size"][1]
         lines.append(
             f"{facts['model']:<16}{facts['parameters'] / 1e6:>10.2f} M{facts['macs'] / 1e9:>8.2f}{side:>7}"
             f"{published['top1']:>9.3f}{published['top5']:>9.3f}"
         )
+    for facts in found:
+        if "place" in facts:
+            size, side = facts["parameters"] / 1e6, facts["preprocessing"]["input_size"][1]
+            proved = "proved" if facts["proved"] else "a draft that is not proved"
+            lines.append(f"{facts['place']:<16}{size:>10.2f} M{'':8}{side:>7}  a port, {proved}")
     return lines
 
 
 def page(facts: Facts) -> list[str]:
     """All that is known, a line for each."""
-    published = facts["published"]
-    shown = {
-        **{key: facts[key] for key in HEADLINES if key in facts},
-        "parameters": f"{facts['parameters'] / 1e6:.2f} M",
-        "GMACs": f"{facts['macs'] / 1e9:.3g} (convolutions, one image)",
-        "published": f"{published['weights']}: top-1 {published['top1']} %, top-5 {published['top5']} %",
-        **facts["preprocessing"],
-    }
+    shown = {key: facts[key] for key in HEADLINES if key in facts}
+    if facts.get("parameters"):
+        shown["parameters"] = f"{facts['parameters'] / 1e6:.2f} M"
+    if "macs" in facts:
+        shown["GMACs"] = f"{facts['macs'] / 1e9:.3g} (convolutions, one image)"
+    if "published" in facts:
+        published = facts["published"]
+        shown["published"] = f"{published['weights']}: top-1 {published['top1']} %, top-5 {published['top5']} %"
+    shown |= facts["preprocessing"]
     return [f"{key + ':':<15}{_text(value)}" for key, value in shown.items()]
 
 
 def _text(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items() if item)
+        return ", ".join(f"{key} {item}" for key, item in value.items() if item not in (None, "", [], {}))
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -42,8 +42,7 @@ from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.data.walk import refuse_picture_in
-from paddle_dla.models.pretrained import PRETRAINED
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.registry import find_model
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
@@ -105,7 +104,9 @@ def fed_as_told(args: argparse.Namespace) -> Feed:
     """What the command line says without a config, as one batch."""
     preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
     source = _source(args)
-    order = chosen_samples(source.num_samples, args.images, args.shuffle)
+    # training draws its images; the first of a folder are of one class
+    drawn = args.seed if args.train and args.shuffle is None else args.shuffle
+    order = chosen_samples(source.num_samples, args.images, drawn)
     if args.train:
         num_classes = count_classes(source) if args.mixup or args.cutmix else 0
         options = training_options(args, preprocessing, num_classes)
@@ -205,7 +206,7 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
         model = model or manifest.get("model")
         if model is None:
             raise CheckpointError(f"{checkpoint} has no manifest beside it that names its model; name the --model")
-    return PRETRAINED[resolve_name(model or DEFAULT_MODEL)].preprocessing
+    return find_model(model or DEFAULT_MODEL).card.preprocessing
 
 
 def parser() -> argparse.ArgumentParser:

@@ -80,6 +80,11 @@ class Preprocessing:
         """The record as JSON writes it; ``from_dict`` reads it back."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
+    def line(self) -> str:
+        """The record in one line, for people."""
+        size, mean, std = ("x".join(map(str, self.input_size)), *(_numbers(values) for values in (self.mean, self.std)))
+        return f"{size}, crop {self.crop_pct:g}, {self.interpolation}, mean {mean}, std {std}"
+
     def with_channels(self, channels: int) -> Preprocessing:
         """The same for a model of ``channels`` input channels: other than 3, each gets the average statistics."""
         if channels == self.input_size[0]:
@@ -96,6 +101,10 @@ class Preprocessing:
             shown = sorted(map(str, record)) if isinstance(record, Mapping) else repr(record)
             raise ValueError(f"a preprocessing record has the keys {sorted(known)}, not {shown}")
         return cls(**record)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _within(value: object, low: float, high: float) -> bool:

@@ -13,7 +13,7 @@ from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.engines.base import require
 from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions, confusion, mean_loss, real_accuracy, top_k
-from paddle_dla.models.pretrained import PRETRAINED
+from paddle_dla.models.registry import find_model
 from paddle_dla.reports import (
     check_table_suffix,
     class_table,
@@ -119,7 +119,9 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
 
 def against_published(scores: Scores, subject: Subject) -> str:
     """timm's numbers for these weights on ImageNet's 50,000 validation images, and how far these are from them."""
-    published = PRETRAINED[subject.model]
+    if not subject.published:
+        return f"not compared with published figures: none is published for these weights of {subject.model}"
+    published = find_model(subject.model).published
     others = f" (over {scores.images:,} images, not ImageNet's {IMAGENET_VAL:,})"
     return (
         f"published by timm for {published.hub_id}: top-1 {published.top1:.3f} %, top-5 {published.top5:.3f} %; "

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
 from paddle_dla.engines import ENGINES, Engine, open_engine
 from paddle_dla.exporting.opening import load_export
+from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED
 from paddle_dla.options import chosen_preprocessing, positive, threads
 from paddle_dla.preprocessing import Preprocessing
+
+MODEL = "a DLA by timm's name, a port's folder, or package.module:function"
+CHECKPOINT = "converted, or timm's; default: timm's own, from the hub, or the port's"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """``model`` is timm's name; ``source`` the file, folder or hub id that the weights came from; ``named_by`` who says
-    what its classes are called."""
+    """``model`` is what its checkpoints record; ``source`` the file, folder or hub id that the weights came from;
+    ``named_by`` who says what its classes are called; ``assumed`` why the preprocessing is believed to be this where
+    the weights do not record it; ``published`` whether the weights may be those that timm publishes figures of."""
 
     model: str
     source: str
@@ -24,6 +29,13 @@ class Subject:
     preprocessing: Preprocessing
     class_names: ClassNames | None
     named_by: NamedBy
+    assumed: str = ""
+    published: bool = False
+
+    def heading(self) -> list[str]:
+        """What is run and how its images are prepared: the first lines of a command."""
+        lines = [f"model: {self.model}, weights {self.source}", f"images: {self.preprocessing.line()}"]
+        return [*lines, f"  assumed: {self.assumed}"] if self.assumed else lines
 
     def class_name(self, label: int) -> str:
         """What a label is called, with all its synonyms; its number where nobody recorded a name."""
@@ -33,8 +45,10 @@ class Subject:
 def add_subject(to: argparse.ArgumentParser) -> None:
     """Which model, which weights, and what runs them; see ``open_subject``."""
     group = to.add_argument_group("model")
-    group.add_argument("--model", metavar="NAME", help="timm's name; known from a converted checkpoint or an export")
-    group.add_argument("--checkpoint", metavar="FILE", help="converted, or timm's; default: timm's own, from the hub")
+    group.add_argument(
+        "--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint, or an export"
+    )
+    group.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     group.add_argument("--export", metavar="FOLDER", help="what paddle-dla export wrote, instead of a checkpoint")
     group.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
@@ -58,7 +72,10 @@ def _from_export(args: argparse.Namespace) -> Subject:
     known, known_by = export.record.known_classes()
     names, named_by = chosen_class_names(args.classes, known, known_by, classes)
     preprocessing = chosen_preprocessing(args, export.preprocessing)
-    return Subject(export.record.model, args.export, export.engine, classes, preprocessing, names, named_by)
+    comparable = export.record.model in PRETRAINED and classes == IMAGENET_CLASSES
+    return Subject(
+        export.record.model, args.export, export.engine, classes, preprocessing, names, named_by, published=comparable
+    )
 
 
 def _from_checkpoint(args: argparse.Namespace) -> Subject:
@@ -69,4 +86,7 @@ def _from_checkpoint(args: argparse.Namespace) -> Subject:
     names, named_by = chosen_class_names(args.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
     preprocessing = chosen_preprocessing(args, loaded.preprocessing)
     engine = open_engine(args.engine, loaded.layer, threads=args.threads, input_size=preprocessing.input_size)
-    return Subject(loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names, named_by)
+    return Subject(
+        loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names, named_by, loaded.assumed,
+        loaded.published,
+    )  # fmt: skip

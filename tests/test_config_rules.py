@@ -1,5 +1,7 @@
 """Options that do not go together: each rule refuses what it should, with a way out that works."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("yaml")
@@ -13,6 +15,7 @@ GREY = "model.in_chans=1 transform.mean=[0.5] transform.std=[0.5] transform.eval
 TEACHER = "loss.distillation.teacher=dla102 loss.distillation.checkpoint=t.pdparams"
 JITTER = "transform.train.color_jitter=0.4"
 SSLD = "loss.distillation.kind=ssld"
+PORT = Path(__file__).parent / "a_port"
 PROBE = "train.linear_probe=true model.pretrained=true"
 ALL_LAYERS = "[base_layer,level0,level1,level2,level3,level4,level5,fc]"
 
@@ -67,6 +70,9 @@ BROKEN = [
     ("train.device=cpu train.amp=bfloat16", "train.amp", "train.device=gpu"),
     ("train.device=cpu train.sync_bn=true", "train.sync_bn", "train.sync_bn=false"),
     ("model.name=dla61", "model.name", "model.name=dla60"),
+    (f"model.name={PORT} model.global_pool=max", "model.global_pool", "model.global_pool=avg"),
+    (f"model.name={PORT} train.recompute=true", "train.recompute", "train.recompute=false"),
+    ("model.name=dla60 model.drop_path_rate=0.1", "model.drop_path_rate", "model.drop_path_rate=null"),
 ]
 
 

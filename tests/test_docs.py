@@ -14,7 +14,7 @@ def test_the_walk_from_an_empty_file_to_a_verified_port_works(capsys):
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     code = [block for language, block in blocks if language == "python"]
     shown = [block for language, block in blocks if not language]
-    assert (len(code), len(shown)) == (8, 3)
+    assert (len(code), len(shown)) == (9, 3)
     namespace = {"__name__": "port_your_own_model"}
     for block in code:
         exec(compile(block, "port-your-own-model.md", "exec"), namespace)

@@ -190,3 +190,14 @@ def test_broken_weights_are_not_the_fault_of_the_engine():
     model.fc.bias.set_value(np.full(CLASSES, np.inf, np.float32))
     with pytest.raises(ExportError, match="own logits are not finite"):
         check.measure(model, noise(2))
+
+
+@pytest.mark.parametrize("kind", ["inference", "onnxruntime"])
+def test_an_engine_that_computes_something_else_is_refused(kind, monkeypatch):
+    pytest.importorskip(PACKAGE[kind])
+    from paddle_dla.exporting import opening
+
+    write = opening.write_model
+    monkeypatch.setattr(opening, "write_model", lambda layer, *rest: write(small_model("dla46x_c", seed=1), *rest))
+    with pytest.raises(ExportError, match="does not compute"):
+        engine(kind)

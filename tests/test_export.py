@@ -346,3 +346,20 @@ def test_options_that_do_not_go_together_are_a_mistake_of_usage(checkpoint, argu
     with pytest.raises(SystemExit) as stopped:
         call(checkpoint, *arguments)
     assert stopped.value.code == 2
+
+
+@needs_onnx
+def test_a_value_of_padding_that_was_never_set_is_zero_in_onnx():
+    import onnx
+
+    from paddle_dla.exporting.to_onnx import _padded_with_zeros
+
+    # paddle2onnx 2.1 writes whatever was in memory, such as this
+    garbage = onnx.numpy_helper.from_array(np.array(1.8e19, np.float32), "value")
+    pads = onnx.numpy_helper.from_array(np.array([0, 0, 1, 1]), "pads")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "y")]
+    node = onnx.helper.make_node("Pad", ["x", "pads", "value"], ["y"])
+    graph = onnx.helper.make_graph([node], "padded", ends[:1], ends[1:], [garbage, pads])
+    changed = onnx.load_from_string(_padded_with_zeros(onnx.helper.make_model(graph).SerializeToString())).graph
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in changed.initializer}
+    assert values[changed.node[0].input[2]] == 0

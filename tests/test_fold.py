@@ -163,3 +163,34 @@ def test_a_fold_that_forgets_a_term_is_seen(forgotten):
     neutral = 1.0 if forgotten in ("_variance", "weight") else 0.0
     getattr(model.bn, forgotten).set_value(np.full(4, neutral))
     assert relative(run(fold_batch_norms(model, images)[0], images), expected) > LIMIT * 1000
+
+
+class Activated(nn.BatchNorm2D):
+    """As timm's BatchNormAct2d: one layer that normalises and activates."""
+
+    def __init__(self, channels: int, act: nn.Layer):
+        super().__init__(channels)
+        self.act = act
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class Doubled(nn.BatchNorm2D):
+    """Not the affine map that its statistics say."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("norm", [Activated(6, nn.ReLU6()), Activated(6, nn.Identity()), Doubled(6)])
+def test_a_norm_that_does_more_keeps_the_rest(norm):
+    train_norm(norm, np.random.RandomState(1))
+    model = nn.Sequential(nn.Conv2D(3, 6, 3, bias_attr=False), norm)
+    model.eval()
+    images = noise(2)
+    folded, names = fold_batch_norms(model, images)
+    with paddle.no_grad():
+        ours, expected = folded(paddle.to_tensor(images)).numpy(), model(paddle.to_tensor(images)).numpy()
+    assert np.abs(ours - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert names == ([] if isinstance(norm, Doubled) else ["1"])

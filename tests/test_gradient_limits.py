@@ -86,6 +86,20 @@ def test_a_gradient_that_is_off_by_more_is_a_fault(compared, pool, share):
     assert not report.passed and report.verdict().startswith("NOT ALIGNED")
 
 
+def test_a_module_without_parameters_is_compared_in_float64():
+    class Ours(torch.nn.Module):
+        def forward(self, x):
+            return torch.sinc(x)
+
+    class Theirs(paddle.nn.Layer):
+        def forward(self, x):
+            return paddle.sin(np.pi * x) / (np.pi * x)
+
+    report = align(Ours(), Theirs(), np.random.RandomState(0).standard_normal((2, 3)).astype("float32"))
+    assert report.passed, report.verdict()
+    assert max(row.relative for row in report.rows) < 1e-14
+
+
 @pytest.mark.parametrize("compared", [aligned, trained])
 @pytest.mark.parametrize("pool", ["exact", "max"])
 def test_where_they_make_no_difference_rounding_alone_is_allowed(compared, pool):

@@ -9,6 +9,7 @@ from small_models import CLASSES, SIZE, noise, small_model
 
 from paddle_dla import create_model
 from paddle_dla.engines import EngineError, base, open_engine
+from paddle_dla.export import held_out
 from paddle_dla.exporting import export_int8 as exporting
 from paddle_dla.exporting import int8
 from paddle_dla.exporting.check import run_in_batches
@@ -247,3 +248,12 @@ def test_a_trained_network_keeps_its_accuracy(shared_data, tmp_path):
     assert measured.top1_float32 == 87.11
     # one standard deviation of a score of 87 % on 10,000 images is 0.34 points
     assert measured.loss < 0.34
+
+
+def test_int8_is_measured_on_images_that_it_was_not_calibrated_on():
+    images, labels = np.arange(10.0)[:, None, None, None], np.arange(10)
+    calibration, measured = held_out((images, labels))
+    assert measured[1].tolist() == [3, 7] and calibration[1].tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert measured[0].ravel().tolist() == [3, 7] and not {*calibration[1].tolist()} & {3, 7}
+    with pytest.raises(ValueError, match="--check"):
+        held_out((images[:3], labels[:3]))

@@ -24,11 +24,11 @@ checks.files         | alignment/compare                          | -           
 checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
-convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
                      | epoch_picture epoch_runs pytest_plugin     |                   |              |
                      | training_transforms                        |                   |              |
-alignment.dla        | alignment/pairs                            | torch paddle      | torch paddle | *
+alignment.dla        | alignment/pairs ported                     | torch paddle      | torch paddle | *
+convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
                      |                                            |                   |              | sides.paddle
 alignment.reprod     | alignment/reprod_files                     | -                 | -            | engine.* storage
@@ -61,8 +61,9 @@ convert.program      | convert/translate/program modes            | torch       
 convert.symbols      | convert/translate/symbols                  | torch             | torch        | convert.*
 convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage
-convert.conversion   | convert/conversion hub layout readers      | -                 | -            | convert.dla
-                     | torch_file                                 |                   |              | paddle_dla tables
+convert.conversion   | convert/conversion hub layout outcome      | -                 | -            | convert.dla
+                     | port_weights readers torch_file            |                   |              | convert.matching
+                     |                                            |                   |              | paddle_dla tables
                      |                                            |                   |              | plain storage
 convert.matching     | convert/matching automap                   | -                 | -            | convert.dla
                      |                                            |                   |              | storage
@@ -88,7 +89,7 @@ training.records     | paddle_dla/training/__init__ checkpoints   | -           
                      | curves datasets errors hold log place plan |                   |              |
                      | records resuming stopping visual           |                   |              |
 training.memory      | paddle_dla/training/memory                 | paddle            | -            | -
-loading              | paddle_dla/loading                         | -                 | paddle       | *
+loading              | paddle_dla/loading                         | paddle            | paddle       | *
 paddle_dla           | paddle_dla/__init__                        | -                 | -            | models
 models               | paddle_dla/models                          | paddle            | paddle       | tables plain
                      |                                            |                   |              | storage
@@ -105,7 +106,7 @@ data                 | paddle_dla/data                            | -           
 ranks                | paddle_dla/ranks                           | paddle            | -            | launching
 launching            | paddle_dla/launching                       | -                 | -            | storage
 tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
-                     | grouping macs pretrained variants          |                   |              |
+                     | grouping macs pretrained registry variants |                   |              |
 plain                | paddle_dla/checkpoint cpu metrics options  | -                 | -            | storage
                      | preprocessing progress schedule terminal   |                   |              |
 storage              | paddle_dla/storage                         | -                 | -            | -

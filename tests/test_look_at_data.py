@@ -17,7 +17,16 @@ from paddle_dla.data.folder import open_folder
 from paddle_dla.data.images import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.picture import GAP, LINE, _font, fitted, grid
-from paddle_dla.look_at_data import caption, chosen_samples, fed_in_training, look, main, model_preprocessing
+from paddle_dla.look_at_data import (
+    caption,
+    chosen_samples,
+    fed_as_told,
+    fed_in_training,
+    look,
+    main,
+    model_preprocessing,
+    parser,
+)
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
@@ -71,6 +80,15 @@ def test_samples_are_the_first_or_drawn_with_a_seed(tree):
     assert chosen_samples(5, 9, None).tolist() == [0, 1, 2, 3, 4]
     drawn = chosen_samples(1000, 5, 0)
     assert drawn.tolist() == chosen_samples(1000, 5, 0).tolist() != chosen_samples(1000, 5, 1).tolist()
+
+
+def test_training_shows_images_of_more_than_one_class(tmp_path):
+    # a folder's first images are all of one class
+    tree = write_tree(tmp_path / "tree", {"cat": 20, "dog": 20}, lambda k: photo(k, (40, 40), "PNG"))
+    given = ["--data", str(tree), "--output", "unused.png", "--input-size", "32", "--images", "8"]
+    shown = [fed_as_told(parser().parse_args([*given, *more])) for more in (["--train"], [])]
+    labels = [{label for batch in feed.loader for label in batch.labels.tolist()} for feed in shown]
+    assert labels == [{0, 1}, {0}]
 
 
 TRAINING = {

@@ -518,7 +518,7 @@ def test_nothing_is_left_on_the_parameters_that_another_optimizer_would_obey():
         (dict(name="lamb", eps=-1.0), "eps"),
         (dict(name="lamb", max_grad_norm=0.0), "max_grad_norm"),
         (dict(layer_decay=0.0), "layer_decay is above 0"),
-        (dict(layer_decay=0.9), "Toy has no group_matcher"),
+        (dict(layer_decay=0.9), "Toy has no layer_groups"),
     ],
 )
 def test_settings_that_make_no_optimizer_are_refused(options, words):

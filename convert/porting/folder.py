@@ -62,12 +62,16 @@ def write_folder(
     card: Mapping[str, Any],
     reports: Mapping[str, Any],
     overwrite: bool = False,
+    unsaved: frozenset[str] = frozenset(),
 ) -> None:
-    """Write the port to ``folder``. Raises ``CheckpointError`` where the system refuses; nothing is half-written."""
+    """Write the port to ``folder``; ``unsaved`` as in ``manifest``.
+
+    Raises ``CheckpointError`` where the system refuses; nothing is half-written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folders.atomic_folder(folder, overwrite) as part:
         (part / SOURCE).write_text(source, encoding="utf-8")
-        checkpoint.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card))
+        checkpoint.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card, unsaved))
         full = sealed({**card, "files": {name: describe_file(part / name) for name in (SOURCE, WEIGHTS)}})
         (part / CARD).write_text(to_json(full, indent=1) + "\n", encoding="utf-8")
         (part / TEST).write_text(TEST_SOURCE.read_text(encoding="utf-8"), encoding="utf-8")
@@ -77,13 +81,20 @@ def write_folder(
             report.to_json(part / f"{name}.json")
 
 
-def manifest(arrays: Mapping[str, np.ndarray], key_map: KeyMap, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The record beside the weights: which tensor of torch each is, by which steps, and checksums."""
+def manifest(
+    arrays: Mapping[str, np.ndarray], key_map: KeyMap, card: Mapping[str, Any], unsaved: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The record beside the weights: which tensor of torch each is, by which steps, and checksums.
+
+    ``unsaved`` are tensors of torch that its checkpoints do not hold, such as Swin's masks.
+    """
     lines = {line.paddle: line for line in key_map if line.paddle}
     tensors = {}
     for name, array in arrays.items():
         line = lines[name]
         tensors[name] = {"from": line.torch, "steps": [str(step) for step in line.steps], **describe(array)}
+        if line.torch in unsaved:
+            tensors[name]["saved"] = False
     return {
         "format": FORMAT,
         "model": card["name"],

@@ -7,24 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from convert.matching.key_map import KeyMap, Line, parse_steps
+from convert.matching.key_map import KeyMap, Line
+from convert.port_weights import key_map_of
 from convert.porting.reference import Reference
 from paddle_dla import checkpoint
 from paddle_dla.models.cards import WEIGHTS, read_card
 from paddle_dla.storage.errors import CheckpointError
 
 NOT_KEPT = "Paddle counts no batches, and what a forward method makes is not kept"
-
-
-def key_map_of(manifest: dict[str, Any]) -> KeyMap:
-    """The key map that a port's manifest records."""
-    lines = []
-    for name, record in manifest["tensors"].items():
-        if record.get("from") is None:
-            lines.append(Line(None, name, dropped="a constant of the forward method"))
-        else:
-            lines.append(Line(record["from"], name, parse_steps(record.get("steps", ()))))
-    return KeyMap(tuple(lines))
 
 
 def torch_state(arrays: dict[str, np.ndarray], key_map: KeyMap) -> dict[str, np.ndarray]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.conversion import versions
 from convert.matching.key_map import KeyMap
+from convert.outcome import versions
 from convert.porting import card as cards
 from convert.porting.folder import check_folder, write_folder
 from convert.porting.proof import MODES, prove, torch_arrays
@@ -89,8 +89,9 @@ def port_model(
         progress(f"writing {target}")
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
         arrays = stored(arrays, translated.program)
+        unsaved = frozenset(name for name, _ in torch_module.named_buffers()) - torch_module.state_dict().keys()
         card = card_of(port, torch_module, translated, inputs, reference, weights)
-        write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite)
+        write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite, unsaved)
         return replace(port, folder=target)
     return port
 

@@ -11,25 +11,29 @@ from dataclasses import dataclass
 
 from paddle_dla.config.schema import Config
 from paddle_dla.models.macs import forward_macs
+from paddle_dla.models.registry import find_model
 
 IMAGENET_IMAGES = 1_281_167
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``macs``: multiply-accumulates of the whole training, validation apart; ``image_macs``: of one forward pass."""
+    """``macs``: multiply-accumulates of the whole training, validation apart; ``image_macs``: of one forward
+    pass, which is known of DLA alone."""
 
     epochs: int
     images: int
-    image_macs: int
+    image_macs: int | None
     passes: float
 
     @property
-    def macs(self) -> float:
-        return self.epochs * self.images * self.image_macs * self.passes
+    def macs(self) -> float | None:
+        return None if self.image_macs is None else self.epochs * self.images * self.image_macs * self.passes
 
     def __str__(self) -> str:
         seen = f"{self.epochs} epochs x {self.images:,} images"
+        if self.macs is None:
+            return f"{seen} x {self.passes:g} x the forward pass of a port, which is not counted"
         return f"{seen} x {self.passes:g} x {self.image_macs / 1e9:.4g} GMACs = {self.macs:.3g} MACs"
 
 
@@ -40,5 +44,6 @@ def cost(config: Config, images: int = IMAGENET_IMAGES) -> Cost:
     trained. The teacher of a distillation is not counted.
     """
     passes = 1 if config.train.linear_probe else 4 if config.train.recompute else 3
-    macs = forward_macs(config.model.name, config.train_input_size(), config.model.num_classes or 1000)
+    entry, size = find_model(config.model.name), config.train_input_size()
+    macs = forward_macs(entry.name, size, config.model.num_classes or 1000) if entry.published else None
     return Cost(config.total_epochs, images, macs, passes)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from paddle_dla.config.errors import Fault
 from paddle_dla.config.schema import Config
 from paddle_dla.config.sections import ADAPTIVE, WITH_MOMENTUM
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.registry import find_model
+from paddle_dla.storage.errors import CheckpointError
 
 LAYERS = ("base_layer", *(f"level{level}" for level in range(6)), "fc")
 STRIDE = 32
@@ -28,9 +29,14 @@ class Rule:
 
 def _unknown(name: str | None) -> bool:
     try:
-        return bool(name) and not resolve_name(name)
-    except ValueError:
+        return bool(name) and not find_model(name)
+    except (ValueError, CheckpointError):
         return True
+
+
+def _is_variant(config: Config) -> bool:
+    """Whether it is a DLA, whose layers and strides are known; a port's are its own, and it refuses what it cannot."""
+    return not _unknown(config.model.name) and find_model(config.model.name).published is not None
 
 
 def _sizes(config: Config) -> list[tuple[int, int, int]]:
@@ -67,8 +73,23 @@ RULES: tuple[Rule, ...] = (
         "the model's own preprocessing is for RGB; set transform.mean, transform.std and transform.eval.input_size",
     ),
     Rule(
+        ("model.global_pool", "model.name"),
+        lambda c: c.model.global_pool != "avg" and not _unknown(c.model.name) and not _is_variant(c),
+        "the pooling of a port is part of its source; leave model.global_pool at avg",
+    ),
+    Rule(
+        ("model.drop_path_rate", "model.name"),
+        lambda c: bool(c.model.drop_path_rate) and _is_variant(c),
+        "DLA has no stochastic depth; leave it at null",
+    ),
+    Rule(
+        ("train.recompute", "model.name"),
+        lambda c: c.train.recompute and not _unknown(c.model.name) and not _is_variant(c),
+        "a port keeps its activations; set train.recompute: false",
+    ),
+    Rule(
         _SIZES,
-        lambda c: any(side % STRIDE for size in _sizes(c) for side in size[1:]),
+        lambda c: _is_variant(c) and any(side % STRIDE for size in _sizes(c) for side in size[1:]),
         f"height and width are multiples of {STRIDE}, the stride of the network",
     ),
     Rule(
@@ -121,7 +142,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("loss.distillation.teacher",),
         lambda c: _unknown(c.loss.distillation.teacher),
-        "no such model; a teacher is one of the variants of model.name",
+        "no such model; a teacher is a variant of DLA or the folder of a port",
     ),
     Rule(
         ("loss.distillation.teacher", "loss.distillation.checkpoint"),
@@ -221,7 +242,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("train.freeze",),
-        lambda c: _strange_layers(c.train.freeze),
+        lambda c: _is_variant(c) and _strange_layers(c.train.freeze),
         f"no such layer; names begin with one of {', '.join(LAYERS)}",
     ),
     Rule(
@@ -275,7 +296,7 @@ def device_faults(config: Config, device: str) -> list[Fault]:
 
 def _model_faults(config: Config) -> list[Fault]:
     try:
-        resolve_name(config.model.name)
-    except ValueError as error:
+        find_model(config.model.name)
+    except (ValueError, CheckpointError) as error:
         return [Fault("", ("model.name",), str(error))]
     return []

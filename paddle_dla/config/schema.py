@@ -18,8 +18,7 @@ from paddle_dla.config.sections import (
     Train,
     Transform,
 )
-from paddle_dla.models.pretrained import PRETRAINED
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.registry import find_model
 from paddle_dla.preprocessing import Preprocessing
 
 
@@ -45,8 +44,10 @@ class Config:
         return self.train.epochs + before + self.schedule.cooldown_epochs
 
     def preprocessing(self) -> Preprocessing:
-        """How images are prepared for evaluation. Raises ``ValueError`` for an unknown model or an impossible one."""
-        return self.transform.preprocessing(PRETRAINED[resolve_name(self.model.name)].preprocessing)
+        """How images are prepared for evaluation. Raises ``ValueError`` for an unknown model or an impossible
+        one, ``CheckpointError`` for a folder that is no port.
+        """
+        return self.transform.preprocessing(find_model(self.model.name).card.preprocessing)
 
     def train_input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of a training image."""

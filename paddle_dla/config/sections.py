@@ -25,9 +25,13 @@ MOST_REPEATS = 1000  # each takes time in every image, or a place in the order o
 class Model:
     """Which network, and what it starts from."""
 
-    name: str = option("dla60", "the variant, as timm or PaddleClas spells it: one of `paddle_dla.list_models()`")
+    name: str = option(
+        "dla60", "the variant, as timm or PaddleClas spells it, or a port's folder: one of `paddle_dla.list_models()`"
+    )
     pretrained: bool | str = option(
-        False, "`true`: timm's weights from the hub; a path: a converted file or a timm checkpoint; `false`: none"
+        False,
+        "`true`: timm's weights from the hub, or the port's own; a path: a converted file or a timm checkpoint; "
+        "`false`: none",
     )
     num_classes: int | None = option(
         1000, "classes of the head; `null`: as many as the training data have", low=1, high=MOST_CLASSES
@@ -37,6 +41,9 @@ class Model:
         "avg", "how the last map becomes one vector", choices=("avg", "max", "avgmax", "catavgmax")
     )
     drop_rate: float = option(0.0, "dropout before the classifier", low=0, below=1)
+    drop_path_rate: float | None = option(
+        None, "stochastic depth of the last block, for ports that have it; `null`: as ported", low=0, below=1
+    )
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def measure(layer: nn.Layer, images: np.ndarray) -> Reference:
     Raises ``ExportError`` where its logits are not finite.
     """
     exact = copy.deepcopy(layer)
-    exact.to(dtype="float64")
+    _to_float64(exact)
     logits = _run(exact, images.astype(np.float64))
     del exact
     rounded = _run(layer, images)
@@ -89,6 +89,17 @@ def measure(layer: nn.Layer, images: np.ndarray) -> Reference:
         raise ExportError("the network's own logits are not finite; its weights are broken")
     floor = float(np.abs(rounded - logits).max()) / (scale or 1.0)
     return Reference(images, logits, scale or 1.0, floor)
+
+
+def _to_float64(layer: nn.Layer) -> None:
+    """Cast weights and buffers; ``Layer.to`` also casts tables of indices, which are put back."""
+    owners = layer.sublayers(include_self=True)
+    tables = [(owner, name, value) for owner in owners for name, value in owner._buffers.items()
+              if value is not None and not value.is_floating_point()]  # fmt: skip
+    kept = [(owner, name, value.clone()) for owner, name, value in tables]
+    layer.to(dtype="float64")
+    for owner, name, value in kept:
+        owner._buffers[name] = value
 
 
 def _run(layer: nn.Layer, images: np.ndarray) -> np.ndarray:

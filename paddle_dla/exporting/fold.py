@@ -19,6 +19,10 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+SAME = 1e-4
+"""Relative. Some roundings of float32 are 4e-7; what cancels in the affine map multiplies that, by 100 where the mean
+is 100 deviations away. An activation that is missed is an error of the order of 1."""
+
 
 def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, list[str]]:
     """A copy of ``layer`` in evaluation mode with its BN folded, and the names of the BN that were.
@@ -30,9 +34,9 @@ def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, lis
     folded = copy.deepcopy(layer)
     folded.eval()
     pairs = _foldable(folded, paddle.to_tensor(images))
-    for norm_name, (conv, norm) in pairs.items():
+    for norm_name, (conv, norm) in pairs.items():  # what is not affine in a norm of one's own stays behind
         _absorb(conv, norm)
-        _replace(folded, norm_name, nn.Identity())
+        _replace(folded, norm_name, rest_of(norm))
     return folded, list(pairs)
 
 
@@ -57,7 +61,38 @@ def _is_plain_convolution(layer: nn.Layer) -> bool:
 
 def _is_fixed_norm(layer: nn.Layer) -> bool:
     """A BN that, in evaluation, applies its running statistics; ``use_global_stats=False`` takes the batch's own."""
-    return isinstance(layer, nn.BatchNorm2D) and layer._use_global_stats is not False
+    fixed = isinstance(layer, nn.BatchNorm2D) and layer._use_global_stats is not False
+    return fixed and rest_of(layer) is not None
+
+
+@paddle.no_grad()
+def rest_of(norm: nn.BatchNorm2D) -> nn.Layer | None:
+    """What ``norm`` (evaluation mode) does to its affine map: nothing, or its activation ``act``; else ``None``.
+
+    timm's BatchNormAct2d is one layer for both. Which it is is found by running it on values of both signs.
+    """
+    dtype = norm._mean.numpy().dtype
+    scale, shift = (values[None, :, None, None] for values in _affine(norm))
+    wanted = np.linspace(-8, 8, 8 * shift.size).reshape(1, -1, 2, 4)  # of the affine map; beyond the 6 of ReLU6
+    x = np.divide(wanted - shift, scale, out=np.zeros_like(wanted), where=scale != 0).astype(dtype)
+    affine = paddle.to_tensor((x * scale + shift).astype(dtype))
+    found = norm(paddle.to_tensor(x))
+    rests = [nn.Identity(), *(rest for rest in (getattr(norm, "act", None),) if isinstance(rest, nn.Layer))]
+    return next((rest for rest in rests if _same(rest(affine.clone()), found)), None)
+
+
+def _same(ours: Tensor, found: Tensor) -> bool:
+    """Whether two results of some roundings each are one: an activation changes them by their own size."""
+    return bool((ours - found).abs().max() <= SAME * max(float(found.abs().max()), 1.0))
+
+
+def _affine(norm: nn.BatchNorm2D) -> tuple[np.ndarray, np.ndarray]:
+    """``scale`` and ``shift`` of each channel, (C,) float64."""
+    # Paddle's kernels take epsilon as float32, whatever they compute in
+    scale = 1 / np.sqrt(_float64(norm._variance) + np.float64(np.float32(norm._epsilon)))
+    scale = scale if norm.weight is None else scale * _float64(norm.weight)
+    shift = 0.0 if norm.bias is None else _float64(norm.bias)
+    return scale, shift - _float64(norm._mean) * scale
 
 
 def _trace(
@@ -138,11 +173,8 @@ def _absorb(conv: nn.Conv2D, norm: nn.BatchNorm2D) -> None:
     """Give ``conv`` the weights of ``norm(conv(x))``, as parameters of its own."""
     weight = _float64(conv.weight)
     bias = 0.0 if conv.bias is None else _float64(conv.bias)
-    # Paddle's kernels take epsilon as float32, whatever they compute in
-    scale = 1 / np.sqrt(_float64(norm._variance) + np.float64(np.float32(norm._epsilon)))
-    scale = scale if norm.weight is None else scale * _float64(norm.weight)
-    shift = 0.0 if norm.bias is None else _float64(norm.bias)
-    bias = (bias - _float64(norm._mean)) * scale + shift
+    scale, shift = _affine(norm)
+    bias = bias * scale + shift
     dtype = conv.weight.numpy().dtype
     conv.weight = _parameter(conv, (weight * scale[:, None, None, None]).astype(dtype))
     conv.bias = _parameter(conv, bias.astype(dtype))

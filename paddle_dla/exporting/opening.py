@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paddle_dla.engines.base import Engine
+from paddle_dla.exporting.check import compare, measure, random_images
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import NETWORKS, STEM, Record, read_record
 from paddle_dla.exporting.stored_weights import refuse_broken
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 NEEDS = {"onnxruntime": ("onnx", "onnxruntime"), "inference": ("inference", "paddle")}
 """Engine: the format that it runs, the package that it is. The fastest first."""
+
+
+CHECKED = 2
+"""Random images on which an engine that was not exported is held against the network."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,18 @@ def open_files(prefix: Path, kind: str, input_size: tuple[int, int, int], thread
 
 
 def open_layer(layer: nn.Layer, kind: str, input_size: tuple[int, int, int], threads: int | None) -> Engine:
-    """Write ``layer`` (left as it is) for ``kind`` into a folder, open it, remove the folder."""
+    """Write ``layer`` (left as it is) for ``kind`` into a folder, open it, remove the folder.
+
+    Raises ``ExportError`` where the engine does not compute what the layer does, held against it as an export is:
+    paddle2onnx has written networks that score otherwise without a word.
+    """
+    network = frozen(layer)
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder, STEM)
-        write_model(frozen(layer), prefix, NEEDS[kind][0], input_size)
-        return open_files(prefix, kind, input_size, threads)
+        write_model(network, prefix, NEEDS[kind][0], input_size)
+        opened = open_files(prefix, kind, input_size, threads)
+        compare(opened, measure(network, random_images(input_size, CHECKED)))
+        return opened
 
 
 def write_model(layer: nn.Layer, prefix: Path, form: str, input_size: tuple[int, int, int]) -> None:

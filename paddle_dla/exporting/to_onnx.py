@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OUTPUT = "logits"
 OPSET = 17
+ZERO = "paddle_dla.zero"
+"""The value of every ``Pad``."""
 PACKAGES = ("paddle2onnx", "onnx", "onnxruntime")
 
 
@@ -48,7 +50,7 @@ def write_onnx(layer: nn.Layer, path: str | os.PathLike[str], input_size: tuple[
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder, "program")
         write_inference(folded, prefix, input_size)
-        model = _tidied(_translated(prefix), Path(folder, "optimised.onnx"))
+        model = _tidied(_padded_with_zeros(_translated(prefix)), Path(folder, "optimised.onnx"))
     _save(model, path)
 
 
@@ -71,6 +73,23 @@ def _translated(prefix: Path) -> bytes:
     # it logs the cause of a failure and then trips over its own missing result
     except (RuntimeError, UnboundLocalError) as error:
         raise ExportError(f"paddle2onnx cannot translate the network; it logged why ({error})") from error
+
+
+def _padded_with_zeros(content: bytes) -> bytes:
+    """The same network, whose ``Pad`` nodes pad with 0, as the networks do.
+
+    paddle2onnx 2.1 writes a value that it never set: another one in every run. The check after the export refuses a
+    network that pads with something else.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    pads = [node for node in model.graph.node if node.op_type == "Pad" and len(node.input) > 2]
+    if pads:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros([], np.float32), ZERO))
+    for node in pads:
+        node.input[2] = ZERO
+    return model.SerializeToString()
 
 
 def _tidied(content: bytes, scratch: Path) -> onnx.ModelProto:

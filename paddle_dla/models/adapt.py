@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
+from paddle_dla.models.cards import Described
 from paddle_dla.storage.errors import CheckpointError
 
 STEM = "base_layer.0.weight"
 HEAD = ("fc.weight", "fc.bias")
 
 
-def adapt_stem(weight: np.ndarray, in_chans: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Ends:
+    """The tensors of a network that depend on its input channels and classes: names of weights, empty for none."""
+
+    stem: str
+    head: tuple[str, ...]
+
+    @classmethod
+    def of(cls, card: Described) -> Ends:
+        """Those of the layers that ``card`` names."""
+        classifier = card.classifier
+        head = () if classifier is None else (f"{classifier}.weight", f"{classifier}.bias")
+        return cls("" if card.first_conv is None else f"{card.first_conv}.weight", head)
+
+    def channels(self, arrays: Mapping[str, np.ndarray]) -> int | None:
+        """Input channels of the weights; ``None`` where they do not say."""
+        return arrays[self.stem].shape[1] if self.stem in arrays else None
+
+    def classes(self, arrays: Mapping[str, np.ndarray]) -> int | None:
+        """Classes of the weights in Paddle's layout, a linear layer's being (features, classes)."""
+        weight = arrays.get(self.head[0]) if self.head else None
+        return None if weight is None else weight.shape[1 if weight.ndim == 2 else 0]
+
+
+def adapt_stem(weight: np.ndarray, in_chans: int, name: str = STEM) -> np.ndarray:
     """A stem for ``in_chans`` input channels out of one for RGB: (O, 3, K, K) -> (O, in_chans, K, K).
 
     One channel: the sum over RGB. Otherwise RGB repeated as often as needed, cut, and scaled by ``3 / in_chans``, so
@@ -23,7 +51,7 @@ def adapt_stem(weight: np.ndarray, in_chans: int) -> np.ndarray:
         return weight
     if channels != 3:
         raise CheckpointError(
-            f"{STEM} is for {channels} input channels; only weights for 3 can be adapted to {in_chans}"
+            f"{name} is for {channels} input channels; only weights for 3 can be adapted to {in_chans}"
         )
     if in_chans == 1:
         return weight.sum(axis=1, keepdims=True)

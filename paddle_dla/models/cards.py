@@ -1,17 +1,22 @@
-"""The card of a port: what ``card.json`` in its folder says of it. No framework."""
+"""The card of a model: what is known of it without building it. A port's is ``card.json`` in its folder. No framework.
+
+A network written by hand has the same card as a mapping; ``docs/port-your-own-model.md`` shows one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_record import RecordError, Sha256, read_record
 from paddle_dla.storage.json_text import json_sha256, to_json
-from paddle_dla.storage.manifest import FileRecord
+from paddle_dla.storage.manifest import FileRecord, read_manifest
 
 SOURCE, WEIGHTS, CARD = "model.py", "weights.pdparams", "card.json"
 FORMAT = 2
@@ -63,3 +68,89 @@ def is_whole(card: Mapping[str, Any]) -> bool:
     """Whether the ``card`` is what ``sealed`` gave, and has the sums of source and weights."""
     content = {key: value for key, value in card.items() if key != "sha256"}
     return {SOURCE, WEIGHTS} <= card["files"].keys() and card["sha256"] == json_sha256(content)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A card as the pipeline reads it. ``None`` and empty: the card does not say.
+
+    ``classifier`` and ``first_conv`` are names of layers; ``layer_groups`` is the depth of each parameter, 0 at the
+    input; ``no_weight_decay`` are names of parameters; ``levels`` are ``module``, ``num_chs`` and ``reduction`` of each
+    feature map. All names are those of the Paddle network. ``assumed`` says why, where ``preprocessing`` is a guess.
+    """
+
+    name: str
+    num_classes: int | None = None
+    in_chans: int | None = None
+    classifier: str | None = None
+    first_conv: str | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    assumed: str = ""
+    layer_groups: Mapping[str, int] = field(default_factory=dict)
+    no_weight_decay: frozenset[str] = frozenset()
+    levels: tuple[Mapping[str, Any], ...] = ()
+
+
+def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Described:
+    """``card`` with the names of the Paddle network; ``names`` are ``{name in the card: name in Paddle}`` that differ.
+
+    Raises ``ValueError`` for a preprocessing that no image could go through.
+    """
+    names = names or {}
+    shape = _image_shape(card)
+    preprocessing, assumed = _preprocessing(card, shape)
+    groups = card.get("layer_groups") or {}
+    return Described(
+        name=str(card["name"]),
+        num_classes=card.get("num_classes") or None,
+        in_chans=shape[0] if shape else preprocessing.input_size[0],
+        classifier=_one_name(card.get("classifier")),
+        first_conv=_one_name(card.get("first_conv")),
+        preprocessing=preprocessing,
+        assumed=assumed,
+        layer_groups={names.get(name, name): depth for name, depth in groups.items()},
+        no_weight_decay=frozenset(names.get(name, name) for name in card.get("no_weight_decay") or ()),
+        levels=tuple(
+            {"module": level["module"], "num_chs": level["channels"], "reduction": level["stride"]}
+            for level in card.get("feature_levels") or ()
+        ),
+    )
+
+
+def describe_port(folder: str | os.PathLike[str]) -> Described:
+    """The card of the port in ``folder``. Raises ``CheckpointError`` where it is no port, or its card is damaged."""
+    manifest = read_manifest(Path(folder) / WEIGHTS) or {"tensors": {}}
+    renamed = {record.get("from"): name for name, record in manifest["tensors"].items() if record.get("from") != name}
+    try:
+        return describe(read_card(folder), renamed)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{Path(folder) / CARD}: {error}") from error
+
+
+def _image_shape(card: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """(C, H, W) of the images that the reference was traced with; ``None`` for a model of anything else."""
+    inputs = card.get("inputs") or ()
+    return tuple(inputs[0]["shape"]) if len(inputs) == 1 and len(inputs[0]["shape"]) == 3 else None
+
+
+def _preprocessing(card: Mapping[str, Any], shape: tuple[int, ...] | None) -> tuple[Preprocessing, str]:
+    if not card.get("preprocessing"):
+        guess, why = Preprocessing(), "its card records none"
+        return replace(guess.with_channels(shape[0]), input_size=shape) if shape else guess, why
+    recorded = Preprocessing.from_dict(card["preprocessing"])
+    if shape is None:
+        return recorded, ""
+    recorded = recorded.with_channels(shape[0])
+    built_for_one = "img_size" in ((card.get("reference") or {}).get("options") or {})
+    return (replace(recorded, input_size=shape) if built_for_one else recorded), ""
+
+
+def _one_name(value: Any) -> str | None:
+    """A card of timm's may name several classifiers; what is none of one name is not used."""
+    return value if isinstance(value, str) and value else None
+
+
+def missing(described: Described) -> Iterable[str]:
+    """What the card must say for everything that the commands do, and does not."""
+    required = ("num_classes", "in_chans", "classifier", "first_conv")
+    return [name for name in required if getattr(described, name) is None]

@@ -19,6 +19,7 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_dla.models.blocks import DlaTree, conv_level, recomputed
+from paddle_dla.models.grouping import STATISTICS, layer_groups
 from paddle_dla.models.layers import BatchNorm2D, SelectAdaptivePool2D
 from paddle_dla.models.variants import Variant
 
@@ -109,6 +110,15 @@ class DLABackbone(nn.Layer):
             ],
         )
 
+    def layer_groups(self) -> dict[str, int]:
+        """``{parameter: depth}`` for layer decay, 0 at the input, as timm groups them."""
+        names = [name for name, _ in self.named_parameters() if not name.endswith(STATISTICS)]
+        return layer_groups(names, self.group_matcher(coarse=False))
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of parameters that are never decayed: none, as in timm."""
+        return frozenset()
+
     def iter_levels(self, x: Tensor) -> Iterator[Tensor]:
         """Run the network; yields the output of each level: (B, num_chs, H / reduction, W / reduction)."""
         self.check_input(x)
@@ -179,6 +189,10 @@ class DLA(DLABackbone):
         """Features (B, C, H, W) -> logits (B, num_classes), or the pooled features (B, C) with ``pre_logits``."""
         x = self.head_drop(self.global_pool(x))
         return self.flatten(x if pre_logits else self.fc(x))
+
+    def pre_logits(self, x: Tensor) -> Tensor:
+        """What the classifier reads: (B, in_chans, H, W) -> (B, C, 1, 1)."""
+        return self.head_drop(self.global_pool(self.forward_features(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_classes)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+STATISTICS = ("_mean", "_variance")
+"""BatchNorm's buffers, which Paddle counts among the parameters."""
 # a suffix that ends in this ordinal joins the group before it instead of opening one (timm: MATCH_PREV_GROUP)
 JOIN_PREVIOUS = 99999
 

@@ -16,6 +16,7 @@ from paddle import nn
 
 from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
+from paddle_dla.models.fitting import shapes_of, tables_of
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular
@@ -32,6 +33,19 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
 
         model = open_port("ports/convnext_atto")
     """
+    model = proved_network(folder, unproved)
+    arrays, _ = read(Path(folder) / WEIGHTS)
+    check_fit(arrays, shapes_of(model), os.fspath(folder), tables_of(model))
+    model.set_state_dict(arrays)
+    model.eval()
+    return model
+
+
+def proved_network(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:
+    """The network in the port ``folder``, without its weights, which are looked at nevertheless.
+
+    Raises as ``open_port``.
+    """
     card = read_card(folder)
     if not card["proved"] and not unproved:
         raise CheckpointError(f"{os.fspath(folder)} is a draft that is not aligned with its reference; see its report")
@@ -44,12 +58,7 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
             raise _changed(weights)
     except OSError as error:
         raise CheckpointError(f"cannot read {error.filename or folder}: {error.strerror}") from error
-    arrays, _ = read(weights)
-    model = _built(code, source)
-    check_fit(arrays, {name: tuple(value.shape) for name, value in model.state_dict().items()}, os.fspath(folder))
-    model.set_state_dict(arrays)
-    model.eval()
-    return model
+    return _built(code, source)
 
 
 def _changed(path: Path) -> CheckpointError:

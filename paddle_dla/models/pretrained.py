@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
 
+IMAGENET_CLASSES = 1000
+"""Of all published weights."""
+
 
 @dataclass(frozen=True)
 class Pretrained:

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from paddle import Tensor, nn
-
-from paddle_dla.models.grouping import layer_groups
-
-STATISTICS = ("_mean", "_variance")
-"""BatchNorm's buffers, which Paddle counts among the parameters."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +26,14 @@ class ParamGroup:
 def weight_decay_groups(model: nn.Layer, weight_decay: float, exclude_1d: bool = True) -> list[ParamGroup]:
     """Two groups: without weight decay what has at most one dimension or is a bias, with it the rest.
 
+    What ``model.no_weight_decay()`` names, where it has that method, is not decayed either.
+
     ``exclude_1d=False``, or no weight decay: one group. Frozen parameters are in none.
     """
-    kept, decayed = {}, {}
+    kept, decayed, never = {}, {}, _never_decayed(model)
     for name, parameter in trainable(model):
-        plain = not weight_decay or (exclude_1d and (parameter.ndim <= 1 or name.endswith(".bias")))
+        thin = exclude_1d and (parameter.ndim <= 1 or name.endswith(".bias"))
+        plain = not weight_decay or thin or name in never
         (kept if plain else decayed)[name] = parameter
     groups = ParamGroup(kept), ParamGroup(decayed, weight_decay)
     return [group for group in groups if group.parameters]
@@ -45,23 +44,28 @@ def layer_decay_groups(
 ) -> list[ParamGroup]:
     """As BEiT's fine-tuning: each layer learns ``layer_decay`` times as fast as the next one, the head at full rate.
 
-    The layers are those of the model's ``group_matcher``. No scale is below ``min_scale``. In each layer what has at
+    The layers are those of the model's ``layer_groups``. No scale is below ``min_scale``. In each layer what has at
     most one dimension has no weight decay (a bias of more is decayed, unlike in ``weight_decay_groups``; both as in
-    timm). Raises ``ValueError`` for a decay outside (0, 1] and for a model without ``group_matcher``.
+    timm). Raises ``ValueError`` for a decay outside (0, 1] and for a model without ``layer_groups``.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay is above 0 and at most 1, not {layer_decay}")
-    if not hasattr(model, "group_matcher"):
-        raise ValueError(f"{type(model).__name__} has no group_matcher, which tells its layers apart for layer_decay")
-    names = [name for name, _ in model.named_parameters() if not name.endswith(STATISTICS)]
-    layers = layer_groups(names, model.group_matcher(coarse=False))
+    if not hasattr(model, "layer_groups"):
+        raise ValueError(f"{type(model).__name__} has no layer_groups, which tells its layers apart for layer_decay")
+    layers, never = model.layer_groups(), _never_decayed(model)
     last = max(layers.values())
     members: dict[tuple[int, float], dict[str, Tensor]] = {}
     for name, parameter in trainable(model):
-        decay = 0.0 if exclude_1d and parameter.ndim <= 1 else weight_decay
+        decay = 0.0 if (exclude_1d and parameter.ndim <= 1) or name in never else weight_decay
         members.setdefault((layers[name], decay), {})[name] = parameter
     scales = [max(min_scale, layer_decay ** (last - layer)) for layer in range(last + 1)]
     return [ParamGroup(found, decay, scales[layer]) for (layer, decay), found in members.items()]
+
+
+def _never_decayed(model: nn.Layer) -> frozenset[str]:
+    """Names of parameters that match what ``model.no_weight_decay()`` says, which may have wildcards, as in timm."""
+    patterns = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return frozenset(name for name, _ in model.named_parameters() if any(fnmatchcase(name, one) for one in patterns))
 
 
 def trainable(model: nn.Layer) -> Iterator[tuple[str, Tensor]]:

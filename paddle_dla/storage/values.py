@@ -34,9 +34,13 @@ def _widened(array: np.ndarray) -> np.ndarray:
     return found if native != np.float64 or np.array_equal(found, array, equal_nan=True) else array
 
 
-def refuse_unusable(arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises ``CheckpointError`` that names every array that cannot be a weight, and why; ``source`` is their file."""
-    faults = [f"{name}: {fault}" for name, array in arrays.items() if (fault := _fault(name, array))]
+def refuse_unusable(arrays: Mapping[str, np.ndarray], source: str, tables: Mapping[str, str] | None = None) -> None:
+    """Raises ``CheckpointError`` that names every array that cannot be a weight, and why; ``source`` is their file.
+
+    ``tables`` is ``{name: type}`` of arrays that are none, such as indices, and have another type for it.
+    """
+    found = ((name, _fault(name, array, (tables or {}).get(name))) for name, array in arrays.items())
+    faults = [f"{name}: {fault}" for name, fault in found if fault]
     if faults:
         raise CheckpointError(listed(f"{source} holds what no weight can be; convert or train again:", faults))
 
@@ -48,7 +52,9 @@ def refuse_non_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
         raise CheckpointError(listed(f"{source} is not finite; take an older checkpoint:", faults))
 
 
-def _fault(name: str, array: np.ndarray) -> str:
+def _fault(name: str, array: np.ndarray, table: str | None = None) -> str:
+    if table is not None:
+        return "" if array.dtype.name == table else f"of type {array.dtype.name}, the model's is {table}"
     if array.dtype == np.float64:
         return "float64 that float32 does not hold exactly; save it as float32"
     if array.dtype != np.float32:

@@ -23,7 +23,6 @@ from paddle_dla.losses import (
     Loss,
     SoftTargetCrossEntropy,
 )
-from paddle_dla.models.dla import DLA
 from paddle_dla.models.factory import create_model
 from paddle_dla.optim import NamedOptimizer, create_optimizer
 from paddle_dla.schedule import Schedule, create_schedule
@@ -35,7 +34,7 @@ from paddle_dla.training.plan import Plan
 TIMM_OPTIMIZERS = {"nesterov": "sgd", "momentum": "momentum", "sgd": "momentum", "adamw": "adamw", "lamb": "lamb"}
 
 
-def create_network(config: Config, num_classes: int, fresh: bool = True) -> DLA:
+def create_network(config: Config, num_classes: int, fresh: bool = True) -> nn.Layer:
     """The network, initialised from ``train.seed``, with its weights; ``fresh=False`` leaves ``model.pretrained`` out.
 
     Raises ``CheckpointError`` for weights that cannot be had or do not fit.
@@ -49,6 +48,7 @@ def create_network(config: Config, num_classes: int, fresh: bool = True) -> DLA:
         in_chans=model.in_chans,
         global_pool=model.global_pool,
         drop_rate=model.drop_rate,
+        drop_path_rate=model.drop_path_rate,
     )
     if config.train.recompute:
         network.set_grad_checkpointing()

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from paddle import Tensor, nn
 
-from paddle_dla.optim.groups import STATISTICS
+from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.training.errors import TrainingError
 
-HEAD = ("fc", "head_drop")
+DROPOUT = "head_drop"
+"""DLA's dropout before the classifier, which a linear probe keeps."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ def freeze(network: nn.Layer, prefixes: Sequence[str]) -> Frozen:
 
 def freeze_all_but_head(network: nn.Layer) -> Frozen:
     """A linear probe: the classifier alone is trained, on features as in evaluation."""
-    return freeze(
-        network, [name for name, _ in network.named_children() if name not in HEAD and _has_weights(network, name)]
+    classifier = network.get_classifier()
+    head = next(name for name, layer in network.named_sublayers() if layer is classifier)
+    for name, parameter in network.named_parameters():
+        if not name.startswith(f"{head}."):
+            parameter.stop_gradient = True
+    around = {head, DROPOUT, *(head.rsplit(".", depth)[0] for depth in range(1, head.count(".") + 1))}
+    inside = f"{head}."
+    return Frozen(
+        tuple(layer for name, layer in network.named_sublayers() if name not in around and not name.startswith(inside))
     )
-
-
-def _has_weights(network: nn.Layer, name: str) -> bool:
-    return bool(getattr(network, name).parameters())
 
 
 def running_statistics(network: nn.Layer) -> list[Tensor]:

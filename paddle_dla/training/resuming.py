@@ -10,7 +10,7 @@ from paddle_dla.config import Config, difference, parse_config
 from paddle_dla.data.class_names import recorded_class_names
 from paddle_dla.data.labelling import differences
 from paddle_dla.data.source import shortened
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.registry import model_name
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.training.checkpoints import MODEL, Checkpoint, found, newest, recover, verify
@@ -95,7 +95,7 @@ def changes(checkpoint: Checkpoint, config: Config, num_classes: int, plan: Plan
     before = parse_config(checkpoint.record["config"], str(checkpoint.path))
     lines = [str(change) for change in difference(before, config) if change.key not in (*SILENT, *FIXED)]
     refused = [str(change) for change in difference(before, config) if change.key in FIXED]
-    if resolve_name(before.model.name) != resolve_name(config.model.name):
+    if checkpoint_model(checkpoint) != model_name(config.model.name):
         refused.insert(0, f"model.name: {before.model.name} -> {config.model.name}")
     if checkpoint.record["num_classes"] != num_classes:
         refused.append(f"classes: {checkpoint.record['num_classes']} -> {num_classes}")
@@ -107,6 +107,11 @@ def changes(checkpoint: Checkpoint, config: Config, num_classes: int, plan: Plan
             + str(checkpoint.path / "model.pdparams")
         )
     return lines + _surroundings(checkpoint, plan, threads)
+
+
+def checkpoint_model(checkpoint: Checkpoint) -> str:
+    """The model that a checkpoint is of; a port's folder may have another name by now."""
+    return (read_manifest(checkpoint.path / MODEL) or {}).get("model", "")
 
 
 def refuse_other_classes(checkpoint: Checkpoint, num_classes: int, classes: Sequence[str] | None) -> None:

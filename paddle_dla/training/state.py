@@ -13,7 +13,8 @@ from paddle import Tensor
 
 from paddle_dla.checkpoint import check_fit
 from paddle_dla.config import Config, to_yaml
-from paddle_dla.models.variants import resolve_name
+from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.registry import model_name
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.manifest import FORMAT as MANIFEST_FORMAT
 from paddle_dla.storage.values import refuse_non_finite
@@ -86,7 +87,7 @@ def _facts(around: Circumstances, position: Position) -> dict[str, Any]:
     config = around.config
     facts = {
         "format": MANIFEST_FORMAT,
-        "model": resolve_name(config.model.name),
+        "model": model_name(config.model.name),
         "num_classes": around.num_classes,
         "in_chans": config.model.in_chans,
         "global_pool": config.model.global_pool,
@@ -102,8 +103,7 @@ def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
 
     Raises ``CheckpointError`` or ``ResumeError`` where it is of another model or optimizer.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in learner.network.state_dict().items()}
-    check_fit(snapshot.model, own, source)
+    check_fit(snapshot.model, shapes_of(learner.network), source, tables_of(learner.network))
     refuse_non_finite(snapshot.ema or {}, f"the average in {source}")
     refuse_non_finite(snapshot.optimizer, f"the optimizer's state in {source}")
     try:

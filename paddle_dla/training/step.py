@@ -18,7 +18,6 @@ from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_
 from paddle_dla.config import Config
 from paddle_dla.data.batch import Batch
 from paddle_dla.ema import ModelEma
-from paddle_dla.models.dla import DLA
 from paddle_dla.optim import NamedOptimizer, clip_grad_norm_, clip_grad_value_
 from paddle_dla.optim.clip import global_norm
 from paddle_dla.ranks import Ranks
@@ -34,7 +33,7 @@ from paddle_dla.training.plan import Position, step_seed
 class Learner:
     """What learns, and what it learns by. ``scaler`` is there with float16 alone."""
 
-    network: DLA
+    network: paddle.nn.Layer
     frozen: Frozen
     criterion: Criterion
     optimizer: NamedOptimizer

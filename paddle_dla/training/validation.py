@@ -15,7 +15,7 @@ from paddle_dla.ema import ModelEma
 from paddle_dla.engines.eager import EagerEngine
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions, mean_loss, merge, refuse_none, top_k
-from paddle_dla.optim.groups import STATISTICS
+from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.training.agreement import from_first

@@ -110,11 +110,14 @@ def is_complex(tensor: paddle.Tensor) -> bool:
 
 
 def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -> paddle.Tensor:
-    """``array`` as an input of ``layer``, cast to the type of its parameters where it is floating point."""
+    """``array`` as an input of ``layer``, cast to the type of its parameters where it is floating point.
+
+    Without parameters the type in which tensors are made is that of the run.
+    """
     tensor = paddle.to_tensor(array)
     if not tensor.is_floating_point():
         return tensor
-    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), tensor.dtype)
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), paddle.get_default_dtype())
     tensor = tensor.astype(dtype)
     tensor.stop_gradient = not differentiable
     return tensor

@@ -100,9 +100,12 @@ def in_random_directions(output: Any, seed: int) -> tuple[list[torch.Tensor], li
 
 
 def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:
-    """``array`` as an input of ``module``, cast to the type of its parameters where it is floating point."""
+    """``array`` as an input of ``module``, cast to the type of its parameters where it is floating point.
+
+    Without parameters the type in which tensors are made is that of the run.
+    """
     tensor = torch.from_numpy(np.array(array))
-    dtype = next((p.dtype for p in module.parameters()), tensor.dtype)
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
     if not tensor.is_floating_point():
         return tensor
     return tensor.to(dtype).requires_grad_(differentiable)

@@ -1,0 +1,146 @@
+"""A port beside its reference, both with the weights of one conversion, as ``pairs`` does it for DLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.engine.session import align
+from alignment.pairs import torch_tensor, versions
+from convert.key_map import to_paddle
+from convert.layout import state_layout
+from convert.matching.key_map import KeyMap, Line
+from convert.outcome import Conversion
+from convert.port_weights import key_map_of
+from convert.porting.opening import NOT_KEPT, torch_state
+from convert.porting.reference import Reference
+from convert.readers import Source, source_from_arrays
+from convert.translate.program import float64_throughout
+from paddle_dla import checkpoint, create_model
+from paddle_dla.checkpoint import check_fit
+from paddle_dla.models.cards import WEIGHTS, read_card
+from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.registry import Entry, find_model
+from paddle_dla.storage.errors import CheckpointError
+from torch_ref.data import eval_batch
+from torch_ref.model import create_model as create_timm
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The tensor of Paddle that is one of torch, ``transposed`` or not."""
+
+    paddle: str
+    transposed: bool = False
+
+    def carried(self, array: np.ndarray) -> np.ndarray:
+        """``array`` in the other framework's layout, either way."""
+        return array.T if self.transposed else array
+
+
+def twins(model: str) -> dict[str, Twin]:
+    """``{name in torch: twin}`` of every tensor that a checkpoint of ``model`` holds and Paddle keeps."""
+    entry = find_model(model)
+    if entry.folder is None:
+        return {name: Twin(twin) for name in state_layout(entry.name) if (twin := to_paddle(name)) is not None}
+    key_map = key_map_of(checkpoint.read(entry.folder / WEIGHTS)[1])
+    return {line.torch: Twin(line.paddle, line.transpose) for line in key_map if line.torch and line.paddle}
+
+
+def fresh_reference(model: str, seed: int) -> torch.nn.Module:
+    """The reference of ``model`` as torch initialises it under ``seed``, in evaluation mode."""
+    entry = find_model(model)
+    if entry.folder is None:
+        return create_timm(entry.name, seed=seed)
+    return replace(_recorded(entry), seed=seed).build()
+
+
+def _recorded(entry: Entry) -> Reference:
+    reference = Reference(**read_card(entry.folder)["reference"])
+    if not reference.name:
+        raise CheckpointError(f"{entry.place} was made of a module that only its maker has")
+    return reference
+
+
+def own_source(entry: Entry) -> Source:
+    """The weights in the port's folder, as its reference calls them."""
+    arrays, manifest = checkpoint.read(Path(entry.folder) / WEIGHTS)
+    if manifest is None:
+        raise CheckpointError(f"{entry.folder} has weights without a manifest")
+    state = torch_state(arrays, key_map_of(manifest))
+    return source_from_arrays(state, origin=f"the weights in {entry.place}")
+
+
+def pair_of(
+    entry: Entry, source: Source, conversion: Conversion, paddle_arrays: Mapping[str, np.ndarray] | None = None
+) -> tuple[torch.nn.Module, paddle.nn.Layer, KeyMap]:
+    """The reference, the port and their key map. The reference gets the tensors of ``source`` as they are, but for
+    those of another naming and a stem or head that was made anew. Raises ``CheckpointError`` where they do not fit.
+    """
+    module, recorded = build_reference(entry, conversion), checkpoint.read(Path(entry.folder) / WEIGHTS)[1]
+    key_map = key_map_of(recorded)
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in
+               torch_state(conversion.arrays, key_map).items()}  # fmt: skip
+    made = {key_map_line.torch for key_map_line in key_map
+            if "made" in conversion.manifest["tensors"].get(key_map_line.paddle, {})}  # fmt: skip
+    tensors |= {name: torch_tensor(stored) for name, stored in source.tensors.items()
+                if name in tensors and name not in made}  # fmt: skip
+    named = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            named[name].copy_(tensor)
+    model = create_model(entry.place, num_classes=conversion.num_classes, in_chans=conversion.in_chans)
+    arrays = dict(conversion.arrays if paddle_arrays is None else paddle_arrays)
+    check_fit(arrays, shapes_of(model), "the converted file", tables_of(model))
+    model.set_state_dict(arrays)
+    model.eval()
+    known = {line.torch for line in key_map}
+    others = [Line(name, None, dropped=NOT_KEPT) for name in named if name not in known]
+    return module.eval(), model, KeyMap((*key_map, *others))
+
+
+def build_reference(entry: Entry, conversion: Conversion) -> Any:
+    """The torch module of the port, of the classes and channels of ``conversion``; its weights are drawn."""
+    reference = _recorded(entry)
+    sizes = {"num_classes": (conversion.num_classes, entry.card.num_classes),
+             "in_chans": (conversion.in_chans, entry.card.in_chans)}  # fmt: skip
+    changed = {name: wanted for name, (wanted, own) in sizes.items() if wanted != own and own is not None}
+    return replace(reference, options={**reference.options, **changed}).build()
+
+
+def align_port(
+    entry: Entry,
+    source: Source,
+    conversion: Conversion,
+    inputs: np.ndarray | Sequence[str],
+    mode: str = "eval",
+    *,
+    dtype: str = "float64",
+    backward: bool = True,
+    seed: int = 0,
+    paddle_arrays: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = lambda line: None,
+) -> Any:
+    """``align`` on a port and its reference; ``inputs`` are an array (B, C, H, W) or paths of images."""
+    module, model, key_map = pair_of(entry, source, conversion, paddle_arrays)
+    if not isinstance(inputs, np.ndarray):
+        inputs = eval_batch(module, inputs)
+    # what the reference asks for in float32, such as resampled positions, is computed in float64 too, as in the proof
+    module = float64_throughout(module)
+    result = align(
+        module, model, inputs, key_map=key_map, mode=mode, dtype=dtype, backward=backward, seed=seed,
+        progress=lambda line: progress(f"{entry.name}: {line}"),
+    )  # fmt: skip
+    what = "forward and backward" if backward else "forward"
+    result.title = f"{entry.name}: {what} in {mode} mode, the reference against its port"
+    shape = "x".join(map(str, inputs.shape))
+    result.facts = {"weights": source.describe(), "input": shape, **result.facts, "versions": versions()}
+    return result

@@ -1,0 +1,240 @@
+"""One protocol for every model: what a network's class does not offer, its card does. Paddle only.
+
+``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``, ``pre_logits``, ``layer_groups`` and
+``no_weight_decay`` are what evaluation, training and export ask of a network. DLA's class has them; a port's class has
+none, and its card says which layers are meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddle_dla.models.cards import Described
+from paddle_dla.models.registry import ModelError
+
+CLASSIFIERS = (nn.Linear, nn.Conv2D)
+
+
+class Offered:
+    """A network with its ``card``; mixed in behind the network's own class, whose methods go first."""
+
+    card: Described
+    num_classes: int
+    in_chans: int
+
+    def get_classifier(self) -> nn.Layer:
+        """The layer that makes logits, or an identity where the network has no classes."""
+        return self.get_sublayer(self._named("classifier"))
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier, initialised as torch initialises its kind of layer; 0 classes leave the features.
+
+        Raises ``ModelError`` for another ``global_pool`` than the network's own, which cannot be exchanged.
+        """
+        refuse_pool(self.card.name, global_pool)
+        name, old = self._named("classifier"), self.get_classifier()
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more, got {num_classes}")
+        new = nn.Identity() if num_classes == 0 else _like(old, num_classes, name)
+        for hook in old._forward_pre_hooks.values():
+            new.register_forward_pre_hook(hook)
+        new.train() if self.training else new.eval()
+        replace_sublayer(self, name, new)
+        self.num_classes = num_classes
+
+    def get_sublayer(self, name: str) -> nn.Layer:
+        """The layer ``name`` (dotted). Raises ``ModelError`` where there is none."""
+        found = dict(self.named_sublayers()).get(name)
+        if found is None:
+            raise ModelError(f"{self.card.name} has no layer {name!r}, which its card names")
+        return found
+
+    def layer_groups(self) -> dict[str, int]:
+        """``{parameter: depth}`` for layer decay. Raises ``ModelError`` where the card has none."""
+        groups = self._named("layer_groups")
+        strange = [name for name, _ in self.named_parameters() if name not in groups]
+        # a new classifier may have a bias where the old one had none: it learns as the classifier does
+        return {**groups, **{name: max(groups.values()) for name in strange}}
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of parameters that are never decayed."""
+        return self.card.no_weight_decay
+
+    def pre_logits(self, x: Tensor) -> Tensor:
+        """What the classifier reads for the images ``x`` (B, C, H, W): (B, features), or a map of 1 x 1."""
+        seen: list[Tensor] = []
+        handle = self.get_classifier().register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        try:
+            self(x)
+        finally:
+            handle.remove()
+        return seen[-1]
+
+    def _named(self, what: str) -> Any:
+        value = getattr(self.card, what)
+        if not value:
+            raise ModelError(f"the card of {self.card.name} names no {what}")
+        return value
+
+
+class Levels:
+    """Mixed in before a network's class: it returns the maps of ``card.levels`` of ``out_indices``, finest first."""
+
+    out_indices: Sequence[int]
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """``module``, ``num_chs`` and ``reduction`` of every level."""
+        return [dict(level) for level in self.card.levels]
+
+    @property
+    def out_info(self) -> list[dict[str, Any]]:
+        """The same of each returned map."""
+        return [self.feature_info[index] for index in self.out_indices]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) -> a map of each chosen level, in the layout that the network itself has there."""
+        found: dict[int, Tensor] = {}
+        layers = {index: self.get_sublayer(self.card.levels[index]["module"]) for index in self.out_indices}
+        handles = [layer.register_forward_post_hook(partial(_keep, found, index)) for index, layer in layers.items()]
+        try:
+            super().forward(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        unseen = [self.card.levels[index]["module"] for index in self.out_indices if index not in found]
+        if unseen:
+            raise ModelError(f"{self.card.name} never calls {', '.join(unseen)} as a layer: it has no map there")
+        return [found[index] for index in self.out_indices]
+
+
+def _keep(found: dict[int, Tensor], index: int, _layer: nn.Layer, _inputs: Any, output: Tensor) -> None:
+    found[index] = output
+
+
+def offer(network: nn.Layer, card: Described) -> nn.Layer:
+    """``network`` itself, with everything that ``card`` can add to what its class offers.
+
+    Raises ``ModelError`` where the card names layers or parameters that the network does not have.
+    """
+    own = type(network)
+    network.__class__ = type(own.__name__, (own, Offered), {"__module__": own.__module__, "__doc__": own.__doc__})
+    network.card = card
+    for name in ("num_classes", "in_chans"):
+        if not hasattr(network, name):
+            setattr(network, name, getattr(card, name) or 0)
+    _check(network, card)
+    return network
+
+
+def features_of(network: nn.Layer, out_indices: Sequence[int]) -> nn.Layer:
+    """``network`` as one that returns the maps of its levels ``out_indices``; its classifier goes.
+
+    Raises ``ModelError`` where its card has no levels, or not these.
+    """
+    levels = len(network.card.levels)
+    wrong = [index for index in out_indices if not -levels <= index < levels]
+    if not levels or wrong or not out_indices:
+        raise ModelError(f"{network.card.name} has the feature levels 0 to {levels - 1}, not {list(out_indices)}")
+    network.reset_classifier(0)
+    own = type(network)
+    network.__class__ = type(own.__name__, (Levels, own), {"__module__": own.__module__, "__doc__": own.__doc__})
+    network.out_indices = sorted({index % levels for index in out_indices})
+    return network
+
+
+def _check(network: nn.Layer, card: Described) -> None:
+    layers, parameters = dict(network.named_sublayers()), dict(network.named_parameters())
+    faults = [f"{what} {name!r}" for what, name in (("classifier", card.classifier), ("first_conv", card.first_conv))
+              if name is not None and name not in layers]  # fmt: skip
+    faults += [f"layer group of {name!r}" for name in card.layer_groups if name not in parameters]
+    faults += [f"feature level {level['module']!r}" for level in card.levels if level["module"] not in layers]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ModelError(f"the card of {card.name} names what the network does not have: {', '.join(faults[:5])}{more}")
+
+
+def refuse_pool(name: str, global_pool: str | None) -> None:
+    """Raises ``ModelError`` for a pooling that a network with a card cannot be given."""
+    if global_pool not in (None, "avg"):
+        raise ModelError(f"the pooling of {name} is part of its source; global_pool={global_pool!r} is DLA's alone")
+
+
+def _like(old: nn.Layer, num_classes: int, name: str) -> nn.Layer:
+    """A classifier of the kind of ``old``; an identity does not say what stood there."""
+    if type(old) is nn.Linear:
+        new = nn.Linear(old.weight.shape[0], num_classes, bias_attr=None if old.bias is not None else False)
+    elif type(old) is nn.Conv2D and list(old.weight.shape[2:]) == [1, 1]:
+        new = nn.Conv2D(old.weight.shape[1], num_classes, 1, bias_attr=None if old.bias is not None else False)
+    else:
+        raise ModelError(f"the classifier {name} is a {type(old).__name__}; only Linear and Conv2D 1x1 are replaced")
+    uniform_as_torch(new, old.weight.shape[0] if type(old) is nn.Linear else old.weight.shape[1])
+    return new
+
+
+@paddle.no_grad()
+def uniform_as_torch(layer: nn.Layer, fan_in: int) -> None:
+    """torch's default for the weight and bias of a linear layer or a convolution: U(-1, 1) / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            paddle.assign(paddle.uniform(parameter.shape, min=-bound, max=bound), parameter)
+
+
+def replace_sublayer(network: nn.Layer, name: str, new: nn.Layer) -> None:
+    """Put ``new`` where the layer ``name`` (dotted) stands."""
+    parent, _, key = name.rpartition(".")
+    owner = dict(network.named_sublayers(include_self=True))[parent]
+    owner.add_sublayer(key, new)
+
+
+def set_in_chans(network: nn.Layer, in_chans: int) -> None:
+    """Give the first convolution ``in_chans`` input channels, with new weights.
+
+    Raises ``ModelError`` where there is none that could.
+    """
+    name = network.card.first_conv
+    conv = None if name is None else network.get_sublayer(name)
+    if not isinstance(conv, nn.Conv2D) or conv._groups != 1:
+        raise ModelError(f"{network.card.name} has no first convolution that could read {in_chans} channels")
+    out, _, *kernel = conv.weight.shape
+    conv.weight = conv.create_parameter([out, in_chans, *kernel])
+    conv._in_channels = network.in_chans = in_chans
+    uniform_as_torch(conv, in_chans * math.prod(kernel))
+
+
+def set_drop_rate(network: nn.Layer, rate: float) -> None:
+    """Dropout of what the classifier reads, which is what ``drop_rate`` means to timm's classifiers."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_rate must be in [0, 1), got {rate}")
+    if rate:
+        network.get_classifier().register_forward_pre_hook(partial(_dropped, rate))
+
+
+def _dropped(rate: float, layer: nn.Layer, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (F.dropout(inputs[0], rate, training=layer.training), *inputs[1:])
+
+
+def set_drop_path_rate(network: nn.Layer, rate: float) -> None:
+    """Scale the stochastic depth of all blocks so that the last one's is ``rate``, as timm spreads it over depth.
+
+    Raises ``ModelError`` for a network whose source has none: timm leaves it out of a model that is built without.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate must be in [0, 1), got {rate}")
+    blocks = [layer for layer in network.sublayers() if isinstance(getattr(layer, "drop_prob", None), float)]
+    largest = max((layer.drop_prob for layer in blocks), default=0.0)
+    if rate and not largest:
+        raise ModelError(
+            f"{network.card.name} was ported without stochastic depth; make a port that has it: convert/port.py "
+            "--torch timm:create_model --torch-args with model_name and drop_path_rate"
+        )
+    for layer in blocks if largest else ():
+        layer.drop_prob = rate * layer.drop_prob / largest

@@ -1,0 +1,145 @@
+"""Every model that the commands take, by one name: a variant of DLA, a port's folder, or ``package.module:function``.
+
+What is known of a model is read without building it: DLA's tables, a port's card, the card of a network written by
+hand. A port is found by its folder alone, never by what a checkpoint says, because opening one runs its source.
+``PADDLE_DLA_PORTS`` names folders of ports beside ``./ports``, separated as in ``PATH``. No framework.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddle_dla.models.cards import CARD, Described, describe, describe_port, missing
+from paddle_dla.models.pretrained import PRETRAINED, Pretrained
+from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.storage.shown import shown
+
+FOLDERS = "PADDLE_DLA_PORTS"
+HERE = "ports"
+VARIANT_LAYERS = {"classifier": "fc", "first_conv": "base_layer.0"}
+
+
+class ModelError(ValueError):
+    """A model that is not found, or does not offer what is asked of it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``place`` opens the model; ``card`` is what is known of it, ``card.name`` what checkpoints of it record.
+
+    A variant has ``published`` weights, a port a ``folder``, a network written by hand a ``factory`` that builds it.
+    """
+
+    place: str
+    card: Described
+    published: Pretrained | None = None
+    folder: Path | None = None
+    factory: Callable[[], Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What checkpoints record."""
+        return self.card.name
+
+    def default_weights(self) -> str:
+        """What ``pretrained=True`` loads: the port's own file, or timm's on the hub. Raises ``ModelError``."""
+        if self.folder is not None:
+            from paddle_dla.models.cards import WEIGHTS
+
+            return str(self.folder / WEIGHTS)
+        if self.published is None:
+            raise ModelError(f"{self.place} has no weights of its own; name a file")
+        return self.published.hub_id
+
+
+def find_model(place: str | os.PathLike[str]) -> Entry:
+    """What is known of the model ``place``: a name, a folder, or ``package.module:function``.
+
+    Raises ``ModelError`` for an unknown one, with the nearest known ones, and ``CheckpointError`` for a folder that is
+    no port.
+    """
+    text = os.fspath(place)
+    if _is_variant(text):
+        return _variant(resolve_name(text))
+    if Path(text).is_dir():
+        return Entry(text, describe_port(text), folder=Path(text))
+    if ":" in text and "/" not in text:
+        return _written_by_hand(text)
+    raise ModelError(_unknown(text))
+
+
+def model_name(place: str) -> str:
+    """The name that checkpoints of ``place`` record; see ``find_model`` for what is raised."""
+    return find_model(place).name
+
+
+def list_places(pattern: str = "*") -> list[str]:
+    """What ``find_model`` takes: the variants of DLA and the folders of the ports, that match a shell pattern."""
+    return fnmatch.filter([*VARIANTS, *map(str, port_folders())], pattern)
+
+
+def port_folders() -> Iterator[Path]:
+    """The ports in ``./ports`` and in the folders that ``PADDLE_DLA_PORTS`` names."""
+    parents = [HERE, *os.environ.get(FOLDERS, "").split(os.pathsep)]
+    for parent in dict.fromkeys(filter(None, parents)):
+        yield from sorted(card.parent for card in Path(parent).glob(f"*/{CARD}"))
+
+
+def _is_variant(text: str) -> bool:
+    try:
+        return bool(resolve_name(text))
+    except ValueError:
+        return False
+
+
+def _variant(name: str) -> Entry:
+    published = PRETRAINED[name]
+    card = Described(name, 1000, 3, preprocessing=published.preprocessing, **VARIANT_LAYERS)
+    return Entry(name, card, published)
+
+
+def _written_by_hand(text: str) -> Entry:
+    package, _, name = text.partition(":")
+    module, found = _imported(package, name, text)
+    card = getattr(found, "card", None) or getattr(module, "CARD", None)
+    if not isinstance(card, Mapping):
+        raise ModelError(f"{text} has no card: give it a mapping `card`, or its module a mapping `CARD`")
+    try:
+        described = describe({"name": name.replace(".", "_"), **card})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"the card of {text}: {error}") from error
+    lacking = list(missing(described))
+    if lacking:
+        raise ModelError(f"the card of {text} does not say: {', '.join(lacking)}")
+    return Entry(text, described, factory=found)
+
+
+def _imported(package: str, name: str, text: str) -> tuple[Any, Any]:
+    """The module, and what is called ``name`` in it; the current folder is looked in, too."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = found = importlib.import_module(package)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelError(f"{text} is not found: {error}; it is written package.module:function") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    return module, found
+
+
+def _unknown(text: str) -> str:
+    known = {Path(place).name: place for place in list_places()}
+    near = difflib.get_close_matches(Path(text).name.split(".")[0], known, n=3, cutoff=0.4) or list(VARIANTS)
+    return (
+        f"unknown model '{shown(text)}'; nearest: {', '.join(known[name] for name in near)} (list_models() names all "
+        f"{len(known)}; a port is named by its folder)"
+    )

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.command import SIDE_MULTIPLE, add_inputs
+from alignment.command import SIDE_MULTIPLE, SIZE, add_inputs
 from alignment.engine.judging.noise import measure_leaks, run_in_both
 from alignment.engine.records.files import Measured, check_dump, save_tape
 from alignment.engine.records.store import MEMORY, Budget, Store
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result.add_argument("--dump", required=True, metavar="DIR", help="where to write the record")
     add_inputs(result)
+    result.set_defaults(size=SIZE)
     return result
 
 
@@ -87,9 +88,14 @@ def record_torch(
             with side.in_type(module, dtype, nudge):
                 return side.capture(module, inputs, store, start)
 
-        tape, noise = run_in_both(run, Budget(max_memory))
-        with constants_of_paddle(alternatives=True):
-            leaks = measure_leaks(partial(run, "float64"), tape) if backward else {}
+        with constants_of_paddle(apply=False, alternatives=True) as constants:
+            tape, noise = run_in_both(run, Budget(max_memory))
+        def leaking(store: Store, name: str) -> Tape:
+            with constants_of_paddle(alternatives=True, only={name}):
+                return run("float64", store)
+
+        ways = [partial(leaking, name=name) for name in constants.used] if backward else []
+        leaks = measure_leaks(ways, tape, Budget(max_memory))
     errors, leaks = ({index: noise.error for index, noise in found.items()} for found in (noise, leaks))
     facts = {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}
     save_tape(tape, folder, facts, Measured(errors, leaks))

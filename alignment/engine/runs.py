@@ -21,7 +21,7 @@ from alignment.engine.sides.paddle import capture as capture_paddle
 from alignment.engine.sides.paddle import cut
 from alignment.engine.sides.side import Roots, Side
 from alignment.engine.sides.torch.borrow import in_type
-from alignment.engine.sides.torch.constants import Constant, constants_of_paddle
+from alignment.engine.sides.torch.constants import OWN, Constant, constants_of_paddle
 
 Loss = Callable[..., Any]
 """``(output, *labels) -> number``, in one framework."""
@@ -33,7 +33,8 @@ LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_l
 @dataclass
 class Reference:
     """The reference's run, what float32 does to it by the index of the tensor, and the functions that it called of
-    which Paddle keeps constants in float32. ``leaks`` is what those do to its gradients, once that was measured.
+    which Paddle keeps constants in float32, ``as_paddle`` with them. ``leaks`` is what those, and what a port may write
+    in their place (``functions`` names all), do to its gradients, once that was measured.
 
     Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
@@ -42,6 +43,8 @@ class Reference:
     tape: Tape | None = None
     noise: dict[int, Noise] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
+    functions: tuple[str, ...] = ()
+    as_paddle: bool = False
     leaks: Mapping[int, Noise] = field(default_factory=dict)
 
     def floor(self, dtype: str) -> NoiseFloor:
@@ -101,7 +104,7 @@ def run_reference(
     as_paddle: bool = False,
 ) -> Reference:  # fmt: skip
     """Run torch in float64, and in float32 for its errors; ``as_paddle`` with the constants of Paddle's kernels."""
-    constants = constants_of_paddle(apply=as_paddle)
+    constants = constants_of_paddle(apply=as_paddle, alternatives=True, only=OWN)
     give_back_memory()
 
     def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
@@ -109,14 +112,23 @@ def run_reference(
         with constants:
             return _reference_run(models, inputs, start, dtype, store, nudge)
 
-    return Reference(*run_in_both(run, budget), constants.used)
+    tape, noise = run_in_both(run, budget)
+    own = {name: constant for name, constant in constants.used.items() if name in OWN}
+    return Reference(tape, noise, own, (*constants.used,), as_paddle)
 
 
-def leaks_into(models: Borrowed, inputs: Any, start: Start | None, tape: Tape) -> dict[int, Noise]:
-    """What constants that Paddle keeps in float32 do to the gradients of ``tape``, the reference's run in float64."""
+def leaks_into(
+    models: Borrowed, inputs: Any, start: Start | None, reference: Reference, budget: Budget
+) -> dict[int, Noise]:  # fmt: skip
+    """What constants that Paddle keeps in float32 do to the gradients of the ``reference``."""
     give_back_memory()
-    with constants_of_paddle(alternatives=True):
-        return measure_leaks(lambda store: _reference_run(models, inputs, start, "float64", store), tape)
+    applied = OWN if reference.as_paddle else frozenset()
+
+    def run(store: Store, name: str) -> Tape:
+        with constants_of_paddle(alternatives=True, only=applied ^ {name}):
+            return _reference_run(models, inputs, start, "float64", store)
+
+    return measure_leaks([partial(run, name=name) for name in reference.functions], reference.tape, budget)
 
 
 def _reference_run(

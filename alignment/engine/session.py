@@ -198,6 +198,7 @@ class Session:
             found = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
             # kept in what the caller holds, for further ports
             self.runs.tape, self.runs.noise, self.runs.constants = found.tape, found.noise, found.constants
+            self.runs.functions = found.functions
 
     def run_port(self) -> None:
         """The whole port in float64; an exception ends it and is kept."""
@@ -365,7 +366,7 @@ class Session:
             return result
         self.progress("torch in float64, for what constants that Paddle keeps in float32 do to gradients")
         with set_as_port(self.models.reference, self.settings.wanted()):
-            self.runs.leaks = leaks_into(self.models, self.inputs, self.start, self.runs.tape)
+            self.runs.leaks = leaks_into(self.models, self.inputs, self.start, self.runs, self.budget)
         other = self.judged(self.port, "float64")
         rows = [row for row in other.rows if row.direction != FORWARD and row.layer in wrong]
         if excused := [row.relative for row in rows if row.aligned]:

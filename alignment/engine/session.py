@@ -164,7 +164,6 @@ class Session:
     matching: Matching = field(init=False)
     points: Mapping[Any, Point] = field(init=False)
     settings: Split = field(init=False)
-    as_paddle: bool = field(init=False, default=False)
     folds: Mapping[str, Fold] = field(init=False, default_factory=dict)
     port: Tape = field(init=False)
 
@@ -197,8 +196,7 @@ class Session:
         if self.runs.tape is None:
             found = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
             # kept in what the caller holds, for further ports
-            self.runs.tape, self.runs.noise, self.runs.constants = found.tape, found.noise, found.constants
-            self.runs.functions = found.functions
+            vars(self.runs).update(vars(found))
 
     def run_port(self) -> None:
         """The whole port in float64; an exception ends it and is kept."""
@@ -327,7 +325,7 @@ class Session:
 
     def _torch_again(self, budget: Budget) -> Tape:
         with set_as_port(self.models.reference, self.settings.wanted()):
-            return run_torch_again(self.models, self.inputs, budget, self.as_paddle)
+            return run_torch_again(self.models, self.inputs, budget, self.runs.as_paddle)
 
     def _first_change(self, first: Tape, again: Tape) -> str | None:
         records = again.by_key()
@@ -353,7 +351,6 @@ class Session:
         if sum(not row.aligned for row in other.rows) >= sum(not row.aligned for row in result.rows):
             self.runs, self.matching, self.points = strict, matching, points
             return result
-        self.as_paddle = True
         for name, constant in self.runs.constants.items():
             words = f"in torch with the constants that Paddle's kernel keeps in float32, {constant.size:.1e} away"
             other.facts[name] = words

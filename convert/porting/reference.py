@@ -6,13 +6,12 @@ A factory is named ``package.module:function``; it is called with keyword argume
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddle_dla.models.registry import ModelError, import_named
 from paddle_dla.storage.errors import CheckpointError
 
 SHOWN = 8
@@ -70,19 +69,10 @@ class Reference:
         return partial(timm.create_model, self.model, pretrained=False)
 
     def _function(self) -> Any:
-        package, _, name = self.factory.partition(":")
-        sys.path.insert(0, str(Path.cwd()))
         try:
-            found: Any = importlib.import_module(package)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise BuildError(
-                f"{self.factory} is not found: {error}; it is written package.module:function"
-            ) from error
-        finally:
-            sys.path.remove(str(Path.cwd()))
-        return found
+            return import_named(self.factory)[1]
+        except ModelError as error:
+            raise BuildError(str(error)) from error
 
     def as_dict(self) -> dict[str, Any]:
         """What a port's card records, so that its test builds the reference again."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_dla.models.cards import CARD, Described, describe, describe_port, missing
-from paddle_dla.models.pretrained import PRETRAINED, Pretrained
+from paddle_dla.models.cards import CARD, WEIGHTS, Described, describe, describe_port, missing
+from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED, Pretrained
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.storage.shown import shown
 
@@ -52,8 +52,6 @@ class Entry:
     def default_weights(self) -> str:
         """What ``pretrained=True`` loads: the port's own file, or timm's on the hub. Raises ``ModelError``."""
         if self.folder is not None:
-            from paddle_dla.models.cards import WEIGHTS
-
             return str(self.folder / WEIGHTS)
         if self.published is None:
             raise ModelError(f"{self.place} has no weights of its own; name a file")
@@ -102,13 +100,13 @@ def _is_variant(text: str) -> bool:
 
 def _variant(name: str) -> Entry:
     published = PRETRAINED[name]
-    card = Described(name, 1000, 3, preprocessing=published.preprocessing, **VARIANT_LAYERS)
+    card = Described(name, IMAGENET_CLASSES, 3, preprocessing=published.preprocessing, **VARIANT_LAYERS)
     return Entry(name, card, published)
 
 
 def _written_by_hand(text: str) -> Entry:
-    package, _, name = text.partition(":")
-    module, found = _imported(package, name, text)
+    module, found = import_named(text)
+    name = text.partition(":")[2]
     card = getattr(found, "card", None) or getattr(module, "CARD", None)
     if not isinstance(card, Mapping):
         raise ModelError(f"{text} has no card: give it a mapping `card`, or its module a mapping `CARD`")
@@ -122,8 +120,12 @@ def _written_by_hand(text: str) -> Entry:
     return Entry(text, described, factory=found)
 
 
-def _imported(package: str, name: str, text: str) -> tuple[Any, Any]:
-    """The module, and what is called ``name`` in it; the current folder is looked in, too."""
+def import_named(text: str) -> tuple[Any, Any]:
+    """The module and the object of ``package.module:name``; the current folder is looked in, too.
+
+    Raises ``ModelError`` where either is not found.
+    """
+    package, _, name = text.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         module = found = importlib.import_module(package)

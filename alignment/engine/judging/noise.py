@@ -103,7 +103,7 @@ class RoundedRun(Store):
         ref = Ref(len(self.refs), array.shape, array.dtype.str)
         self.refs.append(ref)
         known = ref.index < len(self._exact.refs)
-        self.noise.append(_noise(self._exact.get(self._exact.refs[ref.index]), array) if known else NOTHING)
+        self.noise.append(noise_of(self._exact.get(self._exact.refs[ref.index]), array) if known else NOTHING)
         return ref
 
     @property
@@ -196,7 +196,6 @@ def gradients_of(tape: Tape) -> list[Ref]:
 class ReferenceRun(Protocol):
     """Runs the reference in ``dtype``, its weights larger by ``nudge`` units in the last place of float32."""
 
-
     def __call__(self, dtype: str, store: Store, nudge: int = 0) -> Tape: ...
 
 
@@ -248,13 +247,14 @@ def measure_noise(exact: Tape, rounded: Tape) -> dict[int, Noise]:
         for slot, twin in zip([*record.output_grads, *record.input_grads], [*other.output_grads, *other.input_grads]):
             pairs += [(slot.ref, twin.ref)] if slot and twin and slot.ref and twin.ref else []
         for ref, twin in pairs if other is not record else ():
-            found[ref.index] = _noise(exact.get(ref), rounded.get(twin))
+            found[ref.index] = noise_of(exact.get(ref), rounded.get(twin))
     for name in exact.param_grads.keys() & rounded.param_grads.keys():
         ref = exact.param_grads[name]
-        found[ref.index] = _noise(exact.get(ref), rounded.get(rounded.param_grads[name]))
+        found[ref.index] = noise_of(exact.get(ref), rounded.get(rounded.param_grads[name]))
     return found
 
 
-def _noise(exact: np.ndarray, rounded: np.ndarray) -> Noise:
+def noise_of(exact: np.ndarray, rounded: np.ndarray) -> Noise:
+    """What separates ``rounded`` from ``exact``."""
     found = compare(exact, rounded)
     return Noise(found.max_abs, found.scale)

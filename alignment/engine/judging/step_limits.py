@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, Noise
+from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, Noise, noise_of
 from alignment.engine.records.run import GRADIENT, Key, Run, Step
 
 SHARE = 2.0**-7
@@ -53,10 +52,9 @@ def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key],
     spread = {}
     for number, (other, step) in enumerate(zip(rounded, exact.steps)):
         for key in step.arrays.keys() & other.arrays.keys():
-            array = step.arrays[key]
-            found = compare(array, other.arrays[key])
-            if np.isfinite(found.max_abs):
-                spread[number, key] = Noise(found.max_abs, float(np.abs(array).max(initial=0.0)))
+            found = noise_of(step.arrays[key], other.arrays[key])
+            if np.isfinite(found.error):
+                spread[number, key] = found
     return spread
 
 

@@ -12,7 +12,7 @@ import paddle.nn.functional as PF  # noqa: E402
 import torch.nn.functional as TF  # noqa: E402
 
 from alignment.engine.sides.torch import constants  # noqa: E402
-from alignment.engine.sides.torch.constants import constants_of_paddle  # noqa: E402
+from alignment.engine.sides.torch.constants import BACKWARD_ALONE, constants_of_paddle  # noqa: E402
 
 ROUNDING = 1e-14
 """What two float64 kernels differ by, over the largest magnitude."""
@@ -214,6 +214,15 @@ def test_a_hard_sigmoid_may_be_a_division_in_the_port():
         actual = in_torch(TF.hardsigmoid, arrays)
     strict = in_torch(TF.hardsigmoid, arrays)
     assert apart(actual, expected) <= ROUNDING < 1e-9 < apart(strict, expected)
+
+
+@pytest.mark.parametrize("name", sorted(BACKWARD_ALONE))
+def test_the_constant_of_a_pool_is_in_its_gradient_alone(name):
+    x = torch.from_numpy(drawn(2, 3, *[7] * int(name[-2])))
+    plain = getattr(TF, name)(x, 3)
+    with constants_of_paddle() as used:
+        assert torch.equal(getattr(TF, name)(x, 3), plain)
+    assert [*used.used] == [name]
 
 
 def test_another_mean_is_no_pool():

@@ -23,6 +23,7 @@ from alignment.engine.judging.accepted import split as split_settings
 from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
+from alignment.engine.judging.noise import MOST_LEAKED
 from alignment.engine.judging.outputs import output_rows
 from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared, stray_modes
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
@@ -60,6 +61,7 @@ from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle.settings import lacks_backward_in_evaluation
 from alignment.engine.sides.torch.alternatives import alternatives
 from alignment.engine.sides.torch.borrow import threads_as_torch
+from alignment.engine.sides.torch.constants import BACKWARD_ALONE
 from alignment.engine.sides.torch.other_losses import loss_cause
 from alignment.engine.sides.torch.resetting import set_as_port
 from convert.matching.derive import Proposal, excused, propose
@@ -340,7 +342,7 @@ class Session:
     def _with_constants(self, result: Report) -> Report:
         """The result beside the reference with Paddle's constants, where these are what separates the two."""
         wrong = [row for row in result.rows if row.direction == FORWARD and not row.aligned]
-        if not wrong or not self.runs.constants:
+        if not wrong or not self.runs.constants.keys() - BACKWARD_ALONE:
             return result
         self.progress("torch in float64, with the constants that Paddle keeps in float32")
         strict, matching, points = self.runs, self.matching, self.points
@@ -358,8 +360,9 @@ class Session:
 
     def _with_leaks(self, result: Report) -> Report:
         """The result with what Paddle's constants do to gradients, where that is what separates the two."""
-        wrong = {row.layer for row in result.rows if row.direction != FORWARD and row.differs}
-        if not wrong or self.runs.leaks:
+        differing = [row for row in result.rows if row.direction != FORWARD and row.differs]
+        wrong = {row.layer for row in differing}
+        if self.runs.leaks or not any(row.relative <= MOST_LEAKED for row in differing):
             return result
         self.progress("torch in float64, for what constants that Paddle keeps in float32 do to gradients")
         with set_as_port(self.models.reference, self.settings.wanted()):

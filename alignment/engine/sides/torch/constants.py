@@ -157,6 +157,9 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
     F.cross_entropy: ("cross_entropy with label_smoothing", cross_entropy),
 }
 
+BACKWARD_ALONE = frozenset(f"{kind}_pool{dims}d" for kind in ("avg", "adaptive_avg") for dims in (1, 2, 3))
+"""Names of functions whose constants change gradients and nothing that is returned."""
+
 OWN = frozenset(name for name, _ in ENTRIES.values())
 """Names of Paddle's own constants, without the alternatives'."""
 

@@ -8,6 +8,8 @@ paddle = pytest.importorskip("paddle")
 pytestmark = pytest.mark.torch
 
 from alignment import align, align_training, transfer  # noqa: E402
+from alignment.engine import session  # noqa: E402
+from alignment.engine.runs import leaks_into  # noqa: E402
 
 SHAPE = 4, 3, 7, 7
 
@@ -105,3 +107,16 @@ def test_a_module_without_parameters_is_compared_in_float64():
 def test_where_they_make_no_difference_rounding_alone_is_allowed(compared, pool):
     report = compared(Port(pool))
     assert report.passed and largest_limit(report) < 1e-10
+
+
+@pytest.mark.parametrize("share, bias, measured", [(0.0, 0.0, 1), (1e-9, 0.0, 1), (0.5, 0.0, 0), (0.0, 0.5, 0)])
+def test_the_constants_are_measured_only_where_they_may_be_the_first_difference(monkeypatch, share, bias, measured):
+    """Not behind values that differ, nor where a gradient differs by far more before theirs does."""
+    reference, port, inputs, key_map = pair(Port("mean", share))
+    with paddle.no_grad():
+        port.fc.bias.add_(paddle.full([4], bias))
+    runs = []
+    monkeypatch.setattr(session, "leaks_into", lambda *args: runs.append(args) or leaks_into(*args))
+    report = align(reference, port, inputs, key_map=key_map)
+    assert len(runs) == measured
+    assert report.passed is (share < 1e-8 and not bias), report.verdict()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
-from alignment.engine.judging.echo import EchoStore
+from alignment.engine.judging.echo import EchoStore, difference
 from alignment.engine.judging.noise import Noise, NoiseFloor, credible, measure_leaks, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
@@ -23,6 +23,9 @@ from alignment.engine.sides.side import Roots, Side
 from alignment.engine.sides.torch.borrow import in_type
 from alignment.engine.sides.torch.constants import OWN, Constant, constants_of_paddle
 
+# One model run twice does the same operations in the same order; threads may split a sum otherwise, which is worth
+# some units in the last place. What is random changes a value by its own size.
+SAME_RUN = 2.0**-30
 Loss = Callable[..., Any]
 """``(output, *labels) -> number``, in one framework."""
 
@@ -105,7 +108,6 @@ def run_reference(
 ) -> Reference:  # fmt: skip
     """Run torch in float64, and in float32 for its errors; ``as_paddle`` with the constants of Paddle's kernels."""
     constants = constants_of_paddle(apply=as_paddle, alternatives=True, only=OWN)
-    give_back_memory()
 
     def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
         progress(f"torch in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
@@ -121,7 +123,6 @@ def leaks_into(
     models: Borrowed, inputs: Any, start: Start | None, reference: Reference, budget: Budget
 ) -> dict[int, Noise]:  # fmt: skip
     """What constants that Paddle keeps in float32 do to the gradients of the ``reference``."""
-    give_back_memory()
     applied = OWN if reference.as_paddle else frozenset()
 
     def run(store: Store, name: str) -> Tape:
@@ -135,6 +136,7 @@ def _reference_run(
     models: Borrowed, inputs: Any, start: Start | None, dtype: str, store: Store, nudge: int = 0
 ) -> Tape:
     loss = start.loss(REFERENCE) if start else None
+    give_back_memory()
     with ExitStack() as stack:
         for model in (models.torch_module, loss and loss.function):
             if isinstance(model, REFERENCE.Model):
@@ -151,20 +153,38 @@ def run_port(
     Of what the ``reference`` holds already only the difference is kept; ``guide`` holds its calls by the port's.
     """
     store = EchoStore(reference.store, budget)
+    give_back_memory()
     with PORT.in_type(models.paddle_layer, dtype):
         return capture_paddle.capture(models.paddle_layer, inputs, store, *_beginning(start, PORT), failed, guide)
 
 
-def run_torch_again(models: Borrowed, inputs: Any, budget: Budget, as_paddle: bool) -> Tape:
-    """torch in float64 once more, forward alone."""
-    with constants_of_paddle(apply=as_paddle):
-        return _reference_run(models, inputs, None, "float64", Store(budget))
+def torch_changes(models: Borrowed, inputs: Any, first: Tape, budget: Budget, as_paddle: bool) -> str | None:
+    """The layer from which on torch in float64 returns something else than in its ``first`` run, if any."""
+    with constants_of_paddle(apply=as_paddle), in_type(models.torch_module, "float64"):
+        return _first_change(REFERENCE, models.torch_module, inputs, first, budget)
 
 
-def run_paddle_again(models: Borrowed, inputs: Any, budget: Budget) -> Tape:
-    """Paddle in float64 once more, forward alone."""
+def paddle_changes(models: Borrowed, inputs: Any, first: Tape, budget: Budget) -> str | None:
+    """The same of Paddle."""
     with PORT.in_type(models.paddle_layer, "float64"):
-        return PORT.capture(models.paddle_layer, inputs, Store(budget), failed=lambda error: None)
+        return _first_change(PORT, models.paddle_layer, inputs, first, budget, failed=lambda error: None)
+
+
+def _first_change(
+    side: Side, model: Any, inputs: Any, first: Tape, budget: Budget,
+    failed: Callable[[ModelRaised], None] | None = None,
+) -> str | None:  # fmt: skip
+    """Runs ``model`` once more, forward alone; of what it returns only what is not the ``first`` run's is kept."""
+    store = EchoStore(first.store, budget)
+    give_back_memory()
+    again = side.capture(model, inputs, store, failed=failed, guide=first.by_key())
+    records = again.by_key()
+    for record in first:
+        other = records.get(record.key)
+        pairs = [] if other is None else [*zip(record.output_refs(), other.output_refs())]
+        if any(not difference(first, one, again, two).relative <= SAME_RUN for one, two in pairs):
+            return record.path
+    return None
 
 
 def cut_port(

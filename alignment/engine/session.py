@@ -21,7 +21,6 @@ from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split, in_words
 from alignment.engine.judging.accepted import split as split_settings
 from alignment.engine.judging.echo import regrouped
-from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
 from alignment.engine.judging.noise import MOST_LEAKED
 from alignment.engine.judging.outputs import output_rows
@@ -50,11 +49,11 @@ from alignment.engine.runs import (
     Reference,
     Start,
     leaks_into,
-    run_paddle_again,
+    paddle_changes,
     run_port,
     run_reference,
-    run_torch_again,
     start_of,
+    torch_changes,
 )
 from alignment.engine.search import Search
 from alignment.engine.sides.model import ModelRaised
@@ -71,9 +70,6 @@ from convert.matching.layers import Layer, read_all_layers
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
-# One model run twice does the same operations in the same order; threads may split a sum otherwise, which is worth
-# some units in the last place. What is random changes a value by its own size.
-SAME_RUN = 2.0**-30
 SEEN = "not run again: in the chain each took and returned the reference's own values"
 APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
 
@@ -308,11 +304,8 @@ class Session:
             result.rows = [row for row in result.rows if not row.differs]
             return True
         self.progress("both once more, forward: does each agree with itself?")
-        for name, first, again in (
-            ("torch", self.runs.tape, self._torch_again),
-            ("Paddle", self.port, partial(run_paddle_again, self.models, self.inputs)),
-        ):
-            layer = self._first_change(first, again(self.budget))
+        for name, change in (("torch", self._torch_changes), ("Paddle", self._paddle_changes)):
+            layer = change()
             words = f"does not agree with itself when it is run twice, first in {layer}"
             if layer is not None and name == "Paddle" and self.options.mode == "eval":
                 result.facts[name] = words  # random in evaluation: that is the port's fault, which is to be found
@@ -325,19 +318,12 @@ class Session:
                 return True
         return False
 
-    def _torch_again(self, budget: Budget) -> Tape:
+    def _torch_changes(self) -> str | None:
         with set_as_port(self.models.reference, self.settings.wanted()):
-            return run_torch_again(self.models, self.inputs, budget, self.runs.as_paddle)
+            return torch_changes(self.models, self.inputs, self.runs.tape, self.budget, self.runs.as_paddle)
 
-    def _first_change(self, first: Tape, again: Tape) -> str | None:
-        records = again.by_key()
-        for record in first:
-            other = records.get(record.key)
-            pairs = [] if other is None else [*zip(record.output_refs(), other.output_refs())]
-            for one, two in pairs:
-                if not compare(first.get(one), again.get(two)).relative <= SAME_RUN:
-                    return record.path
-        return None
+    def _paddle_changes(self) -> str | None:
+        return paddle_changes(self.models, self.inputs, self.port, self.budget)
 
     def _with_constants(self, result: Report) -> Report:
         """The result beside the reference with Paddle's constants, where these are what separates the two."""
@@ -359,10 +345,13 @@ class Session:
         return other
 
     def _with_leaks(self, result: Report) -> Report:
-        """The result with what Paddle's constants do to gradients, where that is what separates the two."""
-        differing = [row for row in result.rows if row.direction != FORWARD and row.differs]
-        wrong = {row.layer for row in differing}
-        if self.runs.leaks or not any(row.relative <= MOST_LEAKED for row in differing):
+        """The result with what Paddle's constants do to gradients, where that may be what separates the two.
+
+        Where values differ, or a gradient by more than constants do before any other does, something else is wrong.
+        """
+        differing = [row for row in result.rows if row.differs and (row.direction != FORWARD or self._decides(row))]
+        first, wrong = next(iter(differing), None), {row.layer for row in differing}
+        if self.runs.leaks or first is None or first.direction == FORWARD or first.relative > MOST_LEAKED:
             return result
         self.progress("torch in float64, for what constants that Paddle keeps in float32 do to gradients")
         with set_as_port(self.models.reference, self.settings.wanted()):

@@ -45,6 +45,10 @@ class EchoStore(Store):
         """The array, of an echo the first run's."""
         return self._first.get(ref.of) if isinstance(ref, Echo) else super().get(ref)
 
+    def copy(self, ref: Ref) -> np.ndarray:
+        """The same, the caller's own."""
+        return self._first.copy(ref.of) if isinstance(ref, Echo) else super().copy(ref)
+
 
 def difference(reference: Tape, expected: Ref, port: Tape, actual: Ref, limit: float | None = None) -> Difference:
     """What separates two tensors of two runs; with a ``limit`` in whatever layout the port has the elements.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alignment.engine.records.store import Store
-from alignment.engine.records.tape import Tape
+from alignment.engine.records.tape import Key, Record, Tape
 from alignment.engine.sides.model import Half, ModelRaised, Tensors
 from alignment.engine.sides.probed import Probe
 from alignment.engine.sides.settings import Settings
@@ -68,6 +68,7 @@ class Side(Protocol):
     def capture(
         self, model: Any, inputs: Any, store: Store | None = None, backward: Callable[[Any], Roots] | None = None,
         beside: Mapping[str, Any] | None = None, failed: Callable[[ModelRaised], None] | None = None,
+        guide: Mapping[Key, Record] | None = None,
     ) -> Tape:  # fmt: skip
         """The tape of ``model(*inputs)``, in the mode and type that the model is in; hooks are removed again.
 
@@ -75,7 +76,8 @@ class Side(Protocol):
         cast to the type of the model's parameters. ``backward`` turns the output into where gradients start; without it
         nothing is differentiated. Layers ``beside`` the model, by path, are recorded where ``backward`` calls them.
         Gradients of the parameters are cleared before and after. What the model raises is a ``ModelRaised``; it goes to
-        ``failed``, where that is given, and the tape holds what had returned by then.
+        ``failed``, where that is given, and the tape holds what had returned by then. ``guide`` are the records of
+        another run by the calls of this one: the store learns which of their tensors each output might be again.
         """
 
     # --- where gradients start ----------------------------------------------------------------------------------------

@@ -39,8 +39,6 @@ def capture(
     """The tape of ``model(*inputs)``, as ``Side.capture`` has it.
 
     The records hold no gradients of inputs but the model's own, and of arguments only those that a layer returned.
-    ``guide`` are the reference's records by the port's calls: the store learns which of the reference's tensors might
-    be the same.
     """
     recorder = _Recorder(model, store or Store(), backward is not None, beside or {}, guide or {})
     try:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import paddle
 
+from alignment.engine.judging.echo import Echo, EchoStore
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.layout import Layout
 from alignment.engine.records.store import Budget, Ref, Store
@@ -30,7 +31,8 @@ Met = Sequence["tuple[int, Layout] | None"]
 
 
 HELD = 2**26
-"""Bytes of gradients that are kept in memory until they are looked at; the others are in a file meanwhile."""
+"""Bytes of gradients that are kept in memory until they are looked at; the others are in a file meanwhile. Of those
+that are the reference's nothing is kept."""
 
 
 class Judge(Protocol):
@@ -87,8 +89,9 @@ class _Watch:
 
     def arrive(self, grad: paddle.Tensor) -> None:
         """A hook of the tensor, which itself is kept by nobody but its graph."""
-        array = grad.numpy()
-        self.arrived = self.store.put(array if self.arrived is None else self.store.get(self.arrived) + array)
+        array = self.layout.back(grad.numpy())
+        array = array if self.arrived is None else self.store.get(self.arrived) + array
+        self.arrived = self.store.put(array, self.slot and self.slot.ref)
 
 
 def run_cut(
@@ -143,7 +146,7 @@ class _Pieces:
         self._open: list[tuple[str, Point | None]] = []
         self._lists: dict[int, list[tuple[list[Any], list[Any]]]] = {}
         self._watched: list[_Watch] = []
-        self._store = Store(Budget(HELD))
+        self._store = EchoStore(tape.store, Budget(HELD))
 
     def attach(self) -> list[Any]:
         """Hooks at every layer."""
@@ -219,8 +222,7 @@ class _Pieces:
                 continue
             number, layout = known
             if self.judge.replaces(point):
-                leaf = paddle.to_tensor(np.ascontiguousarray(layout.apply(self.tape.get(refs[number]))))
-                leaf = leaf.astype(tensor.dtype)
+                leaf = _tensor(layout.apply(self.tape.get(refs[number])), tensor.dtype)
             elif not self.differentiate or tensor.stop_gradient:
                 new.append(tensor)
                 continue
@@ -252,19 +254,21 @@ class _Pieces:
                 continue
             grad = layout.apply(self.tape.get(slot.ref))
             if tuple(tensor.shape) == grad.shape:
-                # a copy: backward cannot start from a leaf, which a tensor handed on untouched is
-                roots.append(paddle.assign(tensor))
-                grads.append(paddle.to_tensor(grad).astype(tensor.dtype))
+                # backward cannot start from a leaf, which a tensor handed on untouched is, nor twice from one tensor
+                taken = tensor.is_leaf or any(tensor is root for root in roots)
+                roots.append(paddle.assign(tensor) if taken else tensor)
+                grads.append(_tensor(grad, tensor.dtype))
         if roots:
             # the graph is needed again where a tensor of the piece goes on to another cut
             paddle.autograd.backward(roots, grads, retain_graph=True)
 
     def look(self) -> None:
-        """Look at the gradients that arrived."""
+        """Look at the gradients that arrived; those that are the reference's were looked at when they did."""
         for watch in self._watched:
             arrived = watch.arrived
-            array = None if arrived is None else watch.layout.back(self._store.get(arrived))
-            self.judge.gradient(watch.point, watch.where, watch.index, watch.slot, array)
+            if not isinstance(arrived, Echo):
+                array = None if arrived is None else self._store.get(arrived)
+                self.judge.gradient(watch.point, watch.where, watch.index, watch.slot, array)
 
 
 def _lists(given: Any, copy: Any) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -276,6 +280,11 @@ def _lists(given: Any, copy: Any) -> Iterator[tuple[list[Any], list[Any]]]:
         pairs = ((given[key], copy[key]) for key in given)
     for one, other in pairs:
         yield from _lists(one, other)
+
+
+def _tensor(array: np.ndarray, dtype: paddle.dtype) -> paddle.Tensor:
+    tensor = paddle.to_tensor(np.ascontiguousarray(array))
+    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
 
 def _differentiable(tensor: paddle.Tensor) -> bool:

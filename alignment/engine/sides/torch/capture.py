@@ -8,9 +8,10 @@ layer's share alone; ``register_full_backward_hook`` would tell the same and rai
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from alignment.engine.records.store import Ref, Store
 from alignment.engine.records.structure import places
-from alignment.engine.records.tape import ROOT, Record, Slot, Tape
+from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, in_order, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
 from alignment.engine.sides.model import ModelRaised, hooks_attached, refuse_vector
@@ -38,9 +39,10 @@ def capture(
     backward: Callable[[Any], tuple[list[torch.Tensor], list[torch.Tensor]]] | None = None,
     beside: Mapping[str, torch.nn.Module] | None = None,
     failed: Callable[[ModelRaised], None] | None = None,
+    guide: Mapping[Key, Record] | None = None,
 ) -> Tape:
     """The tape of ``model(*inputs)``, as ``Side.capture`` has it, with the gradients of every layer's inputs."""
-    recorder = _Recorder(model, store or Store(), backward is not None, beside or {})
+    recorder = _Recorder(model, store or Store(), backward is not None, beside or {}, guide or {})
     try:
         with hooks_attached(recorder, "torch", failed):
             with torch.set_grad_enabled(backward is not None), recorder.graph_in_store():
@@ -130,12 +132,12 @@ class _Latest:
     def __init__(self):
         self._tensors: deque[tuple[torch.Tensor, int, Ref]] = deque(maxlen=LATEST)
 
-    def keep(self, tensor: torch.Tensor, store: Store) -> Ref:
+    def keep(self, tensor: torch.Tensor, store: Store, like: Ref | None = None) -> Ref:
         """Its handle, a new one where it is not among the latest."""
         for known, version, ref in self._tensors:
             if version == tensor._version and _same_memory(known, tensor):
                 return ref
-        ref = store.put(to_numpy(tensor))
+        ref = store.put(to_numpy(tensor), like)
         self._tensors.append((tensor.detach(), tensor._version, ref))
         return ref
 
@@ -144,12 +146,14 @@ class _Recorder:
     """The hooks of one run and what they share."""
 
     def __init__(
-        self, module: torch.nn.Module, store: Store, differentiate: bool, beside: Mapping[str, torch.nn.Module]
-    ):
+        self, module: torch.nn.Module, store: Store, differentiate: bool, beside: Mapping[str, torch.nn.Module],
+        guide: Mapping[Key, Record],
+    ):  # fmt: skip
         self.module = module
         self.names = {**dict(module.named_modules()), **beside}
         self.tape = Tape({path or ROOT: type(layer).__name__ for path, layer in self.names.items()}, store)
         self.differentiate = differentiate
+        self._guide = guide
         self._open: list[_Call] = []
         self._refs = WeakTensorKeyDictionary()  # tensor -> (version, Ref): one copy of what many layers see
         self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
@@ -176,8 +180,7 @@ class _Recorder:
             return ref if self.tape.store.keeps else tensor
 
         def unpack(packed: Any) -> torch.Tensor:
-            # a copy, since stored arrays are shared
-            return torch.from_numpy(self.tape.store.get(packed).copy()) if isinstance(packed, Ref) else packed
+            return torch.from_numpy(self.tape.store.copy(packed)) if isinstance(packed, Ref) else packed
 
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
@@ -247,7 +250,8 @@ class _Recorder:
                 # what the layer made of it, so that the tensor's own gradient is this layer's share.
                 record.input_grads[index] = slot
                 self._note_bypassed(tensor, slot)
-        record.outputs = mapped(output, is_tensor, self._keep)
+        likes = self._likes(record.key)
+        record.outputs = mapped(output, is_tensor, lambda tensor: self._keep(tensor, next(likes)))
         self.tape.records.append(record)
         if not self.differentiate:
             return None
@@ -305,8 +309,14 @@ class _Recorder:
 
         return fill
 
-    def _keep(self, tensor: torch.Tensor) -> Ref:
+    def _likes(self, key: Key) -> Iterator[Ref | None]:
+        """For each output of a call what the guide's call of that name returned."""
+        twin = self._guide.get(key)
+        yield from twin.output_refs() if twin is not None else ()
+        yield from repeat(None)
+
+    def _keep(self, tensor: torch.Tensor, like: Ref | None = None) -> Ref:
         known = self._refs.get(tensor)
         if known is None or known[0] != tensor._version:
-            known = self._refs[tensor] = (tensor._version, self._latest.keep(tensor, self.tape.store))
+            known = self._refs[tensor] = (tensor._version, self._latest.keep(tensor, self.tape.store, like))
         return known[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,14 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
-    """Tests marked ``torch`` are skipped, with the reason, where there is no reference to compare with."""
+def pytest_collection_modifyitems(config, items):
+    """Tests marked ``torch`` are skipped, with the reason, where there is no reference to compare with.
+
+    Several processes take the files with the most slow tests first, lest one ends up alone with one of them.
+    """
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        slow = Counter(item.path for item in items if "slow" in item.keywords)
+        items.sort(key=lambda item: -slow[item.path])
     missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
     if missing:
         skip = pytest.mark.skip(reason=f"needs {' and '.join(missing)}")

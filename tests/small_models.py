@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -41,16 +43,23 @@ def noise(count: int = 5, size: tuple[int, int, int] = SIZE, seed: int = 0) -> n
     return np.random.RandomState(seed).standard_normal((count, *size)).astype(np.float32)
 
 
+@cache
+def _small_arrays(name: str, **options) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+    """The weights of a ``small_model``, and what a manifest says of them."""
+    arrays = {key: tensor.numpy() for key, tensor in small_model(name, **options).state_dict().items()}
+    return arrays, {key: describe(array) for key, array in arrays.items()}
+
+
 def save_small(path, name: str = "dla46x_c", preprocessing: Preprocessing | None = None, **options) -> str:
     """``small_model`` as a converted checkpoint with its manifest; returns the path as text."""
-    arrays = {key: tensor.numpy() for key, tensor in small_model(name, **options).state_dict().items()}
+    arrays, described = _small_arrays(name, **options)
     manifest = {
         "format": FORMAT,
         "model": name,
         "num_classes": CLASSES,
         "source": {"file": "seeded"},
         "preprocessing": (preprocessing or Preprocessing(SIZE, 1.0)).as_dict(),
-        "tensors": {key: describe(array) for key, array in arrays.items()},
+        "tensors": dict(described),
     }
     checkpoint.save(path, arrays, manifest)
     return str(path)

@@ -14,6 +14,8 @@ from paddle_dla import evaluate, features, look_at_data, predict
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.errors import CheckpointError
 
+pytestmark = pytest.mark.any_paddle
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

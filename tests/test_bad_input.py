@@ -27,6 +27,8 @@ from paddle_dla.checkpoint import CheckpointError
 from paddle_dla.storage.manifest import describe, manifest_path
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
 
+pytestmark = pytest.mark.any_paddle
+
 needs_torch = pytest.mark.torch
 SUFFIXES = [".pdparams", ".safetensors"]
 

@@ -13,6 +13,8 @@ from config_parts import KNOWN, changed, refusal
 from paddle_dla.config import Config, ConfigError, load_config, parse_config, to_yaml
 from paddle_dla.config import show as show_command
 
+pytestmark = pytest.mark.any_paddle
+
 # --- what may be given -----------------------------------------------------------------------------------------------
 
 

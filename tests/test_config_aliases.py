@@ -14,6 +14,8 @@ from paddle_dla.config import Config, ConfigError, load_config, parse_config, re
 from paddle_dla.config.aliases import ALIASES
 from paddle_dla.config.schema import flat
 
+pytestmark = pytest.mark.any_paddle
+
 PAGE = (Path(__file__).parent.parent / "docs" / "configs.md").read_text(encoding="utf-8")
 
 # the names that a user of PaddleClas 2.0 knows from the first lines of its files

@@ -11,6 +11,8 @@ from config_parts import KNOWN, refusal
 from paddle_dla.config import Config, ConfigError, device_faults, load_config, parse_config
 from paddle_dla.config.rules import CPU_RULES, RULES
 
+pytestmark = pytest.mark.any_paddle
+
 GREY = "model.in_chans=1 transform.mean=[0.5] transform.std=[0.5] transform.eval.input_size=[1,224,224]"
 TEACHER = "loss.distillation.teacher=dla102 loss.distillation.checkpoint=t.pdparams"
 JITTER = "transform.train.color_jitter=0.4"

@@ -12,6 +12,8 @@ from paddle_dla.config import Config, difference, parse_config, to_yaml
 from paddle_dla.config.schema import build, flat
 from paddle_dla.config.yaml_text import read_options
 
+pytestmark = pytest.mark.any_paddle
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 NUMBERS = [

@@ -13,6 +13,8 @@ from paddle_dla.reports import draw_confusion, sample_table, write_csv, write_js
 from paddle_dla.storage.csv_text import write_rows
 from paddle_dla.training.records import Records, Table
 
+pytestmark = pytest.mark.any_paddle
+
 FORMULAS = ['=HYPERLINK("http://x")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "=", "-"]
 
 

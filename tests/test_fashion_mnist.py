@@ -17,6 +17,8 @@ from PIL import Image
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.source import iterate
 
+pytestmark = pytest.mark.any_paddle
+
 SCRIPT = ROOT / "scripts/make_fashion_mnist.py"
 
 

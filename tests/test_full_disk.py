@@ -13,6 +13,8 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.npy import write_npy
 
+pytestmark = pytest.mark.any_paddle
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -19,7 +19,7 @@ from convert.hub import download, hub_id, is_hub_id
 from paddle_dla import checkpoint
 from paddle_dla.models.variants import VARIANTS
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.any_paddle]
 needs_client = pytest.mark.skipif(find_spec("huggingface_hub") is None, reason="needs huggingface_hub")
 
 MODEL = "dla46_c"

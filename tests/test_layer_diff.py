@@ -1,4 +1,4 @@
-"""The layer-diff suite: one test for each layer of each variant, so a failure names the layer.
+"""The layer-diff suite: every layer of every variant, each named where it differs.
 
 timm's models and their Paddle twins run on the same weights and images; float64 judges, and float32 must stay within
 the noise that timm's own float32 makes.
@@ -14,29 +14,38 @@ from convert.conversion import convert_source
 from convert.readers import source_from_arrays
 from paddle_dla.models.variants import VARIANTS
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
-LAYERS = [
-    pytest.param(name, dtype, layer, id=f"{name}-{dtype}-{layer}")
-    for name in VARIANTS
-    for dtype in ("float64", "float32")
-    for layer in fingerprints.load(name).names
-    if not layer.startswith(("global_pool.pool#", "global_pool.flatten#"))
-]
+ONLY_IN_TIMM = {"global_pool.pool#0", "global_pool.flatten#0"}
+REACHED = 1e-11
+"""What a port must reach in float64; 1e-15 is usual."""
+IN_FLOAT32 = ("dla34", "dla169", "dla60_res2next")
+"""One of each kind of block, and the deepest: float64 has judged all twelve, float32 is judged by its noise."""
+DTYPES = {"float64": VARIANTS, "float32": IN_FLOAT32}
+RUNS = [(name, dtype) for name in VARIANTS for dtype, judged in DTYPES.items() if name in judged]
 
 
 @lru_cache(maxsize=1)
+def converted(name):
+    source = source_from_arrays(timm_weights(name))
+    return source, convert_source(source, name)
+
+
 def rows(name, dtype):
     from alignment.pairs import align_forward
 
-    source = source_from_arrays(timm_weights(name))
-    result = align_forward(source, convert_source(source, name), images(batch=2), dtype)
+    result = align_forward(*converted(name), images(batch=2), dtype)
     return {f"{row.layer}#{row.call}": row for row in result.rows}
 
 
-@pytest.mark.parametrize(("name", "dtype", "layer"), LAYERS)
-def test_layer(name, dtype, layer):
-    row = rows(name, dtype)[layer]
-    assert row.aligned, f"relative error {row.relative:.2e} where rounding explains {row.floor:.2e}; {row.note}"
-    if dtype == "float64":
-        assert row.relative < 1e-11  # what a port must reach; 1e-15 is usual
+@pytest.mark.parametrize(("name", "dtype"), RUNS)
+def test_every_layer_is_aligned(name, dtype):
+    found = rows(name, dtype)
+    wanted = [layer for layer in fingerprints.load(name).names if layer not in ONLY_IN_TIMM]
+    assert [layer for layer in wanted if layer not in found] == [], "not compared"
+    differing = [
+        f"{layer}: relative error {row.relative:.2e}, rounding explains {row.floor:.2e}; {row.note}"
+        for layer, row in ((layer, found[layer]) for layer in wanted)
+        if not (row.aligned and (dtype == "float32" or row.relative < REACHED))
+    ]
+    assert differing == []

@@ -11,6 +11,8 @@ from paddle_dla.config import ConfigError, parse_config
 from paddle_dla.config.option import HIGHEST, options
 from paddle_dla.config.schema import Config
 
+pytestmark = pytest.mark.any_paddle
+
 WHOLE = [option.key for option in options(Config) if "whole number" in option.expected]
 FEW = ("data.workers", "train.threads", "model.num_classes", "transform.train.re_count", "transform.train.aug_repeats")
 

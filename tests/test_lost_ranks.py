@@ -101,6 +101,7 @@ MOMENTS = {"before it has joined": started, "while it evaluates": evaluating}
 HEAVY_FIRST = [pytest.param(moment, marks=pytest.mark.heavy if moment[0] == "b" else ()) for moment in MOMENTS]
 
 
+@pytest.mark.any_paddle
 @pytest.mark.parametrize("moment", HEAVY_FIRST)
 def test_a_rank_that_is_stopped_in_evaluation_is_named(tmp_path, weights, tree, moment):
     job = evaluation(tmp_path, weights, tree, hang_timeout=10)
@@ -117,6 +118,7 @@ def test_a_rank_that_is_killed_in_evaluation_is_named(tmp_path, weights, tree, m
     check_named(job, pid, 137, "died of signal 9 (SIGKILL)")
 
 
+@pytest.mark.any_paddle
 def test_a_rank_that_was_stopped_for_a_while_loses_nothing(tmp_path, weights, tree):
     job = evaluation(tmp_path, weights, tree, hang_timeout=20)
     pid = evaluating(tmp_path)
@@ -128,6 +130,7 @@ def test_a_rank_that_was_stopped_for_a_while_loses_nothing(tmp_path, weights, tr
     assert f"{CLASSES * EACH} images, top-1" in out
 
 
+@pytest.mark.any_paddle
 def test_two_evaluations_from_one_folder_print_their_own_results(tmp_path, weights, tree):
     fewer = write_tree(tmp_path / "fewer", {f"c{label:02}": 1 for label in range(CLASSES)}, picture)
     jobs = [evaluation(tmp_path, weights, data) for data in (tree, fewer)]

@@ -10,6 +10,8 @@ import pytest
 from paddle_dla.launching import meeting
 from paddle_dla.launching.meeting import LostRankError, Meeting, connect
 
+pytestmark = pytest.mark.any_paddle
+
 
 class Exchange:
     """What stands for the collective: every rank gets the values of all."""

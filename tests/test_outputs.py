@@ -27,6 +27,8 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import describe, manifest_path
 from paddle_dla.training.records import Records
 
+pytestmark = pytest.mark.any_paddle
+
 ARRAYS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
 MANIFEST = {"format": 1, "model": "dla34", "tensors": {name: describe(array) for name, array in ARRAYS.items()}}
 TABLE = ["name", "value"], [["a", 1], ["b", 2]]

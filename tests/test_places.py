@@ -22,6 +22,8 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import atomic_folder, check_folder
 from paddle_dla.training.place import MARK, refuse_place
 
+pytestmark = pytest.mark.any_paddle
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

@@ -42,6 +42,8 @@ from paddle_dla.storage.regular import MOST_IMAGE, open_regular, read_regular
 from paddle_dla.training.start import train
 from paddle_dla.training.stopping import StopRequest
 
+pytestmark = pytest.mark.any_paddle
+
 SECONDS = 60  # a test takes one or two: whoever waits for a FIFO waits for ever
 
 

@@ -34,6 +34,8 @@ from paddle_dla.training.errors import FolderGoneError, FolderInUseError
 from paddle_dla.training.hold import LOCK, Hold, holding
 from paddle_dla.training.records import Records, Table
 
+pytestmark = pytest.mark.any_paddle
+
 LONG = "train.epochs=100"
 LAUNCH = [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "train"]
 

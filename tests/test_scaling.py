@@ -11,6 +11,8 @@ pytest.importorskip("yaml")
 
 from paddle_dla.config import load_config
 
+pytestmark = pytest.mark.any_paddle
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 

@@ -13,6 +13,8 @@ from convert.conversion import ConversionError, convert_source
 from convert.readers import read_source
 from paddle_dla.storage.shown import MOST_SHOWN, shown
 
+pytestmark = pytest.mark.any_paddle
+
 RUN = """
 import sys
 from paddle_dla.terminal import run_command

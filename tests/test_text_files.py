@@ -8,6 +8,8 @@ from convert.matching.key_map import KeyMap
 from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.labels import read_real_labels, read_subset
 
+pytestmark = pytest.mark.any_paddle
+
 ENDS = pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=repr)
 MARK = pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked"])
 

@@ -369,17 +369,17 @@ def test_a_full_disk_is_said_and_older_checkpoints_stay(tmp_path, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_ends_the_job_and_nothing_is_lost(tmp_path, config, rank):
+def test_a_killed_first_rank_ends_the_job_and_nothing_is_lost(tmp_path, config):
+    """Of another rank: test_train_dist.py."""
     # Paddle's own launcher names whichever rank it sees end first
     launch = [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "train"]
     with started([*launch, *command(config, "train.epochs=100")[3:]]) as process:
         wait_for(lambda: len(steps(tmp_path / "run")) >= 4)
-        pid = pid_of(tmp_path / "run", rank)
+        pid = pid_of(tmp_path / "run", 0)
         kill(pid, signal.SIGKILL)
         code, output = finish(process, timeout=60)
     assert code == 128 + signal.SIGKILL
-    assert f"error: rank {rank} (pid {pid}, " in output
+    assert f"error: rank 0 (pid {pid}, " in output
     assert entries(tmp_path / "run" / "checkpoints")
     code, output = run(command(config, "train.epochs=4", processes=2))
     assert code == 0, output
@@ -401,46 +401,38 @@ def test_a_hanging_rank_is_named_by_the_launcher_and_nothing_is_lost(tmp_path, c
     assert updates_saved(tmp_path / "run") == steps(tmp_path / "run")[-1]["step"]
 
 
-@pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_with_one_and_says_so(tmp_path, images, config):
-    code, output = run(command(config, "train.epochs=1", "schedule.warmup_epochs=0", processes=2))
-    assert code == 0, output
-    code, output = run(command(config))
-    assert code == 0, output
-    assert "not as before: processes: 2 -> 1" in output
-    assert steps(tmp_path / "run")[-1]["step"] == UPDATES
+@pytest.fixture(scope="module")
+def as_one_and_as_two(trained, images, tmp_path_factory):
+    """The same training by one process and by two that share its batches: ``{processes: (folder, output)}``.
 
-
-@pytest.mark.slow
-def test_two_processes_write_one_checkpoint_and_a_log_each(tmp_path, images, config):
-    code, output = run(command(config, processes=2))
-    assert code == 0, output
-    assert losses(tmp_path / "run") == [
-        (item["step"], item["loss"], item["lr"], item["grad_norm"]) for item in steps(tmp_path / "run", rank=1)
-    ]
-    assert "global batch 16 = 4 x 2 processes x 2" in output
-    assert os.listdir(tmp_path / "run" / "checkpoints" / "last")
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does_on_the_whole_batch(trained, tmp_path, images):
-    """With BatchNorm in evaluation mode, over accumulated batches, too: ranks exchange the sum of both."""
+    BatchNorm is in evaluation mode, and nothing is drawn for each batch and rank.
+    """
     weights = trained / "run" / "checkpoints" / "last" / "model.pdparams"
-    same = (
-        f"model.pretrained={weights}",
-        "train.linear_probe=true",
-        # what is drawn for each batch and rank
-        *("model.drop_rate=0", "mixing.mixup_alpha=0", "mixing.cutmix_alpha=0", "transform.train.re_prob=0"),
-    )
-    found = []
+    drawn = ("model.drop_rate=0", "mixing.mixup_alpha=0", "mixing.cutmix_alpha=0", "transform.train.re_prob=0")
+    same, found = (f"model.pretrained={weights}", "train.linear_probe=true", *drawn), {}
     for processes, batch_size in ((1, 4), (2, 2)):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp(f"by{processes}")
         config = write_config(folder, images)
         code, output = run(command(config, *same, f"data.batch_size={batch_size}", processes=processes))
         assert code == 0, output
-        found.append(np.array(losses(folder / "run")))
-    one, two = found
+        found[processes] = folder / "run", output
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_checkpoint_and_a_log_each(as_one_and_as_two):
+    folder, output = as_one_and_as_two[2]
+    assert losses(folder) == [
+        (item["step"], item["loss"], item["lr"], item["grad_norm"]) for item in steps(folder, rank=1)
+    ]
+    assert "global batch 8 = 2 x 2 processes x 2" in output
+    assert os.listdir(folder / "checkpoints" / "last")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_on_the_whole_batch(as_one_and_as_two):
+    """Over accumulated batches, too: ranks exchange the sum of both."""
+    one, two = (np.array(losses(folder)) for folder, _ in as_one_and_as_two.values())
     assert len(one) == UPDATES
     # rounding alone: float32 sums of 4 losses in another order, through 10 updates
     np.testing.assert_allclose(two, one, rtol=1e-5)

@@ -76,7 +76,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(folder):
     interrupted(folder, "fewer", signal.SIGKILL)
     code, out, _ = ended(started(folder, "fewer", ranks=1))
     assert code == 0
-    assert "going on from" in out and "not as before" in out
+    assert "going on from" in out and "not as before: processes: 2 -> 1" in out
     assert [item["step"] for item in steps(folder / "fewer")] == list(range(1, 11))
 
 

@@ -13,25 +13,25 @@ def test_set():
     return read_test_set()
 
 
-def paddle_predictions(checkpoint, images):
+@pytest.fixture(scope="module")
+def predicted(shared_data, test_set):
+    """The likeliest class of each image by the converted model."""
+    checkpoint = shared_data / "checkpoints/dla46_c_fashion_mnist.safetensors"
     model = create_model("dla46_c", pretrained=checkpoint, num_classes=10)
     model.eval()
     with paddle.no_grad():
-        return np.concatenate([model(paddle.to_tensor(x)).numpy().argmax(1) for x in batches(images)])
+        return np.concatenate([model(paddle.to_tensor(x)).numpy().argmax(1) for x in batches(test_set[0])])
 
 
 @pytest.mark.slow
-def test_the_converted_model_scores_what_the_original_scores(shared_data, test_set):
-    images, labels = test_set
-    predicted = paddle_predictions(shared_data / "checkpoints/dla46_c_fashion_mnist.safetensors", images)
+def test_the_converted_model_scores_what_the_original_scores(predicted, test_set):
+    _, labels = test_set
     assert len(labels) == 10_000
     assert (predicted == labels).sum() == 8711  # 87.11 %, measured under torch
 
 
 @pytest.mark.slow
 @pytest.mark.torch
-def test_every_prediction_is_that_of_torch(shared_data, test_set):
-    images, _ = test_set
+def test_every_prediction_is_that_of_torch(shared_data, predicted, test_set):
     checkpoint = shared_data / "checkpoints/dla46_c_fashion_mnist.pth.tar"
-    expected = torch_predictions(checkpoint, images)
-    np.testing.assert_array_equal(paddle_predictions(checkpoint, images), expected)
+    np.testing.assert_array_equal(predicted, torch_predictions(checkpoint, test_set[0]))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.any_paddle
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("paddle_dla", "convert", "alignment", "torch_ref", "scripts")
 

@@ -35,6 +35,8 @@ from paddle_dla.training.plan import Plan
 from paddle_dla.training.records import Records, read_records
 from paddle_dla.training.resuming import changes, choose, position_in
 
+pytestmark = pytest.mark.any_paddle
+
 # --- the reader ------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.data.errors import DataError
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
+from paddle_dla.options import natural
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
@@ -37,7 +38,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The arguments of every check of one model: which, and reports."""
     result = argparse.ArgumentParser(prog=name, description=description)
     result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
-    result.add_argument("--seed", type=int, default=0, help="of everything that is random (default 0)")
+    result.add_argument("--seed", type=natural, default=0, help="of everything that is random (default 0)")
     result.add_argument("--json", metavar="FILE", help="write everything that was measured")
     result.add_argument("--html", metavar="FILE", help="write a page with a picture")
     result.add_argument("--full", action="store_true", help="print every row of the table")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alignment.epoch_runs import Run, Seed
-from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.drawing import figure_in
 from paddle_dla.training.curves import trailing_mean
 
 TORCH, PADDLE = "#d95f02", "#1f77b4"
@@ -18,19 +18,15 @@ SMOOTHING = 50  # the losses drawn are means over this part of the run
 
 def draw(seeds: Sequence[Seed], path: Path) -> None:
     """Write the picture (PNG), whole or not at all."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.2), dpi=100, layout="constrained")
-    losses, distance, accuracy = figure.subplots(1, 3)
-    _draw_losses(losses, seeds)
-    _draw_distance(distance, seeds)
-    _draw_accuracy(accuracy, seeds)
-    for axes in (losses, distance):
-        axes.set_xlabel("updates")
-    for axes in (losses, distance, accuracy):
-        axes.grid(alpha=0.3)
-    with atomic_path(path) as part:
-        figure.savefig(part, format="png")
+    with figure_in(path, (15, 4.2)) as figure:
+        losses, distance, accuracy = figure.subplots(1, 3)
+        _draw_losses(losses, seeds)
+        _draw_distance(distance, seeds)
+        _draw_accuracy(accuracy, seeds)
+        for axes in (losses, distance):
+            axes.set_xlabel("updates")
+        for axes in (losses, distance, accuracy):
+            axes.grid(alpha=0.3)
 
 
 def _draw_losses(axes: Any, seeds: Sequence[Seed]) -> None:

@@ -36,6 +36,7 @@ from convert.readers import read_source
 from paddle_dla import checkpoint
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
+from paddle_dla.options import natural
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.npy import write_npy
@@ -55,11 +56,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--checkpoint", help="torch side: the timm checkpoint")
     result.add_argument("--converted", help="Paddle side: the converted file")
     result.add_argument("--inputs", metavar="FILE.npy", help="inputs (B, C, H, W) that the other side wrote")
-    result.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
+    result.add_argument("--seed", type=natural, default=0, help="of random inputs (default 0)")
     result.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
     result.add_argument("--forward-only", action="store_true", help="leave gradients out")
     result.add_argument(
-        "--max-memory", type=int, default=MEMORY // 2**20, metavar="MB",
+        "--max-memory", type=natural, default=MEMORY // 2**20, metavar="MB",
         help="of the record while the model runs; the rest goes to a temporary file (default %(default)s)",
     )  # fmt: skip
     result.add_argument("--dump", required=True, metavar="DIR", help="where to write the record")

@@ -16,10 +16,10 @@ Exit codes: 0 aligned and written, 1 not (what has no rule, or where the two dif
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from convert.porting.folder import check_folder
 from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
 from convert.translate.plain import TranslationError
-from paddle_dla.options import natural, positive
+from paddle_dla.options import HIGHEST, natural, positive
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.json_record import RecordError, parse_json
 from paddle_dla.terminal import run_command
 
 Progress = Callable[[str], None]
@@ -98,7 +99,10 @@ def _inputs(module: Any, shape: tuple[int, ...]) -> tuple[Any]:
         raise BuildError("--input-shape is required: the module does not say what it takes, as timm's models do")
     if config and len(shape) == 3 and getattr(module, "in_chans", None):
         shape = (module.in_chans, *shape[1:])
-    return (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
+    try:
+        return (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
+    except RuntimeError as error:  # no memory
+        raise BuildError(f"--input-shape {'x'.join(map(str, shape))}: {error}") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,7 +134,7 @@ def _shape(text: str) -> tuple[int, ...]:
         shape = tuple(int(side) for side in text.lower().split("x"))
     except ValueError:
         shape = ()
-    if not shape or min(shape) < 1:
+    if not shape or min(shape) < 1 or BATCH * prod(shape) > HIGHEST:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape; write 3x224x224")
     return shape
 
@@ -161,9 +165,9 @@ def _arguments(text: str | None, usage: argparse.ArgumentParser) -> dict[str, An
     if text is None:
         return {}
     try:
-        found = json.loads(text)
-    except ValueError as error:
-        usage.error(f"--torch-args is no JSON: {error}")
+        found = parse_json(text)
+    except RecordError as error:
+        usage.error(f"--torch-args {error}")
     if not isinstance(found, dict):
         usage.error("--torch-args is an object: '{\"num_classes\": 10}'")
     return found

@@ -10,8 +10,8 @@ import numpy as np
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.images import decode
 from paddle_dla.data.source import FileSource
+from paddle_dla.drawing import figure_in
 from paddle_dla.metrics import Predictions
-from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.shown import shown
 from paddle_dla.subject import Subject
 
@@ -22,25 +22,21 @@ LETTERS = 34  # of a name beside a bar
 
 def draw_montage(path: str | os.PathLike[str], predictions: Predictions, source: FileSource, subject: Subject) -> int:
     """Write the picture of the first ``MOST`` images; returns how many it shows."""
-    from matplotlib.figure import Figure
-
     count = min(len(predictions), MOST)
-    columns = min(count, COLUMNS)
-    rows = -(-count // max(columns, 1))
-    figure = Figure(figsize=(3.2 * max(columns, 1), 4.4 * max(rows, 1)), dpi=100, layout="constrained")
-    grid = figure.subplots(2 * max(rows, 1), max(columns, 1), squeeze=False, height_ratios=[2.4, 1] * max(rows, 1))
+    columns = max(min(count, COLUMNS), 1)
+    rows = max(-(-count // columns), 1)
     transform = EvalTransform(subject.preprocessing)
-    for place in range(grid.shape[0] // 2 * grid.shape[1]):
-        row, column = divmod(place, grid.shape[1])
-        above, below = grid[2 * row, column], grid[2 * row + 1, column]
-        above.axis("off")
-        below.axis("off")
-        if place < count:
-            index = int(predictions.indices[place])
-            _draw_image(above, transform(decode(source.read(index))), source.name(index))
-            _draw_classes(below, predictions, place, subject)
-    with atomic_path(path) as part:
-        figure.savefig(part, format="png")
+    with figure_in(path, (3.2 * columns, 4.4 * rows)) as figure:
+        grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.4, 1] * rows)
+        for place in range(rows * columns):
+            row, column = divmod(place, columns)
+            above, below = grid[2 * row, column], grid[2 * row + 1, column]
+            above.axis("off")
+            below.axis("off")
+            if place < count:
+                index = int(predictions.indices[place])
+                _draw_image(above, transform(decode(source.read(index))), source.name(index))
+                _draw_classes(below, predictions, place, subject)
     return count
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_dla.drawing import figure_in
 from paddle_dla.metrics import Predictions, per_class, worst_confusions
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.csv_text import write_rows
@@ -93,15 +94,11 @@ def draw_confusion(path: str | os.PathLike[str], matrix: np.ndarray, class_names
 
     Needs matplotlib (extra ``plots``).
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 6.5), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    figure.suptitle(shown(title), parse_math=False)
-    _draw_matrix(left, matrix, class_names)
-    _draw_worst(right, matrix, class_names)
-    with atomic_path(path) as part:
-        figure.savefig(part, format="png")
+    with figure_in(path, (13, 6.5), dpi=120) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        figure.suptitle(shown(title), parse_math=False)
+        _draw_matrix(left, matrix, class_names)
+        _draw_worst(right, matrix, class_names)
 
 
 def _draw_matrix(axes: Any, matrix: np.ndarray, class_names: Sequence[str]) -> None:

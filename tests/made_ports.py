@@ -62,6 +62,14 @@ class ByHand(nn.Layer):
         return self.head(nn.functional.relu(self.body(nn.functional.relu(self.stem(x)))).mean([2, 3]))
 
 
+def ending():
+    """A program, not a network."""
+    raise SystemExit(0)
+
+
+ending.card = ByHand.card
+
+
 class Cardless(nn.Layer):
     """Nobody knows what its classifier is."""
 

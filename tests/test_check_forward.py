@@ -21,6 +21,7 @@ SMALL = "dla46x_c"
         ["--model", "dla61"],
         ["--model", SMALL, "--size", "48"],
         ["--model", SMALL, "--batch", "0"],
+        ["--model", SMALL, "--seed", "-1"],
         ["--model", "all", "--checkpoint", "x.pth"],
         ["--model", SMALL, "--use-ema"],
         ["--model", SMALL, "--dtype", "float16"],

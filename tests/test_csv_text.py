@@ -68,6 +68,14 @@ def test_every_table_is_written_that_way(tmp_path):
     assert (tmp_path / "train.csv").read_text() == "step,'=note,loss\n1,'+x,-0.5\n"
 
 
+def test_a_picture_looks_the_same_whatever_the_user_has_set(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    for name, settings in (("a", {}), ("b", {"text.usetex": True, "savefig.dpi": 7, "axes.grid": True})):
+        with matplotlib.rc_context(settings):
+            draw_confusion(tmp_path / f"{name}.png", np.eye(2, dtype=np.int64), ["a", "b"], "title")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
 def test_a_name_that_is_no_utf8_is_json_all_the_same(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", (["name"], [["\udcff.png"], ["图.png"]]))
     lines = (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()

@@ -107,8 +107,9 @@ ranks                | paddle_dla/ranks                           | paddle      
 launching            | paddle_dla/launching                       | -                 | -            | storage
 tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
                      | grouping macs pretrained registry variants |                   |              |
-plain                | paddle_dla/checkpoint cpu metrics options  | -                 | -            | storage
-                     | preprocessing progress schedule terminal   |                   |              |
+plain                | paddle_dla/checkpoint cpu drawing metrics  | -                 | -            | storage
+                     | options preprocessing progress schedule    |                   |              |
+                     | terminal                                   |                   |              |
 storage              | paddle_dla/storage                         | -                 | -            | -
 """)
 

@@ -1,5 +1,6 @@
 """An output path that is a link, a device or a pipe is written to; never is one replaced by a file."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -22,8 +23,10 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.folders import new_folder
 from paddle_dla.features import Rows, write_npy
 from paddle_dla.reports import write_csv, write_jsonl
+from paddle_dla.storage import folders
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.folders import atomic_folder
 from paddle_dla.storage.manifest import describe, manifest_path
 from paddle_dla.training.records import Records
 
@@ -348,3 +351,38 @@ def test_a_new_folder_never_takes_the_place_of_one_that_appeared_meanwhile(tmp_p
         (tmp_path / "data" / "mine").touch()
     assert file_names(tmp_path / "data") == ["mine"]
     assert file_names(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o775])
+def test_permissions_stay_where_a_file_or_a_folder_is_replaced(mode, tmp_path):
+    (tmp_path / "x.csv").touch()
+    (tmp_path / "folder").mkdir()
+    for name in ("x.csv", "folder"):
+        (tmp_path / name).chmod(mode)
+    write_csv(tmp_path / "x.csv", TABLE)
+    with atomic_folder(tmp_path / "folder", replace=True) as part:
+        (part / "new").touch()
+    assert (tmp_path / "folder" / "new").exists() and (tmp_path / "x.csv").read_bytes() == CSV
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("x.csv", "folder")} == {mode}
+
+
+def refuse(*_arguments, **_options):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_folder_whose_new_name_does_not_reach_the_disk_is_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    sync = folders._sync
+    monkeypatch.setattr(folders, "_sync", lambda path: refuse() if path == tmp_path else sync(path))
+    with pytest.raises(CheckpointError), atomic_folder(tmp_path / "folder", replace=True) as part:
+        (part / "new").touch()
+    assert file_names(tmp_path / "folder") == ["old"] and file_names(tmp_path) == ["folder"]
+
+
+def test_a_look_at_a_place_that_fails_leaves_nothing_there(tmp_path, monkeypatch):
+    close = os.close
+    monkeypatch.setattr(os, "close", lambda descriptor: (close(descriptor), refuse()))  # as a full quota does over NFS
+    with pytest.raises(CheckpointError):
+        check_writable(tmp_path / "x.csv")
+    assert file_names(tmp_path) == []

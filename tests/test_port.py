@@ -159,6 +159,12 @@ def test_a_process_that_is_killed_leaves_no_half_of_a_port(tmp_path):
         (["--torch", "user_models:raising", "--input-shape", "4"], 2, "no such device"),
         (["--torch", "user_models:a_number", "--input-shape", "4"], 2, "int"),
         (["--torch", "user_models:nothing", "--input-shape", "4"], 2, "not found"),
+        (["--torch", "user_models:exiting", "--input-shape", "4"], 2, "SystemExit"),
+        (["--torch", "user_models:Exiting", "--input-shape", "4"], 1, "SystemExit"),
+        (["--torch", "user_models:nn", "--input-shape", "4"], 2, "a module, not a function"),
+        (["--torch", "torch.nn:Linear", "--input-shape", "4"], 2, "in_features"),
+        (["--torch", "torch.nn:Linear", "--torch-args", '{"in": 1}', "--input-shape", "4"], 2, "in_features"),
+        (["--torch", "user_models:nan", "--input-shape", "4"], 1, "fc.weight"),
         (["--torch", "user_models:UNet", "--input-shape", "5x16x16"], 1, "5 channels"),
         (["--torch", "user_models:UNet"], 2, "--input-shape"),
         (["--model", MODEL, "--checkpoint", "missing.pth"], 1, "missing.pth"),
@@ -169,6 +175,13 @@ def test_wrong_input_has_a_message_and_writes_nothing(arguments, code, said, tmp
     assert main([*arguments, "--output", str(tmp_path / "port")]) == code
     assert said in capsys.readouterr().err
     assert not (tmp_path / "port").exists()
+
+
+@pytest.mark.parametrize("shape", ["3x20000x20000", "9" * 5000, "0", "axb"])
+def test_a_shape_that_no_tensor_has_is_a_mistake_of_usage(shape):
+    with pytest.raises(SystemExit) as ended:
+        main(["--torch", "user_models:BySize", "--input-shape", shape, "--output", "port"])
+    assert ended.value.code == 2
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_its_tensors(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Two sides recorded on machines that have one framework each, compared where there is neither."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +14,7 @@ from numpy_weights import timm_weights
 from alignment import compare
 from alignment.engine.judging.noise import Noise, NoiseFloor, credible, gradients_of
 from alignment.engine.records.files import Measured, TapeError, load_tape, save_tape
-from alignment.engine.records.store import Ref, Store
+from alignment.engine.records.store import Ref, Store, StoreError
 from alignment.engine.records.tape import Record, Tape
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
@@ -104,6 +106,20 @@ def test_any_model_is_recorded_with_its_gradients(tmp_path, scale, passed):
     assert (result.first_divergence, result.first_difference and result.first_difference.direction) == (
         (None, None) if passed else ("0", "gradient")
     )
+
+
+def test_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
+    import paddle
+
+    from alignment.record import record_paddle
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError, match="No space left"):
+        record_paddle(paddle.nn.Linear(2, 2), np.zeros((1, 2)), tmp_path / "A", max_memory=0)
+    assert not (tmp_path / "A").exists()
 
 
 @pytest.mark.torch

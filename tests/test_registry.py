@@ -264,8 +264,16 @@ def test_a_network_written_by_hand_is_a_model(tmp_path):
         ("made_ports:HalfCard", "classifier, first_conv"),
         ("made_ports:Nothing", "not found"),
         ("no_such_module:Net", "not found"),
+        (":Net", "not found"),
+        (".made_ports:Net", "not found"),
+        ("made_to_end:Net", "SystemExit"),
+        ("made_of_nothing:Net", "SyntaxError"),
+        ("made_ports:ending", "SystemExit"),
     ],
 )
-def test_what_a_card_lacks_is_named(name, said):
+def test_what_a_card_lacks_is_named(name, said, tmp_path, monkeypatch):
+    (tmp_path / "made_to_end.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "made_of_nothing.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModelError, match=said):
         create_model(name)

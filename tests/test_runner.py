@@ -132,6 +132,12 @@ def test_the_runner_refuses_a_later_format(exported_copy, tmp_path):
     assert done.returncode == 1 and "has format 2; this runner reads 1" in done.stderr
 
 
+def test_the_runner_gives_no_score_that_any_image_gets(exported_copy, tmp_path):
+    rewrite(exported_copy, num_classes=1, class_names=["one"])
+    done = run_alone(exported_copy, photograph(tmp_path / "a.png"))
+    assert (done.returncode, done.stdout) == (1, "") and "one class" in done.stderr
+
+
 def test_the_runner_refuses_an_engine_without_a_network(exported_copy, tmp_path):
     rewrite(exported_copy, formats=["inference"])
     done = run_alone(exported_copy, "--engine", "onnxruntime", photograph(tmp_path / "a.png"))

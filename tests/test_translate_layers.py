@@ -16,6 +16,7 @@ from torch import nn  # noqa: E402
 from translating import Holder, Port, assert_close, normal  # noqa: E402
 
 from convert.translate.layers import LAYERS  # noqa: E402
+from convert.translate.plain import TranslationError  # noqa: E402
 from torch_ref.model import import_timm  # noqa: E402
 
 T = import_timm().layers
@@ -242,6 +243,22 @@ def test_training_is_torchs(position):
     assert_gradients(ours.gradients, theirs.gradients, within)
     for name, value in ours.buffers.items():
         assert_close(value, theirs.buffers[name], within)
+
+
+@pytest.mark.parametrize("name", ["Linear", "BatchNorm2d", "PReLU"])
+def test_a_single_layer_is_a_model(name):
+    row = next(row for row in CASES if type(row.layer).__name__ == name)
+    alone = Port.of(row.layer, (row.input,))
+    for training in (False, True):
+        ours, theirs = alone.paddle_run(training=training), alone.torch_run(training=training)
+        assert_runs(ours.outputs, theirs.outputs, EPSILON)
+        assert_gradients(ours.gradients, theirs.gradients, EPSILON)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), T.DropPath(0.5)], ids=lambda layer: type(layer).__name__)
+def test_a_model_that_only_drops_is_refused(layer):
+    with pytest.raises(TranslationError, match="does nothing in evaluation"):
+        Port.of(layer, (normal(5, 4),))
 
 
 @pytest.mark.parametrize("position", drawn, ids=[names[place] for place in drawn])

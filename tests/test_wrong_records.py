@@ -102,9 +102,11 @@ def nested(depth):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "nope", nested(DEEPEST + 1), nested(200_000), '{"a":' * 200_000, "9" * 5000, '"\\ud800', "\x00"]
-)
-def test_what_is_no_json_or_too_deep_is_refused(text):
+    "text",
+    ["", "{", "nope", nested(DEEPEST + 1), nested(200_000), '{"a":' * 200_000, "9" * 5000, '"\\ud800', "\x00",
+     '{"a": 1, "a": 1}', '[{"b": {"c": 1, "d": 2, "c": 3}}]'],
+)  # fmt: skip
+def test_what_is_no_json_or_too_deep_or_ambiguous_is_refused(text):
     with pytest.raises(RecordError):
         parse_json(text)
     assert parse_json(nested(DEEPEST)) is not None

@@ -186,6 +186,22 @@ def a_number():
     return 3
 
 
+def exiting():
+    raise SystemExit(0)
+
+
+class Exiting(nn.Module):
+    def forward(self, x):
+        raise SystemExit(0)
+
+
+def nan():
+    """A network with one weight that is no number."""
+    module = Branching()
+    module.fc.weight.data[1, 2] = float("nan")
+    return module
+
+
 class BySize(nn.Module):
     """Takes another branch for small images."""
 

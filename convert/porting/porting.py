@@ -21,6 +21,8 @@ from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays, stored
 from paddle_dla.models.cards import FORMAT, SOURCE
 from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.values import listed, non_finite
 
 Progress = Callable[[str], None]
 PACKAGES = ("torch", "timm", "torchvision", "paddlepaddle", "paddlepaddle-gpu", "numpy")
@@ -69,13 +71,14 @@ def port_model(
     ``keep_unproved``, and is marked so. Without a folder nothing is written.
 
     Raises ``TranslationError``, which lists everything that has no rule, and ``CheckpointError`` where the folder
-    cannot be written; both before anything is.
+    cannot be written or a parameter is not finite; both before anything is written.
     """
     target = Path(folder) if folder is not None else None
     if target is not None:
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
     torch_module, inputs = in_float32(torch_module, inputs, progress)
+    refuse_non_finite(torch_module, name)
     progress("tracing the module and writing its source")
     translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,6 +113,16 @@ def in_float32(module: Any, inputs: Any, progress: Progress) -> tuple[Any, Any]:
     if double:
         progress(f"{len(double)} tensors in float64 are rounded to float32, the first of them {double[0]}")
     return copy.deepcopy(module).float() if other else module, pytree.tree_map(single, inputs)
+
+
+def refuse_non_finite(module: Any, name: str) -> None:
+    """Raises ``CheckpointError`` that names every parameter with NaN or infinity: nothing is proved by comparing them.
+
+    Buffers may hold infinity, as masks of attention do.
+    """
+    found = ((path, non_finite(value.detach().cpu().numpy())) for path, value in module.named_parameters())
+    if faults := [f"{path}: {fault}" for path, fault in found if fault]:
+        raise CheckpointError(listed(f"{name} holds what no weight can be:", faults))
 
 
 def header(name: str, module: Any) -> str:

@@ -6,12 +6,13 @@ A factory is named ``package.module:function``; it is called with keyword argume
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paddle_dla.models.registry import ModelError, import_named
+from paddle_dla.models.registry import ModelError, import_named, users_code
 from paddle_dla.storage.errors import CheckpointError
 
 SHOWN = 8
@@ -49,9 +50,10 @@ class Reference:
         with torch.random.fork_rng(devices=[]), constructors_recorded():
             torch.manual_seed(self.seed)
             try:
-                module = function(**self.options)
-            except Exception as error:  # whatever the factory raises
-                raise BuildError(f"{self.name} raises {type(error).__name__}: {error}") from error
+                with users_code(self.name):
+                    module = function(**self.options)
+            except ModelError as error:
+                raise BuildError(str(error)) from error
         if not isinstance(module, torch.nn.Module):
             raise BuildError(f"{self.name} returns a {type(module).__name__}, not a torch.nn.Module")
         return module.eval()
@@ -70,9 +72,24 @@ class Reference:
 
     def _function(self) -> Any:
         try:
-            return import_named(self.factory)[1]
+            function = import_named(self.factory)[1]
         except ModelError as error:
             raise BuildError(str(error)) from error
+        if not callable(function):
+            raise BuildError(f"{self.factory} is a {type(function).__name__}, not a function or a class")
+        self._refuse_arguments(function)
+        return function
+
+    def _refuse_arguments(self, function: Callable[..., Any]) -> None:
+        """Raises ``BuildError`` where ``function`` does not take the options, as far as it says what it takes."""
+        try:
+            taken = inspect.signature(function)
+        except (TypeError, ValueError):  # a builtin may not say it
+            return
+        try:
+            taken.bind(**self.options)
+        except TypeError as error:
+            raise BuildError(f"{self.name}{taken} {error}; --torch-args names its arguments") from None
 
     def as_dict(self) -> dict[str, Any]:
         """What a port's card records, so that its test builds the reference again."""

@@ -48,6 +48,7 @@ class Builder:
     def __init__(self, program: Program, operators: Mapping[str, Any], layers: Mapping[str, Layer]):
         self.program, self.operators, self.layers = program, operators, layers
         self.rules = {path: layer_of(module, layers) for path, module in program.modules.items()}
+        self._write_out_root()
         self._write_out_tied()
         self._hold_constants()
         for one in self._programs():
@@ -82,6 +83,18 @@ class Builder:
         return Translation(self.order, self.classes[""].name, self.names, transposed)
 
     # facts about modules
+
+    def _write_out_root(self) -> None:
+        """The model is a class of its own: where it is a single layer, it is written with its operators.
+
+        Raises ``TranslationError`` for a layer that does nothing in evaluation.
+        """
+        rule = self.rules[""]
+        if rule is not None and rule.silent:
+            why = "the model is a layer that does nothing in evaluation; port torch.nn.Sequential(layer)"
+            raise TranslationError([Stop("", self.program.modules[""].place, why)])
+        if rule is not None and not rule.refused:
+            self.rules[""] = None
 
     def _write_out_tied(self) -> None:
         """Layers that keep a shared tensor another way round than its other owners are written out."""

@@ -151,7 +151,7 @@ def _otherwise(
             modes.run(module, args, kwargs, mode, lambda child: whole(_qualified(type(child))))
             for mode in (False, True)
         )
-    except Exception as error:  # the module may raise anything
+    except (Exception, SystemExit) as error:  # the module may raise anything
         raise TranslationError([_refusal(error, "it cannot be run")]) from error
     if evaluation.draws:
         why = "it draws random numbers in evaluation, so that no two runs of it are the same"
@@ -270,14 +270,14 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
 
     functools.update_wrapper(forward, inner)
     model.forward = forward
-    failure: Exception | None = None
+    failure: BaseException | None = None
     for free in (_all_free, _batch_free):
         try:
             limit = _at_most(LONGEST_S if free is _all_free else 0)
             with _quiet(), _made_in_float64(), _functions_refused(), limit:
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # noqa: BLE001 - torch.export raises what the module or any part of torch raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of the module, or of any part of torch
             failure = error
         except _TooLong:
             continue
@@ -367,7 +367,7 @@ def _shapes(model: torch.nn.Module, args: tuple, kwargs: dict, free: Callable[[i
     return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
 
 
-def _refusal(error: Exception, what: str = "torch.export cannot trace it") -> Stop:
+def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -> Stop:
     """Why the module cannot be traced, with the line of its source that is at fault."""
     place, traceback = None, error.__traceback__
     while traceback is not None:
@@ -375,7 +375,7 @@ def _refusal(error: Exception, what: str = "torch.export cannot trace it") -> St
         if modes.of_user(code.co_filename):
             place = Place(code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
-    text = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if "data-dependent" in text:
         text = f"it decides by the values of a tensor, which no trace can follow ({text})"
     return Stop("", place, f"{what}: {text}")

@@ -187,6 +187,8 @@ def read_record(folder: Path) -> dict:
         names = record["class_names"]
         if names is not None and not (isinstance(names, list) and len(names) == record["num_classes"]):
             raise ValueError(f"class names are {record['num_classes']} texts, not {str(names)[:80]}")
+        if record["num_classes"] < 2:
+            raise ValueError("the network has one class: any image would get a probability of 100 %")
         check_files(folder, record["files"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SystemExit(f"error: cannot read {path}: {error or type(error).__name__}") from None

@@ -15,7 +15,7 @@ from paddle_dla.models.adapt import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
 from paddle_dla.models.fitting import shapes_of, tables_of
 from paddle_dla.models.ported import proved_network
-from paddle_dla.models.registry import Entry, ModelError, find_model, list_places
+from paddle_dla.models.registry import Entry, ModelError, find_model, list_places, users_code
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.storage.values import widened
 
@@ -85,7 +85,11 @@ def _with_card(
     entry: Entry, num_classes: int | None, in_chans: int | None, drop_rate: float, drop_path_rate: float | None
 ) -> nn.Layer:
     """A port or a network written by hand, as its card lets it be changed; weights as Paddle initialises them."""
-    network = proved_network(entry.folder) if entry.folder is not None else entry.factory()
+    if entry.folder is not None:
+        network = proved_network(entry.folder)
+    else:
+        with users_code(entry.place):
+            network = entry.factory()
     if not isinstance(network, nn.Layer):
         raise ModelError(f"{entry.place} makes a {type(network).__name__}, not a paddle.nn.Layer")
     model = offered.offer(network, entry.card)

@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,19 +124,35 @@ def _written_by_hand(text: str) -> Entry:
 def import_named(text: str) -> tuple[Any, Any]:
     """The module and the object of ``package.module:name``; the current folder is looked in, too.
 
-    Raises ``ModelError`` where either is not found.
+    Raises ``ModelError`` where either is not found, or importing the module raises anything.
     """
     package, _, name = text.partition(":")
-    sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
-        module = found = importlib.import_module(package)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"{text} is not found: {error}; it is written package.module:function") from error
+        with users_code(f"{text} is not found: importing {package or 'nothing'}"):
+            module = found = importlib.import_module(package)
     finally:
-        sys.path.remove(os.getcwd())
+        with suppress(ValueError):  # what was imported may change the list, too
+            sys.path.remove(here)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ModelError(f"{text} is not found: {error}; it is written package.module:function") from error
     return module, found
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Within the block a user's code runs, and ``what`` says which: whatever it raises is a ``ModelError``.
+
+    ``SystemExit``, too: a script that ends when it is imported would end the command as if all had been done.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} raises {type(error).__name__}: {error}") from error
 
 
 def _unknown(text: str) -> str:

@@ -60,7 +60,7 @@ def _remove_leftovers(target: Path) -> None:
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
     """An ``OSError`` met while writing ``path``, as a message that says what to do."""
-    hint = _HINTS.get(error.errno or 0, "nothing was changed")
+    hint = _HINTS.get(error.errno or 0, "what stood there is kept")
     return CheckpointError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {hint}")
 
 

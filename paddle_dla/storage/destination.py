@@ -60,19 +60,26 @@ class Destination:
     def check(self) -> None:
         """Raises ``OSError`` where the place refuses. A pipe is not opened: its reader would see the end of it."""
         if not self.stream:
-            self.part().touch()
-            self.part().unlink()
+            try:
+                self.part().touch()
+            finally:
+                self.part().unlink(missing_ok=True)
             if self.file.exists():
                 refuse_unreplaceable(self.file, self.part())
         elif self.descriptor is None and not os.access(self.file, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def put(self, part: Path) -> None:
-        """Make the content of ``part`` that of the destination. Raises ``OSError`` where the system refuses."""
+        """Make the content of ``part`` that of the destination, whose permissions stay.
+
+        Raises ``OSError`` where the system refuses.
+        """
         if self.stream:
             with open(part, "rb") as source, open(self._opened(), "wb", buffering=0) as stream:
                 shutil.copyfileobj(source, stream)
         else:
+            with suppress(FileNotFoundError):
+                shutil.copymode(self.file, part)
             os.replace(part, self.file)
 
     def _opened(self) -> int:

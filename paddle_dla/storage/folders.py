@@ -37,10 +37,10 @@ def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]
         yield part
         _reach_disk(part)
         if replace and target.exists():
+            shutil.copymode(target, part)
             os.rename(target, old)
         _take_place(part, target, old)
         shutil.rmtree(old, ignore_errors=True)
-        _sync(target.parent)
     except OSError as error:
         raise write_error(path, error) from error
     except CheckpointError as error:
@@ -108,7 +108,10 @@ def hidden(target: Path, what: str) -> Path:
 def _take_place(part: Path, target: Path, old: Path) -> None:
     try:
         os.rename(part, target)
+        _sync(target.parent)  # before what stood there is removed
     except OSError:
+        if not part.exists():
+            os.rename(target, part)
         with suppress(FileNotFoundError):
             os.rename(old, target)
         raise

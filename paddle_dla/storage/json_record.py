@@ -88,9 +88,15 @@ def _text(path: str | os.PathLike[str], most: int) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value that ``text`` spells. Raises ``RecordError`` where it is no JSON or nested too deeply."""
+    """The value that ``text`` spells.
+
+    Raises ``RecordError`` where it is no JSON, names a key twice, of which readers take one or the other, or is nested
+    too deeply.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_key_once)
+    except RecordError:
+        raise
     except (ValueError, RecursionError) as error:
         raise RecordError(f"is no JSON: {error}") from error
     level = [value]
@@ -99,6 +105,15 @@ def parse_json(text: str) -> Any:
     if level:
         raise RecordError(f"is nested more than {DEEPEST} deep")
     return value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise RecordError(f"names {shown(twice)!r} twice")
+    return found
 
 
 def _items(value: object) -> Iterator[Any]:

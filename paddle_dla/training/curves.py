@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_dla.storage.atomic import atomic_path
+from paddle_dla.drawing import figure_in
 
 POINTS = 2000  # of a line: more than the pixels it has
 SMOOTHING = 50  # the smoothed loss is a mean over this part of the run
@@ -51,19 +51,15 @@ class Curves:
 
     def draw(self, path: Path) -> None:
         """Write the picture, whole or not at all. Raises ``CheckpointError`` where it cannot be written."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(15, 4.2), dpi=100, layout="constrained")
-        loss, accuracy, rate = figure.subplots(1, 3)
-        self._draw_loss(loss)
-        self._draw_accuracy(accuracy)
-        self._draw_rate(rate)
-        for axes in (loss, accuracy, rate):
-            axes.set_xlabel("updates")
-            axes.grid(alpha=0.3)
-            axes.set_xlim(0, max(self._steps, default=1))
-        with atomic_path(path) as part:
-            figure.savefig(part, format="png")
+        with figure_in(path, (15, 4.2)) as figure:
+            loss, accuracy, rate = figure.subplots(1, 3)
+            self._draw_loss(loss)
+            self._draw_accuracy(accuracy)
+            self._draw_rate(rate)
+            for axes in (loss, accuracy, rate):
+                axes.set_xlabel("updates")
+                axes.grid(alpha=0.3)
+                axes.set_xlim(0, max(self._steps, default=1))
 
     def _draw_loss(self, axes: Any) -> None:
         steps, losses = np.array(self._steps), np.array(self._losses)

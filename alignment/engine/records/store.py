@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paddle_dla.storage.atomic import write_error
+from paddle_dla.storage.errors import CheckpointError
+
 MEMORY = 64 * 2**20
 """How many bytes the stores of one comparison keep in memory, unless told otherwise."""
 ALIGNMENT = 64  # bytes of a cache line
@@ -16,6 +19,10 @@ STEP = 128 * 2**20  # bytes by which the file grows
 RECENT = 64 * 2**20
 """How many bytes that were read from the file last stay in memory: what a layer takes is what the one before returned,
 and of all that a comparison reads two thirds were read just before (measured on dla60)."""
+
+
+class StoreError(CheckpointError):
+    """An array for which there is no room on the disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,21 +75,29 @@ class Store:
         self._end = self._reserved = 0
 
     def put(self, array: np.ndarray, like: Ref | None = None) -> Ref:
-        """Store a copy of ``array``; ``like`` means something to stores that know another run."""
+        """Store a copy of ``array``; ``like`` means something to stores that know another run.
+
+        Raises ``StoreError`` where the disk has no room for it.
+        """
         ref = Ref(len(self.refs), array.shape, array.dtype.str)
         self.refs.append(ref)
         kept = self._budget.keep(array)
         if kept is not None:
             self._arrays[ref.index] = kept
             return ref
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        self._reserve(self._end + array.nbytes)
-        written = 0
-        while written < array.nbytes:
-            written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
+        try:
+            self._write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        except OSError as error:
+            raise StoreError(str(write_error(f"a temporary file in {tempfile.gettempdir()}", error))) from error
         self._offsets[ref.index] = self._end
         self._end += array.nbytes
         return ref
+
+    def _write(self, data: memoryview) -> None:
+        self._reserve(self._end + data.nbytes)
+        written = 0
+        while written < data.nbytes:
+            written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
 
     def _reserve(self, size: int) -> None:
         """Make room in the file by large steps: blocks that are found one by one make writing three times as slow."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from alignment.engine.records.store import StoreError
 from alignment.engine.records.tape import ROOT
 from alignment.engine.sides.settings import Settings
 
@@ -45,12 +46,12 @@ class Hooked(Protocol):
 def hooks_attached(hooks: Hooked, side: str, failed: Callable[[ModelRaised], None] | None = None) -> Iterator[None]:
     """Within it the hooks are there, and what is raised is a ``ModelRaised``; it goes to ``failed``, if that is given.
 
-    A ``LossError`` stays what it is.
+    A ``LossError`` stays what it is, and so does a ``StoreError``: the model is not to blame for a full disk.
     """
     handles = hooks.attach()
     try:
         yield
-    except LossError:
+    except (LossError, StoreError):
         raise
     except Exception as error:
         raised = ModelRaised(side, hooks.place(), error)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 PAGE = Path(__file__).parent.parent / "docs" / "differences.md"
+CHINESE = PAGE.with_name("differences.zh-CN.md")
 SECTION = re.compile(r"^### (.+?)$(.*?)(?=^##|\Z)", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 QUOTE = re.compile(r"^- \*\*align.*`([^`]{30,})`$", re.MULTILINE)
@@ -29,6 +30,12 @@ def test_every_demonstration_prints_what_the_page_shows(capsys):
         else:
             assert capsys.readouterr().out == block
     assert all("```python" in text and "**Do:**" in text for text in sections().values())
+
+
+def test_the_chinese_page_shows_the_same_demonstrations_and_quotes():
+    english, chinese = (page.read_text(encoding="utf-8") for page in (PAGE, CHINESE))
+    assert BLOCK.findall(chinese) == BLOCK.findall(english)
+    assert QUOTE.findall(chinese) == QUOTE.findall(english)
 
 
 def pairs():

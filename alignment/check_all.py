@@ -1,4 +1,4 @@
-"""Every check of a port, one after the other: one line for each, one exit code.
+"""Run every check of a port, one after the other: one line for each, one exit code.
 
 Usage::
 
@@ -148,7 +148,7 @@ def _converted(args: argparse.Namespace, model: str, progress: Progress) -> Iter
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_all", __doc__.split("\n")[0])
+    usage = parser("check-all", __doc__)
     add_weights(usage)
     add_inputs(usage)
     add_seeds(usage)

@@ -1,4 +1,4 @@
-"""Compare what was recorded on other machines: folders of ``record.py``, or files of reprod_log. No framework.
+"""Compare what ``record`` wrote on other machines, or two files of reprod_log.
 
 Usage::
 
@@ -30,6 +30,7 @@ from alignment.engine.records.tape import Tape
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
 
@@ -86,7 +87,7 @@ def _refuse_non_finite(exact: Tape, folder: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    parser = argparse.ArgumentParser(prog="compare", description=__doc__.split("\n")[0])
+    parser = CommandParser("compare", __doc__)
     parser.add_argument("torch_folder", metavar="A")
     parser.add_argument("paddle_folder", metavar="B")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Does ``align`` find the mistakes that it is meant to find? Each is made in a correct port, and looked for.
+"""Make known mistakes in a correct port, and see which of them are found.
 
 Usage::
 
@@ -52,6 +52,7 @@ from alignment.faults.operations import seen
 from alignment.faults.targets import NotApplicable
 from alignment.pairs import build_pair, seeded_source
 from convert.conversion import convert_source
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.terminal import run_command
@@ -274,7 +275,7 @@ def pairs_passed(cleans: Sequence[Clean], outcomes: Sequence[Outcome]) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    usage = argparse.ArgumentParser(prog="selftest", description=__doc__.split("\n")[0])
+    usage = CommandParser("selftest", __doc__)
     usage.add_argument("--model", nargs="+", help=f"timm's names, or all (default: {' '.join(MODELS)})")
     usage.add_argument("--pair", nargs="+", metavar="MODULE:FUNCTION", help="functions that return ports of your own")
     usage.add_argument("--fault", nargs="+", metavar="NAME", help="of alignment.faults.catalogue (default: all)")

@@ -1,4 +1,4 @@
-"""A torch model -> a port folder: readable Paddle source, its weights, and the proof that both compute the same.
+"""Port a torch model: readable Paddle source, its weights, and the proof that both compute the same.
 
 Usage::
 
@@ -27,6 +27,7 @@ from convert.porting.folder import check_folder
 from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
 from convert.translate.plain import TranslationError
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.options import natural, positive
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
@@ -103,7 +104,7 @@ def _inputs(module: Any, shape: tuple[int, ...]) -> tuple[Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="port", description="A torch model as Paddle source, proved layer by layer.")
+    result = CommandParser("port", __doc__)
     model = result.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="NAME", help="a model of timm")
     model.add_argument("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="a callable that returns a torch module")

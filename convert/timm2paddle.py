@@ -1,4 +1,4 @@
-"""timm weights -> Paddle: read, map, audit, verify, write.
+"""Convert timm weights to Paddle: read, map, audit, verify, write.
 
 Usage::
 
@@ -35,6 +35,7 @@ from convert.outcome import Conversion, ConversionError
 from convert.port_weights import convert_for_port
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
@@ -56,9 +57,7 @@ Progress = Callable[[str], None]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="timm2paddle", description="timm weights -> Paddle, every tensor accounted for."
-    )
+    result = CommandParser("timm2paddle", __doc__)
     result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
@@ -75,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--key-map", metavar="FILE", help="of a port's checkpoint with other names than the reference's"
     )
-    result.add_argument("--report", metavar="FILE.json", help="write what was done, or why it was refused")
+    result.add_argument("--json", metavar="FILE.json", help="write what was done, or why it was refused")
     result.add_argument("--no-verify", action="store_true", help="do not run both models")
     add_preprocessing(result)
     return result
@@ -219,7 +218,7 @@ def written_by(targets: Mapping[str, Path], report: str | None) -> dict[str, str
     """Every file that the command writes, by what it is."""
     weights = {f"--output ({model})": path for model, path in targets.items()}
     manifests = {f"the manifest of {path}": manifest_path(path) for path in targets.values()}
-    return {**weights, **manifests, "--report": report}
+    return {**weights, **manifests, "--json": report}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,14 +228,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports: list[dict[str, Any]] = []
     wanted = targets(args, usage)
     try:
-        if args.report:
-            check_writable(args.report)
-        check_apart(written_by(wanted, args.report), [args.checkpoint])
+        if args.json:
+            check_writable(args.json)
+        check_apart(written_by(wanted, args.json), [args.checkpoint])
         for number, (model, target) in enumerate(wanted.items(), 1):
             prefix = f"[{number}/{len(wanted)}] {model}: " if len(wanted) > 1 else f"{model}: "
             reports.append(_attempt(args, model, target, prefix))
-        if args.report:
-            write_report(args.report, reports)
+        if args.json:
+            write_report(args.json, reports)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

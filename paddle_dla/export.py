@@ -1,4 +1,4 @@
-"""A converted model as a folder that runs without this package: for Paddle Inference, ONNX Runtime, or both.
+"""Export a model as a folder that runs without this package: Paddle Inference, ONNX, int8.
 
 Usage::
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.data.class_names import chosen_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
@@ -49,7 +50,7 @@ Images = tuple[np.ndarray, np.ndarray]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="export", description="A model as files that run without this package.")
+    result = CommandParser("export", __doc__)
     result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
     result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     result.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from paddle_dla.checkpoint import load_weights, recorded_preprocessing, refuse_folder
+from paddle_dla.checkpoint import load_weights, recorded_preprocessing, weight_file
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
 from paddle_dla.models.adapt import Ends
 from paddle_dla.models.factory import create_model, load_arrays
@@ -51,7 +51,7 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     ``num_classes`` classes.
     """
     if checkpoint is not None:
-        refuse_folder(checkpoint)
+        checkpoint = weight_file(checkpoint)
     manifest = _manifest(checkpoint)
     entry = find_model(name or _recorded_variant(manifest, checkpoint))
     source = checkpoint or entry.default_weights()

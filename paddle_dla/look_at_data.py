@@ -1,4 +1,4 @@
-"""A picture of a batch as the model sees it, with labels: the first thing to look at when a score is too low.
+"""Draw a batch as the model sees it, with its labels.
 
 Usage::
 
@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddle_dla.checkpoint import recorded_preprocessing
+from paddle_dla.checkpoint import recorded_preprocessing, weight_file
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.class_names import NamedBy, imagenet_class_names, read_class_names, recorded_class_names
@@ -37,13 +38,13 @@ from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.picture import grid
-from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.pipeline import evaluation_loader
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.models.registry import find_model
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, natural, positive
+from paddle_dla.options import Loading, add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.apart import check_apart
@@ -118,7 +119,7 @@ def fed_as_told(args: argparse.Namespace) -> Feed:
 
 def _source(args: argparse.Namespace) -> Source:
     """The data, numbered by the names that a checkpoint records, where one is named that does."""
-    manifest = None if args.checkpoint is None else read_manifest(args.checkpoint)
+    manifest = None if args.checkpoint is None else read_manifest(weight_file(args.checkpoint))
     if args.classes is not None or manifest is None or manifest.get("classes") is None:
         return open_source(args.data, args.data_root, args.classes)
     try:
@@ -197,6 +198,7 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
     Raises ``CheckpointError`` for a checkpoint that is not there, or of which nobody says what model it is.
     """
     if checkpoint is not None:
+        checkpoint = weight_file(checkpoint)
         if not Path(checkpoint).is_file():
             raise CheckpointError(f"{checkpoint}: there is no such file")
         manifest = read_manifest(checkpoint) or {}
@@ -211,7 +213,7 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="look-at-data", description="A picture of a batch as the model sees it.")
+    result = CommandParser("look-at-data", __doc__)
     result.add_argument("--config", metavar="FILE", help="of a training, whose first batch is looked at")
     result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     result.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")

@@ -1,4 +1,4 @@
-"""Train or fine-tune as a config says, and go on where a killed run stopped.
+"""Train or fine-tune as a config says; the same command resumes a run that was killed.
 
 Usage::
 
@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
 from paddle_dla.data.errors import DataError
 from paddle_dla.engines.base import EngineError
@@ -33,7 +34,7 @@ STOPPED = 3
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="train", description="Train or fine-tune as a config says.")
+    result = CommandParser("train", __doc__)
     result.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
     result.add_argument(
         "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"

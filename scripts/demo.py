@@ -55,7 +55,7 @@ def run(model: str, given: str | None) -> int:
     sizes = ["--num-classes", str(found.num_classes or 1000), "--in-chans", str(found.in_chans)]
     print("\n1. convert", flush=True)
     of_model = ["--model", model, "--checkpoint", str(weights)]
-    written = ["--output", str(converted), "--report", str(OUT / f"{model}.conversion.json")]
+    written = ["--output", str(converted), "--json", str(OUT / f"{model}.conversion.json")]
     code = command("convert.timm2paddle", *of_model, *written, "--no-verify", *sizes)
     if code:
         return code

@@ -19,8 +19,8 @@ SMALL = "dla46x_c"
     "arguments",
     [
         ["--model", "dla61"],
-        ["--model", SMALL, "--size", "48"],
-        ["--model", SMALL, "--batch", "0"],
+        ["--model", SMALL, "--input-size", "48"],
+        ["--model", SMALL, "--batch-size", "0"],
         ["--model", "all", "--checkpoint", "x.pth"],
         ["--model", SMALL, "--use-ema"],
         ["--model", SMALL, "--dtype", "float16"],

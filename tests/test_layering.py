@@ -20,7 +20,7 @@ scripts              | scripts benchmarks docs examples setup     | torch timm p
 checks               | alignment/check_* record                   | torch timm paddle | -            | *
 checks.files         | alignment/compare                          | -                 | -            | alignment.*
                      |                                            |                   |              | engine.* plain
-                     |                                            |                   |              | storage
+                     |                                            |                   |              | storage tables
 checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
@@ -68,9 +68,9 @@ convert.conversion   | convert/conversion hub layout outcome      | -           
 convert.matching     | convert/matching automap                   | -                 | -            | convert.dla
                      |                                            |                   |              | storage
 convert.dla          | convert/audit key_map                      | -                 | -            | -
-commands             | paddle_dla/cli evaluate export features    | -                 | -            | *
-                     | info launch look_at_data predict train     |                   |              |
-                     | paddle_dla/config/show                     |                   |              |
+commands             | paddle_dla/__main__ cli evaluate export    | -                 | -            | *
+                     | features info launch look_at_data predict  |                   |              |
+                     | train paddle_dla/config/show               |                   |              |
                      | paddle_dla/launching/one_rank              |                   |              |
 runner               | paddle_dla/exporting/runner                | paddle            | -            | -
 scoring              | paddle_dla/errors montage reports scores   | -                 | -            | *
@@ -107,8 +107,10 @@ ranks                | paddle_dla/ranks                           | paddle      
 launching            | paddle_dla/launching                       | -                 | -            | storage
 tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
                      | grouping macs pretrained registry variants |                   |              |
-plain                | paddle_dla/checkpoint cpu metrics options  | -                 | -            | storage
-                     | preprocessing progress schedule terminal   |                   |              |
+                     | paddle_dla/command_parser                  |                   |              |
+plain                | paddle_dla/checkpoint cpu extras metrics   | -                 | -            | storage
+                     | options preprocessing progress schedule    |                   |              |
+                     | siblings terminal                          |                   |              |
 storage              | paddle_dla/storage                         | -                 | -            | -
 """)
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config.cost import IMAGENET_IMAGES, cost
 from paddle_dla.config.errors import ConfigError
 from paddle_dla.config.reading import Reading, read_config
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="paddle-dla config", description=__doc__.splitlines()[0])
+    parser = CommandParser("config", __doc__)
     parser.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
     parser.add_argument(
         "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"

@@ -168,7 +168,7 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], Mea
         measured = None if sizes[0] is None else Measured(*(_by_index(found or {}, refs) for found in sizes))
         return tape, content["facts"], measured
     except FileNotFoundError as error:
-        raise TapeError(f"{source} holds no tape: {error.filename} is missing; record one with --dump") from None
+        raise TapeError(f"{source} holds no tape: {error.filename} is missing; record one with --output") from None
     except FormatError as error:
         raise TapeError(f"{source / INDEX} {error}; record it again") from error
     except (OSError, CheckpointError, RecordError) as error:

@@ -19,7 +19,7 @@ from convert.readers import Source, read_source
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
-from paddle_dla.data.errors import DataError
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.storage.apart import check_apart
@@ -132,7 +132,7 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check
         for number, model in enumerate(models, 1):
             results.append(check(args, model, announcer(f"[{number}/{len(models)}] ")))
             print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
-    except (CheckpointError, DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         write_reports(results, args)
         return 1
@@ -181,7 +181,7 @@ def chosen_models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> l
     """The models that the command line names; ends the program with 2 where its arguments make no sense."""
     try:
         models = list(VARIANTS) if args.model == "all" else [_named(args.model)]
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         usage.error(str(error))
     if "checkpoint" in args:
         _refuse_weights(args, usage, len(models))
@@ -196,7 +196,7 @@ def _named(model: str) -> str:
     """What opens ``model``. Raises ``ValueError`` for one without a reference to compare it with."""
     entry = find_model(model)
     if entry.published is None and entry.folder is None:
-        raise ValueError(f"{model} has no reference here; compare it with alignment.align")
+        raise WrongValue(f"{model} has no reference here; compare it with alignment.align")
     return entry.place
 
 

@@ -31,7 +31,7 @@ from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
 from paddle_dla.command_parser import CommandParser
-from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.errors import UserError
 from paddle_dla.terminal import run_command
 
 
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = compare_reprod(args.torch_folder, args.paddle_folder, args.tolerance)
         else:
             result = compare_records(args.torch_folder, args.paddle_folder)
-    except (TapeError, CheckpointError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(text(result, fold=not args.full))

@@ -35,6 +35,7 @@ from alignment.engine.records.tape import Tape
 from convert.readers import read_source
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.atomic import atomic_path
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = usage.parse_args(argv)
     try:
         model = resolve_name(args.model)
-    except ValueError as error:
+    except UserError as error:
         usage.error(str(error))
     if args.batch_size < 1 or args.input_size < 1 or args.input_size % SIDE_MULTIPLE:
         usage.error(f"--batch-size must be at least 1 and --input-size a multiple of {SIDE_MULTIPLE}")
@@ -195,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_dump(args.output, INPUTS)
         _torch_side(args, model) if args.side == "torch" else _paddle_side(args, model)
-    except (CheckpointError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{model}: {args.side} side recorded in {args.output}")

@@ -32,6 +32,7 @@ from convert.port_weights import timm_state
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.models.registry import Entry, find_model
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
@@ -177,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
 def _model(text: str) -> str:
     try:
         return find_model(text).place
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args.checkpoint, args.output, args.model)
-    except (CheckpointError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

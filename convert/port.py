@@ -26,8 +26,8 @@ from typing import Any
 from convert.porting.folder import check_folder
 from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
-from convert.translate.plain import TranslationError
 from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.options import natural, positive
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (TranslationError, CheckpointError, ValueError) as error:
+    except UserError as error:
         print(f"error: {name}: {error}", file=sys.stderr)
         return 1
     for mode, result in made.results.items():

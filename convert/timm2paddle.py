@@ -30,12 +30,13 @@ from typing import Any
 
 from convert.conversion import convert_source
 from convert.hub import download, hub_id
-from convert.matching.key_map import KeyMap, KeyMapError
+from convert.matching.key_map import KeyMap
 from convert.outcome import Conversion, ConversionError
 from convert.port_weights import convert_for_port
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
@@ -93,7 +94,7 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
         return {name: output / f"{name}.pdparams" for name in VARIANTS}
     try:
         entry = find_model(args.model)
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         usage.error(str(error))
     if entry.published is None and entry.folder is None:
         usage.error(f"{args.model} has no reference; only a DLA or a port is converted")
@@ -103,7 +104,7 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
 
 
 def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
-    """Convert one model and write it; returns the report. Raises ``CheckpointError``; then nothing was written."""
+    """Convert one model and write it; returns the report. Raises ``UserError``; then nothing was written."""
     checkpoint.check_suffix(target)
     check_weights_writable(target)
     preprocessing = _preprocessing(args, model)
@@ -137,21 +138,15 @@ def _conversion(args: argparse.Namespace, source: Source, model: str, preprocess
     entry = find_model(model)
     if entry.folder is None:
         return convert_source(source, model, args.num_classes, args.in_chans, **options)
-    try:
-        key_map = KeyMap.load(args.key_map) if args.key_map else None
-    except KeyMapError as error:
-        raise CheckpointError(str(error)) from error
+    key_map = KeyMap.load(args.key_map) if args.key_map else None
     return convert_for_port(source, entry, args.num_classes, args.in_chans, key_map=key_map, **options)
 
 
 def _preprocessing(args: argparse.Namespace, model: str) -> Preprocessing:
-    """The published one with what the command line says otherwise. Raises ``CheckpointError`` for nonsense."""
+    """The published one with what the command line says otherwise. Raises ``WrongValue`` for nonsense."""
     card = find_model(model).card
     preprocessing = card.preprocessing.with_channels(args.in_chans or card.in_chans or 3)
-    try:
-        return chosen_preprocessing(args, preprocessing)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    return chosen_preprocessing(args, preprocessing)
 
 
 def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
@@ -236,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reports.append(_attempt(args, model, target, prefix))
         if args.json:
             write_report(args.json, reports)
-    except CheckpointError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if all(report["status"] == "converted" for report in reports) else 1
@@ -250,7 +245,7 @@ def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) ->
         with suppress(OSError):  # what is wrong with the place is said when it is tried
             target.parent.mkdir(parents=True, exist_ok=True)
         return convert_one(args, model, target, progress)
-    except (CheckpointError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         faults = error.faults if isinstance(error, ConversionError) else []
         return {"status": "refused", "model": model, "output": str(target), "error": str(error), "faults": faults}

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.siblings import refuse_shadowed
 from paddle_dla.storage.errors import CheckpointError
@@ -137,7 +138,7 @@ def recorded_preprocessing(manifest: Mapping[str, Any], path: str | os.PathLike[
         return None
     try:
         return Preprocessing.from_dict(manifest["preprocessing"])
-    except ValueError as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(path)}: {error}; convert again") from error
 
 

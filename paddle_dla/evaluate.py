@@ -28,7 +28,7 @@ from paddle_dla.data.batch import Batch
 from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.labels import read_real_labels, read_subset
 from paddle_dla.data.source import Source
-from paddle_dla.errors import EXPECTED_ERRORS
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions, certain, merge, refuse_none, refuse_one_class
 from paddle_dla.options import add_loading, add_preprocessing, chosen_loading
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parsed(argv)
         check_outputs(args)
         run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -84,7 +84,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.override:
         command.error("-o changes a config; name one with --config")
     if args.data is None:
-        raise ValueError("which images? --data names a folder of class folders, a list file, or tar shards")
+        raise WrongValue("which images? --data names a folder of class folders, a list file, or tar shards")
     return args
 
 
@@ -117,7 +117,7 @@ def evaluation_defaults(config: Config) -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> Scores:
-    """Evaluate as the command line says; the first rank prints and writes. Raises one of ``EXPECTED_ERRORS``."""
+    """Evaluate as the command line says; the first rank prints and writes. Raises ``UserError``."""
     with joined() as ranks:
         subject = open_subject(args)
         subset = _subset(args, subject)

@@ -31,7 +31,7 @@ from paddle_dla.data.image_files import holds_images, open_images
 from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
-from paddle_dla.errors import EXPECTED_ERRORS
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.options import add_loading, add_preprocessing, chosen_loading, chosen_preprocessing, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
@@ -74,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the embeddings as the command line says. Raises one of ``EXPECTED_ERRORS``."""
+    """Write the embeddings as the command line says. Raises ``UserError``."""
     write = _writer(args.output)
     check_writable(args.output)
     if Path(args.output).suffix == ".npy":
@@ -134,9 +134,9 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
     """By suffix. Raises ``ValueError`` for an unknown one, or where its package is missing."""
     suffix = Path(path).suffix
     if suffix not in WRITERS:
-        raise ValueError(f"{path}: features are written as {' or '.join(WRITERS)}")
+        raise WrongValue(f"{path}: features are written as {' or '.join(WRITERS)}")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ValueError('pyarrow is not installed; it comes with: pip install -e ".[parquet]"')
+        raise WrongValue('pyarrow is not installed; it comes with: pip install -e ".[parquet]"')
     return WRITERS[suffix]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from paddle_dla.checkpoint import TRAINED, read, recorded_preprocessing
 from paddle_dla.command_parser import CommandParser
-from paddle_dla.exporting.errors import ExportError
+from paddle_dla.errors import UserError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.cards import CARD, read_card
 from paddle_dla.models.grouping import STATISTICS
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             facts = subject_facts(args)
             print(to_json(facts, indent=1) if args.json else "\n".join(page(facts)))
-    except (CheckpointError, ExportError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paddle_dla.command_parser import CommandParser
-from paddle_dla.config import ConfigError, load_config
+from paddle_dla.config import load_config
 from paddle_dla.config.reading import in_home
-from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
+from paddle_dla.errors import UserError
 from paddle_dla.launching.ends import die_with_parent, ending_signals, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.master import address, is_taken
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for tree in image_trees(args.arguments) if args.program in LOGS else ():
             refuse_folder_in(tree, logs, "the folder of the launch's logs")
         logs = own_folder(logs)
-    except (ConfigError, DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:

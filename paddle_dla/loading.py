@@ -16,6 +16,7 @@ from paddle import nn
 
 from paddle_dla.checkpoint import load_weights, recorded_preprocessing, weight_file
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.adapt import Ends
 from paddle_dla.models.factory import create_model, load_arrays
 from paddle_dla.models.pretrained import IMAGENET_CLASSES
@@ -105,7 +106,7 @@ def _class_names(manifest: dict, num_classes: int, source: str) -> tuple[ClassNa
         return default_class_names(num_classes)
     try:
         return recorded_class_names(manifest["classes"], num_classes), NamedBy.WEIGHTS
-    except ValueError as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(source)}: {error}") from error
 
 

@@ -43,6 +43,7 @@ from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.data.walk import refuse_picture_in
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
 from paddle_dla.options import Loading, add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
@@ -53,12 +54,10 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.terminal import run_command
 from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
-from paddle_dla.training.errors import TrainingError
 
 DEFAULT_MODEL = "dla60"  # all variants were published with the same preprocessing
 MIXED_SHOWN = 2  # classes that the caption of a mixed label names
 BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  # options that a config leaves open
-EXPECTED_ERRORS = (CheckpointError, DataError, TrainingError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _source(args: argparse.Namespace) -> Source:
     try:
         count = len(manifest["classes"])
         names = recorded_class_names(manifest["classes"], count)
-    except (TypeError, ValueError) as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(args.checkpoint)}: {error}") from error
     return open_labelled(args.data, args.data_root, names, NamedBy.WEIGHTS, count)
 
@@ -151,7 +150,7 @@ def count_classes(source: Source) -> int:
         return len(source.classes)
     if isinstance(source, FileSource):
         return int(source.labels.max()) + 1
-    raise ValueError("how many classes are there? name them with --classes; these shards do not")
+    raise WrongValue("how many classes are there? name them with --classes; these shards do not")
 
 
 def chosen_samples(num_samples: int, count: int, shuffle: int | None) -> np.ndarray:
@@ -249,7 +248,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.data is None:
         command.error("which images? name them with --data, or a training with --config")
     elif not args.train and (args.auto_augment or args.re_prob or args.mixup or args.cutmix):
-        raise ValueError("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
+        raise WrongValue("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
     return args
 
 
@@ -257,11 +256,11 @@ def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Names
     given = [name for name, value in vars(args).items() if value != command.get_default(name)]
     beside = [f"--{name.replace('_', '-')}" for name in given if name not in BESIDE_CONFIG]
     if beside:
-        raise ValueError(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
+        raise WrongValue(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the picture that the command line asks for. Raises one of ``EXPECTED_ERRORS``."""
+    """Write the picture that the command line asks for. Raises ``UserError``."""
     check_writable(Path(args.output))
     check_apart({"--output": args.output}, [args.checkpoint, args.data, args.classes, args.config])
     refuse_picture_in(args.data, args.output)
@@ -279,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         run(parsed(argv))
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from paddle_dla.cpu import usable_threads
+from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 from paddle_dla.storage.shown import shown
 
@@ -29,7 +30,7 @@ def chosen_preprocessing(args: argparse.Namespace, base: Preprocessing) -> Prepr
     changes = {name: value for name, value in given.items() if value is not None}
     if args.input_size:
         if len(args.input_size) > 2:
-            raise ValueError(f"--input-size takes one side, or height and width, not {args.input_size}")
+            raise WrongValue(f"--input-size takes one side, or height and width, not {args.input_size}")
         changes["input_size"] = (base.input_size[0], args.input_size[0], args.input_size[-1])
     return replace(base, **changes)
 

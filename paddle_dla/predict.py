@@ -25,7 +25,7 @@ from paddle_dla.data.image_files import open_images
 from paddle_dla.data.source import FileSource
 from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.engines.base import require
-from paddle_dla.errors import EXPECTED_ERRORS
+from paddle_dla.errors import UserError
 from paddle_dla.evaluation import evaluate
 from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions, refuse_one_class
@@ -66,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.montage:
             require("matplotlib", "plots")
         return run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict as the command line says; returns the exit code. Raises one of ``EXPECTED_ERRORS``."""
+    """Predict as the command line says; returns the exit code. Raises ``UserError``."""
     source = open_images(args.images)
     images = map(source.path, range(source.num_samples))
     check_apart(

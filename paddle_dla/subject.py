@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
 from paddle_dla.engines import ENGINES, Engine, open_engine
+from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.opening import load_export
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED
 from paddle_dla.options import chosen_preprocessing, positive, threads
@@ -66,7 +67,7 @@ def open_subject(args: argparse.Namespace) -> Subject:
 
 def _from_export(args: argparse.Namespace) -> Subject:
     if args.checkpoint:
-        raise ValueError("--checkpoint and --export are two models; name one")
+        raise WrongValue("--checkpoint and --export are two models; name one")
     export = load_export(args.export, None if args.engine == "paddle" else args.engine, args.threads)
     classes = export.engine.num_classes
     known, known_by = export.record.known_classes()

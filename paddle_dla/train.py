@@ -19,16 +19,12 @@ from collections.abc import Sequence
 
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
-from paddle_dla.data.errors import DataError
-from paddle_dla.engines.base import EngineError
-from paddle_dla.launching.meeting import LostRankError
+from paddle_dla.errors import UserError
 from paddle_dla.ranks import Ranks, joined
-from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
-from paddle_dla.training.errors import Stopped, TrainingError
+from paddle_dla.training.errors import Stopped
 from paddle_dla.training.stopping import listening
 
-EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, LostRankError, TrainingError, ValueError)
 STOPPED = 3
 
 
@@ -58,7 +54,7 @@ def chosen_config(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
 
 
 def run(args: argparse.Namespace, ranks: Ranks) -> int:
-    """Train as the command line says; the first rank prints. Raises one of ``EXPECTED_ERRORS``, or ``Stopped``."""
+    """Train as the command line says; the first rank prints. Raises ``UserError``, or ``Stopped``."""
     config, notes = chosen_config(args)
     # imports Paddle, for which a mistake in the config need not wait
     from paddle_dla.training.start import train
@@ -88,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         _tell(f"{stopped}{who}", stopped)
         return STOPPED
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         _tell(f"error{who}: {error}", error)
         return 1
 

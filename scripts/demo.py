@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from convert.readers import read_source
+from paddle_dla.errors import UserError
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return run(args.model, args.checkpoint)
-    except (CheckpointError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -73,8 +73,7 @@ commands             | paddle_dla/__main__ cli evaluate export    | -           
                      | train paddle_dla/config/show               |                   |              |
                      | paddle_dla/launching/one_rank              |                   |              |
 runner               | paddle_dla/exporting/runner                | paddle            | -            | -
-scoring              | paddle_dla/errors montage reports scores   | -                 | -            | *
-                     | subject                                    |                   |              |
+scoring              | paddle_dla/montage reports scores subject  | -                 | -            | *
 engines.open         | paddle_dla/engines/__init__                | paddle            | -            | exporting*
                      |                                            |                   |              | engines* storage
 exporting.to_int8    | paddle_dla/exporting/export_int8           | paddle            | paddle       | *
@@ -93,12 +92,12 @@ loading              | paddle_dla/loading                         | paddle      
 paddle_dla           | paddle_dla/__init__                        | -                 | -            | models
 models               | paddle_dla/models                          | paddle            | paddle       | tables plain
                      |                                            |                   |              | storage
-optim                | paddle_dla/optim ema losses                | paddle            | paddle       | tables
+optim                | paddle_dla/optim ema losses                | paddle            | paddle       | tables storage
 evaluation           | paddle_dla/evaluation                      | -                 | -            | data engines.base
                      |                                            |                   |              | plain
 engines              | paddle_dla/engines/eager paddle_inference  | paddle            | -            | engines.base
                      |                                            |                   |              | plain
-engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain
+engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain storage
 config               | paddle_dla/config                          | -                 | -            | tables plain
                      |                                            |                   |              | storage
 data                 | paddle_dla/data                            | -                 | -            | ranks plain
@@ -111,7 +110,7 @@ tables               | paddle_dla/models/__init__ adapt cards     | -           
 plain                | paddle_dla/checkpoint cpu extras metrics   | -                 | -            | storage
                      | options preprocessing progress schedule    |                   |              |
                      | siblings terminal                          |                   |              |
-storage              | paddle_dla/storage                         | -                 | -            | -
+storage              | paddle_dla/storage errors                  | -                 | -            | -
 """)
 
 COMMANDS_IMPORTED = {

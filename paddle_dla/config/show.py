@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config.cost import IMAGENET_IMAGES, cost
-from paddle_dla.config.errors import ConfigError
 from paddle_dla.config.reading import Reading, read_config
 from paddle_dla.config.writing import to_yaml
+from paddle_dla.errors import UserError
 from paddle_dla.options import positive
 from paddle_dla.terminal import run_command
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         print(shown(read_config(arguments.config, arguments.override), arguments.images), end="")
-    except ConfigError as error:
+    except UserError as error:
         print(f"paddle-dla config: {error}", file=sys.stderr)
         return 1
     return 0

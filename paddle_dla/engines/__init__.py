@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from paddle_dla.engines.base import Engine, EngineError
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.values import non_finite
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def open_engine(
     ``ExportError`` where the folder is no export, is damaged, or lacks what the engine needs.
     """
     if kind not in ENGINES:
-        raise ValueError(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
+        raise WrongValue(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
     is_folder = isinstance(source, (str, os.PathLike))
     if not is_folder:
         _refuse_non_finite(source)

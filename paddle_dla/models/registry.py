@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.cards import CARD, WEIGHTS, Described, describe, describe_port, missing
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED, Pretrained
 from paddle_dla.models.variants import VARIANTS, resolve_name
@@ -27,7 +28,7 @@ HERE = "ports"
 VARIANT_LAYERS = {"classifier": "fc", "first_conv": "base_layer.0"}
 
 
-class ModelError(ValueError):
+class ModelError(WrongValue):
     """A model that is not found, or does not offer what is asked of it."""
 
 
@@ -94,7 +95,7 @@ def port_folders() -> Iterator[Path]:
 def _is_variant(text: str) -> bool:
     try:
         return bool(resolve_name(text))
-    except ValueError:
+    except WrongValue:
         return False
 
 
@@ -126,12 +127,14 @@ def import_named(text: str) -> tuple[Any, Any]:
     Raises ``ModelError`` where either is not found.
     """
     package, _, name = text.partition(":")
+    if not package or not name:
+        raise ModelError(f"{text} is written package.module:function")
     sys.path.insert(0, os.getcwd())
     try:
         module = found = importlib.import_module(package)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
         raise ModelError(f"{text} is not found: {error}; it is written package.module:function") from error
     finally:
         sys.path.remove(os.getcwd())

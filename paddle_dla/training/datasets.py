@@ -19,6 +19,7 @@ from paddle_dla.data.shards import ShardSource
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import TrainingTransform, training_transform
+from paddle_dla.errors import WrongValue
 from paddle_dla.metrics import certain, refuse_one_class
 from paddle_dla.options import Loading
 from paddle_dla.preprocessing import Preprocessing
@@ -61,7 +62,7 @@ def certain_scores(config: Config, datasets: Datasets) -> list[str]:
     """
     try:
         refuse_one_class(datasets.num_classes)
-    except ValueError as error:
+    except WrongValue as error:
         raise TrainingError(f"{error}; bring images of other classes, too") from error
     notes = certain(datasets.num_classes, config.evaluate.topk if datasets.val else ())
     if notes and config.train.eval_metric == "top5" and datasets.num_classes <= 5:

@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> Scores:
         source.notes = (*source.notes, *certain(num_classes, (1, 5)))
         if ranks.first:
             print("\n".join([*subject.heading(), *source.notes]), flush=True)
+        subject.expect(source.num_samples // ranks.count)
         began = time.perf_counter()
         predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
     real = read_real_labels(args.real_labels) if args.real_labels else None

@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     subject = open_subject(args)
     refuse_one_class(subject.num_classes)
+    subject.expect(source.num_samples)
     predictions, skipped = predict(subject, source, args.topk)
     write = WRITERS[args.format]
     if args.output:

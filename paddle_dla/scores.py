@@ -99,7 +99,7 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
     """What is printed at the end."""
     speed = scores.images / scores.seconds if scores.seconds else 0.0
     result = [
-        f"END epoch:0 valid top1: {scores.top1 / 100:.5f}, top5: {scores.top5 / 100:.5f}, loss: {scores.loss:.5f}, "
+        f"END epoch:0 valid top1: {scores.top1:.3f} %, top5: {scores.top5:.3f} %, loss: {scores.loss:.5f}, "
         f"{speed:.1f} images/sec.",
         f"{subject.model} ({subject.source}): {scores.images:,} images, top-1 {scores.top1:.3f} %, "
         f"top-5 {scores.top5:.3f} %, loss {scores.loss:.4f}; engine {subject.engine.name}",

@@ -31,7 +31,7 @@ def test_bad_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         check_forward.main(arguments)
     assert ended.value.code == 2
-    assert "usage: check_forward" in capsys.readouterr().err
+    assert "usage: paddle-dla check-forward" in capsys.readouterr().err
 
 
 @pytest.mark.torch

@@ -190,9 +190,9 @@ def test_flipping_averages_the_logits_of_both():
 def test_lines_off_a_terminal_are_the_familiar_ones(weights, tree, capsys):
     assert run(weights, tree, "--batch-size", 5, "--log-interval", 2, "--compare-published") == 0
     shown = capsys.readouterr()
-    number = r"\d+\.\d{5}"
+    number, percent = r"\d+\.\d{5}", r"\d+\.\d{3} %"
     line = (
-        rf"epoch:0, valid step:2, top1: {number}, top5: {number}, loss: {number}, batch_cost: {number} s, "
+        rf"epoch:0, valid step:2, top1: {percent}, top5: {percent}, loss: {number}, batch_cost: {number} s, "
         rf"reader_cost: {number} s, ips: {number} images/sec\."
     )
     assert re.fullmatch(line, shown.err.splitlines()[0])

@@ -33,14 +33,14 @@ test-paddle26: .venv-paddle26/.complete
 
 .venv/.complete: setup.cfg pyproject.toml constraints.txt
 	$(call venv,.venv)
-	$(BIN)/pip install --constraint constraints.txt --editable ".[cpu,data,onnx,parquet,plots,train,torch,hub,demo,dev]"
+	$(BIN)/pip install --constraint constraints.txt --editable ".[cpu,data,onnx,parquet,plots,train,torch,hub,demo,completion,dev]"
 	# loads converted files in a test; its own dependencies (OpenCV, Faiss, ...) are not needed for that
 	$(BIN)/pip install --no-deps paddleclas==2.6.0
 	@touch $@
 
 .venv-paddle26/.complete: setup.cfg pyproject.toml constraints-paddle26.txt
 	$(call venv,.venv-paddle26)
-	.venv-paddle26/bin/pip install --constraint constraints-paddle26.txt --editable ".[cpu,data,plots,train,hub,dev]"
+	.venv-paddle26/bin/pip install --constraint constraints-paddle26.txt --editable ".[cpu,data,plots,train,hub,completion,dev]"
 	.venv-paddle26/bin/pip install --no-deps paddleclas==2.6.0
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Every check of a port, one after the other: one line for each, one exit code.
+"""Run every check of a port, one after the other: one line for each, one exit code.
 
 Usage::
 
@@ -50,9 +50,8 @@ from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
-from paddle_dla.data.errors import DataError
+from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
-from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
 
 
@@ -126,7 +125,7 @@ def _outcome(each: Checkpoint, args: argparse.Namespace, model: str, progress: P
     refusal = ""
     try:
         result = each.check(argparse.Namespace(**{**vars(args), **each.options}), model, progress)
-    except (CheckpointError, DataError, OSError) as error:
+    except (UserError, OSError) as error:
         refusal = str(error).splitlines()[0]
         result = Result(f"{model}: {each.name}", "", facts={"refused": str(error)})
     return Outcome(model, each.name, result, time.perf_counter() - began, refusal)
@@ -148,7 +147,7 @@ def _converted(args: argparse.Namespace, model: str, progress: Progress) -> Iter
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_all", __doc__.split("\n")[0])
+    usage = parser("check-all", __doc__)
     add_weights(usage)
     add_inputs(usage)
     add_seeds(usage)
@@ -164,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 outcomes.append(outcome)
                 _show(outcome, args.full)
         ended = True
-    except (CheckpointError, DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         ended = False
     written = write_reports([outcome.result for outcome in outcomes], args)

@@ -1,4 +1,4 @@
-"""Do the gradients agree, and does every layer alone do what its twin does? Forward and backward, chained and alone.
+"""Compare gradients, and every layer alone: forward and backward, in eval or train mode.
 
 Usage::
 
@@ -42,7 +42,7 @@ def check_backward(args: argparse.Namespace, model: str, progress: Progress) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_backward", __doc__.split("\n")[0])
+    usage = parser("check-backward", __doc__)
     add_weights(usage)
     add_inputs(usage)
     usage.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")

@@ -1,4 +1,4 @@
-"""Is what the Paddle pipeline feeds a model what timm feeds it? Every sample, label, byte and float.
+"""Compare the images that reach the model: every sample, label, byte and float.
 
 Usage::
 
@@ -40,10 +40,11 @@ from paddle_dla.data.image_files import open_images
 from paddle_dla.data.images import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
-from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.pipeline import evaluation_loader
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.models.cards import read_card
 from paddle_dla.models.registry import find_model
+from paddle_dla.options import Loading
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.errors import CheckpointError
@@ -223,7 +224,7 @@ def add_data(to: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_data", __doc__.split("\n")[0])
+    usage = parser("check-data", __doc__)
     usage.add_argument("--image", nargs="+", metavar="PATH", help="images, folders or patterns instead of --data")
     add_data(usage)
     return run(usage, argv, check_data)

@@ -36,6 +36,7 @@ import numpy as np
 
 from alignment.command import Progress, announcer
 from alignment.epoch_runs import Run, Seed
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
 from paddle_dla.cpu import usable_threads
 from paddle_dla.data.errors import DataError
@@ -268,7 +269,7 @@ def write_seed(path: Path, recipe: str, seed: Seed) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="check_epoch", description=__doc__.split("\n")[0])
+    result = CommandParser("check-epoch", __doc__)
     result.add_argument("--config", "-c", required=True, metavar="FILE", help="as for paddle-dla train")
     result.add_argument("--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     result.add_argument("--seeds", type=int, nargs="+", default=[*range(6)], help="(default 0 to 5)")

@@ -1,9 +1,9 @@
-"""Does the Paddle model compute what the timm model computes? Every layer's output, compared.
+"""Compare every layer's output with timm's.
 
 Usage::
 
     python alignment/check_forward.py --model dla60 --checkpoint dla60.pth --image cat.jpg dog.jpg
-    python alignment/check_forward.py --model all --batch 2 --size 64 --seed 0
+    python alignment/check_forward.py --model all --batch-size 2 --input-size 64 --seed 0
     python alignment/check_forward.py --model dla60 --checkpoint dla60.pth --dtype float32 --html report.html
 
 The weights are those of ``--checkpoint``, else timm's initialisation under ``--seed`` with randomised BatchNorm
@@ -42,7 +42,7 @@ def check_forward(args: argparse.Namespace, model: str, progress: Progress) -> R
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_forward", __doc__.split("\n")[0])
+    usage = parser("check-forward", __doc__)
     add_weights(usage)
     add_inputs(usage)
     usage.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the Paddle model")

@@ -101,7 +101,7 @@ def _at_least_two(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_init", __doc__.split("\n")[0])
+    usage = parser("check-init", __doc__)
     add_seeds(usage)
     return run(usage, argv, check_init)
 

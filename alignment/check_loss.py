@@ -1,4 +1,4 @@
-"""Are the losses those of timm and torch? Value and gradient of each, on the model's own logits and on large ones.
+"""Compare losses with timm's and torch's: values and gradients, also on large logits.
 
 Usage::
 
@@ -166,7 +166,7 @@ def of_paddle(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray]) -> M
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    return run(parser("check_loss", __doc__.split("\n")[0]), argv, check_loss)
+    return run(parser("check-loss", __doc__), argv, check_loss)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Are accuracies and losses timm's and torch's, also with ties, few classes, several ranks and short last batches?
+"""Compare accuracies and losses, also with ties, few classes, several ranks and short batches.
 
 Usage::
 
@@ -252,7 +252,7 @@ def _row(name: str, case: str, exact: Measured, port: Measured, allowed: float) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    return run(parser("check_metric", __doc__.split("\n")[0]), argv, check_metric)
+    return run(parser("check-metric", __doc__), argv, check_metric)
 
 
 if __name__ == "__main__":

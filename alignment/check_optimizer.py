@@ -1,4 +1,4 @@
-"""Do the optimizers move a model's weights as timm's do? Every parameter, alone with its gradients.
+"""Compare the updates of the optimizers: every parameter, alone with its gradients.
 
 Usage::
 
@@ -133,7 +133,7 @@ def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_optimizer", __doc__.split("\n")[0])
+    usage = parser("check-optimizer", __doc__)
     usage.add_argument("--steps", dest="optimizer_steps", type=at_least_one, default=STEPS, help=f"default {STEPS}")
     return run(usage, argv, check_optimizer)
 

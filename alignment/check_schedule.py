@@ -1,4 +1,4 @@
-"""Does every parameter have timm's learning rate at every update of a run?
+"""Compare the learning rate of every parameter at every update of a run.
 
 Usage::
 
@@ -116,7 +116,7 @@ def paddle_rates(optimizer: Any, name: str, per_epoch: bool, options: dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    return run(parser("check_schedule", __doc__.split("\n")[0]), argv, check_schedule)
+    return run(parser("check-schedule", __doc__), argv, check_schedule)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does the Paddle model train as timm's does? Step by step, with everything that a recipe has, in float64.
+"""Compare training step by step, with everything that a recipe has, in float64.
 
 Usage::
 
@@ -147,7 +147,7 @@ def _side(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_training", __doc__.split("\n")[0])
+    usage = parser("check-training", __doc__)
     add_weights(usage)
     add_training(usage)
     usage.add_argument("--dtype", choices=BITS, default="float64", help="of the Paddle model (default float64)")

@@ -1,4 +1,4 @@
-"""Does a converted file hold exactly the weights of a timm checkpoint? Every tensor, bit for bit; runs no model.
+"""Compare a converted file with its checkpoint: every tensor, bit for bit; runs no model.
 
 Usage::
 
@@ -52,7 +52,7 @@ def _row(name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    usage = parser("check_weights", __doc__.split("\n")[0])
+    usage = parser("check-weights", __doc__)
     add_weights(usage)
     arguments = usage.parse_args(argv)
     if not arguments.converted:

@@ -17,8 +17,9 @@ from convert.conversion import convert_as_it_is, convert_source
 from convert.outcome import Conversion
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
-from paddle_dla.data.errors import DataError
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import natural
@@ -34,9 +35,9 @@ Progress = Callable[[str], None]
 Check = Callable[[argparse.Namespace, str, Progress], Result]
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The arguments of every check of one model: which, and reports."""
-    result = argparse.ArgumentParser(prog=name, description=description)
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The arguments of every check of one model: which, and reports; ``doc`` as for ``CommandParser``."""
+    result = CommandParser(name, doc)
     result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
     result.add_argument("--seed", type=natural, default=0, help="of everything that is random (default 0)")
     result.add_argument("--json", metavar="FILE", help="write everything that was measured")
@@ -62,8 +63,8 @@ def add_weights(to: argparse.ArgumentParser) -> None:
 def add_inputs(to: argparse.ArgumentParser) -> None:
     """The arguments that say what the models run on."""
     to.add_argument("--image", nargs="+", metavar="PATH", help="images, through timm's evaluation transform")
-    to.add_argument("--batch", type=int, default=2, help="without images: random inputs, this many (default 2)")
-    to.add_argument("--size", type=int, help="their side in pixels (default 64; of a port, what its card says)")
+    to.add_argument("--batch-size", type=int, default=2, help="without images: random inputs, this many (default 2)")
+    to.add_argument("--input-size", type=int, help="their side in pixels (default 64; of a port, what its card says)")
 
 
 def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
@@ -105,7 +106,7 @@ def converted(source: Source, model: str) -> Conversion:
 
 def chosen_inputs(args: argparse.Namespace, model: str, conversion: Conversion) -> np.ndarray | list[str]:
     """The paths of the images that the command line names, or random inputs (B, C, H, W)."""
-    shape = (args.batch, conversion.in_chans, *sides(args.size, model))
+    shape = (args.batch_size, conversion.in_chans, *sides(args.input_size, model))
     return args.image or np.random.RandomState(args.seed).standard_normal(shape)
 
 
@@ -132,7 +133,7 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check
         for number, model in enumerate(models, 1):
             results.append(check(args, model, announcer(f"[{number}/{len(models)}] ")))
             print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
-    except (CheckpointError, DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         write_reports(results, args)
         return 1
@@ -181,13 +182,14 @@ def chosen_models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> l
     """The models that the command line names; ends the program with 2 where its arguments make no sense."""
     try:
         models = list(VARIANTS) if args.model == "all" else [_named(args.model)]
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         usage.error(str(error))
     if "checkpoint" in args:
         _refuse_weights(args, usage, len(models))
-    size = getattr(args, "size", None)
-    if ("batch" in args and args.batch < 1) or (size is not None and (size < 1 or size % _multiple(models[0]))):
-        usage.error(f"--batch must be at least 1 and --size a multiple of {SIDE_MULTIPLE}")
+    size = getattr(args, "input_size", None)
+    wrong_size = size is not None and (size < 1 or size % _multiple(models[0]))
+    if wrong_size or ("batch_size" in args and args.batch_size < 1):
+        usage.error(f"--batch-size must be at least 1 and --input-size a multiple of {SIDE_MULTIPLE}")
     return models
 
 
@@ -195,7 +197,7 @@ def _named(model: str) -> str:
     """What opens ``model``. Raises ``ValueError`` for one without a reference to compare it with."""
     entry = find_model(model)
     if entry.published is None and entry.folder is None:
-        raise ValueError(f"{model} has no reference here; compare it with alignment.align")
+        raise WrongValue(f"{model} has no reference here; compare it with alignment.align")
     return entry.place
 
 

@@ -1,4 +1,4 @@
-"""Compare what was recorded on other machines: folders of ``record.py``, or files of reprod_log. No framework.
+"""Compare what ``record`` wrote on other machines, or two files of reprod_log.
 
 Usage::
 
@@ -30,7 +30,8 @@ from alignment.engine.records.tape import Tape
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
-from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.terminal import run_command
 
 
@@ -86,7 +87,7 @@ def _refuse_non_finite(exact: Tape, folder: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    parser = argparse.ArgumentParser(prog="compare", description=__doc__.split("\n")[0])
+    parser = CommandParser("compare", __doc__)
     parser.add_argument("torch_folder", metavar="A")
     parser.add_argument("paddle_folder", metavar="B")
     parser.add_argument(
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = compare_reprod(args.torch_folder, args.paddle_folder, args.tolerance)
         else:
             result = compare_records(args.torch_folder, args.paddle_folder)
-    except (TapeError, CheckpointError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(text(result, fold=not args.full))

@@ -9,7 +9,7 @@ A whole layer-diff suite::
 
     test_layer = layer_diff(pair)
 
-runs the comparison once, while tests are collected, and gives every compared tensor an id such as
+runs the comparison once, where the file is imported, and gives every compared tensor an id such as
 ``test_layer[layer1.0.conv1]`` or ``test_layer[layer1.0.conv1.weight-parameter gradient]``.
 """
 
@@ -38,30 +38,20 @@ def assert_aligned(torch_module: Any, paddle_layer: Any, inputs: Any, **options:
 def layer_diff(pair: Pair, **options: Any) -> Callable[..., None]:
     """A test function with one test for each compared tensor, and one for the layers at fault.
 
-    ``pair`` returns the torch module, the Paddle layer and the inputs; ``options`` go to ``align``.
+    ``pair`` returns the torch module, the Paddle layer and the inputs; ``options`` go to ``align``, which runs at once.
     """
-
-    def test_layer(aligned_row: Row | Result) -> None:
-        if isinstance(aligned_row, Result):
-            assert aligned_row.passed, str(aligned_row)
-            return
-        row = aligned_row
-        assert row.aligned, f"relative error {row.relative:.2e} where rounding explains {row.floor:.2e}; {row.note}"
-
-    test_layer.aligned_pair = pair
-    test_layer.aligned_options = options
-    return test_layer
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the comparison of a ``layer_diff`` suite and give each row a test."""
-    pair = getattr(metafunc.function, "aligned_pair", None)
-    if pair is None:
-        return
     from alignment import align
 
-    result = align(*pair(), **metafunc.function.aligned_options)
-    metafunc.parametrize("aligned_row", [*result.rows, result], ids=[*map(_identify, result.rows), "verdict"])
+    result = align(*pair(), **options)
+
+    @pytest.mark.parametrize("row", [*result.rows, None], ids=[*map(_identify, result.rows), "verdict"])
+    def test_layer(row: Row | None) -> None:
+        if row is None:
+            assert result.passed, str(result)
+            return
+        assert row.aligned, f"relative error {row.relative:.2e} where rounding explains {row.floor:.2e}; {row.note}"
+
+    return test_layer
 
 
 def _identify(row: Row) -> str:

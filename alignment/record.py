@@ -1,9 +1,9 @@
-"""Record one side of a comparison, on a machine that has one framework only; ``compare.py`` compares two records.
+"""Record one side of a comparison on a machine that has one framework only.
 
 Usage::
 
-    python alignment/record.py torch --model dla60 --checkpoint model.safetensors --dump A
-    python alignment/record.py paddle --model dla60 --converted dla60.pdparams --inputs A/inputs.npy --dump B
+    python alignment/record.py torch --model dla60 --checkpoint model.safetensors --output A
+    python alignment/record.py paddle --model dla60 --converted dla60.pdparams --inputs A/inputs.npy --output B
     python alignment/compare.py A B
 
 The torch side runs in float64, which is recorded, and in float32: their distance is the noise floor. Without
@@ -34,6 +34,8 @@ from alignment.engine.records.store import MEMORY, Budget, Store
 from alignment.engine.records.tape import Tape
 from convert.readers import read_source
 from paddle_dla import checkpoint
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.options import natural
@@ -50,7 +52,7 @@ INPUTS = "inputs.npy"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="record", description=__doc__.split("\n")[0])
+    result = CommandParser("record", __doc__)
     result.add_argument("side", choices=("torch", "paddle"))
     result.add_argument("--model", required=True, help="timm's name")
     result.add_argument("--checkpoint", help="torch side: the timm checkpoint")
@@ -63,9 +65,9 @@ def parser() -> argparse.ArgumentParser:
         "--max-memory", type=natural, default=MEMORY // 2**20, metavar="MB",
         help="of the record while the model runs; the rest goes to a temporary file (default %(default)s)",
     )  # fmt: skip
-    result.add_argument("--dump", required=True, metavar="DIR", help="where to write the record")
+    result.add_argument("--output", required=True, metavar="DIR", help="where to write the record")
     add_inputs(result)
-    result.set_defaults(size=SIZE)
+    result.set_defaults(input_size=SIZE)
     return result
 
 
@@ -132,8 +134,8 @@ def _torch_side(args: argparse.Namespace, model: str) -> None:
     tensors = {name: torch.from_numpy(stored.raw.copy()) for name, stored in source.tensors.items()}
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
     inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
-    record_torch(reference, inputs, args.dump, **_options(args, model, source.describe()))
-    with atomic_path(Path(args.dump) / INPUTS) as part:
+    record_torch(reference, inputs, args.output, **_options(args, model, source.describe()))
+    with atomic_path(Path(args.output) / INPUTS) as part:
         write_npy(part, inputs)
 
 
@@ -147,7 +149,7 @@ def _paddle_side(args: argparse.Namespace, model: str) -> None:
         raise CheckpointError(f"{args.converted} is no classifier of this family: it has no {missing[0]}")
     classes, in_chans = arrays[HEAD[0]].shape[0], arrays[STEM].shape[1]
     port = create_model(model, pretrained=args.converted, num_classes=classes, in_chans=in_chans)
-    record_paddle(port, _inputs(args, in_chans), args.dump, **_options(args, model, args.converted))
+    record_paddle(port, _inputs(args, in_chans), args.output, **_options(args, model, args.converted))
 
 
 def _options(args: argparse.Namespace, model: str, weights: str) -> dict[str, Any]:
@@ -163,7 +165,8 @@ def _options(args: argparse.Namespace, model: str, weights: str) -> dict[str, An
 def _inputs(args: argparse.Namespace, in_chans: int) -> np.ndarray:
     if args.inputs:
         return read_inputs(args.inputs)
-    return np.random.RandomState(args.seed).standard_normal((args.batch, in_chans, args.size, args.size))
+    shape = (args.batch_size, in_chans, args.input_size, args.input_size)
+    return np.random.RandomState(args.seed).standard_normal(shape)
 
 
 def read_inputs(path: str) -> np.ndarray:
@@ -185,19 +188,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = usage.parse_args(argv)
     try:
         model = resolve_name(args.model)
-    except ValueError as error:
+    except UserError as error:
         usage.error(str(error))
-    if args.batch < 1 or args.size < 1 or args.size % SIDE_MULTIPLE:
-        usage.error(f"--batch must be at least 1 and --size a multiple of {SIDE_MULTIPLE}")
+    if args.batch_size < 1 or args.input_size < 1 or args.input_size % SIDE_MULTIPLE:
+        usage.error(f"--batch-size must be at least 1 and --input-size a multiple of {SIDE_MULTIPLE}")
     if not (args.checkpoint if args.side == "torch" else args.converted):
         usage.error("the torch side needs --checkpoint, the Paddle side --converted")
     try:
-        check_dump(args.dump, INPUTS)
+        check_dump(args.output, INPUTS)
         _torch_side(args, model) if args.side == "torch" else _paddle_side(args, model)
-    except (CheckpointError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{model}: {args.side} side recorded in {args.dump}")
+    print(f"{model}: {args.side} side recorded in {args.output}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Does ``align`` find the mistakes that it is meant to find? Each is made in a correct port, and looked for.
+"""Make known mistakes in a correct port, and see which of them are found.
 
 Usage::
 
@@ -52,7 +52,9 @@ from alignment.faults.operations import seen
 from alignment.faults.targets import NotApplicable
 from alignment.pairs import build_pair, seeded_source
 from convert.conversion import convert_source
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.variants import VARIANTS, resolve_name
 from paddle_dla.terminal import run_command
 
@@ -185,7 +187,7 @@ def pair_bench(place: str) -> Bench:
     """
     module, _, function = place.partition(":")
     if not (module and function):
-        raise ValueError(f"--pair takes package.module:function, got {place!r}")
+        raise WrongValue(f"--pair takes package.module:function, got {place!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     return Bench(function, "as given", getattr(importlib.import_module(module), function)())
@@ -274,7 +276,7 @@ def pairs_passed(cleans: Sequence[Clean], outcomes: Sequence[Outcome]) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    usage = argparse.ArgumentParser(prog="selftest", description=__doc__.split("\n")[0])
+    usage = CommandParser("selftest", __doc__)
     usage.add_argument("--model", nargs="+", help=f"timm's names, or all (default: {' '.join(MODELS)})")
     usage.add_argument("--pair", nargs="+", metavar="MODULE:FUNCTION", help="functions that return ports of your own")
     usage.add_argument("--fault", nargs="+", metavar="NAME", help="of alignment.faults.catalogue (default: all)")
@@ -300,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         models = [*VARIANTS] if names == ["all"] else [resolve_name(name) for name in names]
         tested = map(pair_bench, args.pair) if args.pair else benches(models, args.seeds)
         cleans, outcomes = selftest(tested, faults, lambda text: print(text, file=sys.stderr, flush=True))
-    except (KeyError, ValueError) as error:
+    except (KeyError, UserError) as error:
         usage.error(str(error.args[0]))
     wrong = [outcome for outcome in outcomes if outcome.applicable and not (outcome.passed and outcome.cause)]
     alarms = [clean.verdict for clean in cleans if clean.is_alarm]

@@ -51,7 +51,8 @@ def download(source: str) -> Path:
     except (HfHubHTTPError, transport, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"cannot fetch {WEIGHTS} of {repository} from the hub: {type(error).__name__}: {reason}\n"
+            f"cannot fetch {WEIGHTS} of {repository} from the hub (there is no file of this name here): "
+            f"{type(error).__name__}: {reason}\n"
             f"without a network: fetch https://huggingface.co/{repository}/resolve/main/{WEIGHTS} elsewhere and name "
             f"the file (create_model(name, pretrained='{WEIGHTS}'), or --checkpoint {WEIGHTS})"
         ) from error

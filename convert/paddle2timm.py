@@ -1,4 +1,4 @@
-"""Weights of a Paddle DLA back to timm: ``.pdparams`` or ``.safetensors`` -> ``.safetensors`` or ``.pth``.
+"""Bring Paddle weights home to timm: ``.pdparams`` or ``.safetensors`` -> ``.safetensors`` or ``.pth``.
 
 Usage::
 
@@ -31,6 +31,8 @@ from convert.outcome import ConversionError
 from convert.port_weights import timm_state
 from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.models.registry import Entry, find_model
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
@@ -149,6 +151,7 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     if target.suffix not in SUFFIXES:
         raise CheckpointError(f"cannot write {target}: the suffix must be one of {', '.join(SUFFIXES)}")
     check_writable(target)
+    source = checkpoint.weight_file(source)
     check_apart({"--output": target}, [source])
     arrays, manifest = checkpoint.read(source)
     if model is None and manifest is None:
@@ -165,7 +168,7 @@ def run(source: str, output: str, model: str | None = None) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="paddle2timm", description="Weights of a Paddle DLA back to timm.")
+    result = CommandParser("paddle2timm", __doc__)
     result.add_argument("--checkpoint", required=True, help=".pdparams or .safetensors with Paddle's names")
     result.add_argument("--output", required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
     result.add_argument("--model", type=_model, help="timm's name, or a port's folder; default: what the manifest says")
@@ -175,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
 def _model(text: str) -> str:
     try:
         return find_model(text).place
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -184,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args.checkpoint, args.output, args.model)
-    except (CheckpointError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""A torch model -> a port folder: readable Paddle source, its weights, and the proof that both compute the same.
+"""Port a torch model: readable Paddle source, its weights, and the proof that both compute the same.
 
 Usage::
 
@@ -26,7 +26,8 @@ from typing import Any
 from convert.porting.folder import check_folder
 from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
-from convert.translate.plain import TranslationError
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.options import HIGHEST, natural, positive
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
@@ -107,7 +108,7 @@ def _inputs(module: Any, shape: tuple[int, ...]) -> tuple[Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="port", description="A torch model as Paddle source, proved layer by layer.")
+    result = CommandParser("port", __doc__)
     model = result.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="NAME", help="a model of timm")
     model.add_argument("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="a callable that returns a torch module")
@@ -187,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (TranslationError, CheckpointError, ValueError) as error:
+    except UserError as error:
         print(f"error: {name}: {error}", file=sys.stderr)
         return 1
     for mode, result in made.results.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.torch_file import CodeError, TorchTensor, UnreadObject, read_torch_file
+from paddle_dla.checkpoint import described_folder
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.manifest import file_sha256
@@ -63,6 +64,8 @@ def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
     ``use_ema``, no averaged one).
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} {described_folder(path)}")
     if not path.is_file():
         raise CheckpointError(f"cannot read {path}: no such file" if not path.exists() else f"{path} is no file")
     if path.suffix.lower() == ".safetensors":

@@ -1,4 +1,4 @@
-"""timm weights -> Paddle: read, map, audit, verify, write.
+"""Convert timm weights to Paddle: read, map, audit, verify, write.
 
 Usage::
 
@@ -30,11 +30,13 @@ from typing import Any
 
 from convert.conversion import convert_source
 from convert.hub import download, hub_id
-from convert.matching.key_map import KeyMap, KeyMapError
+from convert.matching.key_map import KeyMap
 from convert.outcome import Conversion, ConversionError
 from convert.port_weights import convert_for_port
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
@@ -56,9 +58,7 @@ Progress = Callable[[str], None]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="timm2paddle", description="timm weights -> Paddle, every tensor accounted for."
-    )
+    result = CommandParser("timm2paddle", __doc__)
     result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--key-map", metavar="FILE", help="of a port's checkpoint with other names than the reference's"
     )
-    result.add_argument("--report", metavar="FILE.json", help="write what was done, or why it was refused")
+    result.add_argument("--json", metavar="FILE.json", help="write what was done, or why it was refused")
     result.add_argument("--no-verify", action="store_true", help="do not run both models")
     add_preprocessing(result)
     return result
@@ -94,7 +94,7 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
         return {name: output / f"{name}.pdparams" for name in VARIANTS}
     try:
         entry = find_model(args.model)
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         usage.error(str(error))
     if entry.published is None and entry.folder is None:
         usage.error(f"{args.model} has no reference; only a DLA or a port is converted")
@@ -104,7 +104,7 @@ def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[st
 
 
 def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
-    """Convert one model and write it; returns the report. Raises ``CheckpointError``; then nothing was written."""
+    """Convert one model and write it; returns the report. Raises ``UserError``; then nothing was written."""
     checkpoint.check_suffix(target)
     check_weights_writable(target)
     preprocessing = _preprocessing(args, model)
@@ -138,21 +138,15 @@ def _conversion(args: argparse.Namespace, source: Source, model: str, preprocess
     entry = find_model(model)
     if entry.folder is None:
         return convert_source(source, model, args.num_classes, args.in_chans, **options)
-    try:
-        key_map = KeyMap.load(args.key_map) if args.key_map else None
-    except KeyMapError as error:
-        raise CheckpointError(str(error)) from error
+    key_map = KeyMap.load(args.key_map) if args.key_map else None
     return convert_for_port(source, entry, args.num_classes, args.in_chans, key_map=key_map, **options)
 
 
 def _preprocessing(args: argparse.Namespace, model: str) -> Preprocessing:
-    """The published one with what the command line says otherwise. Raises ``CheckpointError`` for nonsense."""
+    """The published one with what the command line says otherwise. Raises ``WrongValue`` for nonsense."""
     card = find_model(model).card
     preprocessing = card.preprocessing.with_channels(args.in_chans or card.in_chans or 3)
-    try:
-        return chosen_preprocessing(args, preprocessing)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    return chosen_preprocessing(args, preprocessing)
 
 
 def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
@@ -219,7 +213,7 @@ def written_by(targets: Mapping[str, Path], report: str | None) -> dict[str, str
     """Every file that the command writes, by what it is."""
     weights = {f"--output ({model})": path for model, path in targets.items()}
     manifests = {f"the manifest of {path}": manifest_path(path) for path in targets.values()}
-    return {**weights, **manifests, "--report": report}
+    return {**weights, **manifests, "--json": report}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,15 +223,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports: list[dict[str, Any]] = []
     wanted = targets(args, usage)
     try:
-        if args.report:
-            check_writable(args.report)
-        check_apart(written_by(wanted, args.report), [args.checkpoint])
+        if args.json:
+            check_writable(args.json)
+        check_apart(written_by(wanted, args.json), [args.checkpoint])
         for number, (model, target) in enumerate(wanted.items(), 1):
             prefix = f"[{number}/{len(wanted)}] {model}: " if len(wanted) > 1 else f"{model}: "
             reports.append(_attempt(args, model, target, prefix))
-        if args.report:
-            write_report(args.report, reports)
-    except CheckpointError as error:
+        if args.json:
+            write_report(args.json, reports)
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if all(report["status"] == "converted" for report in reports) else 1
@@ -251,7 +245,7 @@ def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) ->
         with suppress(OSError):  # what is wrong with the place is said when it is tried
             target.parent.mkdir(parents=True, exist_ok=True)
         return convert_one(args, model, target, progress)
-    except (CheckpointError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         faults = error.faults if isinstance(error, ConversionError) else []
         return {"status": "refused", "model": model, "output": str(target), "error": str(error), "faults": faults}

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.siblings import refuse_shadowed
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import check_tensors, manifest_path, verify, write_with_manifest
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
@@ -28,6 +30,15 @@ __all__ = ["CheckpointError", "check_fit", "load_weights", "read", "save"]
 
 CONVERTERS = "paddle_dla.converters"
 WRITERS = {".pdparams": write_pdparams, ".safetensors": write_safetensors}
+
+TRAINED = "model.pdparams"
+"""In the folder of a training checkpoint: the weights."""
+FOLDERS = {
+    "card.json": "is the folder of a port; name it as the model: --model {folder}",
+    "preprocessing.json": "is an export; evaluate and predict run it with --export {folder}",
+    TRAINED: "is a checkpoint of a training, whose weights are Paddle's already: {folder}/" + TRAINED,
+}
+"""A file that a kind of folder has: what is said of a folder of this kind."""
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
@@ -69,7 +80,7 @@ def load_weights(source: str, model: str, place: str | None = None) -> dict[str,
 
     Raises ``CheckpointError`` where they cannot be had, were damaged, or belong to another model.
     """
-    refuse_folder(source)
+    source = weight_file(source)
     if not _is_converted(source):
         return _convert(source, place or model)
     arrays, manifest = read(source)
@@ -80,14 +91,27 @@ def load_weights(source: str, model: str, place: str | None = None) -> dict[str,
     return arrays
 
 
-def refuse_folder(source: str) -> None:
-    """Raises ``CheckpointError`` for a folder, as a training checkpoint is one, and names the files in it."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return
-    files = sorted(str(path) for path in folder.iterdir() if path.suffix in WRITERS and path.is_file())
-    name = f"name the weight file: {' or '.join(files[:5])}" if files else f"name a {' or '.join(WRITERS)} file"
-    raise CheckpointError(f"{source} is a folder; {name}")
+def weight_file(source: str) -> str:
+    """The file that ``source`` names: itself, or ``model.pdparams`` in the folder of a training checkpoint.
+
+    Raises ``CheckpointError`` for any other folder, which says what it is.
+    """
+    if not Path(source).is_dir():
+        return source
+    if Path(source, TRAINED).is_file():
+        return str(Path(source, TRAINED))
+    raise CheckpointError(f"{source} {described_folder(source)}")
+
+
+def described_folder(folder: str | os.PathLike[str]) -> str:
+    """What a folder is that was named in the place of a weight file, and what to name instead."""
+    for marker, what in FOLDERS.items():
+        if Path(folder, marker).is_file():
+            return what.format(folder=os.fspath(folder))
+    files = [path for pattern in ("*", f"*/{TRAINED}") for path in sorted(Path(folder).glob(pattern))]
+    weights = [str(path) for path in files if path.suffix in WRITERS and path.is_file()]
+    name = f"name the weight file: {' or '.join(weights[:5])}" if weights else f"name a {' or '.join(WRITERS)} file"
+    return f"is a folder; {name}"
 
 
 def _is_converted(source: str) -> bool:
@@ -96,6 +120,7 @@ def _is_converted(source: str) -> bool:
 
 
 def _convert(source: str, model: str) -> dict[str, np.ndarray]:
+    refuse_shadowed()
     for entry in entry_points(group=CONVERTERS):
         return entry.load()(source, model)
     raise CheckpointError(
@@ -113,7 +138,7 @@ def recorded_preprocessing(manifest: Mapping[str, Any], path: str | os.PathLike[
         return None
     try:
         return Preprocessing.from_dict(manifest["preprocessing"])
-    except ValueError as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(path)}: {error}; convert again") from error
 
 

@@ -1,30 +1,92 @@
 """The console script ``paddle-dla``: one subcommand for each script, and the same function.
 
-Subcommands are the entry points of the group ``paddle_dla.commands``; only the one that is called is imported.
+Subcommands are the entry points of the group ``paddle_dla.commands``; only the one that is called is imported. What a
+command is for is the first line of its module's docstring, which is read without importing the module.
 """
 
 from __future__ import annotations
 
+import argparse
+import ast
+import os
 import sys
-from collections.abc import Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
+from paddle_dla import __version__
+from paddle_dla.command_parser import COMPLETING, autocomplete, first_line, nearest
+from paddle_dla.siblings import folder_of, refuse_shadowed
 from paddle_dla.terminal import run_command
 
 GROUP = "paddle_dla.commands"
+HEADINGS = {
+    "convert": "from torch to Paddle",
+    "alignment": "prove a port",
+    "paddle_dla": "use a model: a DLA, a port's folder, or a network written by hand",
+}
+"""Packages that bring commands, in the order in which they are listed; those of others follow under their name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand named first; returns its exit code, 2 for an unknown one."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(arguments: list[str]) -> int:
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if arguments and arguments[0] in commands:
-        return run_command(lambda: commands[arguments[0]].load()(arguments[1:]))
-    usage = "usage: paddle-dla COMMAND [--help] ...\n\ncommands:\n" + "\n".join(
-        f"  {name}" for name in sorted(commands)
-    )
-    if arguments and arguments[0] in ("-h", "--help"):
-        print(usage)
+    if COMPLETING in os.environ:
+        return _complete(commands)
+    first = arguments[0] if arguments else ""
+    if first in commands:
+        return _load(commands[first])(arguments[1:])
+    if first in ("-h", "--help", ""):
+        print("\n".join(usage(commands)), file=sys.stdout if first else sys.stderr)
+        return 0 if first else 2
+    if first == "--version":
+        print(f"paddle-dla {__version__}")
         return 0
-    print(usage if not arguments else f"unknown command {arguments[0]!r}\n{usage}", file=sys.stderr)
+    near = nearest(first, commands)
+    hint = f"; did you mean {near}?" if near else "; paddle-dla --help lists them"
+    print(f"error: unknown command {first!r}{hint}", file=sys.stderr)
     return 2
+
+
+def _load(entry: EntryPoint) -> Callable[[Sequence[str]], int]:
+    refuse_shadowed()
+    return entry.load()
+
+
+def usage(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
+    """How to call it, and the commands in groups, each with one line of description."""
+    yield "usage: paddle-dla COMMAND [--help] ..."
+    yield "       paddle-dla --version"
+    packages = {name: entry.module.partition(".")[0] for name, entry in commands.items()}
+    width = max(map(len, commands), default=0)
+    for package in dict.fromkeys([*HEADINGS, *packages.values()]):
+        yield from ("", f"{HEADINGS.get(package, package)}:")
+        for name in (name for name in commands if packages[name] == package):
+            yield f"  {name:<{width}}  {description(commands[name].module)}"
+
+
+def description(module: str) -> str:
+    """The first line of the docstring of ``module``; empty where its source is not found."""
+    package, _, rest = module.partition(".")
+    folder = folder_of(package)
+    source = folder and Path(folder, *rest.split(".")).with_suffix(".py")
+    if not source or not source.is_file():
+        return ""
+    return first_line(ast.get_docstring(ast.parse(source.read_bytes())))
+
+
+def _complete(commands: Mapping[str, EntryPoint]) -> int:
+    """Complete the name of a command, or, behind one, let the command complete the rest; ends the process."""
+    words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
+    if len(words) > 2 and words[1] in commands:
+        os.environ[COMPLETING] = "2"  # of the words, paddle-dla is the first and the program the second
+        return _load(commands[words[1]])([])
+    parser = argparse.ArgumentParser(prog="paddle-dla")
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("--version", action="store_true")
+    autocomplete(parser)
+    return 1

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.grouping import STATISTICS
 
 
@@ -37,10 +38,10 @@ class ModelEma:
     ):
         """Start with the weights of ``model``. Raises ``ValueError`` for settings that make no average."""
         if not 0 <= min_decay <= decay < 1:
-            raise ValueError(f"0 <= min_decay <= decay < 1, not {min_decay} and {decay}")
+            raise WrongValue(f"0 <= min_decay <= decay < 1, not {min_decay} and {decay}")
         if update_after_step < 0 or not warmup_gamma > 0 or not warmup_power > 0:
             given = f"{update_after_step}, {warmup_gamma} and {warmup_power}"
-            raise ValueError(f"update_after_step is not negative, warmup_gamma and warmup_power above 0; not {given}")
+            raise WrongValue(f"update_after_step is not negative, warmup_gamma and warmup_power above 0; not {given}")
         self.decay, self.min_decay, self.update_after_step = decay, min_decay, update_after_step
         self.use_warmup, self.warmup_gamma, self.warmup_power = use_warmup, warmup_gamma, warmup_power
         self.exclude_buffers = exclude_buffers
@@ -91,11 +92,11 @@ class ModelEma:
         given = {name: np.asarray(value) for name, value in state_dict.items()}
         wrong = sorted(given.keys() ^ self._averages.keys())
         if wrong:
-            raise ValueError(f"these averages are of another model: {', '.join(wrong[:10])} on one side only")
+            raise WrongValue(f"these averages are of another model: {', '.join(wrong[:10])} on one side only")
         for name, average in self._averages.items():
             found, own = given[name], average.numpy()
             if (found.shape, found.dtype) != (own.shape, own.dtype):
-                raise ValueError(f"{name}: {found.shape} {found.dtype} instead of {own.shape} {own.dtype}")
+                raise WrongValue(f"{name}: {found.shape} {found.dtype} instead of {own.shape} {own.dtype}")
         for name, average in self._averages.items():
             average.set_value(given[name])
 

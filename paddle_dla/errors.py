@@ -1,12 +1,12 @@
-"""What commands that run a model on data turn into one line and exit code 1. No framework."""
+"""What a user can do wrong, or meet: every error that a command turns into one line and exit code 1 is a ``UserError``.
 
-from __future__ import annotations
+Any other exception is a defect of this project and keeps its traceback. Imports nothing.
+"""
 
-from paddle_dla.config.errors import ConfigError
-from paddle_dla.data.errors import DataError
-from paddle_dla.engines.base import EngineError
-from paddle_dla.exporting.errors import ExportError
-from paddle_dla.launching.meeting import LostRankError
-from paddle_dla.storage.errors import CheckpointError
 
-EXPECTED_ERRORS = (CheckpointError, ConfigError, DataError, EngineError, ExportError, LostRankError, ValueError)
+class UserError(Exception):
+    """Something that is not as it must be, outside of this code; the message says what, where and what to do."""
+
+
+class WrongValue(UserError, ValueError):
+    """A value that was given and makes no sense. A ``ValueError`` too, for those who call the functions from Python."""

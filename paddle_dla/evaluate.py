@@ -1,4 +1,4 @@
-"""What a model scores: top-1, top-5, loss, and where its mistakes lie.
+"""Score a model on labelled images: top-1, top-5, loss, and where its mistakes lie.
 
 Usage::
 
@@ -22,16 +22,16 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, load_config
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.labels import read_real_labels, read_subset
-from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
-from paddle_dla.errors import EXPECTED_ERRORS
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions, certain, merge, refuse_none, refuse_one_class
-from paddle_dla.options import add_preprocessing
+from paddle_dla.options import add_loading, add_preprocessing, chosen_loading
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather, joined
 from paddle_dla.scores import Scores, check_outputs, lines, score, write_outputs
@@ -41,7 +41,7 @@ from paddle_dla.terminal import run_command
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="evaluate", description="What a model scores on a labelled data set.")
+    result = CommandParser("evaluate", __doc__)
     result.add_argument("--config", metavar="FILE", help="a YAML file that sets what the command line does not")
     result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     add_subject(result)
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--predictions", metavar="FILE", help="one row a sample: .csv or .jsonl")
     output.add_argument("--per-class", metavar="FILE", help="one row a class: .csv or .jsonl")
     output.add_argument("--confusion", metavar="FILE.csv", help="the confusion matrix; a .png is written beside it")
-    output.add_argument("--results", metavar="FILE.json", help="the figures and what they were measured with")
+    output.add_argument("--json", metavar="FILE.json", help="the figures and what they were measured with")
     result.add_argument("--flip", action="store_true", help="average each image with its mirror image")
     return result
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parsed(argv)
         check_outputs(args)
         run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -84,7 +84,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.override:
         command.error("-o changes a config; name one with --config")
     if args.data is None:
-        raise ValueError("which images? --data names a folder of class folders, a list file, or tar shards")
+        raise WrongValue("which images? --data names a folder of class folders, a list file, or tar shards")
     return args
 
 
@@ -117,7 +117,7 @@ def evaluation_defaults(config: Config) -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> Scores:
-    """Evaluate as the command line says; the first rank prints and writes. Raises one of ``EXPECTED_ERRORS``."""
+    """Evaluate as the command line says; the first rank prints and writes. Raises ``UserError``."""
     with joined() as ranks:
         subject = open_subject(args)
         subset = _subset(args, subject)
@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> Scores:
         source.notes = (*source.notes, *certain(num_classes, (1, 5)))
         if ranks.first:
             print("\n".join([*subject.heading(), *source.notes]), flush=True)
+        subject.expect(source.num_samples // ranks.count)
         began = time.perf_counter()
         predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
     real = read_real_labels(args.real_labels) if args.real_labels else None
@@ -164,6 +165,8 @@ def predict_all(
 
     Raises ``ValueError`` where not every sample was counted exactly once, or none is left.
     """
+    from paddle_dla.data.pipeline import evaluation_loader
+
     loader = evaluation_loader(source, subject.preprocessing, chosen_loading(args), ranks)
     progress = Progress(source.num_samples // ranks.count, args.log_interval, quiet=not ranks.first)
     batches = _with_signs_of_life(loader, ranks)

@@ -50,7 +50,7 @@ def evaluate(
         parts.append(part)
         tally.add(part)
         if progress is not None:
-            line = f"epoch:{epoch}, valid step:{len(parts)}, {tally}, {clock.costs()}"
+            line = ", ".join(filter(None, (f"epoch:{epoch}, valid step:{len(parts)}", str(tally), clock.costs())))
             if progress.step(len(batch), str(tally), line):
                 clock.reset()
     return merge(parts) if parts else no_predictions(num_classes, ranked)
@@ -67,16 +67,22 @@ def refuse_labels(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> 
 
 
 class Tally:
-    """Running averages, for the line that is shown on the way; the result itself is computed from all records."""
+    """Running averages, for the line that is shown on the way; the result itself is computed from all records.
+
+    Of samples without labels there is nothing to show.
+    """
 
     def __init__(self):
         self._sums, self._count = np.zeros(3), 0
 
     def add(self, part: Predictions) -> None:
         """Count one batch."""
-        self._sums += len(part) * np.array([top_k(part, 1) / 100, top_k(part, 5) / 100, mean_loss(part)])
-        self._count += len(part)
+        if (part.labels >= 0).all():
+            self._sums += len(part) * np.array([top_k(part, 1), top_k(part, 5), mean_loss(part)])
+            self._count += len(part)
 
     def __str__(self) -> str:
+        if not self._count:
+            return ""
         top1, top5, loss = self._sums / self._count
-        return f"top1: {top1:.5f}, top5: {top5:.5f}, loss: {loss:.5f}"
+        return f"top1: {top1:.3f} %, top5: {top5:.3f} %, loss: {loss:.5f}"

@@ -1,4 +1,4 @@
-"""A converted model as a folder that runs without this package: for Paddle Inference, ONNX Runtime, or both.
+"""Export a model as a folder that runs without this package: Paddle Inference, ONNX, int8.
 
 Usage::
 
@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.data.class_names import chosen_class_names
-from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
-from paddle_dla.engines.base import EngineError
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.exporting.folder import FORMATS, check_target
 from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
-from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 from paddle_dla.subject import CHECKPOINT, MODEL
 from paddle_dla.terminal import run_command
@@ -42,14 +41,13 @@ CHECKED = 16
 """Images of ``--check`` that the float network is checked on: float64 takes its time."""
 HELD_OUT = 4
 """Of the images of ``--calibration`` every fourth measures int8, where ``--check`` names no others."""
-EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, ValueError)
 
 Images = tuple[np.ndarray, np.ndarray]
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="export", description="A model as files that run without this package.")
+    result = CommandParser("export", __doc__)
     result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
     result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     result.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
@@ -69,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def export(args: argparse.Namespace) -> list[str]:
-    """Do what the command line says; returns what to print. Raises one of ``EXPECTED_ERRORS``."""
+    """Do what the command line says; returns what to print. Raises ``UserError``."""
     check_target(args.output, args.overwrite)
     for data in (args.check, args.calibration):
         refuse_folder_in(data, args.output, "--output")
@@ -131,7 +129,7 @@ def held_out(data: Images) -> tuple[Images, Images]:
     images, labels = data
     apart = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
     if not apart.any():
-        raise ValueError(
+        raise WrongValue(
             f"{len(images)} images are too few to calibrate on and to measure on; pass --check"
         )
     return (images[~apart], labels[~apart]), (images[apart], labels[apart])
@@ -158,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage.error("--int8 makes an onnx network; leave out --format, or export inference into another folder")
     try:
         lines = export(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print("\n".join([*lines, f"wrote {args.output}"]))

@@ -1,4 +1,4 @@
-"""Embeddings of images: what the network knows before its classifier.
+"""Compute embeddings of images: what the network knows before its classifier.
 
 Usage::
 
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.image_files import holds_images, open_images
 from paddle_dla.data.labelling import open_labelled
-from paddle_dla.data.pipeline import add_loading, chosen_loading, evaluation_loader
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
-from paddle_dla.errors import EXPECTED_ERRORS
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, threads
+from paddle_dla.errors import UserError, WrongValue
+from paddle_dla.options import add_loading, add_preprocessing, chosen_loading, chosen_preprocessing, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
 from paddle_dla.reports import fill_csv
@@ -59,7 +59,7 @@ class Rows:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="features", description="Embeddings of images.")
+    result = CommandParser("features", __doc__)
     result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
     result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
@@ -74,20 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the embeddings as the command line says. Raises one of ``EXPECTED_ERRORS``."""
+    """Write the embeddings as the command line says. Raises ``UserError``."""
     write = _writer(args.output)
     check_writable(args.output)
     if Path(args.output).suffix == ".npy":
         check_writable(_listing(args.output))
     check_apart({"--output": args.output, "its table": _listing(args.output)}, [args.checkpoint, args.data])
     # imports Paddle, for which errors in what was asked for need not wait
+    from paddle_dla.data.pipeline import evaluation_loader
     from paddle_dla.engines.eager import EagerEngine
     from paddle_dla.loading import load_model
 
@@ -133,9 +134,9 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
     """By suffix. Raises ``ValueError`` for an unknown one, or where its package is missing."""
     suffix = Path(path).suffix
     if suffix not in WRITERS:
-        raise ValueError(f"{path}: features are written as {' or '.join(WRITERS)}")
+        raise WrongValue(f"{path}: features are written as {' or '.join(WRITERS)}")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise ValueError('pyarrow is not installed; it comes with: pip install -e ".[parquet]"')
+        raise WrongValue('pyarrow is not installed; it comes with: pip install -e ".[parquet]"')
     return WRITERS[suffix]
 
 

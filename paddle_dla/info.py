@@ -1,4 +1,4 @@
-"""What is known of a model: size, cost, published accuracy, and how its images must be prepared.
+"""Show what is known of a model, a checkpoint or an export: size, cost, accuracy, preprocessing.
 
 Usage::
 
@@ -19,8 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddle_dla.checkpoint import read, recorded_preprocessing
-from paddle_dla.exporting.errors import ExportError
+from paddle_dla.checkpoint import TRAINED, read, recorded_preprocessing
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.errors import UserError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.cards import CARD, read_card
 from paddle_dla.models.grouping import STATISTICS
@@ -45,7 +46,7 @@ HEADLINES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="info", description="What is known of a model, a checkpoint or an export.")
+    parser = CommandParser("info", __doc__)
     parser.add_argument("subject", nargs="?", metavar="MODEL|PORT|CHECKPOINT|EXPORT", help="default: all")
     parser.add_argument("--json", action="store_true", help="for programs")
     add_preprocessing(parser)
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             facts = subject_facts(args)
             print(to_json(facts, indent=1) if args.json else "\n".join(page(facts)))
-    except (CheckpointError, ExportError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def subject_facts(args: argparse.Namespace) -> Facts:
     """What is known of the model, the checkpoint or the export that ``args.subject`` names."""
     path = Path(args.subject)
+    if (path / TRAINED).is_file():
+        path = path / TRAINED
     if path.is_dir() and not (path / CARD).is_file():
         record = read_record(path)
         own = {"export": str(path), "formats": list(record.formats)}

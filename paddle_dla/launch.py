@@ -1,4 +1,4 @@
-"""Several processes as one job, by Paddle's launcher: on one machine or many, on CPU (gloo) or GPU (NCCL).
+"""Run train or evaluate in several processes as one job, on one machine or many, CPU or GPU.
 
 Usage::
 
@@ -29,10 +29,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from paddle_dla.config import ConfigError, load_config
+from paddle_dla.command_parser import CommandParser
+from paddle_dla.config import load_config
 from paddle_dla.config.reading import in_home
-from paddle_dla.data.errors import DataError
 from paddle_dla.data.walk import refuse_folder_in
+from paddle_dla.errors import UserError
 from paddle_dla.launching.ends import die_with_parent, ending_signals, exit_code
 from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
 from paddle_dla.launching.master import address, is_taken
@@ -51,7 +52,7 @@ LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="launch", description="Several processes as one job.")
+    result = CommandParser("launch", __doc__)
     result.add_argument("--nproc", type=threads, metavar="N", help="processes on this machine (its GPUs, else 1)")
     result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
     result.add_argument("--master", type=address, metavar="IP:PORT", help="of one of the machines, the same on each")
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for tree in image_trees(args.arguments) if args.program in LOGS else ():
             refuse_folder_in(tree, logs, "the folder of the launch's logs")
         logs = own_folder(logs)
-    except (ConfigError, DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from paddle_dla.checkpoint import load_weights, recorded_preprocessing, refuse_folder
+from paddle_dla.checkpoint import load_weights, recorded_preprocessing, weight_file
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.adapt import Ends
 from paddle_dla.models.factory import create_model, load_arrays
 from paddle_dla.models.pretrained import IMAGENET_CLASSES
@@ -51,7 +52,7 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     ``num_classes`` classes.
     """
     if checkpoint is not None:
-        refuse_folder(checkpoint)
+        checkpoint = weight_file(checkpoint)
     manifest = _manifest(checkpoint)
     entry = find_model(name or _recorded_variant(manifest, checkpoint))
     source = checkpoint or entry.default_weights()
@@ -105,7 +106,7 @@ def _class_names(manifest: dict, num_classes: int, source: str) -> tuple[ClassNa
         return default_class_names(num_classes)
     try:
         return recorded_class_names(manifest["classes"], num_classes), NamedBy.WEIGHTS
-    except ValueError as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(source)}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""A picture of a batch as the model sees it, with labels: the first thing to look at when a score is too low.
+"""Draw a batch as the model sees it, with its labels.
 
 Usage::
 
@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paddle_dla.checkpoint import recorded_preprocessing
+from paddle_dla.checkpoint import recorded_preprocessing, weight_file
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.class_names import NamedBy, imagenet_class_names, read_class_names, recorded_class_names
@@ -37,13 +38,14 @@ from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.picture import grid
-from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.pipeline import evaluation_loader
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import training_transform
 from paddle_dla.data.walk import refuse_picture_in
+from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, natural, positive
+from paddle_dla.options import Loading, add_preprocessing, chosen_preprocessing, finite, natural, positive
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.apart import check_apart
@@ -52,12 +54,10 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.terminal import run_command
 from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
-from paddle_dla.training.errors import TrainingError
 
 DEFAULT_MODEL = "dla60"  # all variants were published with the same preprocessing
 MIXED_SHOWN = 2  # classes that the caption of a mixed label names
 BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  # options that a config leaves open
-EXPECTED_ERRORS = (CheckpointError, DataError, TrainingError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def fed_as_told(args: argparse.Namespace) -> Feed:
 
 def _source(args: argparse.Namespace) -> Source:
     """The data, numbered by the names that a checkpoint records, where one is named that does."""
-    manifest = None if args.checkpoint is None else read_manifest(args.checkpoint)
+    manifest = None if args.checkpoint is None else read_manifest(weight_file(args.checkpoint))
     if args.classes is not None or manifest is None or manifest.get("classes") is None:
         return open_source(args.data, args.data_root, args.classes)
     try:
         count = len(manifest["classes"])
         names = recorded_class_names(manifest["classes"], count)
-    except (TypeError, ValueError) as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(args.checkpoint)}: {error}") from error
     return open_labelled(args.data, args.data_root, names, NamedBy.WEIGHTS, count)
 
@@ -150,7 +150,7 @@ def count_classes(source: Source) -> int:
         return len(source.classes)
     if isinstance(source, FileSource):
         return int(source.labels.max()) + 1
-    raise ValueError("how many classes are there? name them with --classes; these shards do not")
+    raise WrongValue("how many classes are there? name them with --classes; these shards do not")
 
 
 def chosen_samples(num_samples: int, count: int, shuffle: int | None) -> np.ndarray:
@@ -197,6 +197,7 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
     Raises ``CheckpointError`` for a checkpoint that is not there, or of which nobody says what model it is.
     """
     if checkpoint is not None:
+        checkpoint = weight_file(checkpoint)
         if not Path(checkpoint).is_file():
             raise CheckpointError(f"{checkpoint}: there is no such file")
         manifest = read_manifest(checkpoint) or {}
@@ -211,7 +212,7 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="look-at-data", description="A picture of a batch as the model sees it.")
+    result = CommandParser("look-at-data", __doc__)
     result.add_argument("--config", metavar="FILE", help="of a training, whose first batch is looked at")
     result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     result.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
@@ -247,7 +248,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.data is None:
         command.error("which images? name them with --data, or a training with --config")
     elif not args.train and (args.auto_augment or args.re_prob or args.mixup or args.cutmix):
-        raise ValueError("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
+        raise WrongValue("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
     return args
 
 
@@ -255,11 +256,11 @@ def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Names
     given = [name for name, value in vars(args).items() if value != command.get_default(name)]
     beside = [f"--{name.replace('_', '-')}" for name in given if name not in BESIDE_CONFIG]
     if beside:
-        raise ValueError(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
+        raise WrongValue(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the picture that the command line asks for. Raises one of ``EXPECTED_ERRORS``."""
+    """Write the picture that the command line asks for. Raises ``UserError``."""
     check_writable(Path(args.output))
     check_apart({"--output": args.output}, [args.checkpoint, args.data, args.classes, args.config])
     refuse_picture_in(args.data, args.output)
@@ -277,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         run(parsed(argv))
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

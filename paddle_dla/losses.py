@@ -20,6 +20,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_dla.errors import WrongValue
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """``loss(logits, target)``."""
 
@@ -111,7 +113,7 @@ class BinaryCrossEntropy:
     def __post_init__(self):
         _refuse_smoothing(self.smoothing)
         if self.target_threshold is not None and not 0 <= self.target_threshold < 1:
-            raise ValueError(f"target_threshold is from 0 on and below 1, not {self.target_threshold}")
+            raise WrongValue(f"target_threshold is from 0 on and below 1, not {self.target_threshold}")
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """Raises ``ValueError`` for a target that is no class (where it is on the CPU) or of another batch."""
@@ -161,7 +163,7 @@ class Distillation:
 
     def __post_init__(self):
         if not self.temperature > 0:
-            raise ValueError(f"the temperature is above 0, not {self.temperature}")
+            raise WrongValue(f"the temperature is above 0, not {self.temperature}")
 
     def __call__(self, logits: Tensor, target: Tensor, teacher_logits: Tensor) -> Tensor:
         """Raises ``ValueError`` where the teacher has other classes than the student, or another batch."""
@@ -188,7 +190,7 @@ class SSLD:
 
     def __post_init__(self):
         if self.form not in ("js", "ce"):
-            raise ValueError(f"SSLD's form is 'js' or 'ce', not {self.form!r}")
+            raise WrongValue(f"SSLD's form is 'js' or 'ce', not {self.form!r}")
 
     def __call__(self, logits: Tensor, target: Tensor | None, teacher_logits: Tensor) -> Tensor:
         """``target`` is not used. Raises ``ValueError`` where the teacher has other classes, or another batch."""
@@ -222,9 +224,9 @@ def _refuse_labels(target: Tensor, logits: Tensor) -> None:
     """Paddle takes -1 for the last class, or reads what lies before the tensor. A GPU is not made to wait for this."""
     batch, classes = logits.shape
     if target.ndim != 1 or target.shape[0] != batch:
-        raise ValueError(f"class indices for logits {list(logits.shape)} are {[batch]}, not {list(target.shape)}")
+        raise WrongValue(f"class indices for logits {list(logits.shape)} are {[batch]}, not {list(target.shape)}")
     if target.place.is_cpu_place() and batch and not (int(target.min()) >= 0 and int(target.max()) < classes):
-        raise ValueError(
+        raise WrongValue(
             f"labels from {int(target.min())} to {int(target.max())} for {classes} classes: they go from 0 to "
             f"{classes - 1}; a sample without a label cannot be trained on"
         )
@@ -232,9 +234,9 @@ def _refuse_labels(target: Tensor, logits: Tensor) -> None:
 
 def _refuse_shape(target: Tensor, logits: Tensor) -> None:
     if list(target.shape) != list(logits.shape):
-        raise ValueError(f"a target for logits {list(logits.shape)} is as large, not {list(target.shape)}")
+        raise WrongValue(f"a target for logits {list(logits.shape)} is as large, not {list(target.shape)}")
 
 
 def _refuse_smoothing(smoothing: float) -> None:
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is from 0 on and below 1, not {smoothing}")
+        raise WrongValue(f"smoothing is from 0 on and below 1, not {smoothing}")

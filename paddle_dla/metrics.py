@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from paddle_dla.errors import WrongValue
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -70,16 +72,16 @@ def merge(parts: Sequence[Predictions], expected: int | None = None) -> Predicti
     result = Predictions(**{name: array[order] for name, array in joined.items()})
     twice = result.indices[1:][np.diff(result.indices) == 0]
     if len(twice):
-        raise ValueError(f"{len(twice)} samples were counted twice, the first with index {twice[0]}")
+        raise WrongValue(f"{len(twice)} samples were counted twice, the first with index {twice[0]}")
     if expected is not None and len(result) != expected:
-        raise ValueError(f"{len(result)} samples were evaluated where the source has {expected}")
+        raise WrongValue(f"{len(result)} samples were evaluated where the source has {expected}")
     return result
 
 
 def refuse_one_class(num_classes: int) -> None:
     """Raises ``ValueError`` where there is nothing to tell apart."""
     if num_classes < 2:
-        raise ValueError("there is one class: any model gives it a probability of 1, whatever the image")
+        raise WrongValue("there is one class: any model gives it a probability of 1, whatever the image")
 
 
 def certain(num_classes: int, ks: Sequence[int]) -> list[str]:
@@ -92,7 +94,7 @@ def certain(num_classes: int, ks: Sequence[int]) -> list[str]:
 def refuse_none(predictions: Predictions) -> Predictions:
     """``predictions``, if there are any; raises ``ValueError`` where there is nothing to average."""
     if not len(predictions):
-        raise ValueError("no sample is left to evaluate: the source has none, or all of its images were skipped")
+        raise WrongValue("no sample is left to evaluate: the source has none, or all of its images were skipped")
     return predictions
 
 

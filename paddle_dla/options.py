@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from paddle_dla.cpu import usable_threads
+from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 from paddle_dla.storage.shown import shown
 
@@ -28,9 +30,40 @@ def chosen_preprocessing(args: argparse.Namespace, base: Preprocessing) -> Prepr
     changes = {name: value for name, value in given.items() if value is not None}
     if args.input_size:
         if len(args.input_size) > 2:
-            raise ValueError(f"--input-size takes one side, or height and width, not {args.input_size}")
+            raise WrongValue(f"--input-size takes one side, or height and width, not {args.input_size}")
         changes["input_size"] = (base.input_size[0], args.input_size[0], args.input_size[-1])
     return replace(base, **changes)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a command loads: see ``Loader``."""
+
+    batch_size: int = 64
+    workers: int = 0
+    max_skipped: int = 0
+    timeout: float = 120.0
+
+
+def add_loading(to: argparse.ArgumentParser, data_required: bool = True) -> None:
+    """Which data, and how it is read; see ``chosen_loading``."""
+    group = to.add_argument_group("data")
+    group.add_argument(
+        "--data", required=data_required, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards"
+    )
+    group.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
+    group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images a step and rank (64)")
+    group.add_argument(
+        "--workers", type=workers, default=usable_threads(), metavar="N", help="processes that read images"
+    )
+    group.add_argument("--max-skipped", type=natural, default=0, metavar="N", help="damaged images to leave out (0)")
+    group.add_argument("--log-interval", type=positive, default=10, metavar="N", help="steps between two lines (10)")
+    group.add_argument("--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one image (120)")
+
+
+def chosen_loading(args: argparse.Namespace) -> Loading:
+    """What ``add_loading`` put on the command line."""
+    return Loading(args.batch_size, args.workers, args.max_skipped, args.timeout)
 
 
 HIGHEST = 2**31 - 1

@@ -1,4 +1,4 @@
-"""What is in an image: the likeliest classes with their probabilities.
+"""Classify images: the likeliest classes with their probabilities.
 
 Usage::
 
@@ -19,18 +19,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import usable_threads
 from paddle_dla.data.image_files import open_images
-from paddle_dla.data.pipeline import Loading, evaluation_loader
 from paddle_dla.data.source import FileSource
 from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.engines.base import require
-from paddle_dla.errors import EXPECTED_ERRORS
+from paddle_dla.errors import UserError
 from paddle_dla.evaluation import evaluate
 from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions, refuse_one_class
-from paddle_dla.montage import draw_montage
-from paddle_dla.options import add_preprocessing, positive
+from paddle_dla.options import Loading, add_preprocessing, positive
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.apart import check_apart
@@ -46,7 +45,7 @@ MANY = 64  # images from which on workers pay for their start
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="predict", description="The likeliest classes of images.")
+    result = CommandParser("predict", __doc__)
     result.add_argument("images", nargs="+", metavar="IMAGE|DIR|GLOB")
     add_subject(result)
     add_preprocessing(result)
@@ -67,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.montage:
             require("matplotlib", "plots")
         return run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict as the command line says; returns the exit code. Raises one of ``EXPECTED_ERRORS``."""
+    """Predict as the command line says; returns the exit code. Raises ``UserError``."""
     source = open_images(args.images)
     images = map(source.path, range(source.num_samples))
     check_apart(
@@ -86,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     subject = open_subject(args)
     refuse_one_class(subject.num_classes)
+    subject.expect(source.num_samples)
     predictions, skipped = predict(subject, source, args.topk)
     write = WRITERS[args.format]
     if args.output:
@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         write(sys.stdout, records(predictions, source, subject))
     if args.montage:
+        from paddle_dla.montage import draw_montage
+
         pictures = draw_montage(args.montage, predictions, source, subject)
         print(f"{args.montage}: {pictures} of {len(predictions)} images", file=sys.stderr)
     for name, reason in skipped:
@@ -108,6 +110,8 @@ def _opened(path: Path) -> TextIO:
 
 def predict(subject: Subject, source: FileSource, topk: int) -> tuple[Predictions, list[tuple[str, str]]]:
     """The ``topk`` classes of every image of ``source``, and (name, reason) of those that cannot be read."""
+    from paddle_dla.data.pipeline import evaluation_loader
+
     workers = usable_threads() if source.num_samples >= MANY else 0
     loading = Loading(batch_size=min(32, source.num_samples), workers=workers, max_skipped=source.num_samples)
     loader = evaluation_loader(source, subject.preprocessing, loading, Ranks())

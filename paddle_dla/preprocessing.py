@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.shown import shown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,29 +50,29 @@ class Preprocessing:
         for name in ("input_size", "mean", "std"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)):
-                raise ValueError(f"{name} is a list of numbers, not {value!r}")
+                raise WrongValue(f"{name} is a list of numbers, not {value!r}")
             object.__setattr__(self, name, tuple(value))
         self._check_size()
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not '{shown(self.interpolation)}'")
+            raise WrongValue(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not '{shown(self.interpolation)}'")
         if not len(self.mean) == len(self.std) == self.input_size[0]:
-            raise ValueError(f"mean and std have {self.input_size[0]} values; not {self.mean} and {self.std}")
+            raise WrongValue(f"mean and std have {self.input_size[0]} values; not {self.mean} and {self.std}")
         if not all(_within(value, -MAX_MEAN, MAX_MEAN) for value in self.mean):
-            raise ValueError(f"mean is on the scale of [0, 1], at most {MAX_MEAN:g}, not {self.mean}")
+            raise WrongValue(f"mean is on the scale of [0, 1], at most {MAX_MEAN:g}, not {self.mean}")
         if not all(_within(value, *STD_RANGE) for value in self.std):
             low, high = STD_RANGE
-            raise ValueError(f"std is on the scale of [0, 1], from {low:g} to {high:g}, not {self.std}")
+            raise WrongValue(f"std is on the scale of [0, 1], from {low:g} to {high:g}, not {self.std}")
 
     def _check_size(self) -> None:
         sizes, most = self.input_size, (MAX_CHANNELS, MAX_SIDE, MAX_SIDE)
         whole = len(sizes) == 3 and all(isinstance(side, Integral) and not isinstance(side, bool) for side in sizes)
         if not whole or not all(1 <= side <= limit for side, limit in zip(sizes, most)):
-            raise ValueError(
+            raise WrongValue(
                 f"input_size is (channels, height, width), up to {MAX_CHANNELS} channels and {MAX_SIDE} pixels a side, "
                 f"not {sizes}"
             )
         if not _within(self.crop_pct, *CROP_RANGE):
-            raise ValueError(
+            raise WrongValue(
                 f"crop_pct is the share of the resized short side that is kept, from {CROP_RANGE[0]:g} to "
                 f"{CROP_RANGE[1]:g}, not {self.crop_pct!r}"
             )
@@ -99,7 +100,7 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if not isinstance(record, Mapping) or record.keys() != known:
             shown = sorted(map(str, record)) if isinstance(record, Mapping) else repr(record)
-            raise ValueError(f"a preprocessing record has the keys {sorted(known)}, not {shown}")
+            raise WrongValue(f"a preprocessing record has the keys {sorted(known)}, not {shown}")
         return cls(**record)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from paddle_dla.drawing import figure_in
+from paddle_dla.errors import WrongValue
 from paddle_dla.metrics import Predictions, per_class, worst_confusions
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.csv_text import write_rows
@@ -54,7 +55,7 @@ def write_table(path: str | os.PathLike[str], table: Table) -> None:
 def check_table_suffix(path: str | os.PathLike[str]) -> None:
     """Raises ``ValueError`` for a file that is neither ``.csv`` nor ``.jsonl``."""
     if Path(path).suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"{path}: a table is written as .csv or .jsonl")
+        raise WrongValue(f"{path}: a table is written as .csv or .jsonl")
 
 
 def sample_table(predictions: Predictions, sample_name: Name) -> Table:

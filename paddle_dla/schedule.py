@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from paddle_dla.errors import WrongValue
+
 SCHEDULES = ("cosine", "poly", "step", "multistep", "constant")
 SCALINGS = ("none", "linear", "sqrt")
 
@@ -168,7 +170,7 @@ class Schedule:
     def __call__(self, update: int) -> float:
         """The rate to make this update with; the first is 0. Raises ``ValueError`` for a negative number."""
         if update < 0:
-            raise ValueError(f"updates are counted from 0 on, not {update}")
+            raise WrongValue(f"updates are counted from 0 on, not {update}")
         return self.curve(update // self.updates_per_epoch if self.per_epoch else update)
 
 
@@ -222,7 +224,7 @@ def create_schedule(
 def paddleclas_cosine(lr: float, epochs: int, updates_per_epoch: int, warmup_epochs: float = 5) -> Schedule:
     """PaddleClas's cosine with warm-up per update, ``epochs`` in all: its DLA recipe has lr 0.04 at batch 512."""
     if not 0 <= warmup_epochs < epochs:
-        raise ValueError(f"{warmup_epochs} epochs of warm-up leave nothing of {epochs} epochs")
+        raise WrongValue(f"{warmup_epochs} epochs of warm-up leave nothing of {epochs} epochs")
     return create_schedule(
         "cosine",
         lr,
@@ -242,9 +244,9 @@ def scale_lr(lr: float, global_batch: int, base_batch: int = 256, rule: str = "l
     is. As timm 1.0.31 ``train.py`` (``--lr-base``). Raises ``ValueError`` for another rule or an empty batch.
     """
     if rule not in SCALINGS:
-        raise ValueError(f"the rule is one of {', '.join(SCALINGS)}, not {rule!r}")
+        raise WrongValue(f"the rule is one of {', '.join(SCALINGS)}, not {rule!r}")
     if global_batch < 1 or base_batch < 1:
-        raise ValueError(f"a batch has at least one sample, not {min(global_batch, base_batch)}")
+        raise WrongValue(f"a batch has at least one sample, not {min(global_batch, base_batch)}")
     ratio = global_batch / base_batch
     return lr * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[rule]
 
@@ -286,12 +288,12 @@ def _refuse(
     *rates: float,
 ) -> None:
     if name not in SCHEDULES:
-        raise ValueError(f"there is no schedule {name!r}; known are {', '.join(SCHEDULES)}")
+        raise WrongValue(f"there is no schedule {name!r}; known are {', '.join(SCHEDULES)}")
     if epochs <= 0 or updates_per_epoch < 1:
-        raise ValueError(f"a run has epochs and updates in each, not {epochs} and {updates_per_epoch}")
+        raise WrongValue(f"a run has epochs and updates in each, not {epochs} and {updates_per_epoch}")
     if warmup_epochs < 0 or decay_epochs <= 0:
-        raise ValueError(f"warmup_epochs is at least 0, decay_epochs above 0, not {warmup_epochs} and {decay_epochs}")
+        raise WrongValue(f"warmup_epochs is at least 0, decay_epochs above 0, not {warmup_epochs} and {decay_epochs}")
     if list(milestones) != sorted(milestones):
-        raise ValueError(f"decay_milestones ascend, unlike {list(milestones)}")
+        raise WrongValue(f"decay_milestones ascend, unlike {list(milestones)}")
     if not all(math.isfinite(rate) and rate >= 0 for rate in (lr, *rates)):
-        raise ValueError(f"lr, warmup_lr and min_lr are finite and not negative, unlike {(lr, *rates)}")
+        raise WrongValue(f"lr, warmup_lr and min_lr are finite and not negative, unlike {(lr, *rates)}")

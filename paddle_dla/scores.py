@@ -99,7 +99,7 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
     """What is printed at the end."""
     speed = scores.images / scores.seconds if scores.seconds else 0.0
     result = [
-        f"END epoch:0 valid top1: {scores.top1 / 100:.5f}, top5: {scores.top5 / 100:.5f}, loss: {scores.loss:.5f}, "
+        f"END epoch:0 valid top1: {scores.top1:.3f} %, top5: {scores.top5:.3f} %, loss: {scores.loss:.5f}, "
         f"{speed:.1f} images/sec.",
         f"{subject.model} ({subject.source}): {scores.images:,} images, top-1 {scores.top1:.3f} %, "
         f"top-5 {scores.top5:.3f} %, loss {scores.loss:.4f}; engine {subject.engine.name}",
@@ -140,7 +140,7 @@ def check_outputs(args: argparse.Namespace) -> None:
         "--per-class": args.per_class,
         "--confusion": args.confusion,
         "the picture of --confusion": args.confusion and confusion_picture(args.confusion),
-        "--results": args.results,
+        "--json": args.json,
     }
     for path in filter(None, written.values()):
         check_writable(Path(path))
@@ -177,8 +177,8 @@ def write_outputs(
         write_csv(args.confusion, confusion_table(matrix, names))
         title = f"{subject.model}: top-1 {scores.top1:.2f} % of {scores.images:,} images"
         draw_confusion(confusion_picture(args.confusion), matrix, names, title)
-    if args.results:
-        with atomic_path(args.results) as part:
+    if args.json:
+        with atomic_path(args.json) as part:
             found = {**results(scores, subject, args), "notes": list(source.notes)}
             part.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 
 from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
-from paddle_dla.engines import ENGINES, Engine, open_engine
+from paddle_dla.engines import AUTO, ENGINES, Engine, open_engine, open_fastest
+from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.opening import load_export
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED
 from paddle_dla.options import chosen_preprocessing, positive, threads
@@ -37,6 +39,11 @@ class Subject:
         lines = [f"model: {self.model}, weights {self.source}", f"images: {self.preprocessing.line()}"]
         return [*lines, f"  assumed: {self.assumed}"] if self.assumed else lines
 
+    def expect(self, images: int) -> None:
+        """Say how many images are to come, on which the fastest engine depends."""
+        if hasattr(self.engine, "expected"):
+            self.engine.expected = images
+
     def class_name(self, label: int) -> str:
         """What a label is called, with all its synonyms; its number where nobody recorded a name."""
         return str(label) if self.class_names is None else self.class_names.names[label]
@@ -52,8 +59,15 @@ def add_subject(to: argparse.ArgumentParser) -> None:
     group.add_argument("--export", metavar="FOLDER", help="what paddle-dla export wrote, instead of a checkpoint")
     group.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
-    group.add_argument("--engine", choices=ENGINES, default="paddle", help="what runs the model (paddle)")
+    group.add_argument(
+        "--engine", choices=(AUTO, *ENGINES), default=AUTO,
+        help="what runs the model (auto: the fastest that is installed and ranks the first images as Paddle does)",
+    )  # fmt: skip
     group.add_argument("--threads", type=threads, metavar="N", help="of the engine; default: all usable cores")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def open_subject(args: argparse.Namespace) -> Subject:
@@ -66,8 +80,8 @@ def open_subject(args: argparse.Namespace) -> Subject:
 
 def _from_export(args: argparse.Namespace) -> Subject:
     if args.checkpoint:
-        raise ValueError("--checkpoint and --export are two models; name one")
-    export = load_export(args.export, None if args.engine == "paddle" else args.engine, args.threads)
+        raise WrongValue("--checkpoint and --export are two models; name one")
+    export = load_export(args.export, None if args.engine in (AUTO, "paddle") else args.engine, args.threads)
     classes = export.engine.num_classes
     known, known_by = export.record.known_classes()
     names, named_by = chosen_class_names(args.classes, known, known_by, classes)
@@ -85,7 +99,11 @@ def _from_checkpoint(args: argparse.Namespace) -> Subject:
     loaded = load_model(args.model, args.checkpoint, args.num_classes)
     names, named_by = chosen_class_names(args.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
     preprocessing = chosen_preprocessing(args, loaded.preprocessing)
-    engine = open_engine(args.engine, loaded.layer, threads=args.threads, input_size=preprocessing.input_size)
+    options = {"threads": args.threads, "input_size": preprocessing.input_size}
+    if args.engine == AUTO:
+        engine = open_fastest(loaded.layer, _tell, **options)
+    else:
+        engine = open_engine(args.engine, loaded.layer, **options)
     return Subject(
         loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names, named_by, loaded.assumed,
         loaded.published,

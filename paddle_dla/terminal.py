@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from paddle_dla.extras import EXTRAS, how_to_install, installed
 from paddle_dla.storage.shown import UNSHOWN_IN_LINES, escaped, shown
 
 # what a progress bar needs beside lines: to return to the beginning of the line, and to the line above
@@ -93,8 +94,8 @@ def run_command(main: Callable[[], int]) -> int:
     """The exit code of ``main``, run with guarded streams.
 
     1 with a sentence where the output could not be written, the system refuses something that ``main`` did not expect,
-    or memory does not suffice; where nobody reads the output any more, that of a process that the signal for it has
-    ended, without a word; 2 for an argument that is empty.
+    memory does not suffice, or a package of one of the extras is missing; where nobody reads the output any more, that
+    of a process that the signal for it has ended, without a word; 2 for an argument that is empty.
     """
     with guarded_streams():
         try:
@@ -110,6 +111,11 @@ def run_command(main: Callable[[], int]) -> int:
             return _failed(f"not enough memory: {error}")
         except OSError as error:
             return _failed(_refusal(error))
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS or installed(package):  # a defect
+                raise
+            return _failed(how_to_install([package]))
     return code
 
 

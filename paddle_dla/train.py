@@ -1,4 +1,4 @@
-"""Train or fine-tune as a config says, and go on where a killed run stopped.
+"""Train or fine-tune as a config says; the same command resumes a run that was killed.
 
 Usage::
 
@@ -17,23 +17,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
-from paddle_dla.data.errors import DataError
-from paddle_dla.engines.base import EngineError
-from paddle_dla.launching.meeting import LostRankError
+from paddle_dla.errors import UserError
 from paddle_dla.ranks import Ranks, joined
-from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.terminal import run_command
-from paddle_dla.training.errors import Stopped, TrainingError
+from paddle_dla.training.errors import Stopped
 from paddle_dla.training.stopping import listening
 
-EXPECTED_ERRORS = (CheckpointError, DataError, EngineError, LostRankError, TrainingError, ValueError)
 STOPPED = 3
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="train", description="Train or fine-tune as a config says.")
+    result = CommandParser("train", __doc__)
     result.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
     result.add_argument(
         "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"
@@ -57,7 +54,7 @@ def chosen_config(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
 
 
 def run(args: argparse.Namespace, ranks: Ranks) -> int:
-    """Train as the command line says; the first rank prints. Raises one of ``EXPECTED_ERRORS``, or ``Stopped``."""
+    """Train as the command line says; the first rank prints. Raises ``UserError``, or ``Stopped``."""
     config, notes = chosen_config(args)
     # imports Paddle, for which a mistake in the config need not wait
     from paddle_dla.training.start import train
@@ -87,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         _tell(f"{stopped}{who}", stopped)
         return STOPPED
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         _tell(f"error{who}: {error}", error)
         return 1
 

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from convert.readers import read_source
+from paddle_dla.errors import UserError
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.storage.errors import CheckpointError
 
@@ -55,7 +56,7 @@ def run(model: str, given: str | None) -> int:
     sizes = ["--num-classes", str(found.num_classes or 1000), "--in-chans", str(found.in_chans)]
     print("\n1. convert", flush=True)
     of_model = ["--model", model, "--checkpoint", str(weights)]
-    written = ["--output", str(converted), "--report", str(OUT / f"{model}.conversion.json")]
+    written = ["--output", str(converted), "--json", str(OUT / f"{model}.conversion.json")]
     code = command("convert.timm2paddle", *of_model, *written, "--no-verify", *sizes)
     if code:
         return code
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return run(args.model, args.checkpoint)
-    except (CheckpointError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -69,7 +69,7 @@ def convert(checkpoint: Path, weights: Path) -> None:
 
 def score(weights: Path, data: Path, results: Path) -> float:
     """Top-1 in percent, on the test images."""
-    options = ("--data", data / "val", "--engine", "onnxruntime", "--log-interval", 100, "--results", results)
+    options = ("--data", data / "val", "--engine", "onnxruntime", "--log-interval", 100, "--json", results)
     call("-m", "paddle_dla.evaluate", "--checkpoint", weights, *options)
     return json.loads(results.read_text(encoding="utf-8"))["top1"]
 

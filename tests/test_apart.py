@@ -54,19 +54,19 @@ CLASHES = {
     "a picture among the images": (
         evaluate, "--checkpoint m.pdparams --data data --workers 0 --confusion data/confusion.csv"
     ),
-    "results over the weights": (evaluate, f"{EVALUATE} --results m.pdparams"),
-    "results over the manifest": (evaluate, f"{EVALUATE} --results m.pdparams.manifest.json"),
-    "results over the list": (evaluate, f"{EVALUATE} --results list.txt"),
-    "results over the names": (evaluate, f"{EVALUATE} --classes names.txt --results names.txt"),
+    "results over the weights": (evaluate, f"{EVALUATE} --json m.pdparams"),
+    "results over the manifest": (evaluate, f"{EVALUATE} --json m.pdparams.manifest.json"),
+    "results over the list": (evaluate, f"{EVALUATE} --json list.txt"),
+    "results over the names": (evaluate, f"{EVALUATE} --classes names.txt --json names.txt"),
     "predictions over an image": (predict, "data/a/0.png --checkpoint m.pdparams --output data/a/0.png"),
     "a montage among the images": (predict, "data --checkpoint m.pdparams --montage data/montage.png"),
     "features over the weights": (features, "--data list.txt --checkpoint m.npy --output m.npy"),
     "a look over the list": (look_at_data, "--data list.txt --model dla60 --output list.txt"),
     "a look among the images": (look_at_data, "--data data --model dla60 --output data/look.png"),
     "weights over their source": (timm2paddle, f"{CONVERT} --output timm.safetensors"),
-    "a report over the source": (timm2paddle, f"{CONVERT} --output x.pdparams --report timm.safetensors"),
-    "a report over the weights": (timm2paddle, f"{CONVERT} --output x.pdparams --report x.pdparams"),
-    "a report over the manifest": (timm2paddle, f"{CONVERT} --output x.pdparams --report x.pdparams.manifest.json"),
+    "a report over the source": (timm2paddle, f"{CONVERT} --output x.pdparams --json timm.safetensors"),
+    "a report over the weights": (timm2paddle, f"{CONVERT} --output x.pdparams --json x.pdparams"),
+    "a report over the manifest": (timm2paddle, f"{CONVERT} --output x.pdparams --json x.pdparams.manifest.json"),
     "timm's weights over Paddle's": (paddle2timm, "--checkpoint p.safetensors --output p.safetensors --model dla46x_c"),
 }  # fmt: skip
 
@@ -87,8 +87,8 @@ def test_a_clash_is_refused_before_any_work(clash, here, capsys):
 def test_a_report_over_a_record_is_refused(name, here, capsys):
     (here / "out").mkdir()
     run(timm2paddle.main, *CONVERT.split(), "--output", "x.pdparams")
-    options = ("--model", "dla46x_c", "--size", "32", "--forward-only")
-    assert run(record.main, "paddle", *options, "--converted", "x.pdparams", "--dump", "out") == 0
+    options = ("--model", "dla46x_c", "--input-size", "32", "--forward-only")
+    assert run(record.main, "paddle", *options, "--converted", "x.pdparams", "--output", "out") == 0
     before = content(here)
     assert run(compare.main, "out", "out", "--json", f"out/{name}") == 1
     assert "which is read" in capsys.readouterr().err and content(here) == before

@@ -514,7 +514,7 @@ def test_values_that_are_not_finite_are_named_and_converted(altered, tmp_path, c
     bias[[1, 5]], bias[7], weight[0] = np.nan, -np.inf, np.inf
     report = tmp_path / "report.json"
     source = altered(fc__bias=bias, base_layer__1__weight=weight)
-    assert convert(source, tmp_path / "x.pdparams", "--report", str(report)) == 0
+    assert convert(source, tmp_path / "x.pdparams", "--json", str(report)) == 0
     warnings = [
         "base_layer.1.weight: 0 NaN and 1 infinite of 16 values",
         "fc.bias: 2 NaN and 1 infinite of 1000 values",
@@ -791,7 +791,7 @@ def test_a_name_that_is_too_long_is_refused(pristine, tmp_path, capsys):
 
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_done(pristine, tmp_path, capsys):
     report = tmp_path / "none" / "report.json"
-    message = refuses_output(pristine, tmp_path / "x.pdparams", capsys, "--report", str(report))
+    message = refuses_output(pristine, tmp_path / "x.pdparams", capsys, "--json", str(report))
     assert f"cannot write {report}" in message
     assert content(tmp_path) == {}
 

@@ -19,8 +19,8 @@ SMALL = "dla46x_c"
     "arguments",
     [
         ["--model", "dla61"],
-        ["--model", SMALL, "--size", "48"],
-        ["--model", SMALL, "--batch", "0"],
+        ["--model", SMALL, "--input-size", "48"],
+        ["--model", SMALL, "--batch-size", "0"],
         ["--model", SMALL, "--seed", "-1"],
         ["--model", "all", "--checkpoint", "x.pth"],
         ["--model", SMALL, "--use-ema"],
@@ -32,7 +32,7 @@ def test_bad_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         check_forward.main(arguments)
     assert ended.value.code == 2
-    assert "usage: check_forward" in capsys.readouterr().err
+    assert "usage: paddle-dla check-forward" in capsys.readouterr().err
 
 
 @pytest.mark.torch

@@ -446,7 +446,7 @@ def test_a_really_trained_checkpoint_is_the_same_in_both_formats(shared_data, tm
 def test_a_really_trained_checkpoint_passes_the_comparison_of_both_models(shared_data, tmp_path):
     report = tmp_path / "report.json"
     arguments = ["--checkpoint", shared_data / "checkpoints" / "dla46_c_fashion_mnist.safetensors"]
-    arguments += ["--num-classes", 10, "--output", tmp_path / "x.pdparams", "--report", report]
+    arguments += ["--num-classes", 10, "--output", tmp_path / "x.pdparams", "--json", report]
     assert run(timm2paddle.main, "--model", "dla46_c", *arguments) == 0
     verification = json.loads(report.read_text())["verification"]
     assert verification["run"] is True
@@ -600,7 +600,7 @@ def test_every_tensor_is_mapped_or_dropped_exactly_once(model):
 
 def test_the_report_of_a_success_says_what_was_done(source, tmp_path):
     report = tmp_path / "report.json"
-    assert convert(source, tmp_path / "x.pdparams", "--report", str(report)) == 0
+    assert convert(source, tmp_path / "x.pdparams", "--json", str(report)) == 0
     content = json.loads(report.read_text())
     assert content["status"] == "converted"
     assert content["output"] == str(tmp_path / "x.pdparams")
@@ -616,7 +616,7 @@ def test_the_report_of_a_refusal_lists_every_fault(tmp_path):
     weights["extra"] = np.zeros(1, np.float32)
     source = write_safetensors(tmp_path / "in.safetensors", weights)
     report = tmp_path / "report.json"
-    assert convert(source, tmp_path / "x.pdparams", "--report", str(report)) == 1
+    assert convert(source, tmp_path / "x.pdparams", "--json", str(report)) == 1
     content = json.loads(report.read_text())
     assert content["status"] == "refused"
     assert [fault.split(":")[0] for fault in content["faults"]] == ["fc.bias", "extra"]
@@ -628,7 +628,7 @@ def test_all_models_are_converted_into_a_folder_with_a_report_each(monkeypatch, 
     models = ["dla46_c", "dla46x_c"]
     monkeypatch.setattr(timm2paddle, "VARIANTS", {name: VARIANTS[name] for name in models})
     report, folder = tmp_path / "report.json", tmp_path / "new" / "weights"
-    arguments = ["--model", "all", "--seed", 0, "--output", folder, "--no-verify", "--report", report]
+    arguments = ["--model", "all", "--seed", 0, "--output", folder, "--no-verify", "--json", report]
     assert run(timm2paddle.main, *arguments) == 0
     assert [entry["model"] for entry in json.loads(report.read_text())] == models
     assert all(checkpoint.read(folder / f"{name}.pdparams")[1]["model"] == name for name in models)

@@ -74,7 +74,7 @@ def run(weights, data, *options):
 
 def results(weights, data, folder, *options):
     target = folder / "results.json"
-    assert run(weights, data, "--results", target, *options) == 0
+    assert run(weights, data, "--json", target, *options) == 0
     return json.loads(target.read_text())
 
 
@@ -137,7 +137,7 @@ def test_any_number_of_ranks_counts_each_sample_once(weights, tree, tmp_path, ex
 def test_the_command_for_several_ranks_scores_what_one_process_does(weights, tree, tmp_path):
     """The same hits of the same images: not a rounding apart."""
     options = ["--checkpoint", weights, "--data", tree, "--workers", 0, "--threads", 1, "--batch-size", 4]
-    outputs = ["--results", "results.json", "--predictions", "samples.csv"]
+    outputs = ["--json", "results.json", "--predictions", "samples.csv"]
     done = subprocess.run(
         [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "evaluate", *map(str, options), *outputs],
         capture_output=True,
@@ -160,7 +160,7 @@ def test_more_ranks_than_samples_are_no_mistake(weights, tmp_path):
     write_tree(tmp_path / "val", {"c0": 1}, colourful)
     (tmp_path / "list.txt").write_text("val/c0/0.png 0\n")
     target = tmp_path / "results.json"
-    options = ("--data", tmp_path / "list.txt", "--workers", 0, "--threads", 1, "--results", target)
+    options = ("--data", tmp_path / "list.txt", "--workers", 0, "--threads", 1, "--json", target)
     code, logs = launch(2, tmp_path, "--checkpoint", weights, *options)
     assert code == 0, logs
     assert json.loads(target.read_text())["images"] == 1
@@ -190,9 +190,9 @@ def test_flipping_averages_the_logits_of_both():
 def test_lines_off_a_terminal_are_the_familiar_ones(weights, tree, capsys):
     assert run(weights, tree, "--batch-size", 5, "--log-interval", 2, "--compare-published") == 0
     shown = capsys.readouterr()
-    number = r"\d+\.\d{5}"
+    number, percent = r"\d+\.\d{5}", r"\d+\.\d{3} %"
     line = (
-        rf"epoch:0, valid step:2, top1: {number}, top5: {number}, loss: {number}, batch_cost: {number} s, "
+        rf"epoch:0, valid step:2, top1: {percent}, top5: {percent}, loss: {number}, batch_cost: {number} s, "
         rf"reader_cost: {number} s, ips: {number} images/sec\."
     )
     assert re.fullmatch(line, shown.err.splitlines()[0])
@@ -334,7 +334,7 @@ def too_many_classes(tree, folder):
 
 
 def unwritable_output(tree, folder):
-    return [tree, "--results", folder / "absent" / "r.json"], "absent"
+    return [tree, "--json", folder / "absent" / "r.json"], "absent"
 
 
 def table_of_another_kind(tree, folder):
@@ -393,7 +393,7 @@ def test_wrong_input_is_told_and_nothing_is_written(wrong, weights, tree, tmp_pa
     folder = tmp_path / "input"
     folder.mkdir()
     arguments, message = wrong(tree, folder)
-    outputs = [] if "--results" in arguments else ["--results", tmp_path / "results.json"]
+    outputs = [] if "--json" in arguments else ["--json", tmp_path / "results.json"]
     assert run(weights, *arguments, *outputs) == 1
     shown = capsys.readouterr().err
     assert shown.splitlines()[-1].startswith(("error: ", "  "))
@@ -436,14 +436,14 @@ def test_a_config_sets_what_the_command_line_does_not(weights, tree, tmp_path, c
         f"train: {{output: '{tmp_path}'}}\n"
     )
     target = tmp_path / "r.json"
-    assert command.main(["--config", str(config), "--results", str(target), "--log-interval", "1"]) == 0
+    assert command.main(["--config", str(config), "--json", str(target), "--log-interval", "1"]) == 0
     found = json.loads(target.read_text())
     assert (found["flip"], found["preprocessing"]["input_size"]) == (True, [3, 64, 64])
     assert (tmp_path / "per_class.csv").exists()
     assert f"valid step:{-(-IMAGES // 7)}, " in capsys.readouterr().err
-    assert command.main(["--config", str(config), "-o", "evaluate.tta=none", "--results", str(target)]) == 0
+    assert command.main(["--config", str(config), "-o", "evaluate.tta=none", "--json", str(target)]) == 0
     assert json.loads(target.read_text())["flip"] is False
-    assert command.main(["--config", str(config), "--input-size", "32", "--results", str(target)]) == 0
+    assert command.main(["--config", str(config), "--input-size", "32", "--json", str(target)]) == 0
     assert json.loads(target.read_text())["preprocessing"]["input_size"] == [3, 32, 32]
 
 

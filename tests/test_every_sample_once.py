@@ -408,7 +408,7 @@ def test_data_in_a_folder_whose_name_is_no_utf8_is_scored(kind, tmp_path):
     (root / "list.txt").write_text("# none\ntree/c0/0.png 0\n")
     data = {"folder": root / "tree", "list": root / "list.txt"}[kind]
     command = [sys.executable, "-m", "paddle_dla.evaluate", "--checkpoint", weights, "--workers", "1", "--data", data]
-    results = ["--results", tmp_path / "r.json", "--predictions", tmp_path / "p.jsonl"]
+    results = ["--json", tmp_path / "r.json", "--predictions", tmp_path / "p.jsonl"]
     done = subprocess.run([*command, *results], capture_output=True, env=environment(), timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"caf\\xe9" in done.stdout and b"top-1" in done.stdout

@@ -76,7 +76,7 @@ def evaluated(ranks, folder, *arguments):
     """Results and one record a sample of the real command, in one process or several."""
     script = ROOT / "paddle_dla" / "evaluate.py"
     launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", ranks, "--log_dir", folder / "log"]
-    outputs = ("--results", folder / "results.json", "--predictions", folder / "samples.jsonl")
+    outputs = ("--json", folder / "results.json", "--predictions", folder / "samples.jsonl")
     command_line = [sys.executable, *(launcher if ranks > 1 else ()), script, *arguments, *outputs]
     done = subprocess.run(
         [str(argument) for argument in command_line],

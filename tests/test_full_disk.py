@@ -31,7 +31,7 @@ PORT = 'convert/port.py --torch torch.nn:Linear --torch-args {{"in_features":600
 COMMANDS = {
     "features": (f"-m paddle_dla.features {DATA} --output {{out}}.npy", 3000, "{out}.npy"),
     "predictions": (f"-m paddle_dla.evaluate {DATA} --predictions {{out}}.csv", 100, "{out}.csv"),
-    "results": (f"-m paddle_dla.evaluate {DATA} --results {{out}}.json", 100, "{out}.json"),
+    "results": (f"-m paddle_dla.evaluate {DATA} --json {{out}}.json", 100, "{out}.json"),
     "a picture": ("-m paddle_dla.look_at_data --data list.txt --model dla60 --output {out}.png", 3000, "{out}.png"),
     "an export": ("-m paddle_dla.export --checkpoint m.pdparams --input-size 32 --output {out}", 3000, "model.json"),
     "weights for timm": (

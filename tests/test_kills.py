@@ -211,7 +211,7 @@ def exporting(folder, sources):
 def reporting(folder, sources):
     def arguments(size):
         outputs = ["--json", str(folder / "report.json"), "--html", str(folder / "report.html")]
-        return [sys.executable, "alignment/check_forward.py", "--model", SMALL, "--size", str(size), *outputs]
+        return [sys.executable, "alignment/check_forward.py", "--model", SMALL, "--input-size", str(size), *outputs]
 
     return Report(folder, arguments(32), arguments(64))
 

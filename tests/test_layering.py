@@ -20,7 +20,7 @@ scripts              | scripts benchmarks docs examples setup     | torch timm p
 checks               | alignment/check_* record                   | torch timm paddle | -            | *
 checks.files         | alignment/compare                          | -                 | -            | alignment.*
                      |                                            |                   |              | engine.* plain
-                     |                                            |                   |              | storage
+                     |                                            |                   |              | storage tables
 checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
@@ -68,13 +68,12 @@ convert.conversion   | convert/conversion hub layout outcome      | -           
 convert.matching     | convert/matching automap                   | -                 | -            | convert.dla
                      |                                            |                   |              | storage
 convert.dla          | convert/audit key_map                      | -                 | -            | -
-commands             | paddle_dla/cli evaluate export features    | -                 | -            | *
-                     | info launch look_at_data predict train     |                   |              |
-                     | paddle_dla/config/show                     |                   |              |
+commands             | paddle_dla/__main__ cli evaluate export    | -                 | -            | *
+                     | features info launch look_at_data predict  |                   |              |
+                     | train paddle_dla/config/show               |                   |              |
                      | paddle_dla/launching/one_rank              |                   |              |
 runner               | paddle_dla/exporting/runner                | paddle            | -            | -
-scoring              | paddle_dla/errors montage reports scores   | -                 | -            | *
-                     | subject                                    |                   |              |
+scoring              | paddle_dla/montage reports scores subject  | -                 | -            | *
 engines.open         | paddle_dla/engines/__init__                | paddle            | -            | exporting*
                      |                                            |                   |              | engines* storage
 exporting.to_int8    | paddle_dla/exporting/export_int8           | paddle            | paddle       | *
@@ -93,12 +92,12 @@ loading              | paddle_dla/loading                         | paddle      
 paddle_dla           | paddle_dla/__init__                        | -                 | -            | models
 models               | paddle_dla/models                          | paddle            | paddle       | tables plain
                      |                                            |                   |              | storage
-optim                | paddle_dla/optim ema losses                | paddle            | paddle       | tables
+optim                | paddle_dla/optim ema losses                | paddle            | paddle       | tables storage
 evaluation           | paddle_dla/evaluation                      | -                 | -            | data engines.base
                      |                                            |                   |              | plain
 engines              | paddle_dla/engines/eager paddle_inference  | paddle            | -            | engines.base
                      |                                            |                   |              | plain
-engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain
+engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain storage
 config               | paddle_dla/config                          | -                 | -            | tables plain
                      |                                            |                   |              | storage
 data                 | paddle_dla/data                            | -                 | -            | ranks plain
@@ -107,10 +106,11 @@ ranks                | paddle_dla/ranks                           | paddle      
 launching            | paddle_dla/launching                       | -                 | -            | storage
 tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
                      | grouping macs pretrained registry variants |                   |              |
-plain                | paddle_dla/checkpoint cpu drawing metrics  | -                 | -            | storage
-                     | options preprocessing progress schedule    |                   |              |
-                     | terminal                                   |                   |              |
-storage              | paddle_dla/storage                         | -                 | -            | -
+                     | paddle_dla/command_parser                  |                   |              |
+plain                | paddle_dla/checkpoint cpu drawing extras   | -                 | -            | storage
+                     | metrics options preprocessing progress     |                   |              |
+                     | schedule siblings terminal                 |                   |              |
+storage              | paddle_dla/storage errors                  | -                 | -            | -
 """)
 
 COMMANDS_IMPORTED = {

@@ -45,7 +45,7 @@ def test_a_score_that_any_model_reaches_is_named(classes, notes):
 
 def test_evaluate_says_that_top5_of_four_classes_says_nothing(tmp_path, images, capsys):
     weights = save_head(tmp_path / "four.pdparams", 4)
-    words = ["--data", f"{images}/val", "--workers", "0", "--input-size", "32", "--results", f"{tmp_path}/r.json"]
+    words = ["--data", f"{images}/val", "--workers", "0", "--input-size", "32", "--json", f"{tmp_path}/r.json"]
     assert evaluate.main(["--checkpoint", weights, *words]) == 0
     assert "top-5 says nothing" in capsys.readouterr().out
     assert any("top-5 says nothing" in note for note in json.loads((tmp_path / "r.json").read_text())["notes"])

@@ -219,7 +219,7 @@ def made(unlocked, images):
 
 EVALUATE = "--checkpoint m.pdparams --data list.txt --workers 0"
 COMMANDS = {
-    "evaluate --results": (evaluate, EVALUATE + " --results {}/x.json"),
+    "evaluate --json": (evaluate, EVALUATE + " --json {}/x.json"),
     "evaluate --predictions": (evaluate, EVALUATE + " --predictions {}/x.csv"),
     "evaluate --confusion": (evaluate, EVALUATE + " --confusion {}/x.csv"),
     "predict --output": (predict, "data/class0/0.png --checkpoint m.pdparams --output {}/x.json"),
@@ -227,8 +227,8 @@ COMMANDS = {
     "look-at-data --output": (look_at_data, "--data list.txt --model dla60 --output {}/x.png"),
     "export --output": (export, "--checkpoint m.pdparams --output {}/x"),
     "timm2paddle --output": (timm2paddle, "--model dla46x_c --checkpoint timm.safetensors --output {}/x.pdparams"),
-    "timm2paddle --report": (
-        timm2paddle, "--model dla46x_c --checkpoint timm.safetensors --output y.pdparams --report {}/x.json"
+    "timm2paddle --json": (
+        timm2paddle, "--model dla46x_c --checkpoint timm.safetensors --output y.pdparams --json {}/x.json"
     ),
     "paddle2timm --output": (paddle2timm, "--checkpoint m.pdparams --output {}/x.safetensors"),
 }  # fmt: skip

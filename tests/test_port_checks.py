@@ -16,7 +16,7 @@ from paddle_dla import checkpoint  # noqa: E402
 from paddle_dla.storage.manifest import describe  # noqa: E402
 from torch_ref.model import import_timm  # noqa: E402
 
-SMALL = ["--size", "64"]
+SMALL = ["--input-size", "64"]
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def state(model):
 def test_a_further_checkpoint_is_converted_verified_and_runs(folder, further, file, tmp_path):
     output = str(tmp_path / "further.pdparams")
     report = tmp_path / "report.json"
-    command = ["--model", folder, "--checkpoint", file, "--output", output, "--report", str(report)]
+    command = ["--model", folder, "--checkpoint", file, "--output", output, "--json", str(report)]
     assert timm2paddle.main(command) == 0
     assert json.loads(report.read_text())["verification"]["run"]
     manifest = read(output)[1]

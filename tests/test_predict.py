@@ -1,6 +1,7 @@
 """Prediction, montage, features and facts: what a user asks of a model without a labelled data set."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -21,6 +22,7 @@ from paddle_dla.data.normalise import Normalise
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.progress import Progress
 
 MODEL = "dla46x_c"
 NAMES = [f"class {label}, also {label}" for label in range(CLASSES)]
@@ -52,6 +54,15 @@ def probabilities(photos):
         logits = small_model(MODEL)(batch_of(sorted(photos.rglob("*.png")))).numpy().astype(np.float64)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_of_images_without_labels_no_score_and_no_loss_is_shown(weights, photos, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "MANY", 1)
+    monkeypatch.setattr(predict, "Progress", functools.partial(Progress, interval=1))
+    assert run(predict.main, weights, photos) == 0
+    printed = capsys.readouterr()
+    assert "images/sec" in printed.err
+    assert not any(word in printed.out + printed.err for word in ("loss", "top1"))
 
 
 def run(main, weights, *arguments):

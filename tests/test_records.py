@@ -46,12 +46,12 @@ def records(tmp_path_factory):
     wrong = dict(conversion.arrays)
     wrong["level3.tree2.root.bn._mean"] = wrong["level3.tree2.root.bn._mean"] + np.float32(1e-4)
     checkpoint.save(folder / "wrong.pdparams", wrong, conversion.manifest)
-    options = ["torch", "--model", MODEL, "--checkpoint", folder / "timm.safetensors", "--batch", 1]
-    done = without(PADDLE, "record", *options, "--dump", folder / "A")
+    options = ["torch", "--model", MODEL, "--checkpoint", folder / "timm.safetensors", "--batch-size", 1]
+    done = without(PADDLE, "record", *options, "--output", folder / "A")
     assert done.returncode == 0, done.stderr
     for name in ("right", "wrong"):
         options = ["--model", MODEL, "--converted", folder / f"{name}.pdparams", "--inputs", folder / "A/inputs.npy"]
-        done = without(TORCH, "record", "paddle", *options, "--dump", folder / name)
+        done = without(TORCH, "record", "paddle", *options, "--output", folder / name)
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -162,7 +162,7 @@ def test_a_folder_that_was_removed_is_told(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "named"), [(["--results", ""], "--results"), (["--x-y="], "--x-y"), ([""], "1")])
+@pytest.mark.parametrize(("arguments", "named"), [(["--json", ""], "--json"), (["--x-y="], "--x-y"), ([""], "1")])
 def test_an_empty_argument_is_never_taken_for_none(arguments, named):
     done = subprocess.run(
         [sys.executable, "-c", RUN.format(body="print('ran')"), *arguments], capture_output=True, text=True, check=False

@@ -149,7 +149,7 @@ def test_any_checkpoint_is_a_converted_file_to_the_other_commands(trained, image
     assert loaded.preprocessing.input_size == (3, 32, 32)
     assert loaded.preprocessing.crop_pct == 1.0
     results = tmp_path / "results.json"
-    assert evaluate(["--checkpoint", str(file), "--data", str(images / "val"), "--results", str(results)]) == 0
+    assert evaluate(["--checkpoint", str(file), "--data", str(images / "val"), "--json", str(results)]) == 0
     state = json.loads((file.parent / "state.json").read_text())["content"]
     key = "ema_top1" if name.startswith("last/ema") else "top1"
     assert json.loads(results.read_text())["top1"] == pytest.approx(state["scores"][key])

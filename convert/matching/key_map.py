@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.regular import read_text
 
@@ -38,7 +39,7 @@ SHOWN = 28
 """How many faults an error prints, so that it can be read; ``faults`` holds all."""
 
 
-class KeyMapError(ValueError):
+class KeyMapError(WrongValue):
     """A key map that is not found, cannot be read or does not account for all tensors; ``faults`` lists everything."""
 
     def __init__(self, message: str, faults: Sequence[str] = ()):

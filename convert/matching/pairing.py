@@ -13,6 +13,7 @@ from convert.matching.items import CUSTOM, Item, Part
 from convert.matching.key_map import AmbiguousMatch
 from convert.matching.layers import Layer
 from convert.matching.sequence import PARTLY, Pairs, fit, pair
+from paddle_dla.errors import WrongValue
 
 # kinds that say nothing of what a layer computes
 UNKNOWN = {"other", "container"}
@@ -57,7 +58,7 @@ def _refuse_unknown(pairs: Mapping[str, str], reference: Sequence[Layer], port: 
             if path not in known:
                 close = get_close_matches(path, known)
                 hint = f"; close to it: {', '.join(close)}" if close else ""
-                raise ValueError(f"the key map names {path!r}, the {side} has no such layer with weights{hint}")
+                raise WrongValue(f"the key map names {path!r}, the {side} has no such layer with weights{hint}")
 
 
 def _refuse_ambiguous(found: Pairs, ours: Sequence[Item], theirs: Sequence[Item], given: Collection[str]) -> None:

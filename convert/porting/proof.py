@@ -15,12 +15,13 @@ import numpy as np
 
 from convert.translate.translator import Translated
 from convert.translate.weights import port_arrays, stored
+from paddle_dla.errors import WrongValue
 
 Progress = Callable[[str], None]
 MODES = ("eval", "train")
 
 
-class LoadError(ValueError):
+class LoadError(WrongValue):
     """A port whose tensors are not those that its translation names: a fault of the translator."""
 
 

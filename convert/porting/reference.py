@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.registry import ModelError, import_named, users_code
 from paddle_dla.storage.errors import CheckpointError
 
@@ -19,7 +20,7 @@ SHOWN = 8
 """How many tensors of a kind an error names."""
 
 
-class BuildError(ValueError):
+class BuildError(WrongValue):
     """A reference that cannot be built: an unknown model, or a factory that is not found or raises."""
 
 

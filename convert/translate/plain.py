@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convert.translate.sizes import Expression
+from paddle_dla.errors import WrongValue
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Stop:
         return ": ".join(str(part) for part in (self.path or "(model)", self.place, self.why) if part)
 
 
-class TranslationError(ValueError):
+class TranslationError(WrongValue):
     """A module that cannot be translated; ``stops`` lists every reason."""
 
     def __init__(self, stops: list[Stop]):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddle_dla.config.errors import Fault
-from paddle_dla.config.yaml_text import Given
+from paddle_dla.config.given import Given
 
 Old = Mapping[str, Any]
 

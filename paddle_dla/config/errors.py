@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paddle_dla.errors import WrongValue
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -19,7 +21,7 @@ class Fault:
         return f"{place}{', '.join(self.keys)}: {self.reason}" if self.keys else f"{place}{self.reason}"
 
 
-class ConfigError(ValueError):
+class ConfigError(WrongValue):
     """A config that cannot be used; the message lists every fault that was found, ``faults`` holds them."""
 
     def __init__(self, faults: Sequence[Fault]):

@@ -15,11 +15,11 @@ from typing import Any
 
 from paddle_dla.config.aliases import translate
 from paddle_dla.config.errors import ConfigError, Fault
+from paddle_dla.config.given import OVERRIDE, Given
 from paddle_dla.config.option import Option, convert
 from paddle_dla.config.rules import faults_of
 from paddle_dla.config.schema import Config, build, known_options
 from paddle_dla.config.suggestion import nearest
-from paddle_dla.config.yaml_text import OVERRIDE, Given, read_options
 from paddle_dla.storage.regular import read_text
 
 BASE = "base"
@@ -67,7 +67,7 @@ def read_config(
 def parse_config(text: str, source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """The config in the YAML ``text``, which may name no base; ``source`` stands for it in messages."""
     changes, faults = _read_overrides(overrides)
-    given, text_faults = read_options(text, source)
+    given, text_faults = _options(text, source)
     return _with_warning(_assembled([given, changes], [*text_faults, *faults]))
 
 
@@ -85,7 +85,7 @@ def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fa
         if not equals or not key.strip():
             faults.append(Fault(OVERRIDE, (), f"{override!r} is not KEY=VALUE, such as optimizer.lr=0.1"))
             continue
-        given, new_faults = read_options(text, OVERRIDE, key.strip())
+        given, new_faults = _options(text, OVERRIDE, key.strip())
         found |= given
         faults += new_faults
     return found, faults
@@ -106,7 +106,7 @@ def _read_files(
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text in UTF-8"
         return [], [Fault(where, (BASE,) if where else (), f"cannot read {path}: {reason}")]
-    given, faults = read_options(text, str(path))
+    given, faults = _options(text, str(path))
     named = given.pop(BASE, None)
     base = base or named
     if base is None or base.value is None:
@@ -115,6 +115,13 @@ def _read_files(
         return [given], [*faults, Fault(base.where, (BASE,), f"expected a file's name, not {base.value!r}")]
     layers, base_faults = _read_files(path.parent / in_home(base.value), None, base.where, chain)
     return [*layers, given], [*base_faults, *faults]
+
+
+def _options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:
+    # PyYAML comes with an extra, which --help does without
+    from paddle_dla.config.yaml_text import read_options
+
+    return read_options(text, source, prefix)
 
 
 def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault]) -> Reading:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from paddle_dla.config.errors import Fault
 from paddle_dla.config.schema import Config
 from paddle_dla.config.sections import ADAPTIVE, WITH_MOMENTUM
+from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
-from paddle_dla.storage.errors import CheckpointError
 
 LAYERS = ("base_layer", *(f"level{level}" for level in range(6)), "fc")
 STRIDE = 32
@@ -30,7 +30,7 @@ class Rule:
 def _unknown(name: str | None) -> bool:
     try:
         return bool(name) and not find_model(name)
-    except (ValueError, CheckpointError):
+    except UserError:
         return True
 
 
@@ -297,6 +297,6 @@ def device_faults(config: Config, device: str) -> list[Fault]:
 def _model_faults(config: Config) -> list[Fault]:
     try:
         find_model(config.model.name)
-    except (ValueError, CheckpointError) as error:
+    except UserError as error:
         return [Fault("", ("model.name",), str(error))]
     return []

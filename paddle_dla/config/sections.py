@@ -298,7 +298,11 @@ class Train:
 class Evaluate:
     """How a model is scored."""
 
-    engine: str = option("paddle", "what runs the model", choices=("paddle", "inference", "onnxruntime"))
+    engine: str = option(
+        "auto",
+        "what runs the model; auto is the fastest installed",
+        choices=("auto", "paddle", "inference", "onnxruntime"),
+    )
     batch_size: int | None = option(None, "images a step and process; `null`: `data.batch_size`", low=1)
     topk: tuple[int, ...] = option((1, 5), "which top-k accuracies to report", low=1, ascending=True)
     tta: str = option(

@@ -11,10 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from paddle_dla.command_parser import CommandParser
 from paddle_dla.config.cost import IMAGENET_IMAGES, cost
-from paddle_dla.config.errors import ConfigError
 from paddle_dla.config.reading import Reading, read_config
 from paddle_dla.config.writing import to_yaml
+from paddle_dla.errors import UserError
 from paddle_dla.options import positive
 from paddle_dla.terminal import run_command
 
@@ -30,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         print(shown(read_config(arguments.config, arguments.override), arguments.images), end="")
-    except ConfigError as error:
+    except UserError as error:
         print(f"paddle-dla config: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="paddle-dla config", description=__doc__.splitlines()[0])
+    parser = CommandParser("config", __doc__)
     parser.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
     parser.add_argument(
         "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from paddle_dla.config.schema import Config, flat
-from paddle_dla.config.yaml_text import write_yaml
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,20 @@ class Change:
 
 def to_yaml(config: Config) -> str:
     """Every option of ``config``, those at their defaults too, as YAML; ``parse_config`` gives an equal config back."""
-    return write_yaml(_nested(config))
+    return _written(config)
 
 
 def difference(before: Config, after: Config) -> tuple[Change, ...]:
     """The options in which the two differ, in the order of the schema."""
     old, new = flat(before), flat(after)
     return tuple(Change(key, old[key], new[key]) for key in old if old[key] != new[key])
+
+
+def _written(value: Any) -> str:
+    # PyYAML comes with an extra, which --help does without
+    from paddle_dla.config.yaml_text import write_yaml
+
+    return write_yaml(_nested(value))
 
 
 def _nested(value: Any) -> Any:
@@ -40,4 +46,4 @@ def _nested(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """``value`` as YAML writes it, in one line."""
-    return write_yaml(_nested(value)).removesuffix("...\n").strip()
+    return _written(value).removesuffix("...\n").strip()

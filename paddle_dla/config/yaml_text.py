@@ -9,31 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import yaml
+
 from paddle_dla.config.errors import Fault
-
-try:
-    import yaml
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('configs need PyYAML: pip install "paddle-dla[train]"', name=error.name) from error
-
-
-@dataclass(frozen=True)
-class Given:
-    """A value that somebody gave: where (file and line, or ``-o``), under which key, in which layer.
-
-    A later layer (a higher number) wins.
-    """
-
-    value: Any
-    where: str
-    said: str
-    layer: int = 0
-
-
-OVERRIDE = "-o"  # the source of what the command line gives: it has no lines
+from paddle_dla.config.given import OVERRIDE, Given
 
 _INT, _FLOAT, _LIST = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "seq"))
 _SCALARS = (

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from paddle_dla.data import image_ops
+from paddle_dla.errors import WrongValue
 
 FULL_MAGNITUDE = 10.0
 RANDOM_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -27,7 +28,7 @@ def check_warp_filter(interpolation: Image.Resampling) -> None:
     """Raises ``ValueError`` for a filter that PIL can resize with, but not warp."""
     if interpolation not in WARP_FILTERS:
         names = ", ".join(known.name.lower() for known in WARP_FILTERS)
-        raise ValueError(f"an image is sheared, moved and rotated with {names}, not with {interpolation.name.lower()}")
+        raise WrongValue(f"an image is sheared, moved and rotated with {names}, not with {interpolation.name.lower()}")
 
 
 class ImageTransform(Protocol):
@@ -58,7 +59,7 @@ class OpSettings:
         if self.interpolation is not None:
             check_warp_filter(self.interpolation)
         if not self.magnitude_std >= 0:
-            raise ValueError(f"magnitude_std is a standard deviation, 0 or above, not {self.magnitude_std}")
+            raise WrongValue(f"magnitude_std is a standard deviation, 0 or above, not {self.magnitude_std}")
 
 
 def _negated_half_the_time(value: float, rng: random.Random) -> float:
@@ -183,9 +184,9 @@ class AugmentOp:
 
     def __post_init__(self):
         if self.name not in OPERATIONS:
-            raise ValueError(f"unknown operation {self.name!r}; known are {', '.join(OPERATIONS)}")
+            raise WrongValue(f"unknown operation {self.name!r}; known are {', '.join(OPERATIONS)}")
         if not 0 <= self.prob <= 1:
-            raise ValueError(f"the probability of {self.name} is within [0, 1], not {self.prob}")
+            raise WrongValue(f"the probability of {self.name} is within [0, 1], not {self.prob}")
 
     def draw(self, rng: random.Random) -> tuple[Any, ...] | None:
         """The arguments that the operation gets beside the image; ``None`` where it is left out this time."""

@@ -29,6 +29,7 @@ from paddle_dla.data.policies import (
     RAND_AUGMENT_SETS,
 )
 from paddle_dla.data.trivial_augment import TrivialAugment
+from paddle_dla.errors import WrongValue
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class RandAugment:
 
     def __post_init__(self):
         if self.weights is not None and self.num_layers > len(self.ops):
-            raise ValueError(f"{self.num_layers} of {len(self.ops)} weighted operations cannot be drawn; lower n")
+            raise WrongValue(f"{self.num_layers} of {len(self.ops)} weighted operations cannot be drawn; lower n")
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
         return _apply_all(self.draw(rng), image, rng)
@@ -155,7 +156,7 @@ def auto_augment(config: str, settings: OpSettings | None = None) -> ImageTransf
     if scheme == "augmix":
         return _aug_mix(_parse(config, sections, _AUGMIX_OPTIONS), settings)
     known = ", ".join([*AUTO_AUGMENT_POLICIES, "rand", "augmix", "ta-wide"])
-    raise ValueError(f"auto_augment {config!r}: unknown scheme {scheme!r}; known are {known}")
+    raise WrongValue(f"auto_augment {config!r}: unknown scheme {scheme!r}; known are {known}")
 
 
 def _auto_augment(policy: str, options: dict[str, Any], settings: OpSettings) -> AutoAugment:
@@ -224,12 +225,12 @@ def _parse(config: str, sections: list[str], known: Mapping[str, _Value]) -> dic
         [key] = re.findall("^(?:t|[a-z]*)", section)
         where = f"auto_augment {config!r}, section {section!r}"
         if key not in known:
-            raise ValueError(f"{where}: unknown option {key!r}; known here are {', '.join(known)}")
+            raise WrongValue(f"{where}: unknown option {key!r}; known here are {', '.join(known)}")
         if key in options:
-            raise ValueError(f"{where}: {key!r} is given twice")
+            raise WrongValue(f"{where}: {key!r} is given twice")
         value = known[key]
         text = section.removeprefix(key)
         if not re.fullmatch(value.pattern, text):
-            raise ValueError(f"{where}: {key!r} takes {value.meaning}, not {text!r}")
+            raise WrongValue(f"{where}: {key!r} takes {value.meaning}, not {text!r}")
         options[key] = value.convert(text)
     return options

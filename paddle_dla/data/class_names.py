@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from paddle_dla.data.errors import DataError
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.regular import lines_of, read_text
 
 IMAGENET = Path(__file__).parent / "imagenet_classes.tsv"
@@ -81,10 +82,10 @@ def recorded_class_names(ids: Sequence[str], num_classes: int) -> ClassNames:
     ``ValueError`` for more names, equal ones, and what is no list of texts.
     """
     if not isinstance(ids, (list, tuple)) or not all(isinstance(name, str) for name in ids):
-        raise ValueError(f"class names are a list of texts, not {str(ids)[:80]}")
+        raise WrongValue(f"class names are a list of texts, not {str(ids)[:80]}")
     ids = [*ids, *map(str, range(len(ids), num_classes))]
     if len(ids) > num_classes or len(set(ids)) < len(ids):
-        raise ValueError(f"{len(ids)} class names, {len(set(ids))} of them different, for {num_classes} classes")
+        raise WrongValue(f"{len(ids)} class names, {len(set(ids))} of them different, for {num_classes} classes")
     imagenet = imagenet_class_names()
     readable = dict(zip(imagenet.ids, imagenet.names))
     return ClassNames(tuple(ids), tuple(readable.get(name, name) for name in ids))
@@ -102,12 +103,12 @@ def chosen_class_names(
         return known, known_by
     names = read_class_names(file)
     if len(names) != num_classes:
-        raise ValueError(f"{file} names {len(names)} classes, the model has {num_classes}")
+        raise WrongValue(f"{file} names {len(names)} classes, the model has {num_classes}")
     if known is not None and known_by is NamedBy.WEIGHTS:
         recorded = {name: label for label, name in enumerate(known.ids)}
         moved = [name for label, name in enumerate(names.ids) if recorded.get(name, label) != label]
         if moved:
-            raise ValueError(
+            raise WrongValue(
                 f"{file} numbers classes otherwise than the weights were trained with: {moved[0]} is "
                 f"{names.ids.index(moved[0])} there and {recorded[moved[0]]} in the record; leave out --classes"
             )

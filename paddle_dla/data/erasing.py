@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddle_dla.data.batch import Batch
+from paddle_dla.errors import WrongValue
 
 MODES = ("const", "rand", "pixel")
 ATTEMPTS = 10
@@ -35,9 +36,9 @@ class RandomErasing:
 
     def __post_init__(self):
         if self.mode not in MODES:
-            raise ValueError(f"random erasing's mode is one of {', '.join(MODES)}, not {self.mode!r}")
+            raise WrongValue(f"random erasing's mode is one of {', '.join(MODES)}, not {self.mode!r}")
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"random erasing's probability is within [0, 1], not {self.probability}")
+            raise WrongValue(f"random erasing's probability is within [0, 1], not {self.probability}")
         if self.max_count is None:
             object.__setattr__(self, "max_count", self.min_count)
         if self.max_aspect is None and self.min_aspect > 0:
@@ -45,13 +46,13 @@ class RandomErasing:
         for what in ("area", "aspect", "count"):
             low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
             if not 0 < low <= high:
-                raise ValueError(f"random erasing's min_{what} and max_{what} are above 0 and rise, not {low}, {high}")
+                raise WrongValue(f"random erasing's min_{what} and max_{what} are above 0 and rise, not {low}, {high}")
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch:
         """The batch with rectangles erased in place; ``images`` are (B, C, H, W) float32 and normalised."""
         if batch.images.ndim != 4 or batch.images.dtype != np.float32:
             found = f"{batch.images.dtype} of shape {batch.images.shape}"
-            raise ValueError(f"random erasing takes normalised float32 images (B, C, H, W), not {found}")
+            raise WrongValue(f"random erasing takes normalised float32 images (B, C, H, W), not {found}")
         for image in batch.images:
             self._erase(image, rng)
         return batch

@@ -1,7 +1,9 @@
 """What can be wrong with data; each message says what, where and what to do."""
 
+from paddle_dla.errors import UserError
 
-class DataError(Exception):
+
+class DataError(UserError):
     """A data set that cannot be used as asked: a missing folder, an empty class, a bad line, a label out of range."""
 
 

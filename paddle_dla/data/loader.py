@@ -14,6 +14,7 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.plan import Plan, share
 from paddle_dla.data.slots import Layout
 from paddle_dla.data.source import Source
+from paddle_dla.errors import WrongValue
 
 SHOWN = 20  # images that an error lists
 
@@ -72,13 +73,13 @@ class Loader:
         _check(batch_size=(batch_size, 1), ranks=(ranks, 1), workers=(workers, 0), max_skipped=(max_skipped, 0))
         _check(seed=(seed, 0), epoch=(epoch, 0), prefetch=(prefetch, 1), soft_labels=(soft_labels, 0))
         if not 0 <= rank < ranks:
-            raise ValueError(f"rank is 0 to {ranks - 1}, not {rank}")
+            raise WrongValue(f"rank is 0 to {ranks - 1}, not {rank}")
         if not timeout > 0:
-            raise ValueError(f"timeout is in seconds, above 0, not {timeout}")
+            raise WrongValue(f"timeout is in seconds, above 0, not {timeout}")
         indices = share(source.num_samples, rank, ranks) if order is None else _order(order, source.num_samples)
         plan = Plan(indices, _turns(turns, order), batch_size, drop_last, max(workers, 1), source.sequential)
         if not 0 <= start_batch <= plan.num_batches:
-            raise ValueError(f"start_batch is 0 to {plan.num_batches}, the number of batches, not {start_batch}")
+            raise WrongValue(f"start_batch is 0 to {plan.num_batches}, the number of batches, not {start_batch}")
         layout = Layout(
             plan.workers, prefetch, batch_size, tuple(output_shape), np.dtype(output_dtype).str, soft_labels
         )
@@ -137,7 +138,7 @@ class Loader:
 def _check(**options: tuple[int, int]) -> None:
     for name, (value, least) in options.items():
         if value < least:
-            raise ValueError(f"{name} is {least} or more, not {value}")
+            raise WrongValue(f"{name} is {least} or more, not {value}")
 
 
 def _order(order: Sequence[int] | np.ndarray, num_samples: int) -> np.ndarray:
@@ -145,9 +146,9 @@ def _order(order: Sequence[int] | np.ndarray, num_samples: int) -> np.ndarray:
     if indices.size == 0:
         indices = indices.astype(np.int64)
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
-        raise ValueError(f"order is a list of indices, not {indices.dtype} of shape {indices.shape}")
+        raise WrongValue(f"order is a list of indices, not {indices.dtype} of shape {indices.shape}")
     if len(indices) and not 0 <= indices.min() <= indices.max() < num_samples:
-        raise ValueError(f"order has indices from {indices.min()} to {indices.max()}; the source has {num_samples}")
+        raise WrongValue(f"order has indices from {indices.min()} to {indices.max()}; the source has {num_samples}")
     return indices.astype(np.int64)
 
 
@@ -155,5 +156,5 @@ def _turns(turns: Sequence[int] | np.ndarray | None, order: Sequence[int] | np.n
     if turns is None:
         return None
     if order is None or len(turns) != len(order):
-        raise ValueError("turns belong to an order and are as many")
+        raise WrongValue("turns belong to an order and are as many")
     return np.asarray(turns, np.int64)

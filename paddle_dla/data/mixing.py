@@ -14,6 +14,7 @@ import numpy as np
 
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.errors import DataError
+from paddle_dla.errors import WrongValue
 
 MODES = ("batch", "pair", "elem")
 
@@ -85,17 +86,17 @@ class Mixup:
 
     def __post_init__(self):
         if self.mode not in MODES:
-            raise ValueError(f"mixup's mode is one of {', '.join(MODES)}, not {self.mode!r}")
+            raise WrongValue(f"mixup's mode is one of {', '.join(MODES)}, not {self.mode!r}")
         for name in ("prob", "switch_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"mixup's {name} is within [0, 1], not {getattr(self, name)}")
+                raise WrongValue(f"mixup's {name} is within [0, 1], not {getattr(self, name)}")
         if self.num_classes < 1:
-            raise ValueError(f"mixup's num_classes is 1 or above, not {self.num_classes}")
+            raise WrongValue(f"mixup's num_classes is 1 or above, not {self.num_classes}")
         if self.cutmix_minmax is not None:
             self._check_minmax()
             object.__setattr__(self, "cutmix_alpha", 1.0)
         if min(self.mixup_alpha, self.cutmix_alpha) < 0 or not (self.mixup_alpha or self.cutmix_alpha):
-            raise ValueError(
+            raise WrongValue(
                 "mixup_alpha and cutmix_alpha are 0 or above, and one of them above 0 or cutmix_minmax given; not "
                 f"{self.mixup_alpha} and {self.cutmix_alpha}"
             )
@@ -103,7 +104,7 @@ class Mixup:
     def _check_minmax(self) -> None:
         minmax = tuple(self.cutmix_minmax)
         if len(minmax) != 2 or not 0 <= minmax[0] < minmax[1] <= 1:
-            raise ValueError(f"cutmix_minmax is (lowest, highest) share of a side, within [0, 1]; not {minmax}")
+            raise WrongValue(f"cutmix_minmax is (lowest, highest) share of a side, within [0, 1]; not {minmax}")
         object.__setattr__(self, "cutmix_minmax", minmax)
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch:
@@ -113,7 +114,7 @@ class Mixup:
         """
         images = batch.images
         if images.ndim != 4 or images.dtype != np.float32:
-            raise ValueError(f"mixing takes float32 images (B, C, H, W), not {images.dtype} of shape {images.shape}")
+            raise WrongValue(f"mixing takes float32 images (B, C, H, W), not {images.dtype} of shape {images.shape}")
         check_labels(batch.labels, self.num_classes)
         lam: float | np.ndarray = 1.0
         if not self.off_epoch or epoch < self.off_epoch:
@@ -216,7 +217,7 @@ def draw_box_minmax(height: int, width: int, minmax: tuple[float, float], rng: n
     """
     ranges = [[int(side * share) for share in minmax] for side in (height, width)]
     if any(low >= high for low, high in ranges):
-        raise ValueError(f"cutmix_minmax {minmax} leaves no box in images of {height} x {width} pixels: widen it")
+        raise WrongValue(f"cutmix_minmax {minmax} leaves no box in images of {height} x {width} pixels: widen it")
     rows, columns = (int(rng.integers(low, high)) for low, high in ranges)
     top = int(rng.integers(0, height - rows + 1))
     left = int(rng.integers(0, width - columns + 1))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paddle_dla.errors import WrongValue
+
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     """(count,) int64: the places 0 to ``count - 1``, shuffled; the same for the same seed and epoch.
@@ -69,7 +71,7 @@ def repeat_augmented(
     """
     _check_rank(rank, ranks)
     if not num_repeats >= 1:
-        raise ValueError(f"num_repeats is 1 or above, not {num_repeats}")
+        raise WrongValue(f"num_repeats is 1 or above, not {num_repeats}")
     total = math.ceil(num_repeats * len(order))
     source = (np.arange(total) // num_repeats).astype(np.int64)
     # the place of each sample's first repeat, wherever the ratio puts it
@@ -91,4 +93,4 @@ def _selected(count: int, ranks: int, selected_round: int, selected_ratio: float
 
 def _check_rank(rank: int, ranks: int) -> None:
     if not 0 <= rank < ranks:
-        raise ValueError(f"rank {rank} is not within [0, {ranks}), the number of ranks being {ranks}")
+        raise WrongValue(f"rank {rank} is not within [0, {ranks}), the number of ranks being {ranks}")

@@ -24,6 +24,7 @@ from paddle_dla.data.folder import natural_key
 from paddle_dla.data.shard_index import INDEX_NAME, read_index
 from paddle_dla.data.shard_tar import Headers, SampleFiles, identity, label_of, read_headers, stream_samples
 from paddle_dla.data.source import Sample, printable, range_of, shortened
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.regular import open_regular
 
 MOST_OPEN = 16  # files of one reader
@@ -135,7 +136,7 @@ class StreamReader:
             self._shard, self._place = shard, place
             self._samples = stream_samples(self._source.paths[shard], place)
         if place < self._place:
-            raise ValueError(f"a reader of rising indices was asked for {index} again")
+            raise WrongValue(f"a reader of rising indices was asked for {index} again")
         for files in self._samples:
             self._place += 1
             if self._place > place:

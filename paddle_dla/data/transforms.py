@@ -22,6 +22,7 @@ from paddle_dla.data.augment_op import RANDOM_FILTERS, ImageTransform, OpSetting
 from paddle_dla.data.auto_augment import auto_augment as build_auto_augment
 from paddle_dla.data.crop import resize_crop
 from paddle_dla.data.erasing import RandomErasing
+from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 
 Range = tuple[float, float]
@@ -49,13 +50,13 @@ class RandomResizedCrop:
             value = tuple(getattr(self, name))
             object.__setattr__(self, name, value)
             if len(value) != 2 or not min(value) > 0:
-                raise ValueError(f"{name} is two numbers above 0, not {value}")
+                raise WrongValue(f"{name} is two numbers above 0, not {value}")
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not low <= high:
-                raise ValueError(f"{name} is (lowest, highest), not {(low, high)}")
+                raise WrongValue(f"{name} is (lowest, highest), not {(low, high)}")
         if self.interpolation not in (*INTERPOLATIONS, "random"):
-            raise ValueError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, random; not {self.interpolation!r}")
+            raise WrongValue(f"interpolation is one of {', '.join(INTERPOLATIONS)}, random; not {self.interpolation!r}")
 
     def draw(self, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
         """The part as (left, top, width, height) in pixels of an image of that size."""
@@ -98,7 +99,7 @@ class RandomResizedCrop:
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a probability within [0, 1], not {value}")
+        raise WrongValue(f"{name} is a probability within [0, 1], not {value}")
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,13 @@ def _factors(name: str, amount: float | Range | None, neutral: float, bounds: Ra
         return None
     if isinstance(amount, Sequence):
         if len(amount) != 2:
-            raise ValueError(f"{name} is an amount or a range (lowest, highest), not {amount}")
+            raise WrongValue(f"{name} is an amount or a range (lowest, highest), not {amount}")
         low, high = amount
     else:
         low, high = neutral - amount, neutral + amount
         low = max(low, 0.0) if neutral else low
     if not bounds[0] <= low <= high <= bounds[1]:
-        raise ValueError(f"{name} {amount} gives factors from {low} to {high}, which are not within {bounds}")
+        raise WrongValue(f"{name} {amount} gives factors from {low} to {high}, which are not within {bounds}")
     return None if low == high == neutral else (float(low), float(high))
 
 
@@ -277,5 +278,5 @@ def _jitter_amounts(amounts: float | Sequence[float]) -> tuple[float, ...]:
     if not isinstance(amounts, Sequence):
         return (float(amounts),) * 3
     if len(amounts) not in (3, 4):
-        raise ValueError(f"color_jitter is one amount, three, or four with hue; not {amounts}")
+        raise WrongValue(f"color_jitter is one amount, three, or four with hue; not {amounts}")
     return tuple(amounts)

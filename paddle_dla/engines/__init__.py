@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from paddle_dla.engines.base import Engine, EngineError
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.values import non_finite
 
 if TYPE_CHECKING:
     from paddle import nn
 
-__all__ = ["ENGINES", "Engine", "EngineError", "open_engine"]
+__all__ = ["AUTO", "ENGINES", "Engine", "EngineError", "open_engine", "open_fastest"]
 
 ENGINES = ("paddle", "inference", "onnxruntime")
+AUTO = "auto"
+"""The fastest of them; see ``open_fastest``."""
 
 
 def open_engine(
@@ -34,7 +38,7 @@ def open_engine(
     ``ExportError`` where the folder is no export, is damaged, or lacks what the engine needs.
     """
     if kind not in ENGINES:
-        raise ValueError(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
+        raise WrongValue(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
     is_folder = isinstance(source, (str, os.PathLike))
     if not is_folder:
         _refuse_non_finite(source)
@@ -49,6 +53,27 @@ def open_engine(
     if is_folder:
         return opening.open_folder(source, kind, threads)
     return opening.open_layer(source, kind, input_size, threads)
+
+
+def open_fastest(
+    layer: nn.Layer,
+    tell: Callable[[str], None],
+    *,
+    threads: int | None = None,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+) -> Engine:
+    """The fastest engine that is installed and ranks the classes of the first batch as ``layer`` does.
+
+    ``tell`` gets a line on which that is. Arguments and errors otherwise as of ``open_engine``.
+    """
+    from paddle_dla.engines.auto import AutoEngine
+
+    _refuse_non_finite(layer)
+
+    def open_named(kind: str) -> Engine:
+        return open_engine(kind, layer, threads=threads, input_size=input_size)
+
+    return AutoEngine(layer, threads, open_named, tell)
 
 
 def _refuse_non_finite(layer: nn.Layer) -> None:

@@ -15,8 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
+from paddle_dla.errors import UserError, WrongValue
 
-class EngineError(Exception):
+
+class EngineError(UserError):
     """An engine that cannot be opened: a package or a file is missing, or the file is not one of its own."""
 
 
@@ -47,7 +49,7 @@ def check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
     fits = images.ndim == 4 and all(want in (-1, got) for want, got in zip(expected, images.shape[1:]))
     if not fits or not len(images) or images.dtype != np.float32:
         shape = ", ".join("any" if side == -1 else str(side) for side in expected)
-        raise ValueError(f"expected float32 images (B, {shape}), got {images.dtype} {list(images.shape)}")
+        raise WrongValue(f"expected float32 images (B, {shape}), got {images.dtype} {list(images.shape)}")
     return np.ascontiguousarray(images)
 
 

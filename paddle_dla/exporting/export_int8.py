@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.check import BATCHES, Agreement, compare, measure, random_images, run_in_batches
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.exporter import Progress, Wanted, add_record, check_wanted, weights_of
@@ -39,7 +40,7 @@ def export_int8(
     loses more than ``max_loss`` points of top-1.
     """
     if not 0 <= max_loss <= 100:
-        raise ValueError(f"max_loss is in points of top-1, 0 to 100, not {max_loss}")
+        raise WrongValue(f"max_loss is in points of top-1, 0 to 100, not {max_loss}")
     num_classes = check_wanted(layer, wanted)
     require_int8()
     check_target(folder, overwrite)

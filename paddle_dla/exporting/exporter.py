@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paddle_dla.engines.base import require
+from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.check import Agreement, compare, measure, random_images
 from paddle_dla.exporting.folder import FORMATS, RUNNER, STEM, Record, check_target, export_folder, write_record
 from paddle_dla.exporting.opening import NEEDS, frozen, open_files, write_model
@@ -84,17 +85,17 @@ def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
     num_classes, channels = getattr(layer, "num_classes", 0), getattr(layer, "in_chans", None)
     multiple, sides = getattr(layer, "side_multiple", 1), wanted.preprocessing.input_size[1:]
     if not num_classes:
-        raise ValueError("only a classifier can be exported; this network has no classes")
+        raise WrongValue("only a classifier can be exported; this network has no classes")
     unknown = [form for form in wanted.formats if form not in FORMATS]
     if unknown or not wanted.formats:
-        raise ValueError(f"formats are of {', '.join(FORMATS)}, not {list(wanted.formats)}")
+        raise WrongValue(f"formats are of {', '.join(FORMATS)}, not {list(wanted.formats)}")
     if channels not in (None, wanted.preprocessing.input_size[0]):
-        raise ValueError(f"the network takes {channels} channels, images have {wanted.preprocessing.input_size[0]}")
+        raise WrongValue(f"the network takes {channels} channels, images have {wanted.preprocessing.input_size[0]}")
     if any(side % multiple for side in sides):
-        raise ValueError(f"the sides of the images must be multiples of {multiple}, not {sides[0]}x{sides[1]}")
+        raise WrongValue(f"the sides of the images must be multiples of {multiple}, not {sides[0]}x{sides[1]}")
     for names in (wanted.class_names, wanted.class_ids):
         if names is not None and len(names) != num_classes:
-            raise ValueError(f"{len(names)} class names for {num_classes} classes")
+            raise WrongValue(f"{len(names)} class names for {num_classes} classes")
     require("paddle", "cpu")
     arrays = {name: tensor.numpy() for name, tensor in layer.state_dict().items()}
     refuse_non_finite(arrays, f"the network {wanted.model}")

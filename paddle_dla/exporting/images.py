@@ -9,7 +9,8 @@ import numpy as np
 from paddle_dla.data.class_names import ClassNames, NamedBy
 from paddle_dla.data.image_files import holds_images, open_images
 from paddle_dla.data.labelling import open_labelled
-from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.pipeline import evaluation_loader
+from paddle_dla.options import Loading
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 

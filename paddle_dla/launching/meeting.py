@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from paddle_dla.errors import UserError
+
 PULSE = 1.0  # seconds between two signs of life of a rank that waits
 CONNECT = 60.0  # seconds to connect in, when all ranks are known to be there
 TOKEN = 16  # bytes that a rank shows, so that rank 0 takes no stranger for one
@@ -31,7 +33,7 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USE
 Exchange = Callable[[object], list[object]]
 
 
-class LostRankError(Exception):
+class LostRankError(UserError):
     """``rank`` has ended, or its machine does not answer, while this one waited for it."""
 
     def __init__(self, rank: int, why: str):

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import paddle
 from paddle import Tensor, nn
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.blocks import DlaTree, conv_level, recomputed
 from paddle_dla.models.grouping import STATISTICS, layer_groups
 from paddle_dla.models.layers import BatchNorm2D, SelectAdaptivePool2D
@@ -36,9 +37,9 @@ class DLABackbone(nn.Layer):
     def __init__(self, variant: Variant, in_chans: int = 3, output_stride: int = 32, depth: int = len(LEVELS)):
         super().__init__()
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride {output_stride!r} is not supported; one of 8, 16, 32")
+            raise WrongValue(f"output_stride {output_stride!r} is not supported; one of 8, 16, 32")
         if in_chans < 1:
-            raise ValueError(f"in_chans must be at least 1, got {in_chans}")
+            raise WrongValue(f"in_chans must be at least 1, got {in_chans}")
         self.in_chans = in_chans
         self.output_stride = output_stride
         self.grad_checkpointing = False
@@ -76,13 +77,13 @@ class DLABackbone(nn.Layer):
         """Raises ``ValueError`` unless ``x`` is (B, in_chans, H, W) with sides that the levels can halve evenly."""
         shape = list(x.shape)
         if len(shape) != 4:
-            raise ValueError(f"expected a batch of images (B, {self.in_chans}, H, W), got shape {shape}")
+            raise WrongValue(f"expected a batch of images (B, {self.in_chans}, H, W), got shape {shape}")
         if shape[1] not in (self.in_chans, -1):
-            raise ValueError(f"expected {self.in_chans} input channels (B, C, H, W), got {shape[1]} in shape {shape}")
+            raise WrongValue(f"expected {self.in_chans} input channels (B, C, H, W), got {shape[1]} in shape {shape}")
         for side in shape[2:]:
             # -1: unknown while a program is exported
             if side != -1 and (side == 0 or side % self.side_multiple):
-                raise ValueError(
+                raise WrongValue(
                     f"image sides must be multiples of {self.side_multiple}, got {shape[2]}x{shape[3]}; "
                     "resize, crop or pad the images"
                 )
@@ -152,7 +153,7 @@ class DLA(DLABackbone):
     ):
         super().__init__(variant, in_chans, output_stride)
         if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate must be in [0, 1), got {drop_rate}")
+            raise WrongValue(f"drop_rate must be in [0, 1), got {drop_rate}")
         self.num_features = variant.channels[-1]
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
@@ -168,7 +169,7 @@ class DLA(DLABackbone):
         ``global_pool=None`` keeps the pooling.
         """
         if num_classes < 0:
-            raise ValueError(f"num_classes must be 0 or more, got {num_classes}")
+            raise WrongValue(f"num_classes must be 0 or more, got {num_classes}")
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.global_pool = SelectAdaptivePool2D(pool_type)
@@ -214,7 +215,7 @@ class DLA(DLABackbone):
         ``output_fmt`` other than ``NCHW``.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+            raise WrongValue(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         take = take_indices(len(self.feature_info), indices)
         chosen = []
         for index, x in enumerate(self.iter_levels(x)):  # noqa: B020 - unchosen levels are not kept alive
@@ -279,12 +280,12 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
         return list(range(count))
     if isinstance(indices, int):
         if not 0 < indices <= count:
-            raise ValueError(f"the last {indices} of {count} levels were asked for; 1 to {count} can be")
+            raise WrongValue(f"the last {indices} of {count} levels were asked for; 1 to {count} can be")
         return list(range(count - indices, count))
     taken = [index + count if index < 0 else index for index in indices]
     wrong = [index for index, absolute in zip(indices, taken) if not 0 <= absolute < count]
     if wrong or not taken:
-        raise ValueError(f"level indices {wrong or list(indices)} are out of range; 0 to {count - 1}, or from -{count}")
+        raise WrongValue(f"level indices {wrong or list(indices)} are out of range; 0 to {count - 1}, or from -{count}")
     return taken
 
 

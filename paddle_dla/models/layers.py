@@ -12,6 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_dla.errors import WrongValue
+
 
 class BatchNorm2D(nn.BatchNorm2D):
     """Batch normalisation that leaves the running statistics which ``torch.nn.BatchNorm2d`` leaves.
@@ -36,7 +38,7 @@ class BatchNorm2D(nn.BatchNorm2D):
             return super().forward(x)
         count = x.shape[0] * x.shape[2] * x.shape[3]
         if count == 1:
-            raise ValueError(
+            raise WrongValue(
                 f"batch normalisation in training needs more than one value per channel, got input {list(x.shape)}; "
                 "use a larger batch or image, or eval()"
             )
@@ -93,7 +95,7 @@ class SelectAdaptivePool2D(nn.Layer):
     def __init__(self, pool_type: str = "avg"):
         super().__init__()
         if pool_type not in self.TYPES:
-            raise ValueError(f"unknown global_pool {pool_type!r}; one of {', '.join(map(repr, self.TYPES))}")
+            raise WrongValue(f"unknown global_pool {pool_type!r}; one of {', '.join(map(repr, self.TYPES))}")
         self.pool_type = pool_type
 
     def feat_mult(self) -> int:

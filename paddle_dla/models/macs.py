@@ -6,6 +6,7 @@ again. All but the stem's depend on the image alone through the number of 32x32 
 
 from __future__ import annotations
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.variants import VARIANTS, resolve_name
 
 STEM_TAPS, STEM_CHANNELS, CELL = 7 * 7, 16, 32
@@ -35,7 +36,7 @@ def forward_macs(name: str, input_size: tuple[int, int, int], num_classes: int =
     key = resolve_name(name)
     channels, height, width = input_size
     if height % CELL or width % CELL:
-        raise ValueError(f"the sides of an image are multiples of {CELL} for this family, not {height} x {width}")
+        raise WrongValue(f"the sides of an image are multiples of {CELL} for this family, not {height} x {width}")
     cells = (height // CELL) * (width // CELL)
     stem = STEM_TAPS * STEM_CHANNELS * height * width
     head = VARIANTS[key].channels[-1] * num_classes

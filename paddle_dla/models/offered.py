@@ -16,6 +16,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.cards import Described
 from paddle_dla.models.registry import ModelError
 
@@ -41,7 +42,7 @@ class Offered:
         refuse_pool(self.card.name, global_pool)
         name, old = self._named("classifier"), self.get_classifier()
         if num_classes < 0:
-            raise ValueError(f"num_classes must be 0 or more, got {num_classes}")
+            raise WrongValue(f"num_classes must be 0 or more, got {num_classes}")
         new = nn.Identity() if num_classes == 0 else _like(old, num_classes, name)
         for hook in old._forward_pre_hooks.values():
             new.register_forward_pre_hook(hook)
@@ -213,7 +214,7 @@ def set_in_chans(network: nn.Layer, in_chans: int) -> None:
 def set_drop_rate(network: nn.Layer, rate: float) -> None:
     """Dropout of what the classifier reads, which is what ``drop_rate`` means to timm's classifiers."""
     if not 0 <= rate < 1:
-        raise ValueError(f"drop_rate must be in [0, 1), got {rate}")
+        raise WrongValue(f"drop_rate must be in [0, 1), got {rate}")
     if rate:
         network.get_classifier().register_forward_pre_hook(partial(_dropped, rate))
 
@@ -228,7 +229,7 @@ def set_drop_path_rate(network: nn.Layer, rate: float) -> None:
     Raises ``ModelError`` for a network whose source has none: timm leaves it out of a model that is built without.
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"drop_path_rate must be in [0, 1), got {rate}")
+        raise WrongValue(f"drop_path_rate must be in [0, 1), got {rate}")
     blocks = [layer for layer in network.sublayers() if isinstance(getattr(layer, "drop_prob", None), float)]
     largest = max((layer.drop_prob for layer in blocks), default=0.0)
     if rate and not largest:

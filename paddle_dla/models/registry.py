@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.cards import CARD, WEIGHTS, Described, describe, describe_port, missing
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED, Pretrained
 from paddle_dla.models.variants import VARIANTS, resolve_name
@@ -28,7 +29,7 @@ HERE = "ports"
 VARIANT_LAYERS = {"classifier": "fc", "first_conv": "base_layer.0"}
 
 
-class ModelError(ValueError):
+class ModelError(WrongValue):
     """A model that is not found, or does not offer what is asked of it."""
 
 
@@ -95,7 +96,7 @@ def port_folders() -> Iterator[Path]:
 def _is_variant(text: str) -> bool:
     try:
         return bool(resolve_name(text))
-    except ValueError:
+    except WrongValue:
         return False
 
 
@@ -127,10 +128,12 @@ def import_named(text: str) -> tuple[Any, Any]:
     Raises ``ModelError`` where either is not found, or importing the module raises anything.
     """
     package, _, name = text.partition(":")
+    if not package or not name:
+        raise ModelError(f"{text} is written package.module:function")
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        with users_code(f"{text} is not found: importing {package or 'nothing'}"):
+        with users_code(f"{text} is not found: importing {package}"):
             module = found = importlib.import_module(package)
     finally:
         with suppress(ValueError):  # what was imported may change the list, too

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.shown import shown
 
 WIDE = (16, 32, 128, 256, 512, 1024)
@@ -62,7 +63,7 @@ def resolve_name(name: str) -> str:
     key = "dla" + key[3:] if key.startswith("DLA") else key
     if key not in VARIANTS:
         near = difflib.get_close_matches(key, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
-        raise ValueError(
+        raise WrongValue(
             f"unknown model '{shown(name)}'; nearest: {', '.join(near)} (list_models() names all {len(VARIANTS)})"
         )
     return key

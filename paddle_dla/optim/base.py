@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.optim.groups import ParamGroup
 
 
@@ -106,16 +107,16 @@ class NamedOptimizer(paddle.optimizer.Optimizer):
 def _refuse(groups: Sequence[ParamGroup], lr: float) -> None:
     names = [name for group in groups for name in group.parameters]
     if not names:
-        raise ValueError("there is nothing to optimize: every parameter of the model is frozen (stop_gradient)")
+        raise WrongValue("there is nothing to optimize: every parameter of the model is frozen (stop_gradient)")
     if len(names) != len(set(names)):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"in more than one group: {', '.join(twice)}")
+        raise WrongValue(f"in more than one group: {', '.join(twice)}")
     if not (np.isfinite(lr) and lr >= 0):
-        raise ValueError(f"the learning rate is finite and not negative, unlike {lr}")
+        raise WrongValue(f"the learning rate is finite and not negative, unlike {lr}")
     for group in groups:
         for name, parameter in group.parameters.items():
             if parameter.dtype not in (paddle.float32, paddle.float64):
-                raise ValueError(
+                raise WrongValue(
                     f"{name} is {parameter.dtype}: weights are kept in float32; use auto_cast for mixed precision"
                 )
 
@@ -130,4 +131,4 @@ def _refuse_state(own: Mapping[str, Tensor], counts: set[str], given: Mapping[st
             wrong.append(f"{name}: {list(found.shape)} {found.dtype} instead of {expected[0]} {expected[1]}")
     if wrong:
         shown = "\n  ".join(wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
-        raise ValueError(f"this state is of another model or optimizer:\n  {shown}")
+        raise WrongValue(f"this state is of another model or optimizer:\n  {shown}")

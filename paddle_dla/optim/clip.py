@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import paddle
 from paddle import Tensor
 
+from paddle_dla.errors import WrongValue
+
 MODES = ("norm", "value", "agc")
 
 
@@ -16,9 +18,9 @@ def clip_grad_(parameters: Iterable[Tensor], value: float, mode: str = "norm") -
     Raises ``ValueError`` for an unknown mode and for a value that is not above 0.
     """
     if mode not in MODES:
-        raise ValueError(f"clipping is by one of {', '.join(MODES)}, not {mode!r}")
+        raise WrongValue(f"clipping is by one of {', '.join(MODES)}, not {mode!r}")
     if not value > 0:
-        raise ValueError(f"the limit of clipping is above 0, not {value}; to clip nothing, leave it out")
+        raise WrongValue(f"the limit of clipping is above 0, not {value}; to clip nothing, leave it out")
     if mode == "norm":
         return clip_grad_norm_(parameters, value)
     return clip_grad_value_(parameters, value) if mode == "value" else adaptive_clip_grad_(parameters, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paddle import nn
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.optim.base import NamedOptimizer
 from paddle_dla.optim.groups import layer_decay_groups, weight_decay_groups
 from paddle_dla.optim.rules import SGD, AdamW, Lamb
@@ -37,9 +38,9 @@ def create_optimizer(
     Raises ``ValueError`` for an unknown name, values that make no sense and a model with nothing to train.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(f"there is no optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+        raise WrongValue(f"there is no optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
     if not weight_decay >= 0:
-        raise ValueError(f"weight_decay is not negative, unlike {weight_decay}")
+        raise WrongValue(f"weight_decay is not negative, unlike {weight_decay}")
     if layer_decay is None:
         groups = weight_decay_groups(model, weight_decay, filter_bias_and_bn)
     else:

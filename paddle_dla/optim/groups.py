@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 
 from paddle import Tensor, nn
 
+from paddle_dla.errors import WrongValue
+
 
 @dataclass(frozen=True)
 class ParamGroup:
@@ -49,9 +51,9 @@ def layer_decay_groups(
     timm). Raises ``ValueError`` for a decay outside (0, 1] and for a model without ``layer_groups``.
     """
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay is above 0 and at most 1, not {layer_decay}")
+        raise WrongValue(f"layer_decay is above 0 and at most 1, not {layer_decay}")
     if not hasattr(model, "layer_groups"):
-        raise ValueError(f"{type(model).__name__} has no layer_groups, which tells its layers apart for layer_decay")
+        raise WrongValue(f"{type(model).__name__} has no layer_groups, which tells its layers apart for layer_decay")
     layers, never = model.layer_groups(), _never_decayed(model)
     last = max(layers.values())
     members: dict[tuple[int, float], dict[str, Tensor]] = {}

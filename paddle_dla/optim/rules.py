@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor
 
+from paddle_dla.errors import WrongValue
 from paddle_dla.optim import kernels
 from paddle_dla.optim.base import NamedOptimizer
 from paddle_dla.optim.clip import global_norm
@@ -29,9 +30,9 @@ class SGD(NamedOptimizer):
     def __init__(self, groups: Sequence[ParamGroup], lr: float, momentum: float = 0.9, nesterov: bool = False):
         """Raises ``ValueError`` for a momentum outside [0, 1), and for Nesterov's without momentum (as torch)."""
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is from 0 on and below 1, not {momentum}")
+            raise WrongValue(f"momentum is from 0 on and below 1, not {momentum}")
         if nesterov and not momentum:
-            raise ValueError("Nesterov momentum needs a momentum above 0")
+            raise WrongValue("Nesterov momentum needs a momentum above 0")
         super().__init__(groups, lr)
         self.momentum, self.nesterov = momentum, nesterov
 
@@ -106,7 +107,7 @@ class Lamb(NamedOptimizer):
         """Raises ``ValueError`` for betas outside [0, 1), a negative epsilon and a norm that is not above 0."""
         _refuse_adam(betas, eps)
         if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm is above 0, or None, not {max_grad_norm}")
+            raise WrongValue(f"max_grad_norm is above 0, or None, not {max_grad_norm}")
         super().__init__(groups, lr)
         self.betas, self.eps, self.max_grad_norm = betas, eps, max_grad_norm
         self.trust_clip, self.always_adapt = trust_clip, always_adapt
@@ -148,6 +149,6 @@ class Lamb(NamedOptimizer):
 
 def _refuse_adam(betas: tuple[float, float], eps: float) -> None:
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas are two numbers from 0 on and below 1, not {betas}")
+        raise WrongValue(f"betas are two numbers from 0 on and below 1, not {betas}")
     if not eps >= 0:
-        raise ValueError(f"eps is not negative, unlike {eps}")
+        raise WrongValue(f"eps is not negative, unlike {eps}")

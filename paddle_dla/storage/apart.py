@@ -16,7 +16,7 @@ PathLike = str | os.PathLike[str]
 def check_apart(written: Mapping[str, PathLike | None], read: Iterable[PathLike | None] = ()) -> None:
     """Raises ``CheckpointError`` where two of the files ``written`` are one, or one of them is ``read``.
 
-    ``written``: what each is, as ``--results``, and where it goes; of weights the manifest counts as well. What is
+    ``written``: what each is, as ``--json``, and where it goes; of weights the manifest counts as well. What is
     ``None`` is not asked for. A device or a pipe may be named more than once; whether a place can be written at all is
     asked by ``check_writable``.
     """

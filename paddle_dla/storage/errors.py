@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import struct
 
+from paddle_dla.errors import UserError
+
 # what an unpickler raises where the bytes make no sense, the constructors that it calls included
 UNPICKLING_ERRORS = (
     ArithmeticError,
@@ -25,5 +27,5 @@ UNPICKLING_ERRORS = (
 )
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A file that cannot be read, trusted, matched or written; the message says what, where and what to do."""

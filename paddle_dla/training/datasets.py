@@ -13,13 +13,15 @@ from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
-from paddle_dla.data.pipeline import Loading, evaluation_loader
+from paddle_dla.data.pipeline import evaluation_loader
 from paddle_dla.data.sampling import epoch_order, repeat_augmented, split_evenly
 from paddle_dla.data.shards import ShardSource
 from paddle_dla.data.source import FileSource, Source
 from paddle_dla.data.training import FromPixels, TrainingBatch
 from paddle_dla.data.transforms import TrainingTransform, training_transform
+from paddle_dla.errors import WrongValue
 from paddle_dla.metrics import certain, refuse_one_class
+from paddle_dla.options import Loading
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.training.errors import TrainingError
@@ -60,7 +62,7 @@ def certain_scores(config: Config, datasets: Datasets) -> list[str]:
     """
     try:
         refuse_one_class(datasets.num_classes)
-    except ValueError as error:
+    except WrongValue as error:
         raise TrainingError(f"{error}; bring images of other classes, too") from error
     notes = certain(datasets.num_classes, config.evaluate.topk if datasets.val else ())
     if notes and config.train.eval_metric == "top5" and datasets.num_classes <= 5:

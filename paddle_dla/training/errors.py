@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from paddle_dla.errors import UserError
 
-class TrainingError(Exception):
+
+class TrainingError(UserError):
     """A run that cannot begin, go on or be trusted."""
 
     def with_notes_of(self, error: BaseException) -> TrainingError:

@@ -10,6 +10,7 @@ from paddle_dla.config import Config, difference, parse_config
 from paddle_dla.data.class_names import recorded_class_names
 from paddle_dla.data.labelling import differences
 from paddle_dla.data.source import shortened
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.registry import model_name
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
@@ -124,7 +125,7 @@ def refuse_other_classes(checkpoint: Checkpoint, num_classes: int, classes: Sequ
         return
     try:
         differing = differences(classes, recorded_class_names(manifest["classes"], num_classes))
-    except ValueError as error:
+    except WrongValue as error:
         raise CheckpointError(f"{manifest_path(checkpoint.path / MODEL)}: {error}") from error
     if differing:
         raise ResumeError(

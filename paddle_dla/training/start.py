@@ -12,6 +12,7 @@ import paddle
 from paddle_dla.config import Config, ConfigError, device_faults, to_yaml
 from paddle_dla.config.cost import cost
 from paddle_dla.cpu import usable_threads, use_vector_kernels
+from paddle_dla.errors import WrongValue
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
@@ -117,7 +118,7 @@ def use_device(config: Config, ranks: Ranks) -> str:
         device = "gpu" if there else "cpu"
     faults = device_faults(config, device)
     if device == "gpu" and not there:
-        raise ValueError("train.device is gpu, but Paddle sees none: install paddlepaddle-gpu, or set it to cpu")
+        raise WrongValue("train.device is gpu, but Paddle sees none: install paddlepaddle-gpu, or set it to cpu")
     if faults:
         raise ConfigError(faults)
     if ranks.count == 1 or device == "cpu":  # with several GPUs each process was given its own

@@ -13,6 +13,7 @@ from paddle import Tensor
 
 from paddle_dla.checkpoint import check_fit
 from paddle_dla.config import Config, to_yaml
+from paddle_dla.errors import WrongValue
 from paddle_dla.models.fitting import shapes_of, tables_of
 from paddle_dla.models.registry import model_name
 from paddle_dla.ranks import Ranks, gather
@@ -110,7 +111,7 @@ def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
         learner.optimizer.set_state_dict(snapshot.optimizer)
         if learner.ema is not None and snapshot.ema is not None:
             learner.ema.set_state_dict(snapshot.ema)
-    except ValueError as error:
+    except WrongValue as error:
         raise ResumeError(f"{source}: {error}") from error
     learner.network.set_state_dict(dict(snapshot.model))
     if learner.ema is not None and snapshot.ema is None:

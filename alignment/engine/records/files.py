@@ -18,6 +18,7 @@ import numpy as np
 
 from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Key, Record, Slot, Tape
+from paddle_dla.errors import WrongValue
 from paddle_dla.storage.atomic import atomic_paths, check_writable, write_error
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import check_folder
@@ -72,7 +73,7 @@ class Measured:
     leaks: Mapping[int, float] = field(default_factory=dict)
 
 
-class TapeError(ValueError):
+class TapeError(WrongValue):
     """A folder that holds no readable tape; the message says what is wrong and what to do."""
 
 
@@ -168,7 +169,7 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], Mea
         measured = None if sizes[0] is None else Measured(*(_by_index(found or {}, refs) for found in sizes))
         return tape, content["facts"], measured
     except FileNotFoundError as error:
-        raise TapeError(f"{source} holds no tape: {error.filename} is missing; record one with --dump") from None
+        raise TapeError(f"{source} holds no tape: {error.filename} is missing; record one with --output") from None
     except FormatError as error:
         raise TapeError(f"{source / INDEX} {error}; record it again") from error
     except (OSError, CheckpointError, RecordError) as error:

@@ -1,0 +1,82 @@
+"""The command line of one command: ``argparse``, with completion in the shell and a suggestion for a wrong option."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+RENAMED = {
+    "--dump": "--output",
+    "--report": "--json",
+    "--results": "--json",
+    "--batch": "--batch-size",
+    "--size": "--input-size",
+}
+"""Options of earlier versions, and what they are called in every command today."""
+COMPLETING = "_ARGCOMPLETE"
+"""argcomplete sets it in the process that completes a word."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of ``paddle-dla NAME``; ``doc`` is its module's docstring, whose first line describes the command.
+
+    Options are written in full: a name that is cut short would change its meaning with the next option.
+    """
+
+    def __init__(self, name: str, doc: str | None):
+        super().__init__(prog=f"paddle-dla {name}", description=first_line(doc), allow_abbrev=False)
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """The arguments; ends the program with 2 and the nearest option for one that there is not."""
+        autocomplete(self)
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown)
+        return found
+
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        option = next((word.split("=")[0] for word in unknown if word.startswith("-")), "")
+        known = [*self._option_string_actions]
+        if (renamed := RENAMED.get(option)) in known:
+            hint = f"; {option} is called {renamed} now"
+        else:
+            near = nearest(option, known)
+            hint = f"; did you mean {near}?" if near else ""
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+
+
+def first_line(doc: str | None) -> str:
+    """What a command is for: the first line of its module's docstring, as a terminal shows it."""
+    return (doc or "").split("\n")[0].replace("``", "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """What was probably meant by ``word``."""
+    return next(iter(difflib.get_close_matches(word, [*known], n=1)), None)
+
+
+def autocomplete(parser: argparse.ArgumentParser) -> None:
+    """Where the shell asks for completions: print them and end the process."""
+    if COMPLETING not in os.environ:
+        return
+    import argcomplete
+
+    for action in parser._actions:
+        if action.dest == "model":
+            action.completer = complete_model
+    argcomplete.autocomplete(parser)
+
+
+def complete_model(prefix: str, **_: object) -> list[str]:
+    """Names and folders that ``--model`` takes and that begin with ``prefix``, and other folders."""
+    from argcomplete.completers import DirectoriesCompleter
+
+    from paddle_dla.models.registry import list_places
+
+    places = [place for place in list_places() if place.startswith(prefix)]
+    return places or [*DirectoriesCompleter()(prefix)]

@@ -1,0 +1,36 @@
+"""The packages that are installed beside this one, and whether another folder of the same name hides one of them.
+
+``convert`` and ``alignment`` are words that a user's own repository may well have for its folders. With such a folder
+first on ``sys.path`` (a script's own folder, or the current one under ``python -m``) Python imports that instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from paddle_dla.storage.errors import CheckpointError
+
+SIBLINGS = ("alignment", "convert", "torch_ref")
+HERE = Path(__file__).resolve().parent.parent
+
+
+def refuse_shadowed() -> None:
+    """Raises ``CheckpointError`` that names the folder which hides a package of this project."""
+    for name in SIBLINGS:
+        found = folder_of(name)
+        if found is not None and found != HERE / name:
+            raise CheckpointError(
+                f"{found} hides the package {name} of paddle-dla: Python looks there first. Run the command "
+                f"paddle-dla (not python -m) from the shell, rename the folder, or take {found.parent} from sys.path"
+            )
+
+
+def folder_of(package: str) -> Path | None:
+    """Where Python imports ``package`` from, without importing it; ``None`` where it is not found."""
+    module = sys.modules.get(package)
+    spec = module.__spec__ if module is not None else find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(os.fspath(places[0])).resolve() if places else None

@@ -25,8 +25,8 @@ checks.faults        | alignment/selftest                         | torch paddle
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
-                     | epoch_picture epoch_runs pytest_plugin     |                   |              |
-                     | training_transforms                        |                   |              |
+                     | epoch_picture epoch_runs equivalence       |                   |              |
+                     | pytest_plugin training_transforms          |                   |              |
 alignment.dla        | alignment/pairs ported                     | torch paddle      | torch paddle | *
 convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*

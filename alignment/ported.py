@@ -26,6 +26,7 @@ from paddle_dla.models.fitting import shapes_of, tables_of
 from paddle_dla.models.registry import Entry, find_model
 from torch_ref.data import eval_batch
 from torch_ref.model import create_model as create_timm
+from torch_ref.model import state_arrays
 
 Progress = Callable[[str], None]
 
@@ -59,6 +60,12 @@ def fresh_reference(model: str, seed: int) -> torch.nn.Module:
     return replace(recorded_reference(entry.folder), seed=seed).build()
 
 
+def fresh_source(entry: Entry, seed: int, num_classes: int, in_chans: int) -> Source:
+    """The weights of the port's reference as torch initialises it under ``seed``, of these classes and channels."""
+    module = build_reference(entry, num_classes, in_chans, seed)
+    return source_from_arrays(state_arrays(module), origin=f"{entry.name} under torch.manual_seed({seed})")
+
+
 def own_source(entry: Entry) -> Source:
     """The weights in the port's folder, as its reference calls them."""
     arrays, manifest = stored_weights(entry.folder)
@@ -72,7 +79,8 @@ def pair_of(
     """The reference, the port and their key map. The reference gets the tensors of ``source`` as they are, but for
     those of another naming and a stem or head that was made anew. Raises ``CheckpointError`` where they do not fit.
     """
-    module, key_map = build_reference(entry, conversion), key_map_of(stored_weights(entry.folder)[1])
+    module = build_reference(entry, conversion.num_classes, conversion.in_chans)
+    key_map = key_map_of(stored_weights(entry.folder)[1])
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in
                torch_state(conversion.arrays, key_map).items()}  # fmt: skip
     made = {line.torch for line in key_map if "made" in conversion.manifest["tensors"].get(line.paddle, {})}
@@ -87,13 +95,13 @@ def pair_of(
     return module.eval(), model, complete
 
 
-def build_reference(entry: Entry, conversion: Conversion) -> Any:
-    """The torch module of the port, of the classes and channels of ``conversion``; its weights are drawn."""
+def build_reference(entry: Entry, num_classes: int, in_chans: int, seed: int | None = None) -> torch.nn.Module:
+    """The torch module of the port, of so many classes and channels; ``seed`` of its weights, by default the port's."""
     reference = recorded_reference(entry.folder)
-    sizes = {"num_classes": (conversion.num_classes, entry.card.num_classes),
-             "in_chans": (conversion.in_chans, entry.card.in_chans)}  # fmt: skip
+    sizes = {"num_classes": (num_classes, entry.card.num_classes), "in_chans": (in_chans, entry.card.in_chans)}
     changed = {name: wanted for name, (wanted, own) in sizes.items() if wanted != own and own is not None}
-    return replace(reference, options={**reference.options, **changed}).build()
+    seed = reference.seed if seed is None else seed
+    return replace(reference, options={**reference.options, **changed}, seed=seed).build()
 
 
 def align_port(

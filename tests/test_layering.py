@@ -25,8 +25,8 @@ checks.faults        | alignment/selftest                         | torch paddle
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
-                     | epoch_picture epoch_runs pytest_plugin     |                   |              |
-                     | training_transforms                        |                   |              |
+                     | epoch_picture epoch_runs equivalence       |                   |              |
+                     | pytest_plugin training_transforms          |                   |              |
 alignment.dla        | alignment/pairs ported                     | torch paddle      | torch paddle | *
 convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
@@ -95,8 +95,8 @@ models               | paddle_dla/models                          | paddle      
 optim                | paddle_dla/optim ema losses                | paddle            | paddle       | tables storage
 evaluation           | paddle_dla/evaluation                      | -                 | -            | data engines.base
                      |                                            |                   |              | plain
-engines              | paddle_dla/engines/eager paddle_inference  | paddle            | -            | engines.base
-                     |                                            |                   |              | plain
+engines              | paddle_dla/engines/auto eager              | paddle            | -            | engines.base
+                     | paddle_inference                           |                   |              | plain storage
 engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain storage
 config               | paddle_dla/config                          | -                 | -            | tables plain
                      |                                            |                   |              | storage

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from torch_ref.model import import_timm
 
 @dataclass(frozen=True)
 class Options:
-    """timm's options, by timm's names (1.0.31 ``train.py``)."""
+    """timm's options, by timm's names (1.0.31 ``train.py``).
+
+    ``adaptive`` are the optimizer's own, such as ``betas``; ``freeze`` are beginnings of the names of modules.
+    """
 
     opt: str
     lr: float
@@ -27,6 +31,10 @@ class Options:
     sched_on_updates: bool
     smoothing: float = 0.0
     clip_grad: float | None = None
+    layer_decay: float | None = None
+    filter_bias_and_bn: bool = True
+    adaptive: Mapping[str, Any] = field(default_factory=dict)
+    freeze: Sequence[str] = ()
 
 
 def train_epochs(
@@ -44,8 +52,16 @@ def train_epochs(
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
 
+    frozen = _freeze(model, tuple(options.freeze))
     optimizer = create_optimizer_v2(
-        model, options.opt, lr=options.lr, weight_decay=options.weight_decay, momentum=options.momentum
+        model,
+        options.opt,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        filter_bias_and_bn=options.filter_bias_and_bn,
+        layer_decay=options.layer_decay,
+        **options.adaptive,
     )
     schedule, _ = create_scheduler_v2(
         optimizer,
@@ -60,6 +76,8 @@ def train_epochs(
     updates = 0
     for epoch, batches in enumerate(epochs):
         model.train()
+        for module in frozen:
+            module.eval()
         for images, labels in batches:
             targets = torch.from_numpy(labels)
             loss = _criterion(targets, options.smoothing)(model(torch.from_numpy(images)), targets)
@@ -72,6 +90,13 @@ def train_epochs(
             schedule.step_update(num_updates=updates)
             yield loss.item()
         schedule.step(epoch + 1)
+
+
+def _freeze(model: torch.nn.Module, prefixes: tuple[str, ...]) -> list[torch.nn.Module]:
+    """Train nothing whose name begins with one of ``prefixes``; the modules, which stay in evaluation mode."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (prefixes and name.startswith(prefixes)))
+    return [module for name, module in model.named_modules() if prefixes and name.startswith(prefixes)]
 
 
 def _criterion(targets: torch.Tensor, smoothing: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

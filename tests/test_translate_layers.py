@@ -116,6 +116,8 @@ CASES = [
     case(nn.LSTM(4, 3, 2, batch_first=True, bidirectional=True), ROWS),
     case(nn.LSTM(4, 3, bias=False), ROWS),
     case(nn.LSTM(4, 3, 2, dropout=0.5), ROWS, random=True),
+    case(nn.LSTM(4, 3, proj_size=2), ROWS),
+    case(nn.RNN(4, 3, nonlinearity="relu", bidirectional=True), ROWS),
     case(nn.GRU(4, 3), ROWS),
     case(nn.GRU(4, 3, 2, batch_first=True, bidirectional=True), ROWS),
     case(nn.MaxPool1d(3, 2, 1), LINE),

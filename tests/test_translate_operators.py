@@ -56,6 +56,9 @@ OTHER_MASK = WHOLE % 2 == 0
 SINGLE = normal(3, 4).float()
 KERNEL = normal(5, 4, 2, 3).float().double()  # a constant that a port keeps in float32
 INDEX = torch.tensor([2, 0, 1, 2])
+VOLUME = (1, 2, 4, 3, 5)
+SQUARE = normal(2, 3, 3) + 4 * torch.eye(3)
+LSTM = normal(20, 4).float().double(), normal(20, 3).float().double(), normal(3, 5).float().double()
 
 CASES = [
     # arithmetic
@@ -111,6 +114,20 @@ CASES = [
     case("lerp.Scalar", lambda x, y: torch.lerp(x, y, 0.3), X, X),
     case("lerp.Tensor", lambda x, y, z: torch.lerp(x, y, z), X, X, X),
     case("reciprocal.default", lambda x: x.reciprocal(), P),
+    case("hypot.default", torch.hypot, X, P),
+    case("logaddexp.default", torch.logaddexp, X, P),
+    case("fmod.Scalar", lambda x: torch.fmod(x, -0.7), X),
+    case("fmod.Tensor", torch.fmod, X, P),
+    case("exp2.default", torch.exp2, X),
+    case("erfc.default", torch.erfc, X),
+    case("special_erfc.default", torch.special.erfc, X),
+    case("logit.default", torch.logit, (U + 1) / 2),
+    case("logit.default", lambda x: torch.logit(x, 2.0**-4), (U + 1) / 2),
+    case("lgamma.default", torch.lgamma, P),
+    case("digamma.default", torch.digamma, P, within=1e-8),  # Paddle's trigamma has fewer terms
+    case("asinh.default", torch.asinh, X),
+    case("acosh.default", torch.acosh, P + 1),
+    case("atanh.default", torch.atanh, U),
     case("square.default", lambda x: x.square(), X),
     case("maximum.default", lambda x, y: torch.maximum(x, y), X, P),
     case("maximum.default", lambda x: torch.maximum(x, x.detach()), X),
@@ -255,6 +272,13 @@ CASES = [
     case("cumsum.default", lambda x: x.cumsum(-1), MASK),
     case("cumsum.default", lambda x: x.cumsum(1, dtype=torch.float32), X),
     case("cumprod.default", lambda x: x.cumprod(1), X),
+    case("cummax.default", lambda x: x.cummax(1), X),
+    case("cummin.default", lambda x: x.cummin(-1)[0], X),
+    case("logcumsumexp.default", lambda x: x.logcumsumexp(1), X),
+    case("kthvalue.default", lambda x: x.kthvalue(2, 1), X),
+    case("median.dim", lambda x: x.median(-1, keepdim=True), X),
+    case("median.dim", lambda x: x.median(1)[0], X),
+    case("quantile.scalar", lambda x: x.quantile(0.3, 1), X),
     case("var.correction", lambda x: torch.var(x, dim=1, correction=1), X),
     case("var.correction", lambda x: x.var((1, 2), correction=0, keepdim=True), X),
     case("var.dim", lambda x: x.var((1, 2), unbiased=False), X),
@@ -294,6 +318,49 @@ CASES = [
     case("mv.default", torch.mv, (3, 4), (4,)),
     case("dot.default", torch.dot, (4,), (4,)),
     case("outer.default", torch.outer, (3,), (4,)),
+    case("bilinear.default", F.bilinear, (2, 3, 5), (2, 3, 6), (4, 5, 6), (4,)),
+    case("bilinear.default", F.bilinear, (3, 5), (3, 6), (4, 5, 6)),
+    case("cdist.default", torch.cdist, X, (2, 5, 4)),
+    case("cdist.default", lambda x: torch.cdist(x, x), X),
+    case("cdist.default", lambda x, y: torch.cdist(x, y, p=1), X, (5, 4)),
+    case("cdist.default", lambda x, y: torch.cdist(x, y, p=3), X, (2, 5, 4)),
+    case("cdist.default", lambda x, y: torch.cdist(x, y, p=float("inf")), X, (2, 5, 4)),
+    case("linalg_cross.default", lambda x, y: torch.linalg.cross(x, y.exp()), (2, 4, 3), (2, 4, 3)),
+    case("linalg_cross.default", lambda x, y: torch.linalg.cross(x, y, dim=1), X, P),
+    case("pairwise_distance.default", F.pairwise_distance, X, P),
+    case("pairwise_distance.default", lambda x, y: F.pairwise_distance(x, y, p=1, keepdim=True), X, (4,)),
+    case("tensordot.default", lambda x, y: torch.tensordot(x, y, dims=([2, 1], [0, 1])), X, (4, 3, 5)),
+    case("addmv.default", torch.addmv, (3,), (3, 4), (4,)),
+    case("kron.default", torch.kron, (3, 4), (2, 2)),
+    case("linalg_det.default", torch.linalg.det, SQUARE),
+    case("linalg_inv.default", torch.linalg.inv, SQUARE),
+    case("linalg_solve.default", torch.linalg.solve, SQUARE, (2, 3, 4)),
+    case("linalg_cholesky.default", lambda x: torch.linalg.cholesky(x @ x.mT), SQUARE),
+    case("linalg_cholesky.default", lambda x: torch.linalg.cholesky(x @ x.mT, upper=True), SQUARE),
+    # Fourier transforms and complex numbers
+    case("fft_fft.default", lambda x: torch.fft.fft(x, dim=1).real, X),
+    case("fft_ifft.default", lambda x: torch.fft.ifft(x, n=6, norm="ortho").imag * 2, X),
+    case("fft_rfft.default", lambda x: torch.fft.rfft(x, dim=1).abs(), X),
+    case("fft_irfft.default", lambda x: torch.fft.irfft(torch.fft.rfft(x), n=x.shape[-1]), (2, 5)),
+    case("fft_fft2.default", lambda x: torch.fft.fft2(x).real, IMAGE),
+    case("fft_ifft2.default", lambda x: torch.fft.ifft2(torch.fft.fft2(x) * 2).real, IMAGE),
+    case("fft_rfft2.default", lambda x, w: torch.view_as_real(torch.fft.rfft2(x, dim=(1, 2), norm="ortho") * w), IMAGE, (4, 4, 6)),
+    case("fft_irfft2.default", lambda x: torch.fft.irfft2(torch.fft.rfft2(x), s=(7, 6), norm="forward"), IMAGE),
+    case("fft_fftn.default", lambda x: torch.fft.fftn(x, dim=(1, 2)).imag * 2, X),
+    case("fft_ifftn.default", lambda x: torch.fft.ifftn(x).real, X),
+    case("fft_rfftn.default", lambda x: torch.fft.rfftn(x).real, X),
+    case("fft_irfftn.default", lambda x: torch.fft.irfftn(torch.fft.rfftn(x)), X),
+    case("fft_fftshift.default", lambda x: torch.fft.fftshift(x), (2, 5)),
+    case("fft_ifftshift.default", lambda x: torch.fft.ifftshift(x, dim=1), (2, 5)),
+    case("real.default", lambda x: torch.fft.fft(x).real, X),
+    case("imag.default", lambda x: torch.fft.fft(x).imag * 2, X),
+    case("angle.default", lambda x, y: torch.complex(x, y).angle(), X, P),
+    case("_conj.default", lambda x: (torch.fft.fft(x) * torch.fft.fft(x).conj()).real, X),
+    case("conj.default", lambda x: (torch.fft.fft(x) * torch.ops.aten.conj(torch.fft.fft(x))).real, X),
+    case("complex.default", lambda x, y: (torch.complex(x, y) * torch.complex(x, y)).imag, X, P),
+    case("polar.default", lambda x, y: torch.polar(x, y).real, P, X),
+    case("view_as_complex.default", lambda x, y: (torch.view_as_complex(x) * torch.polar(y.exp(), y)).real, (3, 4, 2), (4,)),
+    case("view_as_real.default", lambda x: torch.view_as_real(torch.fft.fft(x) * 2 + 1), X),
     case("addmm.default", torch.addmm, (2,), (3, 4), (4, 2)),
     case("addmm.default", lambda b, x, y: torch.addmm(b, x, y, beta=0.5, alpha=2), (3, 2), (3, 4), (4, 2)),
     case("baddbmm.default", lambda b, x, y: torch.baddbmm(b, x, y, beta=0.5, alpha=2), (2, 3, 5), X, (2, 4, 5)),
@@ -302,6 +369,7 @@ CASES = [
     case("scaled_dot_product_attention.default", lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True), (2, 2, 5, 3)),
     case("scaled_dot_product_attention.default", lambda q, m: F.scaled_dot_product_attention(q, q, q, m), (2, 2, 3, 3), torch.tensor([[True, False, True], [True, True, False], [False, False, True]])),
     case("scaled_dot_product_attention.default", lambda q, m: F.scaled_dot_product_attention(q, q, q, m, scale=0.3), (2, 2, 5, 3), (5, 5)),
+    case("scaled_dot_product_attention.default", lambda q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True), (1, 4, 3, 2), (1, 2, 3, 2)),
     case("conv1d.default", lambda x, w, b: F.conv1d(x, w, b, 2, 1, 2, 2), (2, 4, 9), (6, 2, 3), (6,)),
     case("conv2d.default", lambda x, w: F.conv2d(x, w, None, (2, 1), (1, 2), (1, 2)), IMAGE, (5, 4, 3, 2)),
     case("conv2d.default", lambda x, w, b: F.conv2d(x, w, b, groups=4, padding=1), IMAGE, (4, 1, 3, 3), (4,)),
@@ -315,6 +383,16 @@ CASES = [
     case("conv_transpose3d.input", lambda x, w: F.conv_transpose3d(x, w, None, 2, 1, 1), (1, 2, 3, 3, 4), (2, 3, 3, 3, 3)),
     case("lstm.input", lambda x, h, c, w, u: torch.lstm(x, (h, c), (w, u), False, 1, 0.0, False, False, True), (2, 3, 4), (1, 2, 5), (1, 2, 5), (20, 4), (20, 5)),
     case("gru.input", lambda x, h, w, u: torch.gru(x, h, (w, u), False, 1, 0.0, False, False, True), (2, 3, 4), (1, 2, 5), (15, 4), (15, 5)),
+    case("lstm.input", lambda x, h, c: torch.lstm(x, (h, c), (LSTM[0], LSTM[1], LSTM[2]), False, 1, 0.0, False, False, True)[0], (2, 3, 4), (1, 2, 3), (1, 2, 5)),  # a projection
+    case("rnn_tanh.input", lambda x, h, w, u: torch.rnn_tanh(x, h, (w, u), False, 1, 0.0, False, False, True), (2, 3, 4), (1, 2, 5), (5, 4), (5, 5)),
+    case("rnn_relu.input", lambda x, h, w, u: torch.rnn_relu(x, h, (w, u, w[:, 0], u[0]), True, 1, 0.0, False, False, False), (3, 2, 4), (1, 2, 5), (5, 4), (5, 5)),
+    case("lstm_cell.default", lambda x, h, c, w, u: torch.lstm_cell(x, (h, c), w, u), (2, 4), (2, 5), (2, 5), (20, 4), (20, 5)),
+    case("gru_cell.default", lambda x, h, w, u, b: torch.gru_cell(x, h, w, u, b, b * 2), (2, 4), (2, 5), (15, 4), (15, 5), (15,)),
+    case("rnn_tanh_cell.default", lambda x, h, w, u: torch.rnn_tanh_cell(x, h, w, u), (2, 4), (2, 5), (5, 4), (5, 5)),
+    case("rnn_relu_cell.default", lambda x, h, w, u: torch.rnn_relu_cell(x, h, w, u), (2, 4), (2, 5), (5, 4), (5, 5)),
+    case("embedding_bag.padding_idx", lambda i, w: F.embedding_bag(i.reshape(2, 2), w), INDEX, (3, 4)),
+    case("embedding_bag.padding_idx", lambda i, w: F.embedding_bag(i.reshape(2, 2), w, mode="max"), INDEX, (3, 4)),
+    case("embedding_bag.padding_idx", lambda i, w, o, s: F.embedding_bag(i, w, o, mode="sum", per_sample_weights=s), INDEX, (3, 4), torch.tensor([0, 1, 1]), (4,)),
     case("embedding.default", lambda i, w: F.embedding(i, w), INDEX, (3, 4)),
     case("embedding.default", lambda i, w: F.embedding(i, w, padding_idx=0), INDEX, (3, 4)),
     case("one_hot.default", lambda i: F.one_hot(i, 5), INDEX),
@@ -324,6 +402,9 @@ CASES = [
     case("layer_norm.default", lambda x, w: F.layer_norm(x, (4,), w), X, (4,)),
     case("rms_norm.default", lambda x, w: F.rms_norm(x, (4,), w, 1e-6), X, (4,)),
     case("rms_norm.default", lambda x: F.rms_norm(x, (4,), None, 1e-6), X),
+    case("rms_norm.default", lambda x: F.rms_norm(x, (4,)), X),
+    case("_weight_norm.default", lambda v, g: torch._weight_norm(v, g, 0), (3, 4, 2), (3, 1, 1)),
+    case("_weight_norm.default", lambda v, g: torch._weight_norm(v, g, 1), (3, 4), (1, 4)),
     case("group_norm.default", lambda x, w, b: F.group_norm(x, 2, w, b), IMAGE, (4,), (4,)),
     case("group_norm.default", lambda x: F.group_norm(x, 2), IMAGE),
     case("group_norm.default", lambda x, w, b: F.group_norm(x, 2, w, b), (3, 4), (4,), (4,), within=1e-10),  # of two elements
@@ -353,6 +434,11 @@ CASES = [
     case("adaptive_avg_pool2d.default", lambda x: F.adaptive_avg_pool2d(x, (1, 3)), IMAGE),
     case("adaptive_avg_pool2d.default", lambda x: F.adaptive_avg_pool2d(x, (7, 4)), IMAGE),
     case("adaptive_avg_pool2d.default", lambda x: F.adaptive_avg_pool2d(x, (9, None)), IMAGE),
+    case("adaptive_avg_pool3d.default", lambda x: F.adaptive_avg_pool3d(x, 1), VOLUME),
+    case("adaptive_avg_pool3d.default", lambda x: F.adaptive_avg_pool3d(x, (2, 3, None)), VOLUME),
+    case("adaptive_max_pool3d.default", lambda x: F.adaptive_max_pool3d(x, 2), VOLUME),
+    case("max_pool2d_with_indices.default", lambda x: F.max_pool2d(x, 2, return_indices=True), IMAGE),
+    case("max_unpool2d.default", lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2, output_size=(7, 6)), IMAGE),
     case("adaptive_max_pool1d.default", lambda x: F.adaptive_max_pool1d(x, 4), (2, 4, 9)),
     case("adaptive_max_pool2d.default", lambda x: F.adaptive_max_pool2d(x, 1), IMAGE),
     case("adaptive_max_pool2d.default", lambda x: F.adaptive_max_pool2d(x, (3, 4)), IMAGE),
@@ -360,6 +446,11 @@ CASES = [
     case("upsample_nearest2d.vec", lambda x: F.interpolate(x, (9, 3)), IMAGE),
     case("upsample_nearest2d.vec", lambda x: F.interpolate(x, scale_factor=2), IMAGE),
     case("upsample_nearest2d.vec", lambda x: F.interpolate(x, scale_factor=(2.0, 0.5)), IMAGE),
+    case("upsample_nearest3d.vec", lambda x: F.interpolate(x, (5, 3, 7)), VOLUME),
+    case("upsample_nearest3d.vec", lambda x: F.interpolate(x, scale_factor=2), VOLUME),
+    case("upsample_trilinear3d.vec", lambda x: F.interpolate(x, (5, 3, 7), mode="trilinear"), VOLUME),
+    case("upsample_trilinear3d.vec", lambda x: F.interpolate(x, scale_factor=2, mode="trilinear"), VOLUME),
+    case("upsample_trilinear3d.vec", lambda x: F.interpolate(x, (5, 1, 7), mode="trilinear", align_corners=True), VOLUME),
     case("upsample_linear1d.vec", lambda x: F.interpolate(x, 8, mode="linear"), (2, 3, 5)),
     case("upsample_bilinear2d.vec", lambda x: F.interpolate(x, (9, 3), mode="bilinear"), IMAGE),
     case("upsample_bilinear2d.vec", lambda x: F.interpolate(x, (9, 3), mode="bilinear", align_corners=True), IMAGE),
@@ -420,6 +511,9 @@ CASES = [
     case("split.Tensor", lambda x: x.split(8, -1), (2, 8)),
     case("split_with_sizes.default", lambda x: x.split([3, 1, 4], 1), (2, 8)),
     case("split_with_sizes.default", lambda x: x.split([4, 4], -1), (2, 8)),
+    case("tensor_split.indices", lambda x: x.tensor_split([2, 3], 1), (2, 8)),
+    case("hsplit.int", lambda x: torch.hsplit(x, 2), (2, 8)),
+    case("vsplit.int", lambda x: torch.vsplit(x, 2), (2, 8)),
     case("tensor_split.sections", lambda x: x.tensor_split(3, 1), (2, 8)),
     case("unbind.int", lambda x: x.unbind(-1), X),
     case("slice.Tensor", lambda x: x[:, 1:], X),
@@ -440,6 +534,14 @@ CASES = [
     case("scatter.value", lambda x, i: x.scatter(1, i, 2.5), (3, 4), torch.tensor([[0, 2], [1, 3], [2, 0]])),
     case("scatter_add.default", lambda x, i, y: x.scatter_add(1, i, y), (3, 4), torch.tensor([[0, 0], [1, 3], [2, 0]]), (3, 2)),
     case("index_add.default", lambda x, i, y: x.index_add(0, i, y), (3, 4), INDEX, (4, 4)),
+    case("scatter_reduce.two", lambda x, i, y: x.scatter_reduce(1, i, y, "sum"), (3, 4), torch.tensor([[0, 0], [1, 3], [2, 0]]), (3, 2)),
+    case("scatter_reduce.two", lambda x, i, y: x.scatter_reduce(1, i, y, "prod"), (3, 4), torch.tensor([[0, 2], [1, 3], [2, 0]]), (3, 2)),
+    case("index_put.default", lambda x, i, y: x.index_put((i[:3],), y), (3, 4), INDEX, (3, 4)),
+    case("index_put.default", lambda x, i, y: x.index_put((i, i), y, accumulate=True), (3, 4), INDEX, (4,)),
+    case("index_put.default", lambda x, i: _placed(x * 2, (slice(None), i[:2]), 1.5), X, INDEX),
+    case("index_put.default", lambda x, i, y: _placed(x * 2, (slice(None), i[:2], i[:2]), y), X, INDEX, (2, 2)),
+    case("index_put.default", lambda x, m: _placed(x * 2, m, 0.0), (3, 4), MASK),
+    case("index_put.default", lambda x, m: _placed(x * 2, m, 3), WHOLE, MASK),
     case("roll.default", lambda x: x.roll((1, -2), (1, 2)), X),
     case("roll.default", lambda x: x.roll(1, -1), X),
     case("roll.default", lambda x: x.roll(5), X),
@@ -463,6 +565,8 @@ CASES = [
     case("tril.default", lambda x: x.tril(-1), X),
     case("triu.default", lambda x: x.triu(1), X),
     case("diagonal.default", lambda x: x.diagonal(1, 1, 2), X),
+    case("trace.default", torch.trace, (3, 3)),
+    case("diag_embed.default", torch.diag_embed, X),
     # new tensors and types
     case("arange.default", lambda x: x + torch.arange(x.shape[-1]), X),
     case("arange.default", lambda x: x + torch.arange(x.shape[-1], dtype=x.dtype), X),
@@ -491,6 +595,7 @@ CASES = [
     case("meshgrid.indexing", lambda x, y: torch.meshgrid(x, y, indexing="ij"), (3,), (4,)),
     case("meshgrid.indexing", lambda x, y: torch.meshgrid(x, y, indexing="xy"), (3,), (4,)),
     case("meshgrid.default", lambda x, y: torch.ops.aten.meshgrid([x, y]), (3,), (4,)),
+    case("searchsorted.Tensor", lambda x: torch.searchsorted(torch.tensor([-0.5, 0.0, 0.5], dtype=x.dtype), x, right=True), X),
     case("bucketize.Tensor", lambda x: torch.bucketize(x, torch.tensor([-0.5, 0.0, 0.5], dtype=x.dtype)), X),
     case("to.dtype", lambda x: x.to(torch.int64), X),
     case("to.dtype", lambda x: x.float() * 2, X),
@@ -517,8 +622,6 @@ REFUSED = [
     case("avg_pool2d.default", lambda x: F.avg_pool2d(x, 2, divisor_override=3), IMAGE),
     case("max_pool2d.default", lambda x: F.max_pool2d(x, 2, 3, ceil_mode=True), IMAGE),
     case("instance_norm.default", lambda x, m, v: F.instance_norm(x, m, v, use_input_stats=False), IMAGE, (4,), (4,)),
-    case("scaled_dot_product_attention.default", lambda q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True), (1, 4, 3, 2), (1, 2, 3, 2)),
-    case("rms_norm.default", lambda x: F.rms_norm(x, (4,)), X),
     case("rms_norm.default", lambda x: F.rms_norm(x, (3, 4), None, 1e-6), X),
     case("var.correction", lambda x: torch.var(x, dim=1, correction=2), X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, 0), X),
@@ -527,6 +630,12 @@ REFUSED = [
     case("grid_sampler.default", lambda x, g: F.grid_sample(x, g, "bicubic", align_corners=False), IMAGE, (2, 3, 5, 2)),
     case("_upsample_bicubic2d_aa.vec", lambda x: F.interpolate(x, (4, 5), mode="bicubic", antialias=True, align_corners=True), IMAGE),
     case("index_add.default", lambda x, i, y: x.index_add(0, i, y, alpha=2), (3, 4), INDEX, (4, 4)),
+    case("index_put.default", lambda x, m, y: _placed(x * 2, m, y), (3, 4), MASK, (7,)),
+    case("scatter_reduce.two", lambda x, i, y: x.scatter_reduce(1, i, y, "amax"), (3, 4), torch.tensor([[0, 0], [1, 3], [2, 0]]), (3, 2)),
+    case("embedding_bag.padding_idx", lambda i, w: F.embedding_bag(i.reshape(2, 2), w, padding_idx=0), INDEX, (3, 4)),
+    case("quantile.scalar", lambda x: x.quantile(0.3, 1, interpolation="lower"), X),
+    case("diag_embed.default", lambda x: torch.diag_embed(x, 1), X),
+    case("linalg_solve.default", lambda a, b: torch.linalg.solve(a, b, left=False), SQUARE, SQUARE),
     case("pad.default", lambda x: F.pad(x, (1, 1), mode="reflect"), (3, 4)),
 ]  # fmt: skip
 """Uses that no rule serves."""
@@ -538,6 +647,16 @@ def _slices_filled(x: torch.Tensor, count: int) -> torch.Tensor:
     for number in range(count):
         mask[number, number : number + 2] = number
     return mask
+
+
+def _scaled(x: torch.Tensor) -> torch.Tensor:
+    scale = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype)
+    return x * scale
+
+
+def _placed(x: torch.Tensor, place: object, values: object) -> torch.Tensor:
+    x[place] = values
+    return x
 
 
 def _middle_cleared(x: torch.Tensor) -> torch.Tensor:
@@ -605,3 +724,9 @@ def assert_gradients(ours, theirs, within):
 def test_a_form_without_a_rule_is_refused(row):
     with pytest.raises(TranslationError):
         Port.of(Applied(row.function), row.inputs)
+
+
+def test_values_are_named_by_the_statement_that_makes_them():
+    source = Port.of(Applied(_scaled), (normal(2, 4),)).translated.source
+    assert 'self.register_buffer("scale", ' in source and "return x * self.scale" in source
+    assert "CASES" not in Port.of(Applied(CASES[0].function), CASES[0].inputs).translated.source

@@ -65,8 +65,8 @@ DROPOUTS = {
 }
 """Functions of ``nn.functional`` that draw at random."""
 RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "drop_prob", "PatchDropout": "prob",
-         "StochasticDepth": "p"}  # fmt: skip
-"""Layers that draw at random and are none of the frameworks' own, and the attribute that is their rate."""
+         "StochasticDepth": "p", "LSTM": "dropout", "GRU": "dropout", "RNN": "dropout"}  # fmt: skip
+"""Layers that draw at random and are no dropout layers of the frameworks, and the attribute that is their rate."""
 
 
 @contextmanager

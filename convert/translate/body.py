@@ -120,6 +120,8 @@ class Writer:
                 steps.append(step)
                 continue
             template = "" if step.name == ASSIGNED else self._template(step)
+            if functional(step.name) == "detach.default" and self._constant(step.args["self"]):
+                template = "self"
             if template in ("self", "input") and not self.templates[id(step)][1].replaced.get(template):
                 self.same[step.outputs[0]] = self._origin(step.args[template])
             else:
@@ -130,6 +132,11 @@ class Writer:
         while isinstance(ref, Ref) and ref.number in self.same:
             ref = self.same[ref.number]
         return ref
+
+    def _constant(self, ref: Ref | State) -> bool:
+        """Whether ``ref`` is a constant, to which no gradient goes anyway."""
+        origin = self._origin(ref)
+        return isinstance(origin, State) and origin.path in self.program.constants
 
     def _template(self, op: Op) -> str:
         rule = self.rules.get(op.name) or self.rules.get(functional(op.name))
@@ -392,7 +399,9 @@ class Writer:
                     if isinstance(word.value, ast.Constant):
                         word.value.default, word.value.switch = word.default, True
         expression = _Finish().visit(expression)
-        self._assign(op, position, expression, op.several)
+        if arguments.first_only and any(number in self.uses for number in op.outputs[1:]):
+            self._stop(op, f"the rule for {op.name} has the first of its results only")
+        self._assign(op, position, expression, op.several and not arguments.first_only)
 
     def _value(self, value: Any, role: str) -> ast.expr:
         if isinstance(value, (Ref, State)):

@@ -31,6 +31,7 @@ class Arguments:
         self.written: dict[str, ast.expr] = {}
         self.replaced: dict[str, Any] = {}
         self.defaults: dict[str, Any] = {}
+        self.first_only = False  # the template is the first of several results, and the others are not served
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -96,11 +97,13 @@ def _binary(operator: str) -> Callable[[Arguments], str]:
 def _promoted(a: Arguments, name: str) -> str:
     """``name`` cast to the type of the result where Paddle would refuse to mix the types."""
     if not a.is_tensor(name) or not a.is_tensor("self" if name == "other" else "other"):
-        if a.is_tensor(name) and a.tensor(name).dtype != a.result.dtype:
+        if a.is_tensor(name) and a.tensor(name).dtype != a.result.dtype and not a.result.complex:
             return cast(a, name, a.result.dtype)
         return name
     if a.tensor(name).dtype == a.result.dtype:
         return name
+    if a.result.complex:
+        return f"to_complex({name})" if not a.tensor(name).complex else name
     return cast(a, name, a.result.dtype)
 
 
@@ -216,7 +219,7 @@ def _rms_norm(a: Arguments) -> str:
     if len(a.normalized_shape) != 1:
         raise Unsupported("RMSNorm over several dimensions: write x * rsqrt(mean of its square over them + epsilon)")
     if a.eps is None:
-        raise Unsupported("RMSNorm whose epsilon is the type's own: give the layer an epsilon")
+        return "rms_norm(input, weight, epsilon=None)" if a.weight is not None else "rms_norm(input, epsilon=None)"
     return "rms_norm(input, weight, eps)" if a.weight is not None else "rms_norm(input, epsilon=eps)"
 
 
@@ -348,6 +351,11 @@ def _split(a: Arguments) -> str:
     return "self.split(parts, axis=dim)"
 
 
+def _split_along(a: Arguments, dim: int) -> str:
+    a.plain = {**a.plain, "dim": dim}
+    return _split(a)
+
+
 def _split_sizes(a: Arguments) -> str:
     a.set("dim", a.axis())
     sizes = a.split_sizes
@@ -459,7 +467,8 @@ def _nearest(a: Arguments) -> str:
         a.set(name, [1, *a.plain[name]])
         return f"F.interpolate(input.unsqueeze(2), {keyword}{name}, mode='nearest').squeeze(2)"
     a.set(name, a.plain[name] if name == "output_size" else square(a.plain[name]))
-    return f"F.interpolate(input, {keyword}{name}, mode='nearest')"
+    layout = ", data_format='NCDHW'" if a.tensor("input").rank == 5 else ""
+    return f"F.interpolate(input, {keyword}{name}, mode='nearest'{layout})"
 
 
 def _resized(kernel: str) -> Callable[[Arguments], str]:
@@ -467,13 +476,14 @@ def _resized(kernel: str) -> Callable[[Arguments], str]:
 
     def rule(a: Arguments) -> str:
         corners = ", align_corners=True" if a.align_corners else ""
+        resize = "resize_volume" if a.tensor("input").rank == 5 else "resize"
         if a.plain.get("output_size") is not None:
-            return f"resize(input, output_size, {kernel}{corners})"
+            return f"{resize}(input, output_size, {kernel}{corners})"
         factors = a.scale_factors
         if kernel == "linear" and not corners and len(factors) == 2 and all(factor in (2.0, 4.0) for factor in factors):
             a.set("scale_factors", square(factors))
             return "F.interpolate(input, scale_factor=scale_factors, mode='bilinear', align_corners=False)"
-        return f"resize(input, None, {kernel}{corners}, factors=scale_factors)"
+        return f"{resize}(input, None, {kernel}{corners}, factors=scale_factors)"
 
     return rule
 
@@ -516,7 +526,12 @@ def _attention(a: Arguments) -> str:
     if a.dropout_p:
         text += ", dropout=dropout_p, training=self_module.training"
     if a.enable_gqa:
-        raise Unsupported("attention with groups of queries: repeat keys and values for each group")
+        groups = a.tensor("query").shape[-3], a.tensor("key").shape[-3]
+        if not all(isinstance(count, int) for count in groups):
+            raise Unsupported("attention with groups of queries, whose number is not known: repeat keys and values")
+        a.set("repeats", groups[0] // groups[1])
+        for name in ("key", "value"):
+            text = text.replace(name, f"{name}.repeat_interleave(repeats, axis=-3)", 1)
     return text + ")"
 
 
@@ -630,10 +645,164 @@ def _recurrent(cell: str, states: str) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         if "batch_sizes" in a.plain:
             raise Unsupported("a packed sequence: pad it, and mask what follows each end")
-        text = f"recurrent({cell}, input, {states}, params, num_layers, has_biases, bidirectional, batch_first"
+        text = f"recurrent({cell}, input, {states}, params, num_layers, bidirectional, batch_first"
         return text + (", dropout, self_module.training)" if a.dropout else ")")
 
     return rule
+
+
+def _step(cell: str, states: str) -> Callable[[Arguments], str]:
+    """One step of a recurrent cell."""
+
+    def rule(a: Arguments) -> str:
+        biases = ", b_ih, b_hh" if a.b_ih is not None else ""
+        return f"{cell}(input, {states}, [w_ih, w_hh{biases}])" + ("" if states == "hx" else "[0]")
+
+    return rule
+
+
+def _embedding_bag(a: Arguments) -> str:
+    if a.include_last_offset or a.padding_idx is not None:
+        raise Unsupported("bags with include_last_offset or padding_idx: leave out the last offset, and padding before")
+    a.first_only = True
+    a.set("mode", ("sum", "mean", "max")[a.mode])
+    return "embedding_bag(weight, indices, offsets, mode" + (
+        ", per_sample_weights)" if a.per_sample_weights is not None else ")"
+    )
+
+
+def _fourier(name: str) -> Callable[[Arguments], str]:
+    """A transform of ``paddle.fft``, which calls its arguments otherwise."""
+
+    def rule(a: Arguments) -> str:
+        size, axis = ("n", "axis") if "n" in a.plain else ("s", "axes")
+        text = f"paddle.fft.{name}(self"
+        if a.plain[size] is not None:
+            text += f", {size}={size}"
+        if a.dim is not None:
+            a.set("dim", list(a.dim) if axis == "axes" else a.dim)
+            text += f", {axis}=dim"
+        return text + (", norm=norm)" if a.norm not in (None, "backward") else ")")
+
+    return rule
+
+
+def _shifted(sign: int) -> Callable[[Arguments], str]:
+    """``fftshift`` and its inverse, as what they are: ``paddle.fft.ifftshift`` fails along a single dimension."""
+
+    def rule(a: Arguments) -> str:
+        shape = a.tensor("self").shape
+        dims = [dim % len(shape) for dim in (range(len(shape)) if a.dim is None else a.dim)]
+        a.set("shifts", [_times(_half(shape[dim]), sign) for dim in dims])
+        a.set("dims", dims)
+        return "self.roll(shifts, axis=dims)"
+
+    return rule
+
+
+def _half(size: int | Expression) -> int | Expression:
+    return size // 2 if isinstance(size, int) else Expression("floordiv", (size, 2))
+
+
+def _times(size: int | Expression, sign: int) -> int | Expression:
+    if isinstance(size, int):
+        return sign * size
+    return size if sign == 1 else Expression("mul", (sign, size))
+
+
+def _index_put(a: Arguments) -> str:
+    given = [index for index in a.indices if index is not None]
+    axis = len(a.indices) - len(given)
+    number = not a.is_tensor("values")
+    values = "values"
+    if number:
+        a.set("dtype", Type(a.result.dtype))
+        values = "paddle.full([], values, dtype=dtype)"
+    elif a.tensor("values").dtype != a.result.dtype:
+        values = cast(a, "values", a.result.dtype)
+    if a._tensors(given[0]).dtype == "bool":
+        if len(a.indices) > 1 or a.accumulate or not (number or a.tensor("values").shape in ((), (1,))):
+            raise Unsupported("several values at a mask: their number depends on the mask; use torch.where")
+        a.set("mask", given[0])
+        missing = a.result.rank - a._tensors(given[0]).rank
+        mask = f"mask.unsqueeze({list(range(-missing, 0))})" if missing else "mask"
+        return f"paddle.where({mask}, {values}, self)"
+    if any(index is not None for index in a.indices[:axis]):
+        raise Unsupported("values at places of dimensions that are not neighbours: transpose the tensor before")
+    a.set("given", given)
+    a.set("axis", axis)
+    if axis == 0:
+        return f"paddle.index_put(self, given, {values}{', accumulate=True' if a.accumulate else ''})"
+    if a.accumulate:
+        raise Unsupported("adding at places of some dimensions: index the dimensions before them too")
+    return f"put(self, axis, given, {values})"
+
+
+def _scatter_reduce(a: Arguments) -> str:
+    names = {"sum": "add", "prod": "multiply", "mean": "mean", "amax": "amax", "amin": "amin"}
+    if a.reduce not in ("sum", "prod") or not a.include_self:
+        raise Unsupported(f"scatter_reduce by {a.reduce}, or without the tensor itself: write it with scatter_add")
+    a.set("reduce", names[a.reduce])
+    return "paddle.put_along_axis(self, index, src, axis=dim, reduce=reduce, broadcast=False)"
+
+
+def _middle(a: Arguments) -> str:
+    a.set("size", a.tensor("self").shape[a.axis()])
+    kept = ", keepdim=True" if a.keepdim else ""
+    return f"self.kthvalue((size + 1) // 2, axis=dim{kept})"
+
+
+def _quantile(a: Arguments) -> str:
+    if a.interpolation != "linear":
+        raise Unsupported(f"a quantile with interpolation {a.interpolation!r}: sort, and index the place")
+    where = "" if a.dim is None else ", axis=dim"
+    return f"paddle.quantile(self, q{where}{', keepdim=True' if a.keepdim else ''})"
+
+
+def _fmod(a: Arguments) -> str:
+    if not a.is_tensor("other"):
+        a.set("other", abs(a.other))
+        return "paddle.sign(self) * (self.abs() % other)"
+    return "paddle.sign(self) * (self.abs() % other.abs())"
+
+
+def _searchsorted(a: Arguments) -> str:
+    if a.sorter is not None or a.out_int32:
+        raise Unsupported("searchsorted with a sorter, or as int32: gather the sequence before, cast behind")
+    right = a.right or a.side == "right"
+    return f"paddle.searchsorted(sorted_sequence, self{', right=True' if right else ''})"
+
+
+def _weight_norm(a: Arguments) -> str:
+    rank = a.tensor("v").rank
+    if a.dim == -1:
+        return "g * (v / root(v.square().sum()))"
+    a.set("axes", [axis for axis in range(rank) if axis != a.dim % rank])
+    return "g * (v / root(v.square().sum(axis=axes, keepdim=True)))"
+
+
+def _diag_embed(a: Arguments) -> str:
+    if (a.offset, a.dim1, a.dim2) != (0, -2, -1):
+        raise Unsupported("diagonals beside the main one, or of other than the last dimensions: transpose or pad")
+    a.set("size", a.tensor("self").shape[-1])
+    a.set("dtype", Type(a.result.dtype))
+    return "self.unsqueeze(-1) * paddle.eye(size, dtype=dtype)"
+
+
+def _solve(a: Arguments) -> str:
+    if not a.left:
+        raise Unsupported("solve with left=False: transpose both sides")
+    a.first_only = len(a.results) > 1
+    return "paddle.linalg.solve(A, B)"
+
+
+def _pool_with_places(a: Arguments) -> str:
+    return _pool("max_pool2d_with_places", 2)(a)
+
+
+def _pairwise_distance(a: Arguments) -> str:
+    a.plain = {**a.plain, "ord": a.p, "dim": [-1]}
+    return _norm_of_order(a).replace("self", "(x1 - x2 + eps)")
 
 
 def _instance_norm(a: Arguments) -> str:
@@ -860,6 +1029,14 @@ OPERATORS: dict[str, Rule] = {
     "lerp.Tensor": "lerp(self, end, weight)",
     "atan2.default": "paddle.atan2(self, other)",
     "nan_to_num.default": "paddle.nan_to_num(self, nan, posinf, neginf)",
+    "hypot.default": "paddle.hypot(self, other)",
+    "logaddexp.default": "paddle.logaddexp(self, other)",
+    "fmod.Scalar": _fmod,
+    "fmod.Tensor": _fmod,
+    "exp2.default": "2.0 ** self",
+    "erfc.default": "1 - paddle.erf(self)",
+    "special_erfc.default": "1 - paddle.erf(self)",
+    "logit.default": lambda a: "paddle.logit(self)" if a.eps is None else "paddle.logit(self, eps)",
     "reciprocal.default": "1 / self",
     "square.default": "self.square()",
     "maximum.default": _of_common_type("paddle.maximum", "self", "other"),
@@ -900,8 +1077,18 @@ OPERATORS: dict[str, Rule] = {
             "erfinv",
             "trunc",
             "frac",
+            "lgamma",
+            "digamma",
+            "asinh",
+            "acosh",
+            "atanh",
+            "real",
+            "imag",
+            "angle",
+            "conj",
         )
     },
+    "_conj.default": "paddle.conj(self)",
     # comparisons and masks
     "eq.Scalar": _compared("=="),
     "eq.Tensor": _compared("=="),
@@ -976,6 +1163,12 @@ OPERATORS: dict[str, Rule] = {
     "argmax.default": "self.argmax(axis=dim, keepdim=keepdim)",
     "cumsum.default": _cumsum,
     "cumprod.default": "self.cumprod(dim)",
+    "cummax.default": "self.cummax(axis=dim)",
+    "cummin.default": "self.cummin(axis=dim)",
+    "logcumsumexp.default": "paddle.logcumsumexp(self, axis=dim)",
+    "kthvalue.default": lambda a: f"self.kthvalue(k, axis=dim{', keepdim=True' if a.keepdim else ''})",
+    "median.dim": _middle,
+    "quantile.scalar": _quantile,
     "topk.default": _topk,
     "sort.default": _sorted,
     "argsort.default": _argsort,
@@ -1001,6 +1194,29 @@ OPERATORS: dict[str, Rule] = {
     "outer.default": "paddle.outer(self, vec2)",
     "addmm.default": _added_product("mat1", "mat2"),
     "baddbmm.default": _added_product("batch1", "batch2"),
+    "bilinear.default": lambda a: f"bilinear(input1, input2, weight{'' if a.bias is None else ', bias'})",
+    "cdist.default": "distances(x1, x2, p)",
+    "pairwise_distance.default": _pairwise_distance,
+    "tensordot.default": "paddle.tensordot(self, other, [dims_self, dims_other])",
+    "addmv.default": _added_product("mat", "vec"),
+    "linalg_cross.default": "paddle.cross(self, other, axis=dim)",
+    "kron.default": "paddle.kron(self, other)",
+    "linalg_det.default": "paddle.linalg.det(A)",
+    "linalg_inv.default": "paddle.linalg.inv(A)",
+    "linalg_solve.default": _solve,
+    "linalg_cholesky.default": lambda a: "paddle.linalg.cholesky(self" + (", upper=True)" if a.upper else ")"),
+    # Fourier transforms and complex numbers
+    **{
+        f"fft_{name}{kind}.default": _fourier(f"{name}{kind}")
+        for kind in ("", "2", "n")
+        for name in ("fft", "ifft", "rfft", "irfft")
+    },
+    "fft_fftshift.default": _shifted(1),
+    "fft_ifftshift.default": _shifted(-1),
+    "complex.default": "paddle.complex(real, imag)",
+    "polar.default": "paddle.complex(abs * paddle.cos(angle), abs * paddle.sin(angle))",
+    "view_as_complex.default": "paddle.as_complex(self)",
+    "view_as_real.default": "paddle.as_real(self)",
     "einsum.default": "paddle.einsum(equation, *tensors)",
     "scaled_dot_product_attention.default": _attention,
     "conv1d.default": _conv("F.conv1d", 1),
@@ -1013,10 +1229,18 @@ OPERATORS: dict[str, Rule] = {
     "conv_transpose3d.input": _conv_transpose("F.conv3d_transpose"),
     "lstm.input": _recurrent("lstm_cell", "hx"),
     "gru.input": _recurrent("gru_cell", "[hx]"),
+    "rnn_tanh.input": _recurrent("rnn_cell", "[hx]"),
+    "rnn_relu.input": _recurrent("rnn_relu_cell", "[hx]"),
+    "lstm_cell.default": _step("lstm_cell", "hx"),
+    "gru_cell.default": _step("gru_cell", "[hx]"),
+    "rnn_tanh_cell.default": _step("rnn_cell", "[hx]"),
+    "rnn_relu_cell.default": _step("rnn_relu_cell", "[hx]"),
+    "embedding_bag.padding_idx": _embedding_bag,
     "embedding.default": _embedding,
     "one_hot.default": _one_hot,
     # normalisation
     "layer_norm.default": _norm,
+    "_weight_norm.default": _weight_norm,
     "rms_norm.default": _rms_norm,
     "group_norm.default": _group_norm,
     "instance_norm.default": _instance_norm,
@@ -1030,10 +1254,16 @@ OPERATORS: dict[str, Rule] = {
     "avg_pool1d.default": _pool("F.avg_pool1d", 1),
     "adaptive_avg_pool1d.default": _adaptive("adaptive_avg_pool1d", "mean"),
     "adaptive_avg_pool2d.default": _adaptive("adaptive_avg_pool2d", "mean"),
+    "adaptive_avg_pool3d.default": _adaptive("adaptive_avg_pool3d", "mean"),
     "adaptive_max_pool1d.default": _adaptive_max("F.adaptive_max_pool1d"),
     "adaptive_max_pool2d.default": _adaptive_max("F.adaptive_max_pool2d"),
+    "adaptive_max_pool3d.default": _adaptive_max("F.adaptive_max_pool3d"),
+    "max_pool2d_with_indices.default": _pool_with_places,
+    "max_unpool2d.default": "max_unpool2d(self, indices, output_size)",
     "upsample_nearest1d.vec": _nearest,
     "upsample_nearest2d.vec": _nearest,
+    "upsample_nearest3d.vec": _nearest,
+    "upsample_trilinear3d.vec": _resized("linear"),
     "upsample_linear1d.vec": _resized("linear"),
     "upsample_bilinear2d.vec": _resized("linear"),
     "upsample_bicubic2d.vec": _resized("cubic"),
@@ -1078,6 +1308,9 @@ OPERATORS: dict[str, Rule] = {
     "chunk.default": _split,
     "split.Tensor": _split,
     "tensor_split.sections": _split,
+    "tensor_split.indices": _split,
+    "hsplit.int": lambda a: _split_along(a, 0 if a.tensor("self").rank == 1 else 1),
+    "vsplit.int": lambda a: _split_along(a, 0),
     "split_with_sizes.default": _split_sizes,
     "unbind.int": "self.unbind(axis=dim)",
     "slice.Tensor": _slice,
@@ -1088,10 +1321,14 @@ OPERATORS: dict[str, Rule] = {
     "scatter.src": "paddle.put_along_axis(self, index, src, axis=dim, broadcast=False)",
     "scatter.value": "paddle.put_along_axis(self, index, value, axis=dim, broadcast=False)",
     "scatter_add.default": "paddle.put_along_axis(self, index, src, axis=dim, reduce='add', broadcast=False)",
+    "scatter_reduce.two": _scatter_reduce,
+    "index_put.default": _index_put,
     "index_add.default": _index_add,
     "roll.default": _roll,
     "flip.default": "self.flip(axis=dims)",
     "rot90.default": "paddle.rot90(self, k, dims)",
+    "trace.default": "self.diagonal().sum()",
+    "diag_embed.default": _diag_embed,
     "diagonal.default": "self.diagonal(offset, dim1, dim2)",
     "pad.default": _pad,
     "constant_pad_nd.default": _pad,
@@ -1118,6 +1355,7 @@ OPERATORS: dict[str, Rule] = {
     "fill.Tensor": _fill,
     "meshgrid.indexing": _meshgrid,
     "meshgrid.default": _meshgrid,
+    "searchsorted.Tensor": _searchsorted,
     "bucketize.Tensor": "paddle.bucketize(self, boundaries, right=right)",
     "to.dtype": _cast,
     "to.device": _cast,

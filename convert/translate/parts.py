@@ -235,13 +235,17 @@ class ScaledStdConv2D(StdConv2D):
 
 
 def lstm_cell(x, states, weights):
-    """One step: ``x`` (B, I), hidden and cell (B, H), and torch's weights (4H, I), (4H, H) and biases."""
+    """One step: ``x`` (B, I), hidden and cell (B, H), and torch's weights (4H, I), (4H, H), biases, projection (P, H).
+
+    Biases and projection may be missing.
+    """
     hidden, cell = states
     gates = x @ weights[0].T + hidden @ weights[1].T
-    gates = gates + weights[2] + weights[3] if len(weights) == 4 else gates
+    gates = gates + weights[2] + weights[3] if len(weights) > 3 else gates
     enter, forget, new, leave = gates.chunk(4, axis=-1)
     cell = F.sigmoid(forget) * cell + F.sigmoid(enter) * paddle.tanh(new)
-    return F.sigmoid(leave) * paddle.tanh(cell), cell
+    hidden = F.sigmoid(leave) * paddle.tanh(cell)
+    return hidden @ weights[-1].T if len(weights) % 2 else hidden, cell
 
 
 def gru_cell(x, states, weights):
@@ -256,14 +260,27 @@ def gru_cell(x, states, weights):
     return ((1 - update) * new + update * hidden,)
 
 
-def recurrent(cell, x, states, weights, layers, biases, bidirectional, batch_first, dropout=0.0, training=False):
+def rnn_cell(x, states, weights, activation=paddle.tanh):
+    """One step: ``x`` (B, I), hidden (B, H), and torch's weights (H, I), (H, H) and biases."""
+    (hidden,) = states
+    hidden = x @ weights[0].T + hidden @ weights[1].T
+    return (activation(hidden + weights[2] + weights[3] if len(weights) == 4 else hidden),)
+
+
+def rnn_relu_cell(x, states, weights):
+    """``rnn_cell`` with ReLU."""
+    return rnn_cell(x, states, weights, F.relu)
+
+
+def recurrent(cell, x, states, weights, layers, bidirectional, batch_first, dropout=0.0, training=False):
     """``cell`` along ``x`` (N, B, I), or (B, N, I); ``states``: one (layers * directions, B, H) for each of the cell's.
 
     ``weights``: torch's, the first layer's first, forward before backward. Returns the output and the last states.
     Written in plain operations, since the LSTM and GRU of Paddle have no gradient in evaluation.
     """
     x = x.transpose([1, 0, 2]) if batch_first else x
-    directions, count = 2 if bidirectional else 1, 4 if biases else 2
+    directions = 2 if bidirectional else 1
+    count = len(weights) // (layers * directions)
     last = []
     for layer in range(layers):
         x = F.dropout(x, dropout, training=training) if layer and dropout else x
@@ -298,7 +315,8 @@ def attention(query, key, value, mask=None, scale=None, causal=False, dropout=0.
 
 
 def rms_norm(x, weight=None, epsilon=1e-6):
-    """``x`` over the root of its mean square along the last dimension."""
+    """``x`` over the root of its mean square along the last dimension; ``epsilon=None``: that of the type."""
+    epsilon = paddle.finfo(x.dtype).eps if epsilon is None else epsilon
     x = x * paddle.rsqrt(x.square().mean(axis=-1, keepdim=True) + epsilon)
     return x if weight is None else x * weight
 
@@ -382,6 +400,52 @@ def cosine_similarity(x1, x2, axis, epsilon):
     return (x1 / first * (x2 / second)).sum(axis=axis)
 
 
+def distances(x1, x2, p=2.0):
+    """(..., N, M): how far each row of ``x1`` (..., N, C) is from each of ``x2`` (..., M, C), in the ``p``-norm."""
+    apart = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    if p == 2:
+        return root(apart.square().sum(axis=-1))
+    if p == float("inf"):
+        return apart.abs().amax(axis=-1)
+    return apart.abs().sum(axis=-1) if p == 1 else power(power(apart.abs(), p).sum(axis=-1), 1 / p)
+
+
+def bilinear(x1, x2, weight, bias=None):
+    """(..., O): ``x1`` (..., I) and ``x2`` (..., J) by ``weight`` (O, I, J)."""
+    outputs, size, other = weight.shape
+    x1 = (x1 @ weight.transpose([1, 0, 2]).reshape([size, -1])).reshape([*x1.shape[:-1], outputs, other])
+    x = (x1 @ x2.unsqueeze(-1)).squeeze(-1)
+    return x if bias is None else x + bias
+
+
+def to_complex(x):
+    """``x`` as complex numbers."""
+    return paddle.complex(x, paddle.zeros_like(x))
+
+
+def put(x, axis, indices, values):
+    """``x`` with ``values`` at ``indices`` of its dimensions from ``axis`` on."""
+    indices = paddle.broadcast_tensors(indices)
+    rank, after = indices[0].ndim, axis + len(indices)
+    values = values.expand([*x.shape[:axis], *indices[0].shape, *x.shape[after:]])
+    values = paddle.moveaxis(values, [*range(axis, axis + rank)], [*range(rank)])
+    indexed, first = [*range(axis, after)], [*range(len(indices))]
+    return paddle.moveaxis(paddle.index_put(paddle.moveaxis(x, indexed, first), indices, values), first, indexed)
+
+
+def max_pool2d_with_places(x, kernel_size, **options):
+    """Maxima of ``x`` (B, C, H, W) and where they are, as positions in H * W."""
+    values, places = F.max_pool2d(x, kernel_size, return_mask=True, **options)
+    return values, places.astype("int64")
+
+
+def max_unpool2d(x, places, size):
+    """Zeros (B, C, *size) with ``x`` (B, C, H, W) at ``places``, positions in H * W of the result."""
+    zeros = paddle.zeros([*x.shape[:2], size[0] * size[1]], dtype=x.dtype)
+    filled = paddle.put_along_axis(zeros, places.flatten(2), x.flatten(2), axis=2, broadcast=False)
+    return filled.reshape([*x.shape[:2], *size])
+
+
 def lerp(start, end, weight):
     """From ``start`` to ``end``, by ``weight``."""
     return start + weight * (end - start)
@@ -410,6 +474,23 @@ def embedding(indices, weight, padding_idx):
     """Rows of ``weight``; the row ``padding_idx`` gets no gradient."""
     rows = F.embedding(indices, weight)
     return paddle.where((indices == padding_idx).unsqueeze(-1), rows.detach(), rows)
+
+
+def embedding_bag(weight, indices, offsets, mode, scales=None):
+    """(B, C): the rows of ``weight`` at ``indices`` (N), reduced in bags that begin at ``offsets`` (B).
+
+    ``mode``: "sum", "mean" or "max"; ``scales`` (N) multiply the rows. A bag without rows is 0.
+    """
+    rows = F.embedding(indices, weight)
+    rows = rows if scales is None else rows * scales.unsqueeze(-1)
+    bag = (offsets.unsqueeze(1) <= paddle.arange(indices.shape[0], dtype=offsets.dtype)).astype("int64").sum(axis=0) - 1
+    inside = F.one_hot(bag, offsets.shape[0]).astype(rows.dtype).T
+    count = inside.sum(axis=1, keepdim=True)
+    if mode == "max":
+        outside = paddle.full([], float("-inf"), dtype=rows.dtype)
+        values, _ = max_and_index(paddle.where(inside.unsqueeze(-1) > 0, rows, outside), 1)
+        return paddle.where(count > 0, values, paddle.zeros_like(values))
+    return inside @ rows / count.clip(min=1) if mode == "mean" else inside @ rows
 
 
 def group_norm(x, groups, epsilon, weight=None, bias=None):
@@ -455,6 +536,16 @@ def adaptive_avg_pool2d(x, size):
     return x if size[1] is None else x @ average_weights(x.shape[3], size[1], x.dtype).T
 
 
+def adaptive_avg_pool3d(x, size):
+    """``x`` (B, C, D, H, W) averaged to ``size``, a number or three, ``None`` for what it is."""
+    depth, *sides = size if isinstance(size, (list, tuple)) else [size] * 3
+    planes = adaptive_avg_pool2d(x.flatten(1, 2), sides)
+    rows = planes.reshape([*x.shape[:3], -1])
+    if depth is not None:
+        rows = average_weights(x.shape[2], depth, x.dtype) @ rows
+    return rows.reshape([*rows.shape[:3], *planes.shape[2:]])
+
+
 def linear(distance):
     """Kernel of linear interpolation."""
     return F.relu(1 - distance.abs())
@@ -492,6 +583,16 @@ def resize(x, size, kernel, align_corners=False, factors=None):
     if x.ndim == 3:
         return x
     return interpolation(x.shape[2], size[0], kernel, x.dtype, align_corners, factors[0]) @ x
+
+
+def resize_volume(x, size, kernel, align_corners=False, factors=None):
+    """``x`` (B, C, D, H, W) at another size, or ``factors`` as large; no constant is rounded to float32."""
+    factors = factors or [None] * 3
+    if size is None:
+        size = [int(old * factor) for old, factor in zip(x.shape[2:], factors)]
+    planes = resize(x.flatten(1, 2), size[1:], kernel, align_corners, factors[1:]).reshape([*x.shape[:3], -1])
+    planes = interpolation(x.shape[2], size[0], kernel, x.dtype, align_corners, factors[0]) @ planes
+    return planes.reshape([*x.shape[:2], *size])
 
 
 def keys(distance):

@@ -96,6 +96,11 @@ class Tensor:
         """Whether its elements are real numbers."""
         return self.dtype == WORKING or "float" in self.dtype
 
+    @property
+    def complex(self) -> bool:
+        """Whether its elements are complex numbers."""
+        return self.dtype.startswith("complex")
+
 
 @dataclass
 class Op:

@@ -29,7 +29,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from convert.translate import modes
+from convert.translate import literals, modes
 from convert.translate.inplace import Mutations
 from convert.translate.linking import references
 from convert.translate.plain import (
@@ -47,6 +47,7 @@ from convert.translate.plain import (
     TranslationError,
     Type,
 )
+from convert.translate.reference import statement_at
 from convert.translate.symbols import expression_of, limit_of
 
 # what the module's numbers are while it is traced, and what a port calls its own type
@@ -431,19 +432,33 @@ class _Reader:
                 if node is not None and isinstance(node.meta.get("val"), torch.Tensor):
                     inputs.append((node.name, self._new(node)))
                 continue
-            path = spec.target
             if spec.kind.name == "CONSTANT_TENSOR" and _only_filled_in(node):
-                self.values[node] = self.exported.constants[path].item()
+                self.values[node] = self.exported.constants[spec.target].item()
                 continue
+            path = spec.target if spec.kind.name != "CONSTANT_TENSOR" else self._constant_path(node, spec.target)
             self.values[node] = State(path)
             self.states[path] = _tensor(node.meta["val"])
             if spec.kind.name == "CONSTANT_TENSOR":
-                self.constants[path] = self.exported.constants[path].detach().cpu().numpy()
+                self.constants[path] = self.exported.constants[spec.target].detach().cpu().numpy()
         for spec in self.exported.graph_signature.output_specs:
             if spec.kind.name != "USER_OUTPUT":
                 self.stops.append(Stop("", None, f"the forward changes {spec.target or spec.arg}, which is kept"))
         self.limits = {number: limit for _, number in inputs if (limit := self._limit(nodes, number)) is not None}
         return inputs
+
+    def _constant_path(self, node: torch.fx.Node, path: str) -> str:
+        """``path`` with a name from the statement that makes the constant, where that names it."""
+        owner, _, name = path.rpartition(".")
+        user = next(iter(node.users), None)
+        segments = self._segments(user) if user is not None else ()
+        spoken = statement_at(_user_place(segments[-1])) if segments else None
+        targets = spoken.targets if spoken else ()
+        module = self.modules[owner]
+        taken = {*module.children, *module.settings, *(held.name for held in module.held)}
+        taken |= {known.rpartition(".")[2] for known in self.constants if known.rpartition(".")[0] == owner}
+        if name.startswith("lifted_tensor"):
+            name = (targets[0] if len(targets) == 1 else None) or "constant"
+        return f"{owner}.{literals.free(name, taken)}".lstrip(".")
 
     def _limit(self, nodes: Mapping[str, torch.fx.Node], number: int) -> Limit | None:
         """For which heights and widths of an input of four dimensions the trace holds."""
@@ -629,12 +644,15 @@ def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:
     return found
 
 
+FILLING = {"fill_.Tensor", "index_put.default", "index_put_.default"}
+
+
 def _only_filled_in(constant: torch.fx.Node) -> bool:
-    """Whether all that a constant does is to fill tensors: ``mask[2:] = 5``."""
+    """Whether all that a constant does is to fill tensors: ``mask[2:] = 5``, ``x[mask] = 0``."""
     copies = list(constant.users)
     users = [user for copy in copies for user in copy.users]
     names = {_operator_name(user.target) for user in users}
-    return names == {"fill_.Tensor"} and all(_operator_name(copy.target) == LIFTED for copy in copies)
+    return bool(names) and names <= FILLING and all(_operator_name(copy.target) == LIFTED for copy in copies)
 
 
 def _region_position(node: torch.fx.Node) -> int:

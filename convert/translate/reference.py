@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convert.translate.plain import Place
 
@@ -63,8 +63,9 @@ def _targets(statement: ast.stmt) -> tuple[str | None, ...]:
 
 
 def statement_at(place: Place | None) -> Statement | None:
-    """The simple statement that ``place`` lies in."""
-    return _statements(place.file).get(place.line) if place else None
+    """The simple statement that ``place`` lies in. A lambda returns what it computes, whatever it is written inside."""
+    found = _statements(place.file).get(place.line) if place else None
+    return replace(found, targets=(), returns=True) if found and place.function == "<lambda>" else found
 
 
 def _assignments(file: str, function: int) -> Iterator[ast.Assign]:

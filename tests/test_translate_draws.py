@@ -90,6 +90,13 @@ def test_what_would_be_lost_in_silence_is_refused_with_its_line(module, said):
     assert ".py:" in str(caught.value)
 
 
+def test_complex_weights_are_refused():
+    module = nn.Linear(4, 3, dtype=torch.complex64)
+    with pytest.raises(TranslationError) as caught:
+        translate(module, (normal(3, 4).float(),))
+    assert [stop.path for stop in caught.value.stops] == ["weight", "bias"]
+
+
 def test_a_port_for_evaluation_only_leaves_out_what_training_draws():
     module = ByFunction(lambda x, training: x + torch.rand_like(x) if training else x)
     assert "rand" not in translate(module, (normal(3, 4).float(),), training=False).source

@@ -105,6 +105,7 @@ def trace(
 
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
+    _check_real(module)
     args, kwargs = tuple(args), dict(kwargs or {})
     draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
     args, kwargs = _double(args), _double(kwargs)
@@ -114,6 +115,15 @@ def trace(
         program.twofold = frozenset(twofold)
         _share_constants(program, program.training)
     return program
+
+
+def _check_real(module: torch.nn.Module) -> None:
+    """Raises ``TranslationError`` for complex parameters and buffers: a cast to float64 drops their imaginary part."""
+    held = (*module.named_parameters(), *module.named_buffers())
+    why = "complex numbers: register torch.view_as_real of them, and call torch.view_as_complex in the forward"
+    stops = [Stop(path, None, why) for path, value in held if value.is_complex()]
+    if stops:
+        raise TranslationError(stops)
 
 
 def _share_constants(evaluation: Program, training: Program) -> None:

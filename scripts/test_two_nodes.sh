@@ -6,7 +6,7 @@ set -euo pipefail
 root=$(dirname "$(dirname "$(realpath "$0")")")
 mkdir -p "${1:?a folder for images, runs and logs}"
 work=$(realpath "$1")
-export PYTHONPATH=$root:$root/tests OMP_NUM_THREADS=1
+export PYTHONPATH=$root:$root/tests:$root/tests/without_pictures OMP_NUM_THREADS=1
 python=${PYTHON:-python}
 near=dla-near-$$ far=dla-far-$$
 

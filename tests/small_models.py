@@ -6,14 +6,20 @@ from functools import cache
 
 import numpy as np
 import paddle
+import pytest
 from paddle import nn
 
-from paddle_dla import checkpoint, create_model
+from paddle_dla import checkpoint, create_model, list_models
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.manifest import FORMAT, describe
 
 SIZE = (3, 32, 32)
 CLASSES = 10
+
+DIFFERENT = ("dla34", "dla46_c", "dla46x_c", "dla60_res2net", "dla60_res2next", "dla102")
+"""Every kind of block, and roots with and without a shortcut; the other variants are more or wider of the same."""
+EACH_MODEL = [pytest.param(name, marks=[] if name in DIFFERENT else pytest.mark.heavy) for name in list_models()]
+"""For properties that a network's width and depth do not touch: all twelve are for the heavy tests."""
 
 
 def small_model(name: str, seed: int = 0, **options) -> nn.Layer:

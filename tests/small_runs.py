@@ -64,9 +64,10 @@ def small_config(data: Path, output: Path, *overrides: str) -> Config:
 
 
 def environment() -> dict[str, str]:
-    """For processes that this test starts: this tree's package, one thread, no launcher around it."""
+    """For processes that this test starts: this tree's package, one thread, no pictures, no launcher around it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PADDLE_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'without_pictures'}"
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def command(config: Path, *overrides: str, processes: int = 1, options: tuple[str, ...] = ()) -> list[str]:

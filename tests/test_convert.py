@@ -25,7 +25,6 @@ from timm_files import (
 from convert import paddle2timm, timm2paddle
 from convert.conversion import ConversionError, convert_source
 from convert.key_map import to_paddle
-from convert.layout import state_layout
 from convert.paddle2timm import convert_back
 from convert.readers import Source, read_source, source_from_arrays
 from paddle_dla import checkpoint
@@ -65,12 +64,17 @@ def converted(source, tmp_path):
 # --- there and back -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", VARIANTS)
-def test_every_tensor_of_every_model_comes_back_bit_for_bit(model):
-    weights = quick_weights(model)
-    conversion = convert_source(source_from_arrays(weights), model)
+@pytest.fixture(scope="module", params=VARIANTS)
+def of_each_model(request):
+    """timm's weights of each model, and their conversion."""
+    weights = quick_weights(request.param)
+    return weights, convert_source(source_from_arrays(weights), request.param)
+
+
+def test_every_tensor_of_every_model_comes_back_bit_for_bit(of_each_model):
+    weights, conversion = of_each_model
     assert list(conversion.arrays) == [to_paddle(name) for name in weights if to_paddle(name)]
-    back = convert_back(conversion.arrays, model, conversion.manifest)
+    back = convert_back(conversion.arrays, conversion.model, conversion.manifest)
     assert list(back) == list(weights)
     assert same_bits(raw(back), weights)
 
@@ -586,11 +590,9 @@ def test_the_manifest_has_the_origin_and_checksum_of_every_tensor(dtype, tmp_pat
         assert entry["sha256"] == hashlib.sha256(arrays[name].astype("<f4").tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("model", VARIANTS)
-def test_every_tensor_is_mapped_or_dropped_exactly_once(model):
-    layout = enumerate(state_layout(model).items())
-    weights = {name: np.zeros(shape, np.float32) if shape else np.asarray(i) for i, (name, shape) in layout}
-    manifest = convert_source(source_from_arrays(weights), model).manifest
+def test_every_tensor_is_mapped_or_dropped_exactly_once(of_each_model):
+    weights, conversion = of_each_model
+    manifest = conversion.manifest
     mapped = [entry["from"] for entry in manifest["tensors"].values()]
     assert sorted([*mapped, *manifest["dropped"]]) == sorted(weights)
     for name, entry in manifest["dropped"].items():

@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from small_models import CLASSES, SIZE, noise, small_model
+from small_models import CLASSES, EACH_MODEL, SIZE, noise, small_model
 
-from paddle_dla import list_models
 from paddle_dla.cpu import usable_threads
 from paddle_dla.engines import ENGINES, EngineError, base, open_engine
 from paddle_dla.exporting import check
 from paddle_dla.exporting.errors import ExportError
 
-COMPACT = ("dla46_c", "dla46x_c", "dla60x_c")
-MODELS = [pytest.param(name, marks=[] if name in COMPACT else pytest.mark.slow) for name in list_models()]
 PACKAGE = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "paddle2onnx"}
 
 
@@ -27,7 +24,7 @@ def engine(kind, model=None, **options):
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH_MODEL)
 def test_each_engine_agrees_with_the_network_to_rounding_in_any_batch(name, kind):
     model = small_model(name)
     agreement = check.compare(engine(kind, model), check.measure(model, noise(7)))

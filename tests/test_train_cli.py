@@ -409,7 +409,8 @@ def as_one_and_as_two(trained, images, tmp_path_factory):
     """
     weights = trained / "run" / "checkpoints" / "last" / "model.pdparams"
     drawn = ("model.drop_rate=0", "mixing.mixup_alpha=0", "mixing.cutmix_alpha=0", "transform.train.re_prob=0")
-    same, found = (f"model.pretrained={weights}", "train.linear_probe=true", *drawn), {}
+    same = (f"model.pretrained={weights}", "train.linear_probe=true", "train.recovery_interval=0", *drawn)
+    found = {}
     for processes, batch_size in ((1, 4), (2, 2)):
         folder = tmp_path_factory.mktemp(f"by{processes}")
         config = write_config(folder, images)
@@ -444,7 +445,7 @@ def test_two_processes_exchange_gradients_that_were_recomputed(tmp_path, images)
     for recompute in ("false", "true"):
         folder = tmp_path / recompute
         folder.mkdir()
-        options = (f"train.recompute={recompute}", "optimizer.lr=1e-15", "schedule.warmup_lr=0")
+        options = (*QUICK, f"train.recompute={recompute}", "optimizer.lr=1e-15", "train.recovery_interval=0")
         code, output = run(command(write_config(folder, images), *options, processes=2))
         assert code == 0, output  # weights that drift apart end the run
         found.append(np.array([line[3] for line in losses(folder / "run")]))

@@ -33,5 +33,6 @@ def test_the_converted_model_scores_what_the_original_scores(predicted, test_set
 @pytest.mark.slow
 @pytest.mark.torch
 def test_every_prediction_is_that_of_torch(shared_data, predicted, test_set):
+    """The first 2,000; of all 10,000 in the heavy tests of test_fashion_evaluation.py."""
     checkpoint = shared_data / "checkpoints/dla46_c_fashion_mnist.pth.tar"
-    np.testing.assert_array_equal(predicted, torch_predictions(checkpoint, test_set[0]))
+    np.testing.assert_array_equal(predicted[:2000], torch_predictions(checkpoint, test_set[0][:2000]))

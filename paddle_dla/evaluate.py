@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from paddle_dla.command_parser import CommandParser
@@ -31,10 +31,10 @@ from paddle_dla.data.source import Source
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.evaluation import evaluate
 from paddle_dla.metrics import Predictions, certain, merge, refuse_none, refuse_one_class
-from paddle_dla.options import add_loading, add_preprocessing, chosen_loading
+from paddle_dla.options import add_config, add_data, options_of
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks, gather, joined
-from paddle_dla.scores import Scores, check_outputs, lines, score, write_outputs
+from paddle_dla.scores import EvaluateOptions, Scores, check_outputs, lines, score, write_outputs
 from paddle_dla.subject import Subject, add_subject, open_subject
 from paddle_dla.terminal import run_command
 
@@ -42,11 +42,9 @@ from paddle_dla.terminal import run_command
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("evaluate", __doc__)
-    result.add_argument("--config", metavar="FILE", help="a YAML file that sets what the command line does not")
-    result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    add_config(result, what="a YAML file that sets what the command line does not")
     add_subject(result)
-    add_loading(result, data_required=False)
-    add_preprocessing(result)
+    add_data(result, required=False)
     labels = result.add_argument_group("labels")
     labels.add_argument("--real-labels", metavar="real.json", help="reassessed labels (ReaL) for ImageNet's val images")
     labels.add_argument(
@@ -65,17 +63,20 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        args = parsed(argv)
-        check_outputs(args)
-        run(args)
+        run(parsed(argv), print_now)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, over the config that it may name. Raises ``ConfigError``, and ``ValueError`` without data."""
+def print_now(line: str) -> None:
+    """Print a line that somebody may be waiting for."""
+    print(line, flush=True)
+
+
+def parsed(argv: Sequence[str] | None) -> EvaluateOptions:
+    """The command line, over the config that it may name. Raises ``ConfigError``."""
     command = parser()
     args = command.parse_args(argv)
     if args.config:
@@ -83,9 +84,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         args = command.parse_args(argv)
     elif args.override:
         command.error("-o changes a config; name one with --config")
-    if args.data is None:
-        raise WrongValue("which images? --data names a folder of class folders, a list file, or tar shards")
-    return args
+    return options_of(EvaluateOptions, args)
 
 
 def evaluation_defaults(config: Config) -> dict[str, object]:
@@ -116,33 +115,37 @@ def evaluation_defaults(config: Config) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def run(args: argparse.Namespace) -> Scores:
-    """Evaluate as the command line says; the first rank prints and writes. Raises ``UserError``."""
+def run(options: EvaluateOptions, tell: Callable[[str], None] = lambda line: None) -> Scores:
+    """Evaluate; the first rank tells what it finds and writes the files. Raises ``UserError``."""
+    if options.data is None:
+        raise WrongValue("which images? --data names a folder of class folders, a list file, or tar shards")
+    check_outputs(options)
     with joined() as ranks:
-        subject = open_subject(args)
-        subset = _subset(args, subject)
+        told = tell if ranks.first else lambda line: None
+        subject = open_subject(options, told)
+        subset = _subset(options, subject)
         num_classes = len(subset) if subset else subject.num_classes
         names = subject.class_names.of(subset) if subject.class_names and subset else subject.class_names
-        source = open_labelled(args.data, args.data_root, names, subject.named_by, num_classes)
+        source = open_labelled(options.data, options.data_root, names, subject.named_by, num_classes)
         refuse_one_class(num_classes)
         source.notes = (*source.notes, *certain(num_classes, (1, 5)))
-        if ranks.first:
-            print("\n".join([*subject.heading(), *source.notes]), flush=True)
+        told("\n".join([*subject.heading(), *source.notes]))
         subject.expect(source.num_samples // ranks.count)
         began = time.perf_counter()
-        predictions, skipped = predict_all(args, subject, source, ranks, num_classes, subset)
-    real = read_real_labels(args.real_labels) if args.real_labels else None
+        predictions, skipped = predict_all(options, subject, source, ranks, num_classes, subset)
+    real = read_real_labels(options.real_labels) if options.real_labels else None
     scores = score(predictions, source, skipped, real, time.perf_counter() - began)
+    told("\n".join(lines(scores, subject, options.compare_published)))
     if ranks.first:
-        print("\n".join(lines(scores, subject, args.compare_published)))
-        write_outputs(args, scores, predictions, source, subject, subset)
+        write_outputs(options, scores, predictions, source, subject, subset)
     return scores
 
 
-def _subset(args: argparse.Namespace, subject: Subject) -> list[int] | None:
-    if not args.valid_labels:
+def _subset(options: EvaluateOptions, subject: Subject) -> list[int] | None:
+    if not options.valid_labels:
         return None
-    return read_subset(args.valid_labels, subject.class_names.ids if subject.class_names else (), subject.num_classes)
+    ids = subject.class_names.ids if subject.class_names else ()
+    return read_subset(options.valid_labels, ids, subject.num_classes)
 
 
 def _with_signs_of_life(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
@@ -154,7 +157,7 @@ def _with_signs_of_life(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batc
 
 
 def predict_all(
-    args: argparse.Namespace,
+    options: EvaluateOptions,
     subject: Subject,
     source: Source,
     ranks: Ranks,
@@ -167,11 +170,11 @@ def predict_all(
     """
     from paddle_dla.data.pipeline import evaluation_loader
 
-    loader = evaluation_loader(source, subject.preprocessing, chosen_loading(args), ranks)
-    progress = Progress(source.num_samples // ranks.count, args.log_interval, quiet=not ranks.first)
+    loader = evaluation_loader(source, subject.preprocessing, options.loading(), ranks)
+    progress = Progress(source.num_samples // ranks.count, options.log_interval, quiet=not ranks.first)
     batches = _with_signs_of_life(loader, ranks)
     try:
-        own = evaluate(subject.engine, batches, num_classes, subset=subset, flip=args.flip, progress=progress)
+        own = evaluate(subject.engine, batches, num_classes, subset=subset, flip=options.flip, progress=progress)
     finally:
         progress.close()
     parts, skipped = zip(*gather((own, loader.skipped), ranks))

@@ -32,7 +32,7 @@ from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
 from paddle_dla.errors import UserError, WrongValue
-from paddle_dla.options import add_loading, add_preprocessing, chosen_loading, chosen_preprocessing, threads
+from paddle_dla.options import DataOptions, add_data, add_preprocessing, chosen_preprocessing, options_of, threads
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
 from paddle_dla.reports import fill_csv
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
     result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
     result.add_argument("--threads", type=threads, metavar="N", help="default: all usable cores")
-    add_loading(result)
+    add_data(result)
     add_preprocessing(result)
     return result
 
@@ -96,7 +96,9 @@ def run(args: argparse.Namespace) -> None:
     source = _source(args, loaded)
     for note in source.notes:
         print(note)
-    loader = evaluation_loader(source, chosen_preprocessing(args, loaded.preprocessing), chosen_loading(args), Ranks())
+    loader = evaluation_loader(
+        source, chosen_preprocessing(args, loaded.preprocessing), options_of(DataOptions, args).loading(), Ranks()
+    )
     # without a classifier the network returns its pooled features
     loaded.layer.reset_classifier(0)
     engine = EagerEngine(loaded.layer, args.threads)

@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 from paddle_dla.cpu import usable_threads
 from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 from paddle_dla.storage.shown import shown
 
+Options = TypeVar("Options")
+
+
+def options_of(kind: type[Options], given: object, **changes: object) -> Options:
+    """The options ``kind``, a dataclass, with the values that ``given`` has under the names of its fields.
+
+    ``given`` is what ``argparse`` parsed, or other options; ``changes`` are what is chosen otherwise. What neither has
+    stays at its default.
+    """
+    known = {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
+    return kind(**{name: _frozen(value) for name, value in {**known, **changes}.items()})
+
+
+def _frozen(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingOptions:
+    """What replaces parts of the preprocessing that belongs to a model; ``None``: as it is."""
+
+    input_size: tuple[int, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
 
 def add_preprocessing(to: argparse.ArgumentParser) -> None:
-    """What replaces parts of the preprocessing that belongs to a model."""
+    """The options of ``PreprocessingOptions``."""
     group = to.add_argument_group("preprocessing", "default: what the weights were published or converted with")
     group.add_argument(
         "--input-size", type=positive, nargs="+", metavar="N", help="side, or height and width, in pixels"
@@ -24,14 +52,14 @@ def add_preprocessing(to: argparse.ArgumentParser) -> None:
     group.add_argument("--std", type=float, nargs="+", metavar="X", help="of each channel, on the scale of [0, 1]")
 
 
-def chosen_preprocessing(args: argparse.Namespace, base: Preprocessing) -> Preprocessing:
-    """``base`` with what the command line says otherwise. Raises ``ValueError`` for what makes no sense."""
-    given = {name: getattr(args, name) for name in ("crop_pct", "interpolation", "mean", "std")}
+def chosen_preprocessing(options: PreprocessingOptions, base: Preprocessing) -> Preprocessing:
+    """``base`` with what the options say otherwise. Raises ``WrongValue`` for what makes no sense."""
+    given = {name: getattr(options, name) for name in ("crop_pct", "interpolation", "mean", "std")}
     changes = {name: value for name, value in given.items() if value is not None}
-    if args.input_size:
-        if len(args.input_size) > 2:
-            raise WrongValue(f"--input-size takes one side, or height and width, not {args.input_size}")
-        changes["input_size"] = (base.input_size[0], args.input_size[0], args.input_size[-1])
+    if options.input_size:
+        if len(options.input_size) > 2:
+            raise WrongValue(f"--input-size takes one side, or height and width, not {list(options.input_size)}")
+        changes["input_size"] = (base.input_size[0], options.input_size[0], options.input_size[-1])
     return replace(base, **changes)
 
 
@@ -45,25 +73,57 @@ class Loading:
     timeout: float = 120.0
 
 
-def add_loading(to: argparse.ArgumentParser, data_required: bool = True) -> None:
-    """Which data, and how it is read; see ``chosen_loading``."""
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which data, and how it is read; ``workers``: the processes that read it."""
+
+    data: str | None = None
+    data_root: str | None = None
+    batch_size: int = Loading.batch_size
+    workers: int = field(default_factory=usable_threads)
+    max_skipped: int = Loading.max_skipped
+    log_interval: int = 10
+    timeout: float = Loading.timeout
+
+    def loading(self) -> Loading:
+        """What a loader is made with."""
+        return Loading(self.batch_size, self.workers, self.max_skipped, self.timeout)
+
+
+def add_data(to: argparse.ArgumentParser, required: bool = True) -> None:
+    """The options of ``DataOptions``; ``required``: whether there must be a ``--data``."""
     group = to.add_argument_group("data")
     group.add_argument(
-        "--data", required=data_required, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards"
+        "--data", required=required, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards"
     )
     group.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
-    group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images a step and rank (64)")
+    group.add_argument(
+        "--batch-size", type=positive, default=DataOptions.batch_size, metavar="N", help="images a step and rank (64)"
+    )
     group.add_argument(
         "--workers", type=workers, default=usable_threads(), metavar="N", help="processes that read images"
     )
     group.add_argument("--max-skipped", type=natural, default=0, metavar="N", help="damaged images to leave out (0)")
     group.add_argument("--log-interval", type=positive, default=10, metavar="N", help="steps between two lines (10)")
-    group.add_argument("--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one image (120)")
+    group.add_argument(
+        "--timeout", type=seconds, default=DataOptions.timeout, metavar="S", help="seconds for one image (120)"
+    )
 
 
-def chosen_loading(args: argparse.Namespace) -> Loading:
-    """What ``add_loading`` put on the command line."""
-    return Loading(args.batch_size, args.workers, args.max_skipped, args.timeout)
+@dataclass(frozen=True, kw_only=True)
+class ConfigOptions:
+    """A YAML file, and what is changed in it: ``KEY=VALUE`` each."""
+
+    config: str | None = None
+    override: tuple[str, ...] = ()
+
+
+def add_config(to: argparse.ArgumentParser, required: bool = False, what: str = "a YAML file") -> None:
+    """The options of ``ConfigOptions``."""
+    to.add_argument("--config", "-c", required=required, metavar="FILE", help=f"{what}, such as configs/dla60.yaml")
+    to.add_argument(
+        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change in it"
+    )
 
 
 HIGHEST = 2**31 - 1

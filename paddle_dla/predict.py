@@ -29,7 +29,7 @@ from paddle_dla.errors import UserError
 from paddle_dla.evaluation import evaluate
 from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions, refuse_one_class
-from paddle_dla.options import Loading, add_preprocessing, positive
+from paddle_dla.options import Loading, options_of, positive
 from paddle_dla.progress import Progress
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.apart import check_apart
@@ -37,7 +37,7 @@ from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.csv_text import write_rows
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.shown import shown
-from paddle_dla.subject import Subject, add_subject, open_subject
+from paddle_dla.subject import Subject, SubjectOptions, add_subject, open_subject
 from paddle_dla.terminal import run_command
 
 MANY = 64  # images from which on workers pay for their start
@@ -48,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
     result = CommandParser("predict", __doc__)
     result.add_argument("images", nargs="+", metavar="IMAGE|DIR|GLOB")
     add_subject(result)
-    add_preprocessing(result)
     output = result.add_argument_group("output")
     output.add_argument("--topk", type=positive, default=5, metavar="N", help="classes of each image (5)")
     output.add_argument("--format", choices=WRITERS, default="table")
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         refuse_picture_in(folder, args.montage)
     for note in source.notes:
         print(note, file=sys.stderr)
-    subject = open_subject(args)
+    subject = open_subject(options_of(SubjectOptions, args), lambda line: print(line, file=sys.stderr))
     refuse_one_class(subject.num_classes)
     subject.expect(source.num_samples)
     predictions, skipped = predict(subject, source, args.topk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from paddle_dla.engines.base import require
 from paddle_dla.exporting.folder import export_files
 from paddle_dla.metrics import Predictions, confusion, mean_loss, real_accuracy, top_k
 from paddle_dla.models.registry import find_model
+from paddle_dla.options import ConfigOptions, DataOptions
 from paddle_dla.reports import (
     check_table_suffix,
     class_table,
@@ -27,9 +27,23 @@ from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.shown import shown
-from paddle_dla.subject import Subject
+from paddle_dla.subject import Subject, SubjectOptions
 
 IMAGENET_VAL = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SubjectOptions, DataOptions, ConfigOptions):
+    """What is evaluated, on what, and which files are written; see the command line for each."""
+
+    real_labels: str | None = None
+    valid_labels: str | None = None
+    flip: bool = False
+    compare_published: bool = False
+    predictions: str | None = None
+    per_class: str | None = None
+    confusion: str | None = None
+    json: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,26 +144,26 @@ def against_published(scores: Scores, subject: Subject) -> str:
     )
 
 
-def check_outputs(args: argparse.Namespace) -> None:
+def check_outputs(options: EvaluateOptions) -> None:
     """Raises for a file that could not be written at the end, or would replace one that is read.
 
     ``CheckpointError``, ``ValueError``, ``DataError`` or ``EngineError``.
     """
     written = {
-        "--predictions": args.predictions,
-        "--per-class": args.per_class,
-        "--confusion": args.confusion,
-        "the picture of --confusion": args.confusion and confusion_picture(args.confusion),
-        "--json": args.json,
+        "--predictions": options.predictions,
+        "--per-class": options.per_class,
+        "--confusion": options.confusion,
+        "the picture of --confusion": options.confusion and confusion_picture(options.confusion),
+        "--json": options.json,
     }
     for path in filter(None, written.values()):
         check_writable(Path(path))
-    for path in filter(None, (args.predictions, args.per_class)):
+    for path in filter(None, (options.predictions, options.per_class)):
         check_table_suffix(path)
-    labels = (args.classes, args.real_labels, args.valid_labels)
-    check_apart(written, [args.checkpoint, args.config, args.data, *labels, *export_files(args.export)])
-    if args.confusion:
-        refuse_picture_in(args.data, confusion_picture(args.confusion))
+    labels = (options.classes, options.real_labels, options.valid_labels)
+    check_apart(written, [options.checkpoint, options.config, options.data, *labels, *export_files(options.export)])
+    if options.confusion:
+        refuse_picture_in(options.data, confusion_picture(options.confusion))
         require("matplotlib", "plots")
 
 
@@ -159,7 +173,7 @@ def confusion_picture(path: str) -> Path:
 
 
 def write_outputs(
-    args: argparse.Namespace,
+    options: EvaluateOptions,
     scores: Scores,
     predictions: Predictions,
     source: Source,
@@ -168,18 +182,18 @@ def write_outputs(
 ) -> None:
     """The files that the command line asks for; ``subset`` as in ``predictions_of``."""
     names = label_names(source, subject, subset)
-    if args.predictions:
-        write_table(args.predictions, sample_table(predictions, source.name))
-    if args.per_class:
-        write_table(args.per_class, class_table(predictions, names))
-    if args.confusion:
+    if options.predictions:
+        write_table(options.predictions, sample_table(predictions, source.name))
+    if options.per_class:
+        write_table(options.per_class, class_table(predictions, names))
+    if options.confusion:
         matrix = confusion(predictions, len(names))
-        write_csv(args.confusion, confusion_table(matrix, names))
+        write_csv(options.confusion, confusion_table(matrix, names))
         title = f"{subject.model}: top-1 {scores.top1:.2f} % of {scores.images:,} images"
-        draw_confusion(confusion_picture(args.confusion), matrix, names, title)
-    if args.json:
-        with atomic_path(args.json) as part:
-            found = {**results(scores, subject, args), "notes": list(source.notes)}
+        draw_confusion(confusion_picture(options.confusion), matrix, names, title)
+    if options.json:
+        with atomic_path(options.json) as part:
+            found = {**results(scores, subject, options), "notes": list(source.notes)}
             part.write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -191,14 +205,14 @@ def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) 
     return list(source.classes) if source.classes else [str(label) for label in labels]
 
 
-def results(scores: Scores, subject: Subject, args: argparse.Namespace) -> dict:
+def results(scores: Scores, subject: Subject, options: EvaluateOptions) -> dict:
     """The figures, and what they were measured with."""
     return {
         **asdict(scores),
         "model": subject.model,
         "source": subject.source,
-        "data": args.data,
+        "data": options.data,
         "engine": subject.engine.name,
-        "flip": args.flip,
+        "flip": options.flip,
         "preprocessing": subject.preprocessing.as_dict(),
     }

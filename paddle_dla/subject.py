@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
@@ -11,7 +11,7 @@ from paddle_dla.engines import AUTO, ENGINES, Engine, open_engine, open_fastest
 from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.opening import load_export
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED
-from paddle_dla.options import chosen_preprocessing, positive, threads
+from paddle_dla.options import PreprocessingOptions, add_preprocessing, chosen_preprocessing, positive, threads
 from paddle_dla.preprocessing import Preprocessing
 
 MODEL = "a DLA by timm's name, a port's folder, or package.module:function"
@@ -49,8 +49,21 @@ class Subject:
         return str(label) if self.class_names is None else self.class_names.names[label]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectOptions(PreprocessingOptions):
+    """Which model, which weights or export of it, and what runs them; see ``open_subject``."""
+
+    model: str | None = None
+    checkpoint: str | None = None
+    export: str | None = None
+    num_classes: int | None = None
+    classes: str | None = None
+    engine: str = AUTO
+    threads: int | None = None
+
+
 def add_subject(to: argparse.ArgumentParser) -> None:
-    """Which model, which weights, and what runs them; see ``open_subject``."""
+    """The options of ``SubjectOptions``."""
     group = to.add_argument_group("model")
     group.add_argument(
         "--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint, or an export"
@@ -60,50 +73,49 @@ def add_subject(to: argparse.ArgumentParser) -> None:
     group.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
     group.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
     group.add_argument(
-        "--engine", choices=(AUTO, *ENGINES), default=AUTO,
+        "--engine", choices=(AUTO, *ENGINES), default=SubjectOptions.engine,
         help="what runs the model (auto: the fastest that is installed and ranks the first images as Paddle does)",
     )  # fmt: skip
     group.add_argument("--threads", type=threads, metavar="N", help="of the engine; default: all usable cores")
+    add_preprocessing(to)
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def open_subject(options: SubjectOptions, tell: Callable[[str], None] = lambda line: None) -> Subject:
+    """The model, ready to run; ``tell`` gets a line on the engine that is chosen later on.
 
-
-def open_subject(args: argparse.Namespace) -> Subject:
-    """What ``add_subject`` and ``add_preprocessing`` put on a command line.
-
-    Raises ``ValueError``, ``CheckpointError``, ``ExportError`` or ``EngineError`` where it cannot be had.
+    Raises ``WrongValue``, ``CheckpointError``, ``ExportError`` or ``EngineError`` where it cannot be had.
     """
-    return _from_export(args) if args.export else _from_checkpoint(args)
+    return _from_export(options) if options.export else _from_checkpoint(options, tell)
 
 
-def _from_export(args: argparse.Namespace) -> Subject:
-    if args.checkpoint:
+def _from_export(options: SubjectOptions) -> Subject:
+    if options.checkpoint:
         raise WrongValue("--checkpoint and --export are two models; name one")
-    export = load_export(args.export, None if args.engine in (AUTO, "paddle") else args.engine, args.threads)
+    engine = None if options.engine in (AUTO, "paddle") else options.engine
+    export = load_export(options.export, engine, options.threads)
     classes = export.engine.num_classes
     known, known_by = export.record.known_classes()
-    names, named_by = chosen_class_names(args.classes, known, known_by, classes)
-    preprocessing = chosen_preprocessing(args, export.preprocessing)
+    names, named_by = chosen_class_names(options.classes, known, known_by, classes)
+    preprocessing = chosen_preprocessing(options, export.preprocessing)
     comparable = export.record.model in PRETRAINED and classes == IMAGENET_CLASSES
     return Subject(
-        export.record.model, args.export, export.engine, classes, preprocessing, names, named_by, published=comparable
-    )
+        export.record.model, options.export, export.engine, classes, preprocessing, names, named_by,
+        published=comparable,
+    )  # fmt: skip
 
 
-def _from_checkpoint(args: argparse.Namespace) -> Subject:
+def _from_checkpoint(options: SubjectOptions, tell: Callable[[str], None]) -> Subject:
     # imports Paddle, for which an export need not wait
     from paddle_dla.loading import load_model
 
-    loaded = load_model(args.model, args.checkpoint, args.num_classes)
-    names, named_by = chosen_class_names(args.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
-    preprocessing = chosen_preprocessing(args, loaded.preprocessing)
-    options = {"threads": args.threads, "input_size": preprocessing.input_size}
-    if args.engine == AUTO:
-        engine = open_fastest(loaded.layer, _tell, **options)
+    loaded = load_model(options.model, options.checkpoint, options.num_classes)
+    names, named_by = chosen_class_names(options.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
+    preprocessing = chosen_preprocessing(options, loaded.preprocessing)
+    chosen = {"threads": options.threads, "input_size": preprocessing.input_size}
+    if options.engine == AUTO:
+        engine = open_fastest(loaded.layer, tell, **chosen)
     else:
-        engine = open_engine(args.engine, loaded.layer, **options)
+        engine = open_engine(options.engine, loaded.layer, **chosen)
     return Subject(
         loaded.name, loaded.source, engine, loaded.num_classes, preprocessing, names, named_by, loaded.assumed,
         loaded.published,

@@ -1,4 +1,5 @@
 """The main job, start to end: a timm DLA converted, loaded, run beside timm on real photographs, and compared.
+Then a port with ImageNet weights predicts beside torch, see ``imagenet_demo.py``.
 
 Usage::
 
@@ -67,7 +68,9 @@ def run(model: str, given: str | None) -> int:
     print("written:")
     for path in sorted(OUT.glob(f"{model}.*")):
         print(f"  {path}  {path.stat().st_size / 1e6:.1f} MB")
-    return code
+    print(flush=True)
+    words = [sys.executable, Path(__file__).with_name("imagenet_demo.py"), "--out", OUT / "imagenet"]
+    return subprocess.run(words, check=False).returncode or code
 
 
 def command(module: str, *arguments: str) -> int:

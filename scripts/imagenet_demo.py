@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo import photographs
+from photographs import photographs
 
 from paddle_dla.data.class_names import ClassNames, default_class_names
 from paddle_dla.storage.atomic import atomic_path

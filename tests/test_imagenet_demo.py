@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def demo(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield __import__("imagenet_demo")
-    for name in ("imagenet_demo", "demo"):
+    for name in ("imagenet_demo", "photographs"):
         sys.modules.pop(name, None)
 
 

@@ -1,4 +1,5 @@
 """The main job, start to end: a timm DLA converted, loaded, run beside timm on real photographs, and compared.
+Then a port with ImageNet weights predicts beside torch, see ``imagenet_demo.py``.
 
 Usage::
 
@@ -14,26 +15,16 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
+
+from photographs import PHOTOS, photographs
 
 from convert.readers import read_source
 from paddle_dla.errors import UserError
 from paddle_dla.models.variants import resolve_name
-from paddle_dla.storage.errors import CheckpointError
 
 OUT = Path("out")
-PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
 SEED = 0
-
-
-def photographs() -> list[str]:
-    """Paths of the bundled photographs; scikit-image is found, not imported, which would take a second."""
-    spec = find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise CheckpointError("the photographs come with scikit-image: pip install -e .[demo]")
-    folder = Path(spec.origin).parent / "data"
-    return [str(folder / name) for name in PHOTOS]
 
 
 def run(model: str, given: str | None) -> int:
@@ -67,7 +58,9 @@ def run(model: str, given: str | None) -> int:
     print("written:")
     for path in sorted(OUT.glob(f"{model}.*")):
         print(f"  {path}  {path.stat().st_size / 1e6:.1f} MB")
-    return code
+    print(flush=True)
+    words = [sys.executable, Path(__file__).with_name("imagenet_demo.py"), "--out", OUT / "imagenet"]
+    return subprocess.run(words, check=False).returncode or code
 
 
 def command(module: str, *arguments: str) -> int:

@@ -121,7 +121,8 @@ def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) 
         for key in head:
             del arrays[key], expected[key]
     check_fit(arrays, expected, source, tables_of(model))
-    model.set_state_dict(arrays)
+    # Paddle warns of each tensor that it is not given
+    model.set_state_dict({**model.state_dict(), **arrays})
 
 
 def ends_of(model: nn.Layer) -> Ends:

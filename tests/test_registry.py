@@ -265,7 +265,7 @@ def test_a_network_written_by_hand_is_a_model(tmp_path):
         ("made_ports:HalfCard", "classifier, first_conv"),
         ("made_ports:Nothing", "not found"),
         ("no_such_module:Net", "not found"),
-        (":Net", "not found"),
+        (":Net", "package.module:function"),
         (".made_ports:Net", "not found"),
         ("made_to_end:Net", "SystemExit"),
         ("made_of_nothing:Net", "SyntaxError"),

@@ -160,6 +160,7 @@ def test_a_folder_that_hides_a_package_is_named_before_anything_of_it_runs(name,
         assert f"{tmp_path / name} hides" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.torch  # the self-test imports it
 def test_every_command_is_a_function():
     for entry in COMMANDS.values():
         assert callable(getattr(importlib.import_module(entry.module), entry.attr))

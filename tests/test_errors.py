@@ -54,6 +54,7 @@ sys.exit(run_command(lambda: command.main({arguments!r})))
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.torch  # the self-test imports it
 def test_no_command_catches_a_value_error_as_a_users():
     caught = []
     for entry in COMMANDS.values():

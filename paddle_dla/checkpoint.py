@@ -110,7 +110,7 @@ def described_folder(folder: str | os.PathLike[str]) -> str:
             return what.format(folder=os.fspath(folder))
     files = [path for pattern in ("*", f"*/{TRAINED}") for path in sorted(Path(folder).glob(pattern))]
     weights = [str(path) for path in files if path.suffix in WRITERS and path.is_file()]
-    name = f"name the weight file: {' or '.join(weights[:5])}" if weights else f"name a {' or '.join(WRITERS)} file"
+    name = f"name the weight file: {' or '.join(weights[:5])}" if weights else "name a weight file"
     return f"is a folder; {name}"
 
 

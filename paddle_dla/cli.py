@@ -17,6 +17,7 @@ from pathlib import Path
 from paddle_dla import __version__
 from paddle_dla.command_parser import COMPLETING, autocomplete, first_line, nearest
 from paddle_dla.siblings import folder_of, refuse_shadowed
+from paddle_dla.storage.regular import read_regular
 from paddle_dla.terminal import run_command
 
 GROUP = "paddle_dla.commands"
@@ -76,7 +77,7 @@ def description(module: str) -> str:
     source = folder and Path(folder, *rest.split(".")).with_suffix(".py")
     if not source or not source.is_file():
         return ""
-    return first_line(ast.get_docstring(ast.parse(source.read_bytes())))
+    return first_line(ast.get_docstring(ast.parse(read_regular(source))))
 
 
 def _complete(commands: Mapping[str, EntryPoint]) -> int:

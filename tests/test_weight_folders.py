@@ -46,7 +46,7 @@ def run_folder(folder):
 
 def empty(folder):
     folder.mkdir()
-    return ".pdparams or .safetensors"
+    return "name a weight file"
 
 
 @pytest.mark.parametrize("make", [port, run_folder, empty], ids=lambda make: make.__name__)

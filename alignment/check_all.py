@@ -13,29 +13,31 @@ Exit codes: 0 all aligned, 1 a check fails or the weights do not fit, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.check_backward import check_backward
-from alignment.check_data import add_data, check_data
-from alignment.check_forward import check_forward
-from alignment.check_init import add_seeds, check_init
+from alignment.check_backward import BackwardOptions, check_backward
+from alignment.check_data import SampleOptions, add_data, check_data
+from alignment.check_forward import ForwardOptions, check_forward
+from alignment.check_init import InitOptions, add_seeds, check_init
 from alignment.check_loss import check_loss
 from alignment.check_metric import check_metric
-from alignment.check_optimizer import check_optimizer
+from alignment.check_optimizer import OptimizerOptions, check_optimizer
 from alignment.check_schedule import check_schedule
-from alignment.check_training import check_training
+from alignment.check_training import TrainingOptions, check_training
 from alignment.check_weights import check_weights
 from alignment.command import (
     Check,
+    CheckOptions,
+    ModelOptions,
     Progress,
+    WeightOptions,
     add_inputs,
     add_weights,
     announcer,
@@ -52,33 +54,48 @@ from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
+from paddle_dla.options import options_of
 from paddle_dla.terminal import run_command
 
 
+@dataclass(frozen=True, kw_only=True)
+class AllOptions(ModelOptions):
+    """What every check is told, and those of data and of initialisation beside it."""
+
+    data: str | None = None
+    samples: int = SampleOptions.samples
+    seeds: int = InitOptions.seeds
+
+
 @dataclass(frozen=True)
-class Checkpoint:
-    """One check by ``name``, and what it is asked for beside what the command line says."""
+class Step:
+    """One check by ``name``, the options that it takes, and what they are here where ``AllOptions`` does not say."""
 
     name: str
     check: Check
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: type[CheckOptions] = CheckOptions
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, options: AllOptions, progress: Progress) -> Result:
+        """Make the check."""
+        return self.check(options_of(self.options, options, **self.chosen), progress)
 
 
-SHORT_TRAINING = {"optimizer": ["sgd"], "steps": 3, "train_batch": 4, "train_size": None, "dtype": "float64"}
+SHORT_TRAINING = {"optimizer": ("sgd",), "steps": 3, "train_batch": 4}
 """What ``check_training`` does by itself takes minutes for a large model."""
 
 CHECKS = (
-    Checkpoint("data", check_data),
-    Checkpoint("weights", check_weights),
-    Checkpoint("forward", check_forward, {"dtype": "float64"}),
-    Checkpoint("backward, eval", check_backward, {"mode": "eval"}),
-    Checkpoint("backward, train", check_backward, {"mode": "train"}),
-    Checkpoint("init", check_init),
-    Checkpoint("loss", check_loss),
-    Checkpoint("metric", check_metric),
-    Checkpoint("optimizer", check_optimizer, {"optimizer_steps": 3}),
-    Checkpoint("schedule", check_schedule),
-    Checkpoint("training", check_training, SHORT_TRAINING),
+    Step("data", check_data, SampleOptions),
+    Step("weights", check_weights, WeightOptions),
+    Step("forward", check_forward, ForwardOptions),
+    Step("backward, eval", check_backward, BackwardOptions, {"mode": "eval"}),
+    Step("backward, train", check_backward, BackwardOptions, {"mode": "train"}),
+    Step("init", check_init, InitOptions),
+    Step("loss", check_loss),
+    Step("metric", check_metric),
+    Step("optimizer", check_optimizer, OptimizerOptions, {"steps": 3}),
+    Step("schedule", check_schedule),
+    Step("training", check_training, TrainingOptions, SHORT_TRAINING),
 )
 """All checks, the cheapest explanation of a fault first. A new one is a line here."""
 
@@ -104,45 +121,44 @@ class Outcome:
         return f"{self.model:16}{self.name:17}{self.seconds:7.1f} s  {verdict}"
 
 
-def check_all(
-    args: argparse.Namespace, model: str, progress: Progress, checks: Sequence[Checkpoint] = CHECKS
-) -> Iterator[Outcome]:
-    """Make every one of ``checks``; one that is refused does not stop the others.
+def check_all(options: AllOptions, progress: Progress, checks: Sequence[Step] = CHECKS) -> Iterator[Outcome]:
+    """Make every one of ``checks`` on one model; one that is refused does not stop the others.
 
     Raises ``CheckpointError`` where there are no weights to check.
     """
-    with _converted(args, model, progress) as arguments:
+    model = options.model
+    with _converted(options, progress) as complete:
         for each in checks:
             if each.name == "init" and find_model(model).folder is not None:
                 progress(f"{model}: init is left out: a port begins with the weights of its folder")
                 continue
             progress(f"{model}: {each.name}")
-            yield _outcome(each, arguments, model, progress)
+            yield _outcome(each, complete, progress)
 
 
-def _outcome(each: Checkpoint, args: argparse.Namespace, model: str, progress: Progress) -> Outcome:
+def _outcome(each: Step, options: AllOptions, progress: Progress) -> Outcome:
     began = time.perf_counter()
     refusal = ""
     try:
-        result = each.check(argparse.Namespace(**{**vars(args), **each.options}), model, progress)
+        result = each.run(options, progress)
     except (UserError, OSError) as error:
         refusal = str(error).splitlines()[0]
-        result = Result(f"{model}: {each.name}", "", facts={"refused": str(error)})
-    return Outcome(model, each.name, result, time.perf_counter() - began, refusal)
+        result = Result(f"{options.model}: {each.name}", "", facts={"refused": str(error)})
+    return Outcome(options.model, each.name, result, time.perf_counter() - began, refusal)
 
 
 @contextmanager
-def _converted(args: argparse.Namespace, model: str, progress: Progress) -> Iterator[argparse.Namespace]:
-    """The arguments with a converted file in them, made where none is given."""
-    if args.converted:
-        yield args
+def _converted(options: AllOptions, progress: Progress) -> Iterator[AllOptions]:
+    """The options with a converted file in them, made where none is given."""
+    if options.converted:
+        yield options
         return
     with tempfile.TemporaryDirectory() as folder:
-        source = chosen_source(args, model, progress)
-        conversion = converted(source, model)
+        source = chosen_source(options, progress)
+        conversion = converted(source, options.model)
         path = Path(folder) / "converted.pdparams"
         checkpoint.save(path, conversion.arrays, conversion.manifest)
-        yield argparse.Namespace(**{**vars(args), "converted": str(path)})
+        yield replace(options, converted=str(path))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,21 +168,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_inputs(usage)
     add_seeds(usage)
     add_data(usage)
-    args = usage.parse_args(argv)
-    models = chosen_models(args, usage)
+    options = options_of(AllOptions, usage.parse_args(argv))
+    models = chosen_models(options, usage)
     use_vector_kernels()
     outcomes: list[Outcome] = []
     try:
-        refuse_reports(args)
+        refuse_reports(options)
         for number, model in enumerate(models, 1):
-            for outcome in check_all(args, model, announcer(f"[{number}/{len(models)}] ")):
+            for outcome in check_all(replace(options, model=model), announcer(f"[{number}/{len(models)}] ")):
                 outcomes.append(outcome)
-                _show(outcome, args.full)
+                _show(outcome, options.full)
         ended = True
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         ended = False
-    written = write_reports([outcome.result for outcome in outcomes], args)
+    written = write_reports([outcome.result for outcome in outcomes], options)
     print("\n".join(outcome.line() for outcome in outcomes))
     return 0 if ended and written and outcomes and all(outcome.passed for outcome in outcomes) else 1
 

@@ -13,31 +13,43 @@ Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from alignment.command import Progress, add_inputs, add_weights, chosen_inputs, chosen_weights, parser, run
+from alignment.command import (
+    ModelOptions,
+    Progress,
+    add_inputs,
+    add_weights,
+    chosen_inputs,
+    chosen_weights,
+    parser,
+    run,
+)
 from alignment.engine.result import Result
 from paddle_dla.models.registry import find_model
 from paddle_dla.terminal import run_command
 
 
-def check_backward(args: argparse.Namespace, model: str, progress: Progress) -> Result:
-    """Compare one model as the command line asks. Raises ``CheckpointError`` where weights do not fit."""
+@dataclass(frozen=True, kw_only=True)
+class BackwardOptions(ModelOptions):
+    """``mode``: of both models, ``eval`` or ``train``."""
+
+    mode: str = "eval"
+
+
+def check_backward(options: BackwardOptions, progress: Progress) -> Result:
+    """Compare one model. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.pairs import align_backward
     from alignment.ported import align_port
 
-    source, conversion, arrays = chosen_weights(args, model, progress)
-    entry = find_model(model)
-    if entry.folder is not None:
-        inputs = chosen_inputs(args, model, conversion)
-        return align_port(
-            entry, source, conversion, inputs, args.mode, seed=args.seed, paddle_arrays=arrays, progress=progress
-        )
-    return align_backward(
-        source, conversion, chosen_inputs(args, model, conversion), args.mode, args.seed, arrays, progress
-    )
+    source, conversion, arrays = chosen_weights(options, progress)
+    entry, inputs = find_model(options.model), chosen_inputs(options, conversion)
+    mode, seed = options.mode, options.seed
+    if entry.folder is None:
+        return align_backward(source, conversion, inputs, mode, seed, arrays, progress)
+    return align_port(entry, source, conversion, inputs, mode, seed=seed, paddle_arrays=arrays, progress=progress)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_weights(usage)
     add_inputs(usage)
     usage.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
-    return run(usage, argv, check_backward)
+    return run(usage, argv, BackwardOptions, check_backward)
 
 
 if __name__ == "__main__":

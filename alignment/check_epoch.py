@@ -32,8 +32,8 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -42,19 +42,18 @@ import numpy as np
 from alignment.command import Progress, announcer
 from alignment.engine.result import ALIGNED
 from alignment.epoch_runs import Run, Seed, Validation, judged, refuse_meaningless, sentence, table
-from alignment.equivalence import FEWEST
+from alignment.equivalence import FEWEST, Equivalence
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
 from paddle_dla.cpu import usable_threads
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import Entry, find_model
-from paddle_dla.options import finite, positive
+from paddle_dla.options import finite, options_of, positive
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.json_record import check_record, parse_json
 from paddle_dla.storage.regular import read_text
 from paddle_dla.terminal import run_command
-from paddle_dla.training.datasets import Datasets, open_datasets, train_loader, val_loader
 from paddle_dla.training.errors import TrainingError
 from paddle_dla.training.records import read_records
 
@@ -62,11 +61,26 @@ if TYPE_CHECKING:
     import torch
 
     from convert.readers import Source
+    from paddle_dla.training.datasets import Datasets
     from torch_ref.epochs import Options
 
 TIMM_NAMES = {"nesterov": "sgd", "momentum": "momentum", "adamw": "adamw", "lamb": "lamb"}
-MARGIN = 1.0
-"""Points of top-1: half of what torch's own seeds are apart in an epoch of Fashion-MNIST."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochOptions:
+    """Which recipe is trained from which seeds, where its runs are kept, and what counts as equal.
+
+    ``margin``: points of top-1; half of what torch's own seeds are apart in an epoch of Fashion-MNIST. ``threads``: of
+    each of the two networks that train at a time; 0: half of those that there are.
+    """
+
+    config: str
+    output: Path
+    override: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = tuple(range(6))
+    margin: float = 1.0
+    threads: int = 0
 
 
 def train_both(config: Config, command: Sequence[str], output: Path, control: bool, say: Progress) -> Seed:
@@ -138,6 +152,7 @@ def train_torch(config: Config, model: torch.nn.Module, say: Progress, reverse: 
 
     from paddle_dla.evaluation import evaluate
     from paddle_dla.metrics import top_k
+    from paddle_dla.training.datasets import open_datasets, train_loader, val_loader
     from torch_ref.epochs import TorchEngine, train_epochs
 
     torch.set_num_threads(config.train.threads)
@@ -156,6 +171,8 @@ def epochs(
     config: Config, datasets: Datasets, reverse: bool = False
 ) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
     """The batches that ``paddle-dla train`` sees, epoch by epoch."""
+    from paddle_dla.training.datasets import train_loader
+
     for epoch in range(config.train.epochs):
         batches = ((batch.images, batch.labels) for batch in train_loader(config, datasets, Ranks(), epoch))
         yield ((images[::-1].copy(), labels[::-1].copy()) for images, labels in batches) if reverse else batches
@@ -274,51 +291,50 @@ def parser() -> argparse.ArgumentParser:
     result = CommandParser("check-epoch", __doc__)
     result.add_argument("--config", "-c", required=True, metavar="FILE", help="as for paddle-dla train")
     result.add_argument("--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    result.add_argument("--seeds", type=int, nargs="+", default=[*range(6)], help="(default 0 to 5)")
+    result.add_argument("--seeds", type=int, nargs="+", default=EpochOptions.seeds, help="(default 0 to 5)")
     result.add_argument("--output", type=Path, required=True, metavar="DIR", help="for weights, logs and the picture")
     result.add_argument(
-        "--margin", type=finite, default=MARGIN, metavar="POINTS",
-        help=f"of top-1 in percent: what counts as equal (default {MARGIN:g})",
+        "--margin", type=finite, default=EpochOptions.margin, metavar="POINTS",
+        help=f"of top-1 in percent: what counts as equal (default {EpochOptions.margin:g})",
     )  # fmt: skip
-    # two networks are trained at a time
-    share = max(1, usable_threads() // 2)
-    result.add_argument("--threads", type=positive, default=share, help=f"of each side (default {share})")
+    result.add_argument("--threads", type=positive, default=0, help="of each side (default: half of those there are)")
     return result
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train, judge, write; returns the exit code. Raises ``UserError``."""
-    overrides = [*args.override, f"train.threads={args.threads}", "train.device=cpu"]
-    recipe = shlex.join(["--config", args.config, "-o", *overrides])
-    refuse_unknown(read_config(args.config, overrides).config)
-    if len(set(args.seeds)) < FEWEST:
+def run(options: EpochOptions, tell: Callable[[str], None] = lambda line: None) -> Equivalence:
+    """Train, judge, write, and tell what was found. Raises ``UserError``."""
+    threads = options.threads or max(1, usable_threads() // 2)
+    overrides = [*options.override, f"train.threads={threads}", "train.device=cpu"]
+    recipe = shlex.join(["--config", options.config, "-o", *overrides])
+    refuse_unknown(read_config(options.config, overrides).config)
+    if len(set(options.seeds)) < FEWEST:
         raise WrongValue(f"--seeds: an interval needs {FEWEST} or more")
-    if not args.margin:
+    if not options.margin:
         raise WrongValue("--margin has to be above 0: no two trainings are equal to the last image")
     from alignment.epoch_picture import draw
 
     seeds: list[Seed] = []
-    for number, seed in enumerate(args.seeds, 1):
-        say, folder = announcer(f"[{number}/{len(args.seeds)}] seed {seed}: "), args.output / f"seed{seed}"
+    for number, seed in enumerate(options.seeds, 1):
+        say, folder = announcer(f"[{number}/{len(options.seeds)}] seed {seed}: "), options.output / f"seed{seed}"
         known = read_seed(folder / "losses.json", recipe)
         if known is None:
             mine = [*overrides, f"train.seed={seed}"]
-            config = read_config(args.config, mine).config
-            known = train_both(config, ["--config", args.config, "-o", *mine], folder, number == 1, say)
+            config = read_config(options.config, mine).config
+            known = train_both(config, ["--config", options.config, "-o", *mine], folder, number == 1, say)
             write_seed(folder / "losses.json", recipe, known)
         seeds.append(known)
-        refuse_meaningless(seeds, args.margin)
-        draw(seeds, args.output / "curves.png")
-    found = judged(seeds, args.margin)
-    print(f"{table(seeds)}\n\n{sentence(seeds, found)}\ncurves: {args.output / 'curves.png'}")
-    return 0 if found.verdict == ALIGNED else 1
+        refuse_meaningless(seeds, options.margin)
+        draw(seeds, options.output / "curves.png")
+    found = judged(seeds, options.margin)
+    tell(f"{table(seeds)}\n\n{sentence(seeds, found)}\ncurves: {options.output / 'curves.png'}")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    args = parser().parse_args(argv)
+    options = options_of(EpochOptions, parser().parse_args(argv))
     try:
-        return run(args)
+        return 0 if run(options, print).verdict == ALIGNED else 1
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

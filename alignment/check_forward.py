@@ -15,29 +15,44 @@ Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from alignment.command import Progress, add_inputs, add_weights, chosen_inputs, chosen_weights, parser, run
+from alignment.command import (
+    ModelOptions,
+    Progress,
+    add_inputs,
+    add_weights,
+    chosen_inputs,
+    chosen_weights,
+    parser,
+    run,
+)
 from alignment.engine.result import Result
 from paddle_dla.models.registry import find_model
 from paddle_dla.terminal import run_command
 
 
-def check_forward(args: argparse.Namespace, model: str, progress: Progress) -> Result:
-    """Compare one model as the command line asks. Raises ``CheckpointError`` where weights do not fit."""
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions(ModelOptions):
+    """``dtype``: of the Paddle model."""
+
+    dtype: str = "float64"
+
+
+def check_forward(options: ForwardOptions, progress: Progress) -> Result:
+    """Compare one model. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.pairs import align_forward
     from alignment.ported import align_port
 
-    source, conversion, arrays = chosen_weights(args, model, progress)
-    entry = find_model(model)
-    if entry.folder is not None:
-        inputs = chosen_inputs(args, model, conversion)
-        return align_port(
-            entry, source, conversion, inputs, dtype=args.dtype, backward=False, paddle_arrays=arrays, progress=progress
-        )
-    return align_forward(source, conversion, chosen_inputs(args, model, conversion), args.dtype, arrays, progress)
+    source, conversion, arrays = chosen_weights(options, progress)
+    entry, inputs, dtype = find_model(options.model), chosen_inputs(options, conversion), options.dtype
+    if entry.folder is None:
+        return align_forward(source, conversion, inputs, dtype, arrays, progress)
+    return align_port(
+        entry, source, conversion, inputs, dtype=dtype, backward=False, paddle_arrays=arrays, progress=progress
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_weights(usage)
     add_inputs(usage)
     usage.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the Paddle model")
-    return run(usage, argv, check_forward)
+    return run(usage, argv, ForwardOptions, check_forward)
 
 
 if __name__ == "__main__":

@@ -17,25 +17,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.command import Progress, parser, run
+from alignment.command import CheckOptions, Progress, parser, run
 from alignment.engine.distributions.distribution import Drawn
 from alignment.engine.distributions.initialisation import collect, compare_draws
 from alignment.engine.result import Result, Skipped
 from convert.key_map import drop_reason
 from paddle_dla.terminal import run_command
 
-SEEDS = 5
+
+@dataclass(frozen=True, kw_only=True)
+class InitOptions(CheckOptions):
+    """``seeds``: how many models of either kind are drawn."""
+
+    seeds: int = 5
 
 
-def check_init(args: argparse.Namespace, model: str, progress: Progress) -> Result:
-    """Compare the fresh models of ``--seeds`` seeds, beginning with ``--seed``."""
+def check_init(options: InitOptions, progress: Progress) -> Result:
+    """Compare the fresh models of ``seeds`` seeds, beginning with ``seed``."""
     from alignment.pairs import versions
     from alignment.ported import twins
 
-    seeds = range(args.seed, args.seed + args.seeds)
+    model, seeds = options.model, range(options.seed, options.seed + options.seeds)
     names = f"{seeds[0]} to {seeds[-1]}"
     progress(f"{model}: timm's initialisation under the seeds {names}")
     reference = collect(lambda seed: fresh_timm(model, seed), seeds)
@@ -87,9 +93,10 @@ def _several(names: Sequence[str]) -> str:
 
 
 def add_seeds(to: argparse.ArgumentParser) -> None:
-    """The argument that says how often the models are drawn."""
+    """The argument of ``InitOptions``."""
+    few = InitOptions.seeds
     to.add_argument(
-        "--seeds", type=_at_least_two, default=SEEDS, metavar="N", help=f"draw N models of either (default {SEEDS})"
+        "--seeds", type=_at_least_two, default=few, metavar="N", help=f"draw N models of either (default {few})"
     )
 
 
@@ -103,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check-init", __doc__)
     add_seeds(usage)
-    return run(usage, argv, check_init)
+    return run(usage, argv, InitOptions, check_init)
 
 
 if __name__ == "__main__":

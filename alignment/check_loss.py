@@ -12,14 +12,13 @@ Exit codes: 0 aligned, 1 not aligned, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from alignment.command import Progress, parser, run, sides
+from alignment.command import CheckOptions, Progress, parser, run, sides
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 from paddle_dla.terminal import run_command
@@ -33,13 +32,14 @@ Loss = Callable[..., Any]
 Measured = tuple[np.ndarray, np.ndarray]
 
 
-def check_loss(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+def check_loss(options: CheckOptions, progress: Progress) -> Result:
     """Compare every loss on the logits of one model."""
     from alignment.pairs import versions
 
-    logits = timm_logits(model, args.seed)
+    model, seed = options.model, options.seed
+    logits = timm_logits(model, seed)
     result = Result(f"{model}: losses, timm against Paddle", "float64")
-    ours, theirs, targets = timm_losses(), paddle_losses(), draw_targets(logits.shape, args.seed)
+    ours, theirs, targets = timm_losses(), paddle_losses(), draw_targets(logits.shape, seed)
     for largest in LARGEST:
         scaled = logits * (largest / np.abs(logits).max())
         for name, loss in ours.items():
@@ -53,7 +53,7 @@ def check_loss(args: argparse.Namespace, model: str, progress: Progress) -> Resu
                 depth, direction = len(result.rows), f"{kind}, logits up to {largest:g}"
                 result.rows.append(part_row(name, kind, depth, *arrays, direction))
     result.facts = {
-        "logits": "x".join(map(str, logits.shape)) + f" of timm's {model} with seed {args.seed}",
+        "logits": "x".join(map(str, logits.shape)) + f" of timm's {model} with seed {seed}",
         "floor": "torch's own float32 error x 2**-29",
         "versions": versions(),
     }
@@ -166,7 +166,7 @@ def of_paddle(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray]) -> M
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    return run(parser("check-loss", __doc__), argv, check_loss)
+    return run(parser("check-loss", __doc__), argv, CheckOptions, check_loss)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ Exit codes: 0 aligned, 1 not aligned, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.command import Progress, parser, run
+from alignment.command import CheckOptions, Progress, parser, run
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.rows import tensor_row
 from alignment.engine.result import Result, Row
@@ -62,19 +61,20 @@ class Logits:
         return self.logits.shape[1]
 
 
-def check_metric(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+def check_metric(options: CheckOptions, progress: Progress) -> Result:
     """Compare every metric on logits of one model's classes."""
     from alignment.pairs import versions
 
+    model, seed = options.model, options.seed
     progress(f"{model}: accuracies and losses of {SAMPLES} samples")
     result = Result(f"{model}: metrics, timm and torch against Paddle", "float64")
-    for name, drawn in draw_cases(args.seed).items():
+    for name, drawn in draw_cases(seed).items():
         result.rows += metric_rows(name, drawn)
-    result.rows += rank_rows(draw_cases(args.seed)["logits"])
+    result.rows += rank_rows(draw_cases(seed)["logits"])
     progress(f"{model}: reassessed labels of {REAL:,} images")
-    result.rows += real_rows(args.seed)
+    result.rows += real_rows(seed)
     result.facts = {
-        "samples": f"{SAMPLES}, {CLASSES} classes ('few': {FEW}), seed {args.seed}",
+        "samples": f"{SAMPLES}, {CLASSES} classes ('few': {FEW}), seed {seed}",
         "ranks": ", ".join(map(str, RANKS)) + f", batches of {BATCH}, the last of them short",
         "versions": versions(),
     }
@@ -252,7 +252,7 @@ def _row(name: str, case: str, exact: Measured, port: Measured, allowed: float) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    return run(parser("check-metric", __doc__), argv, check_metric)
+    return run(parser("check-metric", __doc__), argv, CheckOptions, check_metric)
 
 
 if __name__ == "__main__":

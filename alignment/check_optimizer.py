@@ -14,14 +14,14 @@ Exit codes: 0 aligned, 1 not aligned, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from alignment.command import Progress, at_least_one, parser, run
+from alignment.command import CheckOptions, Progress, at_least_one, parser, run
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 from paddle_dla.terminal import run_command
@@ -35,28 +35,36 @@ CASES: dict[str, dict[str, Any]] = {
 }
 """timm's names, and what ``create_optimizer_v2`` is given."""
 
-STEPS, CLIP_GRAD = 5, 1.0
+CLIP_GRAD = 1.0
 
 Arrays = dict[str, np.ndarray]
 Gradient = Callable[[str, int, np.ndarray], np.ndarray]
 
 
-def check_optimizer(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(CheckOptions):
+    """``steps``: of each optimizer."""
+
+    steps: int = 5
+
+
+def check_optimizer(options: OptimizerOptions, progress: Progress) -> Result:
     """Compare every optimizer on the weights of one model."""
     from alignment.pairs import versions
 
-    result = Result(f"{model}: {args.optimizer_steps} steps of the optimizers, timm against Paddle", "float64")
-    gradient = gradients(args.seed)
+    model, steps, seed = options.model, options.steps, options.seed
+    result = Result(f"{model}: {steps} steps of the optimizers, timm against Paddle", "float64")
+    gradient = gradients(seed)
     for case in CASES:
         progress(f"{model}: {case}")
-        exact = timm_weights(model, case, args.optimizer_steps, gradient, args.seed, "float64")
-        rounded = timm_weights(model, case, args.optimizer_steps, gradient, args.seed, "float32")
-        port = paddle_weights(model, case, args.optimizer_steps, gradient, args.seed)
+        exact = timm_weights(model, case, steps, gradient, seed, "float64")
+        rounded = timm_weights(model, case, steps, gradient, seed, "float32")
+        port = paddle_weights(model, case, steps, gradient, seed)
         for name, array in exact.items():
             depth = len(result.rows)
             result.rows.append(part_row(name, "parameter", depth, array, rounded[name], port.get(name), case))
     result.facts = {
-        "weights": f"timm's {model} with seed {args.seed}",
+        "weights": f"timm's {model} with seed {seed}",
         "clipped": f"to norm {CLIP_GRAD:g}, over all gradients",
         "floor": "torch's own float32 error x 2**-29",
         "versions": versions(),
@@ -134,8 +142,9 @@ def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check-optimizer", __doc__)
-    usage.add_argument("--steps", dest="optimizer_steps", type=at_least_one, default=STEPS, help=f"default {STEPS}")
-    return run(usage, argv, check_optimizer)
+    few = OptimizerOptions.steps
+    usage.add_argument("--steps", type=at_least_one, default=few, help=f"default {few}")
+    return run(usage, argv, OptimizerOptions, check_optimizer)
 
 
 if __name__ == "__main__":

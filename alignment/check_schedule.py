@@ -11,14 +11,13 @@ Exit codes: 0 aligned, 1 not aligned, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from alignment.command import Progress, parser, run
+from alignment.command import CheckOptions, Progress, parser, run
 from alignment.engine.judging.parts import part_row
 from alignment.engine.result import Result
 from paddle_dla.terminal import run_command
@@ -38,10 +37,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """timm's name, and what ``create_scheduler_v2`` is given."""
 
 
-def check_schedule(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+def check_schedule(options: CheckOptions, progress: Progress) -> Result:
     """Compare every schedule, per epoch and per update, on the groups of one model."""
     from alignment.pairs import versions
 
+    model = options.model
     result = Result(f"{model}: learning rates, timm against Paddle", "float64")
     progress(f"{model}: {len(CASES)} schedules")
     ours, theirs = timm_optimizer(model), paddle_optimizer(model)
@@ -116,7 +116,7 @@ def paddle_rates(optimizer: Any, name: str, per_epoch: bool, options: dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
-    return run(parser("check-schedule", __doc__), argv, check_schedule)
+    return run(parser("check-schedule", __doc__), argv, CheckOptions, check_schedule)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from alignment.command import (
     SIDE_MULTIPLE,
     SIZE,
     Progress,
+    WeightOptions,
     add_weights,
     at_least_one,
     chosen_weights,
@@ -47,33 +48,47 @@ RECIPES = {"sgd": (0.01, 256, 1e-4), "adamw": (1e-3, 256, 0.05), "lamb": (5e-3, 
 """Learning rate, at which batch, and weight decay."""
 
 EPOCHS, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD = 4, 1, 0.99, 5.0
-STEPS, BATCH = 20, 8
 
 
-def check_training(args: argparse.Namespace, model: str, progress: Progress) -> Result:
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(WeightOptions):
+    """How to train: with which optimizers, how many steps on batches of how many images of which side in pixels.
+
+    ``dtype`` is that of the Paddle model.
+    """
+
+    optimizer: tuple[str, ...] = tuple(RECIPES)
+    steps: int = 20
+    train_batch: int = 8
+    train_size: int | None = None
+    dtype: str = "float64"
+
+
+def check_training(options: TrainingOptions, progress: Progress) -> Result:
     """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.engine.lockstep import lockstep
     from alignment.pairs import build_pair, versions
     from alignment.ported import pair_of
     from torch_ref.training import mixed_batches
 
-    source, conversion, arrays = chosen_weights(args, model, progress)
+    source, conversion, arrays = chosen_weights(options, progress)
+    model, steps, batch, dtype = options.model, options.steps, options.train_batch, options.dtype
     entry = find_model(model)
     if entry.folder is None:
         pair = build_pair(source, conversion, arrays)
         models = pair.torch_model, pair.paddle_model
     else:
         models = pair_of(entry, source, conversion, arrays)[:2]
-    shape = (args.train_batch, conversion.in_chans, *sides(args.train_size, model))
-    batches = mixed_batches(args.steps, shape, conversion.num_classes, args.seed)
-    result = Result(f"{model}: {args.steps} steps of training, timm against Paddle", args.dtype)
-    for name in args.optimizer:
+    shape = (batch, conversion.in_chans, *sides(options.train_size, model))
+    batches = mixed_batches(steps, shape, conversion.num_classes, options.seed)
+    result = Result(f"{model}: {steps} steps of training, timm against Paddle", dtype)
+    for name in options.optimizer:
         found = lockstep(
             name,
             *models,
             batches,
-            *recipes(name, args.steps, args.train_batch),
-            dtype=args.dtype,
+            *recipes(name, steps, batch),
+            dtype=dtype,
             progress=lambda line, name=name: progress(f"{model}: {name}, {line}"),
         )
         result.rows += [replace(row, direction=f"{name}, {row.direction}") for row in found.rows]
@@ -83,9 +98,9 @@ def check_training(args: argparse.Namespace, model: str, progress: Progress) -> 
         "weights": source.describe(),
         "input": "x".join(map(str, shape)),
         "floor": "torch again in float64, the samples of each batch in another order"
-        if args.dtype == "float64"
+        if dtype == "float64"
         else "torch's own error in float32",
-        "optimizers": ", ".join(f"{name} ({rate(name, args.train_batch):g})" for name in args.optimizer),
+        "optimizers": ", ".join(f"{name} ({rate(name, batch):g})" for name in options.optimizer),
         "versions": versions(),
     }
     return result
@@ -123,12 +138,13 @@ def recipes(optimizer: str, steps: int, batch: int) -> tuple[Recipe, Recipe]:
 
 
 def add_training(to: argparse.ArgumentParser) -> None:
-    """The arguments that say how to train."""
+    """The arguments of ``TrainingOptions``, but those that every check of weights has."""
+    steps, batch = TrainingOptions.steps, TrainingOptions.train_batch
     to.add_argument(
         "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="one or several (default: all three)"
     )
-    to.add_argument("--steps", type=at_least_one, default=STEPS, help=f"of the optimizer (default {STEPS})")
-    to.add_argument("--train-batch", type=_batch, default=BATCH, help=f"images in each (default {BATCH})")
+    to.add_argument("--steps", type=at_least_one, default=steps, help=f"of the optimizer (default {steps})")
+    to.add_argument("--train-batch", type=_batch, default=batch, help=f"images in each (default {batch})")
     to.add_argument("--train-size", type=_side, help=f"their side in pixels (default {SIZE}; a port's own)")
 
 
@@ -151,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_weights(usage)
     add_training(usage)
     usage.add_argument("--dtype", choices=BITS, default="float64", help="of the Paddle model (default float64)")
-    return run(usage, argv, check_training)
+    return run(usage, argv, TrainingOptions, check_training)
 
 
 if __name__ == "__main__":

@@ -9,28 +9,33 @@ Needs neither framework (torch for a ``.pth``). Exit codes: 0 the same, 1 not, o
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from alignment.command import Progress, add_weights, chosen_source, converted, parser, run
+from alignment.command import Progress, WeightOptions, add_weights, chosen_source, converted, parser, run
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
 from convert.key_map import to_timm
 from paddle_dla import checkpoint
+from paddle_dla.errors import WrongValue
 from paddle_dla.terminal import run_command
 
 
-def check_weights(args: argparse.Namespace, model: str, progress: Progress) -> Result:
-    """Compare the two files tensor by tensor. Raises ``CheckpointError`` where one is unreadable or does not fit."""
-    source = chosen_source(args, model, progress)
-    expected = converted(source, model).arrays
-    actual, _ = checkpoint.read(args.converted)
-    result = Result(f"{model}: weights, timm against Paddle", "float32")
-    result.facts = {"timm": source.describe(), "Paddle": args.converted}
+def check_weights(options: WeightOptions, progress: Progress) -> Result:
+    """Compare a checkpoint with ``options.converted``, tensor by tensor.
+
+    Raises ``CheckpointError`` where a file is unreadable or does not fit, ``WrongValue`` where none is to be checked.
+    """
+    if not options.converted:
+        raise WrongValue("--converted names the file to check")
+    source = chosen_source(options, progress)
+    expected = converted(source, options.model).arrays
+    actual, _ = checkpoint.read(options.converted)
+    result = Result(f"{options.model}: weights, timm against Paddle", "float32")
+    result.facts = {"timm": source.describe(), "Paddle": options.converted}
     for depth, name in enumerate(dict.fromkeys([*expected, *actual])):
         row = _row(name, depth, expected.get(name), actual.get(name))
         result.rows.append(row)
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = usage.parse_args(argv)
     if not arguments.converted:
         usage.error("--converted names the file to check")
-    return run(usage, argv, check_weights)
+    return run(usage, argv, WeightOptions, check_weights)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
-from paddle_dla.options import natural
+from paddle_dla.options import natural, options_of
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
@@ -32,17 +34,61 @@ SIDE_MULTIPLE = 32  # of an image that every variant takes
 SIZE = 64
 
 Progress = Callable[[str], None]
-Check = Callable[[argparse.Namespace, str, Progress], Result]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Where a comparison is written to, and whether every row of its table is printed."""
+
+    json: str | None = None
+    html: str | None = None
+    full: bool = False
+
+
+def add_reports(to: argparse.ArgumentParser) -> None:
+    """The arguments of ``ReportOptions``."""
+    to.add_argument("--json", metavar="FILE", help="write everything that was measured")
+    to.add_argument("--html", metavar="FILE", help="write a page with a picture")
+    to.add_argument("--full", action="store_true", help="print every row of the table")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(ReportOptions):
+    """What every check of a model is told: which model, and the seed of everything that is random."""
+
+    model: str
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions(CheckOptions):
+    """Which weights the models get: a timm checkpoint (``None``: seeded), and what Paddle loads instead of it."""
+
+    checkpoint: str | None = None
+    use_ema: bool = False
+    converted: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(WeightOptions):
+    """What the models run on: images, or so many random ones of a side in pixels."""
+
+    image: tuple[str, ...] | None = None
+    batch_size: int = 2
+    input_size: int | None = None
+
+
+Options = TypeVar("Options", bound=CheckOptions)
+Check = Callable[[Options, Progress], Result]
+"""Makes one comparison of one model."""
 
 
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The arguments of every check of one model: which, and reports; ``doc`` as for ``CommandParser``."""
+    """The arguments of ``CheckOptions``; ``doc`` as for ``CommandParser``."""
     result = CommandParser(name, doc)
     result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
     result.add_argument("--seed", type=natural, default=0, help="of everything that is random (default 0)")
-    result.add_argument("--json", metavar="FILE", help="write everything that was measured")
-    result.add_argument("--html", metavar="FILE", help="write a page with a picture")
-    result.add_argument("--full", action="store_true", help="print every row of the table")
+    add_reports(result)
     return result
 
 
@@ -54,25 +100,27 @@ def at_least_one(text: str) -> int:
 
 
 def add_weights(to: argparse.ArgumentParser) -> None:
-    """The arguments that say which weights the models get."""
+    """The arguments that ``WeightOptions`` adds."""
     to.add_argument("--checkpoint", help="timm checkpoint; default: timm's initialisation, seeded")
     to.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
     to.add_argument("--converted", help="load this converted file into Paddle instead of converting in memory")
 
 
 def add_inputs(to: argparse.ArgumentParser) -> None:
-    """The arguments that say what the models run on."""
+    """The arguments that ``ModelOptions`` adds."""
     to.add_argument("--image", nargs="+", metavar="PATH", help="images, through timm's evaluation transform")
-    to.add_argument("--batch-size", type=int, default=2, help="without images: random inputs, this many (default 2)")
+    to.add_argument(
+        "--batch-size", type=int, default=ModelOptions.batch_size, help="without images: random inputs, this many (2)"
+    )
     to.add_argument("--input-size", type=int, help="their side in pixels (default 64; of a port, what its card says)")
 
 
-def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
-    """The weights that the command line names, or seeded ones. Raises ``CheckpointError`` where they are unreadable."""
-    if args.checkpoint:
-        return read_source(args.checkpoint, args.use_ema)
+def chosen_source(options: WeightOptions, progress: Progress) -> Source:
+    """The weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` where they are unreadable."""
+    if options.checkpoint:
+        return read_source(options.checkpoint, options.use_ema)
     # imports both frameworks, for which usage errors need not wait
-    entry = find_model(model)
+    model, entry = options.model, find_model(options.model)
     if entry.folder is not None:
         from alignment.ported import own_source
 
@@ -80,20 +128,20 @@ def chosen_source(args: argparse.Namespace, model: str, progress: Progress) -> S
         return own_source(entry)
     from alignment.pairs import seeded_source
 
-    progress(f"{model}: no checkpoint given, weights seeded with {args.seed}")
-    return seeded_source(model, args.seed, randomise_batch_norm=True)
+    progress(f"{model}: no checkpoint given, weights seeded with {options.seed}")
+    return seeded_source(model, options.seed, randomise_batch_norm=True)
 
 
 def chosen_weights(
-    args: argparse.Namespace, model: str, progress: Progress
+    options: WeightOptions, progress: Progress
 ) -> tuple[Source, Conversion, dict[str, np.ndarray] | None]:
-    """The source, its conversion, and the arrays of ``--converted`` where it is given.
+    """The source, its conversion, and the arrays of ``converted`` where it is given.
 
-    Raises ``CheckpointError`` where a file is unreadable or does not fit ``model``.
+    Raises ``CheckpointError`` where a file is unreadable or does not fit the model.
     """
-    source = chosen_source(args, model, progress)
-    conversion = converted(source, model)
-    return source, conversion, checkpoint.read(args.converted)[0] if args.converted else None
+    source = chosen_source(options, progress)
+    conversion = converted(source, options.model)
+    return source, conversion, checkpoint.read(options.converted)[0] if options.converted else None
 
 
 def converted(source: Source, model: str) -> Conversion:
@@ -104,10 +152,12 @@ def converted(source: Source, model: str) -> Conversion:
     return convert_source(source, model, source.num_classes or None, source.in_chans)
 
 
-def chosen_inputs(args: argparse.Namespace, model: str, conversion: Conversion) -> np.ndarray | list[str]:
-    """The paths of the images that the command line names, or random inputs (B, C, H, W)."""
-    shape = (args.batch_size, conversion.in_chans, *sides(args.input_size, model))
-    return args.image or np.random.RandomState(args.seed).standard_normal(shape)
+def chosen_inputs(options: ModelOptions, conversion: Conversion) -> np.ndarray | list[str]:
+    """The paths of the images that are named, or random inputs (B, C, H, W)."""
+    if options.image:
+        return list(options.image)
+    shape = (options.batch_size, conversion.in_chans, *sides(options.input_size, options.model))
+    return np.random.RandomState(options.seed).standard_normal(shape)
 
 
 def sides(size: int | None, model: str) -> tuple[int, int]:
@@ -118,39 +168,41 @@ def sides(size: int | None, model: str) -> tuple[int, int]:
     return (SIZE, SIZE) if entry.folder is None else entry.card.preprocessing.input_size[1:]
 
 
-def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, check: Check) -> int:
+def run(
+    usage: argparse.ArgumentParser, argv: Sequence[str] | None, kind: type[Options], check: Check[Options]
+) -> int:
     """Check every model that the command line names, print and write the reports; returns the exit code.
 
     0: all aligned; 1: not, or the weights do not fit, or the data cannot be read; ends the program with 2 for
     arguments that make no sense.
     """
-    args = usage.parse_args(argv)
-    models = chosen_models(args, usage)
+    options = options_of(kind, usage.parse_args(argv))
+    models = chosen_models(options, usage)
     use_vector_kernels()
     results: list[Result] = []
     try:
-        refuse_reports(args)
+        refuse_reports(options)
         for number, model in enumerate(models, 1):
-            results.append(check(args, model, announcer(f"[{number}/{len(models)}] ")))
-            print(text(results[-1], fold=not args.full), end="\n\n", flush=True)
+            results.append(check(replace(options, model=model), announcer(f"[{number}/{len(models)}] ")))
+            print(text(results[-1], fold=not options.full), end="\n\n", flush=True)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        write_reports(results, args)
+        write_reports(results, options)
         return 1
-    if not write_reports(results, args):
+    if not write_reports(results, options):
         return 1
     if len(results) > 1:
         print("\n".join(f"{result.title.split(':')[0]:16}{result.verdict()}" for result in results))
     return 0 if all(result.passed for result in results) else 1
 
 
-def write_reports(results: Sequence[Result], args: argparse.Namespace) -> bool:
-    """Write what ``--json`` and ``--html`` name, where there is anything to write; whether it could be written.
+def write_reports(results: Sequence[Result], options: ReportOptions) -> bool:
+    """Write what ``options`` name, where there is anything to write; whether it could be written.
 
     What could not is printed: what was measured is worth more than where it goes.
     """
     written = True
-    for write, path in ((write_json, args.json), (write_html, args.html)):
+    for write, path in ((write_json, options.json), (write_html, options.html)):
         try:
             if results and path:
                 write(results, path)
@@ -160,17 +212,17 @@ def write_reports(results: Sequence[Result], args: argparse.Namespace) -> bool:
     return written
 
 
-def refuse_reports(args: argparse.Namespace) -> None:
+def refuse_reports(options: ReportOptions) -> None:
     """Raises ``CheckpointError`` for a report that could not be written, before any work is done for it."""
-    for path in filter(None, (args.json, args.html)):
+    for path in filter(None, (options.json, options.html)):
         folder = os.path.dirname(path) or "."
         check_writable(path) if os.path.isdir(folder) else check_folder(folder, parents=True)
     names = ("checkpoint", "converted", "config", "data", "predictions", "torch_folder", "paddle_folder")
-    read = [getattr(args, name, None) for name in names]
+    read = [getattr(options, name, None) for name in names]
     folders = [folder for folder in read if isinstance(folder, str) and os.path.isdir(folder)]
     records = [os.path.join(folder, name) for folder in folders for name in (TENSORS, INDEX, "inputs.npy")]
-    images = getattr(args, "image", None) or []
-    check_apart({"--json": args.json, "--html": args.html}, [*read, *records, *images])
+    images = getattr(options, "image", None) or ()
+    check_apart({"--json": options.json, "--html": options.html}, [*read, *records, *images])
 
 
 def announcer(prefix: str) -> Progress:
@@ -178,18 +230,18 @@ def announcer(prefix: str) -> Progress:
     return lambda line: print(prefix + line, file=sys.stderr, flush=True)
 
 
-def chosen_models(args: argparse.Namespace, usage: argparse.ArgumentParser) -> list[str]:
-    """The models that the command line names; ends the program with 2 where its arguments make no sense."""
+def chosen_models(options: CheckOptions, usage: argparse.ArgumentParser) -> list[str]:
+    """The models that ``options`` name; ends the program with 2 where the arguments make no sense."""
     try:
-        models = list(VARIANTS) if args.model == "all" else [_named(args.model)]
+        models = list(VARIANTS) if options.model == "all" else [_named(options.model)]
     except UserError as error:
         usage.error(str(error))
-    if "checkpoint" in args:
-        _refuse_weights(args, usage, len(models))
-    size = getattr(args, "input_size", None)
-    wrong_size = size is not None and (size < 1 or size % _multiple(models[0]))
-    if wrong_size or ("batch_size" in args and args.batch_size < 1):
-        usage.error(f"--batch-size must be at least 1 and --input-size a multiple of {SIDE_MULTIPLE}")
+    if isinstance(options, WeightOptions):
+        _refuse_weights(options, usage, len(models))
+    if isinstance(options, ModelOptions):
+        size = options.input_size
+        if options.batch_size < 1 or (size is not None and (size < 1 or size % _multiple(models[0]))):
+            usage.error(f"--batch-size must be at least 1 and --input-size a multiple of {SIDE_MULTIPLE}")
     return models
 
 
@@ -205,8 +257,8 @@ def _multiple(model: str) -> int:
     return SIDE_MULTIPLE if find_model(model).folder is None else 1
 
 
-def _refuse_weights(args: argparse.Namespace, usage: argparse.ArgumentParser, models: int) -> None:
-    if models > 1 and (args.checkpoint or args.converted):
+def _refuse_weights(options: WeightOptions, usage: argparse.ArgumentParser, models: int) -> None:
+    if models > 1 and (options.checkpoint or options.converted):
         usage.error("--checkpoint and --converted belong to one model; name it instead of 'all'")
-    if args.use_ema and not args.checkpoint:
+    if options.use_ema and not options.checkpoint:
         usage.error("--use-ema needs --checkpoint")

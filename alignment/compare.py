@@ -13,15 +13,15 @@ Exit codes: 0 aligned, 1 not, or a record is unreadable, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from alignment.command import refuse_reports, write_reports
+from alignment.command import ReportOptions, add_reports, refuse_reports, write_reports
 from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.noise import Noise, NoiseFloor, credible
 from alignment.engine.records.files import TapeError, load_tape
@@ -31,8 +31,36 @@ from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
 from paddle_dla.command_parser import CommandParser
-from paddle_dla.errors import UserError
+from paddle_dla.errors import UserError, WrongValue
+from paddle_dla.options import options_of
 from paddle_dla.terminal import run_command
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ReportOptions):
+    """Two folders of records, or two files of reprod_log with the largest relative error that they may have."""
+
+    torch_folder: str
+    paddle_folder: str
+    tolerance: float | None = None
+
+    def are_files(self) -> bool:
+        """Whether two files of reprod_log are compared. Raises ``WrongValue`` for what cannot be compared."""
+        files = [Path(path).suffix == SUFFIX for path in (self.torch_folder, self.paddle_folder)]
+        if any(files) and not all(files):
+            raise WrongValue(f"a folder and a {SUFFIX} file cannot be compared; give two of either")
+        if self.tolerance is not None and not (all(files) and 0 <= self.tolerance < math.inf):
+            raise WrongValue(
+                f"--tolerance is for {SUFFIX} files, a number of 0 or more; records bring their own noise floor"
+            )
+        return all(files)
+
+
+def run(options: CompareOptions) -> Result:
+    """Compare. Raises ``UserError`` where something is unreadable, or does not belong together."""
+    if options.are_files():
+        return compare_reprod(options.torch_folder, options.paddle_folder, options.tolerance)
+    return compare_records(options.torch_folder, options.paddle_folder)
 
 
 def compare_records(torch_folder: str, paddle_folder: str) -> Result:
@@ -93,32 +121,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=float, help="of files: largest relative error (default: what rounding explains)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--html", metavar="FILE", help="write a page with a picture")
-    parser.add_argument("--full", action="store_true", help="print every row of the table")
-    args = parser.parse_args(argv)
-    files = _are_files(parser, args)
+    add_reports(parser)
+    options = options_of(CompareOptions, parser.parse_args(argv))
     try:
-        refuse_reports(args)
-        if files:
-            result = compare_reprod(args.torch_folder, args.paddle_folder, args.tolerance)
-        else:
-            result = compare_records(args.torch_folder, args.paddle_folder)
+        options.are_files()
+    except WrongValue as error:
+        parser.error(str(error))
+    try:
+        refuse_reports(options)
+        result = run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(text(result, fold=not args.full))
-    return 0 if write_reports([result], args) and result.passed else 1
-
-
-def _are_files(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
-    """Whether the command line names two files of reprod_log; ends the program with 2 where it makes no sense."""
-    files = [Path(path).suffix == SUFFIX for path in (args.torch_folder, args.paddle_folder)]
-    if any(files) and not all(files):
-        parser.error(f"a folder and a {SUFFIX} file cannot be compared; give two of either")
-    if args.tolerance is not None and not (all(files) and 0 <= args.tolerance < math.inf):
-        parser.error(f"--tolerance is for {SUFFIX} files, a number of 0 or more; records bring their own noise floor")
-    return all(files)
+    print(text(result, fold=not options.full))
+    return 0 if write_reports([result], options) and result.passed else 1
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.command import SIDE_MULTIPLE, SIZE, add_inputs
+from alignment.command import SIDE_MULTIPLE, SIZE, ModelOptions, add_inputs
 from alignment.engine.judging.noise import measure_leaks, run_in_both
 from alignment.engine.records.files import Measured, check_dump, save_tape
 from alignment.engine.records.store import MEMORY, Budget, Store
@@ -38,7 +39,7 @@ from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
 from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
-from paddle_dla.options import natural
+from paddle_dla.options import natural, options_of
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.npy import write_npy
@@ -48,6 +49,25 @@ from paddle_dla.terminal import run_command
 
 INPUTS = "inputs.npy"
 """What the torch side ran on, beside its tape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """Which side runs with which weights on what, and the folder of its record; ``max_memory`` in MiB."""
+
+    side: str
+    model: str
+    output: str
+    checkpoint: str | None = None
+    converted: str | None = None
+    image: tuple[str, ...] | None = None
+    inputs: str | None = None
+    batch_size: int = ModelOptions.batch_size
+    input_size: int = SIZE
+    seed: int = 0
+    mode: str = "eval"
+    forward_only: bool = False
+    max_memory: int = MEMORY // 2**20
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,12 +82,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
     result.add_argument("--forward-only", action="store_true", help="leave gradients out")
     result.add_argument(
-        "--max-memory", type=natural, default=MEMORY // 2**20, metavar="MB",
+        "--max-memory", type=natural, default=RecordOptions.max_memory, metavar="MB",
         help="of the record while the model runs; the rest goes to a temporary file (default %(default)s)",
     )  # fmt: skip
     result.add_argument("--output", required=True, metavar="DIR", help="where to write the record")
     add_inputs(result)
-    result.set_defaults(input_size=SIZE)
+    result.set_defaults(input_size=RecordOptions.input_size)
     return result
 
 
@@ -122,51 +142,51 @@ def record_paddle(
     save_tape(tape, folder, {**(facts or {}), "Paddle": paddle.__version__, "mode": mode, **half.notes})
 
 
-def _torch_side(args: argparse.Namespace, model: str) -> None:
+def _torch_side(options: RecordOptions) -> None:
     """Record timm's model and keep the inputs beside it. Raises ``CheckpointError``."""
     import torch
 
     from torch_ref.data import eval_batch
     from torch_ref.model import create_model, load_tensors
 
-    source = read_source(args.checkpoint)
-    reference = create_model(model, num_classes=source.num_classes or 1000, in_chans=source.in_chans)
+    source = read_source(options.checkpoint)
+    reference = create_model(options.model, num_classes=source.num_classes or 1000, in_chans=source.in_chans)
     tensors = {name: torch.from_numpy(stored.raw.copy()) for name, stored in source.tensors.items()}
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
-    inputs = eval_batch(reference, args.image) if args.image else _inputs(args, source.in_chans)
-    record_torch(reference, inputs, args.output, **_options(args, model, source.describe()))
-    with atomic_path(Path(args.output) / INPUTS) as part:
+    inputs = eval_batch(reference, list(options.image)) if options.image else _inputs(options, source.in_chans)
+    record_torch(reference, inputs, options.output, **_arguments(options, source.describe()))
+    with atomic_path(Path(options.output) / INPUTS) as part:
         write_npy(part, inputs)
 
 
-def _paddle_side(args: argparse.Namespace, model: str) -> None:
+def _paddle_side(options: RecordOptions) -> None:
     """Record the Paddle model. Raises ``CheckpointError``."""
     from paddle_dla import create_model
 
-    arrays, _ = checkpoint.read(args.converted)
+    arrays, _ = checkpoint.read(options.converted)
     missing = [name for name in (HEAD[0], STEM) if name not in arrays]
     if missing:
-        raise CheckpointError(f"{args.converted} is no classifier of this family: it has no {missing[0]}")
+        raise CheckpointError(f"{options.converted} is no classifier of this family: it has no {missing[0]}")
     classes, in_chans = arrays[HEAD[0]].shape[0], arrays[STEM].shape[1]
-    port = create_model(model, pretrained=args.converted, num_classes=classes, in_chans=in_chans)
-    record_paddle(port, _inputs(args, in_chans), args.output, **_options(args, model, args.converted))
+    port = create_model(options.model, pretrained=options.converted, num_classes=classes, in_chans=in_chans)
+    record_paddle(port, _inputs(options, in_chans), options.output, **_arguments(options, options.converted))
 
 
-def _options(args: argparse.Namespace, model: str, weights: str) -> dict[str, Any]:
+def _arguments(options: RecordOptions, weights: str) -> dict[str, Any]:
     return {
-        "mode": args.mode,
-        "backward": not args.forward_only,
-        "seed": args.seed,
-        "max_memory": args.max_memory * 2**20,
-        "facts": {"model": model, "weights": weights},
+        "mode": options.mode,
+        "backward": not options.forward_only,
+        "seed": options.seed,
+        "max_memory": options.max_memory * 2**20,
+        "facts": {"model": options.model, "weights": weights},
     }
 
 
-def _inputs(args: argparse.Namespace, in_chans: int) -> np.ndarray:
-    if args.inputs:
-        return read_inputs(args.inputs)
-    shape = (args.batch_size, in_chans, args.input_size, args.input_size)
-    return np.random.RandomState(args.seed).standard_normal(shape)
+def _inputs(options: RecordOptions, in_chans: int) -> np.ndarray:
+    if options.inputs:
+        return read_inputs(options.inputs)
+    shape = (options.batch_size, in_chans, options.input_size, options.input_size)
+    return np.random.RandomState(options.seed).standard_normal(shape)
 
 
 def read_inputs(path: str) -> np.ndarray:
@@ -182,6 +202,12 @@ def read_inputs(path: str) -> np.ndarray:
     return np.array(inputs)
 
 
+def run(options: RecordOptions) -> None:
+    """Record one side. Raises ``CheckpointError`` before anything is written where a file is unreadable."""
+    check_dump(options.output, INPUTS)
+    _torch_side(options) if options.side == "torch" else _paddle_side(options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser()
@@ -194,13 +220,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage.error(f"--batch-size must be at least 1 and --input-size a multiple of {SIDE_MULTIPLE}")
     if not (args.checkpoint if args.side == "torch" else args.converted):
         usage.error("the torch side needs --checkpoint, the Paddle side --converted")
+    options = options_of(RecordOptions, args, model=model)
     try:
-        check_dump(args.output, INPUTS)
-        _torch_side(args, model) if args.side == "torch" else _paddle_side(args, model)
+        run(options)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{model}: {args.side} side recorded in {args.output}")
+    print(f"{model}: {options.side} side recorded in {options.output}")
     return 0
 
 

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from paddle_dla.checkpoint import recorded_preprocessing, weight_file
 from paddle_dla.command_parser import CommandParser
@@ -33,19 +33,23 @@ from paddle_dla.data.batch import Batch
 from paddle_dla.data.class_names import NamedBy, imagenet_class_names, read_class_names, recorded_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.labelling import open_labelled
-from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
-from paddle_dla.data.picture import grid
-from paddle_dla.data.pipeline import evaluation_loader
 from paddle_dla.data.source import FileSource, Source
-from paddle_dla.data.training import FromPixels, TrainingBatch
-from paddle_dla.data.transforms import training_transform
 from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
-from paddle_dla.options import Loading, add_preprocessing, chosen_preprocessing, finite, natural, positive
+from paddle_dla.options import (
+    Loading,
+    PreprocessingOptions,
+    add_preprocessing,
+    chosen_preprocessing,
+    finite,
+    natural,
+    options_of,
+    positive,
+)
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.apart import check_apart
@@ -53,11 +57,38 @@ from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.terminal import run_command
-from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from paddle_dla.data.loader import Loader
 
 DEFAULT_MODEL = "dla60"  # all variants were published with the same preprocessing
 MIXED_SHOWN = 2  # classes that the caption of a mixed label names
 BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  # options that a config leaves open
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookOptions(PreprocessingOptions):
+    """A training by its config, or the data, model and augmentation; how many images are drawn, and where."""
+
+    config: str | None = None
+    override: tuple[str, ...] = ()
+    data: str | None = None
+    data_root: str | None = None
+    classes: str | None = None
+    model: str | None = None
+    checkpoint: str | None = None
+    images: int = 36
+    columns: int | None = None
+    shuffle: int | None = None
+    output: str = "batch.png"
+    train: bool = False
+    auto_augment: str | None = None
+    re_prob: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,53 +125,63 @@ def fed_in_training(config_file: str, overrides: Sequence[str]) -> Feed:
 
     Raises ``ConfigError``, ``TrainingError``, ``DataError`` as ``train`` does.
     """
+    from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
+
     config = load_config(config_file, overrides)
     datasets = open_datasets(config)
     loader = train_loader(config, datasets, Ranks())
     return Feed(loader, datasets.train, train_preprocessing(config), config.data.class_map)
 
 
-def fed_as_told(args: argparse.Namespace) -> Feed:
-    """What the command line says without a config, as one batch."""
-    preprocessing = chosen_preprocessing(args, model_preprocessing(args.model, args.checkpoint))
-    source = _source(args)
+def fed_as_told(options: LookOptions) -> Feed:
+    """What the options say without a config, as one batch."""
+    from paddle_dla.data.loader import Loader
+    from paddle_dla.data.pipeline import evaluation_loader
+
+    preprocessing = chosen_preprocessing(options, model_preprocessing(options.model, options.checkpoint))
+    source = _source(options)
     # training draws its images; the first of a folder are of one class
-    drawn = args.seed if args.train and args.shuffle is None else args.shuffle
-    order = chosen_samples(source.num_samples, args.images, drawn)
-    if args.train:
-        num_classes = count_classes(source) if args.mixup or args.cutmix else 0
-        options = training_options(args, preprocessing, num_classes)
-        loader = Loader(source, batch_size=len(order), output_shape=preprocessing.input_size, order=order, **options)
+    drawn = options.seed if options.train and options.shuffle is None else options.shuffle
+    order = chosen_samples(source.num_samples, options.images, drawn)
+    if options.train:
+        num_classes = count_classes(source) if options.mixup or options.cutmix else 0
+        prepared = training_options(options, preprocessing, num_classes)
+        loader = Loader(source, batch_size=len(order), output_shape=preprocessing.input_size, order=order, **prepared)
     else:
         loader = evaluation_loader(source, preprocessing, Loading(len(order)), Ranks(), order)
-    return Feed(loader, source, preprocessing, args.classes)
+    return Feed(loader, source, preprocessing, options.classes)
 
 
-def _source(args: argparse.Namespace) -> Source:
+def _source(options: LookOptions) -> Source:
     """The data, numbered by the names that a checkpoint records, where one is named that does."""
-    manifest = None if args.checkpoint is None else read_manifest(weight_file(args.checkpoint))
-    if args.classes is not None or manifest is None or manifest.get("classes") is None:
-        return open_source(args.data, args.data_root, args.classes)
+    manifest = None if options.checkpoint is None else read_manifest(weight_file(options.checkpoint))
+    if options.classes is not None or manifest is None or manifest.get("classes") is None:
+        return open_source(options.data, options.data_root, options.classes)
     try:
         count = len(manifest["classes"])
         names = recorded_class_names(manifest["classes"], count)
     except WrongValue as error:
-        raise CheckpointError(f"{manifest_path(args.checkpoint)}: {error}") from error
-    return open_labelled(args.data, args.data_root, names, NamedBy.WEIGHTS, count)
+        raise CheckpointError(f"{manifest_path(options.checkpoint)}: {error}") from error
+    return open_labelled(options.data, options.data_root, names, NamedBy.WEIGHTS, count)
 
 
-def training_options(args: argparse.Namespace, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
-    """What a loader is given for training with the augmentation that the command line names."""
-    transform = training_transform(preprocessing, auto_augment=args.auto_augment, re_prob=args.re_prob, re_mode="pixel")
+def training_options(options: LookOptions, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
+    """What a loader is given for training with the augmentation that the options name."""
+    from paddle_dla.data.training import FromPixels, TrainingBatch
+    from paddle_dla.data.transforms import training_transform
+
+    transform = training_transform(
+        preprocessing, auto_augment=options.auto_augment, re_prob=options.re_prob, re_mode="pixel"
+    )
     mix = None
-    if args.mixup or args.cutmix:
+    if options.mixup or options.cutmix:
         # no smoothing: the caption tells what was mixed
-        mix = Mixup(args.mixup, args.cutmix, mode="elem", label_smoothing=0, num_classes=num_classes)
+        mix = Mixup(options.mixup, options.cutmix, mode="elem", label_smoothing=0, num_classes=num_classes)
     return {
         "transform": FromPixels(transform.sample, preprocessing.input_size[0]),
         "batch_transform": TrainingBatch(Normalise(preprocessing), transform.erase, mix),
         "soft_labels": num_classes if mix else 0,
-        "seed": args.seed,
+        "seed": options.seed,
     }
 
 
@@ -185,6 +226,8 @@ def _name(label: int, classes: list[str] | None) -> str:
 
 def draw(view: View, source: Source, classes: list[str] | None, columns: int | None = None) -> Image.Image:
     """The picture of a view."""
+    from paddle_dla.data.picture import grid
+
     captions = [
         (caption(label, classes), source.name(index)) for label, index in zip(view.batch.labels, view.batch.indices)
     ]
@@ -237,8 +280,8 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. Raises ``ValueError`` for options that say nothing together."""
+def parsed(argv: Sequence[str] | None) -> LookOptions:
+    """The command line. Raises ``WrongValue`` for options that say nothing together."""
     command = parser()
     args = command.parse_args(argv)
     if args.config:
@@ -249,7 +292,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         command.error("which images? name them with --data, or a training with --config")
     elif not args.train and (args.auto_augment or args.re_prob or args.mixup or args.cutmix):
         raise WrongValue("--auto-augment, --re-prob, --mixup and --cutmix are seen with --train only")
-    return args
+    return options_of(LookOptions, args)
 
 
 def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -259,19 +302,19 @@ def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Names
         raise WrongValue(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write the picture that the command line asks for. Raises ``UserError``."""
-    check_writable(Path(args.output))
-    check_apart({"--output": args.output}, [args.checkpoint, args.data, args.classes, args.config])
-    refuse_picture_in(args.data, args.output)
-    feed = fed_in_training(args.config, args.override) if args.config else fed_as_told(args)
+def run(options: LookOptions) -> None:
+    """Write the picture that is asked for. Raises ``UserError``."""
+    check_writable(Path(options.output))
+    check_apart({"--output": options.output}, [options.checkpoint, options.data, options.classes, options.config])
+    refuse_picture_in(options.data, options.output)
+    feed = fed_in_training(options.config, options.override) if options.config else fed_as_told(options)
     for note in feed.source.notes:
         print(note)
-    view = look(feed, args.images)
-    picture = draw(view, feed.source, names_of_classes(feed.source, feed.class_file), args.columns)
-    with atomic_path(args.output) as part:
+    view = look(feed, options.images)
+    picture = draw(view, feed.source, names_of_classes(feed.source, feed.class_file), options.columns)
+    with atomic_path(options.output) as part:
         picture.save(part, "PNG")
-    print(f"{args.output}: {len(view.batch)} of {feed.source.num_samples} images, {feed.preprocessing}")
+    print(f"{options.output}: {len(view.batch)} of {feed.source.num_samples} images, {feed.preprocessing}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

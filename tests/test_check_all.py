@@ -1,7 +1,7 @@
 """All checks of a port in one command: what is right is green, and what is wrong is red in the checks that see it."""
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,8 @@ import pytest
 from numpy_weights import timm_weights
 
 from alignment import check_all
-from alignment.check_all import CHECKS, Checkpoint
-from alignment.command import parser
+from alignment.check_all import CHECKS, AllOptions, Step
+from alignment.command import CheckOptions
 from alignment.engine.result import Result, Row
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
@@ -85,26 +85,26 @@ def test_another_initialisation_fails_its_own_check_alone(files, monkeypatch, ca
 # --- how outcomes are gathered, without a model ---------------------------------------------------------------------
 
 
-def arguments(**values):
-    args = parser("check_all", "").parse_args(["--model", SMALL])
-    return argparse.Namespace(**vars(args), converted="x.pdparams", **values)
+@dataclass(frozen=True, kw_only=True)
+class MadeUp(CheckOptions):
+    error: float = 0.0
 
 
-def aligned(args, model, progress):
-    row = Row("a", "a", "Tensor", 0, 0, True, (1,), 0.0, args.error, 0.0, 0.0)
-    return Result(f"{model}: made up", "float64", [row])
+def aligned(options, progress):
+    row = Row("a", "a", "Tensor", 0, 0, True, (1,), 0.0, options.error, 0.0, 0.0)
+    return Result(f"{options.model}: made up", "float64", [row])
 
 
-def refusing(args, model, progress):
+def refusing(options, progress):
     raise CheckpointError("the file is damaged:\n  in one place")
 
 
-def gathered(*checks, **values):
-    return list(check_all.check_all(arguments(**values), SMALL, lambda line: None, checks))
+def gathered(*checks):
+    return list(check_all.check_all(AllOptions(model=SMALL, converted="x.pdparams"), lambda line: None, checks))
 
 
 def test_the_options_of_a_check_are_its_own():
-    right, wrong = gathered(Checkpoint("right", aligned, {"error": 0.0}), Checkpoint("wrong", aligned, {"error": 1.0}))
+    right, wrong = gathered(Step("right", aligned, MadeUp), Step("wrong", aligned, MadeUp, {"error": 1.0}))
     assert right.passed
     assert not wrong.passed
     assert "wrong" in wrong.line()
@@ -112,14 +112,14 @@ def test_the_options_of_a_check_are_its_own():
 
 
 def test_a_refusal_is_a_failure_that_does_not_stop_the_others():
-    first, second = gathered(Checkpoint("first", refusing), Checkpoint("second", aligned), error=0.0)
+    first, second = gathered(Step("first", refusing), Step("second", aligned, MadeUp))
     assert not first.passed
     assert "REFUSED: the file is damaged:" in first.line()
     assert second.passed
 
 
 def test_a_refusal_is_in_every_report(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(check_all.check_all, "__defaults__", ((Checkpoint("first", refusing),),))
+    monkeypatch.setattr(check_all.check_all, "__defaults__", ((Step("first", refusing),),))
     (tmp_path / "x.pdparams").touch()
     reports = ["--json", str(tmp_path / "report.json"), "--html", str(tmp_path / "page.html")]
     assert check_all.main(["--model", SMALL, "--converted", str(tmp_path / "x.pdparams"), *reports]) == 1

@@ -11,7 +11,7 @@ import pytest
 from odd_images import odd_images
 from PIL import Image, ImageOps
 
-from alignment import align_data, check_data, training_transforms
+from alignment import align_data, check_data, data_comparison, training_transforms
 from alignment.command import parser
 from alignment.drawn_images import drawing, drawn_files
 from alignment.engine.pixels.recipe import CROP, DECODE, NORMALISE, Recipe
@@ -23,6 +23,7 @@ from paddle_dla.data.loader import Loader
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.transforms import training_transform
+from paddle_dla.options import options_of
 
 SMALL = "dla46x_c"
 
@@ -61,7 +62,7 @@ def test_every_model_has_timms_configuration(model):
     from torch_ref.data import eval_config
 
     preprocessing = PRETRAINED[model].preprocessing
-    assert check_data.recipe_of(eval_config(model)) == check_data.recipe_of(preprocessing.as_dict())
+    assert data_comparison.recipe_of(eval_config(model)) == data_comparison.recipe_of(preprocessing.as_dict())
 
 
 @pytest.fixture
@@ -78,7 +79,8 @@ def check(*words):
     usage = parser("check_data", "")
     usage.add_argument("--image", nargs="+")
     check_data.add_data(usage)
-    return check_data.check_data(usage.parse_args(["--model", SMALL, *words]), SMALL, lambda line: None)
+    options = options_of(check_data.SampleOptions, usage.parse_args(["--model", SMALL, *words]))
+    return check_data.check_data(options, lambda line: None)
 
 
 def red(result):
@@ -92,7 +94,7 @@ def test_our_pipeline_feeds_a_model_what_timm_does():
     assert result.passed, result.verdict()
     assert {row.max_abs for row in result.rows} == {0.0}
     layers = {row.layer for row in result.rows}
-    assert {"list of samples", DECODE, CROP, NORMALISE, check_data.LOADER} < layers
+    assert {"list of samples", DECODE, CROP, NORMALISE, data_comparison.LOADER} < layers
     assert layers > training_transforms.SAMPLE_CASES.keys() | training_transforms.MIXING_CASES.keys()
 
 
@@ -120,7 +122,7 @@ PIPELINE_FAULTS = {
 @pytest.mark.parametrize("part", PIPELINE_FAULTS)
 def test_a_wrong_part_of_our_pipeline_is_found(part, few, monkeypatch):
     wrong, stage, words, rows = PIPELINE_FAULTS[part]
-    monkeypatch.setattr(check_data, part, wrong)
+    monkeypatch.setattr(data_comparison, part, wrong)
     result = check()
     assert red(result) == rows
     assert result.culprits[0].layer.startswith(f"{stage} of ")
@@ -143,7 +145,7 @@ def test_a_wrong_part_of_training_is_found(part, few, monkeypatch):
     found = red(result)
     assert row in found
     assert result.culprits[0].layer.startswith(f"{result.first_divergence} of ")
-    assert not found & {DECODE, CROP, NORMALISE, check_data.LOADER}
+    assert not found & {DECODE, CROP, NORMALISE, data_comparison.LOADER}
 
 
 class Repeating(Loader):
@@ -169,7 +171,7 @@ class Mislabelled(Loader):
 def test_a_loader_that_hands_on_something_else_is_found(wrong, words, few, monkeypatch):
     monkeypatch.setattr(pipeline, "Loader", wrong)
     result = check()
-    assert red(result) == {check_data.LOADER}
+    assert red(result) == {data_comparison.LOADER}
     assert words in result.first_difference.note
     assert not result.passed
 
@@ -177,7 +179,7 @@ def test_a_loader_that_hands_on_something_else_is_found(wrong, words, few, monke
 @pytest.mark.torch
 def test_a_loader_that_crops_otherwise_is_found(few, monkeypatch):
     monkeypatch.setattr(pipeline, "EvalTransform", wrong_transform)
-    assert red(check()) == {check_data.LOADER}
+    assert red(check()) == {data_comparison.LOADER}
 
 
 @pytest.mark.torch
@@ -196,7 +198,7 @@ def test_timm_draws_for_itself_again_afterwards():
 
 @pytest.mark.parametrize(("there", "wanted", "indices"), [(5, 9, [0, 1, 2, 3, 4]), (9, 3, [0, 4, 8]), (9, 1, [0])])
 def test_samples_are_taken_from_all_of_the_data(there, wanted, indices):
-    assert check_data.spread_over(there, wanted) == indices
+    assert data_comparison.spread_over(there, wanted) == indices
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def test_images_have_no_list_to_compare(tree, few):
 
 @pytest.mark.torch
 def test_a_difference_ends_with_1(tree, few, monkeypatch, capsys):
-    monkeypatch.setattr(check_data, "Normalise", wrong_normalise)
+    monkeypatch.setattr(data_comparison, "Normalise", wrong_normalise)
     assert check_data.main(["--model", SMALL, "--data", str(tree)]) == 1
     assert "computation fault in normalise of 9/a.png: mean and std" in capsys.readouterr().out
 
@@ -247,11 +249,11 @@ def test_data_that_is_missing_ends_with_1(tmp_path, capsys):
 
 @pytest.mark.torch
 def test_data_that_is_missing_is_a_refusal_among_all_checks(tmp_path):
-    from alignment.check_all import Checkpoint, check_all
+    from alignment.check_all import AllOptions, Step, check_all
 
-    args = parser("check_all", "").parse_args(["--model", SMALL])
-    vars(args).update(converted="none.pdparams", data=str(tmp_path / "none"), image=None, samples=1)
-    [outcome] = check_all(args, SMALL, lambda line: None, [Checkpoint("data", check_data.check_data)])
+    options = AllOptions(model=SMALL, converted="none.pdparams", data=str(tmp_path / "none"), samples=1)
+    step = Step("data", check_data.check_data, check_data.SampleOptions)
+    [outcome] = check_all(options, lambda line: None, [step])
     assert not outcome.passed
     assert "none: is not there" in outcome.line()
 

@@ -6,17 +6,13 @@ import pytest
 from small_models import EACH_MODEL
 
 from alignment import check_init
-from alignment.command import parser
 
 SMALL = "dla46x_c"
 pytestmark = pytest.mark.torch
 
 
 def check(model=SMALL, seeds=2):
-    usage = parser("check_init", "")
-    check_init.add_seeds(usage)
-    args = usage.parse_args(["--model", model, "--seeds", str(seeds)])
-    return check_init.check_init(args, model, lambda line: None)
+    return check_init.check_init(check_init.InitOptions(model=model, seeds=seeds), lambda line: None)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from alignment import check_metric
 from alignment.check_metric import CLASSES, FEW, SAMPLES, Logits
-from alignment.command import parser
+from alignment.command import CheckOptions
 from paddle_dla import metrics
 
 SMALL = "dla46x_c"
@@ -21,8 +21,7 @@ def fewer(monkeypatch):
 
 
 def check(seed=0):
-    args = parser("check_metric", "").parse_args(["--model", SMALL, "--seed", str(seed)])
-    return check_metric.check_metric(args, SMALL, lambda line: None)
+    return check_metric.check_metric(CheckOptions(model=SMALL, seed=seed), lambda line: None)
 
 
 def red(result):

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from alignment import check_loss, check_optimizer, check_schedule
-from alignment.command import parser
+from alignment.command import CheckOptions
 from alignment.engine.judging.parts import part_row
 
 SMALL = "dla46x_c"
 
 
-def check(made, **options):
-    args = parser("check", "").parse_args(["--model", SMALL])
-    vars(args).update(optimizer_steps=2, **options)
-    return made(args, SMALL, lambda line: None)
+def check(made, kind=CheckOptions, **options):
+    return made(kind(model=SMALL, **options), lambda line: None)
+
+
+def check_two_steps():
+    return check(check_optimizer.check_optimizer, check_optimizer.OptimizerOptions, steps=2)
 
 
 def differing(result):
@@ -71,7 +73,7 @@ def test_another_loss_fails_where_it_differs(name, wrong, scales, few_logits, mo
 
 @pytest.mark.torch
 def test_every_optimizer_is_aligned_on_a_models_weights():
-    result = check(check_optimizer.check_optimizer)
+    result = check_two_steps()
     assert result.passed, result.verdict()
     assert {row.direction for row in result.rows} == check_optimizer.CASES.keys()
     # what the margin would hide
@@ -97,7 +99,7 @@ def test_another_optimizer_fails_its_own_rows(cases, options, monkeypatch):
         return right(*given, **known | options)
 
     monkeypatch.setattr(paddle_dla.optim, "create_optimizer", wrong)
-    assert {case for _, case in differing(check(check_optimizer.check_optimizer))} == cases
+    assert {case for _, case in differing(check_two_steps())} == cases
 
 
 @pytest.mark.torch
@@ -108,7 +110,7 @@ def test_clipping_each_tensor_by_its_own_norm_fails(monkeypatch):
     monkeypatch.setattr(
         paddle_dla.optim, "clip_grad_norm_", lambda parameters, limit: [right([p], limit) for p in parameters]
     )
-    assert not check(check_optimizer.check_optimizer).passed
+    assert not check_two_steps().passed
 
 
 def test_no_steps_are_no_check():

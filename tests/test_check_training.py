@@ -172,7 +172,7 @@ def test_batches_are_mixed_and_smoothed_and_leave_the_random_state_alone():
 
 
 def arguments(*more):
-    usage = parser("check_training", "")
+    usage = parser("check-training", "")
     add_weights(usage)
     check_training.add_training(usage)
     return usage.parse_args(["--model", "dla46x_c", *more])

@@ -21,7 +21,7 @@ def faults():
 
 @pytest.fixture(scope="module")
 def bench():
-    from alignment.selftest import DlaBench
+    from alignment.bench import DlaBench
 
     return DlaBench("dla46x_c", 0, trained=True)
 
@@ -68,8 +68,8 @@ def test_the_model_comes_back_as_it_was(bench):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_faults_are_found_in_other_models(name):
+    from alignment.bench import DlaBench
     from alignment.faults.catalogue import by_name
-    from alignment.selftest import DlaBench
 
     bench = DlaBench(name, 1, trained=True)
     outcomes = [bench.try_fault(by_name(fault)) for fault in FEW]
@@ -119,7 +119,7 @@ def test_the_script_fails_on_a_fault_that_it_cannot_name():
 
 @pytest.fixture(scope="module")
 def transformer_bench():
-    from alignment.selftest import pair_bench
+    from alignment.bench import pair_bench
 
     return pair_bench("small_ports:transformer")
 

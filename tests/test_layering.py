@@ -17,16 +17,17 @@ ROOMS = read_rooms("""
 room                 | files                                      | frameworks        | loads        | imports
 ---------------------|--------------------------------------------|-------------------|--------------|------------------
 scripts              | scripts benchmarks docs examples setup     | torch timm paddle | torch paddle | *
-checks               | alignment/check_* record                   | torch timm paddle | -            | *
+checks               | alignment/check_* record selftest          | torch timm paddle | -            | *
 checks.files         | alignment/compare                          | -                 | -            | alignment.*
                      |                                            |                   |              | engine.* plain
                      |                                            |                   |              | storage tables
-checks.faults        | alignment/selftest                         | torch paddle      | torch paddle | *
 convert.commands     | convert/timm2paddle paddle2timm port       | torch             | -            | *
 convert.public       | convert/__init__                           | -                 | -            | convert.porting
+alignment.data       | alignment/data_comparison                  | torch timm        | -            | *
 alignment.shared     | alignment/command drawn_images             | -                 | -            | *
                      | epoch_picture epoch_runs equivalence       |                   |              |
                      | pytest_plugin training_transforms          |                   |              |
+alignment.bench      | alignment/bench                            | torch paddle      | torch paddle | *
 alignment.dla        | alignment/pairs ported                     | torch paddle      | torch paddle | *
 convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*

@@ -1,0 +1,264 @@
+"""Makes known mistakes in a correct port and looks for them with the comparison: the work of ``selftest``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+import torch
+
+from alignment.engine.judging.error import compare
+from alignment.engine.records.tape import ROOT
+from alignment.engine.result import FORWARD, Result
+from alignment.engine.session import Reference, align
+from alignment.engine.sides.paddle.borrow import in_type
+from alignment.engine.sides.paddle.capture import capture, in_random_directions
+from alignment.faults.catalogue import ALL_FAULTS, FAULTS
+from alignment.faults.fault import Fault, injected
+from alignment.faults.operations import seen
+from alignment.faults.targets import NotApplicable
+from alignment.pairs import build_pair, seeded_source
+from convert.conversion import convert_source
+from paddle_dla.errors import WrongValue
+
+SHAPE = (2, 3, 64, 64)  # B, C, H, W: small, and more than one value per channel at every level
+CAUSES = 0.9
+"""The share of causes that must be right."""
+LAYERS = 0.9
+"""The share of faults in a pair that must be found in the right layer."""
+SAME = 1e-10
+"""Results of one model with a fault and without, in float64, that are no farther apart are the same: a change of a few
+parts in 1e8 is cancelled by a normalisation behind it but for the share of its epsilon."""
+Progress = Callable[[str], None]
+AnyPair = tuple[torch.nn.Module, paddle.nn.Layer, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one fault in one model; ``note`` says why where it could not be made."""
+
+    model: str
+    weights: str
+    fault: str
+    applicable: bool = True
+    found: bool = False
+    layer: bool = False
+    kind: bool = False
+    cause: bool = False
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Found, in the right layer and as the right kind of fault."""
+        return self.found and self.layer and self.kind
+
+
+@dataclass(frozen=True)
+class Clean:
+    """What was said of a correct port; ``is_due`` tells whether it must be aligned in this mode."""
+
+    passed: bool
+    verdict: str
+    is_due: bool = True
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a correct port was said to differ."""
+        return self.is_due and not self.passed
+
+
+class Bench:
+    """One pair of models, the references' runs of which are kept from one fault to the next."""
+
+    due = ("eval",)
+    """The modes in which the pair must be aligned."""
+
+    def __init__(self, name: str, weights: str, pair: AnyPair, faults: Sequence[Fault] = ALL_FAULTS):
+        self.name, self.weights, self.faults = name, weights, faults
+        self.reference, self.port, self.inputs = pair
+        self.references = {"eval": Reference(), "train": Reference()}
+        self.port.eval()
+        self.seen = seen(self.port, self.inputs)
+        self.cleans: dict[str, Result] = {}
+        self.right = {"eval": self.computed()}
+
+    def compare(self, mode: str) -> Result:
+        """The port as it is now against the reference."""
+        return align(self.reference, self.port, self.inputs, mode=mode, reference=self.references[mode])
+
+    def clean(self, mode: str) -> Result:
+        """The comparison of the port as it is without a fault."""
+        if mode not in self.cleans:
+            self.cleans[mode] = self.compare(mode)
+        return self.cleans[mode]
+
+    def computed(self) -> list[np.ndarray]:
+        """What the port returns in float64, and the gradient of each parameter."""
+        with in_type(self.port, "float64"):
+            tape = capture(self.port, self.inputs, backward=lambda output: in_random_directions(output, 0))
+        last = [record for record in tape if record.path == ROOT][-1]
+        return [*tape.outputs(last), *(tape.get(ref) for _, ref in sorted(tape.param_grads.items()))]
+
+    def is_as_before(self, mode: str) -> bool:
+        """Whether the port with a fault in it returns what it returned without, to rounding, and so its gradients."""
+        if mode not in self.right:
+            return False
+        right, now = self.right[mode], self.computed()
+        return len(now) == len(right) and all(compare(a, b).relative <= SAME for a, b in zip(right, now))
+
+    def place(self, path: str) -> str:
+        """The layer of the port that a report can name: the one at ``path``, or the innermost around it with a twin."""
+        paired = {row.twin for row in self.clean("eval").rows if row.direction == FORWARD}
+        while path != ROOT and path not in paired:
+            path = path.rpartition(".")[0] or ROOT
+        return path
+
+    def try_fault(self, fault: Fault) -> Outcome:
+        """Make the fault, look for it, take it back."""
+        try:
+            if not self.clean(fault.mode).passed:
+                raise NotApplicable(f"the port is not aligned in {fault.mode} mode")
+            with injected(fault, self.port, seen=self.seen) as layers:
+                if fault.needs_twin and self.place(layers[0]) != layers[0]:
+                    raise NotApplicable("the reference has no such layer")
+                result = self.compare(fault.mode)
+                if result.passed and self.is_as_before(fault.mode):
+                    raise NotApplicable("what follows makes up for it: the model computes the same")
+                return judged(self, fault, layers, result)
+        except NotApplicable as reason:
+            return Outcome(self.name, self.weights, fault.name, False, note=str(reason))
+
+
+class DlaBench(Bench):
+    """A DLA of timm beside this project's, seeded; ``trained`` gives BatchNorm weights as training leaves them."""
+
+    due = ("eval", "train")
+
+    def __init__(self, name: str, seed: int, trained: bool):
+        source = seeded_source(name, seed, num_classes=10, randomise_batch_norm=trained)
+        pair = build_pair(source, convert_source(source, name, num_classes=10))
+        inputs = np.random.RandomState(seed).standard_normal(SHAPE)
+        weights = f"{'trained-like' if trained else 'random'} {seed}"
+        super().__init__(name, weights, (pair.torch_model, pair.paddle_model, inputs), FAULTS)
+
+
+def pair_bench(place: str) -> Bench:
+    """The pair that a function returns, given as ``package.module:function``. Raises ``ValueError`` for another text.
+
+    Modules are looked for in the current folder, too.
+    """
+    module, _, function = place.partition(":")
+    if not (module and function):
+        raise WrongValue(f"--pair takes package.module:function, got {place!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return Bench(function, "as given", getattr(importlib.import_module(module), function)())
+
+
+def judged(bench: Bench, fault: Fault, layers: Sequence[str], result: Result) -> Outcome:
+    """Whether ``result`` reports ``fault`` in ``layers``, and nothing else."""
+    culprits = result.culprits
+    reported = "; ".join(f"{c.layer} ({c.kind}): {c.cause}" for c in culprits) or result.verdict()
+    return Outcome(
+        bench.name,
+        bench.weights,
+        fault.name,
+        found=not result.passed,
+        layer={c.twin for c in culprits} in ({*layers}, {*map(bench.place, layers)}),
+        kind=bool(culprits) and all(fault.is_kind(c.kind) for c in culprits),
+        cause=bool(culprits) and all(fault.cause in c.cause for c in culprits),
+        note=f"made in {', '.join(layers)}; {reported}",
+    )
+
+
+def benches(models: Sequence[str], seeds: int) -> Iterator[Bench]:
+    """Every model with every kind of weights, one after the other."""
+    for name in models:
+        for seed in range(seeds):
+            for trained in (False, True):
+                yield DlaBench(name, seed, trained)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was said of correct ports, and what became of each fault."""
+
+    cleans: list[Clean]
+    outcomes: list[Outcome]
+
+    @property
+    def made(self) -> list[Outcome]:
+        """Of the faults that apply."""
+        return [outcome for outcome in self.outcomes if outcome.applicable]
+
+    @property
+    def alarms(self) -> list[Clean]:
+        """False alarms."""
+        return [clean for clean in self.cleans if clean.is_alarm]
+
+    @property
+    def passed(self) -> bool:
+        """No false alarm, every fault found in the right layer as the right kind, and enough causes right."""
+        right = sum(outcome.cause for outcome in self.made)
+        return not self.alarms and all(o.passed for o in self.made) and right >= CAUSES * len(self.made)
+
+    @property
+    def pairs_passed(self) -> bool:
+        """No false alarm, every fault found, enough of them in the right layer."""
+        placed = sum(outcome.layer for outcome in self.made)
+        return not self.alarms and all(o.found for o in self.made) and placed >= LAYERS * len(self.made)
+
+    def lines(self) -> Iterator[str]:
+        """What went wrong, and how many faults of each model, and of all, were found."""
+        yield from (clean.verdict for clean in self.alarms)
+        yield from (line(outcome) for outcome in self.made if not (outcome.passed and outcome.cause))
+        yield f"{'no fault':15} {len(self.cleans)} comparisons: {len(self.alarms)} false alarms"
+        models = [*dict.fromkeys(outcome.model for outcome in self.outcomes)]
+        for name in models:
+            yield total(name, [outcome for outcome in self.outcomes if outcome.model == name])
+        if len(models) > 1:
+            yield total("all", self.outcomes)
+
+
+def selftest(benches: Iterable[Bench], faults: Sequence[Fault] | None, progress: Progress) -> Found:
+    """All pairs as they are, in both modes, and with every fault: ``faults``, or those of each bench."""
+    found = Found([], [])
+    for bench in benches:
+        for mode in bench.references:
+            result = bench.clean(mode)
+            words = f"{bench.name}, {bench.weights}, no fault, {mode}: {result.verdict()}"
+            found.cleans.append(Clean(result.passed, words, mode in bench.due))
+            progress(words)
+        made = bench.faults if faults is None else faults
+        for number, fault in enumerate(made, 1):
+            started = time.perf_counter()
+            found.outcomes.append(bench.try_fault(fault))
+            seconds = time.perf_counter() - started
+            progress(f"[{number}/{len(made)}] {line(found.outcomes[-1])} ({seconds:.1f} s)")
+    return found
+
+
+def line(outcome: Outcome) -> str:
+    """One outcome in words."""
+    place = f"{outcome.model}, {outcome.weights}, {outcome.fault}"
+    if not outcome.applicable:
+        return f"{place}: not applicable: {outcome.note}"
+    marks = ((name, getattr(outcome, name)) for name in ("found", "layer", "kind", "cause"))
+    words = ", ".join(name if right else f"{name.upper()} WRONG" for name, right in marks)
+    return f"{place}: {words}" + ("" if outcome.passed and outcome.cause else f"\n    reported: {outcome.note}")
+
+
+def total(name: str, outcomes: Sequence[Outcome]) -> str:
+    """How many of a model's faults were found, in one line."""
+    made = [outcome for outcome in outcomes if outcome.applicable]
+    found, layer, kind, cause = (sum(getattr(o, field) for o in made) for field in ("found", "layer", "kind", "cause"))
+    return (
+        f"{name:15} {len(made)} faults: {found} found, {layer} in the right layer, {kind} of the right kind, "
+        f"{cause} with the right cause; {len(outcomes) - len(made)} not applicable"
+    )

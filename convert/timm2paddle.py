@@ -24,6 +24,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,14 @@ from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, natural, positive
+from paddle_dla.options import (
+    PreprocessingOptions,
+    add_preprocessing,
+    chosen_preprocessing,
+    natural,
+    options_of,
+    positive,
+)
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
@@ -54,6 +62,23 @@ FRAMEWORKS = ("torch", "timm", "paddle")
 VERIFY_SHAPE = (2, 64, 64)
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(PreprocessingOptions):
+    """Which weights become which file: of a file, of the hub (empty: the model's own), or of a seed."""
+
+    model: str
+    output: str
+    checkpoint: str | None = None
+    hub: str | None = None
+    seed: int | None = None
+    use_ema: bool = False
+    num_classes: int | None = None
+    in_chans: int | None = None
+    key_map: str | None = None
+    json: str | None = None
+    no_verify: bool = False
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,39 +106,39 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def targets(args: argparse.Namespace, usage: argparse.ArgumentParser) -> dict[str, Path]:
+def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str, Path]:
     """``{model: file to write}``; ends the program with exit code 2 for arguments that make no sense."""
-    output = Path(args.output)
-    if args.use_ema and not args.checkpoint:
+    output = Path(options.output)
+    if options.use_ema and not options.checkpoint:
         usage.error("--use-ema needs --checkpoint")
-    if args.model == "all":
-        if args.checkpoint or args.hub:
+    if options.model == "all":
+        if options.checkpoint or options.hub:
             usage.error("--checkpoint and --hub ID belong to one model; with 'all' use --hub or --seed N alone")
         if output.suffix in checkpoint.WRITERS:
             usage.error(f"with --model all, --output is a folder, not the file {output}")
         return {name: output / f"{name}.pdparams" for name in VARIANTS}
     try:
-        entry = find_model(args.model)
+        entry = find_model(options.model)
     except UserError as error:
         usage.error(str(error))
     if entry.published is None and entry.folder is None:
-        usage.error(f"{args.model} has no reference; only a DLA or a port is converted")
-    if args.key_map and entry.folder is None:
+        usage.error(f"{options.model} has no reference; only a DLA or a port is converted")
+    if options.key_map and entry.folder is None:
         usage.error("--key-map is for ports; DLA's own map is known")
     return {entry.place: output}
 
 
-def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Progress) -> dict[str, Any]:
+def convert_one(options: ConvertOptions, model: str, target: Path, progress: Progress) -> dict[str, Any]:
     """Convert one model and write it; returns the report. Raises ``UserError``; then nothing was written."""
     checkpoint.check_suffix(target)
     check_weights_writable(target)
-    preprocessing = _preprocessing(args, model)
-    source = find_source(args, model, progress)
-    conversion = _conversion(args, source, model, preprocessing)
+    preprocessing = _preprocessing(options, model)
+    source = find_source(options, model, progress)
+    conversion = _conversion(options, source, model, preprocessing)
     for warning in conversion.warnings:
         progress(f"warning: {warning}")
     verification = (
-        {"run": False, "why": "--no-verify"} if args.no_verify else verify(model, source, conversion, progress)
+        {"run": False, "why": "--no-verify"} if options.no_verify else verify(model, source, conversion, progress)
     )
     checkpoint.save(target, conversion.arrays, conversion.manifest)
     dropped = conversion.manifest["dropped"]
@@ -133,28 +158,28 @@ def convert_one(args: argparse.Namespace, model: str, target: Path, progress: Pr
     }
 
 
-def _conversion(args: argparse.Namespace, source: Source, model: str, preprocessing: Preprocessing) -> Conversion:
-    options: dict[str, Any] = {"head_seed": args.seed or 0, "preprocessing": preprocessing}
+def _conversion(options: ConvertOptions, source: Source, model: str, preprocessing: Preprocessing) -> Conversion:
+    how: dict[str, Any] = {"head_seed": options.seed or 0, "preprocessing": preprocessing}
     entry = find_model(model)
     if entry.folder is None:
-        return convert_source(source, model, args.num_classes, args.in_chans, **options)
-    key_map = KeyMap.load(args.key_map) if args.key_map else None
-    return convert_for_port(source, entry, args.num_classes, args.in_chans, key_map=key_map, **options)
+        return convert_source(source, model, options.num_classes, options.in_chans, **how)
+    key_map = KeyMap.load(options.key_map) if options.key_map else None
+    return convert_for_port(source, entry, options.num_classes, options.in_chans, key_map=key_map, **how)
 
 
-def _preprocessing(args: argparse.Namespace, model: str) -> Preprocessing:
-    """The published one with what the command line says otherwise. Raises ``WrongValue`` for nonsense."""
+def _preprocessing(options: ConvertOptions, model: str) -> Preprocessing:
+    """The published one with what the options say otherwise. Raises ``WrongValue`` for nonsense."""
     card = find_model(model).card
-    preprocessing = card.preprocessing.with_channels(args.in_chans or card.in_chans or 3)
-    return chosen_preprocessing(args, preprocessing)
+    preprocessing = card.preprocessing.with_channels(options.in_chans or card.in_chans or 3)
+    return chosen_preprocessing(options, preprocessing)
 
 
-def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Source:
-    """The weights that the command line names. Raises ``CheckpointError`` where they cannot be had."""
-    if args.checkpoint:
-        return read_source(args.checkpoint, args.use_ema)
-    if args.hub is not None:
-        repository = args.hub or hub_id(model)
+def find_source(options: ConvertOptions, model: str, progress: Progress) -> Source:
+    """The weights that are named. Raises ``CheckpointError`` where they cannot be had."""
+    if options.checkpoint:
+        return read_source(options.checkpoint, options.use_ema)
+    if options.hub is not None:
+        repository = options.hub or hub_id(model)
         progress(f"fetching {repository} from the hub")
         return read_source(download(repository))
     missing = _missing_frameworks(("torch", "timm"))
@@ -164,7 +189,7 @@ def find_source(args: argparse.Namespace, model: str, progress: Progress) -> Sou
         raise CheckpointError("--seed is for DLA: a port has its own weights; name a --checkpoint")
     from alignment.pairs import seeded_source
 
-    return seeded_source(model, args.seed, args.num_classes or 1000, args.in_chans or 3)
+    return seeded_source(model, options.seed, options.num_classes or 1000, options.in_chans or 3)
 
 
 def verify(model: str, source: Source, conversion: Conversion, progress: Progress) -> dict[str, Any]:
@@ -219,32 +244,32 @@ def written_by(targets: Mapping[str, Path], report: str | None) -> dict[str, str
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser()
-    args = usage.parse_args(argv)
+    options = options_of(ConvertOptions, usage.parse_args(argv))
     reports: list[dict[str, Any]] = []
-    wanted = targets(args, usage)
+    wanted = targets(options, usage)
     try:
-        if args.json:
-            check_writable(args.json)
-        check_apart(written_by(wanted, args.json), [args.checkpoint])
+        if options.json:
+            check_writable(options.json)
+        check_apart(written_by(wanted, options.json), [options.checkpoint])
         for number, (model, target) in enumerate(wanted.items(), 1):
             prefix = f"[{number}/{len(wanted)}] {model}: " if len(wanted) > 1 else f"{model}: "
-            reports.append(_attempt(args, model, target, prefix))
-        if args.json:
-            write_report(args.json, reports)
+            reports.append(_attempt(options, model, target, prefix))
+        if options.json:
+            write_report(options.json, reports)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0 if all(report["status"] == "converted" for report in reports) else 1
 
 
-def _attempt(args: argparse.Namespace, model: str, target: Path, prefix: str) -> dict[str, Any]:
+def _attempt(options: ConvertOptions, model: str, target: Path, prefix: str) -> dict[str, Any]:
     def progress(line: str) -> None:
         print(prefix + line.removeprefix(f"{model}: "), file=sys.stderr, flush=True)
 
     try:
         with suppress(OSError):  # what is wrong with the place is said when it is tried
             target.parent.mkdir(parents=True, exist_ok=True)
-        return convert_one(args, model, target, progress)
+        return convert_one(options, model, target, progress)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         faults = error.faults if isinstance(error, ConversionError) else []

@@ -19,7 +19,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,14 @@ from paddle_dla.data.class_names import chosen_class_names
 from paddle_dla.data.walk import refuse_folder_in
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.exporting.folder import FORMATS, check_target
-from paddle_dla.options import add_preprocessing, chosen_preprocessing, finite, positive
+from paddle_dla.options import (
+    PreprocessingOptions,
+    add_preprocessing,
+    chosen_preprocessing,
+    finite,
+    options_of,
+    positive,
+)
 from paddle_dla.storage.manifest import file_sha256
 from paddle_dla.subject import CHECKPOINT, MODEL
 from paddle_dla.terminal import run_command
@@ -43,6 +50,28 @@ HELD_OUT = 4
 """Of the images of ``--calibration`` every fourth measures int8, where ``--check`` names no others."""
 
 Images = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(PreprocessingOptions):
+    """Which model goes where in which formats, on which images it is checked, and what int8 may cost.
+
+    ``check``: ``none`` for seeded noise. ``images``: how many of a data set are taken at most. ``max_loss``: points of
+    top-1, beyond which int8 is refused.
+    """
+
+    output: str
+    model: str | None = None
+    checkpoint: str | None = None
+    format: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    classes: str | None = None
+    int8: bool = False
+    calibration: str | None = None
+    check: str = "none"
+    images: int = 512
+    max_loss: float = 5.0
+    overwrite: bool = False
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,22 +95,22 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def export(args: argparse.Namespace) -> list[str]:
-    """Do what the command line says; returns what to print. Raises ``UserError``."""
-    check_target(args.output, args.overwrite)
-    for data in (args.check, args.calibration):
-        refuse_folder_in(data, args.output, "--output")
+def export(options: ExportOptions) -> list[str]:
+    """Make the export; returns what to print. Raises ``UserError``."""
+    check_target(options.output, options.overwrite)
+    for data in (options.check, options.calibration):
+        refuse_folder_in(data, options.output, "--output")
 
     from paddle_dla.exporting.exporter import Wanted, export_model
     from paddle_dla.loading import load_model
 
-    loaded = load_model(args.model, args.checkpoint, args.num_classes)
-    preprocessing = chosen_preprocessing(args, loaded.preprocessing)
-    names, named_by = chosen_class_names(args.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
+    loaded = load_model(options.model, options.checkpoint, options.num_classes)
+    preprocessing = chosen_preprocessing(options, loaded.preprocessing)
+    names, named_by = chosen_class_names(options.classes, loaded.class_names, loaded.named_by, loaded.num_classes)
     wanted = Wanted(
         loaded.name,
         preprocessing,
-        args.format or ["inference"],
+        list(options.format or ("inference",)),
         None if names is None else names.names,
         _weights(loaded.source),
         class_ids=None if names is None else names.ids,
@@ -90,19 +119,19 @@ def export(args: argparse.Namespace) -> list[str]:
     def read(data: str) -> Images:
         from paddle_dla.exporting.images import read_images
 
-        return read_images(data, preprocessing, args.images, names, named_by, loaded.num_classes, _tell)
+        return read_images(data, preprocessing, options.images, names, named_by, loaded.num_classes, _tell)
 
-    images = None if args.check == "none" else read(args.check)
+    images = None if options.check == "none" else read(options.check)
     if images is not None:
         wanted = replace(wanted, images=images[0][:CHECKED])
-    if args.int8:
-        return _int8(args, loaded.layer, replace(wanted, formats=["onnx"]), read(args.calibration), images)
-    agreements = export_model(loaded.layer, args.output, wanted, overwrite=args.overwrite, progress=_tell)
+    if options.int8:
+        return _int8(options, loaded.layer, replace(wanted, formats=["onnx"]), read(options.calibration), images)
+    agreements = export_model(loaded.layer, options.output, wanted, overwrite=options.overwrite, progress=_tell)
     return [str(agreement) for agreement in agreements]
 
 
 def _int8(
-    args: argparse.Namespace, layer: Any, wanted: Wanted, calibration: Images, images: Images | None
+    options: ExportOptions, layer: Any, wanted: Wanted, calibration: Images, images: Images | None
 ) -> list[str]:
     from paddle_dla.exporting.export_int8 import export_int8
 
@@ -110,12 +139,12 @@ def _int8(
         calibration, images = held_out(calibration)
     agreement, measured = export_int8(
         layer,
-        args.output,
+        options.output,
         wanted,
         calibration[0],
         images,
-        max_loss=args.max_loss,
-        overwrite=args.overwrite,
+        max_loss=options.max_loss,
+        overwrite=options.overwrite,
         progress=_tell,
     )
     return [f"before quantisation, {agreement}", str(measured)]
@@ -149,17 +178,17 @@ def _tell(line: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser()
-    args = usage.parse_args(argv)
-    if args.int8 != bool(args.calibration):
+    options = options_of(ExportOptions, usage.parse_args(argv))
+    if options.int8 != bool(options.calibration):
         usage.error("--int8 needs --calibration DATA, and --calibration is for --int8")
-    if args.int8 and args.format not in (None, ["onnx"]):
+    if options.int8 and options.format not in (None, ("onnx",)):
         usage.error("--int8 makes an onnx network; leave out --format, or export inference into another folder")
     try:
-        lines = export(args)
+        lines = export(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join([*lines, f"wrote {args.output}"]))
+    print("\n".join([*lines, f"wrote {options.output}"]))
     return 0
 
 

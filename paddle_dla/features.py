@@ -32,7 +32,15 @@ from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
 from paddle_dla.errors import UserError, WrongValue
-from paddle_dla.options import DataOptions, add_data, add_preprocessing, chosen_preprocessing, options_of, threads
+from paddle_dla.options import (
+    DataOptions,
+    PreprocessingOptions,
+    add_data,
+    add_preprocessing,
+    chosen_preprocessing,
+    options_of,
+    threads,
+)
 from paddle_dla.progress import Progress, StepClock
 from paddle_dla.ranks import Ranks
 from paddle_dla.reports import fill_csv
@@ -57,6 +65,16 @@ class Rows:
     labels: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(DataOptions, PreprocessingOptions):
+    """Which model embeds which data, on how many threads (``None``: all), and the file for it."""
+
+    output: str
+    model: str | None = None
+    checkpoint: str | None = None
+    threads: int | None = None
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("features", __doc__)
@@ -71,48 +89,47 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
+    options = options_of(FeaturesOptions, parser().parse_args(argv))
     try:
-        run(args)
+        run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write the embeddings as the command line says. Raises ``UserError``."""
-    write = _writer(args.output)
-    check_writable(args.output)
-    if Path(args.output).suffix == ".npy":
-        check_writable(_listing(args.output))
-    check_apart({"--output": args.output, "its table": _listing(args.output)}, [args.checkpoint, args.data])
+def run(options: FeaturesOptions) -> None:
+    """Write the embeddings. Raises ``UserError``."""
+    write = _writer(options.output)
+    check_writable(options.output)
+    if Path(options.output).suffix == ".npy":
+        check_writable(_listing(options.output))
+    check_apart({"--output": options.output, "its table": _listing(options.output)}, [options.checkpoint, options.data])
     # imports Paddle, for which errors in what was asked for need not wait
     from paddle_dla.data.pipeline import evaluation_loader
     from paddle_dla.engines.eager import EagerEngine
     from paddle_dla.loading import load_model
 
-    loaded = load_model(args.model, args.checkpoint)
-    source = _source(args, loaded)
+    loaded = load_model(options.model, options.checkpoint)
+    source = _source(options, loaded)
     for note in source.notes:
         print(note)
-    loader = evaluation_loader(
-        source, chosen_preprocessing(args, loaded.preprocessing), options_of(DataOptions, args).loading(), Ranks()
-    )
+    preprocessing = chosen_preprocessing(options, loaded.preprocessing)
+    loader = evaluation_loader(source, preprocessing, options.loading(), Ranks())
     # without a classifier the network returns its pooled features
     loaded.layer.reset_classifier(0)
-    engine = EagerEngine(loaded.layer, args.threads)
-    rows = embed(engine.run, loader, Progress(source.num_samples, args.log_interval))
-    write(args.output, rows, [source.name(index) for index in rows.indices.tolist()])
-    print(f"{args.output}: {rows.features.shape[0]:,} images x {rows.features.shape[1]:,} features")
+    engine = EagerEngine(loaded.layer, options.threads)
+    rows = embed(engine.run, loader, Progress(source.num_samples, options.log_interval))
+    write(options.output, rows, [source.name(index) for index in rows.indices.tolist()])
+    print(f"{options.output}: {rows.features.shape[0]:,} images x {rows.features.shape[1]:,} features")
 
 
-def _source(args: argparse.Namespace, loaded: LoadedModel) -> Source:
+def _source(options: FeaturesOptions, loaded: LoadedModel) -> Source:
     """Labelled data as evaluation takes it, of whatever classes, or a folder that holds images itself."""
-    if holds_images(args.data):
-        return open_images([args.data])
+    if holds_images(options.data):
+        return open_images([options.data])
     names, named_by = loaded.class_names, loaded.named_by
-    return open_labelled(args.data, args.data_root, names, named_by, loaded.num_classes, strict=False)
+    return open_labelled(options.data, options.data_root, names, named_by, loaded.num_classes, strict=False)
 
 
 def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Rows:

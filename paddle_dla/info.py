@@ -13,10 +13,10 @@ Exit codes: 0 done, 1 refused, 2 usage.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from paddle_dla.checkpoint import TRAINED, read, recorded_preprocessing
@@ -29,7 +29,7 @@ from paddle_dla.models.macs import forward_macs
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.registry import Entry, ModelError, find_model, port_folders
 from paddle_dla.models.variants import VARIANTS
-from paddle_dla.options import add_preprocessing, chosen_preprocessing
+from paddle_dla.options import PreprocessingOptions, add_preprocessing, chosen_preprocessing, options_of
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
@@ -44,30 +44,38 @@ HEADLINES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(PreprocessingOptions):
+    """What is asked about (``None``: all models), and whether a program reads the answer."""
+
+    subject: str | None = None
+    json: bool = False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = CommandParser("info", __doc__)
     parser.add_argument("subject", nargs="?", metavar="MODEL|PORT|CHECKPOINT|EXPORT", help="default: all")
     parser.add_argument("--json", action="store_true", help="for programs")
     add_preprocessing(parser)
-    args = parser.parse_args(argv)
+    options = options_of(InfoOptions, parser.parse_args(argv))
     try:
-        if args.subject is None:
+        if options.subject is None:
             found = [model_facts(name, PRETRAINED[name].preprocessing) for name in VARIANTS]
             found += [port_facts(find_model(folder)) for folder in port_folders()]
-            print(to_json(found, indent=1) if args.json else "\n".join(table(found)))
+            print(to_json(found, indent=1) if options.json else "\n".join(table(found)))
         else:
-            facts = subject_facts(args)
-            print(to_json(facts, indent=1) if args.json else "\n".join(page(facts)))
+            facts = subject_facts(options)
+            print(to_json(facts, indent=1) if options.json else "\n".join(page(facts)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def subject_facts(args: argparse.Namespace) -> Facts:
-    """What is known of the model, the checkpoint or the export that ``args.subject`` names."""
-    path = Path(args.subject)
+def subject_facts(options: InfoOptions) -> Facts:
+    """What is known of the model, the checkpoint or the export that ``options.subject`` names."""
+    path = Path(options.subject)
     if (path / TRAINED).is_file():
         path = path / TRAINED
     if path.is_dir() and not (path / CARD).is_file():
@@ -75,14 +83,14 @@ def subject_facts(args: argparse.Namespace) -> Facts:
         own = {"export": str(path), "formats": list(record.formats)}
         return {**own, **facts_of(record.model, record.preprocessing, record.num_classes)}
     if path.is_file():
-        return checkpoint_facts(path, args)
-    entry = find_model(args.subject)
+        return checkpoint_facts(path, options)
+    entry = find_model(options.subject)
     if entry.published is None:
         return port_facts(entry)
-    return model_facts(entry.name, chosen_preprocessing(args, entry.card.preprocessing))
+    return model_facts(entry.name, chosen_preprocessing(options, entry.card.preprocessing))
 
 
-def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
+def checkpoint_facts(path: Path, options: InfoOptions) -> Facts:
     """Of a converted checkpoint. Raises ``CheckpointError`` where it has no manifest, or is not what that says."""
     manifest = None if read_manifest(path) is None else read(path)[1]
     if manifest is None:
@@ -93,7 +101,7 @@ def checkpoint_facts(path: Path, args: argparse.Namespace) -> Facts:
     name, recorded = manifest["model"], recorded_preprocessing(manifest, path)
     if recorded is None and name not in VARIANTS:
         raise ModelError(f"{path} records no preprocessing, and {name} is no DLA; ask for its port's folder")
-    preprocessing = chosen_preprocessing(args, recorded or PRETRAINED[name].preprocessing)
+    preprocessing = chosen_preprocessing(options, recorded or PRETRAINED[name].preprocessing)
     return {**own, **facts_of(name, preprocessing, manifest.get("num_classes", 1000))}
 
 

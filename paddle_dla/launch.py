@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,7 +41,7 @@ from paddle_dla.launching.master import address, is_taken
 from paddle_dla.launching.ranks import RankState, read_states
 from paddle_dla.launching.verdict import LINES, culprit, explain
 from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
-from paddle_dla.options import finite, positive, threads
+from paddle_dla.options import finite, options_of, positive, threads
 from paddle_dla.terminal import run_command
 
 HUNG = 124  # as timeout(1) says it
@@ -48,6 +49,20 @@ POLL = 0.2  # seconds
 AWAY = 5.0  # seconds that a look is late where this process was stopped, as by a scheduler that suspends the job
 OUTPUT, LATEST = "launcher.txt", "latest"
 LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share their work among ranks, and their logs
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """How many processes run which program on how many machines; ``hang_timeout``: seconds, 0: wait for ever."""
+
+    program: str
+    arguments: tuple[str, ...] = ()
+    nproc: int | None = None
+    nnodes: int = 1
+    master: str | None = None
+    node_ip: str | None = None
+    hang_timeout: float = 600.0
+    logs: str | None = None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,25 +83,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = parser()
-    args = arguments.parse_args(argv)
-    if args.nnodes > 1 and not (args.master and args.node_ip):
-        arguments.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
-    if args.program not in LOGS and not Path(args.program).is_file():
-        arguments.error(f"{args.program} is neither {' nor '.join(LOGS)} nor a file")
-    if args.nnodes > 1 and is_taken(args.master):
-        print(f"error: --master {args.master} is in use by another program; name a free port", file=sys.stderr)
+    usage = parser()
+    options = options_of(LaunchOptions, usage.parse_args(argv))
+    if options.nnodes > 1 and not (options.master and options.node_ip):
+        usage.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
+    if options.program not in LOGS and not Path(options.program).is_file():
+        usage.error(f"{options.program} is neither {' nor '.join(LOGS)} nor a file")
+    if options.nnodes > 1 and is_taken(options.master):
+        print(f"error: --master {options.master} is in use by another program; name a free port", file=sys.stderr)
         return 1
     try:
-        logs = Path(in_home(args.logs)) if args.logs else log_folder(args.program, args.arguments)
-        for tree in image_trees(args.arguments) if args.program in LOGS else ():
+        logs = Path(in_home(options.logs)) if options.logs else log_folder(options.program, options.arguments)
+        for tree in image_trees(options.arguments) if options.program in LOGS else ():
             refuse_folder_in(tree, logs, "the folder of the launch's logs")
         logs = own_folder(logs)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="paddle-dla-") as folder:
-        return Job(args, Path(folder), logs.absolute()).run()
+        return Job(options, Path(folder), logs.absolute()).run()
 
 
 def own_folder(logs: Path) -> Path:
@@ -132,8 +147,8 @@ def _known(arguments: Sequence[str]) -> argparse.Namespace:
 class Job:
     """One run of Paddle's launcher; what it must not leave behind goes to ``folder``, which is private."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path, logs: Path):
-        self._args, self._folder, self._logs = args, folder, logs
+    def __init__(self, options: LaunchOptions, folder: Path, logs: Path):
+        self._options, self._folder, self._logs = options, folder, logs
         self._stopped_by: int | None = None
         self._shown: BinaryIO | None = None
         self._watched = time.monotonic()
@@ -159,16 +174,16 @@ class Job:
 
     def command(self) -> list[str]:
         """Paddle's launcher, told to start ``one_rank`` for each rank."""
-        args = self._args
-        several = ["--nnodes", str(args.nnodes), "--master", args.master, "--host", args.node_ip]
+        options = self._options
+        several = ["--nnodes", str(options.nnodes), "--master", options.master, "--host", options.node_ip]
         return [
             *(sys.executable, "-m", "paddle.distributed.launch", "--log_level", "WARNING"),
             *("--log_dir", str(self._folder)),
-            *(("--nproc_per_node", str(args.nproc)) if args.nproc else ()),
-            *(several if args.nnodes > 1 else ()),
+            *(("--nproc_per_node", str(options.nproc)) if options.nproc else ()),
+            *(several if options.nnodes > 1 else ()),
             *(sys.executable, "-m", "paddle_dla.launching.one_rank", str(self._folder), str(self._logs)),
-            *(("-m", f"paddle_dla.{args.program}") if args.program in LOGS else (args.program,)),
-            *args.arguments,
+            *(("-m", f"paddle_dla.{options.program}") if options.program in LOGS else (options.program,)),
+            *options.arguments,
         ]
 
     def _stop(self, launcher: subprocess.Popen, number: int) -> None:
@@ -205,7 +220,7 @@ class Job:
 
     def _end_hanging(self, states: Sequence[RankState]) -> list[str]:
         """End ranks that hang, if any do; what there is to say of them."""
-        timeout = self._args.hang_timeout
+        timeout = self._options.hang_timeout
         guilty = hanging(self._folder, states, timeout, self._watched) if timeout else []
         return end_hanging(self._folder, states, guilty) if guilty else []
 

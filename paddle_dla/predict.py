@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -43,6 +44,17 @@ from paddle_dla.terminal import run_command
 MANY = 64  # images from which on workers pay for their start
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(SubjectOptions):
+    """Which images, how many classes of each, and how they are written; ``None``: printed, without a picture."""
+
+    images: tuple[str, ...]
+    topk: int = 5
+    format: str = "table"
+    output: str | None = None
+    montage: str | None = None
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("predict", __doc__)
@@ -58,45 +70,45 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
+    options = options_of(PredictOptions, parser().parse_args(argv))
     try:
-        for target in filter(None, (args.output, args.montage)):
+        for target in filter(None, (options.output, options.montage)):
             check_writable(Path(target))
-        if args.montage:
+        if options.montage:
             require("matplotlib", "plots")
-        return run(args)
+        return run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def run(args: argparse.Namespace) -> int:
-    """Predict as the command line says; returns the exit code. Raises ``UserError``."""
-    source = open_images(args.images)
+def run(options: PredictOptions) -> int:
+    """Predict, print and write; returns the exit code. Raises ``UserError``."""
+    source = open_images(options.images)
     images = map(source.path, range(source.num_samples))
     check_apart(
-        {"--output": args.output, "--montage": args.montage},
-        [*images, args.checkpoint, args.classes, *export_files(args.export)],
+        {"--output": options.output, "--montage": options.montage},
+        [*images, options.checkpoint, options.classes, *export_files(options.export)],
     )
-    for folder in args.images if args.montage else ():
-        refuse_picture_in(folder, args.montage)
+    for folder in options.images if options.montage else ():
+        refuse_picture_in(folder, options.montage)
     for note in source.notes:
         print(note, file=sys.stderr)
-    subject = open_subject(options_of(SubjectOptions, args), lambda line: print(line, file=sys.stderr))
+    subject = open_subject(options, lambda line: print(line, file=sys.stderr))
     refuse_one_class(subject.num_classes)
     subject.expect(source.num_samples)
-    predictions, skipped = predict(subject, source, args.topk)
-    write = WRITERS[args.format]
-    if args.output:
-        with atomic_path(args.output) as part, _opened(part) as file:
+    predictions, skipped = predict(subject, source, options.topk)
+    write = WRITERS[options.format]
+    if options.output:
+        with atomic_path(options.output) as part, _opened(part) as file:
             write(file, records(predictions, source, subject))
     else:
         write(sys.stdout, records(predictions, source, subject))
-    if args.montage:
+    if options.montage:
         from paddle_dla.montage import draw_montage
 
-        pictures = draw_montage(args.montage, predictions, source, subject)
-        print(f"{args.montage}: {pictures} of {len(predictions)} images", file=sys.stderr)
+        pictures = draw_montage(options.montage, predictions, source, subject)
+        print(f"{options.montage}: {pictures} of {len(predictions)} images", file=sys.stderr)
     for name, reason in skipped:
         print(f"cannot be read: {shown(name)}: {reason}", file=sys.stderr)
     return 1 if skipped else 0

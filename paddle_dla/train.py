@@ -16,16 +16,27 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
 from paddle_dla.errors import UserError
+from paddle_dla.options import ConfigOptions, options_of
 from paddle_dla.ranks import Ranks, joined
 from paddle_dla.terminal import run_command
 from paddle_dla.training.errors import Stopped
 from paddle_dla.training.stopping import listening
 
 STOPPED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ConfigOptions):
+    """A config, and what it says of the output folder and of resuming where this says otherwise."""
+
+    config: str
+    output: str | None = None
+    resume: str | None = None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,20 +53,20 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def chosen_config(args: argparse.Namespace) -> tuple[Config, tuple[str, ...]]:
-    """The config that the command line names, and notes on older option names. Raises ``ConfigError``."""
-    options: dict[str, object] = {}
-    if args.output is not None:
-        options["train.output"] = args.output
-    if args.resume is not None:
-        options["train.resume"] = {"auto": True, "never": False}.get(args.resume, args.resume)
-    reading = read_config(args.config, args.override, options)
+def chosen_config(options: TrainOptions) -> tuple[Config, tuple[str, ...]]:
+    """The config that is named, and notes on older option names. Raises ``ConfigError``."""
+    chosen: dict[str, object] = {}
+    if options.output is not None:
+        chosen["train.output"] = options.output
+    if options.resume is not None:
+        chosen["train.resume"] = {"auto": True, "never": False}.get(options.resume, options.resume)
+    reading = read_config(options.config, options.override, chosen)
     return reading.config, reading.notes
 
 
-def run(args: argparse.Namespace, ranks: Ranks) -> int:
-    """Train as the command line says; the first rank prints. Raises ``UserError``, or ``Stopped``."""
-    config, notes = chosen_config(args)
+def run(options: TrainOptions, ranks: Ranks) -> int:
+    """Train; the first rank prints. Raises ``UserError``, or ``Stopped``."""
+    config, notes = chosen_config(options)
     # imports Paddle, for which a mistake in the config need not wait
     from paddle_dla.training.start import train
 
@@ -74,13 +85,13 @@ def run(args: argparse.Namespace, ranks: Ranks) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
+    options = options_of(TrainOptions, parser().parse_args(argv))
     who = ""
     try:
-        chosen_config(args)
+        chosen_config(options)
         with joined() as ranks:
             who = f" on rank {ranks.rank}" if ranks.count > 1 else ""
-            return run(args, ranks)
+            return run(options, ranks)
     except Stopped as stopped:
         _tell(f"{stopped}{who}", stopped)
         return STOPPED

@@ -93,12 +93,12 @@ def culprits(result: Result) -> str:
 
 def _culprit_lines(alike: Sequence[Culprit]) -> list[str]:
     found = alike[0]
+    evidence = [f"  {line}" for line in found.evidence if line != found.cause]
     twin = "" if found.twin == found.layer else f" (in Paddle {found.twin})"
     place = f"{found.layer}{twin}"
     if len(alike) > 1:
-        return [f"{found.cause}: {len(alike)} layers, first {place} ({found.kind} fault)",
-                *(f"  {line}" for line in found.evidence)]  # fmt: skip
-    return [f"{found.kind} fault in {place}: {found.cause}", *(f"  {line}" for line in found.evidence)]
+        return [f"{found.cause}: {len(alike)} layers, first {place} ({found.kind} fault)", *evidence]
+    return [f"{found.kind} fault in {place}: {found.cause}", *evidence]
 
 
 def text(result: Result, fold: bool = True) -> str:

@@ -1,13 +1,16 @@
 """The weights with which pixels are mixed when an image is resized, as Paddle's kernels round them. numpy only.
 
-Measured with paddlepaddle 3.3.1 on CPU; ``tests/test_constants.py`` holds every mode against Paddle.
+Measured with paddlepaddle 3.3.1 and 2.6.2 on CPU; ``tests/test_resizing.py`` holds every mode against Paddle.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,8 @@ FORWARD: dict[tuple[str, bool], Sequence[Resizing]] = {
     ("bicubic", False): [Resizing(position=DOUBLE)] * 2,
     ("bicubic", True): [Resizing()] * 2,
 }
+FORWARD_2 = FORWARD | {("linear", False): [Resizing()], ("bilinear", False): [Resizing()] * 2}
+"""Where Paddle 2 is installed. Without any Paddle, as where the reference alone is recorded, 3 is assumed."""
 EXACT = Resizing(DOUBLE, DOUBLE, DOUBLE)
 CUBIC = -0.75
 """The parameter of the cubic kernel, in both frameworks."""
@@ -70,10 +75,19 @@ def mixing(
     mixed = _cubic if mode == "bicubic" else _linear
     how = [(old, new, corners, scale) for old, new, scale in zip(sizes, wanted, scales)]
     exact = [mixed(*axis, EXACT, DOUBLE) for axis in how]
-    ahead = [mixed(*axis, types, SINGLE) for axis, types in zip(how, FORWARD[mode, corners])]
+    kernels = FORWARD_2 if _major_version_of_paddle() == 2 else FORWARD
+    ahead = [mixed(*axis, types, SINGLE) for axis, types in zip(how, kernels[mode, corners])]
     back = [mixed(*axis, BACKWARD, SINGLE) for axis in how]
     largest = max(abs(made - right).max() for made, right in zip((*ahead, *back), (*exact, *exact)))
     return Mixing(ahead, back, float(largest))
+
+
+@cache
+def _major_version_of_paddle() -> int:
+    for name in ("paddlepaddle", "paddlepaddle-gpu"):
+        with suppress(PackageNotFoundError):
+            return int(version(name).split(".")[0])
+    return 3
 
 
 def _ratio(old: int, new: int, corners: bool, scale: float | None, of: type) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import paddle
@@ -50,3 +50,17 @@ def _dense(tensor: paddle.Tensor) -> np.ndarray:
     dense = np.zeros((rows.height(), *found.shape[1:]), found.dtype)
     np.add.at(dense, rows.rows(), found)
     return dense
+
+
+def run_backward(
+    roots: Sequence[paddle.Tensor], gradients: Sequence[paddle.Tensor], retain_graph: bool = False
+) -> None:
+    """Propagate ``gradients`` from ``roots``; of copies, since Paddle 2.6 fails where one root is made from another."""
+    apart = [paddle.assign(root) for root in roots] if len(roots) > 1 else [*roots]
+    paddle.autograd.backward(apart, [*gradients], retain_graph=retain_graph)
+
+
+def clear_gradients(layer: paddle.nn.Layer) -> None:
+    """Let no parameter have a gradient; ``Layer.clear_gradients`` of Paddle 2.6 sets them to 0, which is one."""
+    for parameter in layer.parameters():
+        parameter.clear_gradient(False)  # set_to_zero, which is ignored as a keyword

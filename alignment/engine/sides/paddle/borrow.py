@@ -9,7 +9,7 @@ import paddle
 
 from alignment.engine.sides.kept import attributes_kept, in_other_type
 from alignment.engine.sides.model import Half, Owned, Tensors, refuse_unknown_mode
-from alignment.engine.sides.paddle.arrays import is_tensor
+from alignment.engine.sides.paddle.arrays import clear_gradients, is_tensor
 from alignment.engine.sides.paddle.settings import describe
 
 
@@ -100,7 +100,7 @@ def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
         finally:
             for tensor, stop in stopped:
                 tensor.stop_gradient = stop
-            layer.clear_gradients(set_to_zero=False)
+            clear_gradients(layer)
 
 
 def own_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:

@@ -20,7 +20,7 @@ from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
 from alignment.engine.sides.directions import random_directions
 from alignment.engine.sides.model import ModelRaised, hooks_attached, refuse_vector
-from alignment.engine.sides.paddle.arrays import is_tensor
+from alignment.engine.sides.paddle.arrays import clear_gradients, is_tensor, run_backward
 
 Start = Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]]
 WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forward_pre_hook).parameters
@@ -48,18 +48,18 @@ def capture(
                 recorder.inputs = [*leaves((args, kwargs), is_tensor)]
                 output = model(*args, **kwargs)
             if backward is not None:
-                model.clear_gradients(set_to_zero=False)
+                clear_gradients(model)
                 with paddle.enable_grad():
                     roots, grads = backward(output)
                 if roots:
-                    paddle.autograd.backward(roots, grads)
+                    run_backward(roots, grads)
                 recorder.keep_param_grads()
                 recorder.keep_input_grads()
             recorder.keep_buffers()
     finally:
         recorder.forget()
         if backward is not None:
-            model.clear_gradients(set_to_zero=False)
+            clear_gradients(model)
     return recorder.tape
 
 

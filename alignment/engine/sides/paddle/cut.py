@@ -23,7 +23,7 @@ from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
 from alignment.engine.records.tree import as_call, is_array, leaves, mapped
 from alignment.engine.sides.model import ModelRaised, hooks_attached
-from alignment.engine.sides.paddle.arrays import is_tensor
+from alignment.engine.sides.paddle.arrays import clear_gradients, is_tensor, run_backward
 from alignment.engine.sides.paddle.capture import hooked, to_tensor
 
 Met = Sequence["tuple[int, Layout] | None"]
@@ -110,7 +110,7 @@ def run_cut(
     """
     named = {**dict(layer.named_sublayers(include_self=True)), **beside}
     pieces, run = _Pieces(named, tape, points, judge, backward is not None, bool(beside)), CutRun()
-    layer.clear_gradients(set_to_zero=False)
+    clear_gradients(layer)
     try:
         # a port may fail in any way, and the report has to say how
         with hooks_attached(pieces, "Paddle", run.end):
@@ -126,7 +126,7 @@ def run_cut(
             held = {**dict(layer.named_buffers()), **dict(layer.named_parameters())}.items()
             run.buffers = {n: v.numpy() for n, v in held if v.stop_gradient and v._is_initialized()}
     finally:
-        layer.clear_gradients(set_to_zero=False)
+        clear_gradients(layer)
     run.called, run.further = pieces.called, pieces.further
     return run
 
@@ -260,7 +260,7 @@ class _Pieces:
                 grads.append(_tensor(grad, tensor.dtype))
         if roots:
             # the graph is needed again where a tensor of the piece goes on to another cut
-            paddle.autograd.backward(roots, grads, retain_graph=True)
+            run_backward(roots, grads, retain_graph=True)
 
     def look(self) -> None:
         """Look at the gradients that arrived; those that are the reference's were looked at when they did."""

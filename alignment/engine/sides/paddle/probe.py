@@ -11,7 +11,7 @@ import paddle
 
 from alignment.engine.records.tree import leaves
 from alignment.engine.sides.kept import attributes_kept
-from alignment.engine.sides.paddle.arrays import is_tensor
+from alignment.engine.sides.paddle.arrays import clear_gradients, is_tensor, run_backward
 from alignment.engine.sides.paddle.borrow import every_tensor, in_type
 from alignment.engine.sides.paddle.settings import is_channels_last, role_of
 from alignment.engine.sides.probed import CannotProbe, Probe, Probed, directions
@@ -38,7 +38,7 @@ def probe(
             grads = {role: _like(grad, tensors[role].shape) for role, grad in probed.param_grads.items()}
             return replace(probed, param_grads=grads)
         finally:
-            layer.clear_gradients(set_to_zero=False)
+            clear_gradients(layer)
             for tensor, stop in stopped:
                 tensor.stop_gradient = stop
             paddle.set_rng_state(random)
@@ -98,7 +98,7 @@ def _called(layer: paddle.nn.Layer, inputs: Sequence[np.ndarray], backward: bool
         for output, start in zip(outputs, directions(arrays))
         if not output.stop_gradient
     ]
-    paddle.autograd.backward([output for output, _ in starts], [start for _, start in starts])
+    run_backward([output for output, _ in starts], [start for _, start in starts])
     grads = [turned(_grad(tensor)) for tensor in given if tensor.is_floating_point()]
     trained = {role_of(layer, n): t for n, t in layer._parameters.items() if t is not None and not t.stop_gradient}
     by_role = {role: _grad(t).T if _is_turned(layer, role) else _grad(t) for role, t in trained.items()}

@@ -5,7 +5,46 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([^)\s]+))?\)")  # within the project: an address has a colon
+
+
+def python_blocks(page):
+    """The Python that a page shows, without comments and empty lines, one text for each block."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [re.sub(r"\s*#.*", "", block) for block in blocks]
+
+
+def anchors(page):
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.any_paddle
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_somewhere(page):
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        found = page.parent / target
+        assert found.exists(), f"{target} is not there"
+        assert not anchor or anchor in anchors(found), f"{target} has no heading #{anchor}"
+
+
+@pytest.mark.any_paddle
+def test_both_readmes_show_the_same_code_and_fit_on_two_screens():
+    pages = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+    ours, theirs = map(python_blocks, pages)
+    assert ours == theirs and len(ours) == 2
+    assert all(len(page.read_text(encoding="utf-8").splitlines()) <= 120 for page in pages)
+
+
+@pytest.mark.torch
+def test_the_example_of_the_readme_prints_what_it_shows(capsys):
+    exec(compile(python_blocks(ROOT / "README.md")[0], "README.md", "exec"), {})
+    shown = re.findall(r"^```\n(NOT ALIGNED.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert shown == [capsys.readouterr().out.splitlines()[1]]
 
 
 @pytest.mark.torch

@@ -10,7 +10,7 @@ PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Paddle warns about a missing C++ compiler cache, which nothing here uses
 export PYTHONWARNINGS := ignore:No ccache found
 
-.PHONY: demo train-demo test test-heavy test-paddle26 clean
+.PHONY: demo train-demo test test-heavy test-paddle26 docs clean
 
 demo: .venv/.complete
 	@$(BIN)/python scripts/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -31,6 +31,10 @@ test-heavy: .venv/.complete
 test-paddle26: .venv-paddle26/.complete
 	OMP_NUM_THREADS=1 .venv-paddle26/bin/python -m pytest $(PARALLEL) -m "not torch and not heavy and not any_paddle"
 
+# the site, in out/site; a link that leads nowhere is an error
+docs: .venv-docs/.complete
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
 .venv/.complete: setup.cfg pyproject.toml constraints.txt
 	$(call venv,.venv)
 	$(BIN)/pip install --constraint constraints.txt --editable ".[cpu,data,onnx,parquet,plots,train,torch,hub,demo,completion,dev]"
@@ -44,10 +48,15 @@ test-paddle26: .venv-paddle26/.complete
 	.venv-paddle26/bin/pip install --no-deps paddleclas==2.6.0
 	@touch $@
 
+.venv-docs/.complete: setup.cfg
+	$(call venv,.venv-docs)
+	.venv-docs/bin/pip install --editable ".[docs]"
+	@touch $@
+
 define venv
 	@scripts/system_packages.sh $(PYTHON)
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 endef
 
 clean:
-	rm -rf .venv .venv-paddle26 out
+	rm -rf .venv .venv-paddle26 .venv-docs out

@@ -47,6 +47,18 @@ def test_the_example_of_the_readme_prints_what_it_shows(capsys):
     assert shown == [capsys.readouterr().out.splitlines()[1]]
 
 
+EXAMPLES = [DOCS / "index.md", DOCS / "align-training.md"]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
+def test_the_example_of_a_page_prints_what_it_shows(page, capsys):
+    for block in python_blocks(page):
+        exec(compile(block, page.name, "exec"), {})
+    shown = re.findall(r"^```\n(NOT ALIGNED.*?)\n```", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(shown) == 1 and shown[0] in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.torch
 def test_the_walk_from_an_empty_file_to_a_verified_port_works(capsys):
     text = (DOCS / "port-your-own-model.md").read_text(encoding="utf-8")

@@ -1,0 +1,30 @@
+"""Keep a port aligned: tests for your own repository.
+
+    pytest examples/test_a_port.py
+"""
+
+import pytest
+from align_two_models import Port, Reference
+
+from alignment import align, transfer
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The reference, its port with the same weights, inputs, and which tensor is which."""
+    import torch
+
+    reference, port, inputs = Reference(), Port(), torch.randn(2, 8, 16, 16)
+    return reference, port, inputs, transfer(reference, port, inputs)
+
+
+def test_the_port_is_aligned(models):
+    reference, port, inputs, key_map = models
+    report = align(reference, port, inputs, key_map=key_map)
+    assert report, report.verdict()
+
+
+def test_training_differs_in_the_running_variance_alone(models):
+    reference, port, inputs, key_map = models
+    report = align(reference, port, inputs, key_map=key_map, mode="train")
+    assert [(culprit.layer, culprit.kind) for culprit in report.culprits] == [("norm", "state")]

@@ -1,32 +1,32 @@
 """The proof that two models are the same: every layer of both compared.
 
-``align`` (one pass) and ``align_training`` (steps of training) serve any torch module and Paddle layer, ``transfer``
-loads the module's weights into the layer, ``align_data`` serves any two pipelines of images; the ``check_*`` scripts
-serve DLA; ``engine`` is what all use.
+``align`` compares one pass of any torch module and Paddle layer, ``align_training`` steps of training, ``align_data``
+two pipelines of images. ``transfer`` loads the module's weights into the layer. ``record_torch``, ``record_paddle`` and
+``compare_records`` compare models on machines with one framework each. The ``check_*`` commands serve DLA and ports;
+``engine`` is what all of them use.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["align", "align_data", "align_training", "transfer"]
+__all__ = ["align", "align_data", "align_training", "compare_records", "record_paddle", "record_torch", "transfer"]
+
+
+_PLACES = {
+    "align": "alignment.engine.session",
+    "align_data": "alignment.engine.pixels.images",
+    "align_training": "alignment.engine.training_session",
+    "compare_records": "alignment.engine.offline",
+    "record_paddle": "alignment.engine.recording",
+    "record_torch": "alignment.engine.recording",
+    "transfer": "alignment.engine.transfer",
+}
+"""Looked up on first use: most of them import both frameworks."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "align":
-        from alignment.engine.session import align
-
-        return align
-    if name == "align_data":
-        from alignment.engine.pixels.images import align_data
-
-        return align_data
-    if name == "align_training":
-        from alignment.engine.training_session import align_training
-
-        return align_training
-    if name == "transfer":
-        from alignment.engine.transfer import transfer
-
-        return transfer
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,18 +15,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from alignment.command import ReportOptions, add_reports, refuse_reports, write_reports
-from alignment.engine.judging.by_name import compare_tapes
-from alignment.engine.judging.noise import Noise, NoiseFloor, credible
-from alignment.engine.records.files import TapeError, load_tape
-from alignment.engine.records.store import Store
-from alignment.engine.records.tape import Tape
+from alignment.engine.offline import compare_records
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from alignment.reprod_files import SUFFIX, compare_reprod
@@ -61,56 +55,6 @@ def run(options: CompareOptions) -> Result:
     if options.are_files():
         return compare_reprod(options.torch_folder, options.paddle_folder, options.tolerance)
     return compare_records(options.torch_folder, options.paddle_folder)
-
-
-def compare_records(torch_folder: str, paddle_folder: str) -> Result:
-    """The Paddle side against the torch side. Raises ``TapeError`` where a record is missing or damaged."""
-    exact, facts, measured = load_tape(torch_folder)
-    if measured is None:
-        raise TapeError(f"{torch_folder} is no record of the torch side: it has no noise floor; is it the second one?")
-    port, port_facts, port_measured = load_tape(paddle_folder)
-    if port_measured is not None:
-        raise TapeError(f"{paddle_folder} is a record of the torch side, too; name that of the Paddle side second")
-    _refuse_other_runs(facts, port_facts)
-    _refuse_other_extent(exact, port)
-    _refuse_non_finite(exact, torch_folder)
-    noise, leaks = (_noise(exact.store, found) for found in (measured.errors, measured.leaks))
-    floor = NoiseFloor("float64", credible(exact, noise), leaks)
-    title = f"{facts.get('model', 'model')}: torch against Paddle"
-    result = compare_tapes(title, exact, port, floor, backward=bool(exact.param_grads and port.param_grads))
-    result.facts = {
-        **{f"torch side, {name}": value for name, value in facts.items()},
-        **{f"Paddle side, {name}": value for name, value in port_facts.items()},
-    }
-    return result
-
-
-def _noise(store: Store, errors: Mapping[int, float]) -> dict[int, Noise]:
-    return {n: Noise(error, float(np.abs(store.get(store.refs[n])).max(initial=0.0))) for n, error in errors.items()}
-
-
-def _refuse_other_runs(facts: Mapping[str, str], port_facts: Mapping[str, str]) -> None:
-    for name in ("model", "mode"):
-        ours, theirs = facts.get(name), port_facts.get(name)
-        if ours != theirs:
-            raise TapeError(f"the records do not belong together: {name} {ours} in torch, {theirs} in Paddle")
-
-
-def _refuse_other_extent(exact: Tape, port: Tape) -> None:
-    sides = {"torch": bool(exact.param_grads), "Paddle": bool(port.param_grads)}
-    if len({*sides.values()}) > 1:
-        with_gradients, without = sorted(sides, key=sides.__getitem__, reverse=True)
-        raise TapeError(
-            f"the records do not belong together: {with_gradients} has gradients, {without} has none; record both with "
-            "--forward-only, or neither"
-        )
-
-
-def _refuse_non_finite(exact: Tape, folder: str) -> None:
-    """A reference that is no number cannot judge: the port may have the same NaN for another reason."""
-    for record in exact:
-        if not all(np.isfinite(array).all() for array in exact.outputs(record) if array.dtype.kind in "fc"):
-            raise TapeError(f"{folder}: {record.path} is NaN or infinite in the reference, which then judges nothing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

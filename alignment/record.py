@@ -7,8 +7,8 @@ Usage::
     python alignment/compare.py A B
 
 The torch side runs in float64, which is recorded, and in float32: their distance is the noise floor. Without
-``--inputs`` both sides draw the same random images from ``--seed``. For any other model call ``record_torch`` and
-``record_paddle``, each on its machine; layers are then compared by their names.
+``--inputs`` both sides draw the same random images from ``--seed``. For any other model call
+``alignment.record_torch`` and ``alignment.record_paddle``, each on its machine; layers are compared by their names.
 
 Exit codes: 0 recorded, 1 refused, 2 usage.
 """
@@ -16,12 +16,10 @@ Exit codes: 0 recorded, 1 refused, 2 usage.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -29,10 +27,9 @@ from typing import Any
 import numpy as np
 
 from alignment.command import SIDE_MULTIPLE, SIZE, ModelOptions, add_inputs
-from alignment.engine.judging.noise import measure_leaks, run_in_both
-from alignment.engine.records.files import Measured, check_dump, save_tape
-from alignment.engine.records.store import MEMORY, Budget, Store
-from alignment.engine.records.tape import Tape
+from alignment.engine.recording import record_paddle, record_torch
+from alignment.engine.records.files import check_dump
+from alignment.engine.records.store import MEMORY
 from convert.readers import read_source
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
@@ -89,57 +86,6 @@ def parser() -> argparse.ArgumentParser:
     add_inputs(result)
     result.set_defaults(input_size=RecordOptions.input_size)
     return result
-
-
-def record_torch(
-    module: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
-    seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
-    """Run any torch module in float64, and in float32 for the noise floor, and write the record into ``folder``.
-
-    Arguments as in ``alignment.align``; ``facts`` say what ran. The module is given back as it came.
-    """
-    import torch
-
-    from alignment.engine.sides.torch import side
-    from alignment.engine.sides.torch.constants import constants_of_paddle
-
-    start = partial(side.in_random_directions, seed=seed) if backward else None
-    with side.borrow(module, mode) as half:
-
-        def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
-            with side.in_type(module, dtype, nudge):
-                return side.capture(module, inputs, store, start)
-
-        with constants_of_paddle(apply=False, alternatives=True) as constants:
-            tape, noise = run_in_both(run, Budget(max_memory))
-        def leaking(store: Store, name: str) -> Tape:
-            with constants_of_paddle(alternatives=True, only={name}):
-                return run("float64", store)
-
-        ways = [partial(leaking, name=name) for name in constants.used] if backward else []
-        leaks = measure_leaks(ways, tape, Budget(max_memory))
-    errors, leaks = ({index: noise.error for index, noise in found.items()} for found in (noise, leaks))
-    facts = {**(facts or {}), "torch": torch.__version__, "mode": mode, **half.notes}
-    save_tape(tape, folder, facts, Measured(errors, leaks))
-
-
-def record_paddle(
-    layer: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
-    seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
-    """The same for any Paddle layer, which runs in float64 only."""
-    import paddle
-
-    from alignment.engine.sides.paddle import side
-
-    start = partial(side.in_random_directions, seed=seed) if backward else None
-    with side.borrow(layer, mode) as half, side.in_type(layer, "float64"):
-        tape = side.capture(layer, inputs, Store(Budget(max_memory)), start)
-        for name, ref in tape.param_grads.items():
-            if isinstance(half.layers.get(name.rpartition(".")[0]), paddle.nn.Linear) and name.endswith("weight"):
-                tape.param_grads[name] = tape.store.put(tape.get(ref).T)  # as torch lays it out
-    save_tape(tape, folder, {**(facts or {}), "Paddle": paddle.__version__, "mode": mode, **half.notes})
 
 
 def _torch_side(options: RecordOptions) -> None:

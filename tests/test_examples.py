@@ -30,6 +30,5 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SHOWN, "test_a_port"}
 
 
-def test_the_example_of_a_test_passes(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def test_the_example_of_a_test_passes():
     assert pytest.main(["-q", "-p", "no:cacheprovider", "-o", "addopts=", str(EXAMPLES / "test_a_port.py")]) == 0

@@ -38,6 +38,8 @@ engine               | alignment/engine/accounts borrowed folding | -           
                      | layer_settings lockstep runs search        |                   |              | convert.matching
                      | session training_pairs training_session    |                   |              | convert.dla
                      | transfer                                   |                   |              |
+engine.recording     | alignment/engine/recording                 | torch paddle      | -            | engine.* sides.*
+engine.offline       | alignment/engine/offline                   | -                 | -            | engine.*
 sides.torch          | alignment/engine/sides/torch               | torch             | torch        | engine.*
                      |                                            |                   |              | convert.matching
                      |                                            |                   |              | convert.dla

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy_weights import timm_weights
 
-from alignment import compare
+from alignment import compare, compare_records
 from alignment.engine.judging.noise import Noise, NoiseFloor, credible, gradients_of
 from alignment.engine.records.files import Measured, TapeError, load_tape, save_tape
 from alignment.engine.records.store import Ref, Store, StoreError
@@ -95,13 +95,13 @@ def any_pair(scale=1.0):
 @pytest.mark.torch
 @pytest.mark.parametrize(("scale", "passed"), [(1.0, True), (2.0, False)])
 def test_any_model_is_recorded_with_its_gradients(tmp_path, scale, passed):
-    from alignment.record import record_paddle, record_torch
+    from alignment import record_paddle, record_torch
 
     reference, port = any_pair(scale)
     inputs = np.random.RandomState(0).standard_normal((2, 3, 6, 6))
     record_torch(reference, inputs, tmp_path / "A", max_memory=0)
     record_paddle(port, inputs, tmp_path / "B", max_memory=0)
-    result = compare.compare_records(tmp_path / "A", tmp_path / "B")
+    result = compare_records(tmp_path / "A", tmp_path / "B")
     assert result.passed == passed
     assert (result.first_divergence, result.first_difference and result.first_difference.direction) == (
         (None, None) if passed else ("0", "gradient")
@@ -111,7 +111,7 @@ def test_any_model_is_recorded_with_its_gradients(tmp_path, scale, passed):
 def test_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
     import paddle
 
-    from alignment.record import record_paddle
+    from alignment import record_paddle
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -124,16 +124,16 @@ def test_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
 
 @pytest.mark.torch
 def test_records_of_different_modes_do_not_belong_together(tmp_path):
-    from alignment.record import record_paddle, record_torch
+    from alignment import record_paddle, record_torch
 
     reference, port = any_pair()
     inputs = np.random.RandomState(0).standard_normal((2, 3, 6, 6))
     record_torch(reference, inputs, tmp_path / "A", mode="train")
     record_paddle(port, inputs, tmp_path / "B")
     with pytest.raises(TapeError, match="mode train in torch, eval in Paddle"):
-        compare.compare_records(tmp_path / "A", tmp_path / "B")
+        compare_records(tmp_path / "A", tmp_path / "B")
     with pytest.raises(TapeError, match="no noise floor; is it the second one"):
-        compare.compare_records(tmp_path / "B", tmp_path / "A")
+        compare_records(tmp_path / "B", tmp_path / "A")
 
 
 def recorded(folder, value=1.0, gradients=True, floor=True, gradient=1.0):
@@ -158,7 +158,7 @@ def test_gradients_of_one_side_alone_are_no_success(side, tmp_path):
     recorded(tmp_path / "A", gradients=side == "torch")
     recorded(tmp_path / "B", gradients=side == "Paddle", floor=False)
     with pytest.raises(TapeError, match=f"{side} has gradients"):
-        compare.compare_records(tmp_path / "A", tmp_path / "B")
+        compare_records(tmp_path / "A", tmp_path / "B")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -166,7 +166,7 @@ def test_a_reference_that_is_no_number_judges_nothing(value, tmp_path):
     recorded(tmp_path / "A", value)
     recorded(tmp_path / "B", value, floor=False)
     with pytest.raises(TapeError, match="judges nothing"):
-        compare.compare_records(tmp_path / "A", tmp_path / "B")
+        compare_records(tmp_path / "A", tmp_path / "B")
 
 
 @pytest.mark.parametrize("error", [0.125, 1.9, 2.1, 1e3, 1e9, 1e300])
@@ -194,7 +194,7 @@ def test_an_edited_floor_is_refused_where_the_sides_agree_too(tmp_path):
     index = tmp_path / "A" / "tape.json"
     index.write_text(index.read_text().replace("1e-07", "2e-07"))
     with pytest.raises(TapeError, match="edited or damaged"):
-        compare.compare_records(*folders)
+        compare_records(*folders)
 
 
 def test_a_tensor_that_float32_left_unmeasured_is_not_judged_as_one_that_vanishes():
@@ -209,7 +209,7 @@ def test_what_cancels_in_a_real_network_is_credible(tmp_path):
     """A bias in front of a BatchNorm has a gradient of zero, of which float32 leaves nothing but rounding."""
     import torch
 
-    from alignment.record import record_torch
+    from alignment import record_torch
 
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())

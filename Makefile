@@ -10,7 +10,7 @@ PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Paddle warns about a missing C++ compiler cache, which nothing here uses
 export PYTHONWARNINGS := ignore:No ccache found
 
-.PHONY: demo train-demo test test-heavy test-paddle26 docs clean
+.PHONY: demo train-demo test test-heavy test-paddle26 docs release-check clean
 
 demo: .venv/.complete
 	@$(BIN)/python scripts/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -34,6 +34,10 @@ test-paddle26: .venv-paddle26/.complete
 # the site, in out/site; a link that leads nowhere is an error
 docs: .venv-docs/.complete
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+# the packages as a user installs them, in out/dist, and the examples run with them
+release-check: .venv/.complete
+	scripts/release_check.sh
 
 .venv/.complete: setup.cfg pyproject.toml constraints.txt
 	$(call venv,.venv)

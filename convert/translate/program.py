@@ -52,7 +52,7 @@ from convert.translate.symbols import expression_of, limit_of
 
 # what the module's numbers are while it is traced, and what a port calls its own type
 WORKING = torch.float64
-MARK, RETURNED = "port::mark", "port::returned"
+MARK, STRIDED, RETURNED = "port::mark", "port::strided", "port::returned"
 PLAIN = (bool, int, float, str, type(None))
 LIFTED = "lift_fresh_copy.default"
 CALLED = ("_call_impl", "_wrapped_call_impl", "handle_torch_function")
@@ -95,13 +95,15 @@ def trace(
     silent: Callable[[str], bool] = lambda name: False,
     whole: Callable[[str], bool] = lambda name: False,
     training: bool = True,
+    same: Callable[[Module], bool] = lambda module: False,
 ) -> Program:
     """The program that ``module(*args, **kwargs)`` runs, in evaluation.
 
     ``whole``: the classes, by qualified name, that are taken as they are. ``silent``: those that may do nothing in
     evaluation, and whose call is to be seen nevertheless. ``training``: look for what the other modules do in training.
     Those that draw random numbers there are traced as they run there: the rules of ``F.dropout`` and the like ask for
-    the port's own mode. Where modules take other steps, ``Program.training`` has a second trace.
+    the port's own mode. Where modules take other steps, ``Program.training`` has a second trace. ``same``: whether a
+    layer that is taken whole pads so that its output has ceil(side / stride) positions.
 
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
@@ -109,9 +111,9 @@ def trace(
     args, kwargs = tuple(args), dict(kwargs or {})
     draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
     args, kwargs = _double(args), _double(kwargs)
-    program = _traced(module, args, kwargs, silent, draws)
+    program = _traced(module, args, kwargs, silent, draws, same)
     if twofold:
-        program.training = _traced(module, args, kwargs, silent, [*draws, *twofold])
+        program.training = _traced(module, args, kwargs, silent, [*draws, *twofold], same)
         program.twofold = frozenset(twofold)
         _share_constants(program, program.training)
     return program
@@ -138,7 +140,12 @@ def _share_constants(evaluation: Program, training: Program) -> None:
 
 
 def _traced(
-    module: torch.nn.Module, args: tuple, kwargs: dict, silent: Callable[[str], bool], in_training: Sequence[str]
+    module: torch.nn.Module,
+    args: tuple,
+    kwargs: dict,
+    silent: Callable[[str], bool],
+    in_training: Sequence[str],
+    same: Callable[[Module], bool],
 ) -> Program:
     """The program of a copy of ``module`` in evaluation, but for the modules ``in_training``."""
     model = copy.deepcopy(module).eval().to(WORKING)
@@ -148,6 +155,8 @@ def _traced(
         child.register_forward_hook(functools.partial(_returned, path))
         if silent(_qualified(type(child))):
             child.forward = functools.partial(_marked, path)
+        elif path and same(_module(path, child)):
+            child.forward = functools.partial(_strided, path, child)
     frames = _Frames()
     exported = _exported(model, args, kwargs, frames)
     return _Reader(model, exported, frames).program()
@@ -191,6 +200,28 @@ def _identity(name: str) -> Any:
 
 def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
     return _identity(MARK)(x, path)
+
+
+@functools.cache
+def _covering() -> Any:
+    """An operator of the trace for a layer whose output has ceil(side / stride) positions; ``path`` is read there."""
+
+    @torch.library.custom_op(STRIDED, mutates_args=())
+    def covering(x: torch.Tensor, path: str, channels: int, stride: Sequence[int]) -> torch.Tensor:
+        sides = [-(-side // step) for side, step in zip(x.shape[2:], stride, strict=True)]
+        return x.new_empty([x.shape[0], channels, *sides])
+
+    @covering.register_fake
+    def _(x: torch.Tensor, path: str, channels: int, stride: Sequence[int]) -> torch.Tensor:
+        sides = [(side + step - 1) // step for side, step in zip(x.shape[2:], stride, strict=True)]
+        return x.new_empty([x.shape[0], channels, *sides])
+
+    return covering
+
+
+def _strided(path: str, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    stride = layer.stride if isinstance(layer.stride, (tuple, list)) else (layer.stride, layer.stride)
+    return _covering()(x, path, getattr(layer, "out_channels", x.shape[1]), list(stride))
 
 
 def _returned(path: str, module: torch.nn.Module, args: Any, output: Any) -> Any:
@@ -506,7 +537,7 @@ class _Reader:
             if isinstance(self.values[node], Ref):
                 self.open[-1].returned.append(self.values[node].number)
             return
-        if name == "port.mark.default":
+        if name in ("port.mark.default", "port.strided.default"):
             call = self._mark(node, segments)
             call.outputs.append(self._new(node))
             return

@@ -44,3 +44,15 @@ def test_another_size_than_the_traced_one_gives_what_the_reference_gives(module,
         with torch.no_grad():
             expected = module.double()(x).numpy()
         assert_close(model(paddle.to_tensor(x.numpy())).numpy(), expected, ROUNDING)
+
+
+def test_a_side_at_which_a_condition_divides_by_nothing_is_one_that_does_not_hold():
+    import sympy
+    from torch.utils._sympy.functions import FloorDiv, PythonMod
+
+    from convert.translate.plain import Limit
+    from convert.translate.symbols import limit_of
+
+    height, width = sympy.symbols("height width", integer=True, positive=True)
+    guard = sympy.Eq(PythonMod(64, FloorDiv(height, 16), evaluate=False), 0)
+    assert limit_of([guard], (height, width), (64, 64)) == Limit(equal=(64, 64))

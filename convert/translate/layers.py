@@ -52,9 +52,14 @@ def _bias(module: Module) -> dict[str, Any]:
 
 def _plain_padding(module: Module) -> bool:
     padding = module.settings.get("padding")
-    return module.settings.get("padding_mode", "zeros") == "zeros" and (
+    return _own_weight(module) and module.settings.get("padding_mode", "zeros") == "zeros" and (
         not isinstance(padding, str) or padding == "valid" or _odd_kernel(module)
     )
+
+
+def _own_weight(module: Module) -> bool:
+    """Whether the weight is the layer's, not made of others by a hook (``torch.nn.utils.weight_norm``)."""
+    return has(module, "weight")
 
 
 def _odd_kernel(module: Module) -> bool:
@@ -191,6 +196,7 @@ LAYERS: dict[str, Layer] = {
         {"bias_attr": ("bias_attr", None)},
         transposed=("weight",),
         prepare=_bias,
+        fits=_own_weight,
     ),
     f"{NN}.sparse.Embedding": Layer(
         "nn.Embedding(num_embeddings, embedding_dim)",
@@ -227,6 +233,15 @@ LAYERS: dict[str, Layer] = {
         prepare=_norm_settings,
         fits=lambda module: has(module, "weight"),
     ),
+    **{
+        f"{NN}.instancenorm.InstanceNorm{rank}d": Layer(
+            "InstanceNorm(num_features)",
+            {"epsilon": ("eps", 1e-5), "momentum": ("momentum", 0.1), "affine": ("affine", False)},
+            {"num_batches_tracked": None},
+            fits=_tracked,
+        )
+        for rank in (1, 2, 3)
+    },
     f"{NN}.pooling.MaxPool2d": _pool("MaxPool2D"),
     f"{NN}.pooling.AvgPool2d": _pool("AvgPool2D", average=True),
     f"{NN}.pooling.MaxPool1d": _pool("MaxPool1D"),

@@ -108,6 +108,7 @@ def trace(
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
     _check_real(module)
+    _check_kept(module, training)
     args, kwargs = tuple(args), dict(kwargs or {})
     draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
     args, kwargs = _double(args), _double(kwargs)
@@ -126,6 +127,34 @@ def _check_real(module: torch.nn.Module) -> None:
     stops = [Stop(path, None, why) for path, value in held if value.is_complex()]
     if stops:
         raise TranslationError(stops)
+
+
+def _check_kept(module: torch.nn.Module, training: bool) -> None:
+    """Raises ``TranslationError`` for modules whose forward changes what they keep, in a way that no port has."""
+    stops = []
+    for path, child in module.named_modules():
+        place = _source_place(type(child))
+        if getattr(child, "max_norm", None) is not None:
+            why = "max_norm changes the rows of its weight in the forward: scale them once, and leave it out"
+            stops.append(Stop(path, place, why))
+        if training and _keeps_average(child):
+            why = "momentum=None averages all batches so far: give a number, or port it for evaluation only"
+            stops.append(Stop(path, place, why))
+        if training and _normed_by_spectrum(child):
+            why = "spectral_norm changes its vectors in training: port it for evaluation only"
+            stops.append(Stop(path, place, why))
+    if stops:
+        raise TranslationError(stops)
+
+
+def _keeps_average(module: torch.nn.Module) -> bool:
+    norms = (torch.nn.modules.batchnorm._NormBase,)
+    return isinstance(module, norms) and module.track_running_stats and module.momentum is None
+
+
+def _normed_by_spectrum(module: torch.nn.Module) -> bool:
+    hooked = any(type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values())
+    return hooked or isinstance(module, torch.nn.utils.parametrizations._SpectralNorm)
 
 
 def _share_constants(evaluation: Program, training: Program) -> None:

@@ -17,6 +17,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from typing import Any
 
 from convert.translate.literals import Masked, is_number
 from convert.translate.merging import Instance
@@ -66,6 +67,7 @@ class _Plan:
     pieces: list[_Piece] = field(default_factory=list)
     prelude: tuple[str, str] | None = None  # an input that one side lacks, and what it is there
     flag: str = ""
+    flag_of_second: bool = True
     likeness: float = 0.0
 
     @classmethod
@@ -156,7 +158,10 @@ class _Plan:
         if extra and extra[0] not in _stored([*ours.body.statements, *theirs.body.statements]):
             piece.test = ast.parse(f"{extra[0]} is not None", mode="eval").body
             return True
-        self.flag = self.flag or _switch(*self.groups)
+        if not self.flag:
+            self.flag = _switch(*self.groups)
+        if not self.flag:
+            self.flag, self.flag_of_second = _switch(*reversed(self.groups)), False
         piece.test = ast.Name("flag") if self.flag else None
         return bool(self.flag)
 
@@ -168,6 +173,7 @@ class _Plan:
         return all(
             (_called_on_itself(statement) in self.identities and _stored([statement]) <= known)
             or self._none(_tested(statement), lacking)
+            or _names_again(statement, other)
             for statement in [*piece.first, *piece.second]
         )
 
@@ -208,7 +214,8 @@ class _Plan:
             statement = init.get(key)
             known = next((s for s in (statement, others.get(key)) if s is not None and _optional(s)), None)
             if known is None and here and there:
-                result.append(statement)
+                same = _dump(statement) == _dump(others[key])
+                result.append(statement if same else _with_switches(statement, others[key], key))
                 continue
             orelse = known.value.orelse if known is not None else self._in_place_of(key)
             present = statement is not None
@@ -234,13 +241,15 @@ class _Plan:
                 result += statements or others
                 continue
             here, there = (others, statements) if second else (statements, others)
+            if isinstance(piece.test, ast.Name) and not self.flag_of_second:
+                here, there = there, here
             result.append(_branch(self._condition(piece, second), there, here))
         return result
 
     def _condition(self, piece: _Piece, second: bool) -> ast.expr:
         if not isinstance(piece.test, ast.Name):
             return copy.deepcopy(piece.test)
-        flag = ast.Constant(second)
+        flag = ast.Constant(second == self.flag_of_second)
         flag.role, flag.default, flag.switch = self.flag, False, True
         return flag
 
@@ -275,7 +284,7 @@ def _init(ours: Instance, theirs: Instance) -> list[tuple[str, bool, bool]] | No
     if len(mine) < len(ours.init) or len(more) < len(theirs.init):
         return None
     for key in mine.keys() & more.keys():
-        if _dump(_plain(mine[key])) != _dump(_plain(more[key])):
+        if _dump(_plain(mine[key])) != _dump(_plain(more[key])) and not _pairs(mine[key], more[key], key):
             return None
     result: list[tuple[str, bool, bool]] = []
     for kind, a, b, c, d in SequenceMatcher(None, [*mine], [*more], autojunk=False).get_opcodes():
@@ -317,7 +326,67 @@ def _wrapped(statement: ast.stmt, key: str, present: bool, orelse: ast.expr) -> 
     return ast.Assign(statement.targets, value)
 
 
-def _absent(statement: ast.stmt) -> ast.stmt:
+def _pairs(mine: ast.stmt, theirs: ast.stmt, key: str) -> bool:
+    """Whether both make a child that differs by layers which do nothing in one of them."""
+    if not isinstance(mine, ast.Assign) or _optional(mine) or _optional(theirs):
+        return False
+    both = _paired(mine.value, theirs.value, key), _paired(theirs.value, mine.value, key)
+    return None not in both and _dump(both[0]) == _dump(both[1])
+
+
+def _with_switches(mine: ast.stmt, theirs: ast.stmt, key: str) -> ast.stmt:
+    """``mine`` with ``nn.ReLU() if act else nn.Identity()`` where one of both has either."""
+    return ast.Assign(mine.targets, _paired(mine.value, theirs.value, key))
+
+
+def _paired(mine: ast.expr, theirs: ast.expr, role: str) -> ast.expr | None:
+    if _dump(mine) == _dump(theirs) or (_switched(mine) and _is_side(theirs, mine)):
+        return mine
+    if _switched(theirs):
+        if not _is_side(mine, theirs):
+            return None
+        nothing = _dump(mine) == _dump(theirs.orelse)
+        return _choice(not nothing, _absent(theirs.body) if nothing else mine, theirs.orelse, role)
+    if not isinstance(mine, ast.Call) or not isinstance(theirs, ast.Call):
+        return None
+    if _is_nothing(mine) or _is_nothing(theirs):
+        nothing = _is_nothing(mine)
+        return _choice(not nothing, _absent(theirs) if nothing else mine, mine if nothing else theirs, role)
+    words = [[word.arg for word in call.keywords] for call in (mine, theirs)]
+    if _dump(mine.func) != _dump(theirs.func) or len(mine.args) != len(theirs.args) or words[0] != words[1]:
+        return None
+    args = [_paired(one, other, "act") for one, other in zip(mine.args, theirs.args, strict=True)]
+    values = [_paired(one.value, other.value, "act") for one, other in zip(mine.keywords, theirs.keywords, strict=True)]
+    if None in args or None in values:
+        return None
+    result = copy.copy(mine)
+    result.args, result.keywords = args, [copy.copy(word) for word in mine.keywords]
+    for word, value in zip(result.keywords, values, strict=True):
+        word.value = value
+    return result
+
+
+def _switched(node: ast.expr) -> bool:
+    return getattr(node, "lacking", False)
+
+
+def _is_side(node: ast.expr, choice: ast.IfExp) -> bool:
+    return _dump(node) in (_dump(choice.body), _dump(choice.orelse))
+
+
+def _is_nothing(node: ast.expr) -> bool:
+    return ast.unparse(node) == "nn.Identity()"
+
+
+def _choice(chosen: bool, value: ast.expr, orelse: ast.expr, role: str) -> ast.expr:
+    test = ast.Constant(chosen)
+    test.role, test.default, test.switch = role, False, True
+    result = ast.IfExp(test, value, copy.deepcopy(orelse))
+    result.lacking = True
+    return result
+
+
+def _absent(statement: ast.AST) -> Any:
     """A copy whose numbers may be any; a child that some lack is lacking."""
     copied = copy.deepcopy(statement)
     if _optional(copied):
@@ -368,6 +437,14 @@ def _attribute_of_self(node: ast.AST) -> str | None:
     return node.attr if owned else None
 
 
+def _names_again(statement: ast.stmt, other: Instance) -> bool:
+    """Whether it is ``shortcut = x`` of an input, and nothing in ``other`` is called ``shortcut``."""
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Name):
+        return False
+    taken = {*other.body.inputs, *_names(other.body.statements)}
+    return statement.value.id in other.body.inputs and not taken & _stored([statement])
+
+
 def _children(statements: list[ast.stmt]) -> set[str]:
     """The attributes of ``self`` that ``statements`` use."""
     nodes = (node for statement in statements for node in ast.walk(statement))
@@ -401,12 +478,16 @@ def _with_numbers(mine: ast.stmt, theirs: ast.stmt) -> ast.stmt:
 
 
 def _switch(first: list[Instance], second: list[Instance]) -> str:
-    """The setting of the reference that is off in all of ``first`` and on in all of ``second``."""
+    """What is off in all of ``first`` and on in all of ``second``: a setting of the reference, or a child."""
     for kept in ("constructor", "settings"):
         for name in getattr(second[0].module, kept):
             values = [[getattr(one.module, kept).get(name) for one in group] for group in (first, second)]
             if name != "training" and all(v is True for v in values[1]) and all(v is False for v in values[0]):
                 return name
+    for name in second[0].module.children:
+        held = [[name in one.module.children for one in group] for group in (first, second)]
+        if name.isidentifier() and all(held[1]) and not any(held[0]):
+            return name
     return ""
 
 

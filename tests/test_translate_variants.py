@@ -221,3 +221,32 @@ def test_what_has_little_in_common_stays_apart():
     assert [made.name for made in port.translated.translation.classes if made.name.startswith("Unlike")] == [
         "Unlike", "Unlike2"
     ]  # fmt: skip
+
+
+class Shortcut(nn.Module):
+    """Its child is called as a variable of its forward method is."""
+
+    def __init__(self, channels, out):
+        super().__init__()
+        self.fc = nn.Linear(channels, out)
+        self.fc2 = nn.Linear(out, out)
+        self.shortcut = nn.Linear(channels, out) if channels != out else None
+
+    def forward(self, x):
+        shortcut = x
+        x = self.fc(x)
+        x = self.fc2(x)
+        if self.shortcut is not None:
+            x = x + self.shortcut(shortcut)
+        else:
+            x = x + shortcut
+        return x
+
+
+def test_an_argument_is_named_as_its_child_though_a_variable_of_the_forward_method_is_too():
+    with constructors_recorded():
+        module = nn.Sequential(Shortcut(3, 3), Shortcut(3, 4)).eval()
+    port = Port.of(module, (normal(2, 3),))
+    made = next(made for made in port.translated.translation.classes if made.name == "Shortcut")
+    assert made.arguments[-1] == "shortcut"
+    assert_close(port.paddle_run().outputs[0], port.torch_run().outputs[0], ROUNDING)

@@ -68,9 +68,9 @@ def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]
             columns.setdefault(values, []).append(position)
     _settle_absent(columns)
     first = instances[0]
-    found = _Arguments(instances, _bound_names(first))
-    where: dict[int, ast.expr] = {}
     inside_forward = _forward_numbers(first)
+    found = _Arguments(instances, _bound_names(first), _attributes(first), inside_forward)
+    where: dict[int, ast.expr] = {}
     kept: set[str] = set()
     for values, positions in _by_constructor(columns, instances):
         expression = found.expression(values, [numbers[0][position] for position in positions])
@@ -136,34 +136,44 @@ def _settle_absent(columns: dict[Values, list[int]]) -> None:
 
 
 def _bound_names(instance: Instance) -> set[str]:
-    """Names that the source itself assigns."""
+    """Names that the constructor itself assigns."""
     return {
         node.id
-        for root in instance.nodes
+        for root in (*instance.start, *instance.init)
         for node in ast.walk(root)
         if isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)
     }
 
 
+def _attributes(instance: Instance) -> set[str]:
+    """The attributes of ``self`` that the constructor sets."""
+    assigned = (statement.targets[0] for statement in instance.init if isinstance(statement, ast.Assign))
+    return {target.attr for target in assigned if isinstance(target, ast.Attribute)}
+
+
 class _Arguments:
     """The arguments of a class under construction; ``names``: what each is called."""
 
-    def __init__(self, instances: list[Instance], taken: set[str]):
+    def __init__(self, instances: list[Instance], taken: set[str], attributes: set[str], inside_forward: set[int]):
         self.instances, self.taken = instances, taken | {"self"}
+        self.attributes, self.inside_forward = attributes, inside_forward
         self.names: dict[Values, str] = {}
         self.defaults: dict[str, Any] = {}
 
     def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
         """An argument for ``values``, or a multiple of one that is there."""
         named = [node.role for node in nodes if getattr(node, "named", False)]
-        name = named[0] if named else self._remembered(values)
+        taken = self.taken | {*self.names.values()}
+        if any(id(node) in self.inside_forward for node in nodes):
+            taken |= self.attributes  # it becomes one
+        name = named[0] if named else self._remembered(values, taken)
         if name is None:
             derived = self._derived(values)
             if derived is not None:
                 return derived
             roles = [str(getattr(node, "role", "")) for node in nodes]
             name = next((role for role in roles if role.isidentifier()), "size")
-        self.names[values] = free(name, self.taken | {*self.names.values()})
+        self.names[values] = free(name, taken)
         optional = [node.default for node in nodes if hasattr(node, "default")]
         if len(optional) == len(nodes):
             self.defaults[self.names[values]] = optional[0]
@@ -171,9 +181,8 @@ class _Arguments:
             self.defaults[self.names[values]] = None
         return ast.Name(self.names[values], ast.Load())
 
-    def _remembered(self, values: Values) -> str | None:
-        """What the reference calls ``values``: an argument of its constructor, or an attribute."""
-        taken = self.taken | {*self.names.values()}
+    def _remembered(self, values: Values, taken: set[str]) -> str | None:
+        """What the reference calls ``values``: an argument of its constructor, or an attribute; none of ``taken``."""
         for kept in ("constructor", "settings"):
             for name in getattr(self.instances[0].module, kept):
                 if name not in taken and name != "training" and _all_equal(self.instances, kept, name, values):

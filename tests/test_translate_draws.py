@@ -90,6 +90,26 @@ def test_what_would_be_lost_in_silence_is_refused_with_its_line(module, said):
     assert ".py:" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "module",
+    [nn.BatchNorm2d(4, momentum=None), nn.utils.spectral_norm(nn.Conv2d(4, 3, 1)),
+     nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 3, 1))],
+    ids=["average of all batches", "spectral norm", "spectral norm as a parametrization"],
+)  # fmt: skip
+def test_what_training_changes_in_a_way_that_no_port_has_is_refused_unless_for_evaluation_only(module):
+    port = Port.of(Holder(module), (normal(3, 4, 5, 5),), training=False)
+    assert_close(port.paddle_run().outputs[0], port.torch_run().outputs[0], 1e-10)
+    with pytest.raises(TranslationError, match="for evaluation only"):
+        translate(Holder(module), (normal(3, 4, 5, 5).float(),))
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_rows_that_the_forward_scales_are_refused(kind):
+    for training in (False, True):
+        with pytest.raises(TranslationError, match="max_norm"):
+            translate(Holder(kind(5, 3, max_norm=1.0)), (torch.tensor([[0, 4]]),), training=training)
+
+
 def test_complex_weights_are_refused():
     module = nn.Linear(4, 3, dtype=torch.complex64)
     with pytest.raises(TranslationError) as caught:

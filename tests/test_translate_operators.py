@@ -55,6 +55,7 @@ MASK = WHOLE > 1
 OTHER_MASK = WHOLE % 2 == 0
 SINGLE = normal(3, 4).float()
 KERNEL = normal(5, 4, 2, 3).float().double()  # a constant that a port keeps in float32
+OTHER = normal(2, 3, 4).flip(-1) * 2  # as X, with other numbers
 INDEX = torch.tensor([2, 0, 1, 2])
 VOLUME = (1, 2, 4, 3, 5)
 SQUARE = normal(2, 3, 3) + 4 * torch.eye(3)
@@ -317,6 +318,38 @@ CASES = [
     case("mm.default", torch.mm, (3, 4), (4, 2)),
     case("mv.default", torch.mv, (3, 4), (4,)),
     case("dot.default", torch.dot, (4,), (4,)),
+    case("vdot.default", torch.vdot, (4,), (4,)),
+    case("block_diag.default", torch.block_diag, (2, 3), (1, 4), (3,)),
+    case("xlogy.Tensor", lambda x, y: torch.xlogy(x, y.abs()), X, OTHER),
+    case("xlogy.Tensor", lambda x, y: torch.xlogy(x.relu(), y.relu()), X, P),
+    case("max_pool1d.default", lambda x: F.max_pool1d(x, 3, 2, 1, 2), (2, 3, 9)),
+    case("max_pool2d.default", lambda x: F.max_pool2d(x, (3, 2), (1, 2), (1, 0), (2, 1)), IMAGE),
+    case("max_pool2d.default", lambda x: F.max_pool2d(x.sign(), 2, 1, dilation=2), IMAGE),
+    case("max_pool3d.default", lambda x: F.max_pool3d(x, 2, 1, 0, 2), (2, 2, 4, 3, 5)),
+    case("stft.default", lambda x: torch.view_as_real(torch.stft(x, 16, 4, return_complex=True)), (2, 40)),
+    case("stft.default", lambda x, w: torch.stft(x, 16, 4, 12, w, center=False, return_complex=True).abs(), (2, 40), (12,)),
+    case("stft.default", lambda x: torch.view_as_real(torch.stft(x, 8, normalized=True, onesided=False, return_complex=True)), (40,)),
+    # losses
+    case("mse_loss.default", F.mse_loss, X, OTHER),
+    case("mse_loss.default", lambda x, y: F.mse_loss(x, y, reduction="none"), X, OTHER),
+    case("l1_loss.default", lambda x, y: F.l1_loss(x, y, reduction="sum"), X, OTHER),
+    case("smooth_l1_loss.default", lambda x, y: F.smooth_l1_loss(x, y, beta=0.7), X, OTHER),
+    case("l1_loss.default", lambda x, y: F.smooth_l1_loss(x, y, beta=0.0), X, OTHER),
+    case("huber_loss.default", lambda x, y: F.huber_loss(x, y, delta=0.7), X, OTHER),
+    case("binary_cross_entropy.default", lambda x, y: F.binary_cross_entropy(x.sigmoid(), y.sigmoid()), X, OTHER),
+    case("binary_cross_entropy.default", lambda x, y, w: F.binary_cross_entropy(x.sigmoid(), y.sigmoid(), w.detach().abs(), reduction="sum"), X, OTHER, P),
+    case("binary_cross_entropy_with_logits.default", lambda x, y: F.binary_cross_entropy_with_logits(x * 9, y.sigmoid()), X, OTHER),
+    case("binary_cross_entropy_with_logits.default", lambda x, y, p: F.binary_cross_entropy_with_logits(x, y.sigmoid(), pos_weight=p.detach(), reduction="none"), X, OTHER, P),
+    case("kl_div.default", lambda x, y: F.kl_div(x.log_softmax(1), (2 * y).softmax(1), reduction="batchmean"), (3, 4), (3, 4)),
+    case("kl_div.default", lambda x, y: F.kl_div(x.log_softmax(1), (2 * y).log_softmax(1), log_target=True), (3, 4), (3, 4)),
+    case("nll_loss_nd.default", F.nll_loss, (4, 3), INDEX),
+    case("nll_loss_nd.default", lambda x, t: F.nll_loss(x, t, reduction="none"), (2, 8, 3, 4), torch.stack([COUNT, COUNT])),
+    case("nll_loss_nd.default", lambda x, t, w: F.nll_loss(x, t, w.detach(), ignore_index=2), (4, 3), INDEX, P[0, 0, :3]),
+    case("cross_entropy_loss.default", F.cross_entropy, (4, 3), INDEX),
+    case("cross_entropy_loss.default", lambda x, t: F.cross_entropy(x * 90, t, reduction="sum"), (4, 3), INDEX),
+    case("cross_entropy_loss.default", lambda x, t, w: F.cross_entropy(x, t, w.detach(), label_smoothing=0.1, ignore_index=0), (4, 3), INDEX, P[0, 0, :3]),
+    case("cross_entropy_loss.default", lambda x, t: F.cross_entropy(x, t, label_smoothing=0.2, reduction="none"), (2, 8, 3, 4), torch.stack([COUNT, COUNT])),
+    case("cross_entropy_loss.default", lambda x, y, w: F.cross_entropy(x, (2 * y).softmax(1), w.detach(), label_smoothing=0.1), (2, 4, 3), (2, 4, 3), P[0, 0, :4]),
     case("outer.default", torch.outer, (3,), (4,)),
     case("bilinear.default", F.bilinear, (2, 3, 5), (2, 3, 6), (4, 5, 6), (4,)),
     case("bilinear.default", F.bilinear, (3, 5), (3, 6), (4, 5, 6)),
@@ -572,6 +605,7 @@ CASES = [
     case("arange.default", lambda x: x + torch.arange(x.shape[-1], dtype=x.dtype), X),
     case("arange.start", lambda x: x + torch.arange(1, x.shape[-1] + 1), X),
     case("arange.start_step", lambda x: x + torch.arange(0, 8, 2), X),
+    case("logspace.default", lambda x: x + torch.logspace(-1, 1, 4, dtype=x.dtype), X),
     case("linspace.default", lambda x: x + torch.linspace(-1, 1, 4, dtype=x.dtype), X),
     case("zeros.default", lambda x: x + torch.zeros(4, dtype=x.dtype), X),
     case("ones.default", lambda x: x + torch.ones(x.shape[0], 1, 4, dtype=torch.int64), X),
@@ -626,7 +660,7 @@ REFUSED = [
     case("var.correction", lambda x: torch.var(x, dim=1, correction=2), X),
     case("linalg_vector_norm.default", lambda x: torch.linalg.vector_norm(x, 0), X),
     case("meshgrid.indexing", lambda x, y, z: torch.meshgrid(x, y, z, indexing="xy"), (2,), (3,), (4,)),
-    case("max_pool2d.default", lambda x: F.max_pool2d(x, 2, dilation=2), IMAGE),
+    case("max_pool2d.default", lambda x: F.max_pool2d(x, 2, dilation=2, ceil_mode=True), IMAGE),
     case("grid_sampler.default", lambda x, g: F.grid_sample(x, g, "bicubic", align_corners=False), IMAGE, (2, 3, 5, 2)),
     case("_upsample_bicubic2d_aa.vec", lambda x: F.interpolate(x, (4, 5), mode="bicubic", antialias=True, align_corners=True), IMAGE),
     case("index_add.default", lambda x, i, y: x.index_add(0, i, y, alpha=2), (3, 4), INDEX, (4, 4)),

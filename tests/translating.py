@@ -61,11 +61,11 @@ class Port:
     translated: Translated
 
     @classmethod
-    def of(cls, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Port:
+    def of(cls, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], training: bool = True) -> Port:
         """Translate ``module``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return cls(module, inputs, translate(copy.deepcopy(module).double(), inputs))
+            return cls(module, inputs, translate(copy.deepcopy(module).double(), inputs, training=training))
 
     def operators(self) -> set[str]:
         """The operators that the module uses."""

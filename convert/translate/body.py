@@ -25,12 +25,16 @@ SPARE = ("out", "y", "z", "u", "v", "w")
 
 @dataclass
 class Body:
-    """``inputs``: the arguments of forward; ``sizes``: those among them that are sizes, as expressions."""
+    """``inputs``: the arguments of forward; ``sizes``: those among them that are sizes, as expressions.
+
+    ``optional``: how many of the inputs, the last ones, may be left out.
+    """
 
     inputs: list[str]
     statements: list[ast.stmt]
     sizes: list[Expression] = field(default_factory=list)
     listed: bool = False  # takes one list instead of its tensors
+    optional: int = 0
 
 
 def attribute(owner: ast.expr, name: str) -> ast.expr:

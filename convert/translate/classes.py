@@ -26,9 +26,11 @@ from convert.translate.repetition import as_list, assigned, compressed, set_attr
 from convert.translate.sizes import Expression
 from convert.translate.templates import filled, literal
 from convert.translate.twofold import of_both_modes
+from convert.translate.variants import joined
 
 SEQUENTIAL = "torch.nn.modules.container.Sequential"
 LISTS = {"torch.nn.modules.container.ModuleList": "LayerList", "torch.nn.modules.container.ModuleDict": "LayerDict"}
+IDENTITY = "torch.nn.modules.linear.Identity"
 NOTHING = ast.Call(ast.Attribute(ast.Name("nn"), "Identity", ast.Load()), [], [])
 
 
@@ -229,19 +231,42 @@ class Builder:
         )
 
     def _levels(self) -> list[list[str]]:
-        heights: dict[str, int] = {}
-
-        def height(path: str) -> int:
-            if path not in heights:
-                children = self.program.modules[path].children.values()
-                heights[path] = 1 + max((height(child) for child in children), default=0)
-            return heights[path]
-
-        levels: list[list[str]] = [[] for _ in range(height(""))]
-        for path in self.program.modules:
-            if not self._below_whole(path):
-                levels[height(path) - 1].append(path)
+        """Modules from the inside outwards; those of one class stand together, where none is inside another."""
+        paths = [path for path in self.program.modules if not self._below_whole(path)]
+        depth = {path: self._nested(path) for path in paths}
+        heights = self._heights(paths, {})
+        for _ in range(len(paths)):
+            tallest: dict[tuple[str, int], int] = {}
+            for path in paths:
+                key = (self.program.modules[path].kind, depth[path])
+                tallest[key] = max(tallest.get(key, 0), heights[path])
+            least = {path: tallest[self.program.modules[path].kind, depth[path]] for path in paths}
+            raised = self._heights(paths, {path: height for path, height in least.items() if self.needs_class(path)})
+            if raised == heights:
+                break
+            if max(raised.values()) > 4 * len({*heights.values()}) + 40:  # one class is inside another, and around it
+                heights = self._heights(paths, {})
+                break
+            heights = raised
+        levels: list[list[str]] = [[] for _ in range(max(heights.values()))]
+        for path in paths:
+            levels[heights[path] - 1].append(path)
         return levels
+
+    def _heights(self, paths: list[str], least: Mapping[str, int]) -> dict[str, int]:
+        """How many modules are inside one another from each of ``paths`` on, at least as ``least`` says."""
+        heights: dict[str, int] = {}
+        for path in reversed(paths):  # what is inside comes behind
+            inner = (heights.get(child, 0) for child in self.program.modules[path].children.values())
+            heights[path] = max(1 + max(inner, default=0), least.get(path, 0))
+        return heights
+
+    def _nested(self, path: str) -> int:
+        """How many modules of its own class are inside one another in the module at ``path``."""
+        kind = self.program.modules[path].kind
+        inner = [other for other, module in self.program.modules.items()
+                 if module.kind == kind and other.startswith(f"{path}." if path else "") and other != path]  # fmt: skip
+        return 1 + max(map(self._nested, inner), default=0) if inner else 0
 
     def _below_whole(self, path: str) -> bool:
         while path:
@@ -371,12 +396,21 @@ class Builder:
         for path in paths:
             instance = self.instances[path]
             groups.setdefault((instance.module.kind, instance.shape()), []).append(path)
+        kinds: dict[str, list[list[Instance]]] = {}
         for (kind, _), members in groups.items():
-            instances = [self.instances[path] for path in members]
+            kinds.setdefault(kind, []).append([self.instances[path] for path in members])
+        alike = [(kind, instances) for kind, some in kinds.items() for instances in joined(some, self._is_identity)]
+        for kind, instances in alike:
+            members = [instance.module.path for instance in instances]
             made, values = merged(instances, self._class_name(kind.rpartition(".")[2], instances[0]))
             self.order.append(made)
             for path, given in zip(members, values, strict=True):
                 self.classes[path], self.given[path] = made, given
+
+    def _is_identity(self, instance: Instance, name: str) -> bool:
+        """Whether the child ``name`` does nothing in the reference's module."""
+        path = instance.module.children.get(name)
+        return path is not None and self.program.modules[path].kind == IDENTITY
 
     def _class_name(self, name: str, instance: Instance) -> str:
         name = re.sub(r"\W", "", name)

@@ -24,8 +24,9 @@ class Layer:
     ``names``: ``{torch's tensor: Paddle's}`` where they differ; ``None`` drops one. ``transposed``: tensors that Paddle
     keeps the other way round. ``silent``: may do nothing in evaluation, and is called nevertheless.
     ``fits``: whether a module of the class is served. ``prepare``: settings as Paddle wants them.
-    ``inner``: settings that are modules inside. ``refused``: why there is none, for a class whose operators would be
-    wrong by themselves.
+    ``same``: whether a module pads so that its output has ceil(side / stride) positions, whatever the side is; the
+    trace is told so, and does not look inside. ``inner``: settings that are modules inside. ``refused``: why there is
+    none, for a class whose operators would be wrong by themselves.
     """
 
     template: str
@@ -35,6 +36,7 @@ class Layer:
     silent: bool = False
     fits: Callable[[Module], bool] = lambda module: True
     prepare: Callable[[Module], dict[str, Any]] = lambda module: {}
+    same: Callable[[Module], bool] = lambda module: False
     inner: tuple[str, ...] = ()
     refused: str = ""
 
@@ -50,9 +52,14 @@ def _bias(module: Module) -> dict[str, Any]:
 
 def _plain_padding(module: Module) -> bool:
     padding = module.settings.get("padding")
-    return module.settings.get("padding_mode", "zeros") == "zeros" and (
+    return _own_weight(module) and module.settings.get("padding_mode", "zeros") == "zeros" and (
         not isinstance(padding, str) or padding == "valid" or _odd_kernel(module)
     )
+
+
+def _own_weight(module: Module) -> bool:
+    """Whether the weight is the layer's, not made of others by a hook (``torch.nn.utils.weight_norm``)."""
+    return has(module, "weight")
 
 
 def _odd_kernel(module: Module) -> bool:
@@ -76,7 +83,12 @@ def _same_conv(name: str, **more: tuple[str, Any]) -> Layer:
     optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1),
                 "groups": ("groups", 1),
                 "bias_attr": ("bias_attr", None), **{word: more[word] for word in more if word != "scale"}}  # fmt: skip
-    return Layer(f"{name}(in_channels, out_channels, kernel_size{extra})", optional, prepare=_same_settings)
+    template = f"{name}(in_channels, out_channels, kernel_size{extra})"
+    return Layer(template, optional, prepare=_same_settings, same=_pads_same)
+
+
+def _pads_same(module: Module) -> bool:
+    return module.settings.get("same_pad", module.name == "Conv2dSame")
 
 
 def _same_settings(module: Module) -> dict[str, Any]:
@@ -151,6 +163,7 @@ def _same_pool(name: str) -> Layer:
             and not module.settings["ceil_mode"]
             and module.settings.get("divisor_override") is None
         ),
+        same=lambda module: True,
     )
 
 
@@ -183,6 +196,7 @@ LAYERS: dict[str, Layer] = {
         {"bias_attr": ("bias_attr", None)},
         transposed=("weight",),
         prepare=_bias,
+        fits=_own_weight,
     ),
     f"{NN}.sparse.Embedding": Layer(
         "nn.Embedding(num_embeddings, embedding_dim)",
@@ -219,6 +233,15 @@ LAYERS: dict[str, Layer] = {
         prepare=_norm_settings,
         fits=lambda module: has(module, "weight"),
     ),
+    **{
+        f"{NN}.instancenorm.InstanceNorm{rank}d": Layer(
+            "InstanceNorm(num_features)",
+            {"epsilon": ("eps", 1e-5), "momentum": ("momentum", 0.1), "affine": ("affine", False)},
+            {"num_batches_tracked": None},
+            fits=_tracked,
+        )
+        for rank in (1, 2, 3)
+    },
     f"{NN}.pooling.MaxPool2d": _pool("MaxPool2D"),
     f"{NN}.pooling.AvgPool2d": _pool("AvgPool2D", average=True),
     f"{NN}.pooling.MaxPool1d": _pool("MaxPool1D"),

@@ -63,13 +63,14 @@ def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]
     numbers = [instance.numbers() for instance in instances]
     columns: dict[tuple[Any, ...], list[int]] = {}
     for position in range(len(numbers[0])):
-        values = tuple((type(row[position].value), row[position].value) for row in numbers)
-        if len(set(values)) > 1:
+        values = tuple(_value(row[position]) for row in numbers)
+        if len({*values} - {ABSENT}) > 1:
             columns.setdefault(values, []).append(position)
+    _settle_absent(columns)
     first = instances[0]
-    found = _Arguments(instances, _bound_names(first))
-    where: dict[int, ast.expr] = {}
     inside_forward = _forward_numbers(first)
+    found = _Arguments(instances, _bound_names(first), _attributes(first), inside_forward)
+    where: dict[int, ast.expr] = {}
     kept: set[str] = set()
     for values, positions in _by_constructor(columns, instances):
         expression = found.expression(values, [numbers[0][position] for position in positions])
@@ -87,11 +88,13 @@ def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]
         first.body.statements = [finish.visit(node) for node in first.body.statements]
     start = [finish.visit(node) for node in first.start]
     order = sorted(found.names, key=lambda values: found.names[values] in found.defaults)
+    given = [[_given(values[index], found.defaults.get(found.names[values])) for values in order]
+             for index in range(len(instances))]  # fmt: skip
     made = Class(
         name, first.base, first.module.doc, [found.names[values] for values in order], found.defaults, start, init,
         first.body, first.module,
     )  # fmt: skip
-    return made, [[values[index][1] for values in order] for index in range(len(instances))]
+    return made, given
 
 
 class _Chain:
@@ -108,44 +111,78 @@ class _Chain:
 
 Values = tuple[tuple[type, Any], ...]
 """One number of every instance, with its type: 0 is not False."""
+ABSENT = (type(...), ...)
+"""The number of an instance that lacks what has it (see ``variants``): any serves."""
+
+
+def _value(node: ast.Constant) -> tuple[type, Any]:
+    return ABSENT if getattr(node, "absent", False) else (type(node.value), node.value)
+
+
+def _given(value: tuple[type, Any], default: Any) -> Any:
+    return default if value == ABSENT else value[1]
+
+
+def _settle_absent(columns: dict[Values, list[int]]) -> None:
+    """Numbers that some instances lack join a column that is the same wherever they have one."""
+    for values in [values for values in columns if ABSENT in values]:
+        others = sorted((other for other in columns if other != values), key=lambda other: ABSENT in other)
+        for other in others:
+            if all(ours in (theirs, ABSENT) or theirs == ABSENT for ours, theirs in zip(values, other, strict=True)):
+                both = tuple(ours if theirs == ABSENT else theirs for ours, theirs in zip(values, other, strict=True))
+                positions = sorted([*columns.pop(values), *columns.pop(other)])
+                columns[both] = sorted([*columns.get(both, []), *positions])
+                break
 
 
 def _bound_names(instance: Instance) -> set[str]:
-    """Names that the source itself assigns."""
+    """Names that the constructor itself assigns."""
     return {
         node.id
-        for root in instance.nodes
+        for root in (*instance.start, *instance.init)
         for node in ast.walk(root)
         if isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)
     }
 
 
+def _attributes(instance: Instance) -> set[str]:
+    """The attributes of ``self`` that the constructor sets."""
+    assigned = (statement.targets[0] for statement in instance.init if isinstance(statement, ast.Assign))
+    return {target.attr for target in assigned if isinstance(target, ast.Attribute)}
+
+
 class _Arguments:
     """The arguments of a class under construction; ``names``: what each is called."""
 
-    def __init__(self, instances: list[Instance], taken: set[str]):
+    def __init__(self, instances: list[Instance], taken: set[str], attributes: set[str], inside_forward: set[int]):
         self.instances, self.taken = instances, taken | {"self"}
+        self.attributes, self.inside_forward = attributes, inside_forward
         self.names: dict[Values, str] = {}
         self.defaults: dict[str, Any] = {}
 
     def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
         """An argument for ``values``, or a multiple of one that is there."""
-        name = self._remembered(values)
+        named = [node.role for node in nodes if getattr(node, "named", False)]
+        taken = self.taken | {*self.names.values()}
+        if any(id(node) in self.inside_forward for node in nodes):
+            taken |= self.attributes  # it becomes one
+        name = named[0] if named else self._remembered(values, taken)
         if name is None:
             derived = self._derived(values)
             if derived is not None:
                 return derived
             roles = [str(getattr(node, "role", "")) for node in nodes]
             name = next((role for role in roles if role.isidentifier()), "size")
-        self.names[values] = free(name, self.taken | {*self.names.values()})
+        self.names[values] = free(name, taken)
         optional = [node.default for node in nodes if hasattr(node, "default")]
         if len(optional) == len(nodes):
             self.defaults[self.names[values]] = optional[0]
+        elif ABSENT in values:
+            self.defaults[self.names[values]] = None
         return ast.Name(self.names[values], ast.Load())
 
-    def _remembered(self, values: Values) -> str | None:
-        """What the reference calls ``values``: an argument of its constructor, or an attribute."""
-        taken = self.taken | {*self.names.values()}
+    def _remembered(self, values: Values, taken: set[str]) -> str | None:
+        """What the reference calls ``values``: an argument of its constructor, or an attribute; none of ``taken``."""
         for kept in ("constructor", "settings"):
             for name in getattr(self.instances[0].module, kept):
                 if name not in taken and name != "training" and _all_equal(self.instances, kept, name, values):
@@ -153,12 +190,13 @@ class _Arguments:
         return None
 
     def _derived(self, values: Values) -> ast.expr | None:
-        if not all(kind is int and value > 0 for kind, value in values):
+        if not all(_counts(value) or value == ABSENT for value in values):
             return None
         for base, name in self.names.items():
-            if not all(kind is int and value > 0 for kind, value in base):
+            if not all(map(_counts, base)):
                 continue
-            pairs = [(value, other) for (_, value), (_, other) in zip(values, base, strict=True)]
+            both = zip(values, base, strict=True)
+            pairs = [(value[1], other[1]) for value, other in both if value != ABSENT]
             factor, divisor = pairs[0][0] // pairs[0][1], pairs[0][1] // pairs[0][0]
             if factor > 1 and all(value == factor * other for value, other in pairs):
                 return ast.BinOp(ast.Constant(factor), ast.Mult(), ast.Name(name, ast.Load()))
@@ -167,9 +205,16 @@ class _Arguments:
         return None
 
 
+def _counts(value: tuple[type, Any]) -> bool:
+    return value[0] is int and value[1] > 0
+
+
 def _all_equal(instances: list[Instance], kept: str, name: str, values: Values) -> bool:
     found = (getattr(instance.module, kept).get(name) for instance in instances)
-    return all(type(ours) is kind and ours == value for ours, (kind, value) in zip(found, values, strict=True))
+    return all(
+        value == ABSENT or (type(ours) is value[0] and ours == value[1])
+        for ours, value in zip(found, values, strict=True)
+    )
 
 
 def _forward_numbers(instance: Instance) -> set[int]:

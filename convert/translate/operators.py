@@ -249,14 +249,14 @@ def outside(pool: Mapping[str, Any]) -> bool:
 def _pool(function: str, spatial: int) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         stride = a.stride or a.kernel_size
+        if square(a.plain.get("dilation", 1)) not in (1, [1]):
+            return _dilated_pool(a, stride, spatial)
         a.set("kernel_size", square(a.kernel_size))
         text = f"{function}(self, kernel_size"
         if stride != a.kernel_size:
             a.set("stride", square(stride))
             text += ", stride=stride"
         text += options(a, padding=("padding", 0), ceil_mode=("ceil_mode", False))
-        if square(a.plain.get("dilation", 1)) != 1:
-            raise Unsupported("a max pool with dilation: take the maximum over F.unfold with dilations")
         if outside(a.plain):
             raise Unsupported("ceil_mode with a stride above kernel_size - padding: pad the input instead")
         if a.plain.get("divisor_override") is not None:
@@ -266,6 +266,16 @@ def _pool(function: str, spatial: int) -> Callable[[Arguments], str]:
         return text + ")"
 
     return rule
+
+
+def _dilated_pool(a: Arguments, stride: list[int], spatial: int) -> str:
+    if a.ceil_mode or len(a.results) > 1:
+        raise Unsupported("a max pool with dilation and ceil_mode, or with indices: pad the input instead")
+    for name, value in (("kernel_size", a.kernel_size), ("stride", stride), ("padding", a.padding),
+                        ("dilation", a.dilation)):  # fmt: skip
+        value = value if isinstance(value, (list, tuple)) else [value]
+        a.set(name, list(value) * (spatial if len(value) == 1 else 1))
+    return "dilated_max_pool(self, kernel_size, stride, padding, dilation)"
 
 
 def _adaptive(function: str, kept: str) -> Callable[[Arguments], str]:
@@ -1001,6 +1011,62 @@ def _fold(a: Arguments) -> str:
     ) + ")"  # fmt: skip
 
 
+REDUCTIONS = ("none", "mean", "sum")
+"""As torch numbers them."""
+
+
+def _loss(elements: str) -> Callable[[Arguments], str]:
+    """The loss of each element, reduced."""
+
+    def rule(a: Arguments) -> str:
+        text = elements
+        if a.plain.get("weight") is not None:
+            text = f"{text} * weight"
+        how = REDUCTIONS[a.reduction]
+        return text if how == "none" else f"({text}).{how}()"
+
+    return rule
+
+
+def _kl_div(a: Arguments) -> str:
+    return _loss("target.exp() * (target - self)" if a.log_target else "xlogy(target, target) - target * self")(a)
+
+
+def _logits(a: Arguments) -> str:
+    positive = ", pos_weight" if a.pos_weight is not None else ""
+    return _loss(f"binary_cross_entropy_with_logits(self, target{positive})")(a)
+
+
+def _classes(function: str) -> Callable[[Arguments], str]:
+    """A loss by class."""
+
+    def rule(a: Arguments) -> str:
+        a.set("reduction", REDUCTIONS[a.reduction])
+        text = f"{function}(self, target"
+        if a.weight is not None:
+            text += ", weight=weight"
+        if REDUCTIONS[a.reduction] != "mean":
+            text += ", reduction=reduction"
+        if a.ignore_index != -100:
+            text += ", ignored=ignore_index"
+        return text + (", smoothing=label_smoothing)" if a.plain.get("label_smoothing") else ")")
+
+    return rule
+
+
+def _stft(a: Arguments) -> str:
+    if a.plain.get("align_to_window"):
+        raise Unsupported("stft with align_to_window: center the input")
+    size = a.n_fft
+    a.set("step", a.hop_length or size // 4)
+    a.set("width", a.win_length or size)
+    a.set("dtype", Type(a.tensor("self").dtype))
+    window = "window" if a.window is not None else "paddle.ones([width], dtype=dtype)"
+    text = f"stft(self, n_fft, step, {window}" + (", normalized=True" if a.normalized else "")
+    text += ", onesided=False)" if a.onesided is False else ")"
+    return text if a.result.complex else f"paddle.as_real({text})"
+
+
 def _elementwise(function: str) -> str:
     return f"paddle.{function}(self)"
 
@@ -1030,6 +1096,7 @@ OPERATORS: dict[str, Rule] = {
     "atan2.default": "paddle.atan2(self, other)",
     "nan_to_num.default": "paddle.nan_to_num(self, nan, posinf, neginf)",
     "hypot.default": "paddle.hypot(self, other)",
+    "xlogy.Tensor": "xlogy(self, other)",
     "logaddexp.default": "paddle.logaddexp(self, other)",
     "fmod.Scalar": _fmod,
     "fmod.Tensor": _fmod,
@@ -1191,6 +1258,8 @@ OPERATORS: dict[str, Rule] = {
     "mm.default": "self @ mat2",
     "mv.default": "self @ vec",
     "dot.default": "self @ tensor",
+    "vdot.default": "self @ other",
+    "block_diag.default": "block_diag(tensors)",
     "outer.default": "paddle.outer(self, vec2)",
     "addmm.default": _added_product("mat1", "mat2"),
     "baddbmm.default": _added_product("batch1", "batch2"),
@@ -1205,7 +1274,18 @@ OPERATORS: dict[str, Rule] = {
     "linalg_inv.default": "paddle.linalg.inv(A)",
     "linalg_solve.default": _solve,
     "linalg_cholesky.default": lambda a: "paddle.linalg.cholesky(self" + (", upper=True)" if a.upper else ")"),
+    # losses
+    "mse_loss.default": _loss("(self - target).square()"),
+    "l1_loss.default": _loss("(self - target).abs()"),
+    "smooth_l1_loss.default": _loss("smooth_l1(self - target, beta)"),
+    "huber_loss.default": _loss("delta * smooth_l1(self - target, delta)"),
+    "binary_cross_entropy.default": _loss("binary_cross_entropy(self, target)"),
+    "binary_cross_entropy_with_logits.default": _logits,
+    "kl_div.default": _kl_div,
+    "nll_loss_nd.default": _classes("nll_loss"),
+    "cross_entropy_loss.default": _classes("cross_entropy"),
     # Fourier transforms and complex numbers
+    "stft.default": _stft,
     **{
         f"fft_{name}{kind}.default": _fourier(f"{name}{kind}")
         for kind in ("", "2", "n")
@@ -1344,6 +1424,7 @@ OPERATORS: dict[str, Rule] = {
     "new_zeros.default": _filled("paddle.zeros"),
     "new_ones.default": _filled("paddle.ones"),
     "linspace.default": _typed("paddle.linspace(start, end, steps, dtype=dtype)"),
+    "logspace.default": _typed("base ** paddle.linspace(start, end, steps, dtype=dtype)"),
     "eye.default": _typed("paddle.eye(n, dtype=dtype)"),
     "full.default": _full,
     "new_full.default": _full,

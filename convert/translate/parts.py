@@ -74,6 +74,38 @@ class Dropout1D(nn.Layer):
         return F.dropout(x, self.p, axis=[0, 1], training=self.training)
 
 
+class InstanceNorm(nn.Layer):
+    """Instance normalisation of ``x`` (B, C, ...), in evaluation by running statistics."""
+
+    def __init__(self, num_features, epsilon=1e-5, momentum=0.1, affine=False):
+        super().__init__()
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.register_buffer("running_mean", paddle.zeros([num_features]))
+        self.register_buffer("running_var", paddle.ones([num_features]))
+        ones = nn.initializer.Constant(1.0)
+        self.weight = self.create_parameter([num_features], default_initializer=ones) if affine else None
+        self.bias = self.create_parameter([num_features], is_bias=True) if affine else None
+
+    def forward(self, x):
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        if self.training:
+            axes = [*range(2, x.ndim)]
+            mean = x.mean(axis=axes, keepdim=True)
+            variance = (x - mean).square().mean(axis=axes, keepdim=True)
+            self.update(mean.detach().flatten(1), variance.detach().flatten(1), x.size // (x.shape[0] * x.shape[1]))
+        else:
+            mean, variance = self.running_mean.reshape(shape), self.running_var.reshape(shape)
+        x = (x - mean) / (variance + self.epsilon).sqrt()
+        return x if self.weight is None else x * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+    def update(self, mean, variance, count):
+        """Move the running statistics towards the mean of those (B, C) of all samples."""
+        variance = variance * (count / (count - 1))
+        for running, new in ((self.running_mean, mean), (self.running_var, variance)):
+            paddle.assign(running * (1 - self.momentum) + new.mean(axis=0) * self.momentum, running)
+
+
 class DropPath(nn.Layer):
     """Stochastic depth: in training, a residual branch is left out for a share of the samples."""
 
@@ -423,6 +455,75 @@ def to_complex(x):
     return paddle.complex(x, paddle.zeros_like(x))
 
 
+def xlogy(x, y):
+    """``x`` by the logarithm of ``y``; 0 where ``x`` is."""
+    zero = paddle.logical_and(x == 0, paddle.logical_not(paddle.isnan(y)))
+    return paddle.where(zero, paddle.zeros_like(x), x * paddle.where(zero, paddle.ones_like(y), y).log())
+
+
+def block_diag(blocks):
+    """The matrices ``blocks`` along the diagonal of one that is 0 elsewhere."""
+    blocks = [block.reshape([1, -1]) if block.ndim < 2 else block for block in blocks]
+    rows, before, width = [], 0, sum(block.shape[1] for block in blocks)
+    for block in blocks:
+        rows.append(F.pad(block, [0, 0, before, width - before - block.shape[1]]))
+        before += block.shape[1]
+    return paddle.concat(rows)
+
+
+def smooth_l1(x, beta):
+    """The absolute value of ``x``, a parabola below ``beta``."""
+    size = x.abs()
+    return paddle.where(size < beta, 0.5 * x.square() / beta, size - 0.5 * beta)
+
+
+def binary_cross_entropy(x, target):
+    """Of probabilities ``x``; logarithms are at least -100."""
+    return -(target * x.log().clip(min=-100) + (1 - target) * paddle.log1p(-x).clip(min=-100))
+
+
+def binary_cross_entropy_with_logits(x, target, positive=None):
+    """``positive``: the weight of the elements whose target is 1."""
+    scale = 1 if positive is None else 1 + (positive - 1) * target
+    return (1 - target) * x - scale * F.log_sigmoid(x)
+
+
+def picked(x, target, weight=None, ignored=-100):
+    """The elements of ``x`` (B, C, ...) at ``target`` (B, ...), by the weights of their classes; and those weights."""
+    axis = min(x.ndim - 1, 1)
+    counted = target != ignored
+    place = paddle.where(counted, target, paddle.zeros_like(target))
+    scale = counted.astype(x.dtype)
+    scale = scale if weight is None else scale * F.embedding(place, weight.unsqueeze(1)).squeeze(-1)
+    chosen = paddle.take_along_axis(x, place.unsqueeze(axis), axis=axis, broadcast=False).squeeze(axis)
+    return chosen * scale, scale
+
+
+def nll_loss(x, target, weight=None, reduction="mean", ignored=-100):
+    """Minus the logarithms ``x`` (B, C, ...) at the classes ``target`` (B, ...)."""
+    chosen, scale = picked(x, target, weight, ignored)
+    if reduction == "none":
+        return -chosen
+    return -chosen.sum() / scale.sum() if reduction == "mean" else -chosen.sum()
+
+
+def cross_entropy(x, target, weight=None, reduction="mean", ignored=-100, smoothing=0.0):
+    """Of logits ``x`` (B, C, ...) and classes (B, ...) or probabilities (B, C, ...)."""
+    axis = min(x.ndim - 1, 1)
+    x = log_softmax(x, axis)
+    weighted = x if weight is None else x * weight.reshape([-1] + [1] * (x.ndim - axis - 1))
+    if target.is_floating_point():
+        loss = -(weighted * (target * (1 - smoothing) + smoothing / x.shape[axis])).sum(axis=axis)
+        return {"none": loss, "mean": loss.mean(), "sum": loss.sum()}[reduction]
+    loss = nll_loss(x, target, weight, reduction, ignored)
+    if not smoothing:
+        return loss
+    even = -weighted.sum(axis=axis) * (target != ignored).astype(x.dtype)
+    if reduction != "none":
+        even = even.sum() / (picked(x, target, weight, ignored)[1].sum() if reduction == "mean" else 1)
+    return (1 - smoothing) * loss + smoothing / x.shape[axis] * even
+
+
 def put(x, axis, indices, values):
     """``x`` with ``values`` at ``indices`` of its dimensions from ``axis`` on."""
     indices = paddle.broadcast_tensors(indices)
@@ -444,6 +545,20 @@ def max_unpool2d(x, places, size):
     zeros = paddle.zeros([*x.shape[:2], size[0] * size[1]], dtype=x.dtype)
     filled = paddle.put_along_axis(zeros, places.flatten(2), x.flatten(2), axis=2, broadcast=False)
     return filled.reshape([*x.shape[:2], *size])
+
+
+def dilated_max_pool(x, kernel_size, stride, padding, dilation):
+    """Maxima of windows whose elements are ``dilation`` apart; the options have a number for each of the last axes."""
+    options = zip(range(x.ndim - len(kernel_size), x.ndim), kernel_size, stride, padding, dilation)
+    for axis, size, step, margin, gap in reversed([*options]):
+        if margin:
+            edge = paddle.full([*x.shape[:axis], margin, *x.shape[axis + 1 :]], float("-inf"), dtype=x.dtype)
+            x = paddle.concat([edge, x, edge], axis=axis)
+        count = (x.shape[axis] - gap * (size - 1) - 1) // step + 1
+        places = (paddle.arange(count).unsqueeze(1) * step + paddle.arange(size) * gap).flatten()
+        shape = [*x.shape[:axis], count, size, *x.shape[axis + 1 :]]
+        x, _ = max_and_index(x.index_select(places, axis=axis).reshape(shape), axis + 1)
+    return x
 
 
 def lerp(start, end, weight):
@@ -512,6 +627,16 @@ def windows(x, axis, size, step):
     shape = [*x.shape[:axis], starts.shape[0], size, *x.shape[axis + 1 :]]
     x = x.index_select(places, axis=axis).reshape(shape)
     return paddle.moveaxis(x, axis + 1, -1)
+
+
+def stft(x, size, step, window, normalized=False, onesided=True):
+    """(..., frequencies, frames): transforms of every ``size`` elements of ``x`` (..., N), weighted by ``window``."""
+    frames = windows(x, -1, size, step)
+    missing = size - window.shape[0]
+    frames = frames * F.pad(window, [missing // 2, missing - missing // 2])
+    transformed = paddle.fft.rfft(frames) if onesided else paddle.fft.fft(frames)
+    transformed = transformed * size**-0.5 if normalized else transformed
+    return paddle.moveaxis(transformed, -1, -2)
 
 
 def average_weights(size, target, dtype):

@@ -52,7 +52,7 @@ from convert.translate.symbols import expression_of, limit_of
 
 # what the module's numbers are while it is traced, and what a port calls its own type
 WORKING = torch.float64
-MARK, RETURNED = "port::mark", "port::returned"
+MARK, STRIDED, RETURNED = "port::mark", "port::strided", "port::returned"
 PLAIN = (bool, int, float, str, type(None))
 LIFTED = "lift_fresh_copy.default"
 CALLED = ("_call_impl", "_wrapped_call_impl", "handle_torch_function")
@@ -95,23 +95,26 @@ def trace(
     silent: Callable[[str], bool] = lambda name: False,
     whole: Callable[[str], bool] = lambda name: False,
     training: bool = True,
+    same: Callable[[Module], bool] = lambda module: False,
 ) -> Program:
     """The program that ``module(*args, **kwargs)`` runs, in evaluation.
 
     ``whole``: the classes, by qualified name, that are taken as they are. ``silent``: those that may do nothing in
     evaluation, and whose call is to be seen nevertheless. ``training``: look for what the other modules do in training.
     Those that draw random numbers there are traced as they run there: the rules of ``F.dropout`` and the like ask for
-    the port's own mode. Where modules take other steps, ``Program.training`` has a second trace.
+    the port's own mode. Where modules take other steps, ``Program.training`` has a second trace. ``same``: whether a
+    layer that is taken whole pads so that its output has ceil(side / stride) positions.
 
     Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
     """
     _check_real(module)
+    _check_kept(module, training)
     args, kwargs = tuple(args), dict(kwargs or {})
     draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
     args, kwargs = _double(args), _double(kwargs)
-    program = _traced(module, args, kwargs, silent, draws)
+    program = _traced(module, args, kwargs, silent, draws, same)
     if twofold:
-        program.training = _traced(module, args, kwargs, silent, [*draws, *twofold])
+        program.training = _traced(module, args, kwargs, silent, [*draws, *twofold], same)
         program.twofold = frozenset(twofold)
         _share_constants(program, program.training)
     return program
@@ -126,6 +129,34 @@ def _check_real(module: torch.nn.Module) -> None:
         raise TranslationError(stops)
 
 
+def _check_kept(module: torch.nn.Module, training: bool) -> None:
+    """Raises ``TranslationError`` for modules whose forward changes what they keep, in a way that no port has."""
+    stops = []
+    for path, child in module.named_modules():
+        place = _source_place(type(child))
+        if getattr(child, "max_norm", None) is not None:
+            why = "max_norm changes the rows of its weight in the forward: scale them once, and leave it out"
+            stops.append(Stop(path, place, why))
+        if training and _keeps_average(child):
+            why = "momentum=None averages all batches so far: give a number, or port it for evaluation only"
+            stops.append(Stop(path, place, why))
+        if training and _normed_by_spectrum(child):
+            why = "spectral_norm changes its vectors in training: port it for evaluation only"
+            stops.append(Stop(path, place, why))
+    if stops:
+        raise TranslationError(stops)
+
+
+def _keeps_average(module: torch.nn.Module) -> bool:
+    norms = (torch.nn.modules.batchnorm._NormBase,)
+    return isinstance(module, norms) and module.track_running_stats and module.momentum is None
+
+
+def _normed_by_spectrum(module: torch.nn.Module) -> bool:
+    hooked = any(type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values())
+    return hooked or isinstance(module, torch.nn.utils.parametrizations._SpectralNorm)
+
+
 def _share_constants(evaluation: Program, training: Program) -> None:
     """The constants of both modes in ``evaluation``. Raises ``TranslationError`` where one name means two values."""
     known = evaluation.constants
@@ -138,7 +169,12 @@ def _share_constants(evaluation: Program, training: Program) -> None:
 
 
 def _traced(
-    module: torch.nn.Module, args: tuple, kwargs: dict, silent: Callable[[str], bool], in_training: Sequence[str]
+    module: torch.nn.Module,
+    args: tuple,
+    kwargs: dict,
+    silent: Callable[[str], bool],
+    in_training: Sequence[str],
+    same: Callable[[Module], bool],
 ) -> Program:
     """The program of a copy of ``module`` in evaluation, but for the modules ``in_training``."""
     model = copy.deepcopy(module).eval().to(WORKING)
@@ -148,6 +184,8 @@ def _traced(
         child.register_forward_hook(functools.partial(_returned, path))
         if silent(_qualified(type(child))):
             child.forward = functools.partial(_marked, path)
+        elif path and same(_module(path, child)):
+            child.forward = functools.partial(_strided, path, child)
     frames = _Frames()
     exported = _exported(model, args, kwargs, frames)
     return _Reader(model, exported, frames).program()
@@ -191,6 +229,28 @@ def _identity(name: str) -> Any:
 
 def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
     return _identity(MARK)(x, path)
+
+
+@functools.cache
+def _covering() -> Any:
+    """An operator of the trace for a layer whose output has ceil(side / stride) positions; ``path`` is read there."""
+
+    @torch.library.custom_op(STRIDED, mutates_args=())
+    def covering(x: torch.Tensor, path: str, channels: int, stride: Sequence[int]) -> torch.Tensor:
+        sides = [-(-side // step) for side, step in zip(x.shape[2:], stride, strict=True)]
+        return x.new_empty([x.shape[0], channels, *sides])
+
+    @covering.register_fake
+    def _(x: torch.Tensor, path: str, channels: int, stride: Sequence[int]) -> torch.Tensor:
+        sides = [(side + step - 1) // step for side, step in zip(x.shape[2:], stride, strict=True)]
+        return x.new_empty([x.shape[0], channels, *sides])
+
+    return covering
+
+
+def _strided(path: str, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    stride = layer.stride if isinstance(layer.stride, (tuple, list)) else (layer.stride, layer.stride)
+    return _covering()(x, path, getattr(layer, "out_channels", x.shape[1]), list(stride))
 
 
 def _returned(path: str, module: torch.nn.Module, args: Any, output: Any) -> Any:
@@ -506,7 +566,7 @@ class _Reader:
             if isinstance(self.values[node], Ref):
                 self.open[-1].returned.append(self.values[node].number)
             return
-        if name == "port.mark.default":
+        if name in ("port.mark.default", "port.strided.default"):
             call = self._mark(node, segments)
             call.outputs.append(self._new(node))
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from convert.translate.body import attribute
@@ -83,12 +83,20 @@ def _one_star(items: ast.List) -> bool:
 def compressed(items: list[ast.expr]) -> ast.List:
     """A list of constructors with repetition said once: ``[A(1), *[B(2) for _ in range(5)]]``."""
     elements: list[ast.expr] = []
-    for run in _runs(items):
+    for run in _segments(_runs(items)):
         if not _worth_a_loop(run):
             elements.extend(run)
             continue
         elements.append(ast.Starred(_repeated(run), ast.Load()))
     return ast.List(elements, ast.Load())
+
+
+def _segments(runs: Iterable[list[ast.expr]]) -> Iterator[list[ast.expr]]:
+    """Each of ``runs`` in two, where its first layers are equal and the others are; else as it is."""
+    for run in runs:
+        texts = [ast.dump(item) for item in run]
+        changes = [position for position in range(1, len(run)) if texts[position] != texts[position - 1]]
+        yield from (run[: changes[0]], run[changes[0] :]) if len(changes) == 1 else (run,)
 
 
 def _worth_a_loop(run: list[ast.expr]) -> bool:

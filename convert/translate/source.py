@@ -62,7 +62,8 @@ def class_node(made: Class) -> ast.ClassDef:
     if made.init or made.arguments or made.start:
         body.append(ast.FunctionDef("__init__", arguments, [start, *made.init], []))
     if made.body is not None:
-        inputs = ast.arguments([], [ast.arg("self"), *map(ast.arg, made.body.inputs)], None, [], [], None, [])
+        missing: list[ast.expr] = [ast.Constant(None) for _ in range(made.body.optional)]
+        inputs = ast.arguments([], [ast.arg("self"), *map(ast.arg, made.body.inputs)], None, [], [], None, missing)
         body.append(ast.FunctionDef("forward", inputs, made.body.statements, []))
     base = ast.Attribute(ast.Name("nn"), made.base, ast.Load())
     return ast.ClassDef(made.name, [base], [], body, [])

@@ -73,5 +73,8 @@ SIDE_STEP = 8
 
 
 def _holds(guard: sympy.Basic, symbols: tuple[sympy.Basic, sympy.Basic], side: int) -> bool:
-    found = guard.xreplace({symbol: sympy.Integer(side) for symbol in symbols})
+    try:
+        found = guard.xreplace({symbol: sympy.Integer(side) for symbol in symbols})
+    except ZeroDivisionError:  # a tensor has no elements at that side
+        return False
     return found is not sympy.false and found is not False

@@ -8,9 +8,9 @@ from typing import Any
 
 from convert.matching.key_map import KeyMap
 from convert.translate.classes import Builder, Translation
-from convert.translate.layers import LAYERS, Layer
+from convert.translate.layers import LAYERS, Layer, layer_of
 from convert.translate.operators import OPERATORS
-from convert.translate.plain import Program
+from convert.translate.plain import Module, Program
 from convert.translate.source import written
 from convert.translate.weights import key_map
 
@@ -49,6 +49,11 @@ def translate(
     layers, operators = {**LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
     silent = {kind for kind, layer in layers.items() if layer.silent}
-    program = trace(module, args, kwargs, silent.__contains__, layers.__contains__, training)
+
+    def same(child: Module) -> bool:
+        layer = layer_of(child, layers)
+        return layer is not None and layer.same(child)
+
+    program = trace(module, args, kwargs, silent.__contains__, layers.__contains__, training, same)
     translation = Builder(program, operators, layers).translation()
     return Translated(written(translation, header), key_map(program, translation), program, translation)

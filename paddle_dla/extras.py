@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 EXTRAS = {
     "paddle": "cpu",
-    **dict.fromkeys(("torch", "torchvision", "timm", "threadpoolctl"), "torch"),
+    **dict.fromkeys(("torch", "torchvision", "timm", "threadpoolctl", "ruff"), "torch"),
     "huggingface_hub": "hub",
     **dict.fromkeys(("PIL", "simplejpeg", "tqdm"), "data"),
     "matplotlib": "plots",

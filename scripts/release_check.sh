@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build the sdist and the wheel, install the wheel in a new environment outside the checkout, and run the examples there.
 set -euo pipefail
+unset PYTHONPATH  # what is tested is what is installed
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -236,11 +236,7 @@ class Shortcut(nn.Module):
         shortcut = x
         x = self.fc(x)
         x = self.fc2(x)
-        if self.shortcut is not None:
-            x = x + self.shortcut(shortcut)
-        else:
-            x = x + shortcut
-        return x
+        return x + (shortcut if self.shortcut is None else self.shortcut(shortcut))
 
 
 def test_an_argument_is_named_as_its_child_though_a_variable_of_the_forward_method_is_too():

@@ -6,9 +6,7 @@ import ast
 import functools
 import math
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -124,11 +122,10 @@ def _parses(text: str) -> bool:
 
 
 def formatted(source: str) -> str:
-    """``source`` as ruff formats it. Raises ``RuntimeError`` where ruff is missing or refuses."""
-    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
-    if ruff is None:
-        raise RuntimeError("ruff formats the port, and is not installed: pip install ruff")
-    command = [ruff, "format", "--isolated", f"--line-length={LINE}", "-"]
+    """``source`` as ruff formats it. Raises ``RuntimeError`` where ruff refuses."""
+    from ruff import find_ruff_bin
+
+    command = [find_ruff_bin(), "format", "--isolated", f"--line-length={LINE}", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"ruff cannot format the port: {done.stderr.strip()}")

@@ -13,7 +13,7 @@ from paddle_dla.checkpoint import check_fit, load_weights
 from paddle_dla.models import offered
 from paddle_dla.models.adapt import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
-from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
 from paddle_dla.models.ported import proved_network
 from paddle_dla.models.registry import Entry, ModelError, find_model, list_places, users_code
 from paddle_dla.models.variants import VARIANTS
@@ -120,7 +120,7 @@ def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) 
         warnings.warn(f"{source} has {classes}: the model keeps its own, untrained head", stacklevel=3)
         for key in head:
             del arrays[key], expected[key]
-    check_fit(arrays, expected, source, tables_of(model))
+    check_fit(arrays, expected, source, tables_of(model), tied_in(model))
     # Paddle warns of each tensor that it is not given
     model.set_state_dict({**model.state_dict(), **arrays})
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.porting.usage import CLOSED, other_use
+from convert.porting.usage import other_use
 from convert.translate.translator import Translated
 from convert.translate.weights import port_arrays, stored
 from paddle_dla.errors import WrongValue
@@ -156,7 +156,7 @@ def prove(
             break
         if mode == "eval":
             progress(f"proof in {mode} mode: both as they are used")
-            if cause := other_use(reference, port, arrays, () if translated.program.any_batch else CLOSED):
+            if cause := other_use(reference, port, arrays, translated.program.batches):
                 results[mode].culprits.append(Culprit(ROOT, ROOT, COMPUTATION, cause))
                 break
     return results

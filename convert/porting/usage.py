@@ -49,8 +49,6 @@ def other_use(reference: Any, port: Any, inputs: Sequence[Any] | Mapping[str, An
     return ""
 
 
-CLOSED = (9, 65)
-"""Batches that are tried, too, where a trace holds for one size, as after ``len(x)``: no guard tells of others."""
 AGAIN = "called twice with the same images"
 
 

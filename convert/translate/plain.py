@@ -197,9 +197,4 @@ class Program:
     shared: dict[str, str] = field(default_factory=dict)  # modules that are registered twice -> where first
     training: Program | None = None  # what runs in training, where modules take other steps there
     twofold: frozenset[str] = frozenset()  # the modules that do
-
-    @property
-    def any_batch(self) -> bool:
-        """Whether the trace leaves the first size of every input open."""
-        shapes = [self.tensors[number].shape for _, number in self.inputs]
-        return not any(shape and isinstance(shape[0], int) for shape in shapes)
+    batches: tuple[int, ...] = ()  # for which the trace may not hold: the reference may take another path there

@@ -428,8 +428,8 @@ class _Reader:
                 self.states[first] = self.states[name] = known
         program = Program(
             root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.limits,
-            self.shared,
-        )
+            self.shared, batches=self.batches,
+        )  # fmt: skip
         root.outputs += [ref.number for ref in references(result) if isinstance(ref, Ref)]
         return program
 
@@ -454,23 +454,12 @@ class _Reader:
             if spec.kind.name != "USER_OUTPUT":
                 self.stops.append(Stop("", None, f"the forward changes {spec.target or spec.arg}, which is kept"))
         self.limits = {number: limit for _, number in inputs if (limit := self._limit(number)) is not None}
-        self._refuse_batches([self._shape(number) for _, number in inputs])
+        self.batches = _other_batches([self._shape(number) for _, number in inputs])
         return inputs
 
     def _shape(self, number: int) -> Sequence[Any]:
         """The sizes of the input ``number``, symbols where the trace leaves them open."""
         return next(node for node, value in self.values.items() if value == Ref(number)).meta["val"].shape
-
-    def _refuse_batches(self, shapes: Sequence[Sequence[Any]]) -> None:
-        """A reference that takes another path in other batches: the trace is one of the paths."""
-        free = [size.node for shape in shapes for size in shape if _is_open(size)]
-        traced = {node.expr: int(node.hint) for node in free if node.expr.is_Symbol}
-        for batch in dict.fromkeys(shape[0].node for shape in shapes if len(shape) and _is_open(shape[0])):
-            others = {symbol: size for symbol, size in traced.items() if symbol != batch.expr}
-            refused = refused_batch([guard.expr for guard in batch.shape_env.guards], batch.expr, others)
-            if refused is not None:
-                why = f"the forward takes another path in batches of {refused} than in those of {batch.hint}"
-                self.stops.append(Stop("", None, why))
 
     def _constant_path(self, node: torch.fx.Node, path: str) -> str:
         """``path`` with a name from the statement that makes the constant, where that names it."""
@@ -650,7 +639,7 @@ class _Reader:
         kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
         by_name = {value.name: value for value in self.exported.graph.nodes}
         leaves = [
-            self._argument(by_name[arg.name]) if by_name.get(arg.name) in self.values else arg.value
+            self._argument(by_name[arg.name]) if by_name.get(getattr(arg, "name", "")) in self.values else arg.value
             for arg in kept
         ]
         return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
@@ -731,6 +720,25 @@ def _qualified(kind: type) -> str:
 
 def _is_open(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+
+
+CLOSED = (9, 65)
+"""Batches of which no guard tells, where a trace holds for one alone, as after ``len(x)``."""
+
+
+def _other_batches(shapes: Sequence[Sequence[Any]]) -> tuple[int, ...]:
+    """Batches in which the reference may take another path, of which the trace is one: its guards do not hold there."""
+    free = [size.node for shape in shapes for size in shape if _is_open(size)]
+    traced = {node.expr: int(node.hint) for node in free if node.expr.is_Symbol}
+    found: set[int] = set()
+    for batch in (shape[0] for shape in shapes if len(shape)):
+        if not _is_open(batch):
+            found.update(CLOSED)
+            continue
+        others = {symbol: size for symbol, size in traced.items() if symbol != batch.node.expr}
+        refused = refused_batch([guard.expr for guard in batch.node.shape_env.guards], batch.node.expr, others)
+        found.update(() if refused is None else (refused,))
+    return tuple(sorted(found))
 
 
 def _limit_of(height: Any, width: Any) -> Limit | None:

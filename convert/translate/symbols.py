@@ -75,7 +75,7 @@ SIDE_STEP = 8
 
 LARGER = (3, 4, 6, 8, 16, 32, 64)
 """Sizes beyond those that are tried one by one, as multiples of the traced one, which divide as it does."""
-BATCHES = (*range(2, 10), 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 128, 256, 512, 1024, 4096)
+BATCHES = (*range(2, 10), 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129)
 """Samples in a batch that are tried; one alone is no matter of guards, since ``torch.export`` sets it apart."""
 
 

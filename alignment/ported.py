@@ -22,7 +22,7 @@ from convert.readers import Source, source_from_arrays
 from convert.translate.program import float64_throughout
 from paddle_dla import create_model
 from paddle_dla.checkpoint import check_fit
-from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
 from paddle_dla.models.registry import Entry, find_model
 from torch_ref.data import eval_batch
 from torch_ref.model import create_model as create_timm
@@ -89,7 +89,7 @@ def pair_of(
     complete = filled(module, tensors, key_map)
     model = create_model(entry.place, num_classes=conversion.num_classes, in_chans=conversion.in_chans)
     arrays = dict(conversion.arrays if paddle_arrays is None else paddle_arrays)
-    check_fit(arrays, shapes_of(model), "the converted file", tables_of(model))
+    check_fit(arrays, shapes_of(model), "the converted file", tables_of(model), tied_in(model))
     model.set_state_dict(arrays)
     model.eval()
     return module.eval(), model, complete

@@ -17,7 +17,7 @@ from convert.key_map import to_paddle
 from convert.layout import state_layout, unused_projections
 from convert.outcome import Conversion, ConversionError, versions
 from convert.port_weights import Unasked, convert_for_port
-from convert.readers import Source, read_source, shared_prefix
+from convert.readers import Source, no_count, read_source, shared_prefix
 from paddle_dla.models.adapt import HEAD, STEM, adapt_stem, new_head
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.registry import Entry, find_model
@@ -193,13 +193,10 @@ def _dropped(tensor: StoredTensor, reason: str) -> dict[str, Any]:
 
 
 def _no_counts(source: Source, account: Account) -> list[str]:
-    """Dropped scalars that are no whole numbers. Who converts a whole state dict to half has counters in it, too."""
+    """Dropped scalars that are no whole numbers."""
     scalars = {name: source.tensors[name] for name in account.dropped if not source.tensors[name].shape}
-    return [
-        f"{name}: is {value}, which counts no batches"
-        for name, tensor in scalars.items()
-        if (value := tensor.array().item()) != value or not abs(value) < 2**63 or value != int(value)
-    ]
+    return [f"{name}: is {value}, which counts no batches" for name, tensor in scalars.items()
+            if (value := no_count(tensor))]  # fmt: skip
 
 
 def _non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:

@@ -17,7 +17,7 @@ from convert.audit import FLOATS, MISSING
 from convert.key_map import drop_reason
 from convert.matching.key_map import KeyMap, KeyMapError, Line, parse_steps
 from convert.outcome import Conversion, ConversionError, versions
-from convert.readers import Source, shared_prefix
+from convert.readers import Source, no_count, shared_prefix
 from paddle_dla import checkpoint
 from paddle_dla.models.adapt import Ends, adapt_stem
 from paddle_dla.models.cards import WEIGHTS
@@ -142,22 +142,30 @@ def _applied(
     carried = {line.torch for line in key_map if line.torch and line.paddle} - tables
     faults = [f"{name}: the file has type {source.tensors[name].dtype}, the model one of {', '.join(FLOATS)}"
               for name in carried if name in source.tensors and source.tensors[name].dtype not in FLOATS]  # fmt: skip
+    faults += [f"{line.torch}: is {count}, which counts no batches" for line in key_map if line.paddle is None
+               and line.torch in source.tensors and not source.tensors[line.torch].shape
+               and (count := no_count(source.tensors[line.torch]))]  # fmt: skip
+    if faults:
+        raise _misfit(source, entry, faults)
     arrays = {name: tensor.array() if name in tables or name not in carried else tensor.array().astype(
         np.float32, copy=False) for name, tensor in source.tensors.items()}  # fmt: skip
     made: dict[str, np.ndarray] = {}
-    if not faults:
-        try:
-            shapes = {name: tuple(record["shape"]) for name, record in tensors.items()}
-            loose = key_map.apply(arrays, partial=True)
-            made = key_map.apply(arrays, shapes | _free(loose, shapes, Ends.of(entry.card)))
-        except KeyMapError as error:
-            faults = [fault.replace("in the key map, not among the tensors", MISSING) for fault in error.faults]
+    try:
+        shapes = {name: tuple(record["shape"]) for name, record in tensors.items()}
+        loose = key_map.apply(arrays, partial=True)
+        made = key_map.apply(arrays, shapes | _free(loose, shapes, Ends.of(entry.card)))
+    except KeyMapError as error:
+        faults = [fault.replace("in the key map, not among the tensors", MISSING) for fault in error.faults]
     changed = [name for name in made if _is_table(tensors[name]) and not np.array_equal(made[name], own[name])]
     faults += [f"{name}: the file has another table than the model" for name in changed]
     if faults:
-        origin = source.origin.get("file", "the source")
-        raise ConversionError(f"{origin} does not account for {entry.name} (nothing was written)", faults)
+        raise _misfit(source, entry, faults)
     return {name: np.ascontiguousarray(made.get(name, own[name])) for name in tensors}
+
+
+def _misfit(source: Source, entry: Entry, faults: list[str]) -> ConversionError:
+    origin = source.origin.get("file", "the source")
+    return ConversionError(f"{origin} does not account for {entry.name} (nothing was written)", faults)
 
 
 def _free(

@@ -86,6 +86,13 @@ def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
     return Source({name: _stored(name, tensors[old], path) for name, old in names.items()}, origin, notes)
 
 
+def no_count(tensor: StoredTensor) -> str:
+    """What a counter of batches is, where it is no whole number; a state dict in half precision has them in it, too."""
+    value = tensor.array().item() if not tensor.shape else None
+    whole = isinstance(value, (int, float)) and abs(value) < 2**63 and value == int(value)
+    return "" if whole else str(value if value is not None else f"of shape {list(tensor.shape)}")
+
+
 def source_from_arrays(arrays: Mapping[str, np.ndarray], **origin: object) -> Source:
     """A ``Source`` out of arrays in memory; ``origin`` says where they came from."""
     return Source({name: StoredTensor(array, array.dtype.name) for name, array in arrays.items()}, origin)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import zip_longest
 from pathlib import Path
@@ -147,11 +147,12 @@ def check_fit(
     expected: Mapping[str, tuple[int, ...]],
     source: str,
     tables: Mapping[str, str] | None = None,
+    tied: Iterable[Sequence[str]] = (),
 ) -> None:
     """Raises ``CheckpointError`` that lists every difference between ``arrays`` and the ``{name: shape}`` expected.
 
     Where names and shapes fit, the values must be such that they can be computed with: see ``refuse_unusable``, which
-    takes ``tables``.
+    takes ``tables``. ``tied`` are the names of tensors that have several: a file must hold the same under each.
     """
     kinds = (
         [*_sorted("missing in the file", expected.keys() - arrays.keys())],
@@ -167,9 +168,21 @@ def check_fit(
     if faults:
         raise CheckpointError(listed(f"{source} does not fit the model:", faults))
     refuse_unusable(arrays, source, tables)
+    if faults := untied(arrays, tied):
+        raise CheckpointError(listed(f"{source} does not fit the model:", faults))
     if tiny := below_normal(arrays):
         head = f"{source} holds weights below 1.2e-38, which an engine may take for 0:"
         warnings.warn(listed(head, tiny), stacklevel=2)
+
+
+def untied(arrays: Mapping[str, np.ndarray], tied: Iterable[Sequence[str]]) -> list[str]:
+    """The names of which ``arrays`` hold other values than under another name of the same tensor, with a reason."""
+    return [
+        f"{name}: other values than {first}, and the model has one tensor for both"
+        for first, *others in tied
+        for name in others
+        if first in arrays and name in arrays and not np.array_equal(arrays[first], arrays[name], equal_nan=True)
+    ]
 
 
 def _sorted(what: str, names: Iterable[str]) -> list[str]:

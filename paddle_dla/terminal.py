@@ -10,12 +10,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from paddle_dla.extras import EXTRAS, how_to_install, installed
-from paddle_dla.storage.shown import UNSHOWN_IN_LINES, escaped, shown
+from paddle_dla.storage.shown import UNSHOWN, UNSHOWN_IN_LINES, escaped, shown
 
 # what a progress bar needs beside lines: to return to the beginning of the line, and to the line above
 _UNSHOWN_BESIDE_BARS = re.compile(rf"(?!\r|\x1b\[A){UNSHOWN_IN_LINES.pattern}")
@@ -34,15 +34,21 @@ class OutputError(Exception):
 
 
 class GuardedStream:
-    """A text stream that escapes control characters, and says in an ``OutputError`` what went wrong."""
+    """A text stream that escapes control characters, and says in an ``OutputError`` what went wrong.
 
-    def __init__(self, stream: TextIO, name: str, unshown: re.Pattern[str]):
-        self._stream, self._name, self._unshown = stream, name, unshown
+    ``one_line`` are names that have line breaks, which are escaped where they are printed, and what to print for each.
+    """
+
+    def __init__(self, stream: TextIO, name: str, unshown: re.Pattern[str], one_line: Mapping[str, str] | None = None):
+        self._stream, self._name, self._unshown, self._one_line = stream, name, unshown, one_line or {}
 
     def write(self, text: str) -> int:
         """Write ``text``; the number of its characters."""
+        safe = text
+        for broken, whole in self._one_line.items():
+            safe = safe.replace(broken, whole)
         with self._told():
-            self._stream.write(escaped(text, self._unshown))
+            self._stream.write(escaped(safe, self._unshown))
         return len(text)
 
     def flush(self) -> None:
@@ -62,16 +68,29 @@ class GuardedStream:
 
 
 @contextmanager
-def guarded_streams() -> Iterator[None]:
-    """Within the block ``sys.stdout`` and ``sys.stderr`` are guarded, and the descriptors 0 to 2 open."""
+def guarded_streams(arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block ``sys.stdout`` and ``sys.stderr`` are guarded, and the descriptors 0 to 2 open.
+
+    ``arguments`` of the command line are printed in one line each: no name in them forges another.
+    """
     _open_descriptors()
-    before = sys.stdout, sys.stderr
-    sys.stdout = GuardedStream(_usable(before[0]), "standard output", UNSHOWN_IN_LINES)
-    sys.stderr = GuardedStream(_usable(before[1]), "standard error", _UNSHOWN_BESIDE_BARS)
+    before, one_line = (sys.stdout, sys.stderr), _in_one_line(arguments)
+    sys.stdout = GuardedStream(_usable(before[0]), "standard output", UNSHOWN_IN_LINES, one_line)
+    sys.stderr = GuardedStream(_usable(before[1]), "standard error", _UNSHOWN_BESIDE_BARS, one_line)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def _in_one_line(arguments: Sequence[str]) -> dict[str, str]:
+    """The arguments that have line breaks, and the parts of paths in them that have, with what to print for each.
+
+    The longest first: a whole path before its parts.
+    """
+    names = {part for argument in arguments for part in (argument, *re.split("[/:=]", argument))}
+    broken = sorted((name for name in names if re.search("[\n\r]", name)), key=len, reverse=True)
+    return {name: escaped(name, UNSHOWN) for name in broken if name.strip()}
 
 
 def _usable(stream: TextIO | None) -> TextIO:
@@ -94,10 +113,11 @@ def run_command(main: Callable[[], int]) -> int:
     """The exit code of ``main``, run with guarded streams.
 
     1 with a sentence where the output could not be written, the system refuses something that ``main`` did not expect,
-    memory does not suffice, or a package of one of the extras is missing; where nobody reads the output any more, that
-    of a process that the signal for it has ended, without a word; 2 for an argument that is empty.
+    memory does not suffice, a warning is made an error, or a package of one of the extras is missing; where nobody
+    reads the output any more, that of a process that the signal for it has ended, without a word; 2 for an argument
+    that is empty.
     """
-    with guarded_streams():
+    with guarded_streams(sys.argv[1:]):
         try:
             if empty := _empty_argument(sys.argv[1:]):
                 return _failed(f"{empty} is empty; is a variable of the shell not set?", 2)
@@ -111,6 +131,8 @@ def run_command(main: Callable[[], int]) -> int:
             return _failed(f"not enough memory: {error}")
         except OSError as error:
             return _failed(_refusal(error))
+        except Warning as error:
+            return _failed(f"a warning, which python -W error or PYTHONWARNINGS makes an error: {error}")
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             if package not in EXTRAS or installed(package):  # a defect

@@ -88,3 +88,40 @@ def test_the_walk_from_a_torch_module_to_a_port_works(capsys, tmp_path):
     assert printed.startswith("ALIGNED")
     for line in "".join(shown).splitlines():
         assert line in printed, line
+
+
+# --- the page on robustness, in two languages -------------------------------------------------------------------------
+
+ROBUSTNESS = [DOCS / "robustness.md", DOCS / "robustness.zh-CN.md"]
+NAMED = re.compile(r"`(test_\w+\.py)`")
+
+
+def parts(page):
+    """Of each heading: the tests that its table names row by row, how many points its lists have, its examples."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for part in re.split(r"^## .*$", text, flags=re.MULTILINE):
+        rows = [NAMED.findall(line) for line in part.splitlines() if line.startswith("|")]
+        points = sum(line.startswith("- ") for line in part.splitlines())
+        found.append((rows, points, re.findall(r"^```.*?^```", part, re.DOTALL | re.MULTILINE)))
+    return found
+
+
+@pytest.mark.any_paddle
+def test_both_pages_on_robustness_promise_the_same():
+    english, chinese = map(parts, ROBUSTNESS)
+    assert english == chinese and sum(points for _, points, _ in english) >= 50
+
+
+@pytest.mark.any_paddle
+@pytest.mark.parametrize("page", ROBUSTNESS, ids=lambda page: page.name)
+def test_every_promise_names_tests_that_are_there(page):
+    rows = [row for promises, _, _ in parts(page) for row in promises[2:]]
+    assert all(rows) and len(rows) > 60
+    assert [name for row in rows for name in row if not (DOCS.parent / "tests" / name).is_file()] == []
+
+
+@pytest.mark.any_paddle
+def test_both_pages_on_robustness_are_linked():
+    for readme, page in (("README.md", "robustness.md"), ("README.zh-CN.md", "robustness.zh-CN.md")):
+        assert f"](docs/{page})" in (DOCS.parent / readme).read_text(encoding="utf-8")

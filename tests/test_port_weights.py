@@ -97,6 +97,15 @@ def test_every_fault_is_named(folder, further):
         convert_for_port(source_from_arrays(whole), find_model(folder))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.5, 1e30, 1j])
+def test_a_batch_counter_that_counts_nothing_is_named(value, folder, further):
+    arrays = state(further) | {"bn1.num_batches_tracked": np.asarray(value)}
+    with pytest.raises(ConversionError) as error:
+        convert_for_port(source_from_arrays(arrays), find_model(folder))
+    (fault,) = error.value.faults
+    assert fault.startswith("bn1.num_batches_tracked")
+
+
 def test_other_classes_and_channels_are_asked_for(folder):
     torch.manual_seed(1)
     arrays = state(import_timm().create_model("test_resnet", num_classes=5, in_chans=1))

@@ -188,3 +188,65 @@ def test_a_runner_that_prepares_images_otherwise_is_seen(tmp_path, change):
     path = photograph(tmp_path / "a.png")
     wrong = {**SPEC.as_dict(), **change}
     assert (runner.preprocess(path, wrong) != timm_input(SPEC, path)).any()
+
+
+# what is in a folder that a hand has changed
+
+
+def preprocessing(**changes):
+    return {"preprocessing": {**SPEC.as_dict(), **changes}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"formats": []},
+        {"formats": ["tensorrt"]},
+        {"format": 1.0},
+        {"class_names": [None] * len(NAMES)},
+        {"class_names": None, "num_classes": len(NAMES) + 1},
+        {"class_names": [f"{index}" for index in range(2)], "num_classes": 2},
+        preprocessing(interpolation="unknown"),
+        preprocessing(interpolation=5),
+        preprocessing(input_size=[1, 32, 32], mean=[0.5], std=[0.5]),
+        preprocessing(input_size=[3, 33, 33]),
+    ],
+)
+def test_a_record_that_does_not_fit_the_network_is_one_line(changes, exported_copy, tmp_path):
+    rewrite(exported_copy, **changes)
+    done = run_alone(exported_copy, photograph(tmp_path / "a.png"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_a_key_that_is_named_twice_is_refused(exported_copy, tmp_path):
+    text = (exported_copy / "preprocessing.json").read_text().rstrip().removesuffix("}")
+    other = json.dumps({**SPEC.as_dict(), "crop_pct": 0.5})
+    (exported_copy / "preprocessing.json").write_text(f'{text}, "preprocessing": {other}}}')
+    done = run_alone(exported_copy, photograph(tmp_path / "a.png"))
+    assert (done.returncode, done.stdout) == (1, "") and "twice" in done.stderr
+
+
+def test_the_mark_of_windows_editors_is_no_part_of_the_record(exported_copy, tmp_path):
+    (exported_copy / "preprocessing.json").write_text(
+        (exported_copy / "preprocessing.json").read_text(), encoding="utf-8-sig"
+    )
+    assert run_alone(exported_copy, photograph(tmp_path / "a.png")).returncode == 0
+
+
+def test_a_network_that_is_a_pipe_is_not_waited_for(exported_copy, tmp_path):
+    (exported_copy / "model.pdiparams").unlink()
+    os.mkfifo(exported_copy / "model.pdiparams")
+    done = subprocess.run(
+        [sys.executable, "-I", exported_copy / "run.py", photograph(tmp_path / "a.png")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "no regular file" in done.stderr
+
+
+def test_names_are_one_line_and_move_no_cursor(exported_copy, tmp_path):
+    rewrite(exported_copy, class_names=[f"{name}\x1b[2J\nerror: {name}\u202e\ud800" for name in NAMES])
+    done = run_alone(exported_copy, photograph(tmp_path / "a\nb\x1b.png"), tmp_path / "c\nerror: d.png")
+    assert done.stdout.splitlines()[0] == str(tmp_path / "a\\nb\\x1b.png") and len(done.stdout.splitlines()) == 6
+    assert "\x1b" not in done.stdout + done.stderr and "\u202e" not in done.stdout
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: d")] == []

@@ -1,5 +1,6 @@
 """Tar shards: written deterministically, read as a stream or by place, and every kind of damage named."""
 
+import glob
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.folder import open_folder
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.shard_writer import write_shards
-from paddle_dla.data.shards import expand_pattern, open_shards
+from paddle_dla.data.shards import expand_pattern, find_shards, open_shards
 from paddle_dla.data.source import iterate
 
 COUNTS = {"cat": 5, "dog": 4, "fox": 4}  # 13 samples: shards of 5, 5 and 3
@@ -82,6 +83,21 @@ def test_any_start_and_any_gaps_give_the_same_samples(shards, rising):
     for indices in ([4, 5], [0, 3, 4, 9, 12], [11], range(13)):
         reader = source.reader(rising)
         assert [reader.sample(i) for i in indices] == [expected[i] for i in indices]
+
+
+@pytest.mark.parametrize("names", [("s-1.tar", "s-01.tar", "s-001.tar"), ("S-1.tar", "s-1.tar")])
+def test_shards_that_differ_in_zeros_or_case_have_one_order(names, tmp_path, monkeypatch):
+    """A file system lists names in any order, and the ranks of a job must agree."""
+    for name in names:
+        (tmp_path / name).touch()
+    listed = os.listdir
+    found = []
+    for turned in (False, True):
+        monkeypatch.setattr(os, "listdir", lambda path, turned=turned: sorted(listed(path), reverse=turned))
+        paths = sorted(map(str, tmp_path.iterdir()), reverse=turned)
+        monkeypatch.setattr(glob, "glob", lambda text, paths=paths: paths)
+        found += [find_shards(tmp_path), find_shards(tmp_path / "*.tar")]
+    assert found == [found[0]] * 4 and len(found[0]) == len(names)
 
 
 def test_any_order_can_be_read_by_place(shards):

@@ -137,6 +137,19 @@ def test_what_the_system_refuses_is_one_line(body):
     assert done.stderr.startswith(b"error: ") and len(done.stderr) < 2 * MOST_SHOWN
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_name_of_the_command_line_forges_no_line(stream):
+    body = f"print(f'wrote {{sys.argv[1]}} and\\n{{sys.argv[1].split(chr(47))[-1]}}.manifest', file=sys.{stream})"
+    command = [sys.executable, "-c", RUN.format(body=body), "a/b\nerror: c"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert getattr(done, stream) == "wrote a/b\\nerror: c and\nb\\nerror: c.manifest\n"
+
+
+def test_a_warning_that_is_made_an_error_is_one_line():
+    done = run("import warnings; warnings.simplefilter('error'); warnings.warn('of a library')")
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"of a library" in done.stderr
+
+
 CONSOLE = "import sys; from paddle_dla.cli import main; sys.exit(main())"
 LONG = "x" * 300
 NAMED = ["info {long}", "predict {image} --checkpoint {long}", "predict {image} --export {long}",

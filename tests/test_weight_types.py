@@ -3,12 +3,17 @@
 import pickle
 
 import numpy as np
+import paddle
 import pytest
 from small_models import CLASSES, save_small
 from timm_files import stored, write_safetensors
 
 from paddle_dla import create_model, evaluate, predict
-from paddle_dla.checkpoint import CheckpointError, read
+from paddle_dla.checkpoint import CheckpointError, check_fit, read
+from paddle_dla.models.cards import Described
+from paddle_dla.models.factory import load_arrays
+from paddle_dla.models.fitting import shapes_of, tied_in
+from paddle_dla.models.offered import offer
 from paddle_dla.storage.pdparams import write_pdparams
 from paddle_dla.storage.tensors import write_safetensors as write_plain
 
@@ -102,3 +107,32 @@ def test_other_types_are_refused_by_name(change, arrays, tmp_path, capsys):
         (tmp_path / "a" / "0.png").write_bytes(b"")
         assert command.main(["--checkpoint", str(path), "--model", MODEL, *data]) == 1
         assert "fc.bias" in capsys.readouterr().err
+
+
+# --- one tensor under two names ---------------------------------------------------------------------------------------
+
+
+class Tied(paddle.nn.Layer):
+    """A classifier whose weight is its embedding's."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.other = paddle.nn.Embedding(5, 3), paddle.nn.Embedding(5, 3)
+        self.other.weight = self.embed.weight
+
+
+@pytest.mark.parametrize("value", [2.0, np.nan])
+def test_two_values_of_one_tensor_are_refused(value):
+    network, ones = Tied(), np.ones((5, 3), np.float32)
+    assert tied_in(network) == [["embed.weight", "other.weight"]]
+    arrays = {"embed.weight": ones, "other.weight": ones.copy()}
+    check_fit(arrays, shapes_of(network), "x.pdparams", tied=tied_in(network))
+    arrays["other.weight"][4, 2] = value
+    with pytest.raises(CheckpointError, match=r"other\.weight"):
+        check_fit(arrays, shapes_of(network), "x.pdparams", tied=tied_in(network))
+
+
+def test_a_tied_network_is_not_loaded_with_two_values():
+    arrays = {"embed.weight": np.ones((5, 3), np.float32), "other.weight": np.zeros((5, 3), np.float32)}
+    with pytest.raises(CheckpointError, match=r"other\.weight"):
+        load_arrays(offer(Tied(), Described("tied")), arrays, "x.pdparams")

@@ -77,6 +77,7 @@ def port_model(
     if target is not None:
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
+    refuse_valueless(torch_module, name)
     torch_module, inputs = in_float32(torch_module, inputs, progress)
     refuse_non_finite(torch_module, name)
     progress("tracing the module and writing its source")
@@ -113,6 +114,15 @@ def in_float32(module: Any, inputs: Any, progress: Progress) -> tuple[Any, Any]:
     if double:
         progress(f"{len(double)} tensors in float64 are rounded to float32, the first of them {double[0]}")
     return copy.deepcopy(module).float() if other else module, pytree.tree_map(single, inputs)
+
+
+def refuse_valueless(module: Any, name: str) -> None:
+    """Raises ``CheckpointError`` that names tensors on the device ``meta``, and of lazy modules that never ran."""
+    from torch.nn.parameter import is_lazy
+
+    held = (*module.named_parameters(), *module.named_buffers())
+    if faults := [f"{path}: has no values yet" for path, value in held if is_lazy(value) or value.is_meta]:
+        raise CheckpointError(listed(f"{name} holds what no weight can be:", faults))
 
 
 def refuse_non_finite(module: Any, name: str) -> None:

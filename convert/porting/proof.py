@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.porting.usage import other_use
 from convert.translate.translator import Translated
 from convert.translate.weights import port_arrays, stored
 from paddle_dla.errors import WrongValue
@@ -23,6 +24,10 @@ MODES = ("eval", "train")
 
 class LoadError(WrongValue):
     """A port whose tensors are not those that its translation names: a fault of the translator."""
+
+
+class ReferenceRaised(WrongValue):
+    """A reference that cannot be run beside its port: it raises, or changes what it is given."""
 
 
 def torch_arrays(module: Any) -> dict[str, np.ndarray]:
@@ -40,7 +45,10 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
 
     from paddle_dla.models.ported import build_model
 
-    port = build_model(source)
+    try:
+        port = build_model(source)
+    except Exception as error:  # the source is code
+        raise LoadError(f"the translated source cannot be built: {type(error).__name__}: {error}") from error
     found = port_arrays(translated.key_map, translated.program, arrays)
     expected = {name: tuple(value.shape) for name, value in port.state_dict().items()}
     faults = [f"{name}: the port has it, the reference does not" for name in expected if name not in found]
@@ -110,8 +118,15 @@ def prove(
     The weights are those of ``module`` with everything that a fresh network has constant drawn at random: BatchNorm's
     statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1. In float64, what the reference asks for in
     float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off, which draw at random.
+
+    Raises ``LoadError`` where the source cannot be built, and ``ReferenceRaised`` where the reference raises.
+
+    A port that is aligned along the path that was traced, and differs as it is used, is not aligned: see ``other_use``.
     """
     from alignment import align
+    from alignment.engine.records.tape import ROOT
+    from alignment.engine.result import COMPUTATION, Culprit
+    from alignment.engine.sides.model import ModelRaised
     from convert.translate.program import float64_throughout
     from torch_ref.model import draw_constants
 
@@ -130,10 +145,18 @@ def prove(
     for mode in modes:
         progress(f"proof in {mode} mode")
         with _no_dropout_by_function():
-            results[mode] = align(
-                reference, port, arrays, key_map=translated.key_map, mode=mode,
-                progress=lambda line, mode=mode: progress(f"proof in {mode} mode: {line}"),
-            )  # fmt: skip
+            try:
+                results[mode] = align(
+                    reference, port, arrays, key_map=translated.key_map, mode=mode,
+                    progress=lambda line, mode=mode: progress(f"proof in {mode} mode: {line}"),
+                )  # fmt: skip
+            except ModelRaised as error:
+                raise ReferenceRaised(f"{mode}: {error}") from error
         if not results[mode].passed:
             break
+        if mode == "eval":
+            progress(f"proof in {mode} mode: both as they are used")
+            if cause := other_use(reference, port, arrays, translated.program.batches):
+                results[mode].culprits.append(Culprit(ROOT, ROOT, COMPUTATION, cause))
+                break
     return results

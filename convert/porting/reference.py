@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from convert.readers import Source, no_count, read_source
+from paddle_dla.checkpoint import untied
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.registry import ModelError, import_named, users_code
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.values import widened
 
 SHOWN = 8
 """How many tensors of a kind an error names."""
@@ -100,11 +105,9 @@ class Reference:
 def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str, Any]:
     """Load a torch checkpoint into ``module``, strictly; returns where the weights are from.
 
-    Raises ``CheckpointError``, which lists what is missing, left over, or of another shape.
+    Raises ``CheckpointError``, which lists what is missing, left over, or of another shape or type.
     """
     import torch
-
-    from convert.readers import read_source
 
     source = read_source(path, use_ema)
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
@@ -114,6 +117,7 @@ def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str,
     faults = [f"{name}: the model has no such tensor" for name in found if name not in expected]
     faults += [f"{name}: {list(found[name])} in the file, {list(expected[name])} in the model"
                for name in found if name in expected and tuple(found[name]) != expected[name]]  # fmt: skip
+    faults += _other_types(module, source) if not faults and not missing else []
     if faults or missing:
         # of a name that is spelled otherwise both spellings are shown
         shown = [*missing[:SHOWN], *faults[:SHOWN]]
@@ -123,6 +127,29 @@ def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str,
     module.load_state_dict({name: torch.from_numpy(tensor.array().copy()) for name, tensor in source.tensors.items()},
                            strict=False)  # fmt: skip
     return dict(source.origin)
+
+
+def _other_types(module: Any, source: Source) -> list[str]:
+    """Tensors of ``source`` that are of no type in which weights are kept, or two where ``module`` has one.
+
+    torch's own loading would make numbers of them: of the codes of quantised weights, of half a complex number.
+    """
+    state, counters = module.state_dict(), "num_batches_tracked"
+    faults, arrays = [], {}
+    for name, tensor in source.tensors.items():
+        found, wanted = tensor.dtype, str(state[name].dtype).removeprefix("torch.")
+        if name.endswith(counters):
+            faults += [f"{name}: is {count}, which counts no batches"] if (count := no_count(tensor)) else []
+        elif state[name].is_floating_point():
+            whole = widened({name: tensor.array()})[name]
+            faults += [] if whole.dtype == np.float32 else [f"{name}: {found} in the file, which float32 does not hold"]
+            arrays[name] = whole
+        elif found != wanted:
+            faults.append(f"{name}: {found} in the file, {wanted} in the model")
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return faults or untied(arrays, names.values())
 
 
 def origin_of(kind: type) -> dict[str, str]:

@@ -38,12 +38,17 @@ class Body:
 
 
 def attribute(owner: ast.expr, name: str) -> ast.expr:
-    """``owner.name``, or ``owner[3]`` where the name is a number."""
+    """``owner.name``, ``owner[3]`` where the name is a number, ``getattr(owner, "class")`` where no dot will do."""
     if name.isdigit():
         return ast.Subscript(owner, ast.Constant(int(name)), ast.Load())
-    if not name.isidentifier() or keyword.iskeyword(name):
-        return ast.Subscript(owner, ast.Constant(name), ast.Load())
+    if not sayable(name):
+        return ast.Call(ast.Name("getattr", ast.Load()), [owner, ast.Constant(name)], [])
     return ast.Attribute(owner, name, ast.Load())
+
+
+def sayable(name: str) -> bool:
+    """Whether Python's grammar takes ``name`` behind a dot; torch's ``add_module`` takes any but one with a dot."""
+    return name.isidentifier() and not keyword.iskeyword(name)
 
 
 def inside(path: str, module: str) -> ast.expr:

@@ -48,7 +48,7 @@ from convert.translate.plain import (
     Type,
 )
 from convert.translate.reference import statement_at
-from convert.translate.symbols import expression_of, limit_of
+from convert.translate.symbols import expression_of, limit_of, refused_batch
 
 # what the module's numbers are while it is traced, and what a port calls its own type
 WORKING = torch.float64
@@ -488,8 +488,8 @@ class _Reader:
                 self.states[first] = self.states[name] = known
         program = Program(
             root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.limits,
-            self.shared,
-        )
+            self.shared, batches=self.batches,
+        )  # fmt: skip
         root.outputs += [ref.number for ref in references(result) if isinstance(ref, Ref)]
         return program
 
@@ -513,8 +513,13 @@ class _Reader:
         for spec in self.exported.graph_signature.output_specs:
             if spec.kind.name != "USER_OUTPUT":
                 self.stops.append(Stop("", None, f"the forward changes {spec.target or spec.arg}, which is kept"))
-        self.limits = {number: limit for _, number in inputs if (limit := self._limit(nodes, number)) is not None}
+        self.limits = {number: limit for _, number in inputs if (limit := self._limit(number)) is not None}
+        self.batches = _other_batches([self._shape(number) for _, number in inputs])
         return inputs
+
+    def _shape(self, number: int) -> Sequence[Any]:
+        """The sizes of the input ``number``, symbols where the trace leaves them open."""
+        return next(node for node, value in self.values.items() if value == Ref(number)).meta["val"].shape
 
     def _constant_path(self, node: torch.fx.Node, path: str) -> str:
         """``path`` with a name from the statement that makes the constant, where that names it."""
@@ -530,10 +535,9 @@ class _Reader:
             name = (targets[0] if len(targets) == 1 else None) or "constant"
         return f"{owner}.{literals.free(name, taken)}".lstrip(".")
 
-    def _limit(self, nodes: Mapping[str, torch.fx.Node], number: int) -> Limit | None:
+    def _limit(self, number: int) -> Limit | None:
         """For which heights and widths of an input of four dimensions the trace holds."""
-        node = next(node for node, value in self.values.items() if value == Ref(number))
-        shape = node.meta["val"].shape
+        shape = self._shape(number)
         return _limit_of(shape[2], shape[3]) if len(shape) == 4 else None
 
     def _new(self, node: torch.fx.Node, value: Any = None) -> int:
@@ -695,9 +699,7 @@ class _Reader:
         kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
         by_name = {value.name: value for value in self.exported.graph.nodes}
         leaves = [
-            self._argument(by_name[arg.name])
-            if hasattr(arg, "name") and by_name[arg.name] in self.values
-            else arg.value
+            self._argument(by_name[arg.name]) if by_name.get(getattr(arg, "name", "")) in self.values else arg.value
             for arg in kept
         ]
         return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
@@ -776,10 +778,33 @@ def _qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _is_open(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+
+
+CLOSED = (9, 65)
+"""Batches of which no guard tells, where a trace holds for one alone, as after ``len(x)``."""
+
+
+def _other_batches(shapes: Sequence[Sequence[Any]]) -> tuple[int, ...]:
+    """Batches in which the reference may take another path, of which the trace is one: its guards do not hold there."""
+    free = [size.node for shape in shapes for size in shape if _is_open(size)]
+    traced = {node.expr: int(node.hint) for node in free if node.expr.is_Symbol}
+    found: set[int] = set()
+    for batch in (shape[0] for shape in shapes if len(shape)):
+        if not _is_open(batch):
+            found.update(CLOSED)
+            continue
+        others = {symbol: size for symbol, size in traced.items() if symbol != batch.node.expr}
+        refused = refused_batch([guard.expr for guard in batch.node.shape_env.guards], batch.node.expr, others)
+        found.update(() if refused is None else (refused,))
+    return tuple(sorted(found))
+
+
 def _limit_of(height: Any, width: Any) -> Limit | None:
     """For which heights and widths the guards of ``torch.export`` hold."""
     sides = (height, width)
-    if not all(isinstance(side, torch.SymInt) and side.node.expr.free_symbols for side in sides):
+    if not all(map(_is_open, sides)):
         return Limit(equal=tuple(side.node.hint if isinstance(side, torch.SymInt) else side for side in sides))
     symbols = (height.node.expr, width.node.expr)
     traced = (int(height.node.hint), int(width.node.hint))

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from convert.translate.body import attribute
+from convert.translate.body import attribute, sayable
 from convert.translate.literals import Masked, Renamed, free, is_number, with_role
 from convert.translate.templates import filled
 
 
 def set_attribute(name: str, value: ast.expr) -> ast.stmt:
-    """``self.name = value``."""
+    """``self.name = value``; ``setattr(self, "class", value)`` where the name is none of Python."""
+    if not sayable(name):
+        return ast.Expr(ast.Call(ast.Name("setattr", ast.Load()), [ast.Name("self"), ast.Constant(name), value], []))
     return ast.Assign([attribute(ast.Name("self"), name)], value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import sympy
 
@@ -55,7 +55,8 @@ def limit_of(
     ``symbols``: of the height and the width, which were ``traced`` with these sizes. ``None``: any size.
     """
     guards = [guard for guard in guards if any(symbol in guard.free_symbols for symbol in symbols)]
-    sides = range(SIDE_STEP, 2 * max(traced) + 1, SIDE_STEP)
+    largest = max(traced)
+    sides = [*range(SIDE_STEP, 2 * largest + 1, SIDE_STEP), *(largest * times for times in LARGER)]
     held = [side for side in sides if all(_holds(guard, symbols, side) for guard in guards)]
     if not held:
         return Limit(equal=traced)
@@ -72,9 +73,25 @@ SIDE_STEP = 8
 """Pixels between the sizes that are tried: what no network distinguishes is not looked for."""
 
 
-def _holds(guard: sympy.Basic, symbols: tuple[sympy.Basic, sympy.Basic], side: int) -> bool:
+LARGER = (3, 4, 6, 8, 16, 32, 64)
+"""Sizes beyond those that are tried one by one, as multiples of the traced one, which divide as it does."""
+BATCHES = (*range(2, 10), 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129)
+"""Samples in a batch that are tried; one alone is no matter of guards, since ``torch.export`` sets it apart."""
+
+
+def refused_batch(guards: Iterable[sympy.Basic], batch: sympy.Basic, traced: Mapping[sympy.Basic, int]) -> int | None:
+    """The first of ``BATCHES`` for which the ``guards`` of a trace do not hold.
+
+    ``batch`` is the symbol of the batch; all other sizes are as ``traced``. ``None``: they hold for all of them.
+    """
+    sizes = {symbol: sympy.Integer(size) for symbol, size in traced.items()}
+    about = [guard.xreplace(sizes) for guard in guards if batch in guard.free_symbols]
+    return next((count for count in BATCHES if not all(_holds(guard, (batch,), count) for guard in about)), None)
+
+
+def _holds(guard: sympy.Basic, symbols: Iterable[sympy.Basic], size: int) -> bool:
     try:
-        found = guard.xreplace({symbol: sympy.Integer(side) for symbol in symbols})
-    except ZeroDivisionError:  # a tensor has no elements at that side
+        found = guard.xreplace({symbol: sympy.Integer(size) for symbol in symbols})
+    except ZeroDivisionError:  # a tensor has no elements at that size
         return False
     return found is not sympy.false and found is not False

@@ -30,7 +30,7 @@ def natural_key(text: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in _DIGITS.split(text.lower())]
 
 
-def _sorting_key(text: str) -> tuple[list[str | int], str]:
+def sorting_key(text: str) -> tuple[list[str | int], str]:
     """Names that differ in case or leading zeros alone, which timm leaves in any order, are told apart."""
     return natural_key(text), text
 
@@ -61,10 +61,10 @@ def open_folder(
     names: list[str] = []
     counts, walk, above = [], Walk(), len(os.path.join(root, ""))
     # images go by their whole path, in which "a b/" sorts before "a/", although class "a" comes before "a b"
-    by_path = sorted(folders, key=lambda folder: _sorting_key(folder + os.sep))
+    by_path = sorted(folders, key=lambda folder: sorting_key(folder + os.sep))
     for folder in by_path:
         paths = walk.images(os.path.join(root, folder))
-        found = sorted((path[above:] for path in paths), key=_sorting_key)
+        found = sorted((path[above:] for path in paths), key=sorting_key)
         names += found
         counts.append(len(found))
     empty = [folder for folder, count in zip(by_path, counts) if count == 0]
@@ -101,7 +101,7 @@ def class_folders(root: str) -> list[str]:
     except OSError as error:
         where = error.filename or root
         raise DataError(f"{where}: {error.strerror}; name a folder of class folders that hold images") from error
-    folders = sorted((name for name, is_dir in listed if is_dir), key=_sorting_key)
+    folders = sorted((name for name, is_dir in listed if is_dir), key=sorting_key)
     images = sorted(name for name, is_dir in listed if not is_dir and is_image(name))
     if images:
         raise DataError(

@@ -20,7 +20,7 @@ import numpy as np
 
 from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.errors import DataError
-from paddle_dla.data.folder import natural_key
+from paddle_dla.data.folder import sorting_key
 from paddle_dla.data.shard_index import INDEX_NAME, read_index
 from paddle_dla.data.shard_tar import Headers, SampleFiles, identity, label_of, read_headers, stream_samples
 from paddle_dla.data.source import Sample, printable, range_of, shortened
@@ -36,7 +36,7 @@ def expand_pattern(pattern: str) -> list[str]:
     match = _RANGE.search(pattern)
     if match is None:
         is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)
-        found = sorted(glob.glob(pattern), key=natural_key) if is_glob else [pattern]
+        found = sorted(glob.glob(pattern), key=sorting_key) if is_glob else [pattern]
         if not found:
             raise DataError(f"{pattern}: no file matches")
         return found
@@ -204,7 +204,7 @@ def find_shards(path: str | os.PathLike[str]) -> list[str]:
     """The tar files of a file, a pattern, or a folder, in order; raises ``DataError`` for those that are not there."""
     text = os.path.expanduser(os.fspath(path))
     if os.path.isdir(text):
-        names = sorted((name for name in os.listdir(text) if name.endswith(".tar")), key=natural_key)
+        names = sorted((name for name in os.listdir(text) if name.endswith(".tar")), key=sorting_key)
         if not names:
             raise DataError(f"{text}: has no .tar files")
         return [os.path.join(text, name) for name in names]

@@ -22,6 +22,10 @@ class EngineError(UserError):
     """An engine that cannot be opened: a package or a file is missing, or the file is not one of its own."""
 
 
+class NetworkError(EngineError, ValueError):
+    """A network that raises, or returns no logits. A ``ValueError`` too: it may not take the images that it gets."""
+
+
 class Engine(Protocol):
     """A network that is ready to run."""
 

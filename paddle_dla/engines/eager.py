@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paddle_dla.cpu import usable_threads, use_vector_kernels
-from paddle_dla.engines.base import check_images, require
+from paddle_dla.engines.base import NetworkError, check_images, require
+from paddle_dla.errors import UserError
+from paddle_dla.storage.shown import shown
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -30,12 +32,59 @@ class EagerEngine:
         paddle.base.core.set_num_threads(threads or usable_threads())
         layer.eval()
         self.num_classes = int(getattr(layer, "num_classes", 0))
-        self._layer = layer
+        self._layer, self._steady = layer, False
         self._channels = int(getattr(layer, "in_chans", -1))
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) float32 -> logits (B, K) float32."""
-        import paddle
+        """(B, C, H, W) float32 -> logits (B, K) float32.
 
+        Raises ``NetworkError`` where the network raises, returns something else, or, in its first batch, other numbers
+        when it is called once more.
+        """
+        images = check_images(images, (self._channels, -1, -1))
+        found = outputs_of(self._layer, images, self.num_classes)
+        if not self._steady:
+            _refuse_unsteady(found, outputs_of(self._layer, images, self.num_classes))
+            self._steady = True
+        return found
+
+
+def outputs_of(layer: nn.Layer, images: np.ndarray, num_classes: int = 0) -> np.ndarray:
+    """What ``layer`` returns for ``images`` (B, C, H, W): logits (B, K), or features (B, ...) where it has no classes.
+
+    Raises ``NetworkError`` where it raises anything, or returns anything else.
+    """
+    import paddle
+
+    try:
         with paddle.no_grad():
-            return self._layer(paddle.to_tensor(check_images(images, (self._channels, -1, -1)))).numpy()
+            found = layer(paddle.to_tensor(images))
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the network may be a user's code
+        raise NetworkError(
+            f"the network raises {type(error).__name__}: {shown(' '.join(str(error).split()))}"
+        ) from error
+    if not isinstance(found, paddle.Tensor):
+        raise NetworkError(f"the network returns a {type(found).__name__}; one tensor is expected, its logits")
+    fits = found.shape[:1] == [len(images)] and found.is_floating_point()
+    if not fits or (num_classes and found.shape != [len(images), num_classes]):
+        wanted = f"[{len(images)}, {num_classes or '...'}]"
+        kind = str(found.dtype).rpartition(".")[2]
+        raise NetworkError(f"the network returns {kind} {list(found.shape)} and not {wanted}, floating-point")
+    return found.numpy()
+
+
+STEADY = 2.0**-10
+"""Of the largest value: what kernels that add in another order each time may change, and nothing else."""
+
+
+def _refuse_unsteady(first: np.ndarray, second: np.ndarray) -> None:
+    """Raises ``NetworkError`` for a network that draws at random, or changes itself, in evaluation."""
+    with np.errstate(invalid="ignore"):
+        change = np.abs(first - second)
+    if np.any(change > STEADY * np.abs(first).max(initial=0)):
+        raise NetworkError(
+            f"the network does not return the same when it is called twice: outputs differ by {change.max():.1e}; it "
+            "draws at random in evaluation, or remembers from call to call"
+        )

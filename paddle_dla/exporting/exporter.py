@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paddle_dla.engines.base import require
+from paddle_dla.engines.eager import outputs_of
 from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.check import Agreement, compare, measure, random_images
 from paddle_dla.exporting.folder import FORMATS, RUNNER, STEM, Record, check_target, export_folder, write_record
@@ -66,6 +67,7 @@ def export_model(
     check_target(folder, overwrite)
     network = frozen(layer)
     images = random_images(wanted.preprocessing.input_size) if wanted.images is None else wanted.images
+    outputs_of(network, images[:1], num_classes)  # what returns no logits cannot be exported as a classifier
     with export_folder(folder, overwrite) as part:
         for form in wanted.formats:
             progress(f"writing {form}")

@@ -18,11 +18,12 @@ import os
 import stat
 import struct
 import sys
+import unicodedata
 import zlib
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 FORMAT = 1
 TOP = 5
 MOST_THREADS = 1024
+MOST_SHOWN = 300  # characters of what an engine says
 # what Pillow's readers of many formats raise over damaged bytes, beside OSError and ValueError
 DAMAGED = (SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, AttributeError, AssertionError,
            struct.error, zlib.error)  # fmt: skip
@@ -39,6 +41,7 @@ MOST_BYTES = 2**28  # of an image, or of the record
 MOST_PIXELS = 1024**3 // 4 // 3  # of an image, as it comes and as it is resized: Pillow's own limit
 LONGEST = 16  # times as long as high an image may be that is resized to more
 # channels, height and width; mean, std and crop_pct: as what wrote this folder limits them
+UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # of Unicode: control, format, half a pair, ends of lines and paragraphs
 LIMITS = {
     "input_size": (1, 2**14),
     "mean": (-(2.0**15), 2.0**15),
@@ -47,15 +50,27 @@ LIMITS = {
 }
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, opened for reading; a FIFO would wait for ever, and a device has no end."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{shown(path)} is no regular file")
+    return file
+
+
 def read_file(path: str | Path) -> bytes:
-    """A regular file, up to ``MOST_BYTES``; a FIFO would wait for ever, and a device has no end."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
-        if found.st_size > MOST_BYTES:
+    """The content of a regular file, up to ``MOST_BYTES``."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
             raise OSError(f"it has more than {MOST_BYTES:,} bytes")
         return file.read()
+
+
+def shown(text: object) -> str:
+    """``text`` in one line: what would move a cursor, end the line or turn its direction is as Python writes it."""
+    return "".join(c.encode("unicode_escape", "surrogatepass").decode() if unicodedata.category(c) in UNSHOWN else c
+                   for c in str(text))  # fmt: skip
 
 
 def preprocess(path: str, spec: Mapping) -> np.ndarray:
@@ -151,6 +166,8 @@ ENGINES = {
 def open_engine(folder: Path, record: Mapping, wanted: str | None, threads: int) -> Run:
     """The engine ``wanted``, or the first that the folder has a network for and that is installed."""
     there = {name: rest for name, rest in ENGINES.items() if rest[0] in record["formats"]}
+    if not there:
+        raise SystemExit(f"error: this export has no network that this runner knows: {shown(record['formats'])}")
     if wanted and wanted not in there:
         raise SystemExit(f"error: this export has no network for {wanted}; it has: {', '.join(there)}")
     for name in [wanted] if wanted else there:
@@ -159,6 +176,18 @@ def open_engine(folder: Path, record: Mapping, wanted: str | None, threads: int)
             return opener(folder, threads)
     needed = " or ".join(there[name][1] for name in ([wanted] if wanted else there))
     raise SystemExit(f"error: {needed} is not installed (for paddle: pip install paddlepaddle)")
+
+
+def logits_of(run: Run, image: np.ndarray, classes: int) -> np.ndarray:
+    """What the network says of one image, a number for each of ``classes``; ends the program where it has others."""
+    try:
+        logits = run(image[None])[0]
+    except Exception as error:  # noqa: BLE001 - engines raise what they like
+        reason = " ".join(str(error).split())[:MOST_SHOWN]
+        raise SystemExit(f"error: the network does not take images of {list(image.shape)}: {reason}") from None
+    if logits.shape != (classes,):
+        raise SystemExit(f"error: the record has {classes} classes, the network {logits.size}; export again")
+    return logits
 
 
 def best(logits: np.ndarray, names: list[str] | None) -> list[dict]:
@@ -178,21 +207,30 @@ def read_record(folder: Path) -> dict:
     """What ``preprocessing.json`` says, held against the files beside it."""
     path = folder / "preprocessing.json"
     try:
-        record = json.loads(read_file(path).decode("utf-8"))
+        record = json.loads(read_file(path).decode("utf-8-sig"), object_pairs_hook=each_key_once)
         if not isinstance(record, dict):
             raise ValueError("it is no record of an export")
-        if record.get("format") != FORMAT:
-            raise SystemExit(f"error: {path} has format {record.get('format')!r}; this runner reads {FORMAT}")
+        if type(record.get("format")) is not int or record["format"] != FORMAT:
+            raise SystemExit(f"error: {path} has format {shown(record.get('format'))}; this runner reads {FORMAT}")
         check_preprocessing(record["preprocessing"])
         names = record["class_names"]
-        if names is not None and not (isinstance(names, list) and len(names) == record["num_classes"]):
+        texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if names is not None and not (texts and len(names) == record["num_classes"]):
             raise ValueError(f"class names are {record['num_classes']} texts, not {str(names)[:80]}")
         if record["num_classes"] < 2:
             raise ValueError("the network has one class: any image would get a probability of 100 %")
         check_files(folder, record["files"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise SystemExit(f"error: cannot read {path}: {error or type(error).__name__}") from None
+        raise SystemExit(f"error: cannot read {path}: {shown(error) or type(error).__name__}") from None
     return record
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ``ValueError`` where it names a key twice, of which readers take one or the other."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is named twice")
+    return found
 
 
 def check_preprocessing(spec: Mapping) -> None:
@@ -203,6 +241,8 @@ def check_preprocessing(spec: Mapping) -> None:
         # a NaN is in no range
         if not all(type(value) in kinds and low <= value <= high for value in values):
             raise ValueError(f"{key} is {spec[key]}, expected are numbers from {low:g} to {high:g}")
+    if spec["interpolation"] not in [kind.name.lower() for kind in Image.Resampling]:
+        raise ValueError(f"interpolation is {shown(spec['interpolation'])}, which Pillow does not know")
     channels = spec["input_size"][0]
     if len(spec["input_size"]) != 3 or not len(spec["mean"]) == len(spec["std"]) == channels or channels not in (1, 3):
         raise ValueError(f"mean and std do not belong to images of {spec['input_size']}")
@@ -215,7 +255,7 @@ def check_files(folder: Path, files: Mapping) -> None:
     if unlisted or not networks:
         raise ValueError(f"no checksum is listed for {', '.join(unlisted) or 'any network'}; export again")
     for name in networks:
-        with open(folder / name, "rb") as file:
+        with open_regular(folder / name) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != files[name]["sha256"]:
             raise ValueError(f"{name} is not what was exported; copy the folder or export again")
@@ -261,17 +301,17 @@ def main() -> int:
     for path in args.images:
         try:
             image = preprocess(path, record["preprocessing"])
-            found = best(run(image[None])[0], record["class_names"])
+            found = best(logits_of(run, image, record["num_classes"]), record["class_names"])
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            print(f"error: {path}: {error}", file=sys.stderr)
+            print(f"error: {shown(path)}: {shown(error)}", file=sys.stderr)
             failed = 1
             continue
         if args.json:
             print(json.dumps({"image": path, "top": found}, allow_nan=False), file=results, flush=True)
             continue
-        print(path, file=results)
+        print(shown(path), file=results)
         for item in found:
-            line = f"  {item['probability']:8.2%}  {item['class']:5d}  {item['name'] or ''}"
+            line = f"  {item['probability']:8.2%}  {item['class']:5d}  {shown(item['name'] or '')}"
             print(line.rstrip(), file=results, flush=True)
     return failed
 

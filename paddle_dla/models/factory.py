@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from paddle_dla.checkpoint import check_fit, load_weights
 from paddle_dla.models import offered
 from paddle_dla.models.adapt import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
-from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
 from paddle_dla.models.ported import proved_network
 from paddle_dla.models.registry import Entry, ModelError, find_model, list_places, users_code
 from paddle_dla.models.variants import VARIANTS
@@ -88,10 +90,11 @@ def _with_card(
     if entry.folder is not None:
         network = proved_network(entry.folder)
     else:
-        with users_code(entry.place):
+        with users_code(entry.place), _paddle_as_before():
             network = entry.factory()
     if not isinstance(network, nn.Layer):
         raise ModelError(f"{entry.place} makes a {type(network).__name__}, not a paddle.nn.Layer")
+    _refuse_other_types(network, entry.place)
     model = offered.offer(network, entry.card)
     if num_classes not in (None, model.num_classes):
         model.reset_classifier(num_classes)
@@ -101,6 +104,26 @@ def _with_card(
     if drop_path_rate is not None:
         offered.set_drop_path_rate(model, drop_path_rate)
     return model
+
+
+@contextmanager
+def _paddle_as_before() -> Iterator[None]:
+    """Put back what a user's code changes of Paddle: the mode in which it runs, the type of what it makes."""
+    dtype = paddle.get_default_dtype()
+    try:
+        yield
+    finally:
+        if not paddle.in_dynamic_mode():
+            paddle.disable_static()
+        paddle.set_default_dtype(dtype)
+
+
+def _refuse_other_types(model: nn.Layer, place: str) -> None:
+    """Raises ``ModelError`` for parameters of a type in which no images come, as after ``set_default_dtype``."""
+    other = [f"{name}: {str(value.dtype).rpartition('.')[2]}" for name, value in model.named_parameters()
+             if value.dtype != paddle.float32]  # fmt: skip
+    if other:
+        raise ModelError(f"{place} has parameters that are not float32, as images are: {', '.join(other[:3])}")
 
 
 def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) -> None:
@@ -120,7 +143,7 @@ def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) 
         warnings.warn(f"{source} has {classes}: the model keeps its own, untrained head", stacklevel=3)
         for key in head:
             del arrays[key], expected[key]
-    check_fit(arrays, expected, source, tables_of(model))
+    check_fit(arrays, expected, source, tables_of(model), tied_in(model))
     # Paddle warns of each tensor that it is not given
     model.set_state_dict({**model.state_dict(), **arrays})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from paddle import nn
 
 
@@ -15,3 +17,11 @@ def tables_of(network: nn.Layer) -> dict[str, str]:
     state = network.state_dict()
     return {name: str(tensor.dtype).rpartition(".")[2] for name, tensor in state.items()
             if not tensor.is_floating_point()}  # fmt: skip
+
+
+def tied_in(network: nn.Layer) -> list[list[str]]:
+    """The names of each tensor that has several, as an embedding has that is the classifier's weight, too."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in network.state_dict().items():
+        names[id(tensor)].append(name)
+    return [group for group in names.values() if len(group) > 1]

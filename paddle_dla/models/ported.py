@@ -16,7 +16,7 @@ from paddle import nn
 
 from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
-from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular
@@ -35,7 +35,7 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
     """
     model = proved_network(folder, unproved)
     arrays, _ = read(Path(folder) / WEIGHTS)
-    check_fit(arrays, shapes_of(model), os.fspath(folder), tables_of(model))
+    check_fit(arrays, shapes_of(model), os.fspath(folder), tables_of(model), tied_in(model))
     model.set_state_dict(arrays)
     model.eval()
     return model

@@ -11,7 +11,9 @@ import difflib
 import fnmatch
 import importlib
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from paddle_dla.storage.shown import shown
 
 FOLDERS = "PADDLE_DLA_PORTS"
 HERE = "ports"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 VARIANT_LAYERS = {"classifier": "fc", "first_conv": "base_layer.0"}
 
 
@@ -150,12 +153,35 @@ def import_named(text: str) -> tuple[Any, Any]:
 def users_code(what: str) -> Iterator[None]:
     """Within the block a user's code runs, and ``what`` says which: whatever it raises is a ``ModelError``.
 
-    ``SystemExit``, too: a script that ends when it is imported would end the command as if all had been done.
+    ``SystemExit``, too: a script that ends when it is imported would end the command as if all had been done. What it
+    changes of the process is put back: see ``_process_as_before``.
     """
     try:
-        yield
+        with _process_as_before():
+            yield
     except (Exception, SystemExit) as error:
         raise ModelError(f"{what} raises {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _process_as_before() -> Iterator[None]:
+    """Put back what would change the command after the block.
+
+    The current folder, or relative outputs would lie elsewhere; filters that make errors of warnings, which Paddle
+    gives as it is imported; the handlers of the signals by which a run ends.
+    """
+    folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
+    filters, handlers = [*warnings.filters], {number: signal.getsignal(number) for number in ENDING}
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+        if any(found[0] == "error" and found not in filters for found in warnings.filters):
+            warnings.filters[:] = filters
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _unknown(text: str) -> str:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 from paddle_dla.storage.destination import Destination
 from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.turn import in_turn
 
 _HINTS = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -77,7 +78,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
-    """The same for files that belong together: none is put in place before all have reached the disk."""
+    """The same for files that belong together: none is put in place before all have reached the disk.
+
+    Of two processes that write the same files, one puts all of its own in place, and then the other.
+    """
     named = " and ".join(map(os.fspath, paths))
     parts: list[Path] = []
     try:
@@ -87,8 +91,9 @@ def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
                 parts.append(_prepared(place, stack))
             yield parts
             for part in parts:
-                with open(part, "rb") as file:
-                    os.fsync(file.fileno())
+                reach_disk(part)
+            if len(parts) > 1:
+                stack.enter_context(in_turn(place.file for place in places if not place.stream))
             for place, part in zip(places, parts):
                 place.put(part)
     except OSError as error:
@@ -97,6 +102,12 @@ def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
         for part in parts:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def reach_disk(path: Path) -> None:
+    """Have the content of the file ``path`` on the disk. Raises ``OSError`` where it cannot be."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _prepared(place: Destination, stack: ExitStack) -> Path:

@@ -14,17 +14,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
-from paddle_dla.storage.atomic import atomic_path, check_regular, check_writable
+from paddle_dla.storage.atomic import atomic_path, check_regular, check_writable, reach_disk
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_record import Count, FormatError, RecordError, Sha256, Within, check_record, read_record
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.regular import open_regular
+from paddle_dla.storage.turn import in_turn
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
@@ -124,20 +125,25 @@ def write_with_manifest(
     """
     check_weights_writable(path)
     target, sidecar = Path(path), manifest_path(path)
-    replacing = target.exists()
-    try:
-        with atomic_path(target) as part:
-            write(part, arrays)
-            manifest = {**manifest, "file": describe_file(part)}
-            _write_json(sidecar, {**manifest, "previous": _current_record(target)} if replacing else manifest)
-    except BaseException:
-        if not replacing:
-            sidecar.unlink(missing_ok=True)
-        raise
-    if replacing:
-        # both are the new ones by now; a record of the old one that cannot be dropped does no harm
-        with suppress(CheckpointError):
-            _write_json(sidecar, manifest)
+    new = False  # whether there is nothing yet that the manifest could be of
+    with ExitStack() as turn:
+        try:
+            with atomic_path(target) as part:
+                write(part, arrays)
+                manifest = {**manifest, "file": describe_file(part)}
+                reach_disk(part)
+                # until both are in place, or another process would put its own between them
+                turn.enter_context(in_turn([Path(os.path.realpath(target))]))
+                new = not target.exists()
+                _write_json(sidecar, manifest if new else {**manifest, "previous": _current_record(target)})
+        except BaseException:
+            if new:
+                sidecar.unlink(missing_ok=True)
+            raise
+        if not new:
+            # both are the new ones by now; a record of the old one that cannot be dropped does no harm
+            with suppress(CheckpointError):
+                _write_json(sidecar, manifest)
 
 
 def check_weights_writable(path: str | os.PathLike[str]) -> None:

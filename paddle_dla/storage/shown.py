@@ -10,7 +10,8 @@ MOST_SHOWN = 200
 # of Unicode: control characters, marks of direction and other format characters, separators of lines, and the
 # surrogates by which Python spells bytes that are no UTF-8
 _FORMAT = "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
-_UNSHOWN = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_FORMAT}]")
+UNSHOWN = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_FORMAT}]")
+"""What no terminal should get, in a name, which is one line."""
 UNSHOWN_IN_LINES = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_FORMAT}]")
 """What no terminal should get, in text that has lines and tabs."""
 
@@ -25,7 +26,7 @@ def shown(text: object, most: int = MOST_SHOWN) -> str:
     if len(name) > most:
         kept = most // 2
         name = f"{name[:kept]} ... ({len(name):,} characters) ... {name[-kept:]}"
-    return escaped(name, _UNSHOWN)
+    return escaped(name, UNSHOWN)
 
 
 def escaped(text: str, what: re.Pattern[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 
@@ -13,6 +14,7 @@ from paddle_dla.config.sections import WITH_MOMENTUM
 from paddle_dla.data.labelling import comparable, differences
 from paddle_dla.data.source import shortened
 from paddle_dla.ema import ModelEma
+from paddle_dla.engines.eager import outputs_of
 from paddle_dla.loading import load_model
 from paddle_dla.losses import (
     SSLD,
@@ -23,6 +25,7 @@ from paddle_dla.losses import (
     Loss,
     SoftTargetCrossEntropy,
 )
+from paddle_dla.models.dla import DLABackbone
 from paddle_dla.models.factory import create_model
 from paddle_dla.optim import NamedOptimizer, create_optimizer
 from paddle_dla.schedule import Schedule, create_schedule
@@ -37,7 +40,8 @@ TIMM_OPTIMIZERS = {"nesterov": "sgd", "momentum": "momentum", "sgd": "momentum",
 def create_network(config: Config, num_classes: int, fresh: bool = True) -> nn.Layer:
     """The network, initialised from ``train.seed``, with its weights; ``fresh=False`` leaves ``model.pretrained`` out.
 
-    Raises ``CheckpointError`` for weights that cannot be had or do not fit.
+    Raises ``CheckpointError`` for weights that cannot be had or do not fit, ``NetworkError`` for a network of a user's
+    own that returns no logits.
     """
     model = config.model
     paddle.seed(config.train.seed)
@@ -50,9 +54,22 @@ def create_network(config: Config, num_classes: int, fresh: bool = True) -> nn.L
         drop_rate=model.drop_rate,
         drop_path_rate=model.drop_path_rate,
     )
+    _try_out(network, config, num_classes)
     if config.train.recompute:
         network.set_grad_checkpointing()
     return nn.SyncBatchNorm.convert_sync_batchnorm(network) if config.train.sync_bn else network
+
+
+def _try_out(network: nn.Layer, config: Config, num_classes: int) -> None:
+    """Raises ``NetworkError`` where ``network`` returns no logits of ``num_classes`` for an image of evaluation's size.
+
+    It may be a user's code, which can do anything: before the start that is one sentence.
+    """
+    if isinstance(network, DLABackbone):
+        return
+    network.eval()
+    outputs_of(network, np.zeros((1, *config.preprocessing().input_size), np.float32), num_classes)
+    network.train()
 
 
 def freeze_as_told(config: Config, network: nn.Layer) -> Frozen:
@@ -99,6 +116,8 @@ def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | 
     if wanted.teacher is None:
         return Criterion(loss)
     teacher = load_model(wanted.teacher, wanted.checkpoint, num_classes)
+    _try_out(teacher.layer, config, num_classes)
+    teacher.layer.eval()
     own, its = config.preprocessing(), teacher.preprocessing
     if (own.mean, own.std) != (its.mean, its.std):
         raise TrainingError(

@@ -14,7 +14,7 @@ from paddle import Tensor
 from paddle_dla.checkpoint import check_fit
 from paddle_dla.config import Config, to_yaml
 from paddle_dla.errors import WrongValue
-from paddle_dla.models.fitting import shapes_of, tables_of
+from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
 from paddle_dla.models.registry import model_name
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.manifest import FORMAT as MANIFEST_FORMAT
@@ -104,7 +104,7 @@ def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
 
     Raises ``CheckpointError`` or ``ResumeError`` where it is of another model or optimizer.
     """
-    check_fit(snapshot.model, shapes_of(learner.network), source, tables_of(learner.network))
+    check_fit(snapshot.model, shapes_of(learner.network), source, tables_of(learner.network), tied_in(learner.network))
     refuse_non_finite(snapshot.ema or {}, f"the average in {source}")
     refuse_non_finite(snapshot.optimizer, f"the optimizer's state in {source}")
     try:

@@ -1,0 +1,148 @@
+"""A port as it is used, beside its reference: in float32, without gradients, in other batches, and once more.
+
+A trace is one path through the reference, and a proof in float64 compares along that path. A reference may take
+another one for other types (``if x.dtype == torch.float32``), without gradients (``torch.is_grad_enabled()``), for a
+batch of one image, which ``torch.export`` sets apart, or in its next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SAFETY = 64
+"""Times what the port's own float32 is from its float64: torch's kernels round elsewhere, by up to 4 times as much."""
+LEAST = 2.0**-16
+"""Of the largest value: where the port's float32 happens to be exact, torch's is not. Another path changes more."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of both models, with ``batch`` samples, told as ``what``."""
+
+    batch: int
+    what: str
+
+
+def other_use(reference: Any, port: Any, inputs: Sequence[Any] | Mapping[str, Any], batches: Sequence[int] = ()) -> str:
+    """In which use the ``port`` does not compute what the ``reference`` does, in words; empty where it does in all.
+
+    Both have the same weights, in float32. ``inputs`` are arrays whose first axis is the batch; ``batches`` are sizes
+    of it that are tried beside 1 and one more than was given. What the reference itself refuses is no use of it.
+    """
+    before = _remembered(reference)
+    for use in _uses(inputs, batches):
+        arrays = _batch(inputs, use.batch)
+        theirs = _torch(reference, arrays)
+        if theirs is None:
+            continue
+        found = _compared(theirs, port, arrays)
+        if found:
+            return f"{use.what}, the port is not its reference: {found}"
+        now = _remembered(reference)
+        if use.what == AGAIN and (counted := [name for name, value in now.items() if before.get(name) != value]):
+            return f"the reference remembers from call to call: {counted[0]} became {now[counted[0]]!r}"
+        before = now
+    return ""
+
+
+AGAIN = "called twice with the same images"
+
+
+def _uses(inputs: Sequence[Any] | Mapping[str, Any], batches: Sequence[int]) -> Iterator[Use]:
+    """As it was traced, twice, and in other batches where all inputs have one batch."""
+    arrays = _arrays(inputs)
+    given = len(arrays[0]) if arrays and arrays[0].ndim else 1
+    yield Use(given, "in float32 and without gradients")
+    yield Use(given, AGAIN)
+    if all(array.ndim and len(array) == given for array in arrays):
+        for count in (1, given + 1, *batches):
+            yield Use(count, f"in a batch of {count}")
+
+
+def _arrays(inputs: Sequence[Any] | Mapping[str, Any]) -> list[np.ndarray]:
+    return [np.asarray(value) for value in (inputs.values() if isinstance(inputs, Mapping) else inputs)]
+
+
+def _batch(inputs: Sequence[Any] | Mapping[str, Any], count: int) -> Any:
+    """``count`` samples of ``inputs``, which are repeated where there are fewer."""
+
+    def taken(value: Any) -> np.ndarray:
+        array = np.asarray(value)
+        return array[np.arange(count) % len(array)] if array.ndim and len(array) != count else array
+
+    if isinstance(inputs, Mapping):
+        return {name: taken(value) for name, value in inputs.items()}
+    return [taken(value) for value in inputs]
+
+
+def _called(model: Any, inputs: Any, tensor: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**{name: tensor(value) for name, value in inputs.items()})
+    return model(*(tensor(value) for value in inputs))
+
+
+def _torch(reference: Any, inputs: Any) -> list[np.ndarray] | None:
+    """What the reference returns; ``None`` where it takes no such batch."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    with torch.no_grad():
+        try:
+            outputs = _called(reference, inputs, lambda array: torch.from_numpy(array.copy()))
+        except Exception:  # noqa: BLE001 - the module may raise anything
+            return None
+    return [value.numpy() for value in tree_leaves(outputs) if isinstance(value, torch.Tensor)]
+
+
+def _paddle(port: Any, inputs: Any, dtype: str) -> list[np.ndarray]:
+    import paddle
+
+    from alignment.engine.borrowed import PORT
+
+    def tensor(array: np.ndarray) -> Any:
+        return paddle.to_tensor(array.astype(dtype) if array.dtype.kind == "f" else array)
+
+    with paddle.no_grad(), PORT.in_type(port, dtype):
+        outputs = _called(port, inputs, tensor)
+    return [value.numpy() for value in paddle.utils.flatten(outputs) if isinstance(value, paddle.Tensor)]
+
+
+def _compared(theirs: Sequence[np.ndarray], port: Any, inputs: Any) -> str:
+    """How the outputs differ, in words; empty where they do not by more than rounding explains."""
+    try:
+        single, double = (_paddle(port, inputs, dtype) for dtype in ("float32", "float64"))
+    except Exception as error:  # noqa: BLE001 - the port is code, too
+        return f"it raises {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
+    if [array.shape for array in theirs] != [array.shape for array in single]:
+        return f"it returns {[array.shape for array in single]}, torch {[array.shape for array in theirs]}"
+    differing = (_difference(*three) for three in zip(theirs, single, double, strict=True))
+    return next(filter(None, differing), "")
+
+
+def _difference(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> str:
+    if theirs.dtype.kind != "f" or not theirs.size:
+        return ""
+    finite = np.isfinite(theirs)
+    if not np.array_equal(theirs[~finite], single[~finite], equal_nan=True):
+        return "other values are not finite"
+    theirs, single, double = (array[finite].astype(np.float64) for array in (theirs, single, double))
+    if not theirs.size:
+        return ""
+    rounding = np.abs(single - double).max()
+    allowed = max(SAFETY * rounding, LEAST * np.abs(theirs).max())
+    error = np.abs(theirs - single).max()
+    return "" if error <= allowed else f"outputs differ by {error:.1e}, where {allowed:.1e} would be rounding"
+
+
+def _remembered(reference: Any) -> dict[str, Any]:
+    """Plain numbers and texts that the modules of ``reference`` keep beside tensors, by path."""
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in reference.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, (bool, int, float, str))
+    }

@@ -1,0 +1,303 @@
+"""A port is proved for what it is used for, not only along the path that was traced in float64."""
+
+import signal
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+paddle = pytest.importorskip("paddle")
+pytestmark = pytest.mark.torch
+
+from torch import nn  # noqa: E402
+
+from convert.port import main  # noqa: E402
+from convert.porting.porting import port_model  # noqa: E402
+from convert.porting.proof import LoadError, ReferenceRaised  # noqa: E402
+from convert.porting.reference import Reference, load_checkpoint  # noqa: E402
+from convert.porting.usage import other_use  # noqa: E402
+from convert.translate.translator import translate  # noqa: E402
+from paddle_dla.models.registry import ModelError, users_code  # noqa: E402
+from paddle_dla.storage.errors import CheckpointError  # noqa: E402
+
+SIDE = 16
+
+
+class Net(nn.Module):
+    """A classifier of four classes; what is made of its logits is for those that inherit."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 4)
+
+    def logits(self, x):
+        return self.head(self.stem(x).relu().mean((2, 3)))
+
+    def forward(self, x):
+        return self.logits(x)
+
+
+class OfFloat32(Net):
+    def forward(self, x):
+        return self.logits(x) * (3 if x.dtype == torch.float32 else 1)
+
+
+class WithoutGradients(Net):
+    def forward(self, x):
+        return self.logits(x) * (1 if torch.is_grad_enabled() else 3)
+
+
+class OfOne(Net):
+    def forward(self, x):
+        return self.logits(x) * (3 if len(x) == 1 else 1)
+
+
+class OfMany(Net):
+    def forward(self, x):
+        return self.logits(x) * (3 if x.shape[0] > 64 else 1)
+
+
+class OfLongBatches(Net):
+    """As ``OfMany``; ``len`` is a number, so the trace has no guard, and holds for one batch."""
+
+    def forward(self, x):
+        return self.logits(x) * (3 if len(x) > 64 else 1)
+
+
+class Counts(Net):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.logits(x) * (3 if self.calls > 1000 else 1)
+
+
+class Alternates(Net):
+    calls = [0]  # noqa: RUF012 - of the class, so that copies share it
+
+    def forward(self, x):
+        self.calls[0] += 1
+        return self.logits(x) * (3 if self.calls[0] % 2 else 1)
+
+
+class OverTheBatch(Net):
+    def forward(self, x):
+        logits = self.logits(x)
+        return logits - logits.mean(0, keepdim=True)
+
+
+class OfPairs(Net):
+    """Takes no batch of an odd number."""
+
+    def forward(self, x):
+        logits = self.logits(x)
+        return logits.reshape(len(x) // 2, 2, 4).mean(1)
+
+
+class OfLargeImages(Net):
+    def forward(self, x):
+        return self.logits(x) * (3 if x.shape[2] > 5 * SIDE else 1)
+
+
+def images(batch=2, side=SIDE):
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def ported(module, folder=None):
+    torch.manual_seed(0)
+    return port_model(module().eval(), (images(),), folder, eval_only=True)
+
+
+@pytest.mark.parametrize("module", [OfFloat32, WithoutGradients, OfOne, OfMany, OfLongBatches, Counts, Alternates])
+def test_a_reference_that_takes_another_path_as_it_is_used_is_not_aligned(module, tmp_path):
+    port = ported(module, tmp_path / "port")
+    assert not port.proved and port.folder is None and not (tmp_path / "port").exists()
+    assert not port.results["eval"].verdict().startswith("ALIGNED")
+    assert port.results["eval"].to_dict()["passed"] is False
+
+
+@pytest.mark.parametrize("module", [OverTheBatch, OfPairs])
+def test_a_reference_that_computes_over_the_batch_is_ported(module):
+    assert ported(module).proved
+
+
+def test_a_port_refuses_images_that_are_much_larger_than_its_trace():
+    namespace = {}
+    exec(compile(translate(OfLargeImages().eval(), (images(),)).source, "model.py", "exec"), namespace)
+    model = namespace["build_model"]()
+    model(paddle.zeros([2, 3, SIDE, SIDE]))
+    with pytest.raises(ValueError, match="height and width"):
+        model(paddle.zeros([2, 3, 6 * SIDE, 6 * SIDE]))
+
+
+def test_rounding_is_no_other_use():
+    class Port(paddle.nn.Layer):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x):
+            return (x * self.factor).sum([1, 2, 3])
+
+    class Sum(nn.Module):
+        def forward(self, x):
+            return x.sum((1, 2, 3))
+
+    arrays = [images().numpy()]
+    assert other_use(Sum(), Port(1.0), arrays) == "" != other_use(Sum(), Port(1.001), arrays)
+
+
+# --- what no port can be made of --------------------------------------------------------------------------------------
+
+
+class OddNames(nn.Module):
+    """Names that ``add_module`` takes and Python's grammar does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("class", nn.Conv2d(3, 8, 3, 2, 1))
+        self.add_module("1 weird-name", nn.ModuleDict({"a-b": nn.ReLU()}))
+        self.head = nn.Linear(8, 4)
+        self.register_parameter("lambda", nn.Parameter(torch.ones(4)))
+        self.register_buffer("from", torch.ones(4))
+
+    def forward(self, x):
+        features = getattr(self, "1 weird-name")["a-b"](getattr(self, "class")(x)).mean((2, 3))
+        return self.head(features) * getattr(self, "lambda") + getattr(self, "from")
+
+
+def test_names_that_are_no_identifiers_are_ported():
+    assert ported(OddNames).proved
+
+
+class ReturnsNothing(Net):
+    def forward(self, x):
+        self.logits(x)
+
+
+def test_a_reference_that_returns_nothing_is_not_proved():
+    assert not ported(ReturnsNothing).proved
+
+
+class ChangesItsInput(Net):
+    def forward(self, x):
+        return self.logits(x.mul_(2))
+
+
+def test_a_reference_that_cannot_be_run_for_gradients_is_named():
+    with pytest.raises(ReferenceRaised):
+        ported(ChangesItsInput)
+
+
+class Lazy(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.LazyLinear(4)
+
+
+class Meta(Net):
+    def __init__(self):
+        with torch.device("meta"):
+            super().__init__()
+
+
+@pytest.mark.parametrize("module", [Lazy, Meta])
+def test_parameters_without_values_are_named(module):
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        ported(module)
+
+
+def test_a_source_that_cannot_be_built_is_an_error_with_its_reason(monkeypatch):
+    monkeypatch.setattr("paddle_dla.models.ported.build_model", lambda source: 1 / 0)
+    with pytest.raises(LoadError, match="ZeroDivisionError"):
+        ported(Net)
+
+
+# --- checkpoints of a reference ---------------------------------------------------------------------------------------
+
+
+class Tied(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.first, self.second = nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.norm(self.stem(x).mean((2, 3))))))
+
+
+def saved(folder, **changes):
+    state = {**Tied().state_dict(), **{name.replace("__", "."): value for name, value in changes.items()}}
+    torch.save(state, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head__weight": torch.ones(4, 8, dtype=torch.int8)},
+        {"head__weight": torch.ones(4, 8, dtype=torch.bool)},
+        {"head__weight": torch.ones(4, 8, dtype=torch.complex64)},
+        {"head__weight": torch.full((4, 8), 0.1, dtype=torch.float64)},
+        {"norm__num_batches_tracked": torch.tensor(float("nan"))},
+        {"norm__num_batches_tracked": torch.tensor(1.5)},
+        {"second__weight": torch.ones(8, 8)},
+    ],
+)
+def test_a_checkpoint_of_other_types_or_with_two_values_of_one_tensor_is_refused(changes, tmp_path):
+    (name,) = changes
+    with pytest.raises(CheckpointError, match=name.replace("__", r"\.")):
+        load_checkpoint(Tied(), saved(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"head__weight": torch.full((4, 8), 0.5, dtype=torch.float64)}, {"head__bias": torch.ones(4).half()}],
+)
+def test_a_checkpoint_whose_values_float32_holds_is_loaded(changes, tmp_path):
+    module = Tied()
+    load_checkpoint(module, saved(tmp_path, **changes))
+    for name, value in changes.items():
+        assert torch.equal(module.state_dict()[name.replace("__", ".")], value.float())
+
+
+# --- what a user's code leaves behind ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch):
+    """A module of factories in the current folder."""
+    (tmp_path / "leaves_behind.py").write_text(
+        "import os, signal, warnings, torch\n"
+        "def moves():\n    os.chdir('/')\n    return torch.nn.Linear(3, 2)\n"
+        "def filters():\n    warnings.simplefilter('error')\n    return torch.nn.Linear(3, 2)\n"
+        "def deaf():\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    return torch.nn.Linear(3, 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield "leaves_behind"
+    sys.modules.pop("leaves_behind", None)
+
+
+def test_an_output_lies_where_the_command_was_called(factories, tmp_path):
+    arguments = ["--torch", f"{factories}:moves", "--input-shape", "3", "--eval-only", "--output", "made"]
+    assert main(arguments) == 0
+    assert (tmp_path / "made" / "card.json").is_file()
+
+
+def test_filters_of_warnings_and_handlers_of_signals_are_put_back(factories):
+    import warnings
+
+    before = [*warnings.filters], signal.getsignal(signal.SIGTERM)
+    for name in ("filters", "deaf"):
+        Reference(factory=f"{factories}:{name}").build()
+    assert ([*warnings.filters], signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_what_a_users_code_raises_is_told_after_the_process_was_put_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError), users_code("it"):
+        import os
+
+        os.chdir("/")
+        raise ValueError("no")
+    assert tmp_path.samefile(".")

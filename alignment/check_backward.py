@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = parser("check-backward", __doc__)
     add_weights(usage)
     add_inputs(usage)
-    usage.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
+    usage.add_argument("--mode", choices=("eval", "train"), default="eval", help="mode of both models (default: eval)")
     return run(usage, argv, BackwardOptions, check_backward)
 
 

@@ -48,16 +48,18 @@ def check_data(options: SampleOptions, progress: Progress) -> Result:
 def add_data(to: argparse.ArgumentParser) -> None:
     """The arguments of ``SampleOptions`` but the images."""
     few = SampleOptions.samples
-    to.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, a list file, shards; default: drawn images")
     to.add_argument(
-        "--samples", type=at_least_one, default=few, metavar="N", help=f"compare so many of its samples (default {few})"
+        "--data", metavar="DIR|LIST|TAR", help="class folders, list file, or tar shards (default: generated images)"
+    )
+    to.add_argument(
+        "--samples", type=at_least_one, default=few, metavar="N", help=f"number of samples to compare (default: {few})"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check-data", __doc__)
-    usage.add_argument("--image", nargs="+", metavar="PATH", help="images, folders or patterns instead of --data")
+    usage.add_argument("--image", nargs="+", metavar="PATH", help="images, folders or glob patterns, instead of --data")
     add_data(usage)
     return run(usage, argv, SampleOptions, check_data)
 

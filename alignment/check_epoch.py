@@ -289,15 +289,21 @@ def write_seed(path: Path, recipe: str, seed: Seed) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("check-epoch", __doc__)
-    result.add_argument("--config", "-c", required=True, metavar="FILE", help="as for paddle-dla train")
+    result.add_argument("--config", "-c", required=True, metavar="FILE", help="recipe, as for paddle-dla train")
     result.add_argument("--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    result.add_argument("--seeds", type=int, nargs="+", default=EpochOptions.seeds, help="(default 0 to 5)")
-    result.add_argument("--output", type=Path, required=True, metavar="DIR", help="for weights, logs and the picture")
+    result.add_argument(
+        "--seeds", type=int, nargs="+", default=EpochOptions.seeds, help="random seeds (default: 0 to 5)"
+    )
+    result.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="output folder for weights, logs and the plot"
+    )
     result.add_argument(
         "--margin", type=finite, default=EpochOptions.margin, metavar="POINTS",
-        help=f"of top-1 in percent: what counts as equal (default {EpochOptions.margin:g})",
+        help=f"equivalence margin in points of top-1 (default: {EpochOptions.margin:g})",
     )  # fmt: skip
-    result.add_argument("--threads", type=positive, default=0, help="of each side (default: half of those there are)")
+    result.add_argument(
+        "--threads", type=positive, default=0, help="threads of each side (default: half of the usable cores)"
+    )
     return result
 
 

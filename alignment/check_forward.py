@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = parser("check-forward", __doc__)
     add_weights(usage)
     add_inputs(usage)
-    usage.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the Paddle model")
+    usage.add_argument(
+        "--dtype",
+        choices=("float64", "float32"),
+        default="float64",
+        help="dtype of the Paddle model (default: float64)",
+    )
     return run(usage, argv, ForwardOptions, check_forward)
 
 

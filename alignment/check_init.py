@@ -96,7 +96,7 @@ def add_seeds(to: argparse.ArgumentParser) -> None:
     """The argument of ``InitOptions``."""
     few = InitOptions.seeds
     to.add_argument(
-        "--seeds", type=_at_least_two, default=few, metavar="N", help=f"draw N models of either (default {few})"
+        "--seeds", type=_at_least_two, default=few, metavar="N", help=f"number of random seeds (default: {few})"
     )
 
 

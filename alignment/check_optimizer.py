@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The script: returns the exit code."""
     usage = parser("check-optimizer", __doc__)
     few = OptimizerOptions.steps
-    usage.add_argument("--steps", type=at_least_one, default=few, help=f"default {few}")
+    usage.add_argument("--steps", type=at_least_one, default=few, help=f"number of optimizer steps (default: {few})")
     return run(usage, argv, OptimizerOptions, check_optimizer)
 
 

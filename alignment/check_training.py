@@ -141,11 +141,11 @@ def add_training(to: argparse.ArgumentParser) -> None:
     """The arguments of ``TrainingOptions``, but those that every check of weights has."""
     steps, batch = TrainingOptions.steps, TrainingOptions.train_batch
     to.add_argument(
-        "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="one or several (default: all three)"
+        "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="optimizers to compare (default: all three)"
     )
-    to.add_argument("--steps", type=at_least_one, default=steps, help=f"of the optimizer (default {steps})")
-    to.add_argument("--train-batch", type=_batch, default=batch, help=f"images in each (default {batch})")
-    to.add_argument("--train-size", type=_side, help=f"their side in pixels (default {SIZE}; a port's own)")
+    to.add_argument("--steps", type=at_least_one, default=steps, help=f"number of optimizer steps (default: {steps})")
+    to.add_argument("--train-batch", type=_batch, default=batch, help=f"batch size (default: {batch})")
+    to.add_argument("--train-size", type=_side, help=f"image side in pixels (default: {SIZE}, or the port's own)")
 
 
 def _batch(text: str) -> int:
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = parser("check-training", __doc__)
     add_weights(usage)
     add_training(usage)
-    usage.add_argument("--dtype", choices=BITS, default="float64", help="of the Paddle model (default float64)")
+    usage.add_argument("--dtype", choices=BITS, default="float64", help="dtype of the Paddle model (default: float64)")
     return run(usage, argv, TrainingOptions, check_training)
 
 

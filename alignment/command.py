@@ -47,8 +47,8 @@ class ReportOptions:
 
 def add_reports(to: argparse.ArgumentParser) -> None:
     """The arguments of ``ReportOptions``."""
-    to.add_argument("--json", metavar="FILE", help="write everything that was measured")
-    to.add_argument("--html", metavar="FILE", help="write a page with a picture")
+    to.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    to.add_argument("--html", metavar="FILE", help="write the report as an HTML page")
     to.add_argument("--full", action="store_true", help="print every row of the table")
 
 
@@ -86,8 +86,8 @@ Check = Callable[[Options, Progress], Result]
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """The arguments of ``CheckOptions``; ``doc`` as for ``CommandParser``."""
     result = CommandParser(name, doc)
-    result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
-    result.add_argument("--seed", type=natural, default=0, help="of everything that is random (default 0)")
+    result.add_argument("--model", required=True, help="DLA name, port folder, or 'all'")
+    result.add_argument("--seed", type=natural, default=0, help="random seed (default: 0)")
     add_reports(result)
     return result
 
@@ -101,18 +101,23 @@ def at_least_one(text: str) -> int:
 
 def add_weights(to: argparse.ArgumentParser) -> None:
     """The arguments that ``WeightOptions`` adds."""
-    to.add_argument("--checkpoint", help="timm checkpoint; default: timm's initialisation, seeded")
-    to.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
-    to.add_argument("--converted", help="load this converted file into Paddle instead of converting in memory")
+    to.add_argument("--checkpoint", help="timm checkpoint (default: seeded initialisation)")
+    to.add_argument("--use-ema", action="store_true", help="use the averaged (EMA) weights of a training checkpoint")
+    to.add_argument("--converted", help="converted weights to load into Paddle (default: convert in memory)")
 
 
 def add_inputs(to: argparse.ArgumentParser) -> None:
     """The arguments that ``ModelOptions`` adds."""
-    to.add_argument("--image", nargs="+", metavar="PATH", help="images, through timm's evaluation transform")
+    to.add_argument("--image", nargs="+", metavar="PATH", help="input images; timm's evaluation transform is applied")
     to.add_argument(
-        "--batch-size", type=int, default=ModelOptions.batch_size, help="without images: random inputs, this many (2)"
+        "--batch-size",
+        type=int,
+        default=ModelOptions.batch_size,
+        help="number of random inputs, without --image (default: 2)",
     )
-    to.add_argument("--input-size", type=int, help="their side in pixels (default 64; of a port, what its card says)")
+    to.add_argument(
+        "--input-size", type=int, help="side of random inputs in pixels (default: 64, or the size in the port's card)"
+    )
 
 
 def chosen_source(options: WeightOptions, progress: Progress) -> Source:
@@ -168,9 +173,7 @@ def sides(size: int | None, model: str) -> tuple[int, int]:
     return (SIZE, SIZE) if entry.folder is None else entry.card.preprocessing.input_size[1:]
 
 
-def run(
-    usage: argparse.ArgumentParser, argv: Sequence[str] | None, kind: type[Options], check: Check[Options]
-) -> int:
+def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, kind: type[Options], check: Check[Options]) -> int:
     """Check every model that the command line names, print and write the reports; returns the exit code.
 
     0: all aligned; 1: not, or the weights do not fit, or the data cannot be read; ends the program with 2 for

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("torch_folder", metavar="A")
     parser.add_argument("paddle_folder", metavar="B")
     parser.add_argument(
-        "--tolerance", type=float, help="of files: largest relative error (default: what rounding explains)"
+        "--tolerance", type=float, help="largest relative error, for .npy files (default: what rounding explains)"
     )
     add_reports(parser)
     options = options_of(CompareOptions, parser.parse_args(argv))

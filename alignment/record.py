@@ -71,18 +71,18 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("record", __doc__)
     result.add_argument("side", choices=("torch", "paddle"))
-    result.add_argument("--model", required=True, help="timm's name")
-    result.add_argument("--checkpoint", help="torch side: the timm checkpoint")
-    result.add_argument("--converted", help="Paddle side: the converted file")
-    result.add_argument("--inputs", metavar="FILE.npy", help="inputs (B, C, H, W) that the other side wrote")
-    result.add_argument("--seed", type=natural, default=0, help="of random inputs (default 0)")
-    result.add_argument("--mode", choices=("eval", "train"), default="eval", help="of both models (default eval)")
-    result.add_argument("--forward-only", action="store_true", help="leave gradients out")
+    result.add_argument("--model", required=True, help="timm model name")
+    result.add_argument("--checkpoint", help="timm checkpoint (torch side)")
+    result.add_argument("--converted", help="converted weights (Paddle side)")
+    result.add_argument("--inputs", metavar="FILE.npy", help="inputs (B, C, H, W) written by the other side")
+    result.add_argument("--seed", type=natural, default=0, help="random seed of the inputs (default: 0)")
+    result.add_argument("--mode", choices=("eval", "train"), default="eval", help="mode of both models (default: eval)")
+    result.add_argument("--forward-only", action="store_true", help="record no gradients")
     result.add_argument(
         "--max-memory", type=natural, default=RecordOptions.max_memory, metavar="MB",
-        help="of the record while the model runs; the rest goes to a temporary file (default %(default)s)",
+        help="memory for the record; the rest goes to a temporary file (default: %(default)s)",
     )  # fmt: skip
-    result.add_argument("--output", required=True, metavar="DIR", help="where to write the record")
+    result.add_argument("--output", required=True, metavar="DIR", help="output folder")
     add_inputs(result)
     result.set_defaults(input_size=RecordOptions.input_size)
     return result

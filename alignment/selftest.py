@@ -61,11 +61,18 @@ class SelftestOptions:
 
 def _parser() -> argparse.ArgumentParser:
     usage = CommandParser("selftest", __doc__)
-    usage.add_argument("--model", nargs="+", help=f"timm's names, or all (default: {' '.join(MODELS)})")
-    usage.add_argument("--pair", nargs="+", metavar="MODULE:FUNCTION", help="functions that return ports of your own")
-    usage.add_argument("--fault", nargs="+", metavar="NAME", help="of alignment.faults.catalogue (default: all)")
-    usage.add_argument("--seeds", type=int, default=1, help="how many sets of weights of each kind (default 1)")
-    usage.add_argument("--clean", action="store_true", help="correct ports only: is there a false alarm?")
+    usage.add_argument("--model", nargs="+", help=f"DLA names, or all (default: {' '.join(MODELS)})")
+    usage.add_argument(
+        "--pair", nargs="+", metavar="MODULE:FUNCTION", help="functions that return (reference, port, inputs)"
+    )
+    usage.add_argument(
+        "--fault",
+        nargs="+",
+        metavar="NAME",
+        help="faults to inject, by their names in alignment.faults.catalogue (default: all)",
+    )
+    usage.add_argument("--seeds", type=int, default=1, help="number of weight sets of each kind (default: 1)")
+    usage.add_argument("--clean", action="store_true", help="inject no fault: check correct ports for false alarms")
     return usage
 
 

@@ -169,9 +169,9 @@ def run(source: str, output: str, model: str | None = None) -> Path:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("paddle2timm", __doc__)
-    result.add_argument("--checkpoint", required=True, help=".pdparams or .safetensors with Paddle's names")
+    result.add_argument("--checkpoint", required=True, help="Paddle weights to convert: .pdparams or .safetensors")
     result.add_argument("--output", required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
-    result.add_argument("--model", type=_model, help="timm's name, or a port's folder; default: what the manifest says")
+    result.add_argument("--model", type=_model, help="model name or port folder (default: from the manifest)")
     return result
 
 

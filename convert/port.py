@@ -110,22 +110,38 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("port", __doc__)
     model = result.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", metavar="NAME", help="a model of timm")
-    model.add_argument("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="a callable that returns a torch module")
-    result.add_argument("--torch-args", metavar="JSON", help="keyword arguments of --torch")
-    result.add_argument("--input-shape", type=_shape, metavar="CxHxW", help="of one sample; default: the model's own")
+    model.add_argument("--model", metavar="NAME", help="timm model name")
+    model.add_argument("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="callable that returns a torch module")
+    result.add_argument("--torch-args", metavar="JSON", help="keyword arguments for --torch")
+    result.add_argument(
+        "--input-shape", type=_shape, metavar="CxHxW", help="shape of one sample (default: the model's own)"
+    )
     source = result.add_mutually_exclusive_group()
-    source.add_argument("--checkpoint", type=Path, metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
-    source.add_argument("--hub", nargs="?", const="", metavar="ID", help="weights on the hub; default: the model's own")
-    source.add_argument("--seed", type=natural, default=0, metavar="N", help="no weights: initialised under this seed")
+    source.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="timm weights: .safetensors, .pth, .pth.tar, .pt or .bin"
+    )
+    source.add_argument(
+        "--hub", nargs="?", const="", metavar="ID", help="repository on the hub (default: the model's own)"
+    )
+    source.add_argument(
+        "--seed",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="random seed of the initialisation, without a checkpoint (default: 0)",
+    )
     result.add_argument("--num-classes", type=positive, metavar="N")
     result.add_argument("--in-chans", type=positive, metavar="N")
-    result.add_argument("--img-size", type=positive, metavar="N", help="for models that are built for one image size")
+    result.add_argument(
+        "--img-size", type=positive, metavar="N", help="image size, for models that are built for a fixed one"
+    )
     result.add_argument("--output", type=Path, required=True, metavar="DIR")
-    result.add_argument("--eval-only", action="store_true", help="do not compare in training mode")
-    result.add_argument("--keep-unproved", action="store_true", help="write a draft that is not aligned, marked so")
-    result.add_argument("--overwrite", action="store_true", help="replace the port that is there")
-    result.add_argument("--json", type=Path, metavar="FILE", help="also write the report of the proof here")
+    result.add_argument("--eval-only", action="store_true", help="skip the comparison in training mode")
+    result.add_argument(
+        "--keep-unproved", action="store_true", help="also write a port that is not aligned, marked as a draft"
+    )
+    result.add_argument("--overwrite", action="store_true", help="replace an existing port")
+    result.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON here")
     result.add_argument("--html", type=Path, metavar="FILE")
     return result
 

@@ -84,24 +84,36 @@ class ConvertOptions(PreprocessingOptions):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("timm2paddle", __doc__)
-    result.add_argument("--model", required=True, help="a DLA by timm's name, a port's folder, or 'all'")
+    result.add_argument("--model", required=True, help="DLA name, port folder, or 'all'")
     source = result.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", metavar="FILE", help=".safetensors, .pth, .pth.tar, .pt or .bin")
+    source.add_argument("--checkpoint", metavar="FILE", help="timm weights: .safetensors, .pth, .pth.tar, .pt or .bin")
     source.add_argument(
-        "--hub", metavar="ID", nargs="?", const="", help="timm/NAME on the hub; default: the model's own"
+        "--hub", metavar="ID", nargs="?", const="", help="repository on the hub, timm/NAME (default: the model's own)"
     )
     source.add_argument(
-        "--seed", type=natural, metavar="N", help="no checkpoint: timm's initialisation under this seed"
+        "--seed",
+        type=natural,
+        metavar="N",
+        help="use timm's initialisation with this random seed instead of a checkpoint",
     )
-    result.add_argument("--output", required=True, help=".pdparams or .safetensors; a folder with --model all")
-    result.add_argument("--use-ema", action="store_true", help="take the averaged weights of a training checkpoint")
-    result.add_argument("--num-classes", type=positive, metavar="N", help="classes wanted; others get a new head")
-    result.add_argument("--in-chans", type=positive, metavar="N", help="input channels wanted; the stem is adapted")
     result.add_argument(
-        "--key-map", metavar="FILE", help="of a port's checkpoint with other names than the reference's"
+        "--output", required=True, help="file to write: .pdparams or .safetensors; a folder with --model all"
     )
-    result.add_argument("--json", metavar="FILE.json", help="write what was done, or why it was refused")
-    result.add_argument("--no-verify", action="store_true", help="do not run both models")
+    result.add_argument(
+        "--use-ema", action="store_true", help="use the averaged (EMA) weights of a training checkpoint"
+    )
+    result.add_argument(
+        "--num-classes",
+        type=positive,
+        metavar="N",
+        help="number of classes; the head is new if the checkpoint has another number",
+    )
+    result.add_argument(
+        "--in-chans", type=positive, metavar="N", help="number of input channels; the first convolution is adapted"
+    )
+    result.add_argument("--key-map", metavar="FILE", help="key map for a checkpoint with other tensor names")
+    result.add_argument("--json", metavar="FILE.json", help="write a report of the conversion as JSON")
+    result.add_argument("--no-verify", action="store_true", help="skip running and comparing both models")
     add_preprocessing(result)
     return result
 

@@ -46,17 +46,23 @@ def parser() -> argparse.ArgumentParser:
     add_subject(result)
     add_data(result, required=False)
     labels = result.add_argument_group("labels")
-    labels.add_argument("--real-labels", metavar="real.json", help="reassessed labels (ReaL) for ImageNet's val images")
+    labels.add_argument("--real-labels", metavar="real.json", help="ReaL labels for the ImageNet validation set")
     labels.add_argument(
-        "--valid-labels", metavar="FILE", help="classes of the model that the data has, one a line (ImageNet-A, -R)"
+        "--valid-labels",
+        metavar="FILE",
+        help="file with the classes that occur in the data, one per line (for ImageNet-A, -R)",
     )
     output = result.add_argument_group("output")
-    output.add_argument("--compare-published", action="store_true", help="print the difference to timm's number")
-    output.add_argument("--predictions", metavar="FILE", help="one row a sample: .csv or .jsonl")
-    output.add_argument("--per-class", metavar="FILE", help="one row a class: .csv or .jsonl")
-    output.add_argument("--confusion", metavar="FILE.csv", help="the confusion matrix; a .png is written beside it")
-    output.add_argument("--json", metavar="FILE.json", help="the figures and what they were measured with")
-    result.add_argument("--flip", action="store_true", help="average each image with its mirror image")
+    output.add_argument(
+        "--compare-published", action="store_true", help="print the difference to the accuracy published by timm"
+    )
+    output.add_argument("--predictions", metavar="FILE", help="write one row per sample: .csv or .jsonl")
+    output.add_argument("--per-class", metavar="FILE", help="write one row per class: .csv or .jsonl")
+    output.add_argument("--confusion", metavar="FILE.csv", help="write the confusion matrix, and a .png beside it")
+    output.add_argument("--json", metavar="FILE.json", help="write the results and the settings")
+    result.add_argument(
+        "--flip", action="store_true", help="average the predictions of each image and its mirror image"
+    )
     return result
 
 

@@ -77,20 +77,36 @@ class ExportOptions(PreprocessingOptions):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("export", __doc__)
-    result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
+    result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL} (default: from the checkpoint's manifest)")
     result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
-    result.add_argument("--output", required=True, metavar="FOLDER", help="the folder to make")
-    result.add_argument("--format", action="append", choices=FORMATS, help="may be repeated; default: inference")
-    result.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
-    result.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
-    result.add_argument("--int8", action="store_true", help="quantise; the format is then onnx")
-    result.add_argument("--calibration", metavar="DATA", help="images that int8 is calibrated on: as for evaluation")
-    result.add_argument("--check", metavar="DATA", default="none", help="images to check on; none: seeded noise")
-    result.add_argument("--images", type=positive, default=512, metavar="N", help="to take of DATA at most (512)")
+    result.add_argument("--output", required=True, metavar="FOLDER", help="output folder")
     result.add_argument(
-        "--max-loss", type=finite, default=5.0, metavar="POINTS", help="of top-1, beyond which int8 is refused (5)"
+        "--format", action="append", choices=FORMATS, help="export format; may be repeated (default: inference)"
     )
-    result.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+    result.add_argument(
+        "--num-classes", type=positive, metavar="N", help="expected number of classes; other weights are refused"
+    )
+    result.add_argument(
+        "--classes", metavar="FILE", help="file with one class name per line, in the order of the labels"
+    )
+    result.add_argument("--int8", action="store_true", help="quantise to int8 (ONNX only)")
+    result.add_argument(
+        "--calibration", metavar="DATA", help="calibration images for int8: class folders, list file, or tar shards"
+    )
+    result.add_argument(
+        "--check", metavar="DATA", default="none", help="images for the check of the export (default: seeded noise)"
+    )
+    result.add_argument(
+        "--images", type=positive, default=512, metavar="N", help="largest number of images to read (default: 512)"
+    )
+    result.add_argument(
+        "--max-loss",
+        type=finite,
+        default=5.0,
+        metavar="POINTS",
+        help="largest top-1 loss of int8 in points (default: 5)",
+    )
+    result.add_argument("--overwrite", action="store_true", help="replace an existing export")
     add_preprocessing(result)
     return result
 
@@ -130,9 +146,7 @@ def export(options: ExportOptions) -> list[str]:
     return [str(agreement) for agreement in agreements]
 
 
-def _int8(
-    options: ExportOptions, layer: Any, wanted: Wanted, calibration: Images, images: Images | None
-) -> list[str]:
+def _int8(options: ExportOptions, layer: Any, wanted: Wanted, calibration: Images, images: Images | None) -> list[str]:
     from paddle_dla.exporting.export_int8 import export_int8
 
     if images is None:
@@ -158,9 +172,7 @@ def held_out(data: Images) -> tuple[Images, Images]:
     images, labels = data
     apart = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
     if not apart.any():
-        raise WrongValue(
-            f"{len(images)} images are too few to calibrate on and to measure on; pass --check"
-        )
+        raise WrongValue(f"{len(images)} images are too few to calibrate on and to measure on; pass --check")
     return (images[~apart], labels[~apart]), (images[apart], labels[apart])
 
 

@@ -78,10 +78,10 @@ class FeaturesOptions(DataOptions, PreprocessingOptions):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("features", __doc__)
-    result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint")
+    result.add_argument("--model", metavar="NAME|PORT", help=f"{MODEL} (default: from the checkpoint's manifest)")
     result.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
-    result.add_argument("--output", required=True, metavar="FILE", help=".npy or .parquet")
-    result.add_argument("--threads", type=threads, metavar="N", help="default: all usable cores")
+    result.add_argument("--output", required=True, metavar="FILE", help="file to write: .npy or .parquet")
+    result.add_argument("--threads", type=threads, metavar="N", help="number of threads (default: all usable cores)")
     add_data(result)
     add_preprocessing(result)
     return result

@@ -55,8 +55,13 @@ class InfoOptions(PreprocessingOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = CommandParser("info", __doc__)
-    parser.add_argument("subject", nargs="?", metavar="MODEL|PORT|CHECKPOINT|EXPORT", help="default: all")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "subject",
+        nargs="?",
+        metavar="MODEL|PORT|CHECKPOINT|EXPORT",
+        help="model, port folder, checkpoint or export (default: list all models)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_preprocessing(parser)
     options = options_of(InfoOptions, parser.parse_args(argv))
     try:

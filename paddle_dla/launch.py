@@ -68,16 +68,28 @@ class LaunchOptions:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("launch", __doc__)
-    result.add_argument("--nproc", type=threads, metavar="N", help="processes on this machine (its GPUs, else 1)")
-    result.add_argument("--nnodes", type=positive, default=1, metavar="N", help="machines (1); the same on each")
-    result.add_argument("--master", type=address, metavar="IP:PORT", help="of one of the machines, the same on each")
-    result.add_argument("--node-ip", metavar="IP", help="of this machine, as the others see it")
     result.add_argument(
-        "--hang-timeout", type=finite, default=600.0, metavar="S", help="seconds; 0: wait for ever (600)"
+        "--nproc", type=threads, metavar="N", help="processes on this machine (default: one per GPU, or 1)"
     )
-    result.add_argument("--logs", metavar="DIR", help="for this launch's folder of logs (logs in train.output or here)")
-    result.add_argument("program", metavar="train|evaluate|SCRIPT", help="a command of paddle-dla, or a Python file")
-    result.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
+    result.add_argument(
+        "--nnodes", type=positive, default=1, metavar="N", help="number of machines, the same on each (default: 1)"
+    )
+    result.add_argument(
+        "--master", type=address, metavar="IP:PORT", help="address and port of one machine, the same on each"
+    )
+    result.add_argument("--node-ip", metavar="IP", help="address of this machine, as the others see it")
+    result.add_argument(
+        "--hang-timeout",
+        type=finite,
+        default=600.0,
+        metavar="S",
+        help="seconds after which a silent rank counts as hung; 0: never (default: 600)",
+    )
+    result.add_argument(
+        "--logs", metavar="DIR", help="folder for logs (default: logs in train.output or in the current folder)"
+    )
+    result.add_argument("program", metavar="train|evaluate|SCRIPT", help="command of paddle-dla, or a Python file")
+    result.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the program")
     return result
 
 

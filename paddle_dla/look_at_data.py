@@ -256,27 +256,37 @@ def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocess
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("look-at-data", __doc__)
-    result.add_argument("--config", metavar="FILE", help="of a training, whose first batch is looked at")
+    result.add_argument("--config", metavar="FILE", help="recipe of a training; draws its first batch")
     result.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    result.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, a list file, or shards")
-    result.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
-    result.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
-    result.add_argument("--model", metavar="NAME", help=f"timm's name ({DEFAULT_MODEL})")
-    result.add_argument("--checkpoint", metavar="FILE", help="a converted file, whose preprocessing is recorded")
-    result.add_argument("--images", type=positive, default=36, metavar="N", help="how many, at most (36)")
-    result.add_argument("--columns", type=positive, metavar="N", help="images in a row")
-    result.add_argument("--shuffle", type=natural, metavar="SEED", help="draw them at random instead of the first")
-    result.add_argument("--output", default="batch.png", metavar="FILE.png", help="where the picture goes (batch.png)")
+    result.add_argument("--data", metavar="DIR|LIST|TAR", help="class folders, list file, or tar shards")
+    result.add_argument(
+        "--data-root", metavar="DIR", help="folder of the files in a list file (default: the list's own)"
+    )
+    result.add_argument(
+        "--classes", metavar="FILE", help="file with one class name per line, in the order of the labels"
+    )
+    result.add_argument("--model", metavar="NAME", help=f"model name (default: {DEFAULT_MODEL})")
+    result.add_argument("--checkpoint", metavar="FILE", help="converted weights; their recorded preprocessing is used")
+    result.add_argument(
+        "--images", type=positive, default=36, metavar="N", help="largest number of images (default: 36)"
+    )
+    result.add_argument("--columns", type=positive, metavar="N", help="images per row")
+    result.add_argument(
+        "--shuffle", type=natural, metavar="SEED", help="choose images at random with this seed (default: the first)"
+    )
+    result.add_argument("--output", default="batch.png", metavar="FILE.png", help="file to write (default: batch.png)")
     add_preprocessing(result)
     training = result.add_argument_group("training", "with --train")
-    training.add_argument("--train", action="store_true", help="random crops, flips, colours, and what else is named")
-    training.add_argument("--auto-augment", metavar="POLICY", help="timm's string, for example rand-m9-mstd0.5-inc1")
-    training.add_argument("--re-prob", type=finite, default=0.0, metavar="P", help="probability of random erasing (0)")
+    training.add_argument("--train", action="store_true", help="augment as in training")
+    training.add_argument("--auto-augment", metavar="POLICY", help="timm policy, such as rand-m9-mstd0.5-inc1")
     training.add_argument(
-        "--mixup", type=finite, default=0.0, metavar="ALPHA", help="of the Beta distribution (0: off)"
+        "--re-prob", type=finite, default=0.0, metavar="P", help="probability of random erasing (default: 0)"
     )
-    training.add_argument("--cutmix", type=finite, default=0.0, metavar="ALPHA", help="likewise (0: off)")
-    training.add_argument("--seed", type=natural, default=0, help="of the augmentation (0)")
+    training.add_argument("--mixup", type=finite, default=0.0, metavar="ALPHA", help="alpha of mixup (default: 0, off)")
+    training.add_argument(
+        "--cutmix", type=finite, default=0.0, metavar="ALPHA", help="alpha of CutMix (default: 0, off)"
+    )
+    training.add_argument("--seed", type=natural, default=0, help="random seed of the augmentation (default: 0)")
     return result
 
 

@@ -44,12 +44,12 @@ def add_preprocessing(to: argparse.ArgumentParser) -> None:
     """The options of ``PreprocessingOptions``."""
     group = to.add_argument_group("preprocessing", "default: what the weights were published or converted with")
     group.add_argument(
-        "--input-size", type=positive, nargs="+", metavar="N", help="side, or height and width, in pixels"
+        "--input-size", type=positive, nargs="+", metavar="N", help="image side, or height and width, in pixels"
     )
-    group.add_argument("--crop-pct", type=float, metavar="X", help="share of the resized short side that is kept")
+    group.add_argument("--crop-pct", type=float, metavar="X", help="fraction of the resized short side that is kept")
     group.add_argument("--interpolation", choices=INTERPOLATIONS)
-    group.add_argument("--mean", type=float, nargs="+", metavar="X", help="of each channel, on the scale of [0, 1]")
-    group.add_argument("--std", type=float, nargs="+", metavar="X", help="of each channel, on the scale of [0, 1]")
+    group.add_argument("--mean", type=float, nargs="+", metavar="X", help="per channel, for pixels in [0, 1]")
+    group.add_argument("--std", type=float, nargs="+", metavar="X", help="per channel, for pixels in [0, 1]")
 
 
 def chosen_preprocessing(options: PreprocessingOptions, base: Preprocessing) -> Preprocessing:
@@ -94,19 +94,37 @@ def add_data(to: argparse.ArgumentParser, required: bool = True) -> None:
     """The options of ``DataOptions``; ``required``: whether there must be a ``--data``."""
     group = to.add_argument_group("data")
     group.add_argument(
-        "--data", required=required, metavar="DIR|LIST|TAR", help="class folders, a list file, or shards"
-    )
-    group.add_argument("--data-root", metavar="DIR", help="where the files of a list lie, if not beside it")
-    group.add_argument(
-        "--batch-size", type=positive, default=DataOptions.batch_size, metavar="N", help="images a step and rank (64)"
+        "--data", required=required, metavar="DIR|LIST|TAR", help="class folders, list file, or tar shards"
     )
     group.add_argument(
-        "--workers", type=workers, default=usable_threads(), metavar="N", help="processes that read images"
+        "--data-root", metavar="DIR", help="folder of the files in a list file (default: the list's own)"
     )
-    group.add_argument("--max-skipped", type=natural, default=0, metavar="N", help="damaged images to leave out (0)")
-    group.add_argument("--log-interval", type=positive, default=10, metavar="N", help="steps between two lines (10)")
     group.add_argument(
-        "--timeout", type=seconds, default=DataOptions.timeout, metavar="S", help="seconds for one image (120)"
+        "--batch-size",
+        type=positive,
+        default=DataOptions.batch_size,
+        metavar="N",
+        help="images per step and rank (default: 64)",
+    )
+    group.add_argument(
+        "--workers", type=workers, default=usable_threads(), metavar="N", help="number of processes that load images"
+    )
+    group.add_argument(
+        "--max-skipped",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="largest number of damaged images to skip (default: 0)",
+    )
+    group.add_argument(
+        "--log-interval", type=positive, default=10, metavar="N", help="steps between two log lines (default: 10)"
+    )
+    group.add_argument(
+        "--timeout",
+        type=seconds,
+        default=DataOptions.timeout,
+        metavar="S",
+        help="seconds to wait for one image (default: 120)",
     )
 
 
@@ -122,7 +140,13 @@ def add_config(to: argparse.ArgumentParser, required: bool = False, what: str = 
     """The options of ``ConfigOptions``."""
     to.add_argument("--config", "-c", required=required, metavar="FILE", help=f"{what}, such as configs/dla60.yaml")
     to.add_argument(
-        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change in it"
+        "--override",
+        "-o",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options to override in the config",
     )
 
 

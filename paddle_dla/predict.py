@@ -61,10 +61,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("images", nargs="+", metavar="IMAGE|DIR|GLOB")
     add_subject(result)
     output = result.add_argument_group("output")
-    output.add_argument("--topk", type=positive, default=5, metavar="N", help="classes of each image (5)")
+    output.add_argument(
+        "--topk", type=positive, default=5, metavar="N", help="number of classes per image (default: 5)"
+    )
     output.add_argument("--format", choices=WRITERS, default="table")
-    output.add_argument("--output", metavar="FILE", help="write there instead of printing")
-    output.add_argument("--montage", metavar="FILE.png", help="a picture of the images with their classes")
+    output.add_argument("--output", metavar="FILE", help="file to write (default: print)")
+    output.add_argument("--montage", metavar="FILE.png", help="write a montage of the images and their classes")
     return result
 
 

@@ -14,8 +14,8 @@ from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED
 from paddle_dla.options import PreprocessingOptions, add_preprocessing, chosen_preprocessing, positive, threads
 from paddle_dla.preprocessing import Preprocessing
 
-MODEL = "a DLA by timm's name, a port's folder, or package.module:function"
-CHECKPOINT = "converted, or timm's; default: timm's own, from the hub, or the port's"
+MODEL = "DLA name, port folder, or package.module:function"
+CHECKPOINT = "converted or timm weights (default: timm's from the hub, or the port's own)"
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,21 @@ def add_subject(to: argparse.ArgumentParser) -> None:
     """The options of ``SubjectOptions``."""
     group = to.add_argument_group("model")
     group.add_argument(
-        "--model", metavar="NAME|PORT", help=f"{MODEL}; known from a DLA's converted checkpoint, or an export"
+        "--model", metavar="NAME|PORT", help=f"{MODEL} (default: from the checkpoint's manifest or the export)"
     )
     group.add_argument("--checkpoint", metavar="FILE", help=CHECKPOINT)
-    group.add_argument("--export", metavar="FOLDER", help="what paddle-dla export wrote, instead of a checkpoint")
-    group.add_argument("--num-classes", type=positive, metavar="N", help="refuse weights with another number")
-    group.add_argument("--classes", metavar="FILE", help="class names, one a line, in the order of the labels")
+    group.add_argument("--export", metavar="FOLDER", help="exported model, instead of a checkpoint")
+    group.add_argument(
+        "--num-classes", type=positive, metavar="N", help="expected number of classes; other weights are refused"
+    )
+    group.add_argument(
+        "--classes", metavar="FILE", help="file with one class name per line, in the order of the labels"
+    )
     group.add_argument(
         "--engine", choices=(AUTO, *ENGINES), default=SubjectOptions.engine,
-        help="what runs the model (auto: the fastest that is installed and ranks the first images as Paddle does)",
+        help="inference engine (auto: the fastest installed one whose predictions match Paddle's on the first batch)",
     )  # fmt: skip
-    group.add_argument("--threads", type=threads, metavar="N", help="of the engine; default: all usable cores")
+    group.add_argument("--threads", type=threads, metavar="N", help="threads of the engine (default: all usable cores)")
     add_preprocessing(to)
 
 

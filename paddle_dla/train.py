@@ -44,11 +44,17 @@ def parser() -> argparse.ArgumentParser:
     result = CommandParser("train", __doc__)
     result.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
     result.add_argument(
-        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"
+        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to override"
     )
-    result.add_argument("--output", metavar="DIR", help="for checkpoints, logs and the resolved config (train.output)")
     result.add_argument(
-        "--resume", metavar="auto|never|PATH", help="auto: from the last checkpoint in the output folder, if any"
+        "--output",
+        metavar="DIR",
+        help="output folder for checkpoints, logs and the resolved config (default: train.output)",
+    )
+    result.add_argument(
+        "--resume",
+        metavar="auto|never|PATH",
+        help="auto: resume from the last checkpoint in the output folder, if there is one",
     )
     return result
 

@@ -41,14 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("config", __doc__)
     parser.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
     parser.add_argument(
-        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to change"
+        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to override"
     )
     parser.add_argument(
         "--images",
         type=positive,
         default=IMAGENET_IMAGES,
         metavar="N",
-        help="images an epoch, for the cost (ImageNet's)",
+        help="images per epoch, for the cost estimate (default: ImageNet's)",
     )
     return parser
 

@@ -289,9 +289,9 @@ def main() -> int:
     """The script: returns 0, or 1 where an image could not be read."""
     parser = argparse.ArgumentParser(description="Classify images with the network in this folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
-    parser.add_argument("--engine", choices=ENGINES, help="default: the first that is there and installed")
+    parser.add_argument("--engine", choices=ENGINES, help="engine (default: the first that is installed)")
     parser.add_argument("--threads", type=threads, default=usable_threads(), metavar="N")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = parser.parse_args()
     folder = Path(__file__).resolve().parent
     record = read_record(folder)

@@ -128,7 +128,10 @@ def _inexact_weight(expected: np.ndarray, actual: np.ndarray) -> str:
         return words
     if np.array_equal(np.sort(expected, axis=None), np.sort(actual, axis=None)):
         return "the same values in another order (permuted)"
-    return f"{int((expected != actual).sum())} of {expected.size} elements are others"
+    differing = int((expected != actual).sum())
+    if differing == expected.size > 1:
+        return f"all {expected.size} elements differ; were the weights loaded?"
+    return f"{differing} of {expected.size} elements differ"
 
 
 # --- what isolated layers did ---------------------------------------------------------------------------------------

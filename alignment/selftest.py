@@ -29,7 +29,6 @@ fault is found and nine of ten in the right layer; 1 not; 2 usage.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +39,7 @@ import numpy as np
 import paddle
 import torch
 
+from alignment.engine.borrowed import refuse_swapped
 from alignment.engine.judging.error import compare
 from alignment.engine.records.tape import ROOT
 from alignment.engine.result import FORWARD, Result
@@ -55,7 +55,9 @@ from convert.conversion import convert_source
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError, WrongValue
+from paddle_dla.models.registry import import_named, users_code
 from paddle_dla.models.variants import VARIANTS, resolve_name
+from paddle_dla.options import positive
 from paddle_dla.terminal import run_command
 
 MODELS = ("dla34", "dla46x_c", "dla60", "dla60_res2net")
@@ -181,16 +183,23 @@ class DlaBench(Bench):
 
 
 def pair_bench(place: str) -> Bench:
-    """The pair that a function returns, given as ``package.module:function``. Raises ``ValueError`` for another text.
+    """The pair that a function returns, given as ``package.module:function``.
 
-    Modules are looked for in the current folder, too.
+    Modules are looked for in the current folder, too. Raises ``ModelError`` where it is not found, raises anything or
+    ends the program, and where its port does; ``WrongValue`` where it returns something else.
     """
-    module, _, function = place.partition(":")
-    if not (module and function):
-        raise WrongValue(f"--pair takes package.module:function, got {place!r}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    return Bench(function, "as given", getattr(importlib.import_module(module), function)())
+    function = import_named(place)[1]
+    if not callable(function):
+        raise WrongValue(f"{place} is a {type(function).__name__}, not a function that returns a pair")
+    with users_code(place):
+        pair = function()
+    try:
+        reference, port, inputs = pair
+        refuse_swapped(reference, port)
+    except (TypeError, ValueError) as error:
+        raise WrongValue(f"{place} returns no torch module, Paddle layer and inputs: {error}") from error
+    with users_code(f"the port of {place}"):
+        return Bench(place.partition(":")[2], "as given", (reference, port, inputs))
 
 
 def judged(bench: Bench, fault: Fault, layers: Sequence[str], result: Result) -> Outcome:
@@ -280,7 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     usage.add_argument("--model", nargs="+", help=f"timm's names, or all (default: {' '.join(MODELS)})")
     usage.add_argument("--pair", nargs="+", metavar="MODULE:FUNCTION", help="functions that return ports of your own")
     usage.add_argument("--fault", nargs="+", metavar="NAME", help="of alignment.faults.catalogue (default: all)")
-    usage.add_argument("--seeds", type=int, default=1, help="how many sets of weights of each kind (default 1)")
+    usage.add_argument("--seeds", type=positive, default=1, help="how many sets of weights of each kind (default 1)")
     usage.add_argument("--clean", action="store_true", help="correct ports only: is there a false alarm?")
     return usage
 
@@ -293,8 +302,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage.error("--clean makes no fault; leave out --fault")
     if args.pair and args.model:
         usage.error("--model and --pair exclude each other")
-    if args.seeds < 1:
-        usage.error("--seeds must be at least 1")
     use_vector_kernels()
     try:
         faults = [*map(by_name, args.fault)] if args.fault else [] if args.clean else None

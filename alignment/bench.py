@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import numpy as np
 import paddle
 import torch
 
+from alignment.engine.borrowed import refuse_swapped
 from alignment.engine.judging.error import compare
 from alignment.engine.records.tape import ROOT
 from alignment.engine.result import FORWARD, Result
@@ -26,6 +25,7 @@ from alignment.faults.targets import NotApplicable
 from alignment.pairs import build_pair, seeded_source
 from convert.conversion import convert_source
 from paddle_dla.errors import WrongValue
+from paddle_dla.models.registry import import_named, users_code
 
 SHAPE = (2, 3, 64, 64)  # B, C, H, W: small, and more than one value per channel at every level
 CAUSES = 0.9
@@ -149,16 +149,23 @@ class DlaBench(Bench):
 
 
 def pair_bench(place: str) -> Bench:
-    """The pair that a function returns, given as ``package.module:function``. Raises ``ValueError`` for another text.
+    """The pair that a function returns, given as ``package.module:function``.
 
-    Modules are looked for in the current folder, too.
+    Modules are looked for in the current folder, too. Raises ``ModelError`` where it is not found, raises anything or
+    ends the program, and where its port does; ``WrongValue`` where it returns something else.
     """
-    module, _, function = place.partition(":")
-    if not (module and function):
-        raise WrongValue(f"--pair takes package.module:function, got {place!r}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    return Bench(function, "as given", getattr(importlib.import_module(module), function)())
+    function = import_named(place)[1]
+    if not callable(function):
+        raise WrongValue(f"{place} is a {type(function).__name__}, not a function that returns a pair")
+    with users_code(place):
+        pair = function()
+    try:
+        reference, port, inputs = pair
+        refuse_swapped(reference, port)
+    except (TypeError, ValueError) as error:
+        raise WrongValue(f"{place} returns no torch module, Paddle layer and inputs: {error}") from error
+    with users_code(f"the port of {place}"):
+        return Bench(place.partition(":")[2], "as given", (reference, port, inputs))
 
 
 def judged(bench: Bench, fault: Fault, layers: Sequence[str], result: Result) -> Outcome:

@@ -39,7 +39,7 @@ from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError
 from paddle_dla.models.variants import VARIANTS, resolve_name
-from paddle_dla.options import options_of
+from paddle_dla.options import options_of, positive
 from paddle_dla.terminal import run_command
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="faults to inject, by their names in alignment.faults.catalogue (default: all)",
     )
-    usage.add_argument("--seeds", type=int, default=1, help="number of weight sets of each kind (default: 1)")
+    usage.add_argument("--seeds", type=positive, default=1, help="number of weight sets of each kind (default: 1)")
     usage.add_argument("--clean", action="store_true", help="inject no fault: check correct ports for false alarms")
     return usage
 
@@ -96,8 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage.error("--clean makes no fault; leave out --fault")
     if options.pair and options.model:
         usage.error("--model and --pair exclude each other")
-    if options.seeds < 1:
-        usage.error("--seeds must be at least 1")
     use_vector_kernels()
     try:
         found = run(options, lambda text: print(text, file=sys.stderr, flush=True))

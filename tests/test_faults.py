@@ -1,5 +1,7 @@
 """Every fault of the catalogue is found, in the right layer, as the right kind; and causes are what they are called."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -209,6 +211,32 @@ def test_the_script_takes_pairs_and_refuses_what_is_none(capsys):
         with pytest.raises(SystemExit) as stopped:
             selftest.main(["--pair", *arguments])
         assert stopped.value.code == 2
+
+
+PAIRS = """
+import numpy as np, paddle, torch
+
+def ends(): raise SystemExit(0)
+def raises(): raise RuntimeError("a")
+def nothing(): return None
+def swapped(): return paddle.nn.Linear(2, 2), torch.nn.Linear(2, 2), np.ones((1, 2), np.float32)
+class Ending(paddle.nn.Layer):
+    def forward(self, x): raise SystemExit(0)
+def port_ends(): return torch.nn.Linear(2, 2), Ending(), np.ones((1, 2), np.float32)
+number = 3
+"""
+
+
+@pytest.mark.parametrize("name", ["ends", "raises", "nothing", "swapped", "port_ends", "number", "missing"])
+def test_a_pair_that_is_none_is_no_success(name, tmp_path, monkeypatch, capsys):
+    from alignment import selftest
+
+    (tmp_path / "no_pairs.py").write_text(PAIRS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        selftest.main(["--pair", f"no_pairs:{name}", "--clean"])
+    sys.modules.pop("no_pairs", None)
+    assert stopped.value.code == 2 and name in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- causes ---------------------------------------------------------------------------------------------------------

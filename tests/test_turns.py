@@ -100,6 +100,44 @@ def test_a_writer_that_is_stopped_is_an_error_and_not_waited_for(tmp_path, monke
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("failing", [1, 2])
+def test_where_one_of_a_pair_cannot_be_put_in_place_both_are_as_they_were(there, failing, tmp_path, monkeypatch):
+    files = tmp_path / "a.npy", tmp_path / "a.csv"
+    for file in files if there else ():
+        file.write_text("old")
+    replace, calls = os.replace, []
+
+    def fails(source, target):
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(CheckpointError), atomic_paths(*files) as parts:
+        for part in parts:
+            part.write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == (
+        {"a.npy": "old", "a.csv": "old"} if there else {}
+    )
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_pair_is_replaced_and_leaves_nothing_beside_it(links, tmp_path, monkeypatch):
+    def refused(source, target):
+        raise OSError(1, "Operation not permitted")  # FAT has no hard links
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    files = tmp_path / "a.npy", tmp_path / "a.csv"
+    for content in ("old", "new"):
+        with atomic_paths(*files) as parts:
+            for part in parts:
+                part.write_text(content)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.npy": "new", "a.csv": "new"}
+
+
 def test_a_file_system_without_locks_holds_nobody_up(tmp_path, monkeypatch):
     def refused(descriptor, operation):
         raise OSError(9, "Bad file descriptor")  # NFS, for a folder

@@ -26,6 +26,7 @@ AMBIGUOUS = {"copy", "move", "rename", "replace"}
 # file:function -> why what it writes need not appear whole, or who makes it so
 ALLOWED = {
     "paddle_dla/storage/destination.py:put": "the writer itself: the one rename",
+    "paddle_dla/storage/destination.py:put_back": "the writer itself: the old file, where another of a pair fails",
     "paddle_dla/storage/destination.py:_opened": "the writer itself: a device or a pipe",
     "paddle_dla/storage/destination.py:refuse_unreplaceable": "what the system refuses in any case",
     "paddle_dla/storage/folders.py:atomic_folder": "the writer itself: the old folder is set aside",
@@ -62,7 +63,7 @@ ALLOWED = {
     "paddle_dla/launch.py:own_folder": "a link for people, made beside it and renamed",
     "paddle_dla/launching/ranks.py:guard": "a lock, which holds nothing",
     "paddle_dla/training/hold.py:take": "a lock; what it holds is for people, and goes with it",
-    "paddle_dla/exporting/runner.py:read_file": "opens for reading",
+    "paddle_dla/exporting/runner.py:open_regular": "opens for reading",
     "paddle_dla/launching/one_rank.py:run": "what a process prints, as it prints it",
     "paddle_dla/data/crew.py:_write": "a file in memory, without a name",
     "paddle_dla/data/shard_tar.py:_opened": "opens for reading",

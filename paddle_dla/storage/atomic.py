@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,7 +51,7 @@ def is_left_behind(pid: str) -> bool:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove the hidden files that killed writers of ``target`` left behind, and the folders that tried its place."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.part")
+    ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(?:part|kept)")
     for name in os.listdir(target.parent):
         found = ours.fullmatch(name)
         if found and is_left_behind(found[1]):
@@ -80,7 +80,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
     """The same for files that belong together: none is put in place before all have reached the disk.
 
-    Of two processes that write the same files, one puts all of its own in place, and then the other.
+    Of two processes that write the same files, one puts all of its own in place, and then the other. Where one cannot
+    be put in place, those before it are as they were.
     """
     named = " and ".join(map(os.fspath, paths))
     parts: list[Path] = []
@@ -94,14 +95,28 @@ def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
                 reach_disk(part)
             if len(parts) > 1:
                 stack.enter_context(in_turn(place.file for place in places if not place.stream))
-            for place, part in zip(places, parts):
-                place.put(part)
+            _put(places, parts)
     except OSError as error:
         raise write_error(named, error) from error
     finally:
         for part in parts:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def _put(places: Sequence[Destination], parts: Sequence[Path]) -> None:
+    """Put every part in place, or none, as far as the system lets what was there be put back."""
+    with ExitStack() as undone:
+        for number, (place, part) in enumerate(zip(places, parts), 1):
+            if number == len(parts) or place.stream:
+                place.put(part)
+                continue
+            kept = place.kept()
+            undone.callback(place.put_back, kept)
+            place.put(part)
+        for place in places:
+            place.forget()
+        undone.pop_all()
 
 
 def reach_disk(path: Path) -> None:

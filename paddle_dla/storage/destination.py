@@ -82,6 +82,39 @@ class Destination:
                 shutil.copymode(self.file, part)
             os.replace(part, self.file)
 
+    def kept(self) -> bool | None:
+        """Keep what stands at the destination under a hidden name; whether anything does.
+
+        ``None`` where a file system without hard links cannot keep it.
+        """
+        if not self.file.exists():
+            return False
+        try:
+            self.forget()
+            os.link(self.file, self._kept)
+        except OSError:
+            return None
+        return True
+
+    def put_back(self, kept: bool | None) -> None:
+        """Make what was ``kept`` that of the destination again, or nothing where nothing was."""
+        with suppress(OSError):
+            if kept:
+                os.replace(self._kept, self.file)
+                self.forget()  # a rename onto the same file does nothing
+            elif kept is not None:
+                self.file.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove what was kept."""
+        if not self.stream:
+            with suppress(OSError):
+                self._kept.unlink(missing_ok=True)
+
+    @property
+    def _kept(self) -> Path:
+        return self.file.with_name(f".{self.file.name}.{os.getpid()}.kept")
+
     def _opened(self) -> int:
         if self.descriptor is not None:
             sys.stdout.flush()

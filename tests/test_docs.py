@@ -8,13 +8,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+CHINESE = ".zh-CN.md"
+IN_BOTH = [page for page in PAGES if page.name.endswith(CHINESE)]
+FENCED = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#([^)\s]+))?\)")  # within the project: an address has a colon
 
 
+def code_blocks(page):
+    """The language and the text of each block that a page shows, without comments, which may be in its own language."""
+    blocks = FENCED.findall(page.read_text(encoding="utf-8"))
+    return [(language, re.sub(r"\s*#.*", "", block)) for _, language, block in blocks]
+
+
 def python_blocks(page):
-    """The Python that a page shows, without comments and empty lines, one text for each block."""
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [re.sub(r"\s*#.*", "", block) for block in blocks]
+    """The Python that a page shows, without comments, one text for each block."""
+    return [block for language, block in code_blocks(page) if language == "python"]
 
 
 def anchors(page):
@@ -38,6 +46,13 @@ def test_both_readmes_show_the_same_code_and_fit_on_two_screens():
     ours, theirs = map(python_blocks, pages)
     assert ours == theirs and len(ours) == 2
     assert all(len(page.read_text(encoding="utf-8").splitlines()) <= 120 for page in pages)
+
+
+@pytest.mark.any_paddle
+@pytest.mark.parametrize("page", IN_BOTH, ids=lambda page: page.name)
+def test_a_page_shows_the_same_code_in_both_languages(page):
+    english = page.with_name(page.name.replace(CHINESE, ".md"))
+    assert code_blocks(page) == code_blocks(english)
 
 
 @pytest.mark.torch

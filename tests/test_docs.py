@@ -40,6 +40,29 @@ def test_both_readmes_show_the_same_code_and_fit_on_two_screens():
     assert all(len(page.read_text(encoding="utf-8").splitlines()) <= 120 for page in pages)
 
 
+CHINESE = sorted(DOCS.glob("*.zh-CN.md"))
+
+
+def code_blocks(text):
+    """The code that a page shows, without comments, one text for each block."""
+    return [re.sub(r"\s+# .*", "", block) for block in re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE)]
+
+
+@pytest.mark.any_paddle
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_shows_the_code_of_the_english_one(page):
+    english = page.with_name(page.name.replace(".zh-CN", ""))
+    ours, theirs = (code_blocks(each.read_text(encoding="utf-8")) for each in (english, page))
+    assert ours == theirs
+
+
+@pytest.mark.any_paddle
+def test_code_that_differs_is_seen_and_comments_are_not():
+    text = "```console\n$ paddle-dla info    # a comment\n```\n"
+    assert code_blocks(text) == code_blocks(text.replace("a comment", "注释"))
+    assert code_blocks(text) != code_blocks(text.replace("info", "train"))
+
+
 @pytest.mark.torch
 def test_the_example_of_the_readme_prints_what_it_shows(capsys):
     exec(compile(python_blocks(ROOT / "README.md")[0], "README.md", "exec"), {})

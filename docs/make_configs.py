@@ -1,4 +1,4 @@
-"""Fill the tables of docs/configs.md from the schema: ``python docs/make_configs.py``. A test holds them together."""
+"""Fill the tables of docs/configs.md from the schema: ``python docs/make_configs.py``. A test compares them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ CONFIGS = PAGE.parent.parent / "configs"
 
 
 def recipe_table() -> str:
-    """One line a recipe: its file, what it says of itself, its model, its cost."""
+    """One row per recipe: its file, its purpose, its model and length, its cost."""
     rows = []
     for file in sorted((CONFIGS / "recipes").glob("*.yaml")):
         first, _, header = file.read_text(encoding="utf-8").partition("\n")
         images = int(re.search(r"x ([\d,]+) images", header)[1].replace(",", ""))
         config = load_config(file)
-        what = f"{config.model.name}, {config.total_epochs} epochs"
+        what = f"{config.model.name}, {config.total_epochs} epoch{'s' * (config.total_epochs > 1)}"
         what += "" if images == IMAGENET_IMAGES else f" of {images:,} images"
         rows.append(f"| `{file.stem}` | {first.lstrip('# ')} | {what} | {cost(config, images).macs:.3g} |\n")
-    return "| recipe | what | as it stands | MACs |\n| --- | --- | --- | --- |\n" + "".join(rows)
+    return "| recipe | purpose | default model and length | MACs |\n| --- | --- | --- | --- |\n" + "".join(rows)
 
 
 def filled(page: str) -> str:
-    """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` made anew."""
+    """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` regenerated."""
     parts = {"options": option_tables, "aliases": alias_table, "recipes": recipe_table}
     for name, make in parts.items():
         before, found, rest = page.partition(f"<!-- {name} -->\n")

@@ -1,4 +1,4 @@
-"""Fill the tables of docs/scaling.md: ``python docs/make_scaling.py``. A test holds them together.
+"""Fill the tables of docs/scaling.md: ``python docs/make_scaling.py``. A test compares them.
 
 For another model or machine: ``python docs/make_scaling.py --model dla102 --rate 497.28`` prints them instead.
 """
@@ -35,14 +35,14 @@ STORES = {"a SATA disk, 6 Gbit/s in 8b/10b": 6e9 * 8 / 10 / 8, "a file server at
 
 @dataclass(frozen=True)
 class Network:
-    """Elements that gradients have, and that only statistics have."""
+    """Number of trainable elements, and of elements in BatchNorm statistics."""
 
     parameters: int
     statistics: int
 
     @classmethod
     def of(cls, name: str) -> Network:
-        """Counted in the built model."""
+        """Count them in the built model."""
         model = create_model(name)
         elements = {key: math.prod(value.shape) for key, value in model.state_dict().items()}
         norms = [layer for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D)]
@@ -52,7 +52,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training by ``config`` on ``gpus`` GPUs, each of ``batch`` images a step, ``accumulation`` steps an update."""
+    """Training by ``config`` on ``gpus`` GPUs: ``batch`` images per step and GPU, ``accumulation`` steps per update."""
 
     gpus: int
     batch: int
@@ -79,131 +79,135 @@ class Plan:
 
     @property
     def reading(self) -> float:
-        """Bytes a second."""
+        """Bytes per second."""
         return self.images_a_second * IMAGENET_BYTES / IMAGENET_IMAGES
 
     @property
     def cores(self) -> float:
-        """Processor cores, over all machines."""
+        """Processor cores on all machines together."""
         return self.images_a_second / CORE_RATE
 
     @property
     def computing(self) -> float:
-        """Seconds of an update."""
+        """Seconds per update."""
         return self.batch * self.accumulation / self.rate
 
     @property
     def traffic(self) -> float:
-        """Bytes that each GPU sends, and receives, in an update: a ring all-reduce of float32 gradients."""
+        """Bytes that each GPU sends and receives per update: a ring all-reduce of float32 gradients."""
         return FLOAT * self.network.parameters * 2 * (self.gpus - 1) / self.gpus
 
     def exchange(self, bandwidth: float) -> float:
-        """Seconds of an update, at ``bandwidth`` bytes a second."""
+        """Seconds per update, at ``bandwidth`` bytes per second."""
         return self.traffic / bandwidth
 
     @property
     def hours(self) -> float:
-        """If nothing is ever waited for."""
+        """Hours if computation never waits."""
         return self.config.total_epochs * IMAGENET_IMAGES / self.images_a_second / 3600
 
     def hours_waiting(self, bandwidth: float) -> float:
-        """If the gradients travel after the computation and not during it."""
+        """Hours if the exchange does not overlap with the computation."""
         return self.updates * (self.computing + self.exchange(bandwidth)) / 3600
 
     @property
     def checkpoint(self) -> float:
-        """Bytes: weights, statistics, momentum, and the average if there is one."""
+        """Bytes: weights, statistics, momentum, and the moving average if there is one."""
         weights = self.network.parameters + self.network.statistics
         return FLOAT * (weights * (2 if self.config.ema.enabled else 1) + self.network.parameters)
 
     @property
     def checkpoint_interval(self) -> int:
-        """Updates from one checkpoint to the next, so that writing takes no more than its share of the time."""
+        """Updates between two checkpoints such that writing takes at most ``CHECKPOINT_SHARE`` of the time."""
         return math.ceil(self.checkpoint / DISK / (CHECKPOINT_SHARE * self.computing))
 
 
 Row = tuple[str, str, Callable[[Plan], str]]
 
 ROWS: tuple[Row, ...] = (
-    ("images a step and GPU", "`data.batch_size`", lambda p: f"{p.batch}"),
-    ("steps an update", "`train.grad_accum_steps`", lambda p: f"{p.accumulation}"),
+    ("images per step and GPU", "`data.batch_size`", lambda p: f"{p.batch}"),
+    ("steps per update", "`train.grad_accum_steps`", lambda p: f"{p.accumulation}"),
     ("global batch", "images x steps x GPUs", lambda p: f"{p.global_batch:,}"),
     ("learning rate", "`lr_base` x global batch / `lr_base_size`", lambda p: f"{p.learning_rate:g}"),
-    ("updates", "epochs x (images an epoch // global batch)", lambda p: f"{p.updates:,}"),
+    ("updates", "epochs x (images per epoch // global batch)", lambda p: f"{p.updates:,}"),
     ("images/s at most", "rate x GPUs", lambda p: f"{p.images_a_second:,.0f}"),
-    ("read from disk", "images/s x bytes an image", lambda p: f"{p.reading / 1e6:,.0f} MB/s"),
-    ("processor cores for decoding", "images/s / images a core", lambda p: f"{p.cores:,.1f}"),
-    ("shards a GPU, an epoch's worth", "shards / GPUs", lambda p: f"{shards() / p.gpus:,.1f}"),
-    ("computing, an update", "images x steps / rate", lambda p: f"{1e3 * p.computing:,.0f} ms"),
-    ("gradients, an update and GPU", "4 bytes x parameters x 2 (n - 1) / n", lambda p: f"{p.traffic / 1e6:,.1f} MB"),
-    ("... by PCIe 4.0 x16", "gradients / bandwidth", lambda p: f"{1e3 * p.exchange(PCIE):,.1f} ms"),
+    ("read from disk", "images/s x bytes per image", lambda p: f"{p.reading / 1e6:,.0f} MB/s"),
+    ("processor cores for decoding", "images/s / decoding speed", lambda p: f"{p.cores:,.1f}"),
+    ("shards per GPU and epoch", "shards / GPUs", lambda p: f"{shards() / p.gpus:,.1f}"),
+    ("computation per update", "images x steps / rate", lambda p: f"{1e3 * p.computing:,.0f} ms"),
+    ("gradients per update and GPU", "4 bytes x parameters x 2 (n - 1) / n", lambda p: f"{p.traffic / 1e6:,.1f} MB"),
+    ("exchange by PCIe 4.0 x16", "gradients / bandwidth", lambda p: f"{1e3 * p.exchange(PCIE):,.1f} ms"),
     *(
-        (f"... by {name}", "the same", lambda p, b=bandwidth: f"{1e3 * p.exchange(b):,.1f} ms")
+        (f"exchange by {name}", "gradients / bandwidth", lambda p, b=bandwidth: f"{1e3 * p.exchange(b):,.1f} ms")
         for name, bandwidth in ETHERNET.items()
     ),
-    ("hours, nothing waits", "epochs x images / (images/s)", lambda p: f"{p.hours:,.1f}"),
+    ("hours without waiting", "epochs x images / (images/s)", lambda p: f"{p.hours:,.1f}"),
     *(
         (
-            f"hours, exchange not hidden, {name}",
-            "updates x (computing + exchange)",
+            f"hours without overlap, {name}",
+            "updates x (computation + exchange)",
             lambda p, b=bandwidth: f"{p.hours_waiting(b):,.1f}",
         )
         for name, bandwidth in ETHERNET.items()
     ),
-    ("a checkpoint", "4 bytes x (weights, statistics, momentum)", lambda p: f"{p.checkpoint / 1e6:,.0f} MB"),
-    ("updates between checkpoints, 2 %", "seconds to write / (0.02 x computing)", lambda p: f"{p.checkpoint_interval}"),
+    ("size of a checkpoint", "4 bytes x (weights + statistics + momentum)", lambda p: f"{p.checkpoint / 1e6:,.0f} MB"),
+    (
+        "updates between checkpoints, for 2 % of the time",
+        "seconds to write / (0.02 x computation)",
+        lambda p: f"{p.checkpoint_interval}",
+    ),
 )
 
 
 def shards() -> int:
-    """Files of ImageNet's training set."""
+    """Number of shards of the training set of ImageNet."""
     return math.ceil(IMAGENET_IMAGES / SHARD)
 
 
 def plans(model: str = "dla60", rate: float = RATE) -> list[Plan]:
-    """On 1, 8 and 64 GPUs: the recipe's own global batch as long as a GPU gets enough of it."""
+    """On 1, 8 and 64 GPUs: the global batch of the recipe, as long as each GPU gets enough images."""
     config, network = load_config(CONFIGS / f"{model}.yaml"), Network.of(model)
     shapes = ((1, 256, 2), (8, 64, 1), (64, 64, 1))
     return [Plan(gpus, batch, steps, config, network, rate) for gpus, batch, steps in shapes]
 
 
 def plan_table(chosen: list[Plan]) -> str:
-    """One line a figure, one column a plan."""
+    """One row per figure, one column per plan."""
     head = "| | formula | " + " | ".join(f"{p.gpus} GPU{'s' * (p.gpus > 1)}" for p in chosen) + " |\n"
     lines = (f"| {name} | {formula} | " + " | ".join(map(show, chosen)) + " |\n" for name, formula, show in ROWS)
     return head + "| --- | --- |" + " ---: |" * len(chosen) + "\n" + "".join(lines)
 
 
 def limits(plan: Plan) -> list[tuple[str, str, float]]:
-    """What carries so many GPUs and no more: a name, its formula, GPUs; ``plan`` has the share of one of many."""
+    """Name, formula and number of GPUs of each limit; ``plan`` gives the images per GPU."""
     one = Plan(1, plan.batch, 1, plan.config, plan.network, plan.rate)
-    rows = [("16 processor cores", "16 x images a core / rate", 16 * CORE_RATE / plan.rate)]
-    rows += [(name, "bandwidth / (rate x bytes an image)", store / one.reading) for name, store in STORES.items()]
-    rows.append((f"a global batch of {LARGEST_BATCH:,}", "batch / images a GPU", LARGEST_BATCH / plan.batch))
+    rows = [("16 processor cores", "16 x decoding speed / rate", 16 * CORE_RATE / plan.rate)]
+    rows += [(name, "bandwidth / (rate x bytes per image)", store / one.reading) for name, store in STORES.items()]
+    rows.append((f"a global batch of {LARGEST_BATCH:,}", "batch / images per GPU", LARGEST_BATCH / plan.batch))
     return sorted(rows, key=lambda row: row[2])
 
 
 def limit_table(chosen: list[Plan]) -> str:
-    """The limits, the lowest first, and the least batch that hides the exchange."""
+    """The limits, lowest first, and the smallest batch for which the exchange can be hidden."""
     last = chosen[-1]
     lines = [f"| {name} | {formula} | {gpus:,.1f} GPUs |\n" for name, formula, gpus in limits(last)]
     for name, bandwidth in ETHERNET.items():
         least = last.exchange(bandwidth) * last.rate
-        lines.append(f"| an exchange by {name} | exchange of {last.gpus} GPUs x rate | {least:,.0f} images a GPU |\n")
+        lines.append(f"| exchange by {name} | exchange of {last.gpus} GPUs x rate | {least:,.0f} images per GPU |\n")
     return "| limit | formula | reached at |\n| --- | --- | ---: |\n" + "".join(lines)
 
 
 def assumption_table(chosen: list[Plan]) -> str:
-    """What the figures start from."""
+    """The assumptions behind the figures."""
     plan = chosen[0]
     rows = (
-        ("model", f"{plan.config.model.name}: {plan.network.parameters:,} parameters, counted in the built network"),
-        ("epochs", f"{plan.config.total_epochs}, of its default recipe"),
-        ("images an epoch", f"{IMAGENET_IMAGES:,} (ImageNet's training set)"),
-        ("bytes an image", f"{IMAGENET_BYTES / IMAGENET_IMAGES:,.0f}: {IMAGENET_BYTES:,} of the tar / images"),
+        ("model", f"{plan.config.model.name}: {plan.network.parameters:,} parameters, counted in the built model"),
+        ("epochs", f"{plan.config.total_epochs}, from the default recipe"),
+        ("images per epoch", f"{IMAGENET_IMAGES:,} (training set of ImageNet)"),
+        ("bytes per image", f"{IMAGENET_BYTES / IMAGENET_IMAGES:,.0f}: {IMAGENET_BYTES:,} bytes of the tar / images"),
         ("shards", f"{shards():,} of {SHARD:,} images, {SHARD * IMAGENET_BYTES / IMAGENET_IMAGES / 1e6:,.0f} MB each"),
-        ("rate", f"{plan.rate:g} images/s a GPU"),
-        ("images a core", f"{CORE_RATE:g} images/s"),
+        ("rate", f"{plan.rate:g} images/s per GPU"),
+        ("decoding speed", f"{CORE_RATE:g} images/s per core"),
         ("disk for checkpoints", f"{DISK / 1e6:g} MB/s"),
     )
     return "| | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
@@ -213,7 +217,7 @@ PARTS = {"assumptions": assumption_table, "plans": plan_table, "limits": limit_t
 
 
 def filled(page: str) -> str:
-    """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` made anew."""
+    """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` regenerated."""
     chosen = plans()
     for name, make in PARTS.items():
         before, found, rest = page.partition(f"<!-- {name} -->\n")
@@ -225,7 +229,7 @@ def filled(page: str) -> str:
 
 
 def main() -> None:
-    """Fill the page, or print the tables of another model or rate."""
+    """Fill the page, or print the tables for another model or rate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="dla60")
     parser.add_argument("--rate", type=float, help="images/s that one GPU trains")

@@ -260,7 +260,7 @@ def test_both_names_in_one_file_are_a_fault():
 def test_a_warning_says_todays_names(tmp_path):
     (tmp_path / "old.yaml").write_text("classes_num: 5\nmode: train\n")
     with pytest.warns(
-        UserWarning, match=r"old.yaml:1: classes_num: model.num_classes\n.*old.yaml:2: mode: said by the"
+        UserWarning, match=r"old.yaml:1: classes_num: model.num_classes\n.*old.yaml:2: mode: given by the"
     ):
         load_config(tmp_path / "old.yaml")
 

@@ -157,6 +157,10 @@ def test_every_option_has_its_line(key):
     )
 
 
+def test_a_large_bound_is_told_exactly():
+    assert known_options()["model.num_classes"].expected == "a whole number, at least 1 and at most 1048576, or null"
+
+
 def test_the_faults_that_the_page_shows_are_real(tmp_path, monkeypatch):
     from paddle_dla.config import ConfigError
 

@@ -1,6 +1,7 @@
 """docs/scaling.md: its figures are those of its script, and the script's formulas are right."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.any_paddle
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "docs" / "scaling.zh-CN.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,16 @@ def test_the_page_is_what_the_script_makes(scaling):
 def test_a_figure_that_was_typed_is_seen(scaling):
     stale = PAGE.replace("| 60.2 |", "| 40.0 |")
     assert scaling.filled(stale) == PAGE != stale
+
+
+def figures(page):
+    """The numbers of each row of the tables."""
+    return [re.findall(r"\d+(?:[.,]\d+)*", row) for row in re.findall(r"^\|.*", page, re.MULTILINE)]
+
+
+def test_the_chinese_page_has_the_same_figures():
+    assert figures(CHINESE) == figures(PAGE)
+    assert figures(CHINESE.replace("| 60.2 |", "| 40.0 |", 1)) != figures(PAGE)
 
 
 def test_a_page_without_its_marks_is_refused(scaling):

@@ -155,7 +155,7 @@ def _limited(kind: Any, limits: Limits) -> str:
         ("at most", limits.high),
         ("below", limits.below),
     )
-    told = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+    told = [f"{word} {bound if type(bound) is int else f'{bound:g}'}" for word, bound in bounds if bound is not None]
     return f", {' and '.join(told)}" if told and kind in (int, float) else ""
 
 

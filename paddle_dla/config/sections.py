@@ -23,100 +23,112 @@ MOST_REPEATS = 1000  # each takes time in every image, or a place in the order o
 
 @dataclass(frozen=True)
 class Model:
-    """Which network, and what it starts from."""
+    """The network and its initial weights."""
 
     name: str = option(
-        "dla60", "the variant, as timm or PaddleClas spells it, or a port's folder: one of `paddle_dla.list_models()`"
+        "dla60",
+        "a name from `paddle_dla.list_models()`: a DLA, as timm or PaddleClas spells it, or the folder of a port",
     )
     pretrained: bool | str = option(
         False,
         "`true`: timm's weights from the hub, or the port's own; a path: a converted file or a timm checkpoint; "
-        "`false`: none",
+        "`false`: random weights",
     )
     num_classes: int | None = option(
-        1000, "classes of the head; `null`: as many as the training data have", low=1, high=MOST_CLASSES
+        1000, "number of classes; `null`: as in the training data", low=1, high=MOST_CLASSES
     )
-    in_chans: int = option(3, "channels of an image: 3 (RGB) or 1 (grey)", low=1, high=3)
-    global_pool: str = option(
-        "avg", "how the last map becomes one vector", choices=("avg", "max", "avgmax", "catavgmax")
-    )
-    drop_rate: float = option(0.0, "dropout before the classifier", low=0, below=1)
+    in_chans: int = option(3, "image channels: 3 (RGB) or 1 (grey)", low=1, high=3)
+    global_pool: str = option("avg", "pooling of the last feature map", choices=("avg", "max", "avgmax", "catavgmax"))
+    drop_rate: float = option(0.0, "dropout rate before the classifier", low=0, below=1)
     drop_path_rate: float | None = option(
-        None, "stochastic depth of the last block, for ports that have it; `null`: as ported", low=0, below=1
+        None,
+        "stochastic depth rate of the last block, for ports that have one; `null`: the rate in the port",
+        low=0,
+        below=1,
     )
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the images are, and how they are read."""
+    """Where the images are and how they are read."""
 
-    train: str | None = option(None, "training images: a folder of class folders, a `path label` list, or tar shards")
-    train_root: str | None = option(None, "the folder that the paths of the list `data.train` start from")
-    val: str | None = option(None, "validation images, in the same forms; `null`: no validation")
-    val_root: str | None = option(None, "the folder that the paths of the list `data.val` start from")
-    class_map: str | None = option(None, "a file with one class name a line, in the order of their indices")
+    train: str | None = option(
+        None, "training images: a folder with one subfolder per class, a list of `path label` lines, or tar shards"
+    )
+    train_root: str | None = option(None, "base folder of the paths in the list `data.train`")
+    val: str | None = option(None, "validation images, in the same formats; `null`: no validation")
+    val_root: str | None = option(None, "base folder of the paths in the list `data.val`")
+    class_map: str | None = option(None, "file with one class name per line, in the order of the class indices")
     batch_size: int = option(
-        128, "images a step and process; the global batch is times processes and accumulation", low=1
+        128, "images per step and process; the global batch is this x processes x `train.grad_accum_steps`", low=1
     )
     workers: int = option(
-        4, "loader processes of each process; 0 reads in the process itself", low=0, high=MOST_PROCESSES
+        4, "loader processes per training process; 0: load in the training process", low=0, high=MOST_PROCESSES
     )
-    max_skipped: int = option(0, "images that may turn out corrupt before the run ends with their list", low=0)
-    timeout: float = option(120.0, "seconds after which a silent worker is reported as hung", above=0)
+    max_skipped: int = option(
+        0, "largest number of corrupt images to skip; with more, the run ends and lists them", low=0
+    )
+    timeout: float = option(120.0, "seconds without a sign of life after which a worker is reported as hung", above=0)
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """What is done to a training image, in this order."""
+    """Transforms of a training image, in this order."""
 
     input_size: tuple[int, int, int] | None = option(
-        None, "channels, height, width that training crops to; `null`: as in evaluation", low=1, high=MAX_SIDE
+        None, "channels, height and width of the training crop; `null`: as in evaluation", low=1, high=MAX_SIDE
     )
-    scale: tuple[float, float] = option((0.08, 1.0), "share of the area that a random crop keeps", above=0, high=1)
-    ratio: tuple[float, float] = option((3 / 4, 4 / 3), "aspect ratio, width to height, of a random crop", above=0)
+    scale: tuple[float, float] = option((0.08, 1.0), "area of a random crop, as a share of the image", above=0, high=1)
+    ratio: tuple[float, float] = option((3 / 4, 4 / 3), "aspect ratio (width / height) of a random crop", above=0)
     interpolation: str = option(
         "bilinear",
-        "the filter that resizes the crop; `random`: bilinear or bicubic",
+        "filter that resizes the crop; `random`: bilinear or bicubic",
         choices=("random", *INTERPOLATIONS),
     )
     hflip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     vflip: float = option(0.0, "probability of a vertical flip", low=0, high=1)
     auto_augment: str | None = option(
-        None, "a policy as timm writes it: `rand-m7-mstd0.5-inc1`, `original`, `v0`, `augmix-m5-w4-d2`, `3a`, `ta-wide`"
+        None, "policy in timm's notation: `rand-m7-mstd0.5-inc1`, `original`, `v0`, `augmix-m5-w4-d2`, `3a`, `ta-wide`"
     )
     color_jitter: float | tuple[float, ...] = option(
-        0.0, "strength for brightness, contrast and saturation (timm's default is 0.4), or one value each", low=0
+        0.0, "strength for brightness, contrast and saturation (timm's default: 0.4), or one value for each", low=0
     )
     re_prob: float = option(0.0, "probability of random erasing", low=0, high=1)
     re_mode: str = option(
-        "pixel", "what is erased with: zeros, one colour, or noise", choices=("const", "rand", "pixel")
+        "pixel",
+        "fill of the erased area: `const` zeros, `rand` one random colour, `pixel` noise",
+        choices=("const", "rand", "pixel"),
     )
-    re_count: int = option(1, "rectangles to erase, at most", low=1, high=MOST_REPEATS)
+    re_count: int = option(1, "largest number of rectangles to erase", low=1, high=MOST_REPEATS)
     aug_repeats: int = option(
-        0, "repeated augmentation: copies of an image in an epoch's batches; 0 is none", low=0, high=MOST_REPEATS
+        0, "repeated augmentation: copies of each image in an epoch; 0: off", low=0, high=MOST_REPEATS
     )
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """What is done to an image that is evaluated; ``null`` is the model's own value."""
+    """Transforms of an image in evaluation; ``null``: the model's own value."""
 
     input_size: tuple[int, int, int] | None = option(
-        None, "channels, height, width of the centre crop", low=1, high=MAX_SIDE
+        None, "channels, height and width of the centre crop; `null`: the model's own", low=1, high=MAX_SIDE
     )
-    crop_pct: float | None = option(None, "share of the resized short side that the crop keeps", above=0, high=4)
-    interpolation: str | None = option(None, "the filter of PIL that resizes", choices=INTERPOLATIONS)
+    crop_pct: float | None = option(
+        None, "crop size / short side after resizing; `null`: the model's own", above=0, high=4
+    )
+    interpolation: str | None = option(
+        None, "PIL filter that resizes the image; `null`: the model's own", choices=INTERPOLATIONS
+    )
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How an image becomes an input. Mean and deviation are the same in training and in evaluation."""
+    """Image preprocessing. Mean and standard deviation apply to training and evaluation."""
 
     mean: tuple[float, ...] | None = option(
-        None, "one value a channel, on the scale of [0, 1]; `null`: the model's own"
+        None, "one value per channel, for pixels in [0, 1]; `null`: the model's own"
     )
     std: tuple[float, ...] | None = option(
-        None, "one value a channel, on the scale of [0, 1]; `null`: the model's own", above=0
+        None, "one value per channel, for pixels in [0, 1]; `null`: the model's own", above=0
     )
     train: TrainTransform = field(default_factory=TrainTransform)
     eval: EvalTransform = field(default_factory=EvalTransform)
@@ -138,20 +150,20 @@ class Transform:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup and CutMix, as ``timm.data.Mixup`` defines them. Smoothing is ``loss.smoothing``."""
+    """Mixup and CutMix, as ``timm.data.Mixup`` defines them. Label smoothing is ``loss.smoothing``."""
 
-    mixup_alpha: float = option(0.0, "mixup's beta distribution; 0 is off", low=0)
-    cutmix_alpha: float = option(0.0, "CutMix's beta distribution; 0 is off", low=0)
+    mixup_alpha: float = option(0.0, "alpha of mixup's beta distribution; 0: off", low=0)
+    cutmix_alpha: float = option(0.0, "alpha of CutMix's beta distribution; 0: off", low=0)
     cutmix_minmax: tuple[float, float] | None = option(
         None,
-        "least and largest side of the box, as a share of the image's, instead of `mixing.cutmix_alpha`",
+        "smallest and largest side of the CutMix box, as a share of the image side; replaces `mixing.cutmix_alpha`",
         above=0,
         high=1,
     )
-    prob: float = option(1.0, "probability that a batch (pair, element) is mixed", low=0, high=1)
-    switch_prob: float = option(0.5, "probability of CutMix where both are on", low=0, high=1)
-    mode: str = option("batch", "what shares one draw", choices=("batch", "pair", "elem"))
-    off_epoch: int = option(0, "the epoch from which on nothing is mixed; 0: to the end", low=0)
+    prob: float = option(1.0, "probability that a batch (or pair, or element) is mixed", low=0, high=1)
+    switch_prob: float = option(0.5, "probability of CutMix instead of mixup if both are on", low=0, high=1)
+    mode: str = option("batch", "unit that is mixed with the same random parameters", choices=("batch", "pair", "elem"))
+    off_epoch: int = option(0, "first epoch without mixing; 0: mix until the end", low=0)
 
     @property
     def enabled(self) -> bool:
@@ -161,31 +173,35 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A second network whose answers are learnt, too."""
+    """Distillation: the network also learns from the outputs of a teacher."""
 
-    teacher: str | None = option(None, "the teacher's variant; `null`: no distillation")
-    checkpoint: str | None = option(None, "the teacher's weights: a converted file, a timm checkpoint or a hub id")
+    teacher: str | None = option(None, "teacher model: a DLA or the folder of a port; `null`: no distillation")
+    checkpoint: str | None = option(None, "weights of the teacher: a converted file, a timm checkpoint or a hub id")
     kind: str = option(
         "logits",
         "`logits`: KL divergence of softened logits; `ssld`: PaddleClas's symmetric form, without labels",
         choices=("logits", "ssld"),
     )
-    temperature: float = option(1.0, "what the logits are divided by before the softmax; `logits` only", above=0)
-    alpha: float = option(0.5, "weight of the teacher, 1 - alpha of the labels; `logits` only", above=0, high=1)
+    temperature: float = option(1.0, "the logits are divided by this before the softmax; `logits` only", above=0)
+    alpha: float = option(
+        0.5, "weight of the teacher's loss; the labels' loss has weight 1 - alpha; `logits` only", above=0, high=1
+    )
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised."""
+    """The loss that training minimises."""
 
     name: str = option(
         "cross_entropy",
         "softmax cross entropy, or binary cross entropy of each class",
         choices=("cross_entropy", "bce"),
     )
-    smoothing: float = option(0.0, "label smoothing: the share that all classes divide", low=0, below=1)
+    smoothing: float = option(
+        0.0, "label smoothing: the share of the target that is spread over all classes", low=0, below=1
+    )
     bce_target_thresh: float | None = option(
-        None, "targets above it become 1, the others 0; `bce` only", low=0, below=1
+        None, "targets above this become 1, the others 0; `bce` only", low=0, below=1
     )
     bce_sum: bool = option(False, "sum over the classes instead of their mean; `bce` only")
     distillation: Distillation = field(default_factory=Distillation)
@@ -193,34 +209,38 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How weights follow gradients."""
+    """The optimizer and its learning rate."""
 
     name: str = option(
         "nesterov",
-        "`momentum` and `nesterov` are SGD with one (timm's `sgd` is `nesterov`); `sgd` has none",
+        "`momentum` and `nesterov` are SGD with momentum (timm's `sgd` is `nesterov` here); `sgd` has no momentum",
         choices=("sgd", *WITH_MOMENTUM, *ADAPTIVE),
     )
-    lr: float | None = option(None, "learning rate, whatever the batch; `null`: from `optimizer.lr_base`", above=0)
+    lr: float | None = option(
+        None, "learning rate, independent of the batch size; `null`: computed from `optimizer.lr_base`", above=0
+    )
     lr_base: float = option(0.1, "learning rate at a global batch of `optimizer.lr_base_size`", above=0)
-    lr_base_size: int = option(256, "the global batch that `optimizer.lr_base` is meant for", low=1)
+    lr_base_size: int = option(256, "global batch to which `optimizer.lr_base` refers", low=1)
     lr_base_scale: str | None = option(
         None,
-        "how the rate follows the global batch; `null`: sqrt for adamw and lamb, linear for the others",
+        "how the learning rate scales with the global batch; `null`: sqrt for adamw and lamb, linear otherwise",
         choices=("linear", "sqrt"),
     )
-    momentum: float | None = option(None, "of momentum and nesterov; `null`: 0.9", low=0, below=1)
-    betas: tuple[float, float] | None = option(None, "of adamw and lamb; `null`: 0.9, 0.999", low=0, below=1)
-    eps: float | None = option(None, "of adamw and lamb; `null`: 1e-8 for adamw, 1e-6 for lamb", above=0)
-    weight_decay: float = option(0.0, "added to the gradient (decoupled for adamw and lamb)", low=0)
-    filter_bias_and_bn: bool = option(True, "no weight decay on biases and normalisation")
+    momentum: float | None = option(None, "for momentum and nesterov; `null`: 0.9", low=0, below=1)
+    betas: tuple[float, float] | None = option(None, "for adamw and lamb; `null`: 0.9, 0.999", low=0, below=1)
+    eps: float | None = option(None, "for adamw and lamb; `null`: 1e-8 for adamw, 1e-6 for lamb", above=0)
+    weight_decay: float = option(0.0, "weight decay, added to the gradient (decoupled for adamw and lamb)", low=0)
+    filter_bias_and_bn: bool = option(True, "no weight decay on biases and normalisation layers")
     layer_decay: float | None = option(
-        None, "factor of the rate from each group of layers to the one below it", above=0, high=1
+        None, "learning rate of a group of layers relative to the group above it", above=0, high=1
     )
     clip_grad: float | None = option(
-        None, "what gradients are clipped to; `null`: they are not, but lamb clips to a norm of 1", above=0
+        None,
+        "limit for gradient clipping; `null`: no clipping, except for lamb, which clips to a norm of 1",
+        above=0,
     )
     clip_mode: str = option(
-        "norm", "`norm`: of all gradients together; `value`: of each element", choices=("norm", "value")
+        "norm", "`norm`: clip the norm of all gradients together; `value`: clip each element", choices=("norm", "value")
     )
 
     def learning_rate(self, global_batch: int) -> float:
@@ -237,76 +257,79 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate goes over the epochs; lengths are in epochs."""
+    """The learning rate over the epochs. Lengths are in epochs."""
 
-    name: str = option("cosine", "the curve", choices=("cosine", "poly", "step", "multistep", "constant"))
-    per_epoch: bool = option(True, "the rate changes between epochs only; `false`: at each update")
-    warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)
-    warmup_lr: float = option(1e-5, "the rate that warm-up starts from", low=0)
-    warmup_prefix: bool = option(False, "warm-up comes before `train.epochs` instead of out of them")
-    cooldown_epochs: int = option(0, "epochs at `schedule.min_lr` after `train.epochs`; cosine and poly", low=0)
-    min_lr: float = option(0.0, "where cosine and poly end", low=0)
-    decay_epochs: float | None = option(None, "epochs from one decay to the next; step", above=0)
+    name: str = option("cosine", "shape of the schedule", choices=("cosine", "poly", "step", "multistep", "constant"))
+    per_epoch: bool = option(True, "`true`: change the learning rate between epochs; `false`: at each update")
+    warmup_epochs: float = option(0.0, "length of the linear warm-up", low=0)
+    warmup_lr: float = option(1e-5, "learning rate at the start of the warm-up", low=0)
+    warmup_prefix: bool = option(False, "`true`: the warm-up comes before `train.epochs`; `false`: it is part of them")
+    cooldown_epochs: int = option(0, "epochs at `schedule.min_lr` after `train.epochs`; for cosine and poly", low=0)
+    min_lr: float = option(0.0, "final learning rate of cosine and poly", low=0)
+    decay_epochs: float | None = option(None, "epochs between two decays; for step", above=0)
     decay_milestones: tuple[float, ...] | None = option(
         None,
-        "epochs of the decays, as timm counts: a milestone m acts from epoch m - 1 on; multistep",
+        "epochs of the decays, in timm's counting: milestone m takes effect from epoch m - 1; for multistep",
         above=0,
         ascending=True,
     )
-    decay_rate: float = option(0.1, "factor of each decay; the power of poly (1 is linear)", above=0)
+    decay_rate: float = option(0.1, "factor of each decay; for poly the power (1: linear)", above=0)
 
 
 @dataclass(frozen=True)
 class Ema:
-    """A moving average of the weights, evaluated beside them."""
+    """A moving average of the weights, evaluated in addition to them."""
 
-    enabled: bool = option(False, "keep one")
-    decay: float = option(0.9998, "what stays of the average at each update", above=0, below=1)
-    warmup: bool = option(False, "let the decay grow from 0 in the first updates")
+    enabled: bool = option(False, "keep a moving average")
+    decay: float = option(0.9998, "weight of the previous average at each update", above=0, below=1)
+    warmup: bool = option(False, "increase the decay from 0 during the first updates")
 
 
 @dataclass(frozen=True)
 class Train:
     """The run itself."""
 
-    epochs: int = option(120, "epochs of the schedule; a warm-up prefix and a cool-down come on top, as in timm", low=1)
-    seed: int = option(42, "of the weights, the order of the data and every random choice", low=0)
-    device: str = option("auto", "`auto`: a GPU if Paddle sees one", choices=("auto", "cpu", "gpu"))
-    grad_accum_steps: int = option(1, "batches whose gradients make one update", low=1)
+    epochs: int = option(120, "epochs of the schedule; a warm-up prefix and a cool-down are added, as in timm", low=1)
+    seed: int = option(42, "random seed of the weights, the data order and every random choice", low=0)
+    device: str = option("auto", "`auto`: a GPU if Paddle finds one", choices=("auto", "cpu", "gpu"))
+    grad_accum_steps: int = option(1, "batches per update: their gradients are accumulated", low=1)
     amp: str = option("none", "mixed precision, on GPU", choices=("none", "float16", "bfloat16"))
-    recompute: bool = option(False, "forget activations and compute them again: less memory, a third more work")
+    recompute: bool = option(False, "recompute activations in the backward pass: less memory, a third more computation")
     sync_bn: bool = option(False, "BatchNorm statistics over all processes, on GPU")
-    freeze: tuple[str, ...] = option((), "layers that stay as they are, by the beginning of their names: `level0`")
-    linear_probe: bool = option(False, "train the classifier alone, on fixed features")
+    freeze: tuple[str, ...] = option((), "layers that are not trained, by the beginning of their names: `level0`")
+    linear_probe: bool = option(False, "train only the classifier, on fixed features")
     threads: int | None = option(
-        None, "CPU threads for arithmetic; `null`: the cores that are there", low=1, high=MOST_PROCESSES
+        None, "CPU threads for computation; `null`: all available cores", low=1, high=MOST_PROCESSES
     )
-    deterministic: bool = option(False, "the same bits from every run, at some cost on GPU")
-    output: str = option("out/train", "the folder for checkpoints, logs and the resolved config")
+    deterministic: bool = option(False, "bit-for-bit reproducible runs, at some cost on GPU")
+    output: str = option("out/train", "folder for checkpoints, logs and the resolved config")
     resume: bool | str = option(
-        True, "`true`: go on from the last checkpoint in `train.output`, if any; a path: from that one; `false`: anew"
+        True,
+        "`true`: resume from the last checkpoint in `train.output`, if any; a path: from that one; `false`: start anew",
     )
-    val_interval: int = option(1, "epochs from one validation to the next; 0: never", low=0)
-    save_interval: int = option(1, "epochs from one checkpoint to the next", low=1)
-    recovery_interval: int = option(0, "updates from one checkpoint to the next within an epoch; 0: none", low=0)
-    checkpoint_hist: int = option(3, "best checkpoints to keep, beside the last one", low=1)
-    eval_metric: str = option("top1", "what makes a checkpoint the best", choices=("top1", "top5", "loss"))
-    log_interval: int = option(10, "steps from one log line to the next", low=1)
+    val_interval: int = option(1, "epochs between two validations; 0: no validation", low=0)
+    save_interval: int = option(1, "epochs between two checkpoints", low=1)
+    recovery_interval: int = option(
+        0, "updates between two checkpoints within an epoch; 0: none within an epoch", low=0
+    )
+    checkpoint_hist: int = option(3, "number of best checkpoints to keep, in addition to the last one", low=1)
+    eval_metric: str = option("top1", "metric that selects the best checkpoint", choices=("top1", "top5", "loss"))
+    log_interval: int = option(10, "steps between two log lines", low=1)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How a model is scored."""
+    """How a model is evaluated."""
 
     engine: str = option(
         "auto",
-        "what runs the model; auto is the fastest installed",
+        "engine that runs the model; `auto`: the fastest one installed",
         choices=("auto", "paddle", "inference", "onnxruntime"),
     )
-    batch_size: int | None = option(None, "images a step and process; `null`: `data.batch_size`", low=1)
-    topk: tuple[int, ...] = option((1, 5), "which top-k accuracies to report", low=1, ascending=True)
+    batch_size: int | None = option(None, "images per step and process; `null`: `data.batch_size`", low=1)
+    topk: tuple[int, ...] = option((1, 5), "top-k accuracies to report", low=1, ascending=True)
     tta: str = option(
         "none", "test-time augmentation: `hflip` averages the image and its mirror", choices=("none", "hflip")
     )
-    per_class: bool = option(False, "accuracy of each class, too")
+    per_class: bool = option(False, "also report the accuracy of each class")
     confusion: bool = option(False, "write the confusion matrix, as CSV and as a picture")

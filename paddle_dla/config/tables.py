@@ -1,4 +1,4 @@
-"""The tables of ``docs/configs.md``, made from the schema and from the older names, so that they cannot go stale."""
+"""The tables of ``docs/configs.md``, generated from the schema and from the older names."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from paddle_dla.config.writing import shown
 
 
 def option_tables() -> str:
-    """One table a section, one line an option: name, default, what may be given, what it is."""
+    """One table per section, one row per option: name, default, expected values, meaning."""
     grouped: dict[str, list[str]] = {}
     for key, item in known_options().items():
         row = _row(f"`{key}`", f"`{shown(item.default)}`", item.expected, item.doc)
         grouped.setdefault(key.split(".")[0], []).append(row)
-    head = _row("option", "default", "expected", "what") + _row(*["---"] * 4)
+    head = _row("option", "default", "expected", "meaning") + _row(*["---"] * 4)
     return "\n".join(f"### {name}\n\n{_purpose(name)}\n\n{head}{''.join(rows)}" for name, rows in grouped.items())
 
 
 def alias_table() -> str:
-    """One line an older name: what it is today, and how its value is carried over."""
+    """One row per older name: the name today, and how its value is converted."""
     rows = [_row(f"`{row.old}`", _names(row.today), row.doc) for row in ALIASES.values()]
-    return _row("older name", "today", "how") + _row(*["---"] * 3) + "".join(rows)
+    return _row("older name", "today", "conversion") + _row(*["---"] * 3) + "".join(rows)
 
 
 def _purpose(name: str) -> str:

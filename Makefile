@@ -7,6 +7,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 # Each process takes whole files and computes in one thread: more threads than cores wait for one another.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# what the oldest supported Paddle runs: it has no torch beside it
+OLDEST := not torch and not heavy and not any_paddle
 # Paddle warns about a missing C++ compiler cache, which nothing here uses
 export PYTHONWARNINGS := ignore:No ccache found
 
@@ -23,13 +25,14 @@ test: .venv/.complete
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
-# what is too large for every run
-test-heavy: .venv/.complete
+# what is too large for every run, and the slow tests on the oldest Paddle
+test-heavy: .venv/.complete .venv-paddle26/.complete
 	$(BIN)/python -m pytest -m heavy
+	OMP_NUM_THREADS=1 .venv-paddle26/bin/python -m pytest $(PARALLEL) -m "slow and $(OLDEST)"
 
 # on the oldest supported Paddle: the tests that need no torch and that its version can fail
 test-paddle26: .venv-paddle26/.complete
-	OMP_NUM_THREADS=1 .venv-paddle26/bin/python -m pytest $(PARALLEL) -m "not torch and not heavy and not any_paddle"
+	OMP_NUM_THREADS=1 .venv-paddle26/bin/python -m pytest $(PARALLEL) -m "not slow and $(OLDEST)"
 
 # the site, in out/site; a link that leads nowhere is an error
 docs: .venv-docs/.complete

@@ -48,7 +48,7 @@ from paddle_dla.config import Config, read_config
 from paddle_dla.cpu import usable_threads
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import Entry, find_model
-from paddle_dla.options import finite, options_of, positive
+from paddle_dla.options import ConfigOptions, add_config, finite, options_of, positive
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.json_record import check_record, parse_json
@@ -68,7 +68,7 @@ TIMM_NAMES = {"nesterov": "sgd", "momentum": "momentum", "adamw": "adamw", "lamb
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochOptions:
+class EpochOptions(ConfigOptions):
     """Which recipe is trained from which seeds, where its runs are kept, and what counts as equal.
 
     ``margin``: points of top-1; half of what torch's own seeds are apart in an epoch of Fashion-MNIST. ``threads``: of
@@ -77,7 +77,6 @@ class EpochOptions:
 
     config: str
     output: Path
-    override: tuple[str, ...] = ()
     seeds: tuple[int, ...] = tuple(range(6))
     margin: float = 1.0
     threads: int = 0
@@ -289,8 +288,7 @@ def write_seed(path: Path, recipe: str, seed: Seed) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("check-epoch", __doc__)
-    result.add_argument("--config", "-c", required=True, metavar="FILE", help="recipe, as for paddle-dla train")
-    result.add_argument("--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    add_config(result, required=True, what="recipe, as for paddle-dla train")
     result.add_argument(
         "--seeds", type=int, nargs="+", default=EpochOptions.seeds, help="random seeds (default: 0 to 5)"
     )

@@ -41,6 +41,7 @@ from paddle_dla.data.walk import refuse_picture_in
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import find_model
 from paddle_dla.options import (
+    ConfigOptions,
     Loading,
     PreprocessingOptions,
     add_preprocessing,
@@ -69,11 +70,9 @@ BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookOptions(PreprocessingOptions):
+class LookOptions(ConfigOptions, PreprocessingOptions):
     """A training by its config, or the data, model and augmentation; how many images are drawn, and where."""
 
-    config: str | None = None
-    override: tuple[str, ...] = ()
     data: str | None = None
     data_root: str | None = None
     classes: str | None = None

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
 from paddle_dla.errors import UserError
-from paddle_dla.options import ConfigOptions, options_of
+from paddle_dla.options import ConfigOptions, add_config, options_of
 from paddle_dla.ranks import Ranks, joined
 from paddle_dla.terminal import run_command
 from paddle_dla.training.errors import Stopped
@@ -42,10 +42,7 @@ class TrainOptions(ConfigOptions):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = CommandParser("train", __doc__)
-    result.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
-    result.add_argument(
-        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to override"
-    )
+    add_config(result, required=True)
     result.add_argument(
         "--output",
         metavar="DIR",

@@ -16,7 +16,7 @@ from paddle_dla.config.cost import IMAGENET_IMAGES, cost
 from paddle_dla.config.reading import Reading, read_config
 from paddle_dla.config.writing import to_yaml
 from paddle_dla.errors import UserError
-from paddle_dla.options import positive
+from paddle_dla.options import add_config, positive
 from paddle_dla.terminal import run_command
 
 
@@ -39,10 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("config", __doc__)
-    parser.add_argument("--config", "-c", required=True, metavar="FILE", help="a YAML file, such as configs/dla60.yaml")
-    parser.add_argument(
-        "--override", "-o", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options to override"
-    )
+    add_config(parser, required=True)
     parser.add_argument(
         "--images",
         type=positive,

@@ -2,6 +2,7 @@
 
 ``python job.py WAY [STEPS]``: ``well``, ``slow`` (well, too), ``raise``, ``kill``, ``stop``, ``sleep``. On
 SIGTERM all ranks save and leave. ``late`` and ``leave``: the ranks meet, rank 1 after 35 seconds or never.
+``alone``: no rank waits for another, and SIGTERM ends each.
 """
 
 import os
@@ -60,4 +61,7 @@ def meet(way: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] in ("late", "leave"):
         sys.exit(meet(sys.argv[1]))
+    if sys.argv[1] == "alone":
+        print("step 1", flush=True)
+        sys.exit(time.sleep(600))
     main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -181,6 +181,22 @@ def test_killing_the_guardian_of_a_rank_names_the_rank(tmp_path, rank):
 
 @linux
 @pytest.mark.slow
+def test_a_killed_guardian_is_named_though_the_launch_looks_late(tmp_path):
+    """As on a busy machine: the other rank has long ended when the launch looks."""
+    process = started(tmp_path, "alone")
+    (paddles,) = children(process.pid)
+    (guardian,) = [pid for pid in children(paddles) if "rank1.guard" in open_files(pid)]
+    process.send_signal(signal.SIGSTOP)
+    os.kill(guardian, signal.SIGKILL)
+    while children(paddles):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGCONT)
+    code, _, err = ended(process)
+    assert (code, err.partition(" (pid ")[0]) == (137, "error: rank 1")
+
+
+@linux
+@pytest.mark.slow
 @pytest.mark.parametrize("which", watched(["a guardian", "Paddle's launcher"], {"Paddle's launcher"}))
 def test_a_job_ends_well_though_what_watches_over_it_was_stopped(tmp_path, which):
     process = started(tmp_path, "slow", "30")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from paddle_dla.launching.ends import die_with_parent, exit_code
-from paddle_dla.launching.ranks import RankState, guard
+from paddle_dla.launching.ranks import RankState, guard, read_states
 
 
 def forget_environment(folder: Path) -> dict[str, str]:
@@ -60,7 +60,7 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-    _pass_on(signal.SIGTERM, child)
+    _pass_on(signal.SIGTERM, child, folder)
     local = int(environment.get("PADDLE_LOCAL_RANK", rank))
     begun, guardian = time.monotonic(), os.getpid()
     state = RankState(rank, ranks, local, child.pid, platform.node(), str(log), begun, guardian=guardian)
@@ -85,13 +85,18 @@ def _life(child: subprocess.Popen, state: RankState) -> Iterator[RankState]:
         yield state
 
 
-def _pass_on(number: int, child: subprocess.Popen) -> None:
-    """The first signal ``number`` goes to ``child``; the launcher repeats it within the second, for no reason."""
+def _pass_on(number: int, child: subprocess.Popen, folder: Path) -> None:
+    """The first signal ``number`` goes to ``child``; the launcher repeats it within the second, for no reason.
+
+    The launcher sends it where another guardian has ended: one that was killed is noted before ``child`` ends of this.
+    """
 
     def once(received: int, frame: FrameType | None) -> None:
         signal.signal(received, lambda *_: None)
         with suppress(ProcessLookupError):
             os.kill(child.pid, received)
+        with suppress(OSError):  # as on a full disk: the launch itself looks later
+            read_states(folder)
 
     signal.signal(number, once)
 

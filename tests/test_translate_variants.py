@@ -112,6 +112,36 @@ class Parts(nn.Module):
         return self.blocks(x)
 
 
+def bottleneck(channels, inner):
+    return nn.Sequential(nn.Linear(channels, inner), nn.Linear(inner, channels)) if inner else None
+
+
+class Either(nn.Module):
+    """One of two parts, or both: what one block lacks another has."""
+
+    def __init__(self, channels, first=0, second=0):
+        super().__init__()
+        self.fc = nn.Linear(channels, channels)
+        self.first, self.second = bottleneck(channels, first), bottleneck(channels, second)
+
+    def forward(self, x):
+        x = self.fc(x)
+        if self.first is not None:
+            x = x + self.first(x)
+        if self.second is not None:
+            x = x * self.second(x)
+        return x
+
+
+class Eithers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(Either(4, 3, 3), Either(4, 6), Either(4, second=7))
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
 class Switched(nn.Module):
     """It computes something else where a setting says so."""
 
@@ -174,6 +204,7 @@ class Skips(nn.Module):
         (OptionalInput, (2, 5), {"Adding", "OptionalInput"}),
         (Skips, (2, 3, 5, 5), {"ConvNormAct", "Skipping", "Skips"}),
         (Parts, (2, 4), {"Maybe", "Parts"}),
+        (Eithers, (2, 4), {"Either", "Eithers"}),
         (Switches, (2, 3, 4), {"Switched", "Switches"}),
     ],
 )

@@ -125,13 +125,18 @@ def _given(value: tuple[type, Any], default: Any) -> Any:
 
 def _settle_absent(columns: dict[Values, list[int]]) -> None:
     """Numbers that some instances lack join a column that is the same wherever they have one."""
-    for values in [values for values in columns if ABSENT in values]:
+    open_ = [values for values in columns if ABSENT in values]
+    while open_:
+        values = open_.pop(0)
+        if values not in columns:  # one that was open, too, has joined it
+            continue
         others = sorted((other for other in columns if other != values), key=lambda other: ABSENT in other)
         for other in others:
             if all(ours in (theirs, ABSENT) or theirs == ABSENT for ours, theirs in zip(values, other, strict=True)):
                 both = tuple(ours if theirs == ABSENT else theirs for ours, theirs in zip(values, other, strict=True))
                 positions = sorted([*columns.pop(values), *columns.pop(other)])
                 columns[both] = sorted([*columns.get(both, []), *positions])
+                open_ += [both] if ABSENT in both else []
                 break
 
 

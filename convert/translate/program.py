@@ -15,13 +15,14 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import io
 import logging
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -357,12 +358,15 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it torch keeps to itself what it cannot solve on its way: a failed trace has its own message."""
+    """Within it torch keeps to itself what it cannot solve on its way: a failed trace has its own message.
+
+    torch logs the graph of a failed trace, and prints it on stderr, too.
+    """
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -448,7 +452,7 @@ def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -
         traceback = traceback.tb_next
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if "data-dependent" in text:
-        text = f"it decides by the values of a tensor, which no trace can follow ({text})"
+        text = "it decides by the values of a tensor, which no trace can follow; torch.where serves for both cases"
     return Stop("", place, f"{what}: {text}")
 
 

@@ -26,3 +26,7 @@ class Report(Result):
 
     def __str__(self) -> str:
         return text(self)
+
+    def __repr__(self) -> str:
+        """One line; ``print`` shows all of it."""
+        return f"<{self.title}: {self.verdict()}>"

@@ -5,6 +5,7 @@ Usage::
     python convert/port.py --model convnext_atto --output ports/convnext_atto
     python convert/port.py --torch my_package.models:build --torch-args '{"num_classes": 10}' \\
         --input-shape 3x224x224 --output ports/mine
+    python convert/port.py --torch my_package.models:bert --inputs tokens.npz --output ports/bert
 
 ``--model`` takes any model of timm, ``--torch`` any callable that returns a torch module. The port is compared with its
 reference layer by layer in float64, forward and backward, in evaluation and in training mode; it is written only where
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.porting.folder import check_folder
+from convert.porting.inputs import Arrays, read_inputs
 from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
 from paddle_dla.command_parser import CommandParser
@@ -41,11 +43,15 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Options:
-    """What is ported, from which weights, and where it goes; ``input_shape`` has no batch: (C, H, W) for images."""
+    """What is ported, from which weights, and where it goes.
+
+    ``input_shape`` has no batch: (C, H, W) for images; ``inputs``: a file of arrays in its place, see ``read_inputs``.
+    """
 
     reference: Reference
     output: Path
     input_shape: tuple[int, ...] = ()
+    inputs: Path | None = None
     checkpoint: Path | None = None
     hub: str | None = None
     eval_only: bool = False
@@ -60,7 +66,8 @@ def port(options: Options, progress: Progress = lambda line: None) -> Port:
     check_folder(options.output, options.overwrite)
     for path in filter(None, (options.json, options.html)):
         check_writable(path)
-    check_apart({"--json": options.json, "--html": options.html}, [options.checkpoint])
+    check_apart({"--json": options.json, "--html": options.html}, [options.checkpoint, options.inputs])
+    given = read_inputs(options.inputs) if options.inputs is not None else None
     progress(f"building {options.reference.name}")
     module = options.reference.build()
     weights: dict[str, Any] = {"seed": options.reference.seed}
@@ -68,8 +75,9 @@ def port(options: Options, progress: Progress = lambda line: None) -> Port:
         weights = load_checkpoint(module, options.checkpoint)
     elif options.hub is not None:
         weights = load_checkpoint(module, _downloaded(module, options.hub)) | {"hub": options.hub}
+    inputs = _inputs(module, options.input_shape, given)
     made = port_model(
-        module, _inputs(module, options.input_shape), options.output, reference=options.reference, weights=weights,
+        module, inputs, options.output, reference=options.reference, weights=weights,
         eval_only=options.eval_only, keep_unproved=options.keep_unproved, overwrite=options.overwrite,
         progress=progress,
     )  # fmt: skip
@@ -91,13 +99,17 @@ def _downloaded(module: Any, hub: str) -> Path:
     return download(found)
 
 
-def _inputs(module: Any, shape: tuple[int, ...]) -> tuple[Any]:
+def _inputs(module: Any, shape: tuple[int, ...], given: Arrays | None = None) -> Any:
     import torch
 
+    if isinstance(given, dict):
+        return {name: torch.from_numpy(array) for name, array in given.items()}
+    if given is not None:
+        return tuple(map(torch.from_numpy, given))
     config = getattr(module, "pretrained_cfg", None) or {}
     shape = shape or tuple(config.get("input_size", ()))
     if not shape:
-        raise BuildError("--input-shape is required: the module does not say what it takes, as timm's models do")
+        raise BuildError("the module does not say what it takes, as timm's models do; pass --input-shape or --inputs")
     if config and len(shape) == 3 and getattr(module, "in_chans", None):
         shape = (module.in_chans, *shape[1:])
     try:
@@ -113,8 +125,15 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--model", metavar="NAME", help="timm model name")
     model.add_argument("--torch", metavar="PACKAGE.MODULE:FUNCTION", help="callable that returns a torch module")
     result.add_argument("--torch-args", metavar="JSON", help="keyword arguments for --torch")
-    result.add_argument(
+    example = result.add_mutually_exclusive_group()
+    example.add_argument(
         "--input-shape", type=_shape, metavar="CxHxW", help="shape of one sample (default: the model's own)"
+    )
+    example.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="example inputs: a .npy, or a .npz with the arguments by name (token ids, masks)",
     )
     source = result.add_mutually_exclusive_group()
     source.add_argument(
@@ -173,8 +192,8 @@ def options_of(args: argparse.Namespace, usage: argparse.ArgumentParser) -> Opti
         shape = (args.in_chans or 3, args.img_size, args.img_size)
     reference = Reference(args.model or "", args.torch or "", chosen, args.seed)
     return Options(
-        reference, args.output, shape, args.checkpoint, args.hub, args.eval_only, args.keep_unproved, args.overwrite,
-        args.json, args.html,
+        reference, args.output, shape, args.inputs, args.checkpoint, args.hub, args.eval_only, args.keep_unproved,
+        args.overwrite, args.json, args.html,
     )  # fmt: skip
 
 

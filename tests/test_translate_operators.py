@@ -599,6 +599,11 @@ CASES = [
     case("triu.default", lambda x: x.triu(1), X),
     case("diagonal.default", lambda x: x.diagonal(1, 1, 2), X),
     case("trace.default", torch.trace, (3, 3)),
+    case("diff.default", lambda x: x.diff(), X),
+    case("diff.default", lambda x, y: x.diff(2, 1, prepend=y), (2, 4, 3), (2, 1, 3)),
+    case("diff.default", lambda x: x.diff(dim=0, append=x[:1]), WHOLE),
+    case("max.other", lambda x, y: torch.max(x, y), X, (4,)),
+    case("min.other", lambda x, y: torch.min(x, y), WHOLE, (4,)),
     case("diag_embed.default", torch.diag_embed, X),
     # new tensors and types
     case("arange.default", lambda x: x + torch.arange(x.shape[-1]), X),

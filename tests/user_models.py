@@ -220,3 +220,48 @@ class AtOneSize(BySize):
     def forward(self, x):
         x = self.conv(x)
         return x if x.shape[2] == 32 and x.shape[3] == 32 else x * 2
+
+
+class OwnDropPath(nn.Module):
+    """Stochastic depth, as many a repository has a copy of it."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x.div(keep) * torch.floor(keep + torch.rand(shape, dtype=x.dtype, device=x.device))
+
+
+class Tagger(nn.Module):
+    """Token ids and a mask, by name; positions that are not trained; a dict that is not in the order of its keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Embedding(20, 8, padding_idx=0)
+        self.positions = nn.Embedding(12, 8).requires_grad_(False)
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(2)])
+        self.drops = nn.ModuleList([OwnDropPath(0.0), OwnDropPath(0.25)])
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, embedded=None, ids=None, mask=None):
+        x = self.tokens(ids) if embedded is None else embedded
+        x = x + self.positions.weight[: x.shape[1]]
+        for block, drop in zip(self.blocks, self.drops):
+            x = x + drop(torch.tanh(block(x)))
+        x = x * mask.unsqueeze(-1)
+        return {"tags": self.head(x), "hidden": x}
+
+
+class Cache:
+    def __init__(self, x):
+        self.x = x
+
+
+class Caching(Branching):
+    def forward(self, x):
+        return Cache(self.fc(x))

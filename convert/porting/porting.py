@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convert.matching.key_map import KeyMap
 from convert.outcome import versions
 from convert.porting import card as cards
@@ -19,7 +17,7 @@ from convert.porting.proof import MODES, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays, stored
-from paddle_dla.models.cards import FORMAT, SOURCE
+from paddle_dla.models.cards import FORMAT, SOURCE, golden_inputs
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.values import listed, non_finite
@@ -79,6 +77,7 @@ def port_model(
     name = name or (reference.name if reference else type(torch_module).__name__)
     refuse_valueless(torch_module, name)
     torch_module, inputs = in_float32(torch_module, inputs, progress)
+    inputs = two_samples(torch_module, inputs)
     refuse_non_finite(torch_module, name)
     progress("tracing the module and writing its source")
     translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
@@ -114,6 +113,24 @@ def in_float32(module: Any, inputs: Any, progress: Progress) -> tuple[Any, Any]:
     if double:
         progress(f"{len(double)} tensors in float64 are rounded to float32, the first of them {double[0]}")
     return copy.deepcopy(module).float() if other else module, pytree.tree_map(single, inputs)
+
+
+def two_samples(module: Any, inputs: Any) -> Any:
+    """``inputs`` of one sample twice, where ``module`` takes that: ``torch.export`` makes a constant of a size of 1."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    if not all(tensor.dim() and len(tensor) == 1 for tensor in tensors):
+        return inputs
+    twice = pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, inputs)
+    try:
+        with torch.no_grad():
+            called = copy.deepcopy(module).eval()
+            called(**twice) if isinstance(twice, Mapping) else called(*twice)
+    except Exception:  # noqa: BLE001 - the module may raise anything; the trace says so of what was given
+        return inputs
+    return twice
 
 
 def refuse_valueless(module: Any, name: str) -> None:
@@ -171,34 +188,48 @@ def card_of(
         "reference": (reference or Reference()).as_dict(),
         "weights": dict(weights or {}),
         "versions": versions(*PACKAGES),
-        "golden": golden(module, values),
+        "golden": golden(module, inputs),
     }  # fmt: skip
 
 
-def golden(module: Any, inputs: Sequence[Any], seed: int = 0) -> dict[str, Any]:
-    """Inputs by seed and shape, and the first numbers of what the reference returns for them, in float64.
+def golden(module: Any, inputs: Any, seed: int = 0) -> dict[str, Any]:
+    """Inputs like those given, and the first numbers of what the reference returns for them, in float64.
 
+    Floating-point inputs are drawn, of the same shape; others, such as token ids, are kept, for few would be allowed.
     ``float32_error``: how far the reference's own float32 is from its float64, relative to the largest value.
     """
     import torch
     from torch.utils._pytree import tree_leaves
 
-    generator = np.random.RandomState(seed)
-    shapes = [[1, *value.shape[1:]] for value in inputs]
-    drawn = [torch.from_numpy(generator.standard_normal(shape).astype("float32")) for shape in shapes]
+    named = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
+    described = {"seed": seed, "inputs": [_described(value) for value in named.values()]}
+    drawn = dict(zip(named, map(torch.from_numpy, golden_inputs(described)), strict=True))
     module = copy.deepcopy(module).eval()
-    with torch.no_grad():
-        single = tree_leaves(module(*drawn))
-        double = tree_leaves(module.double()(*(value.double() for value in drawn)))
-    outputs = []
-    for ours, exact in zip(single, double, strict=True):
-        largest = float(exact.abs().max())
-        error = float((ours.double() - exact).abs().max()) / (largest or 1.0)
-        outputs.append(
-            {
-                "values": exact.reshape(-1)[:SHOWN].tolist(),
-                "largest": largest,
-                "float32_error": max(error, 2.0**-23),
-            }
-        )
-    return {"seed": seed, "shapes": shapes, "outputs": outputs}
+
+    def run(convert: Callable[[Any], Any]) -> list[Any]:
+        given = {name: convert(value) if value.is_floating_point() else value for name, value in drawn.items()}
+        with torch.no_grad():
+            outputs = module(**given) if isinstance(inputs, Mapping) else module(*given.values())
+        return [leaf.double() for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+    single = run(torch.Tensor.float)
+    module.double()
+    double = run(torch.Tensor.double)
+    keywords = [*named] if isinstance(inputs, Mapping) else None
+    return {**described, "keywords": keywords, "outputs": [*map(_golden_output, single, double)]}
+
+
+def _golden_output(ours: Any, exact: Any) -> dict[str, Any]:
+    largest = float(exact.abs().max()) if exact.numel() else 0.0
+    error = float((ours - exact).abs().max()) / largest if largest else 0.0
+    return {
+        "values": exact.reshape(-1)[:SHOWN].tolist(),
+        "largest": largest,
+        "float32_error": max(error, 2.0**-23),
+    }
+
+
+def _described(value: Any) -> dict[str, Any]:
+    """An input as ``cards.golden_inputs`` makes it."""
+    described = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    return described if value.is_floating_point() else {**described, "values": value.flatten().tolist()}

@@ -127,13 +127,14 @@ def prove(
     from alignment.engine.records.tape import ROOT
     from alignment.engine.result import COMPUTATION, Culprit
     from alignment.engine.sides.model import ModelRaised
+    from convert.translate.modes import qualified
     from convert.translate.program import float64_throughout
     from torch_ref.model import draw_constants
 
     reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
     port = build(source, translated, torch_arrays(reference))
     for layer in (*reference.modules(), *port.sublayers()):
-        rate = RATES.get(type(layer).__name__)
+        rate = RATES.get(type(layer).__name__) or translated.rates.get(qualified(type(layer)))
         if rate is not None:
             setattr(layer, rate, 0.0)
     arrays = (

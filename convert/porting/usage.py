@@ -85,20 +85,19 @@ def _called(model: Any, inputs: Any, tensor: Any) -> Any:
     return model(*(tensor(value) for value in inputs))
 
 
-def _torch(reference: Any, inputs: Any) -> list[np.ndarray] | None:
+def _torch(reference: Any, inputs: Any) -> dict[str, np.ndarray] | None:
     """What the reference returns; ``None`` where it takes no such batch."""
     import torch
-    from torch.utils._pytree import tree_leaves
 
     with torch.no_grad():
         try:
             outputs = _called(reference, inputs, lambda array: torch.from_numpy(array.copy()))
         except Exception:  # noqa: BLE001 - the module may raise anything
             return None
-    return [value.numpy() for value in tree_leaves(outputs) if isinstance(value, torch.Tensor)]
+    return _named(outputs, torch.Tensor)
 
 
-def _paddle(port: Any, inputs: Any, dtype: str) -> list[np.ndarray]:
+def _paddle(port: Any, inputs: Any, dtype: str) -> dict[str, np.ndarray]:
     import paddle
 
     from alignment.engine.borrowed import PORT
@@ -108,19 +107,31 @@ def _paddle(port: Any, inputs: Any, dtype: str) -> list[np.ndarray]:
 
     with paddle.no_grad(), PORT.in_type(port, dtype):
         outputs = _called(port, inputs, tensor)
-    return [value.numpy() for value in paddle.utils.flatten(outputs) if isinstance(value, paddle.Tensor)]
+    return _named(outputs, paddle.Tensor)
 
 
-def _compared(theirs: Sequence[np.ndarray], port: Any, inputs: Any) -> str:
+def _named(outputs: Any, tensor: type) -> dict[str, np.ndarray]:
+    """The tensors of nested outputs by what leads to each."""
+    from alignment.engine.records.tree import named_leaves
+
+    return {name: leaf.numpy() for name, leaf in named_leaves(outputs, lambda value: isinstance(value, tensor))}
+
+
+def _compared(theirs: Mapping[str, np.ndarray], port: Any, inputs: Any) -> str:
     """How the outputs differ, in words; empty where they do not by more than rounding explains."""
     try:
         single, double = (_paddle(port, inputs, dtype) for dtype in ("float32", "float64"))
     except Exception as error:  # noqa: BLE001 - the port is code, too
         return f"it raises {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-    if [array.shape for array in theirs] != [array.shape for array in single]:
-        return f"it returns {[array.shape for array in single]}, torch {[array.shape for array in theirs]}"
-    differing = (_difference(*three) for three in zip(theirs, single, double, strict=True))
+    ours, wanted = ({name: array.shape for name, array in outputs.items()} for outputs in (single, theirs))
+    if ours != wanted:
+        return f"it returns {_shapes(ours)}, torch {_shapes(wanted)}"
+    differing = (_difference(theirs[name], single[name], double[name]) for name in theirs)
     return next(filter(None, differing), "")
+
+
+def _shapes(outputs: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}".strip() for name, shape in outputs.items()) or "nothing"
 
 
 def _difference(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> str:

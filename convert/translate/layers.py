@@ -177,6 +177,16 @@ SYNCHRONISED = (
     "with paddle.nn.SyncBatchNorm.convert_sync_batchnorm"
 )
 
+def drop_path(rate: str) -> Layer:
+    """The rule of a class that is stochastic depth, whose setting ``rate`` is the share that is left out."""
+    return Layer(
+        "DropPath(drop_prob)",
+        {"scale_by_keep": ("scale_by_keep", True)},
+        silent=True,
+        prepare=lambda module: {"drop_prob": module.settings[rate] or 0.0},
+    )
+
+
 LAYERS: dict[str, Layer] = {
     f"{NN}.conv.Conv1d": _conv("Conv1D"),
     f"{NN}.conv.Conv2d": _conv("Conv2D"),
@@ -259,12 +269,7 @@ LAYERS: dict[str, Layer] = {
     "torchvision.ops.stochastic_depth.StochasticDepth": Layer(
         "StochasticDepth(p)", {"mode": ("mode", "row")}, silent=True
     ),
-    f"{TIMM}.drop.DropPath": Layer(
-        "DropPath(drop_prob)",
-        {"scale_by_keep": ("scale_by_keep", True)},
-        silent=True,
-        prepare=lambda module: {"drop_prob": module.settings["drop_prob"] or 0.0},
-    ),
+    f"{TIMM}.drop.DropPath": drop_path("drop_prob"),
     f"{TIMM}.drop.DropBlock2d": Layer(
         "DropBlock2D(drop_prob)",
         {"block_size": ("block_size", 7), "gamma_scale": ("gamma_scale", 1.0), "with_noise": ("with_noise", False),

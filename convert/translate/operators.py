@@ -563,6 +563,13 @@ def _cumsum(a: Arguments) -> str:
     return f"{_promoted_to_result(a)}.cumsum(axis=dim)"
 
 
+def _diff(a: Arguments) -> str:
+    if a.tensor("self").dtype == "bool":
+        raise Unsupported("the differences of booleans: write them with logical_xor")
+    ends = "".join(f", {name}={name}" for name in ("prepend", "append") if a.is_tensor(name))
+    return f"paddle.diff(self{options(a, n=('n', 1), axis=('dim', -1))}{ends})"
+
+
 def _promoted_to_result(a: Arguments) -> str:
     return "self" if a.tensor("self").dtype == a.result.dtype else cast(a, "self", a.result.dtype)
 
@@ -1108,6 +1115,8 @@ OPERATORS: dict[str, Rule] = {
     "square.default": "self.square()",
     "maximum.default": _of_common_type("paddle.maximum", "self", "other"),
     "minimum.default": _of_common_type("paddle.minimum", "self", "other"),
+    "max.other": _of_common_type("paddle.maximum", "self", "other"),
+    "min.other": _of_common_type("paddle.minimum", "self", "other"),
     "clamp.default": _clamp,
     "clamp.Tensor": _clamp,
     "clamp_min.default": "self.clip(min=min)",
@@ -1229,6 +1238,7 @@ OPERATORS: dict[str, Rule] = {
     "argmin.default": "self.argmin(axis=dim, keepdim=keepdim)",
     "argmax.default": "self.argmax(axis=dim, keepdim=keepdim)",
     "cumsum.default": _cumsum,
+    "diff.default": _diff,
     "cumprod.default": "self.cumprod(dim)",
     "cummax.default": "self.cummax(axis=dim)",
     "cummin.default": "self.cummin(axis=dim)",

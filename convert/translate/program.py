@@ -17,6 +17,7 @@ import functools
 import inspect
 import io
 import logging
+import re
 import signal
 import sys
 import threading
@@ -114,6 +115,8 @@ def trace(
     draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
     args, kwargs = _double(args), _double(kwargs)
     program = _traced(module, args, kwargs, silent, draws, same)
+    parameters = module.named_parameters(remove_duplicate=False)
+    program.requires_grad = {path: parameter.requires_grad for path, parameter in parameters}
     if twofold:
         program.training = _traced(module, args, kwargs, silent, [*draws, *twofold], same)
         program.twofold = frozenset(twofold)
@@ -183,7 +186,7 @@ def _traced(
         model.get_submodule(path).training = True
     for path, child in model.named_modules():
         child.register_forward_hook(functools.partial(_returned, path))
-        if silent(_qualified(type(child))):
+        if silent(modes.qualified(type(child))):
             child.forward = functools.partial(_marked, path)
         elif path and same(_module(path, child)):
             child.forward = functools.partial(_strided, path, child)
@@ -198,7 +201,7 @@ def _otherwise(
     """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``."""
     try:
         evaluation, training = (
-            modes.run(module, args, kwargs, mode, lambda child: whole(_qualified(type(child))))
+            modes.run(module, args, kwargs, mode, lambda child: whole(modes.qualified(type(child))))
             for mode in (False, True)
         )
     except (Exception, SystemExit) as error:  # the module may raise anything
@@ -453,6 +456,8 @@ def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     if "data-dependent" in text:
         text = "it decides by the values of a tensor, which no trace can follow; torch.where serves for both cases"
+    if found := re.search(r"Found <class '(.*?)'> in output", text):
+        text = f"it returns a {found[1]}, of which torch.export knows no tensors; return these (use_cache=False, say)"
     return Stop("", place, f"{what}: {text}")
 
 
@@ -778,10 +783,6 @@ def _size(value: Any) -> Any:
     return value
 
 
-def _qualified(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _is_open(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
 
@@ -855,8 +856,8 @@ def _module(path: str, module: torch.nn.Module) -> Module:
     forward = kind.forward
     return Module(
         path=path,
-        kind=_qualified(kind),
-        bases=tuple(_qualified(base) for base in kind.__mro__),
+        kind=modes.qualified(kind),
+        bases=tuple(modes.qualified(base) for base in kind.__mro__),
         forward=f"{forward.__module__}.{forward.__qualname__}",
         parameters=tuple(inspect.signature(forward).parameters)[1:],
         settings=settings,

@@ -7,7 +7,7 @@ import functools
 import math
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from convert.translate.classes import Translation
@@ -67,8 +67,38 @@ def class_node(made: Class) -> ast.ClassDef:
     return ast.ClassDef(made.name, [base], [], body, [])
 
 
-def written(translation: Translation, header: str) -> str:
-    """The whole file, formatted."""
+def frozen(requires_grad: Mapping[str | None, bool]) -> list[str]:
+    """The layers and parameters, by name in the port, that hold all that requires no gradient and nothing else."""
+    fixed = {name for name, needed in requires_grad.items() if name and not needed}
+    trained = {prefix for name, needed in requires_grad.items() if name and needed for prefix in _above(name)}
+    return sorted({next(prefix for prefix in _above(name) if prefix not in trained) for name in fixed})
+
+
+def _above(name: str) -> list[str]:
+    """The layers that hold a parameter, outermost first, and the parameter itself: ``a.b`` as "", "a", "a.b"."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _builder(model: str, frozen: Sequence[str]) -> str:
+    """The function that builds the model; what is ``frozen`` gets no gradient, as in the reference."""
+    if not frozen:
+        return f"def build_model():\n    return {model}()"
+    lines = ["def build_model():", f"    model = {model}()"]
+    if frozen == [""]:
+        lines += ["    for parameter in model.parameters():", "        parameter.stop_gradient = True"]
+    else:
+        starts = tuple(f"{name}." for name in frozen)
+        lines += [
+            "    for name, parameter in model.named_parameters():",
+            f"        if f'{{name}}.'.startswith({starts if len(starts) > 1 else starts[0]!r}):",
+            "            parameter.stop_gradient = True",
+        ]
+    return "\n".join([*lines, "    return model"])
+
+
+def written(translation: Translation, header: str, frozen: Sequence[str] = ()) -> str:
+    """The whole file, formatted; ``frozen`` as the function of that name finds it."""
     classes: list[ast.stmt] = [class_node(made) for made in translation.classes]
     parts = used_parts(classes)
     names = _names([*(_parts()[name][0] for name in parts), *classes])
@@ -78,7 +108,7 @@ def written(translation: Translation, header: str) -> str:
         "\n".join([*imports, "from paddle import nn"]),
         *(_parts()[name][1] for name in parts),
         *(_unparsed(node) for node in classes),
-        f"def build_model():\n    return {translation.model}()",
+        _builder(translation.model, frozen),
     ]
     return formatted("\n\n\n".join(pieces))
 

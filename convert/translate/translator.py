@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from convert.matching.key_map import KeyMap
 from convert.translate.classes import Builder, Translation
-from convert.translate.layers import LAYERS, Layer, layer_of
+from convert.translate.layers import LAYERS, Layer, drop_path, layer_of
 from convert.translate.operators import OPERATORS
 from convert.translate.plain import Module, Program
-from convert.translate.source import written
+from convert.translate.source import frozen, written
 from convert.translate.weights import key_map
 
 
 @dataclass(frozen=True)
 class Translated:
-    """A port's ``source``, the ``key_map`` from torch's tensors to its own, and what they were made of."""
+    """A port's ``source``, the ``key_map`` from torch's tensors to its own, and what they were made of.
+
+    ``rates``: the classes of the module that are stochastic depth under another name, and the attribute of their rate.
+    """
 
     source: str
     key_map: KeyMap
     program: Program
     translation: Translation
+    rates: Mapping[str, str] = field(default_factory=dict)
 
 
 def translate(
@@ -44,9 +48,12 @@ def translate(
         translated = translate(torch.nn.Linear(4, 2), (torch.zeros(1, 4),))
         print(translated.source)
     """
+    from convert.translate.modes import stochastic_depths
     from convert.translate.program import trace
 
-    layers, operators = {**LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
+    rates = stochastic_depths(module)
+    copies = {kind: drop_path(rate) for kind, rate in rates.items()}
+    layers, operators = {**copies, **LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
     silent = {kind for kind, layer in layers.items() if layer.silent}
 
@@ -56,4 +63,6 @@ def translate(
 
     program = trace(module, args, kwargs, silent.__contains__, layers.__contains__, training, same)
     translation = Builder(program, operators, layers).translation()
-    return Translated(written(translation, header), key_map(program, translation), program, translation)
+    requires_grad = {translation.names.get(path): needed for path, needed in program.requires_grad.items()}
+    source = written(translation, header, frozen(requires_grad))
+    return Translated(source, key_map(program, translation), program, translation, rates)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_record import RecordError, Sha256, read_record
@@ -68,6 +70,16 @@ def is_whole(card: Mapping[str, Any]) -> bool:
     """Whether the ``card`` is what ``sealed`` gave, and has the sums of source and weights."""
     content = {key: value for key, value in card.items() if key != "sha256"}
     return {SOURCE, WEIGHTS} <= card["files"].keys() and card["sha256"] == json_sha256(content)
+
+
+def golden_inputs(golden: Mapping[str, Any]) -> list[np.ndarray]:
+    """The inputs of the ``golden`` outputs of a card: drawn from a normal distribution, or as they were kept."""
+    generator = np.random.RandomState(golden["seed"])
+    return [
+        np.array(one["values"] if "values" in one else generator.standard_normal(one["shape"]), one["dtype"])
+        .reshape(one["shape"])
+        for one in golden["inputs"]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

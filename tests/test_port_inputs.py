@@ -1,0 +1,169 @@
+"""Ports of modules that take something else than images: token ids, masks, arguments by name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import user_models  # noqa: E402
+
+from convert.port import main  # noqa: E402
+from convert.porting.inputs import read_inputs  # noqa: E402
+from convert.porting.porting import port_model  # noqa: E402
+from convert.translate.modes import stochastic_depths  # noqa: E402
+from convert.translate.plain import TranslationError  # noqa: E402
+from paddle_dla.models.ported import open_port  # noqa: E402
+from paddle_dla.storage.errors import CheckpointError  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
+HERE = Path(__file__).parent
+IDS = np.array([[3, 5, 19, 0], [7, 1, 0, 0], [2, 2, 4, 6]])
+MASK = (IDS != 0).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("ports")
+    np.savez(target / "tokens.npz", ids=IDS, mask=MASK)
+    command = ["--torch", "user_models:Tagger", "--inputs", str(target / "tokens.npz"), "--output"]
+    assert main([*command, str(target / "tagger")]) == 0
+    return target / "tagger"
+
+
+# --- what is ported ---------------------------------------------------------------------------------------------------
+
+
+def test_arguments_go_by_name_and_its_own_test_passes(folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE)))}
+    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_port.py"]
+    done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_what_requires_no_gradient_gets_none(folder):
+    fixed = {name for name, parameter in open_port(folder).named_parameters() if parameter.stop_gradient}
+    assert fixed == {"positions.weight"}
+
+
+def test_a_copy_of_stochastic_depth_is_one(folder):
+    source = (folder / "model.py").read_text(encoding="utf-8")
+    assert "DropPath(0.25)" in source and "OwnDropPath" not in source
+
+
+@pytest.mark.parametrize("frozen", [["tokens", "positions"], ["tokens", "positions", "blocks", "head"], ["blocks"]])
+def test_any_part_may_be_frozen(tmp_path, frozen):
+    module = user_models.Tagger()
+    for name in frozen:
+        module.get_submodule(name).requires_grad_(False)
+    inputs = {"ids": torch.from_numpy(IDS), "mask": torch.from_numpy(MASK)}
+    assert port_model(module, inputs, tmp_path / "port").proved
+    fixed = {name for name, parameter in open_port(tmp_path / "port").named_parameters() if parameter.stop_gradient}
+    assert fixed == {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+def test_one_sample_makes_a_port_for_any_batch():
+    inputs = {"ids": torch.from_numpy(IDS[:1]), "mask": torch.from_numpy(MASK[:1])}
+    assert port_model(user_models.Tagger(), inputs, eval_only=True).proved
+
+
+def test_outputs_of_a_class_of_ones_own_are_refused_in_words():
+    with pytest.raises(
+        TranslationError, match=r"\(model\): torch.export cannot trace it: it returns a user_models.Cache"
+    ):
+        port_model(user_models.Caching(), [torch.randn(2, 4)])
+
+
+# --- stochastic depth by what it does ---------------------------------------------------------------------------------
+
+
+class Scaling(user_models.OwnDropPath):
+    """It leaves out nothing."""
+
+    def forward(self, x):
+        return x / (1 - self.rate) if self.training else x
+
+
+class ByElement(user_models.OwnDropPath):
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, self.rate, self.training)
+
+
+class AtTwiceTheRate(user_models.OwnDropPath):
+    def forward(self, x):
+        keep = 1 - 2 * self.rate
+        return x / (1 - self.rate) * torch.floor(keep + torch.rand(len(x), 1, 1, 1)) if self.training else x
+
+
+class InEvaluation(user_models.OwnDropPath):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Raising(user_models.OwnDropPath):
+    def forward(self, x):
+        raise ValueError
+
+
+@pytest.mark.parametrize("kind", [Scaling, ByElement, AtTwiceTheRate, InEvaluation, Raising])
+def test_what_does_something_else_is_no_stochastic_depth(kind):
+    assert stochastic_depths(torch.nn.Sequential(kind(0.25), kind(0.0))) == {}
+
+
+def test_stochastic_depth_is_told_by_what_it_does_and_leaves_the_generator():
+    before = torch.get_rng_state()
+    module = torch.nn.Sequential(user_models.OwnDropPath(0.001), user_models.OwnDropPath(0.25))
+    assert stochastic_depths(module) == {"user_models.OwnDropPath": "rate"}
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_come_by_name_or_in_order(tmp_path):
+    np.savez(tmp_path / "named.npz", ids=IDS, mask=MASK)
+    np.savez(tmp_path / "plain.npz", IDS, MASK)
+    np.save(tmp_path / "one.npy", IDS)
+    assert {name: array.dtype.kind for name, array in read_inputs(tmp_path / "named.npz").items()} == {
+        "ids": "i",
+        "mask": "f",
+    }
+    assert [array.dtype.kind for array in read_inputs(tmp_path / "plain.npz")] == ["i", "f"]
+    assert np.array_equal(read_inputs(tmp_path / "one.npy"), [IDS])
+
+
+def test_a_file_that_holds_no_inputs_is_refused_before_the_module_is_built(tmp_path, capsys):
+    (tmp_path / "text.npz").write_text("no arrays")
+    command = ["--torch", "user_models:raising", "--inputs", str(tmp_path / "text.npz"), "--output"]
+    assert main([*command, str(tmp_path / "port")]) == 1
+    assert "cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array(["a"]), "is no type of an input"),
+        (np.array([1j]), "complex128 is no type of an input"),
+        (np.zeros((2, 0)), "it has no elements"),
+        (np.array([np.nan]), "it holds NaN"),
+    ],
+)
+def test_an_array_that_is_no_input_is_named(tmp_path, array, message):
+    np.savez(tmp_path / "in.npz", good=IDS, bad=array)
+    with pytest.raises(CheckpointError, match=f"bad: .*{message}"):
+        read_inputs(tmp_path / "in.npz")
+
+
+def test_nothing_is_unpickled_and_nothing_endless_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("convert.porting.inputs.MOST", 10_000)
+    np.save(tmp_path / "objects.npy", np.array([print], dtype=object), allow_pickle=True)
+    np.savez_compressed(tmp_path / "bomb.npz", np.zeros(2_000))
+    os.mkfifo(tmp_path / "pipe.npy")
+    for name, words in (("objects.npy", "Python objects"), ("bomb.npz", "more than"), ("pipe.npy", "FIFO")):
+        with pytest.raises(CheckpointError, match=words):
+            read_inputs(tmp_path / name)

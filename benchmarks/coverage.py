@@ -5,10 +5,12 @@ Usage::
     python benchmarks/coverage.py                      # the smallest model of each of timm's 98 families
     python benchmarks/coverage.py --models 100 --seed 0 --eval-only
     python benchmarks/coverage.py --all-variants resnet
+    python benchmarks/coverage.py --package torchvision    # or transformers, which has to be installed
 
-Each model is built with 10 classes, translated, loaded with weights in which nothing is constant, and compared with
-its reference layer by layer in float64, forward and backward, in evaluation and in training mode; then on another batch
-and, where the reference takes one, on another image size. Results are kept in ``--output``, one file a model, and a
+Each model of timm and torchvision is built with 10 classes, those of transformers are small; each is translated, loaded
+with weights in which nothing is constant, and compared with its reference layer by layer in float64, forward and
+backward, in evaluation and in training mode; then on another batch and, where the reference takes one, on another image
+size. Results are kept in ``--output``, one file a model, and a
 model that has one is not run again. A CSV, and with ``--page`` a page, are written from them.
 
 Exit code: 0 if every model is aligned in evaluation, 1 if not.
@@ -46,6 +48,12 @@ def families():
 def chosen(args):
     """[(model, family)] that the command line names."""
     rows = families()
+    if args.package == "torchvision":
+        return [(name, name) for name in args.names or torchvision().list_models(module=torchvision())]
+    if args.package == "transformers":
+        from benchmarks.transformers_models import MODELS
+
+        return [(name, name) for name in args.names or MODELS]
     if args.names:
         return [(name, family_of(name)) for name in args.names]
     if args.all_variants or args.models:
@@ -108,20 +116,13 @@ def one(args):
 def stages(args, keep):
     import copy
 
-    import torch
-
     from convert.porting.proof import build, prove, torch_arrays
-    from convert.porting.reference import Reference
     from convert.translate.program import float64_throughout
     from convert.translate.translator import translate
     from torch_ref.model import draw_constants
 
-    module = Reference(model=args.one, options={"num_classes": 10, **json.loads(args.options)}).build()
+    module, inputs = subject(args)
     keep(parameters=sum(value.numel() for value in module.parameters()))
-    shape = module.pretrained_cfg["input_size"]
-    if args.side and not module.pretrained_cfg.get("fixed_input_size"):
-        shape = (shape[0], *(min(args.side, own) for own in shape[1:]))
-    inputs = (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
     begun = time.perf_counter()
     translated = translate(module, inputs, f"{args.one}\n")
     source = Path(args.output).with_suffix(".py")
@@ -137,10 +138,53 @@ def stages(args, keep):
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
             keep(why=str(results["train"].verdict())[:600])
-    reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
+    if args.package == "transformers":
+        return
+    reference, shape = float64_throughout(draw_constants(copy.deepcopy(module), seed=0)), inputs[0].shape[1:]
     port = build(source, translated, torch_arrays(reference))
     keep(batch=forward(reference, port, translated, (OTHER_BATCH, *shape)))
     keep(size=forward(reference, port, translated, (BATCH, shape[0], *(side + 32 for side in shape[1:]))))
+
+
+def subject(args):
+    """The module of ``args`` and its inputs."""
+    import torch
+
+    from convert.porting.reference import Reference
+
+    if args.package == "transformers":
+        from benchmarks.transformers_models import build
+
+        torchvision()  # transformers imports it, too
+        return build(args.one)
+    options = {"num_classes": 10, **json.loads(args.options)}
+    if args.package == "torchvision":
+        torchvision()
+        side = next((side for part, side in SIDES.items() if part in args.one), 64)
+        options |= {"image_size": side} if args.one.startswith("vit") else {}
+        # a slow initialisation, whose values are replaced
+        options |= {"init_weights": False} if args.one.startswith(("googlenet", "inception")) else {}
+        module, shape = Reference(factory=f"torchvision.models:{args.one}", options=options).build(), (3, side, side)
+    else:
+        module = Reference(model=args.one, options=options).build()
+        shape = module.pretrained_cfg["input_size"]
+    if args.side and not (args.package == "timm" and module.pretrained_cfg.get("fixed_input_size")):
+        shape = (shape[0], *(min(args.side, own) for own in shape[1:]))
+    return module, (torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(1)),)
+
+
+SIDES = {"inception": 299, "maxvit": 224, "_14": 56}
+"""Sides that torchvision's classes take, where it is not 64: an auxiliary classifier, windows of 7, patches of 14."""
+
+
+def torchvision():
+    """``torchvision.models``; timm may have to declare its operators first."""
+    from torch_ref.model import import_timm
+
+    import_timm()
+    from torchvision import models
+
+    return models
 
 
 def forward(reference, port, translated, shape):
@@ -187,7 +231,7 @@ def run(args):
         if target.exists() and not args.again:
             continue
         command = [sys.executable, __file__, "--one", name, "--family", family, "--output", str(target)]
-        command += ["--eval-only"] * args.eval_only + ["--side", str(args.side)]
+        command += ["--eval-only"] * args.eval_only + ["--side", str(args.side), "--package", args.package]
         print(f"[{number}/{len(models)}] {name}", end=": ", flush=True)
         why = limited(command, args.limit_s, args.limit_gb, output / f"{name}.log")
         record = read(target) or {"model": name, "family": family}
@@ -282,6 +326,7 @@ def parser():
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--all-variants", metavar="FAMILY")
     result.add_argument("--names", nargs="+", metavar="MODEL")
+    result.add_argument("--package", choices=("timm", "torchvision", "transformers"), default="timm")
     result.add_argument("--eval-only", action="store_true")
     result.add_argument("--side", type=int, default=0, metavar="PIXELS",
                         help="at most this, where a model takes images of any size; default: the model's own size")

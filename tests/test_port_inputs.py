@@ -72,6 +72,23 @@ def test_one_sample_makes_a_port_for_any_batch():
     assert port_model(user_models.Tagger(), inputs, eval_only=True).proved
 
 
+def test_limits_of_the_type_are_those_of_the_type_in_which_the_port_runs():
+    """A trace in float64 has its limits, which are infinite in float32: a row without any score is NaN then."""
+    inputs = [torch.randn(3, 4), torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])]
+    port = port_model(user_models.Masking(), inputs)
+    assert port.proved
+    for limit in ("finfo(x.dtype).min", "finfo(x.dtype).max * -0.5", "finfo(x.dtype).eps"):
+        assert port.source.count(f"paddle.{limit}") == 1
+
+
+def test_a_number_stays_where_nobody_asks_for_the_limits_of_a_type():
+    class Adding(torch.nn.Linear):
+        def forward(self, x):
+            return torch.log(super().forward(x).relu() + 2.0**-52)
+
+    assert "2.220446049250313e-16" in port_model(Adding(4, 4), [torch.randn(3, 4)], eval_only=True).source
+
+
 def test_outputs_of_a_class_of_ones_own_are_refused_in_words():
     with pytest.raises(
         TranslationError, match=r"\(model\): torch.export cannot trace it: it returns a user_models.Cache"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -421,6 +422,8 @@ class Writer:
             return ast.List([self._value(item, role) for item in value], ast.Load())
         if isinstance(value, Type):
             return self._type(value)
+        if self.program.limits_of_type and isinstance(value, float) and (limit := _limit_of_type(value)):
+            return filled(limit, {"dtype": self._type(Type(WORKING))})
         return with_role(literal(value), role)
 
     def _type(self, dtype: Type) -> ast.expr:
@@ -500,6 +503,19 @@ class Writer:
             items = [self._structure(item) for item in value]
             return ast.List(items, ast.Load()) if isinstance(value, list) else ast.Tuple(items, ast.Load())
         return literal(value)
+
+
+LIMITS = {sys.float_info.max: "max", -sys.float_info.max: "min", sys.float_info.min: "tiny",
+          sys.float_info.epsilon: "eps"}  # fmt: skip
+LARGEST_FLOAT32 = float.fromhex("0x1.fffffep127")
+
+
+def _limit_of_type(value: float) -> str:
+    """A limit of float64, the type of the trace, as that of the type in which the port runs: a template."""
+    if value in LIMITS:
+        return f"paddle.finfo(dtype).{LIMITS[value]}"
+    too_large = LARGEST_FLOAT32 < abs(value) < sys.float_info.max
+    return f"paddle.finfo(dtype).max * {value / sys.float_info.max!r}" if too_large else ""
 
 
 class _Finish(ast.NodeTransformer):

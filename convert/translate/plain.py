@@ -197,5 +197,6 @@ class Program:
     shared: dict[str, str] = field(default_factory=dict)  # modules that are registered twice -> where first
     training: Program | None = None  # what runs in training, where modules take other steps there
     twofold: frozenset[str] = frozenset()  # the modules that do
+    limits_of_type: bool = False  # whether it calls ``torch.finfo`` for the type of the trace
     requires_grad: dict[str, bool] = field(default_factory=dict)  # of every parameter
     batches: tuple[int, ...] = ()  # for which the trace may not hold: the reference may take another path there

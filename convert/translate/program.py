@@ -314,6 +314,7 @@ class _Frames(Float64):
         super().__init__()
         self.counts: dict[Any, int] = {}
         self.stacks: dict[str, tuple[tuple[Place, ...], ...]] = {}
+        self.limits = False  # whether the module asks for the limits of the type that it computes in
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[function] = self.counts.get(function, 0) + 1
@@ -349,7 +350,7 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     for free in (_all_free, _batch_free):
         try:
             limit = _at_most(LONGEST_S if free is _all_free else 0)
-            with _quiet(), _made_in_float64(), _functions_refused(), limit:
+            with _quiet(), _made_in_float64(), _functions_refused(), _limits_seen(frames), limit:
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - of the module, or of any part of torch
@@ -374,6 +375,23 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _limits_seen(frames: _Frames) -> Iterator[None]:
+    """Within it ``frames`` learns that the module calls ``torch.finfo``: it means those of float32 where it runs."""
+    original = torch.finfo
+
+    def finfo(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        frames.limits |= found.dtype == "float64" and modes.of_user(sys._getframe(1).f_code.co_filename)
+        return found
+
+    torch.finfo = finfo
+    try:
+        yield
+    finally:
+        torch.finfo = original
 
 
 @contextmanager
@@ -497,7 +515,7 @@ class _Reader:
                 self.states[first] = self.states[name] = known
         program = Program(
             root, self.modules, self.tensors, self.states, inputs, result, self.constants, self.aliases, self.limits,
-            self.shared, batches=self.batches,
+            self.shared, batches=self.batches, limits_of_type=self.frames.limits,
         )  # fmt: skip
         root.outputs += [ref.number for ref in references(result) if isinstance(ref, Ref)]
         return program

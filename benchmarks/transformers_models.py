@@ -118,7 +118,13 @@ MODELS = {
     ),
     "whisper": (
         "WhisperModel",
-        {**ENCODER_DECODER, "num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 20, "pad_token_id": 0},
+        {
+            **ENCODER_DECODER,
+            "num_mel_bins": 16,
+            "max_source_positions": 20,
+            "max_target_positions": 20,
+            "pad_token_id": 0,
+        },
         {"input_features": drawn(2, 16, 40), "decoder_input_ids": ids(2, 9)},
     ),
 }

@@ -89,6 +89,16 @@ def test_a_number_stays_where_nobody_asks_for_the_limits_of_a_type():
     assert "2.220446049250313e-16" in port_model(Adding(4, 4), [torch.randn(3, 4)], eval_only=True).source
 
 
+def test_random_numbers_of_a_forward_method_are_drawn_in_training_alone():
+    port = port_model(user_models.Noisy(), [torch.randn(6, 4)])
+    assert port.proved
+    assert "if self.training:" in port.source and "paddle.rand([" in port.source and "paddle.randn(" in port.source
+
+
+def test_a_layer_whose_copy_is_in_another_mode_does_not_hinder_the_proof():
+    assert port_model(user_models.WithCopied(), [torch.randn(2, 2, 4)]).proved
+
+
 def test_outputs_of_a_class_of_ones_own_are_refused_in_words():
     with pytest.raises(
         TranslationError, match=r"\(model\): torch.export cannot trace it: it returns a user_models.Cache"

@@ -38,6 +38,10 @@ DRAWN = {
     "alpha": (lambda x, training: F.alpha_dropout(x, 0.3, training), ROWS),
     "channels, alpha": (lambda x, training: F.feature_alpha_dropout(x, 0.3, training), ROWS),
     "attention": (lambda x, training: F.scaled_dot_product_attention(x, x, x, None, 0.3 if training else 0.0), ROWS),
+    "uniform": (lambda x, training: x + torch.rand_like(x) if training else x, ROWS),
+    "normal": (lambda x, training: x + torch.randn(x.shape, dtype=x.dtype) if training else x, ROWS),
+    "a share": (lambda x, training: x * torch.bernoulli(x * 0.3) if training else x, ROWS),
+    "in place": (lambda x, training: x * x.new_empty(x.shape).bernoulli_(0.3) if training else x, ROWS),
     "leaky slope": (lambda x, training: F.rrelu(-x, 0.1, 0.9, training), ROWS),
 }
 
@@ -76,7 +80,7 @@ def test_the_layers_of_a_transformer_keep_their_dropout():
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (ByFunction(lambda x, training: x + torch.rand_like(x) if training else x), "no rule for the operator rand"),
+        (ByFunction(lambda x, training: x + torch.poisson(x) if training else x), "no rule for the operator poisson"),
         (ByFunction(lambda x, training: F.dropout(x, 0.5)), "it draws random numbers in evaluation"),
         (Holder(nn.SyncBatchNorm(4)), "its statistics are those of all processes"),
         (ByFunction(lambda x, training: x.unknown() if training else x), "it cannot be run: "),

@@ -280,3 +280,37 @@ class Masking(nn.Module):
         lower = torch.where(mask, x, limits.min / 2)
         logs = torch.log(x.relu() + limits.eps)
         return scores.softmax(-1), lower.softmax(-1), logs
+
+
+class Noisy(nn.Module):
+    """In training it drops whole samples by a function, as EfficientNet's blocks do, and adds noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = torch.tanh(self.fc(x))
+        if self.training:
+            kept = torch.floor(0.8 + torch.rand([y.shape[0], 1], dtype=y.dtype, device=y.device))
+            y = y / 0.8 * kept + 0.1 * torch.randn_like(y) * y.new_empty((y.shape[0], 1)).bernoulli_(0.5)
+        return self.out(x + y)
+
+
+class Copied(nn.Module):
+    """Copied by its constructor, as the layers of einops are: the copy is in training mode."""
+
+    def __deepcopy__(self, memo):
+        return Copied()
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+class WithCopied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.drop, self.fc = Copied(), nn.Dropout(0.1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.drop(self.flatten(x)))

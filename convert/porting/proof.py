@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -77,9 +79,16 @@ RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "dr
 """Layers that draw at random and are no dropout layers of the frameworks, and the attribute that is their rate."""
 
 
+NUMBERS = {"rand": "random_sample", "randn": "standard_normal"}
+"""Functions of both frameworks that return random numbers, and those of ``numpy.random.RandomState`` that do."""
+
+
 @contextmanager
-def _no_dropout_by_function() -> Iterator[None]:
-    """Within it dropout that a forward method calls as a function does nothing, as dropout layers in ``align``."""
+def _draws_alike() -> Iterator[None]:
+    """Within it random numbers are the same in both models and in every run: those of a shape are always the same.
+
+    Dropout that a forward method calls as a function does nothing, as dropout layers in ``align``.
+    """
     import paddle
     import torch
 
@@ -95,6 +104,12 @@ def _no_dropout_by_function() -> Iterator[None]:
     holders = {"torch": torch.nn.functional, "paddle": paddle.nn.functional}
     replaced = [(holders[side], name, same) for side in holders for name in DROPOUTS[side]]
     replaced.append((torch.nn.functional, "scaled_dot_product_attention", attention_without))
+    for name, kind in NUMBERS.items():
+        replaced.append((torch, name, partial(_torch_numbers, kind)))
+        replaced.append((torch, f"{name}_like", lambda x, kind=kind, **given: _torch_numbers(kind, x.shape, **given)))
+        replaced.append((paddle, name, partial(_paddle_numbers, kind)))
+    replaced += [(torch, "bernoulli", _decided), (torch.Tensor, "bernoulli", _decided)]
+    replaced.append((torch.Tensor, "bernoulli_", lambda x, p=0.5, **given: x.copy_(_decided(x, p))))
     kept = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
     for holder, name, function in replaced:
         setattr(holder, name, function)
@@ -103,6 +118,31 @@ def _no_dropout_by_function() -> Iterator[None]:
     finally:
         for holder, name, original in kept:
             setattr(holder, name, original)
+
+
+def _numbers(kind: str, shape: Sequence[int]) -> np.ndarray:
+    return np.asarray(getattr(np.random.RandomState(crc32(repr((kind, *shape)).encode())), kind)(tuple(shape)))
+
+
+def _torch_numbers(kind: str, *sides: Any, size: Any = None, dtype: Any = None, **options: Any) -> Any:
+    import torch
+
+    shape = size or (sides[0] if len(sides) == 1 and not isinstance(sides[0], int) else sides)
+    numbers = torch.from_numpy(_numbers(kind, [int(side) for side in shape]))
+    return numbers.to(dtype or torch.get_default_dtype())
+
+
+def _decided(x: Any, p: Any = None, **options: Any) -> Any:
+    """Where numbers of a uniform distribution are below ``p``, or below ``x`` without it."""
+    share = x if p is None else p
+    return (_torch_numbers("random_sample", x.shape, dtype=x.dtype).to(x.device) < share).to(x.dtype)
+
+
+def _paddle_numbers(kind: str, shape: Sequence[Any], dtype: Any = None) -> Any:
+    import paddle
+
+    numbers = paddle.to_tensor(_numbers(kind, [int(side) for side in shape]))
+    return numbers.astype(dtype or paddle.get_default_dtype())
 
 
 def prove(
@@ -131,7 +171,8 @@ def prove(
     from convert.translate.program import float64_throughout
     from torch_ref.model import draw_constants
 
-    reference = float64_throughout(draw_constants(copy.deepcopy(module), seed=0))
+    # eval() once more: a layer that copies itself by its constructor, as those of einops do, is in training mode then
+    reference = float64_throughout(draw_constants(copy.deepcopy(module).eval(), seed=0))
     port = build(source, translated, torch_arrays(reference))
     for layer in (*reference.modules(), *port.sublayers()):
         rate = RATES.get(type(layer).__name__) or translated.rates.get(qualified(type(layer)))
@@ -145,7 +186,7 @@ def prove(
     results: dict[str, Any] = {}
     for mode in modes:
         progress(f"proof in {mode} mode")
-        with _no_dropout_by_function():
+        with _draws_alike():
             try:
                 results[mode] = align(
                     reference, port, arrays, key_map=translated.key_map, mode=mode,

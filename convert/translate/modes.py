@@ -21,6 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convert.translate.plain import Place
 
+NUMBERS = frozenset(("rand", "rand_like", "randn", "randn_like", "bernoulli", "bernoulli_"))
+"""Functions of torch that return random numbers, which a module may do anything with."""
+
 
 @dataclass
 class Seen:

@@ -198,7 +198,11 @@ def _traced(
 def _otherwise(
     module: torch.nn.Module, args: tuple, kwargs: dict, whole: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
-    """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``."""
+    """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``.
+
+    One that computes with random numbers itself, and does not leave them to dropout, is among the latter alone: no rule
+    of an operator could ask for the port's mode.
+    """
     try:
         evaluation, training = (
             modes.run(module, args, kwargs, mode, lambda child: whole(modes.qualified(type(child))))
@@ -209,7 +213,8 @@ def _otherwise(
     if evaluation.draws:
         why = "it draws random numbers in evaluation, so that no two runs of it are the same"
         raise TranslationError([Stop(path, place, why) for path, place in evaluation.draws.items()])
-    return list(training.draws), modes.differing(evaluation, training)
+    numbers = {path for path in training.draws if not modes.NUMBERS.isdisjoint(training.steps.get(path, ()))}
+    return [path for path in training.draws if path not in numbers], modes.differing(evaluation, training)
 
 
 def _double(values: Any) -> Any:

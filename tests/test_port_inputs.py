@@ -99,6 +99,10 @@ def test_a_layer_whose_copy_is_in_another_mode_does_not_hinder_the_proof():
     assert port_model(user_models.WithCopied(), [torch.randn(2, 2, 4)]).proved
 
 
+def test_instance_norm_keeps_its_epsilon_as_paddle_does():
+    assert port_model(user_models.SmallVariance(), [torch.randn(2, 3, 6, 6)]).proved
+
+
 def test_outputs_of_a_class_of_ones_own_are_refused_in_words():
     with pytest.raises(
         TranslationError, match=r"\(model\): torch.export cannot trace it: it returns a user_models.Cache"

@@ -196,7 +196,16 @@ class Accounts:
             found = in_layout(expected, actual, judged[layer])[1]
             if min(found.relative, compare(rounded, actual).relative) <= judged[layer]:
                 continue
+            # a mean of 0 is what rounding leaves of numbers that cancel each other: it is as exact as these are
+            if own == "running_mean" and found.max_abs <= judged[layer] * _largest_input(tape, layer):
+                continue
             yield StateFault(layer, own, found.relative, state_cause(before, expected, actual, momentum))
+
+
+def _largest_input(tape: Tape, layer: str) -> float:
+    """The largest magnitude in what a layer was given; 0 where it was given nothing."""
+    refs = [ref for record in tape if record.path == layer for ref in record.input_refs() if 0 not in ref.shape]
+    return max((float(np.abs(tape.get(ref)).max()) for ref in refs), default=0.0)
 
 
 def split(name: str) -> tuple[str, str]:

@@ -825,9 +825,8 @@ def _pairwise_distance(a: Arguments) -> str:
 def _instance_norm(a: Arguments) -> str:
     if a.running_mean is not None:
         raise Unsupported("instance norm with running statistics: take the layer whole, by its class")
-    a.set("channels", a.tensor("input").shape[1])
-    more = (", weight" if a.weight is not None else "") + (", bias" if a.bias is not None else "")
-    return f"group_norm(input, channels, eps{more})"
+    affine = "".join(f", {name}={name}" for name in ("weight", "bias") if a.plain.get(name) is not None)
+    return f"F.instance_norm(input{affine}, eps=eps)"
 
 
 def _where(a: Arguments) -> str:

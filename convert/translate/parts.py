@@ -88,16 +88,15 @@ class InstanceNorm(nn.Layer):
         self.bias = self.create_parameter([num_features], is_bias=True) if affine else None
 
     def forward(self, x):
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        if self.training:
-            axes = [*range(2, x.ndim)]
+        if not self.training:
+            statistics = self.running_mean, self.running_var
+            return F.batch_norm(x, *statistics, self.weight, self.bias, epsilon=self.epsilon)
+        axes = [*range(2, x.ndim)]
+        with paddle.no_grad():
             mean = x.mean(axis=axes, keepdim=True)
-            variance = (x - mean).square().mean(axis=axes, keepdim=True)
-            self.update(mean.detach().flatten(1), variance.detach().flatten(1), x.size // (x.shape[0] * x.shape[1]))
-        else:
-            mean, variance = self.running_mean.reshape(shape), self.running_var.reshape(shape)
-        x = (x - mean) / (variance + self.epsilon).sqrt()
-        return x if self.weight is None else x * self.weight.reshape(shape) + self.bias.reshape(shape)
+            variance = (x - mean).square().mean(axis=axes)
+            self.update(mean.flatten(1), variance, x.size // (x.shape[0] * x.shape[1]))
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.epsilon)
 
     def update(self, mean, variance, count):
         """Move the running statistics towards the mean of those (B, C) of all samples."""

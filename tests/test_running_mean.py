@@ -10,6 +10,7 @@ import paddle  # noqa: E402
 from alignment import align  # noqa: E402
 
 pytestmark = pytest.mark.torch
+AXES = [0, 2, 3]
 
 
 class Reference(torch.nn.Module):
@@ -17,10 +18,10 @@ class Reference(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.norm = torch.nn.BatchNorm1d(6)
+        self.norm = torch.nn.BatchNorm2d(6)
 
     def forward(self, x):
-        return self.norm(x - x.mean(0))
+        return self.norm(x - x.mean(AXES, keepdim=True))
 
 
 class Port(paddle.nn.Layer):
@@ -28,18 +29,18 @@ class Port(paddle.nn.Layer):
 
     def __init__(self, shift=0.0):
         super().__init__()
-        self.norm = paddle.nn.BatchNorm1D(6)
+        self.norm = paddle.nn.BatchNorm2D(6)
         self.shift = shift
 
     def forward(self, x):
-        y = self.norm(x - x.mean(0))
+        y = self.norm(x - x.mean(AXES, keepdim=True))
         if self.training:
             paddle.assign(self.norm._mean + self.shift, self.norm._mean)
         return y
 
 
 def causes(shift):
-    x = np.random.RandomState(0).standard_normal((32, 6))
+    x = np.random.RandomState(0).standard_normal((4, 6, 5, 5))
     return " ".join(culprit.cause for culprit in align(Reference(), Port(shift), x, mode="train").culprits)
 
 

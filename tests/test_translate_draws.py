@@ -41,6 +41,7 @@ DRAWN = {
     "uniform": (lambda x, training: x + torch.rand_like(x) if training else x, ROWS),
     "normal": (lambda x, training: x + torch.randn(x.shape, dtype=x.dtype) if training else x, ROWS),
     "a share": (lambda x, training: x * torch.bernoulli(x * 0.3) if training else x, ROWS),
+    "one share": (lambda x, training: x * torch.bernoulli(x.detach(), 0.3) if training else x, ROWS),
     "in place": (lambda x, training: x * x.new_empty(x.shape).bernoulli_(0.3) if training else x, ROWS),
     "leaky slope": (lambda x, training: F.rrelu(-x, 0.1, 0.9, training), ROWS),
 }

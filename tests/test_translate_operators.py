@@ -628,6 +628,9 @@ CASES = [
     case("swapdims.default", lambda x: torch.swapdims(x, 0, 1) * 2, (3, 4)),
     case("moveaxis.int", lambda x: torch.moveaxis(x, 0, -1) * 2, X),
     case("zero.default", lambda x: _middle_cleared(x.clone()) * 2, X),
+    case("empty.memory_format", lambda x: torch.empty(x.shape, dtype=x.dtype).fill_(0.5) + x, X),
+    case("new_empty.default", lambda x: x.new_empty(x.shape).fill_(0.5) + x, X),
+    case("empty_like.default", lambda x: torch.empty_like(x).fill_(0.5) + x, X),
     case("fill.Scalar", lambda x: torch.ops.aten.fill_.Scalar(x * 2, 0.1) + x, X),
     case("fill.Tensor", lambda x: _slices_filled(x, 3) + x, X),
     case("fill.Tensor", lambda x, y: (x * 2).fill_(y.sum()) + x, X, (3,)),
@@ -729,8 +732,13 @@ every_case = pytest.mark.parametrize(
 )
 
 
+DRAWN = {"rand.default", "randn.default", "rand_like.default", "randn_like.default", "bernoulli.default",
+         "bernoulli.float", "bernoulli.p"}  # fmt: skip
+"""Operators whose cases are in ``test_translate_draws``: no two runs of them are the same."""
+
+
 def test_every_operator_has_a_case():
-    assert set(OPERATORS) == {row.operator for row in CASES}
+    assert set(OPERATORS) == {row.operator for row in CASES} | DRAWN
 
 
 @every_case

@@ -6,6 +6,9 @@ Usage: ``python benchmarks/alignment.py --padiff DIR [--runs 3]``, on an idle ma
 turns; seconds are those of the comparison alone, forward and backward, batch 2, 224x224, memory is the process's peak
 of resident pages with both models in it. PaDiff runs as its README shows it (``atol=1e-4``). A row with a fault shows
 what each tool says of it: nothing, a wrong place, or the layer.
+
+The row ``runs alone`` is what ``align`` cannot do without: torch in float64 and in float32 and Paddle in float64, each
+forward and backward once, with nothing recorded or compared.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ def measure(tool: str, fault: str) -> dict[str, Any]:
     del source
     inputs = np.random.RandomState(0).standard_normal(SHAPE)
     with _made(fault, pair.paddle_model) as layers:
-        run = {"align": _align, "PaDiff": _padiff}[tool]
+        run = {"align": _align, "PaDiff": _padiff, "runs alone": _runs_alone}[tool]
         seconds, says = run(pair.torch_model, pair.paddle_model, inputs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": seconds, "megabytes": peak, "layers": layers, "says": says}
@@ -90,6 +93,25 @@ def _padiff(reference: Any, port: Any, inputs: Any) -> tuple[float, list[str]]:
         passed = auto_diff(*models, pair, auto_init=False, atol=1e-4)
     seconds = time.perf_counter() - start
     return seconds, [] if passed else _named(said.getvalue())
+
+
+def _runs_alone(reference: Any, port: Any, inputs: Any) -> tuple[float, list[str]]:
+    import paddle
+    import torch
+
+    from alignment.engine.sides.torch.borrow import threads_as_torch
+
+    start = time.perf_counter()
+    for dtype in (torch.float64, torch.float32):
+        x = torch.from_numpy(inputs).to(dtype).requires_grad_()
+        output = reference.to(dtype)(x)
+        output.backward(torch.ones_like(output))
+    with threads_as_torch():
+        port.to(dtype="float64")
+        x = paddle.to_tensor(inputs, stop_gradient=False)
+        output = port(x)
+        output.backward(paddle.ones_like(output))
+    return time.perf_counter() - start, []
 
 
 def _named(said: str) -> list[str]:
@@ -137,15 +159,16 @@ def main() -> None:
     from machine import machine  # beside this file, which a measured process does not search
 
     print(machine(("paddlepaddle", "torch", "timm", "numpy")))
-    print(f"\n{'port':26}{'tool':8}{'seconds':>9}{'MiB':>7}  verdict")
+    print(f"\n{'port':26}{'tool':12}{'seconds':>9}{'MiB':>7}  verdict")
     for fault in (CORRECT, *FAULTS):
         turns = args.runs if fault == CORRECT else 1
-        runs = [{tool: in_process(tool, fault, args.padiff) for tool in ("align", "PaDiff")} for _ in range(turns)]
-        for tool in ("align", "PaDiff"):
+        tools = ("align", "PaDiff", *(["runs alone"] if fault == CORRECT else []))
+        runs = [{tool: in_process(tool, fault, args.padiff) for tool in tools} for _ in range(turns)]
+        for tool in tools:
             found = [run[tool] for run in runs]
             seconds, peak = (statistics.median(one[key] for one in found) for key in ("seconds", "megabytes"))
-            verdict = judged(found[0]["layers"], found[0]["says"])
-            print(f"{fault:26}{tool:8}{seconds:9.1f}{peak:7.0f}  {verdict}", flush=True)
+            verdict = judged(found[0]["layers"], found[0]["says"]) if tool != "runs alone" else ""
+            print(f"{fault:26}{tool:12}{seconds:9.1f}{peak:7.0f}  {verdict}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ Usage::
     python benchmarks/coverage.py                      # the smallest model of each of timm's 98 families
     python benchmarks/coverage.py --models 100 --seed 0 --eval-only
     python benchmarks/coverage.py --all-variants resnet
-    python benchmarks/coverage.py --package torchvision    # or transformers, which has to be installed
+    python benchmarks/coverage.py --package torchvision
+    python benchmarks/coverage.py --package transformers    # or diffusers, ...: packages that have to be installed
 
-Each model of timm and torchvision is built with 10 classes, those of transformers are small; each is translated, loaded
-with weights in which nothing is constant, and compared with its reference layer by layer in float64, forward and
-backward, in evaluation and in training mode; then on another batch and, where the reference takes one, on another image
-size. Results are kept in ``--output``, one file a model, and a
-model that has one is not run again. A CSV, and with ``--page`` a page, are written from them.
+Each model of timm and torchvision is built with 10 classes, those of other packages are small. Each is translated,
+given weights in which nothing is constant, and compared with its reference layer by layer in float64, forward and
+backward, in evaluation and in training mode; then on another batch and, where the reference takes one, on another size.
+Results are kept in ``--output``, one file a model, and a model that has one is not run again; a CSV is written from
+them. ``docs/make_coverage.py`` makes a page of such files.
 
 Exit code: 0 if every model is aligned in evaluation, 1 if not.
 """
@@ -21,8 +22,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -36,6 +37,7 @@ FAMILIES = HERE / "families.csv"
 LARGEST = 100_000_000  # parameters; float64 copies of both models and their gradients then fit in 16 GB
 COLUMNS = ("model", "family", "parameters", "seconds", "translate_s", "memory_mb", "lines", "reference_lines", "eval",
            "train", "batch", "size", "why")  # fmt: skip
+PACKAGES = ("timm", "torchvision", "transformers", "diffusers", "segmentation_models_pytorch", "vit_pytorch")
 BATCH = 2
 OTHER_BATCH = 3
 
@@ -49,11 +51,11 @@ def chosen(args):
     """[(model, family)] that the command line names."""
     rows = families()
     if args.package == "torchvision":
-        return [(name, name) for name in args.names or torchvision().list_models(module=torchvision())]
-    if args.package == "transformers":
-        from benchmarks.transformers_models import MODELS
+        return [(name, args.package) for name in args.names or torchvision().list_models(module=torchvision())]
+    if args.package != "timm":
+        from benchmarks.package_models import PACKAGES
 
-        return [(name, name) for name in args.names or MODELS]
+        return [(name, args.package) for name in args.names or PACKAGES[args.package]]
     if args.names:
         return [(name, family_of(name)) for name in args.names]
     if args.all_variants or args.models:
@@ -109,7 +111,8 @@ def one(args):
     try:
         stages(args, keep)
     except Exception as error:
-        keep(why=f"{type(error).__name__}: {error}".replace("\n", " ")[:600])
+        text = f"{type(error).__name__}: {error}".replace("\n", " ")
+        keep(why=re.sub(r"/[^\s:]*/([^\s:/]+/[^\s:/]+\.py)", r"\1", text)[:600])  # files by their last two names
         raise
 
 
@@ -138,7 +141,7 @@ def stages(args, keep):
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
             keep(why=str(results["train"].verdict())[:600])
-    if args.package == "transformers":
+    if args.package not in ("timm", "torchvision"):
         return
     reference, shape = float64_throughout(draw_constants(copy.deepcopy(module), seed=0)), inputs[0].shape[1:]
     port = build(source, translated, torch_arrays(reference))
@@ -152,11 +155,11 @@ def subject(args):
 
     from convert.porting.reference import Reference
 
-    if args.package == "transformers":
-        from benchmarks.transformers_models import build
+    if args.package not in ("timm", "torchvision"):
+        from benchmarks.package_models import build
 
-        torchvision()  # transformers imports it, too
-        return build(args.one)
+        torchvision()  # these packages import it, too
+        return build(args.package, args.one)
     options = {"num_classes": 10, **json.loads(args.options)}
     if args.package == "torchvision":
         torchvision()
@@ -274,50 +277,6 @@ def write(records, args):
     aligned = [record for record in records if record.get("eval") == "aligned"]
     print(f"{len(aligned)} of {len(records)} aligned in evaluation, "
           f"{sum(record.get('train') == 'aligned' for record in records)} in training; {table}")  # fmt: skip
-    if args.page:
-        Path(args.page).write_text(page(records), encoding="utf-8")
-
-
-def page(records):
-    """``docs/coverage.md``."""
-    import platform
-    from importlib.metadata import version
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("timm", "torch", "paddlepaddle", "numpy"))
-    lines = sorted(record["lines"] for record in records if record.get("lines"))
-    median = lines[len(lines) // 2] if lines else 0
-    count = {key: sum(record.get(key) == "aligned" for record in records) for key in ("eval", "train", "batch", "size")}
-    refused = sum(str(record.get("size", "")).startswith("the reference refuses") for record in records)
-    head = [
-        "# Coverage of timm",
-        "",
-        "Written by `python benchmarks/coverage.py --page docs/coverage.md`. The smallest model of each family is",
-        "ported, and compared with timm layer by layer in float64, forward and backward, with weights in which nothing",
-        "is constant.",
-        "",
-        f"{versions}, Python {platform.python_version()}, {os.cpu_count()} cores.",
-        "",
-        f"- aligned in evaluation: {count['eval']} of {len(records)}",
-        f"- aligned in training mode: {count['train']}",
-        f"- aligned on a batch of {OTHER_BATCH}: {count['batch']}",
-        f"- aligned on an image 32 pixels larger: {count['size']}; the reference refuses it: {refused}",
-        f"- lines of source, median: {median}",
-        "",
-        table_row(("family", "model", "parameters", "lines", "timm's file", "evaluation", "training", "another batch",
-                   "another size", "s", "MB")),
-        table_row(["---"] * 11),
-    ]
-    rows = [
-        table_row(r.get(key, "") for key in ("family", "model", "parameters", "lines", "reference_lines", "eval",
-                                             "train", "batch", "size", "seconds", "memory_mb"))
-        for r in sorted(records, key=lambda record: record.get("family", ""))
-    ]
-    failed = [f"- {r['model']}: {r['why']}" for r in records if r.get("why")]
-    return "\n".join([*head, *rows, *(["", "Reasons:", "", *failed] if failed else []), ""])
-
-
-def table_row(cells):
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def parser():
@@ -326,7 +285,7 @@ def parser():
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--all-variants", metavar="FAMILY")
     result.add_argument("--names", nargs="+", metavar="MODEL")
-    result.add_argument("--package", choices=("timm", "torchvision", "transformers"), default="timm")
+    result.add_argument("--package", choices=PACKAGES, default="timm")
     result.add_argument("--eval-only", action="store_true")
     result.add_argument("--side", type=int, default=0, metavar="PIXELS",
                         help="at most this, where a model takes images of any size; default: the model's own size")
@@ -334,7 +293,6 @@ def parser():
     result.add_argument("--limit-s", type=int, default=900)
     result.add_argument("--limit-gb", type=int, default=16)
     result.add_argument("--output", default="out/coverage")
-    result.add_argument("--page", metavar="FILE.md")
     result.add_argument("--one", metavar="MODEL", help=argparse.SUPPRESS)
     result.add_argument("--family", default="", help=argparse.SUPPRESS)
     result.add_argument("--options", default="{}", help=argparse.SUPPRESS)

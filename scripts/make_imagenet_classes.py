@@ -28,6 +28,7 @@ def synonyms(wordnet: bytes, wnid: str) -> str:
 
 
 def main() -> None:
+    """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet/data.noun"))
     parser.add_argument("--wnids", type=Path, help="text file, one identifier a line")

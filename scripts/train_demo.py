@@ -35,14 +35,17 @@ class StepFailedError(Exception):
 
 
 def heading(text: str) -> None:
+    """Print the title of a step."""
     print(f"\n{text}", flush=True)
 
 
 def python(*arguments: object) -> list[str]:
+    """The command that runs Python with ``arguments``."""
     return [sys.executable, *(str(argument) for argument in arguments)]
 
 
 def shown(command: Sequence[str]) -> str:
+    """A command as a user would type it."""
     return f"$ {shlex.join(['python', *command[1:]])}"
 
 
@@ -63,6 +66,7 @@ def make_data(data: Path) -> None:
 
 
 def convert(checkpoint: Path, weights: Path) -> None:
+    """Convert the checkpoint of torch, of 10 classes at 32 pixels."""
     size = ("--num-classes", 10, "--input-size", 32, "--crop-pct", 1)
     call("convert/timm2paddle.py", "--model", MODEL, "--checkpoint", checkpoint, *size, "--output", weights)
 
@@ -96,6 +100,7 @@ def train_and_kill(arguments: Sequence[str], records: Path) -> None:
 
 
 def half_done(records: Path) -> bool:
+    """Whether half of the updates are done, by the records of the run."""
     done, total = updates(records)
     return done > 0 and 2 * done >= total
 

@@ -67,8 +67,8 @@ def test_the_source_imports_paddle_and_nothing_else(folder):
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
 def test_the_source_is_as_the_projects_own(folder, command):
     ruff = [sys.executable, "-m", "ruff", *command, "--config", str(HERE.parent / "pyproject.toml")]
-    # a port is a user's file: annotations are the project's own habit
-    extra = ["--ignore", "ANN"] if command == ["check"] else []
+    # a port is a user's file: annotations and docstrings are the project's own habit
+    extra = ["--ignore", "ANN,D"] if command == ["check"] else []
     done = subprocess.run([*ruff, *extra, str(folder / "model.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

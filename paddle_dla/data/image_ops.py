@@ -21,10 +21,12 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], resample: int, fill: 
 
 
 def shear_x(image: Image.Image, factor: float, resample: int, fill: Fill) -> Image.Image:
+    """Shears sideways: each row moves to the left by ``factor`` times its distance from the top."""
     return _affine(image, (1, factor, 0, 0, 1, 0), resample, fill)
 
 
 def shear_y(image: Image.Image, factor: float, resample: int, fill: Fill) -> Image.Image:
+    """Shears downwards: each column moves up by ``factor`` times its distance from the left."""
     return _affine(image, (1, 0, 0, factor, 1, 0), resample, fill)
 
 
@@ -54,18 +56,22 @@ def rotate(image: Image.Image, degrees: float, resample: int, fill: Fill) -> Ima
 
 
 def auto_contrast(image: Image.Image) -> Image.Image:
+    """Stretches each channel to the whole range of values."""
     return ImageOps.autocontrast(image)
 
 
 def equalize(image: Image.Image) -> Image.Image:
+    """Spreads the values of each channel evenly."""
     return ImageOps.equalize(image)
 
 
 def invert(image: Image.Image) -> Image.Image:
+    """255 less each value."""
     return ImageOps.invert(image)
 
 
 def identity(image: Image.Image) -> Image.Image:
+    """The image itself."""
     return image
 
 

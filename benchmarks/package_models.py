@@ -1,7 +1,9 @@
-"""Small models of transformers with inputs: what ``coverage.py --package transformers`` ports.
+"""Small models of other packages with inputs: what ``coverage.py --package transformers`` and the like port.
 
-Each is as its configuration class builds it, with fewer and narrower layers.
+Each is built by its own class, with fewer and narrower layers.
 """
+
+import importlib
 
 import torch
 
@@ -28,9 +30,12 @@ def ids(*shape):
 IDS, IMAGES = {"input_ids": ids(2, 12)}, {"pixel_values": drawn(2, 3, 32, 32)}
 MASKED = {**IDS, "attention_mask": torch.tensor([[1] * 12, [1] * 7 + [0] * 5])}
 SOUND = {"input_values": drawn(2, 800)}
+STEP, LATENTS = {"timestep": torch.tensor([3, 7])}, drawn(2, 4, 16, 16)
+SEGMENTED = {"encoder_name": "resnet18", "encoder_weights": None, "classes": 2}
+SMALL_VIT = {"image_size": 64, "patch_size": 16, "num_classes": 5, "dim": 32, "depth": 2, "heads": 2, "mlp_dim": 64}
 
-# name: (class, its configuration, inputs)
-MODELS = {
+# name: (class, its configuration or arguments, inputs)
+TRANSFORMERS = {
     "albert": ("AlbertModel", {**TEXT, "embedding_size": 16}, MASKED),
     "bart": ("BartModel", {**ENCODER_DECODER, **POSITIONS}, IDS),
     "bert": ("BertForTokenClassification", TEXT, MASKED),
@@ -130,11 +135,90 @@ MODELS = {
 }
 
 
-def build(name):
-    """The module, in evaluation mode, and its inputs by name."""
-    import transformers
+DIFFUSERS = {
+    "autoencoder_kl": (
+        "AutoencoderKL",
+        {
+            "block_out_channels": (32, 64),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+        },
+        [drawn(2, 3, 32, 32)],
+    ),
+    "unet_2d": (
+        "UNet2DModel",
+        {
+            "sample_size": 32,
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        },
+        {"sample": drawn(2, 3, 32, 32), **STEP},
+    ),
+    "unet_2d_condition": (
+        "UNet2DConditionModel",
+        {
+            "sample_size": 16,
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "cross_attention_dim": 32,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        },
+        {"sample": LATENTS, **STEP, "encoder_hidden_states": drawn(2, 5, 32)},
+    ),
+}
+SEGMENTATION = {
+    name: (name, settings, [drawn(2, 3, 64, 64)])
+    for name, settings in {
+        **dict.fromkeys(("DeepLabV3Plus", "FPN", "Linknet", "MAnet", "PSPNet", "Segformer", "UPerNet"), SEGMENTED),
+        "Unet": {**SEGMENTED, "encoder_name": "efficientnet-b0"},
+        "UnetPlusPlus": SEGMENTED,
+    }.items()
+}
+VIT_PYTORCH = {
+    "cait": (
+        "cait:CaiT",
+        {**SMALL_VIT, "cls_depth": 1},
+        [drawn(2, 3, 64, 64)],
+    ),
+    "cct": (
+        "cct:CCT",
+        {
+            **{"img_size": (64, 64), "embedding_dim": 32, "num_classes": 5, "num_layers": 2, "num_heads": 2},
+            **{"n_conv_layers": 2, "kernel_size": 7, "stride": 2, "padding": 3, "mlp_ratio": 2.0},
+        },
+        [drawn(2, 3, 64, 64)],
+    ),
+    "levit": (
+        "levit:LeViT",
+        {"image_size": 64, "num_classes": 5, "stages": 2, "dim": (32, 48), "depth": 1, "heads": (2, 2), "mlp_mult": 2},
+        [drawn(2, 3, 64, 64)],
+    ),
+    "nest": (
+        "nest:NesT",
+        {
+            **{"image_size": 64, "patch_size": 4, "dim": 16, "heads": 2, "num_hierarchies": 2, "block_repeats": (1, 1)},
+            "num_classes": 5,
+        },
+        [drawn(2, 3, 64, 64)],
+    ),
+    "simple_vit": ("simple_vit:SimpleViT", SMALL_VIT, [drawn(2, 3, 64, 64)]),
+    "vit": ("vit:ViT", SMALL_VIT, [drawn(2, 3, 64, 64)]),
+}
+PACKAGES = {
+    "transformers": TRANSFORMERS,
+    "diffusers": DIFFUSERS,
+    "segmentation_models_pytorch": SEGMENTATION,
+    "vit_pytorch": VIT_PYTORCH,
+}
 
-    kind, settings, inputs = MODELS[name]
-    cls = getattr(transformers, kind)
+
+def build(package, name):
+    """The module, in evaluation mode, and its inputs, in order or by name."""
+    target, settings, inputs = PACKAGES[package][name]
+    module, _, kind = target.rpartition(":")
+    cls = getattr(importlib.import_module(f"{package}.{module}" if module else package), kind)
     torch.manual_seed(0)
-    return cls(cls.config_class(**settings)).eval(), inputs
+    return (cls(cls.config_class(**settings)) if package == "transformers" else cls(**settings)).eval(), inputs

@@ -40,6 +40,7 @@ DRAWN = {
     "attention": (lambda x, training: F.scaled_dot_product_attention(x, x, x, None, 0.3 if training else 0.0), ROWS),
     "uniform": (lambda x, training: x + torch.rand_like(x) if training else x, ROWS),
     "normal": (lambda x, training: x + torch.randn(x.shape, dtype=x.dtype) if training else x, ROWS),
+    "exponential": (lambda x, training: x + torch.empty_like(x).exponential_(2.0) if training else x, ROWS),
     "a share": (lambda x, training: x * torch.bernoulli(x * 0.3) if training else x, ROWS),
     "one share": (lambda x, training: x * torch.bernoulli(x.detach(), 0.3) if training else x, ROWS),
     "in place": (lambda x, training: x * x.new_empty(x.shape).bernoulli_(0.3) if training else x, ROWS),

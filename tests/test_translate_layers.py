@@ -224,7 +224,8 @@ def run(position):
 
 
 def test_every_layer_has_a_case():
-    assert {name for name, rule in LAYERS.items() if not rule.refused} <= {row.operator for row in CASES}
+    parameters = {"torch.nn.modules.container.ParameterList"}  # never called; its case is in test_port_modules
+    assert {name for name, rule in LAYERS.items() if not rule.refused} <= {row.operator for row in CASES} | parameters
 
 
 @every_case

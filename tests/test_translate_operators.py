@@ -733,7 +733,7 @@ every_case = pytest.mark.parametrize(
 
 
 DRAWN = {"rand.default", "randn.default", "rand_like.default", "randn_like.default", "bernoulli.default",
-         "bernoulli.float", "bernoulli.p"}  # fmt: skip
+         "bernoulli.float", "bernoulli.p", "exponential.default"}  # fmt: skip
 """Operators whose cases are in ``test_translate_draws``: no two runs of them are the same."""
 
 

@@ -76,6 +76,8 @@ def port_model(
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
     refuse_valueless(torch_module, name)
+    refuse_nested(inputs, name)
+    plain_weight_norm(torch_module)
     torch_module, inputs = in_float32(torch_module, inputs, progress)
     inputs = two_samples(torch_module, inputs)
     refuse_non_finite(torch_module, name)
@@ -131,6 +133,30 @@ def two_samples(module: Any, inputs: Any) -> Any:
     except Exception:  # noqa: BLE001 - the module may raise anything; the trace says so of what was given
         return inputs
     return twice
+
+
+def refuse_nested(inputs: Any, name: str) -> None:
+    """Raises ``CheckpointError`` for an argument that is no tensor: a port takes tensors, one an argument."""
+    import torch
+
+    named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    faults = [f"input {key} is a {type(value).__name__}" for key, value in named if not isinstance(value, torch.Tensor)]
+    if faults:
+        why = f"{name} cannot be ported with these inputs, wrap it in a module that takes tensors alone:"
+        raise CheckpointError(listed(why, faults))
+
+
+def plain_weight_norm(module: Any) -> None:
+    """Make what ``torch.nn.utils.weight_norm`` keeps beside its parameters a leaf, which can be copied.
+
+    It computes the weight before each call; what it has computed before has no other use.
+    """
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    for layer in module.modules():
+        for hook in layer._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                setattr(layer, hook.name, getattr(layer, hook.name).detach())
 
 
 def refuse_valueless(module: Any, name: str) -> None:

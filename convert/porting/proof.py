@@ -110,6 +110,7 @@ def _draws_alike() -> Iterator[None]:
         replaced.append((paddle, name, partial(_paddle_numbers, kind)))
     replaced += [(torch, "bernoulli", _decided), (torch.Tensor, "bernoulli", _decided)]
     replaced.append((torch.Tensor, "bernoulli_", lambda x, p=0.5, **given: x.copy_(_decided(x, p))))
+    replaced.append((torch.Tensor, "exponential_", _exponential))
     kept = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
     for holder, name, function in replaced:
         setattr(holder, name, function)
@@ -136,6 +137,10 @@ def _decided(x: Any, p: Any = None, **options: Any) -> Any:
     """Where numbers of a uniform distribution are below ``p``, or below ``x`` without it."""
     share = x if p is None else p
     return (_torch_numbers("random_sample", x.shape, dtype=x.dtype).to(x.device) < share).to(x.dtype)
+
+
+def _exponential(x: Any, lambd: float = 1.0, **options: Any) -> Any:
+    return x.copy_(-(1 - _torch_numbers("random_sample", x.shape, dtype=x.dtype)).log() / lambd)
 
 
 def _paddle_numbers(kind: str, shape: Sequence[Any], dtype: Any = None) -> Any:

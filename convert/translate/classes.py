@@ -164,6 +164,8 @@ class Builder:
 
     def _find_calls(self, call: Call, calls: dict[str, Call]) -> None:
         first = calls.setdefault(call.path, call)
+        if len({*call.inputs}) > len({*first.inputs}):  # another was given one tensor twice
+            calls[call.path] = call
         if [op.name for op in first.walk()] != [op.name for op in call.walk()]:
             self.stops.append(Stop(call.path, call.place, "this module runs in two ways, of which a class has one"))
         if not self.opaque(call.path):
@@ -319,10 +321,10 @@ class Builder:
         return path in self.calls or path in self.training_calls
 
     def _list_length(self, path: str, owner: str) -> int | None:
-        """How many modules the list ``self.owner`` has."""
+        """How many modules or parameters the list ``self.owner`` has."""
         inner = f"{path}.{owner}".lstrip(".") if owner else path
         module = self.program.modules.get(inner)
-        return len(module.children) if module else None
+        return len(module.children) or len(module.held) if module else None
 
     def _construction(self, module: Module) -> tuple[str, list[ast.expr], list[ast.stmt]]:
         numbered = [name for name in module.children if name.isdigit()]

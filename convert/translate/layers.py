@@ -300,6 +300,9 @@ LAYERS: dict[str, Layer] = {
     f"{TIMM}.activations.GELU": Layer("nn.GELU()"),
     f"{TIMM}.activations.GELUTanh": Layer("nn.GELU(approximate=True)"),
     f"{ACTIVATION}.Softmax": Layer("nn.Softmax(dim)", fits=lambda module: module.settings["dim"] is not None),
+    f"{NN}.container.ParameterList": Layer(
+        "ParameterList(shapes)", prepare=lambda module: {"shapes": [list(held.shape) for held in module.held]}
+    ),
     f"{NN}.flatten.Flatten": Layer("nn.Flatten()", {"start_axis": ("start_dim", 1), "stop_axis": ("end_dim", -1)}),
     f"{NN}.pixelshuffle.PixelShuffle": Layer("nn.PixelShuffle(upscale_factor)"),
     f"{NN}.pixelshuffle.PixelUnshuffle": Layer("nn.PixelUnshuffle(downscale_factor)"),

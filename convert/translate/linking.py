@@ -70,22 +70,53 @@ def _connect(call: Call, program: Program, opaque: Callable[[str], bool]) -> Non
         for ref in used(step) if isinstance(step, Call) else references(step.args):
             if isinstance(ref, Ref):
                 users.setdefault(ref.number, []).append(position)
-    for position, step in enumerate(call.body):
-        if not isinstance(step, Call):
-            continue
-        if not step.body:
-            continue
-        inside = dict.fromkeys(_made(step))
+    calls = [(position, step) for position, step in enumerate(call.body) if isinstance(step, Call) and step.body]
+    for position, step in calls:
         going_out = [
             number
-            for number in inside
+            for number in dict.fromkeys(_made(step))
             if number in call.outputs or any(user != position for user in users.get(number, ()))
         ]
         step.outputs = sorted(going_out, key=lambda number: _place_in(step.returned, number))
-        taken = dict.fromkeys(used(step))
+    _agree([step for _, step in calls])
+    for _, step in calls:
+        inside, taken = dict.fromkeys(_made(step)), dict.fromkeys(used(step))
         step.inputs = [ref for ref in taken if _comes_in(ref, step, inside, program)]
+    _take_alike([step for _, step in calls])
+    for _, step in calls:
         if not opaque(step.path):
             _connect(step, program, opaque)
+
+
+def _by_path(calls: list[Call]) -> list[list[Call]]:
+    """The calls of each module."""
+    found: dict[str, list[Call]] = {}
+    for call in calls:
+        found.setdefault(call.path, []).append(call)
+    return [*found.values()]
+
+
+def _take_alike(calls: list[Call]) -> None:
+    """Calls of one module take as much, also where one is given a tensor twice, as the first step of a cell is."""
+    for same in _by_path(calls):
+        most = max(same, key=lambda call: len(call.inputs))
+        for call in same:
+            twins = dict(zip(used(most), used(call)))
+            if len(call.inputs) < len(most.inputs) and twins.keys() >= {*most.inputs}:
+                call.inputs = [twins[ref] for ref in most.inputs]
+
+
+def _agree(calls: list[Call]) -> None:
+    """Calls of one module return as much, also where one of them is asked for less, as the last step of a cell is."""
+    for same in _by_path(calls):
+        places = sorted({_place_in(call.returned, number) for call in same for number in call.outputs})
+        made = [{*_made(call)} for call in same]
+        if len({tuple(call.outputs) for call in same}) > 1 and all(
+            place < len(call.returned) and call.returned[place] in inside
+            for call, inside in zip(same, made, strict=True) for place in places
+        ):  # fmt: skip
+            for call in same:
+                call.outputs = [call.returned[place] for place in places]
 
 
 def _place_in(returned: list[int], number: int) -> int:

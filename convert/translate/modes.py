@@ -21,15 +21,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convert.translate.plain import Place
 
-NUMBERS = frozenset(("rand", "rand_like", "randn", "randn_like", "bernoulli", "bernoulli_"))
-"""Functions of torch that return random numbers, which a module may do anything with."""
+NUMBERS = frozenset(("rand", "rand_like", "randn", "randn_like", "exponential_"))
+"""Operators that return random numbers, which a module may do anything with."""
+MASKS = frozenset(("bernoulli", "bernoulli_"))
+"""Functions that do, and are operators of dropout as well."""
 
 
 @dataclass
 class Seen:
-    """A run of a model: where it draws random numbers, and what every module calls and returns, in order, by path."""
+    """A run of a model: where it draws random numbers, and what every module calls and returns, in order, by path.
+
+    ``numbers``: the modules that compute with such numbers themselves, and do not leave them to dropout.
+    """
 
     draws: dict[str, Place | None] = field(default_factory=dict)
+    numbers: set[str] = field(default_factory=set)
     steps: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -149,6 +155,8 @@ class _Functions(TorchFunctionMode):
         inside = self.open_modules[-1] if self.open_modules else None
         if inside is not None and function.__name__ != "__get__":  # reading an attribute of a tensor computes nothing
             self.seen.steps.setdefault(inside, []).append(function.__name__)
+            if function.__name__ in MASKS:
+                self.seen.numbers.add(inside)
         return function(*args, **(kwargs or {}))
 
 
@@ -166,6 +174,8 @@ class _Draws(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         if self.open_modules and self.open_modules[-1] is not None and not torch.equal(before, torch.get_rng_state()):
             self.seen.draws.setdefault(self.open_modules[-1], _user_place(sys._getframe(1)))
+            if function._schema.name.rpartition("::")[2] in NUMBERS:
+                self.seen.numbers.add(self.open_modules[-1])
         return result
 
 

@@ -147,6 +147,15 @@ def _listed(function: str) -> Callable[[Arguments], str]:
     return rule
 
 
+def _broadcast(a: Arguments) -> str:
+    """Paddle's own has no backward pass where one of several tensors needs no gradient: the process ends."""
+    a.set("size", list(a.result.shape))
+    names = [f"tensor{number}" for number in range(len(a.tensors))]
+    a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}
+    same = (a.tensor(name).shape == a.result.shape for name in names)
+    return f"[{', '.join(name if as_it_is else f'{name}.expand(size)' for name, as_it_is in zip(names, same))}]"
+
+
 def _reduced(method: str) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         kept = ", keepdim=True" if a.plain.get("keepdim") else ""
@@ -1388,7 +1397,7 @@ OPERATORS: dict[str, Rule] = {
     "unsqueeze.default": "self.unsqueeze(axis=dim)",
     "expand.default": _expand,
     "expand_as.default": lambda a: _expand_as(a),
-    "broadcast_tensors.default": "paddle.broadcast_tensors(tensors)",
+    "broadcast_tensors.default": _broadcast,
     "repeat.default": _repeat,
     "tile.default": lambda a: "self.tile(dims)",
     "repeat_interleave.self_int": "self.repeat_interleave(repeats, axis=dim)",
@@ -1438,6 +1447,7 @@ OPERATORS: dict[str, Rule] = {
     "randn.default": _typed("paddle.randn(size, dtype=dtype)"),
     "rand_like.default": _typed("paddle.rand(self.shape, dtype=dtype)"),
     "randn_like.default": _typed("paddle.randn(self.shape, dtype=dtype)"),
+    "exponential.default": _typed("-paddle.log(1 - paddle.rand(self.shape, dtype=dtype)) / lambd"),
     "bernoulli.default": _typed("(paddle.rand(self.shape, dtype=dtype) < self).astype(dtype)"),
     "bernoulli.float": _typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
     "bernoulli.p": _typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),

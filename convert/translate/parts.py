@@ -105,6 +105,16 @@ class InstanceNorm(nn.Layer):
             paddle.assign(running * (1 - self.momentum) + new.mean(axis=0) * self.momentum, running)
 
 
+class ParameterList(nn.ParameterList):
+    """Parameters of these shapes, by number."""
+
+    def __init__(self, shapes):
+        super().__init__([paddle.create_parameter(shape, paddle.get_default_dtype()) for shape in shapes])
+
+    def __getitem__(self, index):
+        return [*self][index] if isinstance(index, slice) else super().__getitem__(index)
+
+
 class DropPath(nn.Layer):
     """Stochastic depth: in training, a residual branch is left out for a share of the samples."""
 

@@ -213,8 +213,7 @@ def _otherwise(
     if evaluation.draws:
         why = "it draws random numbers in evaluation, so that no two runs of it are the same"
         raise TranslationError([Stop(path, place, why) for path, place in evaluation.draws.items()])
-    numbers = {path for path in training.draws if not modes.NUMBERS.isdisjoint(training.steps.get(path, ()))}
-    return [path for path in training.draws if path not in numbers], modes.differing(evaluation, training)
+    return [path for path in training.draws if path not in training.numbers], modes.differing(evaluation, training)
 
 
 def _double(values: Any) -> Any:
@@ -355,7 +354,7 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
     for free in (_all_free, _batch_free):
         try:
             limit = _at_most(LONGEST_S if free is _all_free else 0)
-            with _quiet(), _made_in_float64(), _functions_refused(), _limits_seen(frames), limit:
+            with _quiet(), _made_in_float64(), _functions_refused(), _limits_seen(frames), _masks_as_given(), limit:
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - of the module, or of any part of torch
@@ -371,15 +370,17 @@ def _quiet() -> Iterator[None]:
 
     torch logs the graph of a failed trace, and prints it on stderr, too.
     """
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch._export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -397,6 +398,18 @@ def _limits_seen(frames: _Frames) -> Iterator[None]:
         yield
     finally:
         torch.finfo = original
+
+
+@contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Within it torch's transformers take a mask as it is, and do not look whether its values make it causal."""
+    module = torch.nn.modules.transformer
+    original = module._detect_is_causal_mask
+    module._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    try:
+        yield
+    finally:
+        module._detect_is_causal_mask = original
 
 
 @contextmanager

@@ -1,0 +1,120 @@
+"""Ports of modules as users write them: each proved, or refused in words."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+
+from convert import port_model  # noqa: E402
+from paddle_dla.storage.errors import CheckpointError  # noqa: E402
+
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
+
+
+class Cells(nn.Module):
+    """The last call of the cell is asked for one of its two results."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTMCell(4, 6)
+
+    def forward(self, x):
+        hidden = cell = x.new_zeros(x.shape[0], 6)
+        outputs = []
+        for step in range(x.shape[1]):
+            hidden, cell = self.cell(x[:, step], (hidden, cell))
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+
+class Quantised(nn.Module):
+    """Losses between a tensor and a detached one, and a straight-through gradient, as VQ-VAE has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes, self.fc = nn.Embedding(7, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.fc(x)
+        found = (x.unsqueeze(-2) - self.codes.weight).square().sum(-1).argmin(-1)
+        quantised = self.codes(found)
+        loss = F.mse_loss(quantised, x.detach()) + 0.25 * F.mse_loss(x, quantised.detach())
+        return x + (quantised - x).detach(), loss, found
+
+
+class Listed(nn.Module):
+    """Parameters in a list, of which a loop takes all and another some."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(5, 5)) for _ in range(4)])
+
+    def forward(self, x):
+        for weight in self.weights:
+            x = torch.tanh(x @ weight)
+        for weight in self.weights[1:3]:
+            x = x * weight.sum(0)
+        return x
+
+
+class Normed(nn.Module):
+    """Weight normalisation in torch's old form and in the new one."""
+
+    def __init__(self):
+        super().__init__()
+        self.old = nn.utils.weight_norm(nn.Conv1d(4, 5, 3, padding=1))
+        self.new = nn.utils.parametrizations.weight_norm(nn.Conv1d(5, 4, 1))
+
+    def forward(self, x):
+        return self.new(self.old(x).relu())
+
+
+class Decoding(nn.Module):
+    """torch looks at the values of the mask to see whether it is causal."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 1)
+
+    def forward(self, x, memory):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.layer(x, memory, tgt_mask=mask)
+
+
+class Gumbel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        x = self.fc(x)
+        return F.gumbel_softmax(x, hard=True) if self.training else x.softmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("module", "shapes"),
+    [
+        (Cells, [(2, 5, 4)]),
+        (Quantised, [(2, 5, 4)]),
+        (Listed, [(2, 5)]),
+        (Normed, [(2, 4, 9)]),
+        (Decoding, [(2, 5, 8), (2, 3, 8)]),
+        (Gumbel, [(3, 4)]),
+    ],
+)
+def test_a_module_is_ported_and_proved(module, shapes):
+    torch.manual_seed(0)
+    port = port_model(module(), [torch.randn(*shape) for shape in shapes])
+    assert port.proved, {mode: result.verdict() for mode, result in port.results.items()}
+
+
+class Nested(nn.Linear):
+    def forward(self, x):
+        return super().forward(x["values"])
+
+
+def test_an_argument_that_is_no_tensor_is_named():
+    with pytest.raises(CheckpointError, match="tensors alone:\n  input 0 is a dict"):
+        port_model(Nested(4, 2), [{"values": torch.randn(2, 4)}])

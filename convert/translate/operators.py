@@ -148,7 +148,7 @@ def _listed(function: str) -> Callable[[Arguments], str]:
 
 
 def _broadcast(a: Arguments) -> str:
-    """Paddle's own has no backward pass where one of several tensors needs no gradient: the process ends."""
+    """Without ``paddle.broadcast_tensors``, whose backward pass may crash where one of the tensors gets no gradient."""
     a.set("size", list(a.result.shape))
     names = [f"tensor{number}" for number in range(len(a.tensors))]
     a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}

@@ -110,6 +110,35 @@ def test_a_module_is_ported_and_proved(module, shapes):
     assert port.proved, {mode: result.verdict() for mode, result in port.results.items()}
 
 
+class Doubly(nn.Module):
+    """Two draws of one shape, which are not the same numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.fc(x)
+        return x + torch.rand(4) - torch.rand(4) * x if self.training else x
+
+
+def test_two_draws_of_one_shape_are_proved_to_be_two():
+    port = port_model(Doubly(), [torch.randn(3, 4)])
+    assert port.proved and port.source.count("paddle.rand([4]") == 2
+    once = {"rand.default": "paddle.full(size, 0.5, dtype=dtype)"}  # no draw at all
+    assert not port_model(Doubly(), [torch.randn(3, 4)], operators=once).proved
+
+
+def test_a_proof_leaves_the_functions_that_draw_as_they_were():
+    import paddle
+
+    before = torch.rand, torch.bernoulli, torch.Tensor.bernoulli_, paddle.rand, F.dropout, {**vars(torch.Tensor)}
+    port_model(Doubly(), [torch.randn(3, 4)])
+    assert before == (
+        torch.rand, torch.bernoulli, torch.Tensor.bernoulli_, paddle.rand, F.dropout, {**vars(torch.Tensor)}
+    )  # fmt: skip
+
+
 class Nested(nn.Linear):
     def forward(self, x):
         return super().forward(x["values"])

@@ -6,15 +6,13 @@ Both frameworks meet here and in ``alignment``, which is imported when a proof i
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
+from convert.porting.draws import drawn_alike
 from convert.porting.usage import other_use
 from convert.translate.translator import Translated
 from convert.translate.weights import port_arrays, stored
@@ -69,85 +67,9 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
     return port
 
 
-DROPOUTS = {
-    "torch": ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
-    "paddle": ("dropout", "alpha_dropout", "feature_alpha_dropout"),
-}
-"""Functions of ``nn.functional`` that draw at random."""
 RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "drop_prob", "PatchDropout": "prob",
          "StochasticDepth": "p", "LSTM": "dropout", "GRU": "dropout", "RNN": "dropout"}  # fmt: skip
 """Layers that draw at random and are no dropout layers of the frameworks, and the attribute that is their rate."""
-
-
-NUMBERS = {"rand": "random_sample", "randn": "standard_normal"}
-"""Functions of both frameworks that return random numbers, and those of ``numpy.random.RandomState`` that do."""
-
-
-@contextmanager
-def _draws_alike() -> Iterator[None]:
-    """Within it random numbers are the same in both models and in every run: those of a shape are always the same.
-
-    Dropout that a forward method calls as a function does nothing, as dropout layers in ``align``.
-    """
-    import paddle
-    import torch
-
-    def same(x: Any, *args: Any, **kwargs: Any) -> Any:
-        return x
-
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def attention_without(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
-                          *args: Any, **kwargs: Any) -> Any:  # fmt: skip
-        return attention(query, key, value, attn_mask, 0.0, *args, **kwargs)
-
-    holders = {"torch": torch.nn.functional, "paddle": paddle.nn.functional}
-    replaced = [(holders[side], name, same) for side in holders for name in DROPOUTS[side]]
-    replaced.append((torch.nn.functional, "scaled_dot_product_attention", attention_without))
-    for name, kind in NUMBERS.items():
-        replaced.append((torch, name, partial(_torch_numbers, kind)))
-        replaced.append((torch, f"{name}_like", lambda x, kind=kind, **given: _torch_numbers(kind, x.shape, **given)))
-        replaced.append((paddle, name, partial(_paddle_numbers, kind)))
-    replaced += [(torch, "bernoulli", _decided), (torch.Tensor, "bernoulli", _decided)]
-    replaced.append((torch.Tensor, "bernoulli_", lambda x, p=0.5, **given: x.copy_(_decided(x, p))))
-    replaced.append((torch.Tensor, "exponential_", _exponential))
-    kept = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
-    for holder, name, function in replaced:
-        setattr(holder, name, function)
-    try:
-        yield
-    finally:
-        for holder, name, original in kept:
-            setattr(holder, name, original)
-
-
-def _numbers(kind: str, shape: Sequence[int]) -> np.ndarray:
-    return np.asarray(getattr(np.random.RandomState(crc32(repr((kind, *shape)).encode())), kind)(tuple(shape)))
-
-
-def _torch_numbers(kind: str, *sides: Any, size: Any = None, dtype: Any = None, **options: Any) -> Any:
-    import torch
-
-    shape = size or (sides[0] if len(sides) == 1 and not isinstance(sides[0], int) else sides)
-    numbers = torch.from_numpy(_numbers(kind, [int(side) for side in shape]))
-    return numbers.to(dtype or torch.get_default_dtype())
-
-
-def _decided(x: Any, p: Any = None, **options: Any) -> Any:
-    """Where numbers of a uniform distribution are below ``p``, or below ``x`` without it."""
-    share = x if p is None else p
-    return (_torch_numbers("random_sample", x.shape, dtype=x.dtype).to(x.device) < share).to(x.dtype)
-
-
-def _exponential(x: Any, lambd: float = 1.0, **options: Any) -> Any:
-    return x.copy_(-(1 - _torch_numbers("random_sample", x.shape, dtype=x.dtype)).log() / lambd)
-
-
-def _paddle_numbers(kind: str, shape: Sequence[Any], dtype: Any = None) -> Any:
-    import paddle
-
-    numbers = paddle.to_tensor(_numbers(kind, [int(side) for side in shape]))
-    return numbers.astype(dtype or paddle.get_default_dtype())
 
 
 def prove(
@@ -162,7 +84,8 @@ def prove(
 
     The weights are those of ``module`` with everything that a fresh network has constant drawn at random: BatchNorm's
     statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1. In float64, what the reference asks for in
-    float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off, which draw at random.
+    float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off; other random numbers
+    are the same in both models.
 
     Raises ``LoadError`` where the source cannot be built, and ``ReferenceRaised`` where the reference raises.
 
@@ -191,7 +114,7 @@ def prove(
     results: dict[str, Any] = {}
     for mode in modes:
         progress(f"proof in {mode} mode")
-        with _draws_alike():
+        with drawn_alike(reference, port):
             try:
                 results[mode] = align(
                     reference, port, arrays, key_map=translated.key_map, mode=mode,

@@ -1,0 +1,116 @@
+"""Random numbers of a proof: the reference and its port draw the same ones, in every run.
+
+What a forward method leaves to dropout does nothing, as dropout layers in ``align``. Both frameworks meet here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+DROPOUTS = {
+    "torch": ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+    "paddle": ("dropout", "alpha_dropout", "feature_alpha_dropout"),
+}
+"""Functions of ``nn.functional`` that draw at random."""
+NUMBERS = {"rand": "random_sample", "randn": "standard_normal"}
+"""Functions of both frameworks that return random numbers, and those of ``numpy.random.RandomState`` that do."""
+
+
+class Draws:
+    """Numbers by their shape and by how many of that shape were drawn since the model began to run."""
+
+    def __init__(self) -> None:
+        self.drawn: Counter[tuple[Any, ...]] = Counter()
+
+    def begin(self, *ignored: Any) -> None:
+        """A model begins to run."""
+        self.drawn.clear()
+
+    def numbers(self, kind: str, shape: Sequence[Any]) -> np.ndarray:
+        """The next numbers of ``shape``; ``kind``: a method of ``RandomState``."""
+        key = (kind, *(int(side) for side in shape))
+        self.drawn[key] += 1
+        generator = np.random.RandomState(crc32(repr((self.drawn[key], key)).encode()))
+        return np.asarray(getattr(generator, kind)(key[1:]))
+
+    def torch(self, kind: str, *sides: Any, size: Any = None, dtype: Any = None, **options: Any) -> Any:
+        """As ``torch.rand``."""
+        import torch
+
+        shape = size or (sides[0] if len(sides) == 1 and not isinstance(sides[0], int) else sides)
+        return torch.from_numpy(self.numbers(kind, shape)).to(dtype or torch.get_default_dtype())
+
+    def torch_like(self, kind: str, x: Any, dtype: Any = None, **options: Any) -> Any:
+        """As ``torch.rand_like``."""
+        return self.torch(kind, x.shape, dtype=dtype or x.dtype)
+
+    def decided(self, x: Any, p: Any = None, **options: Any) -> Any:
+        """As ``torch.bernoulli``: 1 where a uniform number is below ``p``, or below ``x`` without it."""
+        return (self.torch_like("random_sample", x) < (x if p is None else p)).to(x.dtype)
+
+    def exponential(self, x: Any, lambd: float = 1.0, **options: Any) -> Any:
+        """As ``Tensor.exponential_``."""
+        return x.copy_(-(1 - self.torch_like("random_sample", x)).log() / lambd)
+
+    def paddle(self, kind: str, shape: Sequence[Any], dtype: Any = None) -> Any:
+        """As ``paddle.rand``."""
+        import paddle
+
+        return paddle.to_tensor(self.numbers(kind, shape)).astype(dtype or paddle.get_default_dtype())
+
+
+@contextmanager
+def drawn_alike(reference: Any, port: Any) -> Iterator[None]:
+    """Within it ``reference`` and ``port`` draw the same numbers, and the same ones in each run."""
+    import paddle
+    import torch
+
+    draws = Draws()
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def attention_without(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+                          *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+        return attention(query, key, value, attn_mask, 0.0, *args, **kwargs)
+
+    holders = {"torch": torch.nn.functional, "paddle": paddle.nn.functional}
+    changes: list[tuple[Any, str, Callable[..., Any]]] = [
+        (torch.nn.functional, "scaled_dot_product_attention", attention_without),
+        *((holders[side], name, _same) for side in holders for name in DROPOUTS[side]),
+        (torch, "bernoulli", draws.decided),
+        (torch.Tensor, "bernoulli", lambda x, p=None, **given: draws.decided(x, p)),
+        (torch.Tensor, "bernoulli_", lambda x, p=0.5, **given: x.copy_(draws.decided(x, p))),
+        (torch.Tensor, "exponential_", lambda x, lambd=1.0, **given: draws.exponential(x, lambd)),
+    ]
+    for name, kind in NUMBERS.items():
+        changes += [(torch, name, partial(draws.torch, kind)), (torch, f"{name}_like", partial(draws.torch_like, kind)),
+                    (paddle, name, partial(draws.paddle, kind))]  # fmt: skip
+    with ExitStack() as stack:
+        for model in (reference, port):
+            stack.callback(model.register_forward_pre_hook(draws.begin).remove)
+        for change in changes:
+            stack.enter_context(_replaced(*change))
+        yield
+
+
+def _same(x: Any, *args: Any, **kwargs: Any) -> Any:
+    return x
+
+
+@contextmanager
+def _replaced(holder: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    own, original = name in vars(holder), getattr(holder, name)
+    setattr(holder, name, function)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(holder, name, original)
+        else:  # it was inherited
+            delattr(holder, name)

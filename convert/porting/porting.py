@@ -120,19 +120,18 @@ def in_float32(module: Any, inputs: Any, progress: Progress) -> tuple[Any, Any]:
 def two_samples(module: Any, inputs: Any) -> Any:
     """``inputs`` of one sample twice, where ``module`` takes that: ``torch.export`` makes a constant of a size of 1."""
     import torch
-    from torch.utils import _pytree as pytree
 
-    tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
-    if not all(tensor.dim() and len(tensor) == 1 for tensor in tensors):
+    named = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
+    if not all(value.dim() and len(value) == 1 for value in named.values()):
         return inputs
-    twice = pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf, inputs)
+    twice = {name: torch.cat([value, value]) for name, value in named.items()}
+    called = copy.deepcopy(module).eval()
     try:
         with torch.no_grad():
-            called = copy.deepcopy(module).eval()
-            called(**twice) if isinstance(twice, Mapping) else called(*twice)
+            called(**twice) if isinstance(inputs, Mapping) else called(*twice.values())
     except Exception:  # noqa: BLE001 - the module may raise anything; the trace says so of what was given
         return inputs
-    return twice
+    return twice if isinstance(inputs, Mapping) else [*twice.values()]
 
 
 def refuse_nested(inputs: Any, name: str) -> None:

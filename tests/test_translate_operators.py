@@ -311,6 +311,9 @@ CASES = [
     # products
     case("linear.default", F.linear, X, (5, 4), (5,)),
     case("linear.default", F.linear, X, (5, 4)),
+    case("matmul.default", lambda x, y: x @ y, (3, 2, 5, 7), (2, 7, 4)),
+    case("matmul.default", lambda x, y: x @ y, (5, 7), (3, 2, 7, 4)),
+    case("matmul.default", lambda x, y: x @ y, (2, 5, 7), (1, 3, 2, 7, 4)),
     case("matmul.default", torch.matmul, X, (4, 5)),
     case("matmul.default", torch.matmul, X, (4,)),
     case("matmul.default", torch.matmul, (4,), (2, 4, 3)),

@@ -572,6 +572,17 @@ def _cumsum(a: Arguments) -> str:
     return f"{_promoted_to_result(a)}.cumsum(axis=dim)"
 
 
+def _matmul(a: Arguments) -> str:
+    """Paddle's product of tensors with 4 and with 3 dimensions, say, has no backward pass."""
+    ranks = {name: a.tensor(name).rank for name in ("self", "other")}
+    missing = max(ranks.values()) - min(ranks.values())
+    if min(ranks.values()) < 3 or not missing:
+        return "self @ other"
+    a.set("missing", [*range(missing)] if missing > 1 else 0)
+    least = min(ranks.values())
+    return " @ ".join(f"{name}.unsqueeze(missing)" if rank == least else name for name, rank in ranks.items())
+
+
 def _diff(a: Arguments) -> str:
     if a.tensor("self").dtype == "bool":
         raise Unsupported("the differences of booleans: write them with logical_xor")
@@ -1271,7 +1282,7 @@ OPERATORS: dict[str, Rule] = {
     "cosine_similarity.default": "cosine_similarity(x1, x2, dim, eps)",
     # products
     "linear.default": _linear,
-    "matmul.default": "self @ other",
+    "matmul.default": _matmul,
     "bmm.default": "self @ mat2",
     "mm.default": "self @ mat2",
     "mv.default": "self @ vec",

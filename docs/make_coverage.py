@@ -1,0 +1,102 @@
+"""Fill the tables of docs/coverage.md from the CSV files in docs/coverage: ``python docs/make_coverage.py``.
+
+``benchmarks/coverage.py`` writes these; the page says by which commands. A test compares page and files.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PAGES = tuple(Path(__file__).with_name(f"coverage{suffix}.md") for suffix in ("", ".zh-CN"))
+TABLES = Path(__file__).parent / "coverage"
+ALIGNED = "aligned"
+
+Record = dict[str, str]
+
+
+def records(name: str) -> list[Record]:
+    """The rows of one CSV, by family and model."""
+    with (TABLES / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return sorted(csv.DictReader(file), key=lambda row: (row["family"], row["model"]))
+
+
+def sizes(record: Record) -> str:
+    """The image sizes that a port takes: ``*`` as many as its reference, ``/64`` multiples, ``224`` that one."""
+    found = record["size"]
+    if multiple := re.search(r"multiples of (\d+)", found):
+        return f"/{multiple[1]}"
+    if one := re.search(r"must be (\d+) and \d+", found):
+        return one[1]
+    return "*" if found == ALIGNED or found.startswith("the reference refuses") else found
+
+
+def verdict(found: str) -> str:
+    """A mark that every language reads."""
+    return {ALIGNED: "✓", "": "–"}.get(found, found)
+
+
+def families(rows: Sequence[Record]) -> list[str]:
+    """One line for each family."""
+    return [
+        f"| {row['family']} | {row['model']} | {int(row['parameters'] or 0):,} | {row['lines']} "
+        f"| {row['reference_lines']} | {verdict(row['eval'])} | {verdict(row['train'])} | {sizes(row)} |"
+        for row in rows
+    ]
+
+
+def models(rows: Sequence[Record]) -> list[str]:
+    """One line for each model of a package."""
+    return [
+        f"| {row['family']} | {row['model']} | {int(row['parameters'] or 0):,} | {row['lines']} "
+        f"| {verdict(row['eval'])} | {verdict(row['train'])} |"
+        for row in rows
+    ]
+
+
+def count(rows: Sequence[Record]) -> list[str]:
+    """How many are aligned in evaluation and in training, of how many, and the median length of the source."""
+    aligned = [sum(row[mode] == ALIGNED for row in rows) for mode in ("eval", "train")]
+    lines = statistics.median(int(row["lines"]) for row in rows if row["lines"])
+    return [f"| {len(rows)} | {aligned[0]} | {aligned[1]} | {lines:.0f} |"]
+
+
+def others(rows: Sequence[Record]) -> list[str]:
+    """Why a model is not aligned."""
+    told = (row for row in rows if row["eval"] != ALIGNED)
+    return [f"- {row['model']}: {row['why'].strip()}" for row in told] or ["-"]
+
+
+PARTS: dict[str, tuple[str, Callable[[Sequence[Record]], list[str]]]] = {
+    "families count": ("families", count),
+    "families": ("families", families),
+    "packages": ("packages", models),
+    "packages others": ("packages", others),
+}
+"""The parts of the page: ``{mark: (CSV, what makes its lines)}``."""
+
+
+def filled(page: str) -> str:
+    """``page`` with the lines of every part replaced. Raises ``ValueError`` for a page without its marks."""
+    for mark, (name, lines) in PARTS.items():
+        start, end = f"<!-- {mark} -->\n", "<!-- end -->"
+        if start not in page:
+            raise ValueError(f"the page has no part from <!-- {mark} -->")
+        head, _, rest = page.partition(start)
+        kept, _, tail = rest.partition(end)
+        heading = [line for line in kept.splitlines()[:2] if line.startswith("|")]
+        page = head + start + "\n".join([*heading, *lines(records(name))]) + f"\n{end}" + tail
+    return page
+
+
+def main() -> None:
+    """Fill the pages."""
+    for path in PAGES:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -38,10 +36,8 @@ from paddle_dla.models.adapt import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.options import natural, options_of
 from paddle_dla.storage.atomic import atomic_path
-from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
-from paddle_dla.storage.npy import write_npy
-from paddle_dla.storage.regular import open_regular
-from paddle_dla.storage.shown import shown
+from paddle_dla.storage.errors import CheckpointError
+from paddle_dla.storage.npy import read_arrays, write_npy
 from paddle_dla.terminal import run_command
 
 INPUTS = "inputs.npy"
@@ -137,15 +133,10 @@ def _inputs(options: RecordOptions, in_chans: int) -> np.ndarray:
 
 def read_inputs(path: str) -> np.ndarray:
     """Images (B, C, H, W) of a ``.npy``. Raises ``CheckpointError`` for anything else."""
-    try:
-        open_regular(path).close()
-        # mapped, so that a header that promises more than the file holds takes no memory
-        inputs = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, TokenError, zipfile.BadZipFile, *UNPICKLING_ERRORS) as error:
-        raise CheckpointError(f"cannot read {path}: {shown(error)}") from error
-    if not isinstance(inputs, np.ndarray) or inputs.dtype.kind != "f" or inputs.ndim != 4:
+    inputs = read_arrays(path).get("")
+    if inputs is None or inputs.dtype.kind != "f" or inputs.ndim != 4:
         raise CheckpointError(f"{path} holds no images (B, C, H, W) in floating point")
-    return np.array(inputs)
+    return inputs
 
 
 def run(options: RecordOptions) -> None:

@@ -24,8 +24,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from convert.porting.arguments import Arguments, each
 from convert.porting.folder import check_folder
-from convert.porting.inputs import Arrays, read_inputs
+from convert.porting.inputs import read_inputs
 from convert.porting.porting import Port, port_model
 from convert.porting.reference import BuildError, Reference, load_checkpoint
 from paddle_dla.command_parser import CommandParser
@@ -99,13 +100,11 @@ def _downloaded(module: Any, hub: str) -> Path:
     return download(found)
 
 
-def _inputs(module: Any, shape: tuple[int, ...], given: Arrays | None = None) -> Any:
+def _inputs(module: Any, shape: tuple[int, ...], given: Arguments | None = None) -> Arguments:
     import torch
 
-    if isinstance(given, dict):
-        return {name: torch.from_numpy(array) for name, array in given.items()}
     if given is not None:
-        return tuple(map(torch.from_numpy, given))
+        return each(given, torch.from_numpy)
     config = getattr(module, "pretrained_cfg", None) or {}
     shape = shape or tuple(config.get("input_size", ()))
     if not shape:

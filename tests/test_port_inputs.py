@@ -191,7 +191,7 @@ def test_an_array_that_is_no_input_is_named(tmp_path, array, message):
 
 
 def test_nothing_is_unpickled_and_nothing_endless_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("convert.porting.inputs.MOST", 10_000)
+    monkeypatch.setattr("paddle_dla.storage.npy.MOST", 10_000)
     np.save(tmp_path / "objects.npy", np.array([print], dtype=object), allow_pickle=True)
     np.savez_compressed(tmp_path / "bomb.npz", np.zeros(2_000))
     os.mkfifo(tmp_path / "pipe.npy")

@@ -1,10 +1,39 @@
-"""Arrays as ``.npy``, written such that what the system refuses is said as it says it."""
+"""Arrays as ``.npy`` and ``.npz``: what the system refuses is said as it says it, and nothing is unpickled."""
 
 from __future__ import annotations
 
 import os
+import zipfile
+from tokenize import TokenError
 
 import numpy as np
+
+from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
+from paddle_dla.storage.regular import open_regular
+from paddle_dla.storage.shown import shown
+
+MOST = 2**30
+"""Bytes of the arrays of a ``.npz``, which are not mapped: a file of a megabyte may hold a terabyte of zeros."""
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` by name; that of a ``.npy`` has the name ``""``.
+
+    Raises ``CheckpointError`` for anything else, for Python objects, and for a ``.npz`` of more than ``MOST`` bytes.
+    """
+    try:
+        open_regular(path).close()
+        if not zipfile.is_zipfile(path):
+            # mapped, so that a header that promises more than the file holds takes no memory
+            return {"": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > MOST:
+            raise ValueError(f"it holds {size} bytes, more than {MOST}")
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except (OSError, TokenError, zipfile.BadZipFile, *UNPICKLING_ERRORS) as error:
+        raise CheckpointError(f"cannot read {os.fspath(path)}: {shown(error)}") from error
 
 
 def write_npy(path: str | os.PathLike[str], array: np.ndarray) -> None:

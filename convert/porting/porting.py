@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from convert.matching.key_map import KeyMap
 from convert.outcome import versions
 from convert.porting import card as cards
+from convert.porting.arguments import Arguments, called, each, named
 from convert.porting.folder import check_folder, write_folder
 from convert.porting.proof import MODES, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
@@ -47,7 +48,7 @@ class Port:
 
 def port_model(
     torch_module: Any,
-    inputs: Sequence[Any] | Mapping[str, Any],
+    inputs: Arguments,
     folder: str | Path | None = None,
     *,
     name: str = "",
@@ -101,45 +102,45 @@ def port_model(
     return port
 
 
-def in_float32(module: Any, inputs: Any, progress: Progress) -> tuple[Any, Any]:
+def in_float32(module: Any, inputs: Arguments, progress: Progress) -> tuple[Any, Arguments]:
     """``module`` and its ``inputs`` with their floating-point tensors in float32; copies, where that changes them."""
     import torch
-    from torch.utils import _pytree as pytree
-
-    def single(value: Any) -> Any:
-        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     tensors = dict((*module.named_parameters(), *module.named_buffers()))
     other = {name for name, value in tensors.items() if value.is_floating_point() and value.dtype != torch.float32}
     double = sorted(name for name in other if tensors[name].dtype == torch.float64)
     if double:
         progress(f"{len(double)} tensors in float64 are rounded to float32, the first of them {double[0]}")
-    return copy.deepcopy(module).float() if other else module, pytree.tree_map(single, inputs)
+    return copy.deepcopy(module).float() if other else module, each(inputs, in_type(torch.float32))
 
 
-def two_samples(module: Any, inputs: Any) -> Any:
+def in_type(dtype: Any) -> Callable[[Any], Any]:
+    """A cast to ``dtype`` of tensors of floating-point numbers alone."""
+    return lambda value: value.to(dtype) if value.is_floating_point() else value
+
+
+def two_samples(module: Any, inputs: Arguments) -> Arguments:
     """``inputs`` of one sample twice, where ``module`` takes that: ``torch.export`` makes a constant of a size of 1."""
     import torch
 
-    named = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
-    if not all(value.dim() and len(value) == 1 for value in named.values()):
+    if not all(value.dim() and len(value) == 1 for value in named(inputs).values()):
         return inputs
-    twice = {name: torch.cat([value, value]) for name, value in named.items()}
-    called = copy.deepcopy(module).eval()
+    twice = each(inputs, lambda value: torch.cat([value, value]))
+    model = copy.deepcopy(module).eval()
     try:
         with torch.no_grad():
-            called(**twice) if isinstance(inputs, Mapping) else called(*twice.values())
+            called(model, twice)
     except Exception:  # noqa: BLE001 - the module may raise anything; the trace says so of what was given
         return inputs
-    return twice if isinstance(inputs, Mapping) else [*twice.values()]
+    return twice
 
 
-def refuse_nested(inputs: Any, name: str) -> None:
+def refuse_nested(inputs: Arguments, name: str) -> None:
     """Raises ``CheckpointError`` for an argument that is no tensor: a port takes tensors, one an argument."""
     import torch
 
-    named = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
-    faults = [f"input {key} is a {type(value).__name__}" for key, value in named if not isinstance(value, torch.Tensor)]
+    others = {key: value for key, value in named(inputs).items() if not isinstance(value, torch.Tensor)}
+    faults = [f"input {key} is a {type(value).__name__}" for key, value in others.items()]
     if faults:
         why = f"{name} cannot be ported with these inputs, wrap it in a module that takes tensors alone:"
         raise CheckpointError(listed(why, faults))
@@ -198,7 +199,7 @@ def card_of(
 ) -> dict[str, Any]:
     """The card of ``port``."""
     preprocessing = cards.preprocessing_of(module)
-    values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+    values = named(inputs).values()
     return {
         "format": FORMAT,
         "name": port.name,
@@ -217,30 +218,28 @@ def card_of(
     }  # fmt: skip
 
 
-def golden(module: Any, inputs: Any, seed: int = 0) -> dict[str, Any]:
+def golden(module: Any, inputs: Arguments, seed: int = 0) -> dict[str, Any]:
     """Inputs like those given, and the first numbers of what the reference returns for them, in float64.
 
     Floating-point inputs are drawn, of the same shape; others, such as token ids, are kept, for few would be allowed.
     ``float32_error``: how far the reference's own float32 is from its float64, relative to the largest value.
     """
     import torch
-    from torch.utils._pytree import tree_leaves
 
-    named = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
-    described = {"seed": seed, "inputs": [_described(value) for value in named.values()]}
-    drawn = dict(zip(named, map(torch.from_numpy, golden_inputs(described)), strict=True))
+    from alignment.engine.records.tree import leaves
+
+    described = {"seed": seed, "inputs": [_described(value) for value in named(inputs).values()]}
+    made = iter(golden_inputs(described))
+    drawn = each(inputs, lambda value: torch.from_numpy(next(made)))
     module = copy.deepcopy(module).eval()
 
-    def run(convert: Callable[[Any], Any]) -> list[Any]:
-        given = {name: convert(value) if value.is_floating_point() else value for name, value in drawn.items()}
+    def run(dtype: Any) -> list[Any]:
         with torch.no_grad():
-            outputs = module(**given) if isinstance(inputs, Mapping) else module(*given.values())
-        return [leaf.double() for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+            outputs = called(module.to(dtype), each(drawn, in_type(dtype)))
+        return [leaf.double() for leaf in leaves(outputs, lambda value: isinstance(value, torch.Tensor))]
 
-    single = run(torch.Tensor.float)
-    module.double()
-    double = run(torch.Tensor.double)
-    keywords = [*named] if isinstance(inputs, Mapping) else None
+    keywords = [*inputs] if isinstance(inputs, Mapping) else None
+    single, double = run(torch.float32), run(torch.float64)
     return {**described, "keywords": keywords, "outputs": [*map(_golden_output, single, double)]}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.porting.arguments import Arguments, each
 from convert.porting.draws import drawn_alike
 from convert.porting.usage import other_use
 from convert.translate.translator import Translated
@@ -74,7 +75,7 @@ RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "dr
 
 def prove(
     module: Any,
-    inputs: Sequence[Any] | Mapping[str, Any],
+    inputs: Arguments,
     source: Path,
     translated: Translated,
     modes: Sequence[str] = MODES,
@@ -106,11 +107,7 @@ def prove(
         rate = RATES.get(type(layer).__name__) or translated.rates.get(qualified(type(layer)))
         if rate is not None:
             setattr(layer, rate, 0.0)
-    arrays = (
-        [value.detach().cpu().numpy() for value in inputs]
-        if not isinstance(inputs, Mapping)
-        else {name: value.detach().cpu().numpy() for name, value in inputs.items()}
-    )
+    arrays = each(inputs, lambda value: value.detach().cpu().numpy())
     results: dict[str, Any] = {}
     for mode in modes:
         progress(f"proof in {mode} mode")

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from convert.porting.arguments import Arguments, called, each, named
+
 SAFETY = 64
 """Times what the port's own float32 is from its float64: torch's kernels round elsewhere, by up to 4 times as much."""
 LEAST = 2.0**-16
@@ -27,7 +29,7 @@ class Use:
     what: str
 
 
-def other_use(reference: Any, port: Any, inputs: Sequence[Any] | Mapping[str, Any], batches: Sequence[int] = ()) -> str:
+def other_use(reference: Any, port: Any, inputs: Arguments, batches: Sequence[int] = ()) -> str:
     """In which use the ``port`` does not compute what the ``reference`` does, in words; empty where it does in all.
 
     Both have the same weights, in float32. ``inputs`` are arrays whose first axis is the batch; ``batches`` are sizes
@@ -52,9 +54,9 @@ def other_use(reference: Any, port: Any, inputs: Sequence[Any] | Mapping[str, An
 AGAIN = "called twice with the same images"
 
 
-def _uses(inputs: Sequence[Any] | Mapping[str, Any], batches: Sequence[int]) -> Iterator[Use]:
+def _uses(inputs: Arguments, batches: Sequence[int]) -> Iterator[Use]:
     """As it was traced, twice, and in other batches where all inputs have one batch."""
-    arrays = _arrays(inputs)
+    arrays = [*named(inputs).values()]
     given = len(arrays[0]) if arrays and arrays[0].ndim else 1
     yield Use(given, "in float32 and without gradients")
     yield Use(given, AGAIN)
@@ -63,41 +65,28 @@ def _uses(inputs: Sequence[Any] | Mapping[str, Any], batches: Sequence[int]) -> 
             yield Use(count, f"in a batch of {count}")
 
 
-def _arrays(inputs: Sequence[Any] | Mapping[str, Any]) -> list[np.ndarray]:
-    return [np.asarray(value) for value in (inputs.values() if isinstance(inputs, Mapping) else inputs)]
-
-
-def _batch(inputs: Sequence[Any] | Mapping[str, Any], count: int) -> Any:
+def _batch(inputs: Arguments, count: int) -> Arguments:
     """``count`` samples of ``inputs``, which are repeated where there are fewer."""
 
-    def taken(value: Any) -> np.ndarray:
-        array = np.asarray(value)
+    def taken(array: np.ndarray) -> np.ndarray:
         return array[np.arange(count) % len(array)] if array.ndim and len(array) != count else array
 
-    if isinstance(inputs, Mapping):
-        return {name: taken(value) for name, value in inputs.items()}
-    return [taken(value) for value in inputs]
+    return each(inputs, taken)
 
 
-def _called(model: Any, inputs: Any, tensor: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**{name: tensor(value) for name, value in inputs.items()})
-    return model(*(tensor(value) for value in inputs))
-
-
-def _torch(reference: Any, inputs: Any) -> dict[str, np.ndarray] | None:
+def _torch(reference: Any, inputs: Arguments) -> dict[str, np.ndarray] | None:
     """What the reference returns; ``None`` where it takes no such batch."""
     import torch
 
     with torch.no_grad():
         try:
-            outputs = _called(reference, inputs, lambda array: torch.from_numpy(array.copy()))
+            outputs = called(reference, each(inputs, lambda array: torch.from_numpy(array.copy())))
         except Exception:  # noqa: BLE001 - the module may raise anything
             return None
     return _named(outputs, torch.Tensor)
 
 
-def _paddle(port: Any, inputs: Any, dtype: str) -> dict[str, np.ndarray]:
+def _paddle(port: Any, inputs: Arguments, dtype: str) -> dict[str, np.ndarray]:
     import paddle
 
     from alignment.engine.borrowed import PORT
@@ -106,7 +95,7 @@ def _paddle(port: Any, inputs: Any, dtype: str) -> dict[str, np.ndarray]:
         return paddle.to_tensor(array.astype(dtype) if array.dtype.kind == "f" else array)
 
     with paddle.no_grad(), PORT.in_type(port, dtype):
-        outputs = _called(port, inputs, tensor)
+        outputs = called(port, each(inputs, tensor))
     return _named(outputs, paddle.Tensor)
 
 
@@ -117,7 +106,7 @@ def _named(outputs: Any, tensor: type) -> dict[str, np.ndarray]:
     return {name: leaf.numpy() for name, leaf in named_leaves(outputs, lambda value: isinstance(value, tensor))}
 
 
-def _compared(theirs: Mapping[str, np.ndarray], port: Any, inputs: Any) -> str:
+def _compared(theirs: Mapping[str, np.ndarray], port: Any, inputs: Arguments) -> str:
     """How the outputs differ, in words; empty where they do not by more than rounding explains."""
     try:
         single, double = (_paddle(port, inputs, dtype) for dtype in ("float32", "float64"))

@@ -14,6 +14,8 @@ from zlib import crc32
 
 import numpy as np
 
+from convert.translate.replacing import replaced
+
 DROPOUTS = {
     "torch": ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
     "paddle": ("dropout", "alpha_dropout", "feature_alpha_dropout"),
@@ -95,22 +97,9 @@ def drawn_alike(reference: Any, port: Any) -> Iterator[None]:
         for model in (reference, port):
             stack.callback(model.register_forward_pre_hook(draws.begin).remove)
         for change in changes:
-            stack.enter_context(_replaced(*change))
+            stack.enter_context(replaced(*change))
         yield
 
 
 def _same(x: Any, *args: Any, **kwargs: Any) -> Any:
     return x
-
-
-@contextmanager
-def _replaced(holder: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    own, original = name in vars(holder), getattr(holder, name)
-    setattr(holder, name, function)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(holder, name, original)
-        else:  # it was inherited
-            delattr(holder, name)

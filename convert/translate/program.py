@@ -23,7 +23,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ from convert.translate.plain import (
     Type,
 )
 from convert.translate.reference import statement_at
+from convert.translate.replacing import replaced
 from convert.translate.symbols import expression_of, limit_of, refused_batch
 
 # what the module's numbers are while it is traced, and what a port calls its own type
@@ -70,11 +71,8 @@ def constructors_recorded() -> Iterator[None]:
         original(module, *args, **kwargs)
         module.__dict__["_constructed_with"] = _arguments_of(module, sys._getframe(1))
 
-    torch.nn.Module.__init__ = init
-    try:
+    with replaced(torch.nn.Module, "__init__", init):
         yield
-    finally:
-        torch.nn.Module.__init__ = original
 
 
 def _arguments_of(module: torch.nn.Module, frame: Any) -> dict[str, Any]:
@@ -393,23 +391,17 @@ def _limits_seen(frames: _Frames) -> Iterator[None]:
         frames.limits |= found.dtype == "float64" and modes.of_user(sys._getframe(1).f_code.co_filename)
         return found
 
-    torch.finfo = finfo
-    try:
+    with replaced(torch, "finfo", finfo):
         yield
-    finally:
-        torch.finfo = original
 
 
-@contextmanager
-def _masks_as_given() -> Iterator[None]:
+def _masks_as_given() -> AbstractContextManager[None]:
     """Within it torch's transformers take a mask as it is, and do not look whether its values make it causal."""
-    module = torch.nn.modules.transformer
-    original = module._detect_is_causal_mask
-    module._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
-    try:
-        yield
-    finally:
-        module._detect_is_causal_mask = original
+    return replaced(torch.nn.modules.transformer, "_detect_is_causal_mask", _is_called_causal)
+
+
+def _is_called_causal(mask: Any, is_causal: bool | None = None, size: int | None = None) -> bool:
+    return bool(is_causal)
 
 
 @contextmanager
@@ -423,11 +415,8 @@ def _functions_refused() -> Iterator[None]:
         raise ValueError(f"{cls.__qualname__} is a torch.autograd.Function, whose backward no trace sees; write it as "
                          "operators, or port it by hand")  # fmt: skip
 
-    torch.autograd.Function.apply = classmethod(refuse)
-    try:
+    with replaced(torch.autograd.Function, "apply", classmethod(refuse)):
         yield
-    finally:
-        torch.autograd.Function.apply = original
 
 
 LONGEST_S = 90

@@ -1,0 +1,25 @@
+"""An attribute that is another for a while. No framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+    """Within it ``holder.name`` is ``value``; then it is put back as it stood, and is inherited where it was.
+
+    with replaced(torch.nn.functional, "dropout", same):
+        model(x)
+    """
+    own, original = name in vars(holder), vars(holder).get(name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(holder, name, original)
+        else:
+            delattr(holder, name)

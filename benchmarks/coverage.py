@@ -37,7 +37,8 @@ FAMILIES = HERE / "families.csv"
 LARGEST = 100_000_000  # parameters; float64 copies of both models and their gradients then fit in 16 GB
 COLUMNS = ("model", "family", "parameters", "seconds", "translate_s", "memory_mb", "lines", "reference_lines", "eval",
            "train", "batch", "size", "why")  # fmt: skip
-PACKAGES = ("timm", "torchvision", "transformers", "diffusers", "segmentation_models_pytorch", "vit_pytorch")
+OF_IMAGES = ("timm", "torchvision")  # their models are built whole, and take other batches and sizes
+PACKAGES = (*OF_IMAGES, "transformers", "diffusers", "segmentation_models_pytorch", "vit_pytorch")
 BATCH = 2
 OTHER_BATCH = 3
 
@@ -141,7 +142,7 @@ def stages(args, keep):
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
             keep(why=str(results["train"].verdict())[:600])
-    if args.package not in ("timm", "torchvision"):
+    if args.package not in OF_IMAGES:
         return
     reference, shape = float64_throughout(draw_constants(copy.deepcopy(module), seed=0)), inputs[0].shape[1:]
     port = build(source, translated, torch_arrays(reference))
@@ -155,7 +156,7 @@ def subject(args):
 
     from convert.porting.reference import Reference
 
-    if args.package not in ("timm", "torchvision"):
+    if args.package not in OF_IMAGES:
         from benchmarks.package_models import build
 
         torchvision()  # these packages import it, too

@@ -125,10 +125,10 @@ def _given(value: tuple[type, Any], default: Any) -> Any:
 
 def _settle_absent(columns: dict[Values, list[int]]) -> None:
     """Numbers that some instances lack join a column that is the same wherever they have one."""
-    open_ = [values for values in columns if ABSENT in values]
-    while open_:
-        values = open_.pop(0)
-        if values not in columns:  # one that was open, too, has joined it
+    unsettled = [values for values in columns if ABSENT in values]
+    while unsettled:
+        values = unsettled.pop(0)
+        if values not in columns:  # another that was unsettled has joined it
             continue
         others = sorted((other for other in columns if other != values), key=lambda other: ABSENT in other)
         for other in others:
@@ -136,7 +136,7 @@ def _settle_absent(columns: dict[Values, list[int]]) -> None:
                 both = tuple(ours if theirs == ABSENT else theirs for ours, theirs in zip(values, other, strict=True))
                 positions = sorted([*columns.pop(values), *columns.pop(other)])
                 columns[both] = sorted([*columns.get(both, []), *positions])
-                open_ += [both] if ABSENT in both else []
+                unsettled += [both] if ABSENT in both else []
                 break
 
 

@@ -73,18 +73,20 @@ ROWS = 512
 """Samples that a module is tried on; at a rate of 0.02 none is left out once in 30,000 tries."""
 
 
-def stochastic_depths(model: torch.nn.Module) -> dict[str, str]:
+def stochastic_depths(model: torch.nn.Module, known: Callable[[str], bool] = lambda kind: False) -> dict[str, str]:
     """``{class: attribute}`` of modules that do what ``timm.layers.DropPath`` does; the attribute is their rate.
 
     Many a model has a copy of that class under another name, so it is told by what it does: nothing in evaluation, and
     in training each sample is left out or divided by the share that stays. A class is one where all of its modules are.
+    Classes that are ``known`` are not tried.
     """
     found: dict[tuple[str, str], list[int | None]] = {}
     for module in model.modules():
+        kind = qualified(type(module))
         rates = [name for name, value in vars(module).items() if isinstance(value, float) and 0 < value < 1]
-        if len(rates) == 1 and not module._modules and not module._parameters and not module._buffers:
-            left_out = _left_out(module, getattr(module, rates[0]))
-            found.setdefault((qualified(type(module)), rates[0]), []).append(left_out)
+        alone = not (module._modules or module._parameters or module._buffers)
+        if len(rates) == 1 and alone and not known(kind):
+            found.setdefault((kind, rates[0]), []).append(_left_out(module, getattr(module, rates[0])))
     return {kind: rate for (kind, rate), counts in found.items() if None not in counts and any(counts)}
 
 

@@ -135,12 +135,18 @@ def _of_common_type(function: str, *names: str) -> Callable[[Arguments], str]:
     return lambda a: f"{function}({', '.join(_common(a, *names))})"
 
 
+def _numbered(a: Arguments) -> list[str]:
+    """Names for the tensors of a list, which mean them in a template."""
+    names = [f"tensor{number}" for number in range(len(a.tensors))]
+    a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}
+    return names
+
+
 def _listed(function: str) -> Callable[[Arguments], str]:
     """``function`` of a list of tensors of one type."""
 
     def rule(a: Arguments) -> str:
-        names = [f"tensor{number}" for number in range(len(a.tensors))]
-        a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}
+        names = _numbered(a)
         items = _common(a, *names)
         return f"{function}({'tensors' if items == names else '[' + ', '.join(items) + ']'}, axis=dim)"
 
@@ -150,8 +156,7 @@ def _listed(function: str) -> Callable[[Arguments], str]:
 def _broadcast(a: Arguments) -> str:
     """Without ``paddle.broadcast_tensors``, whose backward pass may crash where one of the tensors gets no gradient."""
     a.set("size", list(a.result.shape))
-    names = [f"tensor{number}" for number in range(len(a.tensors))]
-    a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}
+    names = _numbered(a)
     same = (a.tensor(name).shape == a.result.shape for name in names)
     return f"[{', '.join(name if as_it_is else f'{name}.expand(size)' for name, as_it_is in zip(names, same))}]"
 

@@ -67,7 +67,7 @@ def class_node(made: Class) -> ast.ClassDef:
     return ast.ClassDef(made.name, [base], [], body, [])
 
 
-def frozen(requires_grad: Mapping[str | None, bool]) -> list[str]:
+def without_gradient(requires_grad: Mapping[str | None, bool]) -> list[str]:
     """The layers and parameters, by name in the port, that hold all that requires no gradient and nothing else."""
     fixed = {name for name, needed in requires_grad.items() if name and not needed}
     trained = {prefix for name, needed in requires_grad.items() if name and needed for prefix in _above(name)}
@@ -98,7 +98,7 @@ def _builder(model: str, frozen: Sequence[str]) -> str:
 
 
 def written(translation: Translation, header: str, frozen: Sequence[str] = ()) -> str:
-    """The whole file, formatted; ``frozen`` as the function of that name finds it."""
+    """The whole file, formatted; ``frozen``: what ``without_gradient`` finds."""
     classes: list[ast.stmt] = [class_node(made) for made in translation.classes]
     parts = used_parts(classes)
     names = _names([*(_parts()[name][0] for name in parts), *classes])

@@ -11,7 +11,7 @@ from convert.translate.classes import Builder, Translation
 from convert.translate.layers import LAYERS, Layer, drop_path, layer_of
 from convert.translate.operators import OPERATORS
 from convert.translate.plain import Module, Program
-from convert.translate.source import frozen, written
+from convert.translate.source import without_gradient, written
 from convert.translate.weights import key_map
 
 
@@ -51,7 +51,7 @@ def translate(
     from convert.translate.modes import stochastic_depths
     from convert.translate.program import trace
 
-    rates = stochastic_depths(module)
+    rates = stochastic_depths(module, LAYERS.__contains__)
     copies = {kind: drop_path(rate) for kind, rate in rates.items()}
     layers, operators = {**copies, **LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
@@ -64,5 +64,5 @@ def translate(
     program = trace(module, args, kwargs, silent.__contains__, layers.__contains__, training, same)
     translation = Builder(program, operators, layers).translation()
     requires_grad = {translation.names.get(path): needed for path, needed in program.requires_grad.items()}
-    source = written(translation, header, frozen(requires_grad))
+    source = written(translation, header, without_gradient(requires_grad))
     return Translated(source, key_map(program, translation), program, translation, rates)

@@ -303,6 +303,8 @@ class Session:
         if not any(row.differs for row in decisive):
             result.rows = [row for row in result.rows if not row.differs]
             return True
+        if all(row.aligned for row in result.rows if row.direction == FORWARD):
+            return False  # both agree with each other, and so each with itself
         self.progress("both once more, forward: does each agree with itself?")
         for name, change in (("torch", self._torch_changes), ("Paddle", self._paddle_changes)):
             layer = change()

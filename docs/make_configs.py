@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from marked_parts import filled
+
 from paddle_dla.config import load_config
 from paddle_dla.config.cost import IMAGENET_IMAGES, cost
 from paddle_dla.config.tables import alias_table, option_tables
@@ -27,18 +29,14 @@ def recipe_table() -> str:
     return "| recipe | purpose | default model and length | MACs |\n| --- | --- | --- | --- |\n" + "".join(rows)
 
 
-def filled(page: str) -> str:
-    """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` regenerated."""
-    parts = {"options": option_tables, "aliases": alias_table, "recipes": recipe_table}
-    for name, make in parts.items():
-        before, found, rest = page.partition(f"<!-- {name} -->\n")
-        _, closed, after = rest.partition("<!-- end -->")
-        if not found or not closed:
-            raise ValueError(f"{PAGE} has no part from <!-- {name} --> to <!-- end -->")
-        page = before + found + make() + closed + after
-    return page
+PARTS = {"options": option_tables, "aliases": alias_table, "recipes": recipe_table}
+
+
+def written(page: str) -> str:
+    """``page`` with its tables made again."""
+    return filled(page, {name: lambda _, make=make: make() for name, make in PARTS.items()})
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     sys.exit(0)

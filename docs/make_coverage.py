@@ -9,7 +9,10 @@ import csv
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+from marked_parts import filled
 
 PAGES = tuple(Path(__file__).with_name(f"coverage{suffix}.md") for suffix in ("", ".zh-CN"))
 TABLES = Path(__file__).parent / "coverage"
@@ -79,23 +82,20 @@ PARTS: dict[str, tuple[str, Callable[[Sequence[Record]], list[str]]]] = {
 """The parts of the page: ``{mark: (CSV, what makes its lines)}``."""
 
 
-def filled(page: str) -> str:
-    """``page`` with the lines of every part replaced. Raises ``ValueError`` for a page without its marks."""
-    for mark, (name, lines) in PARTS.items():
-        start, end = f"<!-- {mark} -->\n", "<!-- end -->"
-        if start not in page:
-            raise ValueError(f"the page has no part from <!-- {mark} -->")
-        head, _, rest = page.partition(start)
-        kept, _, tail = rest.partition(end)
-        heading = [line for line in kept.splitlines()[:2] if line.startswith("|")]
-        page = head + start + "\n".join([*heading, *lines(records(name))]) + f"\n{end}" + tail
-    return page
+def written(page: str) -> str:
+    """``page`` with the lines of its tables made again; their headings are in the language of the page."""
+
+    def table(text: str, name: str, lines: Callable[[Sequence[Record]], list[str]]) -> str:
+        heading = [line for line in text.splitlines()[:2] if line.startswith("|")]
+        return "\n".join([*heading, *lines(records(name))]) + "\n"
+
+    return filled(page, {mark: partial(table, name=name, lines=lines) for mark, (name, lines) in PARTS.items()})
 
 
 def main() -> None:
     """Fill the pages."""
     for path in PAGES:
-        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

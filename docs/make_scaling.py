@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from marked_parts import filled
 from paddle import nn
 
 from paddle_dla import create_model
@@ -216,16 +217,10 @@ def assumption_table(chosen: list[Plan]) -> str:
 PARTS = {"assumptions": assumption_table, "plans": plan_table, "limits": limit_table}
 
 
-def filled(page: str) -> str:
-    """``page`` with each part between ``<!-- NAME -->`` and ``<!-- end -->`` regenerated."""
+def written(page: str) -> str:
+    """``page`` with its tables made again."""
     chosen = plans()
-    for name, make in PARTS.items():
-        before, found, rest = page.partition(f"<!-- {name} -->\n")
-        _, closed, after = rest.partition("<!-- end -->")
-        if not found or not closed:
-            raise ValueError(f"{PAGE} has no part from <!-- {name} --> to <!-- end -->")
-        page = before + found + make(chosen) + closed + after
-    return page
+    return filled(page, {name: lambda _, make=make: make(chosen) for name, make in PARTS.items()})
 
 
 def main() -> None:
@@ -235,7 +230,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="images/s that one GPU trains")
     args = parser.parse_args()
     if args.rate is None and args.model == "dla60":
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     elif args.rate is None:
         parser.error("another model needs its --rate")
     else:

@@ -1,27 +1,24 @@
 """The page on coverage says what the measured tables say."""
 
-import importlib.util
 from pathlib import Path
 
+import make_coverage
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
-SPEC = importlib.util.spec_from_file_location("make_coverage", DOCS / "make_coverage.py")
-MAKER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(MAKER)
+ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", MAKER.PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", make_coverage.PAGES, ids=lambda path: path.name)
 def test_a_page_is_what_the_script_makes(page):
     """If this fails: ``python docs/make_coverage.py``."""
     text = page.read_text(encoding="utf-8")
-    assert MAKER.filled(text) == text
-    assert MAKER.filled(text.replace("✓", "–")) == text  # what was typed is seen
+    assert make_coverage.written(text) == text
+    assert make_coverage.written(text.replace("✓", "–")) == text  # what was typed is seen
 
 
 def test_a_page_without_its_marks_is_refused():
     with pytest.raises(ValueError, match="no part from <!-- families -->"):
-        MAKER.filled("<!-- families count -->\n<!-- end -->")
+        make_coverage.written("<!-- families count -->\n<!-- end -->")
 
 
 @pytest.mark.parametrize(
@@ -35,10 +32,10 @@ def test_a_page_without_its_marks_is_refused():
     ],
 )
 def test_the_sizes_of_a_port_are_told_as_measured(size, told):
-    assert MAKER.sizes({"size": size}) == told
+    assert make_coverage.sizes({"size": size}) == told
 
 
 def test_every_family_of_timm_is_in_the_table():
-    with (DOCS.parent / "benchmarks" / "families.csv").open(encoding="utf-8") as file:
+    with (ROOT / "benchmarks" / "families.csv").open(encoding="utf-8") as file:
         known = {line.split(",")[0] for line in file.read().splitlines()[1:]}
-    assert {row["family"] for row in MAKER.records("families")} == known
+    assert {row["family"] for row in make_coverage.records("families")} == known

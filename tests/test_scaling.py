@@ -1,14 +1,14 @@
 """docs/scaling.md: its figures are those of its script, and the script's formulas are right."""
 
-import importlib.util
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("yaml")
+
+import make_scaling
 
 from paddle_dla.config import load_config
 
@@ -19,30 +19,21 @@ PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "docs" / "scaling.zh-CN.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def scaling():
-    spec = importlib.util.spec_from_file_location("make_scaling", ROOT / "docs" / "make_scaling.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def plan(scaling):
+def plan():
     """100 epochs at 1000 images/s on 4 GPUs of 100 images, a network of a million parameters."""
     config = load_config(ROOT / "configs" / "recipes" / "original.yaml", ["train.epochs=100"])
-    return scaling.Plan(4, 100, 2, config, scaling.Network(1_000_000, 1000), rate=1000.0)
+    return make_scaling.Plan(4, 100, 2, config, make_scaling.Network(1_000_000, 1000), rate=1000.0)
 
 
-def test_the_page_is_what_the_script_makes(scaling):
+def test_the_page_is_what_the_script_makes():
     """If this fails: ``python docs/make_scaling.py``."""
-    assert scaling.filled(PAGE) == PAGE
+    assert make_scaling.written(PAGE) == PAGE
 
 
-def test_a_figure_that_was_typed_is_seen(scaling):
+def test_a_figure_that_was_typed_is_seen():
     stale = PAGE.replace("| 60.2 |", "| 40.0 |")
-    assert scaling.filled(stale) == PAGE != stale
+    assert make_scaling.written(stale) == PAGE != stale
 
 
 def figures(page):
@@ -55,14 +46,14 @@ def test_the_chinese_page_has_the_same_figures():
     assert figures(CHINESE.replace("| 60.2 |", "| 40.0 |", 1)) != figures(PAGE)
 
 
-def test_a_page_without_its_marks_is_refused(scaling):
+def test_a_page_without_its_marks_is_refused():
     with pytest.raises(ValueError, match="no part from <!-- plans -->"):
-        scaling.filled(PAGE.replace("<!-- plans -->", ""))
+        make_scaling.written(PAGE.replace("<!-- plans -->", ""))
 
 
-def test_a_network_is_counted_without_its_statistics(scaling):
+def test_a_network_is_counted_without_its_statistics():
     """timm reports 22.04 million parameters for dla60."""
-    assert round(scaling.Network.of("dla60").parameters / 1e6, 2) == 22.04
+    assert round(make_scaling.Network.of("dla60").parameters / 1e6, 2) == 22.04
 
 
 def test_batch_and_learning_rate_follow_the_config(plan):
@@ -95,15 +86,15 @@ def test_a_checkpoint_holds_weights_statistics_momentum_and_the_average(plan, av
     assert replace(plan, config=config).checkpoint == 4 * (copies * 1_001_000 + 1_000_000)
 
 
-def test_checkpoints_at_the_interval_take_their_share_at_most(scaling, plan):
-    writing = plan.checkpoint / scaling.DISK
-    assert writing <= scaling.CHECKPOINT_SHARE * plan.checkpoint_interval * plan.computing
-    assert writing > scaling.CHECKPOINT_SHARE * (plan.checkpoint_interval - 1) * plan.computing
+def test_checkpoints_at_the_interval_take_their_share_at_most(plan):
+    writing = plan.checkpoint / make_scaling.DISK
+    assert writing <= make_scaling.CHECKPOINT_SHARE * plan.checkpoint_interval * plan.computing
+    assert writing > make_scaling.CHECKPOINT_SHARE * (plan.checkpoint_interval - 1) * plan.computing
 
 
-def test_limits_come_lowest_first_and_are_reached_where_they_say(scaling, plan):
-    reached = {name: gpus for name, _, gpus in scaling.limits(plan)}
+def test_limits_come_lowest_first_and_are_reached_where_they_say(plan):
+    reached = {name: gpus for name, _, gpus in make_scaling.limits(plan)}
     assert list(reached.values()) == sorted(reached.values())
     store = "a file server at 10 Gbit/s"
-    assert replace(plan, gpus=reached[store]).reading == pytest.approx(scaling.STORES[store])
+    assert replace(plan, gpus=reached[store]).reading == pytest.approx(make_scaling.STORES[store])
     assert replace(plan, gpus=reached["16 processor cores"]).cores == pytest.approx(16)

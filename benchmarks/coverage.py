@@ -3,7 +3,7 @@
 Usage::
 
     python benchmarks/coverage.py                      # the smallest model of each of timm's 98 families
-    python benchmarks/coverage.py --models 100 --seed 0 --eval-only
+    python benchmarks/coverage.py --models 100 --seed 0 --eval-only --no-sizes
     python benchmarks/coverage.py --all-variants resnet
     python benchmarks/coverage.py --package torchvision
     python benchmarks/coverage.py --package transformers    # or diffusers, ...: packages that have to be installed
@@ -142,7 +142,7 @@ def stages(args, keep):
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
             keep(why=str(results["train"].verdict())[:600])
-    if args.package not in OF_IMAGES:
+    if args.package not in OF_IMAGES or args.no_sizes:
         return
     reference, shape = float64_throughout(draw_constants(copy.deepcopy(module), seed=0)), inputs[0].shape[1:]
     port = build(source, translated, torch_arrays(reference))
@@ -235,7 +235,8 @@ def run(args):
         if target.exists() and not args.again:
             continue
         command = [sys.executable, __file__, "--one", name, "--family", family, "--output", str(target)]
-        command += ["--eval-only"] * args.eval_only + ["--side", str(args.side), "--package", args.package]
+        command += ["--eval-only"] * args.eval_only + ["--no-sizes"] * args.no_sizes
+        command += ["--side", str(args.side), "--package", args.package]
         print(f"[{number}/{len(models)}] {name}", end=": ", flush=True)
         why = limited(command, args.limit_s, args.limit_gb, output / f"{name}.log")
         record = read(target) or {"model": name, "family": family}
@@ -288,6 +289,7 @@ def parser():
     result.add_argument("--names", nargs="+", metavar="MODEL")
     result.add_argument("--package", choices=PACKAGES, default="timm")
     result.add_argument("--eval-only", action="store_true")
+    result.add_argument("--no-sizes", action="store_true", help="leave out the other batch and the other size")
     result.add_argument("--side", type=int, default=0, metavar="PIXELS",
                         help="at most this, where a model takes images of any size; default: the model's own size")
     result.add_argument("--again", action="store_true", help="run models that have a result")

@@ -1,7 +1,12 @@
 """Evaluation speed: our engines beside ONNX Runtime, OpenVINO and torch, on the same weights and threads.
 
-Usage: ``python benchmarks/evaluate.py [--model dla60] [--calibration DIR|LIST] [--runs 5]``, on an idle machine.
-OpenVINO is optional (``pip install openvino``); ``--calibration`` adds int8.
+Usage, on an idle machine::
+
+    python benchmarks/evaluate.py [--model dla60] [--calibration DIR|LIST] [--runs 5]
+    python benchmarks/evaluate.py --port ports/resnet50 [--paddleclas resnet:ResNet50] [--rows paddle PaddleClas]
+
+OpenVINO is optional (``pip install openvino``); ``--calibration`` adds int8. ``--paddleclas`` adds PaddleClas's class
+of that network, from a file of its backbones, run as ``paddle`` is (``pip install --no-deps paddleclas==2.6.0``).
 
 Each run is a process of its own, the contenders take turns; images a second are those of the network alone, 224x224, on
 batches of one size, after warm-up. All compute in float32 but int8. ``paddle``, ``inference`` and ``onnxruntime`` are
@@ -29,26 +34,30 @@ import numpy as np
 SIZE = (3, 224, 224)
 WARM_UP = 4
 ENGINES = ("paddle", "inference", "onnxruntime")
-PEERS = ("ONNX Runtime, plain", "OpenVINO", "torch", "torch, channels last", "torch, compiled")
+PADDLECLAS = "PaddleClas"
+PEERS = ("ONNX Runtime, plain", "OpenVINO", "torch", "torch, channels last", "torch, compiled", PADDLECLAS)
 INT8 = "onnxruntime, int8"
 
 Run = Callable[[np.ndarray], object]
 
 
-def prepare(folder: Path, model: str, calibration: str | None) -> None:
-    """Weights for all contenders, the same ones, as each of them reads them."""
+def prepare(folder: Path, model: str, port: str | None, calibration: str | None) -> None:
+    """Weights for all contenders, the same ones but for PaddleClas, as each of them reads them."""
     from paddle_dla.exporting.opening import frozen
     from paddle_dla.loading import load_model
 
     weights = str(folder / "model.pdparams")
-    call("convert.timm2paddle", "--model", model, "--seed", 0, "--output", weights, "--no-verify")
-    options = ("--checkpoint", weights, "--output")
+    if port:
+        weights = str(Path(port).resolve() / "weights.pdparams")
+    else:
+        call("convert.timm2paddle", "--model", model, "--seed", 0, "--output", weights, "--no-verify")
+    options = ("--model", port or model, "--checkpoint", weights, "--output")
     call("paddle_dla.export", *options, folder / "ours", "--format", "inference", "--format", "onnx")
     if calibration:
         # the weights are not trained: int8 has nothing to lose but what noise decides
         quantised = ("--int8", "--calibration", calibration, "--max-loss", 100, "--images", 64)
         call("paddle_dla.export", *options, folder / "int8", *quantised)
-    write_plain_onnx(frozen(load_model(model, weights).layer), folder)
+    write_plain_onnx(frozen(load_model(port or model, weights).layer), folder)
 
 
 def call(module: str, *arguments: object) -> None:
@@ -72,12 +81,21 @@ def write_plain_onnx(layer: object, folder: Path) -> None:
     )
 
 
-def open_contender(name: str, folder: Path, model: str, threads: int) -> Run:
+def open_contender(name: str, args: argparse.Namespace) -> Run:
+    folder, threads = args.folder, args.threads
     if name == "paddle":
         from paddle_dla.engines import open_engine
         from paddle_dla.loading import load_model
 
-        return open_engine(name, load_model(model, str(folder / "model.pdparams")).layer, threads=threads).run
+        weights = None if args.port else str(folder / "model.pdparams")
+        return open_engine(name, load_model(args.port or args.model, weights).layer, threads=threads).run
+    if name == PADDLECLAS:
+        from paddleclas_wheel import backbone
+
+        from paddle_dla.engines import open_engine
+
+        file, _, builder = args.paddleclas.partition(":")
+        return open_engine("paddle", getattr(backbone(file), builder)(), threads=threads).run
     if name in (*ENGINES, INT8):
         from paddle_dla.engines import open_engine
 
@@ -87,7 +105,15 @@ def open_contender(name: str, folder: Path, model: str, threads: int) -> Run:
         return open_onnxruntime(str(folder / "plain.onnx"), threads)
     if name == "OpenVINO":
         return open_openvino(str(folder / "plain.onnx"), threads)
-    return open_torch(name, model, threads)
+    return open_torch(name, timms_name(args), threads)
+
+
+def timms_name(args: argparse.Namespace) -> str:
+    """What timm calls the model. Raises ``SystemExit`` for a port of another package."""
+    if not args.port:
+        return args.model
+    name = json.loads((Path(args.port) / "card.json").read_text(encoding="utf-8"))["reference"]["model"]
+    return name or sys.exit(f"{args.port} is not the port of a model of timm")
 
 
 def open_onnxruntime(path: str, threads: int) -> Run:
@@ -144,6 +170,7 @@ def measure(run: Run, batch: int, seconds: float) -> float:
 
 def in_a_process(args: argparse.Namespace, name: str, folder: Path) -> float:
     options = ["--model", args.model, "--batch", args.batch, "--threads", args.threads, "--seconds", args.seconds]
+    options += ["--port", args.port] * bool(args.port) + ["--paddleclas", args.paddleclas] * bool(args.paddleclas)
     command = [sys.executable, __file__, "--only", name, "--folder", folder, *options]
     done = subprocess.run(
         [str(part) for part in command],
@@ -159,7 +186,9 @@ def in_a_process(args: argparse.Namespace, name: str, folder: Path) -> float:
 
 def contenders(args: argparse.Namespace) -> list[str]:
     names = [*ENGINES, *((INT8,) if args.calibration else ()), *PEERS]
-    return [name for name in names if name != "OpenVINO" or importlib.util.find_spec("openvino")]
+    present = {"OpenVINO": importlib.util.find_spec("openvino"), PADDLECLAS: args.paddleclas}
+    names = [name for name in names if present.get(name, True)]
+    return [name for name in names if not args.rows or name in args.rows]
 
 
 def table(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -169,10 +198,10 @@ def table(args: argparse.Namespace, folder: Path) -> list[str]:
         for name in names:
             found[name].append(in_a_process(args, name, folder))
     speed = {name: statistics.median(values) for name, values in found.items()}
-    best = max(speed[name] for name in names if name in PEERS)
-    lines = [f"{args.model:<22}{'images/s':>9}{'of the fastest peer':>21}{'of onnxruntime':>16}"]
+    best = max((speed[name] for name in names if name in PEERS), default=float("nan"))
+    lines = [f"{timms_name(args):<22}{'images/s':>9}{'of the fastest peer':>21}{'of onnxruntime':>16}"]
     for name in names:
-        ratios = f"{speed[name] / best:>21.2f}{speed[name] / speed['onnxruntime']:>16.2f}"
+        ratios = f"{speed[name] / best:>21.2f}{speed[name] / speed.get('onnxruntime', float('nan')):>16.2f}"
         lines.append(f"{name:<22}{speed[name]:>9.1f}{ratios}")
     return lines
 
@@ -180,6 +209,9 @@ def table(args: argparse.Namespace, folder: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="dla60")
+    parser.add_argument("--port", metavar="FOLDER", help="a port of a model of timm, instead of --model")
+    parser.add_argument("--paddleclas", metavar="FILE:CLASS", help="PaddleClas's own class of the same network")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these rows of the table alone")
     parser.add_argument("--calibration", metavar="DIR|LIST", help="images for int8, as for evaluation")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -189,24 +221,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
-        run = open_contender(args.only, args.folder, args.model, args.threads)
+        run = open_contender(args.only, args)
         print(json.dumps(measure(run, args.batch, args.seconds)))
         return
     from machine import machine
 
-    packages = [
-        "paddlepaddle",
-        "onnxruntime",
-        "torch",
-        "timm",
-        *(["openvino"] if "OpenVINO" in contenders(args) else []),
-    ]
+    optional = ["openvino"] * ("OpenVINO" in contenders(args)) + ["paddleclas"] * (PADDLECLAS in contenders(args))
+    packages = ["paddlepaddle", "onnxruntime", "torch", "timm", *optional]
     print(machine(packages), flush=True)
     print(f"{args.threads} threads, batches of {args.batch}, 224x224, float32 but int8, median of {args.runs} runs\n")
     with tempfile.TemporaryDirectory() as scratch:
         # what the exporters print is no part of the table
         with contextlib.redirect_stdout(sys.stderr):
-            prepare(Path(scratch), args.model, args.calibration)
+            prepare(Path(scratch), args.model, args.port, args.calibration)
         print("\n".join(table(args, Path(scratch))))
 
 

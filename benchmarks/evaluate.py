@@ -3,10 +3,12 @@
 Usage, on an idle machine::
 
     python benchmarks/evaluate.py [--model dla60] [--calibration DIR|LIST] [--runs 5]
-    python benchmarks/evaluate.py --port ports/resnet50 [--paddleclas resnet:ResNet50] [--rows paddle PaddleClas]
+    python benchmarks/evaluate.py --port ports/resnet50
+    python benchmarks/evaluate.py --port ports/resnet50 --paddleclas resnet:ResNet50
 
-OpenVINO is optional (``pip install openvino``); ``--calibration`` adds int8. ``--paddleclas`` adds PaddleClas's class
-of that network, from a file of its backbones, run as ``paddle`` is (``pip install --no-deps paddleclas==2.6.0``).
+OpenVINO is optional (``pip install openvino``); ``--calibration`` adds int8. ``--paddleclas`` compares with the
+class of that network in PaddleClas alone, FILE:CLASS of its backbones (``pip install --no-deps paddleclas==2.6.0``): in
+one process, batch by batch in turn, both as ``paddle`` runs them.
 
 Each run is a process of its own, the contenders take turns; images a second are those of the network alone, 224x224, on
 batches of one size, after warm-up. All compute in float32 but int8. ``paddle``, ``inference`` and ``onnxruntime`` are
@@ -34,15 +36,14 @@ import numpy as np
 SIZE = (3, 224, 224)
 WARM_UP = 4
 ENGINES = ("paddle", "inference", "onnxruntime")
-PADDLECLAS = "PaddleClas"
-PEERS = ("ONNX Runtime, plain", "OpenVINO", "torch", "torch, channels last", "torch, compiled", PADDLECLAS)
+PEERS = ("ONNX Runtime, plain", "OpenVINO", "torch", "torch, channels last", "torch, compiled")
 INT8 = "onnxruntime, int8"
 
 Run = Callable[[np.ndarray], object]
 
 
 def prepare(folder: Path, model: str, port: str | None, calibration: str | None) -> None:
-    """Weights for all contenders, the same ones but for PaddleClas, as each of them reads them."""
+    """Weights for all contenders, the same ones, as each of them reads them."""
     from paddle_dla.exporting.opening import frozen
     from paddle_dla.loading import load_model
 
@@ -89,13 +90,6 @@ def open_contender(name: str, args: argparse.Namespace) -> Run:
 
         weights = None if args.port else str(folder / "model.pdparams")
         return open_engine(name, load_model(args.port or args.model, weights).layer, threads=threads).run
-    if name == PADDLECLAS:
-        from paddleclas_wheel import backbone
-
-        from paddle_dla.engines import open_engine
-
-        file, _, builder = args.paddleclas.partition(":")
-        return open_engine("paddle", getattr(backbone(file), builder)(), threads=threads).run
     if name in (*ENGINES, INT8):
         from paddle_dla.engines import open_engine
 
@@ -170,7 +164,7 @@ def measure(run: Run, batch: int, seconds: float) -> float:
 
 def in_a_process(args: argparse.Namespace, name: str, folder: Path) -> float:
     options = ["--model", args.model, "--batch", args.batch, "--threads", args.threads, "--seconds", args.seconds]
-    options += ["--port", args.port] * bool(args.port) + ["--paddleclas", args.paddleclas] * bool(args.paddleclas)
+    options += ["--port", args.port] * bool(args.port)
     command = [sys.executable, __file__, "--only", name, "--folder", folder, *options]
     done = subprocess.run(
         [str(part) for part in command],
@@ -186,9 +180,28 @@ def in_a_process(args: argparse.Namespace, name: str, folder: Path) -> float:
 
 def contenders(args: argparse.Namespace) -> list[str]:
     names = [*ENGINES, *((INT8,) if args.calibration else ()), *PEERS]
-    present = {"OpenVINO": importlib.util.find_spec("openvino"), PADDLECLAS: args.paddleclas}
-    names = [name for name in names if present.get(name, True)]
-    return [name for name in names if not args.rows or name in args.rows]
+    return [name for name in names if name != "OpenVINO" or importlib.util.find_spec("openvino")]
+
+
+def beside_paddleclas(args: argparse.Namespace) -> str:
+    """The speed of a port beside that of PaddleClas's class, in one line."""
+    from paddleclas_wheel import backbone
+
+    from paddle_dla.engines import open_engine
+    from paddle_dla.loading import load_model
+
+    file, _, builder = args.paddleclas.partition(":")
+    layers = load_model(args.port, None).layer, getattr(backbone(file), builder)()
+    runs = [open_engine("paddle", layer, threads=args.threads).run for layer in layers]
+    images = np.random.default_rng(0).standard_normal((args.batch, *SIZE), np.float32)
+    times: tuple[list[float], list[float]] = [], []
+    while len(times[0]) < WARM_UP + args.runs or sum(times[0]) < args.seconds:
+        for run, found in zip(runs, times):
+            began = time.perf_counter()
+            run(images)
+            found.append(time.perf_counter() - began)
+    port, theirs = (args.batch / statistics.median(found[WARM_UP:]) for found in times)
+    return f"{timms_name(args):<30}{port:>6.1f} images/s, {builder} {theirs:.1f}: {port / theirs:.2f} times"
 
 
 def table(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -198,10 +211,10 @@ def table(args: argparse.Namespace, folder: Path) -> list[str]:
         for name in names:
             found[name].append(in_a_process(args, name, folder))
     speed = {name: statistics.median(values) for name, values in found.items()}
-    best = max((speed[name] for name in names if name in PEERS), default=float("nan"))
+    best = max(speed[name] for name in names if name in PEERS)
     lines = [f"{timms_name(args):<22}{'images/s':>9}{'of the fastest peer':>21}{'of onnxruntime':>16}"]
     for name in names:
-        ratios = f"{speed[name] / best:>21.2f}{speed[name] / speed.get('onnxruntime', float('nan')):>16.2f}"
+        ratios = f"{speed[name] / best:>21.2f}{speed[name] / speed['onnxruntime']:>16.2f}"
         lines.append(f"{name:<22}{speed[name]:>9.1f}{ratios}")
     return lines
 
@@ -211,7 +224,6 @@ def main() -> None:
     parser.add_argument("--model", default="dla60")
     parser.add_argument("--port", metavar="FOLDER", help="a port of a model of timm, instead of --model")
     parser.add_argument("--paddleclas", metavar="FILE:CLASS", help="PaddleClas's own class of the same network")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="these rows of the table alone")
     parser.add_argument("--calibration", metavar="DIR|LIST", help="images for int8, as for evaluation")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -226,10 +238,13 @@ def main() -> None:
         return
     from machine import machine
 
-    optional = ["openvino"] * ("OpenVINO" in contenders(args)) + ["paddleclas"] * (PADDLECLAS in contenders(args))
+    optional = ["openvino"] * ("OpenVINO" in contenders(args)) + ["paddleclas"] * bool(args.paddleclas)
     packages = ["paddlepaddle", "onnxruntime", "torch", "timm", *optional]
     print(machine(packages), flush=True)
     print(f"{args.threads} threads, batches of {args.batch}, 224x224, float32 but int8, median of {args.runs} runs\n")
+    if args.paddleclas:
+        print(beside_paddleclas(args))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         # what the exporters print is no part of the table
         with contextlib.redirect_stdout(sys.stderr):

@@ -116,6 +116,37 @@ def test_a_reference_that_takes_another_path_as_it_is_used_is_not_aligned(module
     assert port.results["eval"].to_dict()["passed"] is False
 
 
+class Padded(nn.Module):
+    """torch's encoder leaves masked positions out where no gradients are asked for, and they count in the mean."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1, **options)
+
+    def forward(self, x):
+        return self.encoder(x, src_key_padding_mask=x[:, :, 0] == 0).mean(1)
+
+
+def padded():
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    x[0, 3:] = x[1, 4:] = 0
+    return x
+
+
+def test_a_path_without_gradients_is_named():
+    """The port is as the reference with gradients, and says so."""
+    verdict = ported(WithoutGradients).results["eval"].verdict()
+    assert "computes something else without gradients than with them" in verdict
+    assert "something else" not in ported(OfFloat32).results["eval"].verdict()
+
+
+def test_torchs_fast_path_for_masked_positions_is_named():
+    torch.manual_seed(0)
+    port = port_model(Padded().eval(), (padded(),), eval_only=True)
+    assert "(encoder); give it enable_nested_tensor=False" in port.results["eval"].verdict()
+    assert port_model(Padded(enable_nested_tensor=False).eval(), (padded(),), eval_only=True).proved
+
+
 @pytest.mark.parametrize("module", [OverTheBatch, OfPairs])
 def test_a_reference_that_computes_over_the_batch_is_ported(module):
     assert ported(module).proved

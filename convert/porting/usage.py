@@ -43,7 +43,7 @@ def other_use(reference: Any, port: Any, inputs: Arguments, batches: Sequence[in
             continue
         found = _compared(theirs, port, arrays)
         if found:
-            return f"{use.what}, the port is not its reference: {found}"
+            return f"{use.what}, the port is not its reference: {found}{_by_gradients(reference, port, arrays)}"
         now = _remembered(reference)
         if use.what == AGAIN and (counted := [name for name, value in now.items() if before.get(name) != value]):
             return f"the reference remembers from call to call: {counted[0]} became {now[counted[0]]!r}"
@@ -74,11 +74,28 @@ def _batch(inputs: Arguments, count: int) -> Arguments:
     return each(inputs, taken)
 
 
-def _torch(reference: Any, inputs: Arguments) -> dict[str, np.ndarray] | None:
-    """What the reference returns; ``None`` where it takes no such batch."""
+def _by_gradients(reference: Any, port: Any, inputs: Arguments) -> str:
+    """Words for a reference that computes what the port does, but only where it keeps a graph for gradients."""
+    from torch.nn import TransformerEncoder
+
+    with_graph = _torch(reference, inputs, gradients=True)
+    if with_graph is None or _compared(with_graph, port, inputs):
+        return ""
+    modules = reference.named_modules()
+    paths = [path for path, module in modules if isinstance(module, TransformerEncoder) and module.use_nested_tensor]
+    words = "; the reference itself computes something else without gradients than with them"
+    if not paths:
+        return words
+    where = paths[0] or "(model)"
+    advice = f"nn.TransformerEncoder leaves masked positions out then ({where}); give it enable_nested_tensor=False"
+    return f"{words}: {advice}"
+
+
+def _torch(reference: Any, inputs: Arguments, gradients: bool = False) -> dict[str, np.ndarray] | None:
+    """What the reference returns, with a graph for ``gradients`` or without; ``None`` where it takes no such batch."""
     import torch
 
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         try:
             outputs = called(reference, each(inputs, lambda array: torch.from_numpy(array.copy())))
         except Exception:  # noqa: BLE001 - the module may raise anything
@@ -103,7 +120,8 @@ def _named(outputs: Any, tensor: type) -> dict[str, np.ndarray]:
     """The tensors of nested outputs by what leads to each."""
     from alignment.engine.records.tree import named_leaves
 
-    return {name: leaf.numpy() for name, leaf in named_leaves(outputs, lambda value: isinstance(value, tensor))}
+    found = named_leaves(outputs, lambda value: isinstance(value, tensor))
+    return {name: leaf.detach().numpy() for name, leaf in found}
 
 
 def _compared(theirs: Mapping[str, np.ndarray], port: Any, inputs: Arguments) -> str:

@@ -222,7 +222,8 @@ def golden(module: Any, inputs: Arguments, seed: int = 0) -> dict[str, Any]:
     """Inputs like those given, and the first numbers of what the reference returns for them, in float64.
 
     Floating-point inputs are drawn, of the same shape; others, such as token ids, are kept, for few would be allowed.
-    ``float32_error``: how far the reference's own float32 is from its float64, relative to the largest value.
+    Complex outputs are real and imaginary parts in turn. ``float32_error``: how far the reference's own float32 is from
+    its float64, relative to the largest value.
     """
     import torch
 
@@ -236,7 +237,8 @@ def golden(module: Any, inputs: Arguments, seed: int = 0) -> dict[str, Any]:
     def run(dtype: Any) -> list[Any]:
         with torch.no_grad():
             outputs = called(module.to(dtype), each(drawn, in_type(dtype)))
-        return [leaf.double() for leaf in leaves(outputs, lambda value: isinstance(value, torch.Tensor))]
+        found = leaves(outputs, lambda value: isinstance(value, torch.Tensor))
+        return [(torch.view_as_real(leaf) if leaf.is_complex() else leaf).double() for leaf in found]
 
     keywords = [*inputs] if isinstance(inputs, Mapping) else None
     single, double = run(torch.float32), run(torch.float64)

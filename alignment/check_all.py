@@ -43,13 +43,13 @@ from alignment.command import (
     announcer,
     chosen_models,
     chosen_source,
-    converted,
     parser,
     refuse_reports,
     write_reports,
 )
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
+from convert.conversion import converted
 from paddle_dla import checkpoint
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError

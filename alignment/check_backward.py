@@ -41,15 +41,11 @@ class BackwardOptions(ModelOptions):
 
 def check_backward(options: BackwardOptions, progress: Progress) -> Result:
     """Compare one model. Raises ``CheckpointError`` where weights do not fit."""
-    from alignment.pairs import align_backward
-    from alignment.ported import align_port
+    from alignment.models import compared_backward
 
     source, conversion, arrays = chosen_weights(options, progress)
     entry, inputs = find_model(options.model), chosen_inputs(options, conversion)
-    mode, seed = options.mode, options.seed
-    if entry.folder is None:
-        return align_backward(source, conversion, inputs, mode, seed, arrays, progress)
-    return align_port(entry, source, conversion, inputs, mode, seed=seed, paddle_arrays=arrays, progress=progress)
+    return compared_backward(entry, source, conversion, inputs, options.mode, options.seed, arrays, progress)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -112,8 +112,7 @@ def train_both(config: Config, command: Sequence[str], output: Path, control: bo
 
 def first_weights(config: Config, path: Path) -> torch.nn.Module:
     """The reference as both begin, whose weights are converted into the file ``path``."""
-    from alignment.pairs import build_pair
-    from alignment.ported import pair_of
+    from alignment.models import both
     from convert.conversion import convert_source
     from convert.port_weights import convert_for_port
     from paddle_dla import checkpoint
@@ -123,10 +122,9 @@ def first_weights(config: Config, path: Path) -> torch.nn.Module:
     source = first_source(config, entry)
     if entry.folder is None:
         conversion = convert_source(source, entry.name, *sizes, head_seed=seed)
-        module = build_pair(source, conversion).torch_model
     else:
         conversion = convert_for_port(source, entry, *sizes, head_seed=seed)
-        module = pair_of(entry, source, conversion)[0]
+    module, _ = both(entry, source, conversion)
     checkpoint.save(path, conversion.arrays, conversion.manifest)
     return module
 

@@ -43,16 +43,11 @@ class ForwardOptions(ModelOptions):
 
 def check_forward(options: ForwardOptions, progress: Progress) -> Result:
     """Compare one model. Raises ``CheckpointError`` where weights do not fit."""
-    from alignment.pairs import align_forward
-    from alignment.ported import align_port
+    from alignment.models import compared_forward
 
     source, conversion, arrays = chosen_weights(options, progress)
-    entry, inputs, dtype = find_model(options.model), chosen_inputs(options, conversion), options.dtype
-    if entry.folder is None:
-        return align_forward(source, conversion, inputs, dtype, arrays, progress)
-    return align_port(
-        entry, source, conversion, inputs, dtype=dtype, backward=False, paddle_arrays=arrays, progress=progress
-    )
+    entry, inputs = find_model(options.model), chosen_inputs(options, conversion)
+    return compared_forward(entry, source, conversion, inputs, options.dtype, arrays, progress)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

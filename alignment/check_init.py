@@ -38,8 +38,8 @@ class InitOptions(CheckOptions):
 
 def check_init(options: InitOptions, progress: Progress) -> Result:
     """Compare the fresh models of ``seeds`` seeds, beginning with ``seed``."""
+    from alignment.models import twins
     from alignment.pairs import versions
-    from alignment.ported import twins
 
     model, seeds = options.model, range(options.seed, options.seed + options.seeds)
     names = f"{seeds[0]} to {seeds[-1]}"
@@ -57,7 +57,7 @@ def check_init(options: InitOptions, progress: Progress) -> Result:
 
 def fresh_timm(model: str, seed: int) -> dict[str, np.ndarray]:
     """Every parameter and buffer of a new timm model, by timm's names."""
-    from alignment.ported import fresh_reference
+    from alignment.models import fresh_reference
     from torch_ref.model import state_arrays
 
     return state_arrays(fresh_reference(model, seed))
@@ -67,7 +67,7 @@ def fresh_paddle(model: str, seed: int) -> dict[str, np.ndarray]:
     """Every parameter and buffer of a new Paddle model, by timm's names; Paddle's random state stays as it was."""
     import paddle
 
-    from alignment.ported import twins
+    from alignment.models import twins
     from paddle_dla import create_model
 
     state = paddle.get_rng_state()

@@ -64,7 +64,7 @@ def timm_logits(model: str, seed: int) -> np.ndarray:
     """What a fresh timm model makes of random images, (B, K) float64."""
     import torch
 
-    from alignment.ported import fresh_reference
+    from alignment.models import fresh_reference
 
     images = np.random.RandomState(seed).standard_normal((BATCH, 3, *sides(None, model))).astype(np.float32)
     with torch.no_grad():

@@ -94,7 +94,7 @@ def timm_weights(model: str, case: str, steps: int, gradient: Gradient, seed: in
     """The parameters after ``steps`` steps of timm's optimizer."""
     import torch
 
-    from alignment.ported import fresh_reference
+    from alignment.models import fresh_reference
     from torch_ref.model import import_timm
 
     import_timm()
@@ -116,7 +116,7 @@ def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: 
     """The same of ours in float64, from timm's weights."""
     import paddle
 
-    from alignment.ported import fresh_reference, twins
+    from alignment.models import fresh_reference, twins
     from paddle_dla import create_model
     from paddle_dla.optim import clip_grad_norm_, create_optimizer
     from torch_ref.model import state_arrays

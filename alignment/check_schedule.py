@@ -61,7 +61,7 @@ def check_schedule(options: CheckOptions, progress: Progress) -> Result:
 
 def timm_optimizer(model: str) -> tuple[Any, dict[int, str]]:
     """timm's optimizer of a model, and the names of its parameters."""
-    from alignment.ported import fresh_reference
+    from alignment.models import fresh_reference
     from torch_ref.model import import_timm
 
     import_timm()

@@ -67,18 +67,13 @@ class TrainingOptions(WeightOptions):
 def check_training(options: TrainingOptions, progress: Progress) -> Result:
     """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.engine.lockstep import lockstep
-    from alignment.pairs import build_pair, versions
-    from alignment.ported import pair_of
+    from alignment.models import both
+    from alignment.pairs import versions
     from torch_ref.training import mixed_batches
 
     source, conversion, arrays = chosen_weights(options, progress)
     model, steps, batch, dtype = options.model, options.steps, options.train_batch, options.dtype
-    entry = find_model(model)
-    if entry.folder is None:
-        pair = build_pair(source, conversion, arrays)
-        models = pair.torch_model, pair.paddle_model
-    else:
-        models = pair_of(entry, source, conversion, arrays)[:2]
+    models = both(find_model(model), source, conversion, arrays)
     shape = (batch, conversion.in_chans, *sides(options.train_size, model))
     batches = mixed_batches(steps, shape, conversion.num_classes, options.seed)
     result = Result(f"{model}: {steps} steps of training, timm against Paddle", dtype)

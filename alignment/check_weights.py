@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignment.command import Progress, WeightOptions, add_weights, chosen_source, converted, parser, run
+from alignment.command import Progress, WeightOptions, add_weights, chosen_source, parser, run
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
+from convert.conversion import converted
 from convert.key_map import to_timm
 from paddle_dla import checkpoint
 from paddle_dla.errors import WrongValue

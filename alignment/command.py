@@ -15,7 +15,7 @@ from alignment.engine.records.files import INDEX, TENSORS
 from alignment.engine.reporting.page import write_html
 from alignment.engine.reporting.text import text, write_json
 from alignment.engine.result import Result
-from convert.conversion import convert_as_it_is, convert_source
+from convert.conversion import converted
 from convert.outcome import Conversion
 from convert.readers import Source, read_source
 from paddle_dla import checkpoint
@@ -147,14 +147,6 @@ def chosen_weights(
     source = chosen_source(options, progress)
     conversion = converted(source, options.model)
     return source, conversion, checkpoint.read(options.converted)[0] if options.converted else None
-
-
-def converted(source: Source, model: str) -> Conversion:
-    """``source`` for ``model`` with the classes and channels that it has. Raises ``CheckpointError``."""
-    entry = find_model(model)
-    if entry.folder is not None:
-        return convert_as_it_is(source, entry)
-    return convert_source(source, model, source.num_classes or None, source.in_chans)
 
 
 def chosen_inputs(options: ModelOptions, conversion: Conversion) -> np.ndarray | list[str]:

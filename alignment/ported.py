@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ import torch
 
 from alignment.engine.session import align
 from alignment.pairs import torch_tensor, versions
-from convert.key_map import to_paddle
-from convert.layout import state_layout
 from convert.matching.key_map import KeyMap
 from convert.outcome import Conversion
 from convert.port_weights import key_map_of, stored_weights
@@ -23,41 +21,11 @@ from convert.translate.program import float64_throughout
 from paddle_dla import create_model
 from paddle_dla.checkpoint import check_fit
 from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
-from paddle_dla.models.registry import Entry, find_model
+from paddle_dla.models.registry import Entry
 from torch_ref.data import eval_batch
-from torch_ref.model import create_model as create_timm
 from torch_ref.model import state_arrays
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Twin:
-    """The tensor of Paddle that is one of torch, ``transposed`` or not."""
-
-    paddle: str
-    transposed: bool = False
-
-    def carried(self, array: np.ndarray) -> np.ndarray:
-        """``array`` in the other framework's layout, either way."""
-        return array.T if self.transposed else array
-
-
-def twins(model: str) -> dict[str, Twin]:
-    """``{name in torch: twin}`` of every tensor that a checkpoint of ``model`` holds and Paddle keeps."""
-    entry = find_model(model)
-    if entry.folder is None:
-        return {name: Twin(twin) for name in state_layout(entry.name) if (twin := to_paddle(name)) is not None}
-    key_map = key_map_of(stored_weights(entry.folder)[1])
-    return {line.torch: Twin(line.paddle, line.transpose) for line in key_map if line.torch and line.paddle}
-
-
-def fresh_reference(model: str, seed: int) -> torch.nn.Module:
-    """The reference of ``model`` as torch initialises it under ``seed``, in evaluation mode."""
-    entry = find_model(model)
-    if entry.folder is None:
-        return create_timm(entry.name, seed=seed)
-    return replace(recorded_reference(entry.folder), seed=seed).build()
 
 
 def fresh_source(entry: Entry, seed: int, num_classes: int, in_chans: int) -> Source:

@@ -25,7 +25,6 @@ import json
 import random
 import re
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,7 +32,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # a file beside this one is called as a package of the project is
 sys.path[0] = str(HERE.parent)
-FAMILIES = HERE / "families.csv"
+from benchmarks.one_process import families, limited, read  # noqa: E402
+
 LARGEST = 100_000_000  # parameters; float64 copies of both models and their gradients then fit in 16 GB
 COLUMNS = ("model", "family", "parameters", "seconds", "translate_s", "memory_mb", "lines", "reference_lines", "eval",
            "train", "batch", "size", "why")  # fmt: skip
@@ -43,14 +43,8 @@ BATCH = 2
 OTHER_BATCH = 3
 
 
-def families():
-    with FAMILIES.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def chosen(args):
     """[(model, family)] that the command line names."""
-    rows = families()
     if args.package == "torchvision":
         return [(name, args.package) for name in args.names or torchvision().list_models(module=torchvision())]
     if args.package != "timm":
@@ -68,7 +62,7 @@ def chosen(args):
         names = sorted(timm.list_models())
         random.Random(args.seed).shuffle(names)
         return list(small(names, args.models))
-    return [(row["smallest"], row["family"]) for row in sorted(rows, key=lambda row: int(row["parameters"]))]
+    return [(row["smallest"], row["family"]) for row in families()]
 
 
 def small(names, count):
@@ -247,27 +241,6 @@ def run(args):
     records = [record for name, _ in models if (record := read(output / f"{name}.json"))]
     write(records, args)
     return 0 if all(record.get("eval") == "aligned" for record in records) else 1
-
-
-def limited(command, seconds, gigabytes, log):
-    """Run ``command``; why it did not end, where it did not."""
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_DATA, (gigabytes << 30, gigabytes << 30))
-
-    with log.open("w") as file:
-        try:
-            done = subprocess.run(command, timeout=seconds, stdout=file, stderr=file, preexec_fn=limit, check=False)
-        except subprocess.TimeoutExpired:
-            return f"stopped after {seconds} s"
-    return f"killed by signal {-done.returncode}" if done.returncode < 0 else ""
-
-
-def read(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def write(records, args):

@@ -82,13 +82,13 @@ def judged(output, rounded, exact):
 
 
 def run(args):
-    from benchmarks.coverage import families, limited, read
+    from benchmarks.one_process import families, limited, read
 
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.path.abspath(args.x2paddle)
     rows = [row for row in families() if not args.names or row["smallest"] in args.names]
-    for number, row in enumerate(sorted(rows, key=lambda row: int(row["parameters"])), 1):
+    for number, row in enumerate(rows, 1):
         name, target = row["smallest"], output / f"{row['smallest']}.json"
         if not target.exists():
             command = [sys.executable, __file__, "--one", name, "--output", str(target)]

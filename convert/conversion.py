@@ -76,11 +76,16 @@ def load_for_paddle(source: str, model: str) -> dict[str, np.ndarray]:
 
     ``model`` is a variant's name or a port's folder. Raises ``CheckpointError`` where it cannot be had or does not fit.
     """
+    find_model(model)  # before a download
+    return converted(read_source(download(source) if is_hub_id(source) else source), model).arrays
+
+
+def converted(source: Source, model: str) -> Conversion:
+    """``source`` for ``model`` with the classes and channels that it has. Raises ``CheckpointError``."""
     entry = find_model(model)
-    weights = read_source(download(source) if is_hub_id(source) else source)
     if entry.folder is not None:
-        return convert_as_it_is(weights, entry).arrays
-    return convert_source(weights, model, weights.num_classes or None, weights.in_chans).arrays
+        return convert_as_it_is(source, entry)
+    return convert_source(source, model, source.num_classes or None, source.in_chans)
 
 
 def convert_as_it_is(source: Source, entry: Entry, **options: Any) -> Conversion:

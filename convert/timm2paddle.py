@@ -215,16 +215,12 @@ def verify(model: str, source: Source, conversion: Conversion, progress: Progres
         return {"run": False, "why": missing}
     import numpy as np
 
-    from alignment.pairs import align_forward
-    from alignment.ported import align_port
+    from alignment.models import compared_forward
 
     entry = find_model(model)
     batch, height, width = VERIFY_SHAPE if entry.folder is None else (2, *entry.card.preprocessing.input_size[1:])
     inputs = np.random.RandomState(0).standard_normal((batch, conversion.in_chans, height, width))
-    if entry.folder is None:
-        result = align_forward(source, conversion, inputs, progress=progress)
-    else:
-        result = align_port(entry, source, conversion, inputs, backward=False, progress=progress)
+    result = compared_forward(entry, source, conversion, inputs, progress=progress)
     progress(result.verdict())
     if not result.passed:
         raise CheckpointError(

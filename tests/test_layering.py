@@ -28,7 +28,7 @@ alignment.shared     | alignment/command drawn_images             | -           
                      | epoch_picture epoch_runs equivalence       |                   |              |
                      | pytest_plugin training_transforms          |                   |              |
 alignment.bench      | alignment/bench                            | torch paddle      | torch paddle | *
-alignment.dla        | alignment/pairs ported                     | torch paddle      | torch paddle | *
+alignment.dla        | alignment/pairs ported models              | torch paddle      | torch paddle | *
 convert.porting      | convert/porting                            | torch timm paddle | -            | *
 alignment.faults     | alignment/faults                           | paddle            | paddle       | engine*
                      |                                            |                   |              | sides.paddle

@@ -112,12 +112,9 @@ def one(args):
 
 
 def stages(args, keep):
-    import copy
-
-    from convert.porting.proof import build, prove, torch_arrays
+    from convert.porting.proof import build, drawn, prove, torch_arrays
     from convert.translate.program import float64_throughout
     from convert.translate.translator import translate
-    from torch_ref.model import draw_constants
 
     module, inputs = subject(args)
     keep(parameters=sum(value.numel() for value in module.parameters()))
@@ -138,7 +135,7 @@ def stages(args, keep):
             keep(why=str(results["train"].verdict())[:600])
     if args.package not in OF_IMAGES or args.no_sizes:
         return
-    reference, shape = float64_throughout(draw_constants(copy.deepcopy(module), seed=0)), inputs[0].shape[1:]
+    reference, shape = float64_throughout(drawn(module, inputs)), inputs[0].shape[1:]
     port = build(source, translated, torch_arrays(reference))
     keep(batch=forward(reference, port, translated, (OTHER_BATCH, *shape)))
     keep(size=forward(reference, port, translated, (BATCH, shape[0], *(side + 32 for side in shape[1:]))))

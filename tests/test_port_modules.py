@@ -1,5 +1,7 @@
 """Ports of modules as users write them: each proved, or refused in words."""
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -8,7 +10,9 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from convert import port_model  # noqa: E402
+from convert.porting.proof import drawn  # noqa: E402
 from paddle_dla.storage.errors import CheckpointError  # noqa: E402
+from torch_ref.model import draw_constants  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
@@ -147,3 +151,30 @@ class Nested(nn.Linear):
 def test_an_argument_that_is_no_tensor_is_named():
     with pytest.raises(CheckpointError, match="tensors alone:\n  input 0 is a dict"):
         port_model(Nested(4, 2), [{"values": torch.randn(2, 4)}])
+
+
+# --- the weights of a proof -------------------------------------------------------------------------------------------
+
+
+class Deep(nn.Module):
+    """Convolutions that make values larger, each in front of a normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)) for _ in range(20)))
+        for block in self.blocks:
+            nn.init.orthogonal_(block[0].weight, gain=4.0)
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+def test_the_statistics_of_a_proof_fit_what_they_normalise():
+    torch.manual_seed(0)
+    module, x = Deep().eval(), torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        assert draw_constants(copy.deepcopy(module), seed=0)(x).abs().max() > 1e6
+        settled = drawn(module, (x,))
+        assert settled(x).abs().max() < 10
+    assert all(block[1].running_var.std() > 0 and block[1].running_mean.std() > 0 for block in settled.blocks)
+    assert module.blocks[0][1].running_var.equal(torch.ones(4))  # the module itself keeps its own

@@ -6,7 +6,9 @@ Pinned to timm 1.0.31 (``constraints.txt``).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -115,3 +117,31 @@ def draw_constants(model: torch.nn.Module, seed: int) -> torch.nn.Module:
             # a tenth, so that what has to be positive stays so
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype), alpha=0.1)
     return model
+
+
+@torch.no_grad()
+def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None:
+    """Make the running statistics of every BatchNorm larger or smaller by what reaches it in ``run()``.
+
+    So they are of the size of its input, as training leaves them. Statistics of another size multiply values from layer
+    to layer, and the rounding in them: to 1e10 in tf_efficientnetv2_m, whose output then is rounding alone.
+    """
+    with ExitStack() as stack:
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None:
+                stack.callback(norm.register_forward_pre_hook(_Settling()).remove)
+        run()
+
+
+class _Settling:
+    """Before the first call of a BatchNorm: its statistics, which fit an input of mean square 1, are made to fit."""
+
+    def __init__(self):
+        self.met = False
+
+    def __call__(self, norm: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        size = float(args[0].double().square().mean()) if args and not self.met else 0.0
+        self.met = True
+        if 0 < size < math.inf:
+            norm.running_mean *= size**0.5
+            norm.running_var *= size

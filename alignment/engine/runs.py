@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
 from alignment.engine.judging.echo import EchoStore, difference
-from alignment.engine.judging.noise import Noise, NoiseFloor, credible, measure_leaks, run_in_both
+from alignment.engine.judging.noise import Noise, NoiseFloor, credible, measure_leaks, measure_own, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store
@@ -37,7 +37,8 @@ LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_l
 class Reference:
     """The reference's run, what float32 does to it by the index of the tensor, and the functions that it called of
     which Paddle keeps constants in float32, ``as_paddle`` with them. ``leaks`` is what those, and what a port may write
-    in their place (``functions`` names all), do to its gradients, once that was measured.
+    in their place (``functions`` names all), do to its gradients, and ``own`` what rounding in float64 does to all
+    tensors, once these were measured.
 
     Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
@@ -49,11 +50,13 @@ class Reference:
     functions: tuple[str, ...] = ()
     as_paddle: bool = False
     leaks: Mapping[int, Noise] = field(default_factory=dict)
+    own: Mapping[int, Noise] = field(default_factory=dict)
 
     def floor(self, dtype: str) -> NoiseFloor:
         """What rounding explains in ``dtype``."""
-        exact = dtype == "float64" and self.tape is not None
-        return NoiseFloor(dtype, credible(self.tape, self.noise) if exact else self.noise, self.leaks)
+        if dtype != "float64" or self.tape is None:
+            return NoiseFloor(dtype, self.noise, self.leaks)
+        return NoiseFloor(dtype, credible(self.tape, self.noise), self.leaks, self.own)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,18 @@ def leaks_into(
             return _reference_run(models, inputs, start, "float64", store)
 
     return measure_leaks([partial(run, name=name) for name in reference.functions], reference.tape, budget)
+
+
+def rounding_of(
+    models: Borrowed, inputs: Any, start: Start | None, reference: Reference, budget: Budget
+) -> dict[int, Noise]:
+    """What rounding in float64 does to the tensors of the ``reference``, measured in float64."""
+
+    def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
+        with constants_of_paddle(apply=reference.as_paddle, alternatives=True, only=OWN):
+            return _reference_run(models, inputs, start, dtype, store, nudge)
+
+    return measure_own(run, reference.tape, budget)
 
 
 def _reference_run(

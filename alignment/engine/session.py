@@ -24,6 +24,7 @@ from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
 from alignment.engine.judging.noise import MOST_LEAKED
 from alignment.engine.judging.outputs import output_rows
+from alignment.engine.judging.rows import undecided_behind
 from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared, stray_modes
 from alignment.engine.locating.culprits import StateFault, WeightFault, locate
 from alignment.engine.locating.findings import Finding
@@ -50,6 +51,7 @@ from alignment.engine.runs import (
     Start,
     leaks_into,
     paddle_changes,
+    rounding_of,
     run_port,
     run_reference,
     start_of,
@@ -71,6 +73,7 @@ from convert.matching.layers import Layer, read_all_layers
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
 SEEN = "not run again: in the chain each took and returned the reference's own values"
+AMPLIFIED = "the reference itself, with weights moved by units in the last place of float64, changes as much"
 APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
 
 
@@ -182,6 +185,7 @@ class Session:
             result = self._with_leaks(self._with_constants(self.judged(self.port, "float64")))
             if not self._is_undecidable(result):
                 self.find_culprits(result)
+                result = self._with_rounding(result)
             if options.dtype == "float32":
                 self.progress("Paddle in float32, for information")
                 result.working = self.judged(self._port_in("float32", []), "float32")
@@ -365,6 +369,27 @@ class Session:
             other.facts["gradients"] = words
         return other
 
+    def _with_rounding(self, result: Report) -> Report:
+        """The result beside the reference's rounding in float64, where every layer alone is right and a value differs.
+
+        What float32 tells of it is no measure where float32 saturates. What rounding does not explain is a fault of the
+        first layer that differs.
+        """
+        row = result.first_difference
+        if result.culprits or result.passed or row is None:
+            return result
+        if self.options.isolate and not row.note:
+            self.progress("torch in float64, for what rounding in float64 does")
+            with set_as_port(self.models.reference, self.settings.wanted()):
+                self.runs.own = rounding_of(self.models, self.inputs, self.start, self.runs, self.budget)
+            other = self.judged(self.port, "float64")
+            other.rows = undecided_behind(other.rows)
+            if not any(row.differs for row in other.rows):
+                other.accepted, other.facts = result.accepted, {**result.facts, "rounding": AMPLIFIED}
+                return other
+        result.culprits = [Culprit(row.layer, row.twin, COMPUTATION, row.note or UNEXPLAINED)]
+        return result
+
     def _made(self, port: Tape) -> dict[Any, Any]:
         made = port.by_key()
         return {key: twin for key, twin in self.matching.calls.items() if twin in made}
@@ -406,9 +431,6 @@ class Session:
             apart |= found.apart
         settings = self._without_apart(settings, apart, result)
         result.culprits = self._located(settings, weights, findings, states)
-        if not result.culprits and not result.passed and result.first_difference is not None:
-            row = result.first_difference
-            result.culprits = [Culprit(row.layer, row.twin, COMPUTATION, row.note or UNEXPLAINED)]
 
     def _is_folded(self, fault: WeightFault) -> bool:
         return fault.layer in self.folds or fault.layer in {found.norm for found in self.folds.values()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.porting.arguments import Arguments, each
+from convert.porting.arguments import Arguments, called, each
 from convert.porting.draws import drawn_alike
 from convert.porting.usage import other_use
 from convert.translate.translator import Translated
@@ -73,6 +73,19 @@ RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "dr
 """Layers that draw at random and are no dropout layers of the frameworks, and the attribute that is their rate."""
 
 
+def drawn(module: Any, inputs: Arguments) -> Any:
+    """A copy of ``module``, in evaluation mode, with everything that a fresh network has constant drawn at random.
+
+    These are BatchNorm's statistics, which fit the ``inputs``, and scales, biases, tokens.
+    """
+    from torch_ref.model import draw_constants, settle_batch_norm
+
+    # eval() once more: a layer that copies itself by its constructor, as those of einops do, is in training mode then
+    copied = draw_constants(copy.deepcopy(module).eval(), seed=0)
+    settle_batch_norm(copied, lambda: called(copied, each(inputs, lambda value: value.clone())))
+    return copied
+
+
 def prove(
     module: Any,
     inputs: Arguments,
@@ -83,10 +96,9 @@ def prove(
 ) -> dict[str, Any]:
     """``{mode: result of align}``; nothing after a mode in which the two differ.
 
-    The weights are those of ``module`` with everything that a fresh network has constant drawn at random: BatchNorm's
-    statistics, scales, biases, tokens. So nothing hides behind a 0 or a 1. In float64, what the reference asks for in
-    float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off; other random numbers
-    are the same in both models.
+    The weights are those of ``drawn``, so that nothing hides behind a 0 or a 1. In float64, what the reference asks for
+    in float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off; other random
+    numbers are the same in both models.
 
     Raises ``LoadError`` where the source cannot be built, and ``ReferenceRaised`` where the reference raises.
 
@@ -98,10 +110,8 @@ def prove(
     from alignment.engine.sides.model import ModelRaised
     from convert.translate.modes import qualified
     from convert.translate.program import float64_throughout
-    from torch_ref.model import draw_constants
 
-    # eval() once more: a layer that copies itself by its constructor, as those of einops do, is in training mode then
-    reference = float64_throughout(draw_constants(copy.deepcopy(module).eval(), seed=0))
+    reference = float64_throughout(drawn(module, inputs))
     port = build(source, translated, torch_arrays(reference))
     for layer in (*reference.modules(), *port.sublayers()):
         rate = RATES.get(type(layer).__name__) or translated.rates.get(qualified(type(layer)))

@@ -104,8 +104,9 @@ def _gradient_row(
     record: Record, twin: str, depth: int, found: Difference, ref: Ref, floor: NoiseFloor, direction: str, note: str
 ) -> Row:
     limits = floor.of(ref), floor.allowed_backward(ref)
-    return tensor_row(record.path, twin, record.kind, depth, ref.shape, found, limits, direction=direction,
+    row = tensor_row(record.path, twin, record.kind, depth, ref.shape, found, limits, direction=direction,
                      note=note, call=record.call, leaf=record.leaf)  # fmt: skip
+    return replace(row, undecided=floor.undecided(ref))
 
 
 def parameter_rows(gradients: Iterator[ParameterGradient], floor: NoiseFloor) -> Iterator[Row]:
@@ -117,4 +118,4 @@ def parameter_rows(gradients: Iterator[ParameterGradient], floor: NoiseFloor) ->
         found, note = gradient.measured(floor)
         record = Record(gradient.name, "Parameter", 0, True, None)
         row = _gradient_row(record, gradient.twin, 0, found, ref, floor, PARAMETER, note)
-        yield replace(row, shape=expected.shape, undecided=why_undecided(expected))
+        yield replace(row, shape=expected.shape, undecided=why_undecided(expected) or row.undecided)

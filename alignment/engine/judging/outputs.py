@@ -111,8 +111,9 @@ def _row(
 ) -> Row:  # fmt: skip
     found = floor.scaled(difference(reference, expected, port, actual, limit), expected)
     row = measured(record, twin.path, depth, found, expected.shape, floor.limits(expected), note=found.mismatch)
+    row = replace(row, undecided=floor.undecided(expected))
     if record.path == ROOT:
-        row = replace(row, place=place, undecided=why_undecided(reference.get(expected)))
+        row = replace(row, place=place, undecided=why_undecided(reference.get(expected)) or row.undecided)
     return row
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from alignment.engine.judging.error import Difference
 from alignment.engine.records.tape import Record
@@ -71,6 +73,14 @@ def measured(
         call=record.call,
         leaf=record.leaf,
     )
+
+
+def undecided_behind(rows: Sequence[Row]) -> list[Row]:
+    """``rows``, in the order of computation: what differs behind the first that is undecided is undecided, too."""
+    first = next((number for number, row in enumerate(rows) if row.undecided), len(rows))
+    behind = f"it is made of {rows[first].layer}, which cannot be judged" if first < len(rows) else ""
+    return [replace(row, undecided=behind) if row.differs and number > first else row
+            for number, row in enumerate(rows)]  # fmt: skip
 
 
 def unmeasured(record: Record, twin: str, depth: int, note: str, layer: str = "") -> Row:

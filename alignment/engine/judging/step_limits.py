@@ -13,15 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, Noise, noise_of
+from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, SHARE, Noise, noise_of
 from alignment.engine.records.run import GRADIENT, Key, Run, Step
-
-SHARE = 2.0**-7
-"""The largest limit, over a tensor's own size, with which it is still judged; what could be wrong by more and yet pass
-is undecided. Of 40 faults of trainings that were injected into a small network, 38 leave an error of 2.7e-2 or more in
-the row where they are largest: this is a third of it. The two others (1e-6 in a clip, a biased variance) leave 2.0e-6
-and 3.6e-5, in rows whose limit is 1e-12. In float64 no limit of GhostNet, ResNet, RegNet, DeiT or DLA was above
-6e-6."""
 
 # A tensor that a run in float32 gets wrong by more than its own size is zero but for rounding, as the gradient of a
 # bias in front of a BatchNorm is. What cancels in it is 2**24 times what rounding in float32 leaves of it. Of a single

@@ -37,7 +37,7 @@ def in_type(model: torch.nn.Module, dtype: str, nudge: int = 0) -> Iterator[None
     """Within it the weights and buffers of ``model`` are copies in ``dtype``, and so are tensors in plain attributes.
 
     Caches are empty at the start. Integers and booleans stay what they are. Parameters are larger by ``nudge`` units in
-    the last place of float32, so that everything is rounded otherwise.
+    the last place, so that everything is rounded otherwise.
     """
     tensors, wanted = [*model.parameters(), *model.buffers()], getattr(torch, dtype)
     kept = [tensor.data for tensor in tensors]
@@ -48,7 +48,7 @@ def in_type(model: torch.nn.Module, dtype: str, nudge: int = 0) -> Iterator[None
                 if tensor.is_floating_point():
                     tensor.data = tensor.data.to(wanted, copy=True)
                     if nudge and isinstance(tensor, torch.nn.Parameter):
-                        tensor.data *= 1 + nudge * torch.finfo(torch.float32).eps
+                        tensor.data *= 1 + nudge * torch.finfo(wanted).eps
                 else:
                     tensor.data = tensor.data.clone()
             yield

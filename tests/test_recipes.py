@@ -128,9 +128,18 @@ def test_the_modern_recipe_is_procedure_a2():
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_what_the_schema_makes():
+@pytest.mark.parametrize(
+    ("page", "words"), [(make_configs.PAGE, {}), (make_configs.CHINESE_PAGE, make_configs.CHINESE)]
+)
+def test_a_page_is_what_the_schema_makes(page, words):
     """If this fails: ``python docs/make_configs.py``."""
-    assert make_configs.written(PAGE) == PAGE
+    text = page.read_text(encoding="utf-8")
+    assert make_configs.written(text, words) == text
+
+
+def test_every_word_of_the_chinese_page_is_used():
+    chinese = make_configs.CHINESE_PAGE.read_text(encoding="utf-8")
+    assert [words for words in make_configs.CHINESE.values() if words not in chinese] == []
 
 
 def test_a_page_that_went_stale_is_seen():

@@ -37,7 +37,7 @@ alignment.public     | alignment/__init__                         | -           
 engine               | alignment/engine/accounts borrowed folding | -                 | torch paddle | engine.* sides.*
                      | layer_settings lockstep runs search        |                   |              | convert.matching
                      | session training_pairs training_session    |                   |              | convert.dla
-                     | transfer                                   |                   |              |
+                     | transfer blame derived_map                 |                   |              |
 engine.recording     | alignment/engine/recording                 | torch paddle      | -            | engine.* sides.*
 engine.offline       | alignment/engine/offline                   | -                 | -            | engine.*
 sides.torch          | alignment/engine/sides/torch               | torch             | torch        | engine.*

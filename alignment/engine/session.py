@@ -8,29 +8,27 @@ every paired call, which tells where a difference begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from alignment.engine.accounts import Accounts, initial_by_layer, split
+from alignment.engine.accounts import Accounts, split
+from alignment.engine.blame import Blame
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed, PaddleLayer, TorchModule, borrow, refuse_swapped
-from alignment.engine.explaining.causes import UNEXPLAINED, Causes
+from alignment.engine.derived_map import derived_map
+from alignment.engine.explaining.causes import UNEXPLAINED
 from alignment.engine.folding import Fold, fold
-from alignment.engine.judging.accepted import Split, in_words
+from alignment.engine.judging.accepted import Split
 from alignment.engine.judging.accepted import split as split_settings
-from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows
 from alignment.engine.judging.noise import MOST_LEAKED
 from alignment.engine.judging.outputs import output_rows
-from alignment.engine.judging.rows import undecided_behind
-from alignment.engine.layer_settings import setting_faults, setting_remarks, settings_compared, stray_modes
-from alignment.engine.locating.culprits import StateFault, WeightFault, locate
-from alignment.engine.locating.findings import Finding
+from alignment.engine.judging.rows import is_decisive, undecided_behind
+from alignment.engine.layer_settings import settings_compared
 from alignment.engine.pairing.calls import Matching, Model, match
 from alignment.engine.pairing.points import Point, find_points
-from alignment.engine.records.losses import LOSS, LossCase
+from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import MEMORY, Budget
 from alignment.engine.records.tape import ROOT, Tape
 from alignment.engine.records.tree import as_arrays
@@ -38,11 +36,8 @@ from alignment.engine.reporting.report import Report
 from alignment.engine.result import (
     COMPUTATION,
     FORWARD,
-    INPUT,
-    PARAMETER,
     Culprit,
     Result,
-    Row,
     Skipped,
 )
 from alignment.engine.runs import (
@@ -57,24 +52,16 @@ from alignment.engine.runs import (
     start_of,
     torch_changes,
 )
-from alignment.engine.search import Search
 from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle.settings import lacks_backward_in_evaluation
-from alignment.engine.sides.torch.alternatives import alternatives
 from alignment.engine.sides.torch.borrow import threads_as_torch
 from alignment.engine.sides.torch.constants import BACKWARD_ALONE
-from alignment.engine.sides.torch.other_losses import loss_cause
 from alignment.engine.sides.torch.resetting import set_as_port
-from convert.matching.derive import Proposal, excused, propose
-from convert.matching.differences import could_be
-from convert.matching.key_map import AmbiguousMatch, KeyMap
-from convert.matching.layers import Layer, read_all_layers
+from convert.matching.key_map import KeyMap
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
-SEEN = "not run again: in the chain each took and returned the reference's own values"
 AMPLIFIED = "the reference itself, with weights moved by units in the last place of float64, changes as much"
-APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
 
 
 @dataclass(frozen=True)
@@ -179,12 +166,12 @@ class Session:
                 self.models.add(LOSS, self.start.loss(REFERENCE), self.start.loss(PORT), LOSS)
             self.run_reference()
             self.run_port()
-            self.accounts = Accounts(self.models, self._key_map())
+            self.account()
             self.pair()
             self.compare_settings()
             result = self._with_leaks(self._with_constants(self.judged(self.port, "float64")))
             if not self._is_undecidable(result):
-                self.find_culprits(result)
+                Blame(self).find(result)
                 result = self._with_rounding(result)
             if options.dtype == "float32":
                 self.progress("Paddle in float32, for information")
@@ -220,6 +207,11 @@ class Session:
                 f"Paddle has no backward pass of {type(self.models.port[recurrent[0]]).__name__} ({recurrent[0]}) in "
                 'evaluation: compare with mode="train" (where it computes the same), or with backward=False'
             ) from raised
+
+    def account(self) -> None:
+        """Every tensor of both models, by the key map."""
+        modules = self.torch_module, self.paddle_layer
+        self.accounts = Accounts(self.models, derived_map(self.options.key_map, *modules, self.runs.tape, self.port))
 
     def pair(self) -> None:
         """Which layer and call of the port stands for which of the reference."""
@@ -258,26 +250,6 @@ class Session:
                 if found.exact:
                     yield found
 
-    def _key_map(self) -> KeyMap:
-        given = self.options.key_map
-        if isinstance(given, KeyMap):
-            return given
-        ours, theirs = (
-            _in_order(read_all_layers(model), tape)
-            for model, tape in ((self.torch_module, self.runs.tape), (self.paddle_layer, self.port))
-        )
-        proposal = propose(ours, theirs, {} if isinstance(given, str) else given)
-        if proposal.doubts:
-            held = REFERENCE.own_arrays(self.torch_module).arrays, PORT.own_arrays(self.paddle_layer).arrays
-            settled = {key: _by_values(proposal, key, twins, *held) for key, *twins in proposal.doubts}
-            given = {} if isinstance(given, str) else dict(given)
-            proposal = propose(ours, theirs, given | {key: twin for key, twin in settled.items() if twin})
-        left, right = proposal.left()
-        unclear = [key for key, *_ in proposal.doubts] + [item.key for item in left if could_be(item, right)]
-        if unclear:
-            raise AmbiguousMatch("layers have several possible twins; name the right ones in key_map:", unclear)
-        return excused(proposal.key_map())
-
     def judged(self, port: Tape, dtype: str) -> Report:
         """Every value of a run of the port against the reference's."""
         tape, floor = self.runs.tape, self.runs.floor(dtype)
@@ -301,7 +273,7 @@ class Session:
 
     def _is_undecidable(self, result: Result) -> bool:
         """Whether nothing can be held against the port: the reference is NaN, or a side disagrees with itself."""
-        decisive = [row for row in result.rows if self._decides(row)]
+        decisive = [row for row in result.rows if is_decisive(row)]
         if all(row.aligned for row in decisive) or self.errors:
             return False
         if not any(row.differs for row in decisive):
@@ -355,7 +327,7 @@ class Session:
 
         Where values differ, or a gradient by more than constants do before any other does, something else is wrong.
         """
-        differing = [row for row in result.rows if row.differs and (row.direction != FORWARD or self._decides(row))]
+        differing = [row for row in result.rows if row.differs and (row.direction != FORWARD or is_decisive(row))]
         first, wrong = next(iter(differing), None), {row.layer for row in differing}
         if self.runs.leaks or first is None or first.direction == FORWARD or first.relative > MOST_LEAKED:
             return result
@@ -381,12 +353,15 @@ class Session:
         if self.options.isolate and not row.note:
             self.progress("torch in float64, for what rounding in float64 does")
             with set_as_port(self.models.reference, self.settings.wanted()):
-                self.runs.own = rounding_of(self.models, self.inputs, self.start, self.runs, self.budget)
+                own = rounding_of(self.models, self.inputs, self.start, self.runs, self.budget)
+            # for this port alone: another one may be at fault where this one is not
+            before, self.runs = self.runs, replace(self.runs, own=own)
             other = self.judged(self.port, "float64")
             other.rows = undecided_behind(other.rows)
             if not any(row.differs for row in other.rows):
                 other.accepted, other.facts = result.accepted, {**result.facts, "rounding": AMPLIFIED}
                 return other
+            self.runs = before
         result.culprits = [Culprit(row.layer, row.twin, COMPUTATION, row.note or UNEXPLAINED)]
         return result
 
@@ -401,123 +376,3 @@ class Session:
         ):
             result.skipped += [Skipped(path, kinds[path], side, reason) for path, reason in paths.items()]
         result.skipped += self.accounts.constants()
-
-    def find_culprits(self, result: Result) -> None:
-        """The layers at fault, by everything that is known of them; the port runs again where values differ."""
-        weights = [fault for fault in self.accounts.weight_faults(self.matching.twins) if not self._is_folded(fault)]
-        for one in self.folds.values():
-            result.facts[one.norm] = f"is folded into {one.layer} in the port, to {one.error:.1e}"
-        for words, layers in setting_remarks(self.settings.faults).items():
-            result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
-        settings = {layer: fields for layer, fields in setting_faults(self.settings.faults).items()
-                    if layer not in self.folds}  # fmt: skip
-        called, training = {record.path for record in self.port}, self.options.mode == "train"
-        for layer, modes in stray_modes(self.models, self.matching, called, training).items():
-            settings[layer] = settings.get(layer, {}) | modes
-        result.accepted = in_words(self.settings.accepted)
-        wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
-        states = [*self._states_in_chain(result, wrong)]
-        decisive = [row for row in result.rows if self._decides(row)]
-        apart: set[str] = set()
-        if all(row.aligned for row in decisive) and not self.errors:
-            apart = self._set_apart(result)
-        findings: Sequence[Finding] = []
-        if all(row.aligned for row in result.rows) and not states and not self.errors:
-            result.facts["every layer alone"] = SEEN
-        elif self.options.isolate:
-            self.progress("Paddle again, cut at every paired call")
-            found = self._search({*settings, *(fault.layer for fault in weights)}).find(result, states, wrong)
-            findings, states = found.findings, found.states
-            apart |= found.apart
-        settings = self._without_apart(settings, apart, result)
-        result.culprits = self._located(settings, weights, findings, states)
-
-    def _is_folded(self, fault: WeightFault) -> bool:
-        return fault.layer in self.folds or fault.layer in {found.norm for found in self.folds.values()}
-
-    def _decides(self, row: Row) -> bool:
-        """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""
-        return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
-
-    def _without_apart(self, settings: Mapping[str, Any], apart: set[str], result: Result) -> dict[str, Any]:
-        """Settings of layers that stand for one another; others are a remark."""
-        for layer in sorted(apart & settings.keys()):
-            words = ", ".join(f"{name} {port} instead of {own}" for name, (own, port) in settings[layer].items())
-            result.facts[f"set otherwise in {layer}"] = f"{words}; what follows makes up for it"
-        return {layer: fields for layer, fields in settings.items() if layer not in apart}
-
-    def _set_apart(self, result: Result) -> set[str]:
-        """Rows that differ although all that follows agrees are no comparison of one thing with the same."""
-        apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
-        for row in apart:
-            result.rows.remove(row)
-            result.skipped.append(Skipped(row.layer, row.kind, "both", APART))
-        result.skipped = [*dict.fromkeys(result.skipped)]
-        return {row.layer for row in apart if row.direction == FORWARD}
-
-    def _is_apart(self, row: Row) -> bool:
-        # without gradients a layer behind a scale of zero shows in its own row alone
-        key = (row.layer, row.call)
-        return self.options.backward or key not in self.matching.certain or self._is_regrouped(key)
-
-    def _is_regrouped(self, key: Any) -> bool:
-        point, twin = self.points.get(key), self.port.by_key().get(self.matching.calls.get(key))
-        return (
-            point is not None
-            and twin is not None
-            and len(point.outputs) == len(twin.output_refs())
-            and all(
-                regrouped(self.runs.tape.get(ref), self.port.get(other), self.runs.floor("float64").allowed(ref))
-                for ref, other in zip(point.outputs, twin.output_refs())
-            )
-        )
-
-    def _states_in_chain(self, result: Result, wrong: set[str]) -> Iterator[StateFault]:
-        rows = [row for row in result.rows if row.direction == FORWARD and row.aligned]
-        judged = {row.layer: row.allowed for row in rows}
-        after = {name: self.port.get(ref) for name, ref in self.port.buffers.items()}
-        return self.accounts.state_faults(self.runs.tape, after, judged, wrong)
-
-    def _search(self, explained: set[str]) -> Search:
-        return Search(
-            self.models, self.inputs, self.start, self.runs.tape, self.runs.floor("float64"), self.port, self.matching,
-            self.points, self.accounts, explained,
-        )  # fmt: skip
-
-    def _located(
-        self, settings: Mapping[str, Any], weights: Sequence[WeightFault], findings: Sequence[Finding],
-        states: Sequence[StateFault],
-    ) -> list[Culprit]:  # fmt: skip
-        initial = initial_by_layer(self.accounts)
-        explain = Causes(
-            self.runs.tape, self.models.reference_settings, initial, alternatives, _loss_cause(self.start),
-            self.accounts.extra(self.matching.twins),
-        )  # fmt: skip
-        twins = {path: self.matching.twins.get(path, path) for path in self.models.reference}
-        order = [record.path for record in self.runs.tape]
-        return locate(order, twins, settings, weights, findings, states, explain.explain)
-
-
-def _by_values(
-    proposal: Proposal, key: str, twins: Sequence[str], arrays: Mapping[str, np.ndarray],
-    theirs: Mapping[str, np.ndarray],
-) -> str:  # fmt: skip
-    """Which of ``twins`` holds the tensors of ``key``, whatever their layout, if one alone does."""
-    wanted = [np.sort(arrays[part.name], axis=None) for part in proposal.torch[key].parts.values()]
-    held = {
-        twin: [np.sort(theirs[part.name], axis=None) for part in proposal.paddle[twin].parts.values()]
-        for twin in twins
-        if twin in proposal.paddle
-    }
-    same = [t for t, some in held.items() if len(some) == len(wanted) and all(map(np.array_equal, some, wanted))]
-    return same[0] if len(same) == 1 else ""
-
-
-def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
-    """Layers in the order of their first calls; those that were not called keep their place behind."""
-    position = {path: number for number, path in enumerate(dict.fromkeys(path for path, _ in tape.begun()))}
-    return sorted(layers, key=lambda layer: position.get(layer.path or ROOT, len(position)))
-
-
-def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
-    return partial(loss_cause, start.loss(REFERENCE)) if start and start.losses else lambda case: ""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from alignment.engine.judging.error import Difference
-from alignment.engine.records.tape import Record
-from alignment.engine.result import FORWARD, Row
+from alignment.engine.records.losses import LOSS
+from alignment.engine.records.tape import ROOT, Record
+from alignment.engine.result import FORWARD, INPUT, PARAMETER, Row
 
 UNMEASURED = Difference(math.inf, math.inf, (), 0)
 """Of what could not be compared at all; the row's note says why."""
@@ -73,6 +74,11 @@ def measured(
         call=record.call,
         leaf=record.leaf,
     )
+
+
+def is_decisive(row: Row) -> bool:
+    """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""
+    return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
 
 
 def undecided_behind(rows: Sequence[Row]) -> list[Row]:

@@ -1,0 +1,143 @@
+"""Who is at fault in a comparison whose rows are judged: settings, weights, states, and what a further run shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from alignment.engine.accounts import initial_by_layer
+from alignment.engine.borrowed import REFERENCE
+from alignment.engine.explaining.causes import Causes
+from alignment.engine.judging.accepted import in_words
+from alignment.engine.judging.echo import regrouped
+from alignment.engine.judging.rows import is_decisive
+from alignment.engine.layer_settings import setting_faults, setting_remarks, stray_modes
+from alignment.engine.locating.culprits import StateFault, WeightFault, locate
+from alignment.engine.locating.findings import Finding
+from alignment.engine.records.losses import LossCase
+from alignment.engine.records.tape import ROOT
+from alignment.engine.result import FORWARD, Culprit, Result, Row, Skipped
+from alignment.engine.runs import Start
+from alignment.engine.search import Search
+from alignment.engine.sides.torch.alternatives import alternatives
+from alignment.engine.sides.torch.other_losses import loss_cause
+
+if TYPE_CHECKING:
+    from alignment.engine.session import Session
+
+SEEN = "not run again: in the chain each took and returned the reference's own values"
+APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Finds the layers at fault of one ``session``, once its rows are judged."""
+
+    session: Session
+
+    def find(self, result: Result) -> None:
+        """Put the layers at fault into ``result``; the port runs again where values differ."""
+        session = self.session
+        faults = session.accounts.weight_faults(session.matching.twins)
+        weights = [fault for fault in faults if not self._is_folded(fault)]
+        settings = self._settings()
+        self._remark(result)
+        wrong = {fault.layer if fault.layer == ROOT else f"{fault.layer}.{fault.name}" for fault in weights}
+        states = [*self._states_in_chain(result, wrong)]
+        apart: set[str] = set()
+        if all(row.aligned for row in result.rows if is_decisive(row)) and not session.errors:
+            apart = self._set_apart(result)
+        findings: Sequence[Finding] = []
+        if all(row.aligned for row in result.rows) and not states and not session.errors:
+            result.facts["every layer alone"] = SEEN
+        elif session.options.isolate:
+            session.progress("Paddle again, cut at every paired call")
+            found = self._search({*settings, *(fault.layer for fault in weights)}).find(result, states, wrong)
+            findings, states = found.findings, found.states
+            apart |= found.apart
+        result.culprits = self._located(self._without_apart(settings, apart, result), weights, findings, states)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the layers, but for those that were folded, are set to otherwise: ``{layer: {name: (own, port's)}}``."""
+        session = self.session
+        faults = setting_faults(session.settings.faults)
+        settings = {layer: fields for layer, fields in faults.items() if layer not in session.folds}
+        called, training = {record.path for record in session.port}, session.options.mode == "train"
+        for layer, modes in stray_modes(session.models, session.matching, called, training).items():
+            settings[layer] = settings.get(layer, {}) | modes
+        return settings
+
+    def _remark(self, result: Result) -> None:
+        """What is no fault and worth a word: folded normalisations, other spellings, what was accepted."""
+        for one in self.session.folds.values():
+            result.facts[one.norm] = f"is folded into {one.layer} in the port, to {one.error:.1e}"
+        for words, layers in setting_remarks(self.session.settings.faults).items():
+            result.facts[f"spelled otherwise in {', '.join(layers)}"] = words
+        result.accepted = in_words(self.session.settings.accepted)
+
+    def _is_folded(self, fault: WeightFault) -> bool:
+        folds = self.session.folds
+        return fault.layer in folds or fault.layer in {found.norm for found in folds.values()}
+
+    def _without_apart(self, settings: Mapping[str, Any], apart: set[str], result: Result) -> dict[str, Any]:
+        """Settings of layers that stand for one another; others are a remark."""
+        for layer in sorted(apart & settings.keys()):
+            words = ", ".join(f"{name} {port} instead of {own}" for name, (own, port) in settings[layer].items())
+            result.facts[f"set otherwise in {layer}"] = f"{words}; what follows makes up for it"
+        return {layer: fields for layer, fields in settings.items() if layer not in apart}
+
+    def _set_apart(self, result: Result) -> set[str]:
+        """Rows that differ although all that follows agrees are no comparison of one thing with the same."""
+        apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
+        for row in apart:
+            result.rows.remove(row)
+            result.skipped.append(Skipped(row.layer, row.kind, "both", APART))
+        result.skipped = [*dict.fromkeys(result.skipped)]
+        return {row.layer for row in apart if row.direction == FORWARD}
+
+    def _is_apart(self, row: Row) -> bool:
+        # without gradients a layer behind a scale of zero shows in its own row alone
+        key = (row.layer, row.call)
+        return self.session.options.backward or key not in self.session.matching.certain or self._is_regrouped(key)
+
+    def _is_regrouped(self, key: Any) -> bool:
+        session = self.session
+        point, twin = session.points.get(key), session.port.by_key().get(session.matching.calls.get(key))
+        if point is None or twin is None or len(point.outputs) != len(twin.output_refs()):
+            return False
+        tape, floor = session.runs.tape, session.runs.floor("float64")
+        pairs = zip(point.outputs, twin.output_refs())
+        return all(regrouped(tape.get(ref), session.port.get(other), floor.allowed(ref)) for ref, other in pairs)
+
+    def _states_in_chain(self, result: Result, wrong: set[str]) -> Iterator[StateFault]:
+        session = self.session
+        rows = [row for row in result.rows if row.direction == FORWARD and row.aligned]
+        judged = {row.layer: row.allowed for row in rows}
+        after = {name: session.port.get(ref) for name, ref in session.port.buffers.items()}
+        return session.accounts.state_faults(session.runs.tape, after, judged, wrong)
+
+    def _search(self, explained: set[str]) -> Search:
+        session = self.session
+        return Search(
+            session.models, session.inputs, session.start, session.runs.tape, session.runs.floor("float64"),
+            session.port, session.matching, session.points, session.accounts, explained,
+        )  # fmt: skip
+
+    def _located(
+        self, settings: Mapping[str, Any], weights: Sequence[WeightFault], findings: Sequence[Finding],
+        states: Sequence[StateFault],
+    ) -> list[Culprit]:  # fmt: skip
+        session = self.session
+        explain = Causes(
+            session.runs.tape, session.models.reference_settings, initial_by_layer(session.accounts), alternatives,
+            _loss_cause(session.start), session.accounts.extra(session.matching.twins),
+        )  # fmt: skip
+        twins = {path: session.matching.twins.get(path, path) for path in session.models.reference}
+        order = [record.path for record in session.runs.tape]
+        return locate(order, twins, settings, weights, findings, states, explain.explain)
+
+
+def _loss_cause(start: Start | None) -> Callable[[LossCase], str]:
+    return partial(loss_cause, start.loss(REFERENCE)) if start and start.losses else lambda case: ""

@@ -112,6 +112,7 @@ def one(args):
 
 
 def stages(args, keep):
+    from alignment import align
     from convert.porting.proof import build, drawn, prove, torch_arrays
     from convert.translate.program import float64_throughout
     from convert.translate.translator import translate
@@ -124,6 +125,12 @@ def stages(args, keep):
     source.write_text(translated.source, encoding="utf-8")
     keep(translate_s=round(time.perf_counter() - begun, 1), lines=len(translated.source.splitlines()),
          reference_lines=reference_lines(module))  # fmt: skip
+    if args.forward_only:
+        reference = float64_throughout(drawn(module, inputs))
+        port = build(source, translated, torch_arrays(reference))
+        found = align(reference, port, inputs[0].numpy(), key_map=translated.key_map, backward=False)
+        keep(eval=verdict(found), why="" if found.passed else str(found.verdict())[:600])
+        return
     results = prove(module, inputs, source, translated, ("eval",))
     keep(eval=verdict(results["eval"]))
     if not results["eval"].passed:
@@ -227,6 +234,7 @@ def run(args):
             continue
         command = [sys.executable, __file__, "--one", name, "--family", family, "--output", str(target)]
         command += ["--eval-only"] * args.eval_only + ["--no-sizes"] * args.no_sizes
+        command += ["--forward-only"] * args.forward_only
         command += ["--side", str(args.side), "--package", args.package]
         print(f"[{number}/{len(models)}] {name}", end=": ", flush=True)
         why = limited(command, args.limit_s, args.limit_gb, output / f"{name}.log")
@@ -259,6 +267,7 @@ def parser():
     result.add_argument("--names", nargs="+", metavar="MODEL")
     result.add_argument("--package", choices=PACKAGES, default="timm")
     result.add_argument("--eval-only", action="store_true")
+    result.add_argument("--forward-only", action="store_true", help="outputs in evaluation alone, of models too large")
     result.add_argument("--no-sizes", action="store_true", help="leave out the other batch and the other size")
     result.add_argument("--side", type=int, default=0, metavar="PIXELS",
                         help="at most this, where a model takes images of any size; default: the model's own size")

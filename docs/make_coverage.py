@@ -67,6 +67,12 @@ def count(rows: Sequence[Record]) -> list[str]:
     return [f"| {len(rows)} | {aligned[0]} | {aligned[1]} | {lines:.0f} |"]
 
 
+def evaluated(rows: Sequence[Record]) -> list[str]:
+    """The same of models that were compared in evaluation alone."""
+    lines = statistics.median(int(row["lines"]) for row in rows if row["lines"])
+    return [f"| {len(rows)} | {sum(row['eval'] == ALIGNED for row in rows)} | {lines:.0f} |"]
+
+
 def others(rows: Sequence[Record]) -> list[str]:
     """Why a model is not aligned."""
     told = (row for row in rows if row["eval"] != ALIGNED)
@@ -76,6 +82,8 @@ def others(rows: Sequence[Record]) -> list[str]:
 PARTS: dict[str, tuple[str, Callable[[Sequence[Record]], list[str]]]] = {
     "families count": ("families", count),
     "families": ("families", families),
+    "drawn count": ("drawn", evaluated),
+    "drawn others": ("drawn", others),
     "packages": ("packages", models),
     "packages others": ("packages", others),
 }

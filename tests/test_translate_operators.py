@@ -16,6 +16,7 @@ from translating import Applied, Port, assert_close, normal  # noqa: E402
 
 from convert.translate.operators import OPERATORS, functional  # noqa: E402
 from convert.translate.plain import TranslationError  # noqa: E402
+from convert.translate.rarer import RARER  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
@@ -660,6 +661,72 @@ CASES = [
     case("feature_alpha_dropout.default", lambda x: F.feature_alpha_dropout(x * 2, 0.3, training=False), IMAGE),
     case("detach.default", lambda x: x * x.detach(), X),
     case("detach_.default", lambda x: x * (x * 2).detach_(), X),
+    # rarer ones
+    case("__and__.Scalar", lambda x: x & 3, COUNT),
+    case("__and__.Scalar", lambda x: x & True, MASK),
+    case("__or__.Scalar", lambda x: x | 4, WHOLE),
+    case("__xor__.Scalar", lambda x: x ^ 5, WHOLE),
+    case("__lshift__.Scalar", lambda x: x << 2, COUNT),
+    case("__rshift__.Scalar", lambda x: x >> 1, WHOLE),
+    case("gcd.default", torch.gcd, WHOLE, COUNT),
+    case("special_i0.default", torch.special.i0, X),
+    case("sinc.default", torch.sinc, X),
+    case("copysign.Tensor", torch.copysign, X, OTHER),
+    case("deg2rad.default", torch.deg2rad, X),
+    case("rad2deg.default", torch.rad2deg, X),
+    case("ldexp.Tensor", lambda x, y: torch.ldexp(x, y), (3, 4), COUNT),
+    case("signbit.default", torch.signbit, X),
+    case("isclose.default", lambda x, y: torch.isclose(x, x + 1e-9 * y), X, X),
+    case("any.dims", lambda x: x.any((0, 1)), MASK),
+    case("all.dims", lambda x: x.all((1,), keepdim=True), MASK),
+    case("aminmax.default", lambda x: torch.aminmax(x, dim=1, keepdim=True), X),
+    case("aminmax.default", torch.aminmax, X),
+    case("nanmean.default", lambda x: torch.nanmean(x, -1), X),
+    case("nansum.default", lambda x: torch.nansum(x, 1, keepdim=True), X),
+    case("nansum.default", torch.nansum, X),
+    case("count_nonzero.default", lambda x: x.count_nonzero(1), WHOLE),
+    case("count_nonzero.default", lambda x: x.count_nonzero(), WHOLE),
+    case("trapezoid.dx", lambda x: torch.trapezoid(x, dx=0.5, dim=1), X),
+    case("inner.default", torch.inner, X, (5, 4)),
+    case("addbmm.default", lambda x, y, z: torch.addbmm(x, y, z, beta=0.5, alpha=2), (3, 5), X, (2, 4, 5)),
+    case("addr.default", torch.addr, (3, 4), (3,), (4,)),
+    case("cross.default", lambda x, y: torch.cross(x, y, dim=1), X, OTHER),
+    case("linalg_multi_dot.default", lambda x, y, z: torch.linalg.multi_dot([x, y, z]), (2, 3), (3, 4), (4, 5)),
+    case("linalg_matrix_power.default", lambda x: torch.linalg.matrix_power(x, 3), SQUARE),
+    case("linalg_slogdet.default", torch.linalg.slogdet, SQUARE),
+    case("linalg_solve_triangular.default", lambda x, y: torch.linalg.solve_triangular(x.tril(), y, upper=False), SQUARE, (2, 3, 2)),
+    case("linalg_norm.default", lambda x: torch.linalg.norm(x, dim=-1), X),
+    case("linalg_norm.default", lambda x: torch.linalg.norm(x, 1, dim=(0,), keepdim=True), X),
+    case("linalg_matrix_norm.str_ord", lambda x: torch.linalg.matrix_norm(x), X),
+    case("diag.default", lambda x: torch.diag(x, 1), (4,)),
+    case("diag.default", torch.diag, (3, 4)),
+    case("diagflat.default", lambda x: torch.diagflat(x, -1), (2, 3)),
+    case("narrow.default", lambda x: x.narrow(1, 1, 2), X),
+    case("ravel.default", lambda x: x.ravel() * 2, X),
+    case("hstack.default", lambda x, y: torch.hstack((x, y)), X, OTHER),
+    case("vstack.default", lambda x, y: torch.vstack((x, y)), (3,), (2, 3)),
+    case("dstack.default", lambda x, y: torch.dstack((x, y)), (3, 2), (3, 2)),
+    case("column_stack.default", lambda x, y: torch.column_stack((x, y)), (3,), (3, 2)),
+    case("cartesian_prod.default", lambda x, y: torch.cartesian_prod(x, y), (3,), (2,)),
+    case("take.default", lambda x: x.take(INDEX), X),
+    case("take_along_dim.default", lambda x: torch.take_along_dim(x, x.argsort(-1), -1), X),
+    case("masked_scatter.default", lambda x, y: x.masked_scatter(x > 0, y), X, OTHER),
+    case("index_fill.int_Scalar", lambda x: x.index_fill(1, torch.tensor([0, 2]), 1.5), X),
+    case("index_copy.default", lambda x, y: x.index_copy(1, torch.tensor([2, 0]), y), X, (2, 2, 4)),
+    case("isin.Tensor_Tensor", lambda x: torch.isin(x, INDEX), WHOLE),
+    case("eye.m", lambda x: x @ torch.eye(4, 5, dtype=x.dtype), X),
+    case("scalar_tensor.default", lambda x: x * torch.scalar_tensor(2.5, dtype=x.dtype), X),
+    case("tril_indices.default", lambda x: x[tuple(torch.tril_indices(3, 4, -1))], (3, 4)),
+    case("triu_indices.default", lambda x: x[tuple(torch.triu_indices(3, 4))], (3, 4)),
+    case("hann_window.default", lambda x: x * torch.hann_window(4, dtype=x.dtype), X),
+    case("hann_window.periodic", lambda x: x * torch.hann_window(4, False, dtype=x.dtype), X),
+    case("hamming_window.default", lambda x: x * torch.hamming_window(4, dtype=x.dtype), X),
+    case("hamming_window.periodic", lambda x: x * torch.hamming_window(4, False, dtype=x.dtype), X),
+    case("triplet_margin_loss.default", lambda x, y, z: F.triplet_margin_loss(x, y, z, margin=0.5), (3, 4), (3, 4), normal(3, 4).flip(0)),
+    case("margin_ranking_loss.default", lambda x, y: F.margin_ranking_loss(x, y, y.sign(), margin=0.1), X, OTHER),
+    case("soft_margin_loss.default", lambda x, y: F.soft_margin_loss(x, y.detach().sign(), reduction="sum"), X, OTHER),
+    case("hinge_embedding_loss.default", lambda x, y: F.hinge_embedding_loss(x, y.sign(), margin=0.5), X, OTHER),
+    case("poisson_nll_loss.default", lambda x, y: F.poisson_nll_loss(x, y), X, P),
 ]  # fmt: skip
 """An operator, a use of it, and its inputs."""
 
@@ -741,7 +808,8 @@ DRAWN = {"rand.default", "randn.default", "rand_like.default", "randn_like.defau
 
 
 def test_every_operator_has_a_case():
-    assert set(OPERATORS) == {row.operator for row in CASES} | DRAWN
+    assert {*OPERATORS, *RARER} == {row.operator for row in CASES} | DRAWN
+    assert not OPERATORS.keys() & RARER.keys()
 
 
 @every_case

@@ -616,6 +616,24 @@ def _norm_of_order(a: Arguments) -> str:
     return f"power(power(self.abs(), order).sum({where}), 1 / order)"
 
 
+def _norm_of_any(a: Arguments) -> str:
+    """Of vectors, or Frobenius's of matrices, as the dimensions tell."""
+    plain = {"dim": None, "keepdim": False, **a.plain}
+    kind = plain.get("ord")
+    vectors = (plain["dim"] is not None and len(plain["dim"]) == 1) or a.tensor("self").rank == 1
+    if kind not in (None, "fro") and not vectors:
+        raise Unsupported(f"the norm of order {kind} of a matrix: write it by its singular values")
+    a.plain = {**plain, "ord": None if kind == "fro" else kind}
+    return _norm_of_order(a)
+
+
+def _narrow(a: Arguments) -> str:
+    if not (isinstance(a.start, int) and isinstance(a.length, int)):
+        raise Unsupported("narrow by what depends on the input: write it as a slice")
+    a.plain = {**a.plain, "end": a.start + a.length, "step": 1}
+    return _slice(a)
+
+
 def _variance(spread: str) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         correction = a.plain.get("correction", 1)
@@ -999,7 +1017,7 @@ def _one_hot(a: Arguments) -> str:
     return "F.one_hot(self, num_classes).astype(cast_dtype)"
 
 
-def _typed(text: str) -> Callable[[Arguments], str]:
+def typed(text: str) -> Callable[[Arguments], str]:
     """``text``, in which ``dtype`` is the type of the result."""
 
     def rule(a: Arguments) -> str:
@@ -1046,7 +1064,7 @@ REDUCTIONS = ("none", "mean", "sum")
 """As torch numbers them."""
 
 
-def _loss(elements: str) -> Callable[[Arguments], str]:
+def loss(elements: str) -> Callable[[Arguments], str]:
     """The loss of each element, reduced."""
 
     def rule(a: Arguments) -> str:
@@ -1060,12 +1078,12 @@ def _loss(elements: str) -> Callable[[Arguments], str]:
 
 
 def _kl_div(a: Arguments) -> str:
-    return _loss("target.exp() * (target - self)" if a.log_target else "xlogy(target, target) - target * self")(a)
+    return loss("target.exp() * (target - self)" if a.log_target else "xlogy(target, target) - target * self")(a)
 
 
 def _logits(a: Arguments) -> str:
     positive = ", pos_weight" if a.pos_weight is not None else ""
-    return _loss(f"binary_cross_entropy_with_logits(self, target{positive})")(a)
+    return loss(f"binary_cross_entropy_with_logits(self, target{positive})")(a)
 
 
 def _classes(function: str) -> Callable[[Arguments], str]:
@@ -1283,6 +1301,8 @@ OPERATORS: dict[str, Rule] = {
     "std_mean.dim": _moments("std"),
     "linalg_vector_norm.default": _norm_of_order,
     "norm.ScalarOpt_dim": _norm_of_order,
+    "linalg_norm.default": _norm_of_any,
+    "linalg_matrix_norm.str_ord": _norm_of_any,
     "logsumexp.default": _reduced("logsumexp"),
     "cosine_similarity.default": "cosine_similarity(x1, x2, dim, eps)",
     # products
@@ -1309,11 +1329,11 @@ OPERATORS: dict[str, Rule] = {
     "linalg_solve.default": _solve,
     "linalg_cholesky.default": lambda a: "paddle.linalg.cholesky(self" + (", upper=True)" if a.upper else ")"),
     # losses
-    "mse_loss.default": _loss("(self - target).square()"),
-    "l1_loss.default": _loss("(self - target).abs()"),
-    "smooth_l1_loss.default": _loss("smooth_l1(self - target, beta)"),
-    "huber_loss.default": _loss("delta * smooth_l1(self - target, delta)"),
-    "binary_cross_entropy.default": _loss("binary_cross_entropy(self, target)"),
+    "mse_loss.default": loss("(self - target).square()"),
+    "l1_loss.default": loss("(self - target).abs()"),
+    "smooth_l1_loss.default": loss("smooth_l1(self - target, beta)"),
+    "huber_loss.default": loss("delta * smooth_l1(self - target, delta)"),
+    "binary_cross_entropy.default": loss("binary_cross_entropy(self, target)"),
     "binary_cross_entropy_with_logits.default": _logits,
     "kl_div.default": _kl_div,
     "nll_loss_nd.default": _classes("nll_loss"),
@@ -1428,6 +1448,7 @@ OPERATORS: dict[str, Rule] = {
     "split_with_sizes.default": _split_sizes,
     "unbind.int": "self.unbind(axis=dim)",
     "slice.Tensor": _slice,
+    "narrow.default": _narrow,
     "select.int": _select,
     "index.Tensor": _index,
     "index_select.default": "self.index_select(index, axis=dim)",
@@ -1457,21 +1478,21 @@ OPERATORS: dict[str, Rule] = {
     "ones.default": _filled("paddle.ones"),
     "new_zeros.default": _filled("paddle.zeros"),
     "new_ones.default": _filled("paddle.ones"),
-    "linspace.default": _typed("paddle.linspace(start, end, steps, dtype=dtype)"),
-    "logspace.default": _typed("base ** paddle.linspace(start, end, steps, dtype=dtype)"),
-    "rand.default": _typed("paddle.rand(size, dtype=dtype)"),
-    "randn.default": _typed("paddle.randn(size, dtype=dtype)"),
-    "rand_like.default": _typed("paddle.rand(self.shape, dtype=dtype)"),
-    "randn_like.default": _typed("paddle.randn(self.shape, dtype=dtype)"),
-    "exponential.default": _typed("-paddle.log(1 - paddle.rand(self.shape, dtype=dtype)) / lambd"),
-    "bernoulli.default": _typed("(paddle.rand(self.shape, dtype=dtype) < self).astype(dtype)"),
-    "bernoulli.float": _typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
-    "bernoulli.p": _typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
+    "linspace.default": typed("paddle.linspace(start, end, steps, dtype=dtype)"),
+    "logspace.default": typed("base ** paddle.linspace(start, end, steps, dtype=dtype)"),
+    "rand.default": typed("paddle.rand(size, dtype=dtype)"),
+    "randn.default": typed("paddle.randn(size, dtype=dtype)"),
+    "rand_like.default": typed("paddle.rand(self.shape, dtype=dtype)"),
+    "randn_like.default": typed("paddle.randn(self.shape, dtype=dtype)"),
+    "exponential.default": typed("-paddle.log(1 - paddle.rand(self.shape, dtype=dtype)) / lambd"),
+    "bernoulli.default": typed("(paddle.rand(self.shape, dtype=dtype) < self).astype(dtype)"),
+    "bernoulli.float": typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
+    "bernoulli.p": typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
     # what torch leaves as it finds it
-    "empty.memory_format": _typed("paddle.zeros(size, dtype=dtype)"),
-    "new_empty.default": _typed("paddle.zeros(size, dtype=dtype)"),
+    "empty.memory_format": typed("paddle.zeros(size, dtype=dtype)"),
+    "new_empty.default": typed("paddle.zeros(size, dtype=dtype)"),
     "empty_like.default": _like("paddle.zeros_like"),
-    "eye.default": _typed("paddle.eye(n, dtype=dtype)"),
+    "eye.default": typed("paddle.eye(n, dtype=dtype)"),
     "full.default": _full,
     "new_full.default": _full,
     "zeros_like.default": _like("paddle.zeros_like"),

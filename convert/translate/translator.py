@@ -11,6 +11,7 @@ from convert.translate.classes import Builder, Translation
 from convert.translate.layers import LAYERS, Layer, drop_path, layer_of
 from convert.translate.operators import OPERATORS
 from convert.translate.plain import Module, Program
+from convert.translate.rarer import RARER
 from convert.translate.source import without_gradient, written
 from convert.translate.weights import key_map
 
@@ -39,7 +40,7 @@ def translate(
 ) -> Translated:
     """Translate the torch module ``module``, which takes ``inputs`` (tensors, or a mapping of them by name).
 
-    ``operators`` and ``layers`` add rules to those of ``operators.OPERATORS`` and ``layers.LAYERS``. ``header`` is the
+    ``operators`` and ``layers`` add rules to those of ``OPERATORS``, ``RARER`` and ``LAYERS``. ``header`` is the
     source's docstring. ``training=False``: for evaluation only, without the dropout that forward methods call as a
     function.
 
@@ -53,7 +54,7 @@ def translate(
 
     rates = stochastic_depths(module, LAYERS.__contains__)
     copies = {kind: drop_path(rate) for kind, rate in rates.items()}
-    layers, operators = {**copies, **LAYERS, **(layers or {})}, {**OPERATORS, **(operators or {})}
+    layers, operators = {**copies, **LAYERS, **(layers or {})}, {**OPERATORS, **RARER, **(operators or {})}
     args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else (inputs, {})
     silent = {kind for kind, layer in layers.items() if layer.silent}
 

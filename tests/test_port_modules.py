@@ -153,6 +153,26 @@ def test_an_argument_that_is_no_tensor_is_named():
         port_model(Nested(4, 2), [{"values": torch.randn(2, 4)}])
 
 
+class Gathered(nn.Linear):
+    """Takes as many tensors as it is given."""
+
+    def forward(self, *inputs):
+        return sum(super(Gathered, self).forward(x) for x in inputs)
+
+
+class Named(nn.Linear):
+    """Takes whatever is named."""
+
+    def forward(self, x, **further):
+        return super().forward(x) * further["mask"] + further["bias"]
+
+
+def test_arguments_without_names_of_their_own_are_ported():
+    assert port_model(Gathered(4, 4), [torch.randn(2, 4), torch.randn(2, 4)]).proved
+    port = port_model(Named(4, 4), {"x": torch.randn(2, 4), "bias": torch.randn(2, 4), "mask": torch.randn(2, 4)})
+    assert port.proved and "def forward(self, x, bias, mask)" in port.source
+
+
 # --- the weights of a proof -------------------------------------------------------------------------------------------
 
 

@@ -347,6 +347,7 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
             return inner(*args, **kwargs)
 
     functools.update_wrapper(forward, inner)
+    forward.__signature__ = _with_names(inspect.signature(inner), kwargs)
     model.forward = forward
     failure: BaseException | None = None
     for free in (_all_free, _batch_free):
@@ -464,10 +465,19 @@ def _shapes(model: torch.nn.Module, args: tuple, kwargs: dict, free: Callable[[i
     def of(value: Any) -> Any:
         return free(value.dim()) if isinstance(value, torch.Tensor) else None
 
-    if not kwargs:
+    signature = inspect.signature(model.forward)
+    if not kwargs and all(one.kind is not one.VAR_POSITIONAL for one in signature.parameters.values()):
         return pytree.tree_map(of, args)
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    bound = signature.bind(*args, **kwargs)
     return {name: pytree.tree_map(of, value) for name, value in bound.arguments.items()}
+
+
+def _with_names(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> inspect.Signature:
+    """``**kwargs`` of a ``signature`` as the names that are given for it: torch.export wants each to be named."""
+    known = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    further = kwargs.keys() - {one.name for one in known} if len(known) < len(signature.parameters) else ()
+    named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs if name in further]
+    return signature.replace(parameters=[*known, *named])
 
 
 def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -> Stop:

@@ -173,6 +173,27 @@ def test_arguments_without_names_of_their_own_are_ported():
     assert port.proved and "def forward(self, x, bias, mask)" in port.source
 
 
+class InFloat32(nn.LayerNorm):
+    """Casts what may be in half precision."""
+
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.fc = InFloat32(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.fc(self.norm(x))
+
+
+def test_what_a_layer_casts_in_vain_stays_outside():
+    port = port_model(Residual(), [torch.randn(2, 4)])
+    assert port.proved and "norm = self.norm(x)" in port.source
+
+
 # --- the weights of a proof -------------------------------------------------------------------------------------------
 
 

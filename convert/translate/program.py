@@ -609,6 +609,9 @@ class _Reader:
             return
         segments = self._segments(node)
         self._enter(node, segments)
+        if _is_its_input(name, node):
+            self.values[node] = self._argument(node.args[0])
+            return
         if name == "port.returned.default":
             self.values[node] = self._argument(node.args[0])
             if isinstance(self.values[node], Ref):
@@ -802,6 +805,18 @@ def _operator_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target).removeprefix("aten.")
     return getattr(target, "__name__", str(target))
+
+
+CASTS = ("to.dtype", "to.device", "to.dtype_layout", "to.other", "type_as.default")
+
+
+def _is_its_input(name: str, node: torch.fx.Node) -> bool:
+    """Whether a cast gives back the tensor that it got, as torch does where the type is the same.
+
+    What follows uses that tensor, not one that a module, in which the cast stands, has made.
+    """
+    given = node.args[0].meta.get("val") if name in CASTS and isinstance(node.args[0], torch.fx.Node) else None
+    return given is not None and given.dtype == node.meta["val"].dtype and not node.kwargs.get("copy")
 
 
 def _tensor(value: torch.Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,3 +23,11 @@ def each(inputs: Arguments, change: Callable[[Any], Any]) -> list[Any] | dict[st
 def called(model: Callable[..., Any], inputs: Arguments) -> Any:
     """What ``model`` returns for ``inputs``."""
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def as_declared(function: Callable[..., Any], inputs: Arguments) -> Arguments:
+    """``inputs``, those by name in the order in which ``function`` declares them."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    places = {name: place for place, name in enumerate(inspect.signature(function).parameters)}
+    return {name: inputs[name] for name in sorted(inputs, key=lambda name: places.get(name, len(places)))}

@@ -12,7 +12,7 @@ from typing import Any
 from convert.matching.key_map import KeyMap
 from convert.outcome import versions
 from convert.porting import card as cards
-from convert.porting.arguments import Arguments, called, each, named
+from convert.porting.arguments import Arguments, as_declared, called, each, named
 from convert.porting.folder import check_folder, write_folder
 from convert.porting.proof import MODES, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
@@ -78,6 +78,7 @@ def port_model(
     name = name or (reference.name if reference else type(torch_module).__name__)
     refuse_valueless(torch_module, name)
     refuse_nested(inputs, name)
+    inputs = as_declared(torch_module.forward, inputs)
     plain_weight_norm(torch_module)
     torch_module, inputs = in_float32(torch_module, inputs, progress)
     inputs = two_samples(torch_module, inputs)

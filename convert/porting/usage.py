@@ -15,10 +15,18 @@ import numpy as np
 
 from convert.porting.arguments import Arguments, called, each, named
 
+Outputs = dict[tuple[Any, ...], np.ndarray]
+"""Tensors and plain values by the keys and positions that lead to them."""
 SAFETY = 64
 """Times what the port's own float32 is from its float64: torch's kernels round elsewhere, by up to 4 times as much."""
 LEAST = 2.0**-16
 """Of the largest value: where the port's float32 happens to be exact, torch's is not. Another path changes more."""
+
+PLAIN = (bool, int, float, complex, str)
+"""Values beside tensors that a model may return, such as sizes."""
+WIDE = {"f": np.float64, "c": np.complex128}
+FEW = 2.0**-10
+"""Of integers and booleans: the share that torch's own rounding may change."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +99,21 @@ def _by_gradients(reference: Any, port: Any, inputs: Arguments) -> str:
     return f"{words}: {advice}"
 
 
-def _torch(reference: Any, inputs: Arguments, gradients: bool = False) -> dict[str, np.ndarray] | None:
+def _torch(reference: Any, inputs: Arguments, gradients: bool = False) -> Outputs | None:
     """What the reference returns, with a graph for ``gradients`` or without; ``None`` where it takes no such batch."""
     import torch
+
+    from alignment.engine.borrowed import REFERENCE
 
     with torch.set_grad_enabled(gradients):
         try:
             outputs = called(reference, each(inputs, lambda array: torch.from_numpy(array.copy())))
         except Exception:  # noqa: BLE001 - the module may raise anything
             return None
-    return _named(outputs, torch.Tensor)
+    return _by_place(outputs, REFERENCE)
 
 
-def _paddle(port: Any, inputs: Arguments, dtype: str) -> dict[str, np.ndarray]:
+def _paddle(port: Any, inputs: Arguments, dtype: str) -> Outputs:
     import paddle
 
     from alignment.engine.borrowed import PORT
@@ -113,47 +123,56 @@ def _paddle(port: Any, inputs: Arguments, dtype: str) -> dict[str, np.ndarray]:
 
     with paddle.no_grad(), PORT.in_type(port, dtype):
         outputs = called(port, each(inputs, tensor))
-    return _named(outputs, paddle.Tensor)
+    return _by_place(outputs, PORT)
 
 
-def _named(outputs: Any, tensor: type) -> dict[str, np.ndarray]:
-    """The tensors of nested outputs by what leads to each."""
-    from alignment.engine.records.tree import named_leaves
+def _by_place(outputs: Any, side: Any) -> Outputs:
+    """The tensors and plain values of nested ``outputs`` by what leads to each; ``side``: that of their framework."""
+    from alignment.engine.records.tree import paths
 
-    found = named_leaves(outputs, lambda value: isinstance(value, tensor))
-    return {name: leaf.detach().numpy() for name, leaf in found}
+    found = paths(outputs, lambda value: side.is_tensor(value) or isinstance(value, PLAIN))
+    return {path: side.to_numpy(leaf) if side.is_tensor(leaf) else np.asarray(leaf) for path, leaf in found}
 
 
-def _compared(theirs: Mapping[str, np.ndarray], port: Any, inputs: Arguments) -> str:
+def _compared(theirs: Outputs, port: Any, inputs: Arguments) -> str:
     """How the outputs differ, in words; empty where they do not by more than rounding explains."""
     try:
         single, double = (_paddle(port, inputs, dtype) for dtype in ("float32", "float64"))
     except Exception as error:  # noqa: BLE001 - the port is code, too
         return f"it raises {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-    ours, wanted = ({name: array.shape for name, array in outputs.items()} for outputs in (single, theirs))
+    ours, wanted = ({path: array.shape for path, array in outputs.items()} for outputs in (single, theirs))
     if ours != wanted:
         return f"it returns {_shapes(ours)}, torch {_shapes(wanted)}"
-    differing = (_difference(theirs[name], single[name], double[name]) for name in theirs)
+    differing = (_difference(theirs[path], single[path], double[path]) for path in theirs)
     return next(filter(None, differing), "")
 
 
-def _shapes(outputs: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}".strip() for name, shape in outputs.items()) or "nothing"
+def _shapes(outputs: Mapping[tuple[Any, ...], tuple[int, ...]]) -> str:
+    return ", ".join(f"{'.'.join(map(str, path))} {shape}".strip() for path, shape in outputs.items()) or "nothing"
 
 
 def _difference(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> str:
-    if theirs.dtype.kind != "f" or not theirs.size:
+    if not theirs.size:
         return ""
-    finite = np.isfinite(theirs)
+    if theirs.dtype.kind not in WIDE:
+        return _difference_of_whole(theirs, single, double)
+    finite, least = np.isfinite(theirs), max(LEAST, float(np.finfo(theirs.dtype).eps))
     if not np.array_equal(theirs[~finite], single[~finite], equal_nan=True):
         return "other values are not finite"
-    theirs, single, double = (array[finite].astype(np.float64) for array in (theirs, single, double))
+    theirs, single, double = (array[finite].astype(WIDE[theirs.dtype.kind]) for array in (theirs, single, double))
     if not theirs.size:
         return ""
     rounding = np.abs(single - double).max()
-    allowed = max(SAFETY * rounding, LEAST * np.abs(theirs).max())
+    allowed = max(SAFETY * rounding, least * np.abs(theirs).max())
     error = np.abs(theirs - single).max()
     return "" if error <= allowed else f"outputs differ by {error:.1e}, where {allowed:.1e} would be rounding"
+
+
+def _difference_of_whole(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> str:
+    """The same of integers and booleans, of which rounding changes single ones, as an ``argmax`` between two values."""
+    count, rounded = np.sum(theirs != single), np.sum(single != double)
+    allowed = max(SAFETY * rounded, int(FEW * theirs.size))
+    return "" if count <= allowed else f"{count} of {theirs.size} elements differ, {allowed} might by rounding"
 
 
 def _remembered(reference: Any) -> dict[str, Any]:

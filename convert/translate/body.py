@@ -14,6 +14,7 @@ from convert.translate.gathering import variadic
 from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
 from convert.translate.literals import with_role
+from convert.translate.naming import IMPORTED
 from convert.translate.operators import Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type, open_ended
 from convert.translate.reference import aliases, size_names, statement_at
@@ -48,8 +49,12 @@ def attribute(owner: ast.expr, name: str) -> ast.expr:
 
 
 def sayable(name: str) -> bool:
-    """Whether Python's grammar takes ``name`` behind a dot; torch's ``add_module`` takes any but one with a dot."""
-    return name.isidentifier() and not keyword.iskeyword(name)
+    """Whether ``name`` behind a dot means itself, which a class makes another one where it begins with two lines.
+
+    torch's ``add_module`` takes any name but one with a dot.
+    """
+    private = name.startswith("__") and not name.endswith("__")
+    return name.isidentifier() and not keyword.iskeyword(name) and not private
 
 
 def inside(path: str, module: str) -> ast.expr:
@@ -257,7 +262,7 @@ class Writer:
         if isinstance(step, Call):
             candidates.append(step.path.rpartition(".")[2])
         for name in (*candidates, "x", *SPARE, *(f"{spare}{n}" for n in range(2, 400) for spare in ("out",))):
-            if not name.isidentifier() or keyword.iskeyword(name) or name in ("self", "paddle", "nn", "F"):
+            if not name.isidentifier() or keyword.iskeyword(name) or name in ("self", *IMPORTED):
                 continue
             if name in self.size_names.values():
                 continue
@@ -497,6 +502,8 @@ class Writer:
     def _structure(self, value: Any) -> ast.expr:
         if isinstance(value, (Ref, State)):
             return self._reference(value)
+        if isinstance(value, Expression):
+            return self._size(value)
         if isinstance(value, dict):
             return ast.Dict([ast.Constant(key) for key in value], [self._structure(item) for item in value.values()])
         if isinstance(value, (list, tuple)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from convert.translate.linking import link, used
 from convert.translate.literals import optional_keyword, switchable, with_role
 from convert.translate.loops import rolled
 from convert.translate.merging import Class, Instance, merged
+from convert.translate.naming import class_name, refused_names
 from convert.translate.plain import Call, Held, Module, Program, State, Stop, TranslationError
 from convert.translate.repetition import as_list, assigned, compressed, set_attribute
 from convert.translate.sizes import Expression
@@ -60,6 +60,7 @@ class Builder:
         self.training_calls: dict[str, Call] = {}
         self.stops = [Stop(path, program.modules[path].place, rule.refused)
                       for path, rule in self.rules.items() if rule is not None and rule.refused]  # fmt: skip
+        self.stops += refused_names(program)
         self._find_calls(program.root, self.calls)
         if program.training:
             self._find_calls(program.training.root, self.training_calls)
@@ -415,7 +416,7 @@ class Builder:
         return path is not None and self.program.modules[path].kind == IDENTITY
 
     def _class_name(self, name: str, instance: Instance) -> str:
-        name = re.sub(r"\W", "", name)
+        name = class_name(name)
         taken = {made.name: made for made in self.order}
         if name not in taken:
             return name

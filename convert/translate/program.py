@@ -540,11 +540,12 @@ class _Reader:
     def _inputs(self) -> list[tuple[str, int]]:
         nodes = {node.name: node for node in self.exported.graph.nodes if node.op == "placeholder"}
         inputs = []
+        names = _argument_names(self.exported, self.modules[""].parameters)
         for spec in self.exported.graph_signature.input_specs:
             node = nodes[spec.arg.name] if hasattr(spec.arg, "name") else None
             if spec.kind.name == "USER_INPUT":
                 if node is not None and isinstance(node.meta.get("val"), torch.Tensor):
-                    inputs.append((node.name, self._new(node)))
+                    inputs.append((next(names, node.name), self._new(node)))
                 continue
             if spec.kind.name == "CONSTANT_TENSOR" and _only_filled_in(node):
                 self.values[node] = self.exported.constants[spec.target].item()
@@ -746,10 +747,16 @@ class _Reader:
         kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
         by_name = {value.name: value for value in self.exported.graph.nodes}
         leaves = [
-            self._argument(by_name[arg.name]) if by_name.get(getattr(arg, "name", "")) in self.values else arg.value
+            self._argument(by_name[arg.name]) if getattr(arg, "name", "") in by_name else arg.value
             for arg in kept
         ]
         return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
+
+
+def _argument_names(exported: torch.export.ExportedProgram, declared: Sequence[str]) -> Iterator[str]:
+    """What the forward calls each of the tensors that it takes; torch.export writes names in small letters."""
+    args, kwargs = exported.call_spec.in_spec.children()
+    return iter((*declared[: args.num_children], *kwargs.context))
 
 
 def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:

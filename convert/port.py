@@ -17,6 +17,7 @@ Exit codes: 0 aligned and written, 1 not (what has no rule, or where the two dif
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from convert.porting.reference import BuildError, Reference, load_checkpoint
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
 from paddle_dla.options import HIGHEST, natural, positive
-from paddle_dla.storage.apart import check_apart
+from paddle_dla.storage.apart import check_apart, check_outside
 from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_record import RecordError, parse_json
@@ -67,7 +68,9 @@ def port(options: Options, progress: Progress = lambda line: None) -> Port:
     check_folder(options.output, options.overwrite)
     for path in filter(None, (options.json, options.html)):
         check_writable(path)
-    check_apart({"--json": options.json, "--html": options.html}, [options.checkpoint, options.inputs])
+    reports = {"--json": options.json, "--html": options.html}
+    check_apart(reports, [options.checkpoint, options.inputs])
+    check_outside(reports, options.output)
     given = read_inputs(options.inputs) if options.inputs is not None else None
     progress(f"building {options.reference.name}")
     module = options.reference.build()
@@ -205,6 +208,10 @@ def _arguments(text: str | None, usage: argparse.ArgumentParser) -> dict[str, An
         usage.error(f"--torch-args {error}")
     if not isinstance(found, dict):
         usage.error("--torch-args is an object: '{\"num_classes\": 10}'")
+    try:
+        json.dumps(found, allow_nan=False)
+    except ValueError:
+        usage.error("--torch-args holds a number that is not finite, which the port's card cannot record")
     return found
 
 

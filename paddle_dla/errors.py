@@ -10,3 +10,17 @@ class UserError(Exception):
 
 class WrongValue(UserError, ValueError):
     """A value that was given and makes no sense. A ``ValueError`` too, for those who call the functions from Python."""
+
+
+def words_of(error: BaseException) -> str:
+    """What ``error`` says; empty where its own words raise, as a user's exception may."""
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001 - it may raise any other
+        return ""
+
+
+def told(error: BaseException) -> str:
+    """``error`` with its class."""
+    words = words_of(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -57,10 +57,11 @@ engine.pairing       | alignment/engine/pairing                   | -           
                      |                                            |                   |              | convert.matching
 engine.result        | alignment/engine/result spread             | -                 | -            | -
 engine.sides         | alignment/engine/sides                     | -                 | -            | engine.records
+                     |                                            |                   |              | storage
 engine.records       | alignment/engine/__init__ records          | -                 | -            | storage
 torch_ref            | torch_ref                                  | torch timm        | torch        | -
 convert.translator   | convert/translate/translator               | -                 | -            | convert.*
-convert.program      | convert/translate/program modes            | torch             | torch        | convert.*
+convert.program      | convert/translate/program modes            | torch             | torch        | convert.* storage
 convert.symbols      | convert/translate/symbols                  | torch             | torch        | convert.*
 convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage

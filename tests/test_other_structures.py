@@ -1,5 +1,7 @@
 """Ports whose layers are cut otherwise than the reference's: the layer at fault is named, and no other."""
 
+from dataclasses import dataclass
+
 import paddle
 import paddle.nn.functional as F
 import pytest
@@ -176,3 +178,97 @@ def test_a_parameter_of_a_container_that_is_handed_something_else_is_not_at_faul
 
     found = culprits(reference, port, numbers(3, 4), without_mask)
     assert [(layer, kind) for layer, kind, _ in found] == [("block", "wiring")]
+
+
+# --- what a model returns ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    logits: object
+
+
+class Loose:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def returning(made, scale=2):
+    """The verdict of models that return what ``made`` makes of a number of the reference, and ``scale`` times it."""
+    reference, port = TorchModel(fc=tnn.Linear(4, 4)).eval(), PaddleModel(fc=pnn.Linear(4, 4))
+    transfer(reference, port)
+    reference.wiring, port.wiring = lambda model, x: made(model.fc(x)), lambda model, x: made(model.fc(x) * scale)
+    return align(reference, port, numbers(3, 4))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [Output, Loose, lambda y: {y}, lambda y: (y.shape[0], Output(y)), lambda y: y[:0], lambda y: (y[:0], y[:, :0])],
+)
+def test_nothing_passes_in_which_nothing_is_compared(made):
+    result = returning(made)
+    assert not result.passed and result.verdict().startswith("NOT ALIGNED")
+
+
+def test_arrays_that_are_returned_are_compared():
+    def beside(y):
+        return y * 0, y.detach().numpy()
+
+    assert not returning(beside).passed
+    assert returning(lambda y: (y, y.detach().numpy() * 0), scale=1).passed
+
+
+def test_no_elements_are_compared_beside_others():
+    assert returning(lambda y: (y, y[:0]), scale=1).passed
+
+
+def test_infinity_of_the_other_sign_is_a_difference():
+    reference, port = TorchModel(fc=tnn.Linear(4, 4)).eval(), PaddleModel(fc=pnn.Linear(4, 4))
+    transfer(reference, port)
+    reference.wiring = lambda model, x: (model.fc(x), x * float("inf"))
+    port.wiring = lambda model, x: (model.fc(x), -x * float("inf"))
+    assert not align(reference, port, numbers(3, 4)).passed
+
+
+class Wordless(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), Wordless()])
+def test_a_port_that_ends_the_program_or_raises_without_a_word_is_at_fault(error):
+    def raises(model, x):
+        raise error
+
+    reference, port = TorchModel(fc=tnn.Linear(4, 4)).eval(), PaddleModel(fc=pnn.Linear(4, 4))
+    transfer(reference, port)
+    port.wiring = raises
+    assert type(error).__name__ in align(reference, port, numbers(3, 4)).verdict()
+
+
+def test_a_word_that_is_no_key_map_is_refused():
+    reference, port = TorchModel(fc=tnn.Linear(4, 4)).eval(), PaddleModel(fc=pnn.Linear(4, 4))
+    with pytest.raises(ValueError, match="key_map"):
+        align(reference, port, numbers(3, 4), key_map="automatic")
+
+
+def test_what_the_models_change_of_their_frameworks_is_put_back():
+    def upset(model, x):
+        torch.set_num_threads(2)
+        torch.use_deterministic_algorithms(True)
+        return model.fc(x)
+
+    def upset_port(model, x):
+        paddle.set_default_dtype("float64")
+        return model.fc(x)
+
+    reference, port = TorchModel(fc=tnn.Linear(4, 4)).eval(), PaddleModel(fc=pnn.Linear(4, 4))
+    transfer(reference, port)
+    threads = torch.get_num_threads()
+    reference.wiring, port.wiring = upset, upset_port
+    try:
+        align(reference, port, numbers(3, 4))
+        assert torch.get_num_threads() == threads and not torch.are_deterministic_algorithms_enabled()
+        assert paddle.get_default_dtype() == "float32"
+    finally:
+        torch.set_num_threads(threads), torch.use_deterministic_algorithms(False), paddle.set_default_dtype("float32")

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +178,18 @@ def test_a_report_does_not_replace_the_checkpoint_that_is_read(tmp_path, capsys)
     assert main(["--model", "resnet18", *words, "--json", f"{tmp_path}/weights.pth"]) == 1
     assert "which is read" in capsys.readouterr().err
     assert (tmp_path / "weights.pth").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("report", ["port/model.py", "port", "."])
+def test_a_report_and_a_port_are_not_in_each_others_way(made, tmp_path, report, capsys):
+    shutil.copytree(made, tmp_path / "port")
+    words = ["--output", f"{tmp_path}/port", "--overwrite", "--html", f"{tmp_path}/{report}"]
+    assert main(["--model", "resnet18", *words]) == 1
+    assert "building" not in capsys.readouterr().err
+    open_port(tmp_path / "port")
+
+
+def test_the_root_of_the_file_system_is_no_port(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.iterdir", lambda path: iter(()))
+    with pytest.raises(CheckpointError, match="root"):
+        check_folder(Path("/"), overwrite=False)

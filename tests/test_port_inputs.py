@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import paddle  # noqa: E402
 import user_models  # noqa: E402
 
 from convert.port import main  # noqa: E402
@@ -17,6 +20,7 @@ from convert.porting.inputs import read_inputs  # noqa: E402
 from convert.porting.porting import port_model  # noqa: E402
 from convert.translate.modes import stochastic_depths  # noqa: E402
 from convert.translate.plain import TranslationError  # noqa: E402
+from paddle_dla.models.cards import read_card  # noqa: E402
 from paddle_dla.models.ported import open_port  # noqa: E402
 from paddle_dla.storage.errors import CheckpointError  # noqa: E402
 
@@ -110,6 +114,39 @@ def test_outputs_of_a_class_of_ones_own_are_refused_in_words():
         port_model(user_models.Caching(), [torch.randn(2, 4)])
 
 
+class Difference(torch.nn.Module):
+    """Arguments that are not in the order of their names, one with a capital."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, X, left, *, mask=None):
+        return self.first(X) - 2 * self.second(left) if mask is None else self.first(X) - 2 * self.second(left) + mask
+
+
+@pytest.mark.parametrize("names", [("left", "X"), ("X", "left"), ("mask", "left", "X")])
+def test_a_port_declares_its_arguments_as_its_reference_does(names, tmp_path):
+    module = Difference().eval()
+    inputs = {name: torch.randn(3, 4) for name in names}
+    assert port_model(module, inputs, tmp_path / "port", eval_only=True).proved
+    assert [one["name"] for one in read_card(tmp_path / "port")["inputs"]] == ["X", "left", "mask"][: len(names)]
+    x, left = torch.randn(2, 4), torch.randn(2, 4)
+    rest = [torch.zeros(2, 4)] * (len(names) - 2)
+    ours = open_port(tmp_path / "port")(*(paddle.to_tensor(value.numpy()) for value in (x, left, *rest))).numpy()
+    assert abs(ours - module(x, left).detach().numpy()).max() < 1e-5
+
+
+class Imported(torch.nn.Module):
+    def forward(self, x, F):
+        return (x * F).relu()
+
+
+def test_an_argument_with_the_name_of_an_import_is_refused():
+    with pytest.raises(TranslationError, match="an argument called F"):
+        port_model(Imported(), [torch.randn(3, 4), torch.randn(3, 4)])
+
+
 # --- stochastic depth by what it does ---------------------------------------------------------------------------------
 
 
@@ -198,3 +235,53 @@ def test_nothing_is_unpickled_and_nothing_endless_is_read(tmp_path, monkeypatch)
     for name, words in (("objects.npy", "Python objects"), ("bomb.npz", "more than"), ("pipe.npy", "FIFO")):
         with pytest.raises(CheckpointError, match=words):
             read_inputs(tmp_path / name)
+
+
+def test_arrays_without_a_name_go_by_their_numbers(tmp_path):
+    np.savez(tmp_path / "in.npz", arr_1=MASK, arr_0=IDS)
+    assert [array.dtype.kind for array in read_inputs(tmp_path / "in.npz")] == ["i", "f"]
+    np.savez(tmp_path / "gap.npz", arr_2=MASK, arr_0=IDS)
+    with pytest.raises(CheckpointError, match="arr_1: missing"):
+        read_inputs(tmp_path / "gap.npz")
+
+
+@pytest.mark.parametrize("array", [IDS.astype(">i8"), MASK.astype(">f4"), np.asfortranarray(MASK)])
+def test_an_array_of_another_layout_has_the_same_values(tmp_path, array):
+    np.save(tmp_path / "in.npy", array)
+    (found,) = read_inputs(tmp_path / "in.npy")
+    assert np.array_equal(torch.from_numpy(found).numpy(), array)
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, np.uint16, np.uint32, np.uint64])
+def test_types_that_the_frameworks_lack_are_refused(tmp_path, dtype):
+    np.save(tmp_path / "in.npy", IDS.astype(dtype))
+    with pytest.raises(CheckpointError, match="is no type of an input"):
+        read_inputs(tmp_path / "in.npy")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [("ids.npy", "ids.npy"), ("ids.npy", "ids"), ("ids.npy", "readme.txt"), ("ids.npy", "folder/")],
+)
+def test_an_archive_with_anything_twice_or_with_anything_else_is_refused(tmp_path, members):
+    np.save(tmp_path / "ids.npy", IDS)
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        warnings.simplefilter("ignore")
+        for name in members:
+            archive.writestr(name, (tmp_path / "ids.npy").read_bytes() if "ids" in name else b"")
+    with pytest.raises(CheckpointError, match=r"cannot read .*(twice|is no array)"):
+        read_inputs(tmp_path / "in.npz")
+
+
+def test_an_array_is_read_whatever_stands_behind_it(tmp_path):
+    np.save(tmp_path / "in.npy", IDS)
+    np.savez(tmp_path / "more.npz", MASK)
+    with open(tmp_path / "in.npy", "ab") as file:
+        file.write((tmp_path / "more.npz").read_bytes())
+    assert np.array_equal(read_inputs(tmp_path / "in.npy"), [IDS])
+
+
+def test_an_option_of_the_reference_that_no_card_can_hold_is_refused():
+    with pytest.raises(SystemExit) as ended:
+        main(["--torch", "user_models:Tagger", "--torch-args", '{"rate": NaN}', "--output", "nowhere"])
+    assert ended.value.code == 2

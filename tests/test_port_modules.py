@@ -11,6 +11,8 @@ from torch import nn  # noqa: E402
 
 from convert import port_model  # noqa: E402
 from convert.porting.proof import drawn  # noqa: E402
+from convert.translate.naming import OF_LAYERS  # noqa: E402
+from convert.translate.plain import TranslationError  # noqa: E402
 from paddle_dla.storage.errors import CheckpointError  # noqa: E402
 from torch_ref.model import draw_constants  # noqa: E402
 
@@ -219,3 +221,48 @@ def test_the_statistics_of_a_proof_fit_what_they_normalise():
         assert settled(x).abs().max() < 10
     assert all(block[1].running_var.std() > 0 and block[1].running_mean.std() > 0 for block in settled.blocks)
     assert module.blocks[0][1].running_var.equal(torch.ones(4))  # the module itself keeps its own
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_names_of_paddles_layers_are_those_that_it_has():
+    paddle = pytest.importorskip("paddle")
+    own = set(dir(paddle.nn.Layer())) - set(dir(nn.Module()))
+    known = set(dir(paddle.nn.Layer)) - set(dir(nn.Module))
+    assert known <= OF_LAYERS and own | known >= OF_LAYERS
+
+
+class Called(nn.Module):
+    """A parameter and a layer that a test gives names."""
+
+    def __init__(self, parameter, layer):
+        super().__init__()
+        self.register_parameter(parameter, nn.Parameter(torch.randn(4)))
+        self.add_module(layer, nn.Linear(4, 4))
+        self.parameter, self.layer = parameter, layer
+
+    def forward(self, x):
+        return getattr(self, self.layer)(x) * getattr(self, self.parameter)
+
+
+@pytest.mark.parametrize("names", [("sublayers", "fc"), ("scale", "full_name"), ("_sub_layers", "fc")])
+def test_a_name_that_paddles_layers_use_is_refused(names):
+    with pytest.raises(TranslationError, match="is an attribute of all of Paddle's layers"):
+        port_model(Called(*names), (torch.randn(2, 4),), eval_only=True)
+
+
+@pytest.mark.parametrize("names", [("__private", "fc"), ("_dtype", "weight_attr"), ("paddle", "nn")])
+def test_other_names_are_kept(names):
+    assert port_model(Called(*names), (torch.randn(2, 4),), eval_only=True).proved
+
+
+@pytest.mark.parametrize("name", ["nn", "super", "class", "None", "1st", "\\", "Block"])
+def test_a_class_of_any_name_is_ported(name):
+    def init(self):
+        nn.Module.__init__(self)
+        self.fc = nn.Linear(4, 4)
+
+    inner = type(name, (nn.Module,), {"__init__": init, "forward": lambda self, x: self.fc(x).relu()})
+    module = nn.Sequential(inner(), nn.Linear(4, 4))
+    assert port_model(module, (torch.randn(2, 4),), eval_only=True).proved

@@ -1,8 +1,12 @@
 """A port is proved for what it is used for, not only along the path that was traced in float64."""
 
+import os
+import random
 import signal
 import sys
+import threading
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -16,7 +20,10 @@ from convert.porting.porting import port_model  # noqa: E402
 from convert.porting.proof import LoadError, ReferenceRaised  # noqa: E402
 from convert.porting.reference import Reference, load_checkpoint  # noqa: E402
 from convert.porting.usage import other_use  # noqa: E402
+from convert.translate.plain import TranslationError  # noqa: E402
 from convert.translate.translator import translate  # noqa: E402
+from paddle_dla.models.cards import read_card  # noqa: E402
+from paddle_dla.models.ported import open_port  # noqa: E402
 from paddle_dla.models.registry import ModelError, users_code  # noqa: E402
 from paddle_dla.storage.errors import CheckpointError  # noqa: E402
 
@@ -292,6 +299,219 @@ def test_a_checkpoint_whose_values_float32_holds_is_loaded(changes, tmp_path):
         assert torch.equal(module.state_dict()[name.replace("__", ".")], value.float())
 
 
+# --- outputs that are no numbers in floating point --------------------------------------------------------------------
+
+
+class Labels(Net):
+    """Classes beside the logits; ``other`` says where the classes are others."""
+
+    def other(self, x):
+        return False
+
+    def beside(self, logits):
+        return (logits > 0).long()
+
+    def forward(self, x):
+        logits = self.logits(x)
+        return logits, self.beside(logits) * (2 if self.other(x) else 1)
+
+
+class LabelsOfOne(Labels):
+    def other(self, x):
+        return len(x) == 1
+
+
+class LabelsWithoutGradients(Labels):
+    def other(self, x):
+        return not torch.is_grad_enabled()
+
+
+class SpectrumWithoutGradients(LabelsWithoutGradients):
+    def beside(self, logits):
+        return torch.fft.fft(logits)
+
+
+class Length(Net):
+    """``len`` is a plain number, which the trace keeps."""
+
+    def forward(self, x):
+        return self.logits(x), len(x)
+
+
+class UnderOneName(Net):
+    """Two tensors to which the same names lead, joined by points."""
+
+    def forward(self, x):
+        logits = self.logits(x)
+        return {"a.b": logits, "a": {"b": logits * (1 if torch.is_grad_enabled() else 3)}}
+
+
+@pytest.mark.parametrize(
+    "module", [LabelsOfOne, LabelsWithoutGradients, SpectrumWithoutGradients, Length, UnderOneName]
+)
+def test_integers_complex_numbers_and_sizes_are_held_against_the_reference_as_it_is_used(module):
+    assert not ported(module).proved
+
+
+def test_integers_that_are_the_same_are_proved():
+    assert ported(Labels).proved
+
+
+class InHalf(Net):
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.logits(x)
+
+
+def test_an_output_that_numpy_lacks_is_judged():
+    assert ported(InHalf).results["eval"].verdict().startswith("NOT ALIGNED")
+
+
+class Sizes(Net):
+    def forward(self, x):
+        return self.logits(x), x.shape[0] * 2 + 1, {"sides": x.shape[2:]}
+
+
+class OfValues(Net):
+    def forward(self, x):
+        return self.logits(x), self.head.bias.sum().item()
+
+
+def test_sizes_that_are_returned_are_those_of_the_inputs(tmp_path):
+    assert ported(Sizes, tmp_path / "port").proved
+    network = open_port(tmp_path / "port")
+    for batch, side in ((1, SIDE), (5, 2 * SIDE)):
+        _, size, sides = network(paddle.zeros([batch, 3, side, side]))
+        assert size == 2 * batch + 1 and tuple(sides["sides"]) == (side, side)
+
+
+def test_a_number_that_follows_from_values_is_refused():
+    with pytest.raises(TranslationError, match="does not follow from the inputs"):
+        ported(OfValues)
+
+
+# --- what a module holds ----------------------------------------------------------------------------------------------
+
+
+def held(**tensors):
+    module = Net()
+    for name, value in tensors.items():
+        setattr(module, name, value) if isinstance(value, nn.Parameter) else module.register_buffer(name, value)
+    return module
+
+
+def hooked():
+    module = Net()
+    module.head.weight.register_hook(lambda gradient: gradient * 2)
+    return module
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: held(mask=torch.eye(4).to_sparse()),
+        lambda: held(mask=torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8)),
+        lambda: held(table=torch.arange(4).to(torch.uint16)),
+        lambda: held(steps=nn.Parameter(torch.arange(4), requires_grad=False)),
+        hooked,
+    ],
+)
+def test_tensors_that_no_port_can_hold_are_named(module):
+    with pytest.raises(CheckpointError, match=r"holds what no weight can be:\n  (mask|table|steps|head.weight): "):
+        ported(module)
+
+
+class Itself(nn.Linear):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Locked(Net):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Anything(Net):
+    def __getattr__(self, name):
+        return self.__dict__.get(name) or self.__dict__["_modules"].get(name) or (lambda *given: name)
+
+
+def test_a_module_whose_copies_are_not_its_own_is_refused_and_left_as_it_was():
+    module = Net().train()
+    module.head = Itself(8, 4)
+    with pytest.raises(CheckpointError, match=r"share what it holds:\n  head"):
+        port_model(module, (images(),), eval_only=True)
+    assert module.head.training and module.head.weight.dtype == torch.float32 and not module.head._forward_hooks
+
+
+@pytest.mark.parametrize("module", [Locked, Anything])
+def test_a_module_that_cannot_be_copied_is_refused(module):
+    with pytest.raises(CheckpointError, match="cannot be copied"):
+        port_model(module(), (images(),), eval_only=True)
+
+
+class Doubled(Net):
+    def forward(self, x):
+        return self.logits(x) @ self.scale.float()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_what_a_forward_casts_to_float32_is_ported(dtype, tmp_path):
+    module = Doubled()
+    module.register_buffer("scale", torch.full((4, 4), 0.5, dtype=dtype))
+    assert port_model(module.eval(), (images(),), tmp_path / "port", eval_only=True).proved
+
+
+class Masked(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0, 0.0]))
+
+    def forward(self, x):
+        return (self.logits(x) + self.mask).softmax(-1)
+
+
+def test_a_mask_may_hold_infinity_and_its_port_opens(tmp_path):
+    module = Masked().eval()
+    assert port_model(module, (images(),), tmp_path / "port", eval_only=True).proved
+    ours = open_port(tmp_path / "port")(paddle.to_tensor(images().numpy())).numpy()
+    assert abs(ours - module(images()).detach().numpy()).max() < 1e-5
+
+
+class Other(Net):
+    """What timm's models say of themselves, with other meanings."""
+
+    def __init__(self, **said):
+        super().__init__()
+        for name, value in said.items():
+            setattr(self, name, value)
+
+    @property
+    def pretrained_cfg(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("said", "classes"),
+    [
+        ({"num_classes": torch.tensor(4)}, 4),
+        ({"num_classes": "four"}, None),
+        ({"num_classes": -1}, None),
+        ({"num_classes": float("nan")}, None),
+        ({"num_classes": 4, "feature_info": [{"module": print, "num_chs": "x"}]}, 4),
+        ({"num_classes": 4, "no_weight_decay": lambda: {1, "head.bias"}}, 4),
+        ({"num_classes": 4, "no_weight_decay": lambda missing: 0, "group_matcher": lambda: 1 / 0}, 4),
+        ({"num_classes": 4, "group_matcher": lambda: {"stem": 3}}, 4),
+    ],
+)
+def test_what_a_module_says_of_itself_with_another_meaning_hinders_no_port(said, classes, tmp_path):
+    module = Other(**said).eval()
+    assert port_model(module, (images(),), tmp_path / "port", eval_only=True).proved
+    assert read_card(tmp_path / "port")["num_classes"] == classes
+    open_port(tmp_path / "port")
+
+
 # --- what a user's code leaves behind ---------------------------------------------------------------------------------
 
 
@@ -332,3 +552,66 @@ def test_what_a_users_code_raises_is_told_after_the_process_was_put_back(tmp_pat
         os.chdir("/")
         raise ValueError("no")
     assert tmp_path.samefile(".")
+
+
+class Upsetting(Net):
+    """A forward that leaves another process behind."""
+
+    def forward(self, x):
+        os.chdir("/")
+        torch.set_default_dtype(torch.float16)
+        torch.set_num_threads(2)
+        torch.use_deterministic_algorithms(True)
+        torch.set_autocast_enabled("cpu", True)
+        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        torch.set_grad_enabled(False)
+        raise ValueError
+
+
+def settings():
+    return (
+        os.getcwd(), torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+        torch.is_autocast_enabled("cpu"), torch.get_rng_state().sum(), np.random.get_state()[1].sum(),
+        random.getstate(), torch.is_grad_enabled(),
+    )  # fmt: skip
+
+
+def test_what_a_forward_changes_of_the_process_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = settings()
+    try:
+        with pytest.raises(TranslationError):
+            ported(Upsetting)
+        assert settings()[:5] == before[:5] and settings()[6:] == before[6:]
+    finally:
+        torch.set_default_dtype(torch.float32), torch.set_num_threads(before[2]), torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False), torch.set_autocast_enabled("cpu", False)
+
+
+class Moving(Net):
+    def forward(self, x):
+        os.chdir("/")
+        return self.logits(x)
+
+
+def test_a_port_lies_where_it_was_named_whatever_its_reference_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ported(Moving, "made").proved
+    assert (tmp_path / "made" / "card.json").is_file()
+
+
+class Wordless(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+class RaisingWordless(Net):
+    def forward(self, x):
+        raise Wordless
+
+
+def test_an_exception_whose_words_raise_is_told_by_its_class():
+    with pytest.raises(TranslationError, match="Wordless"):
+        port_model(RaisingWordless(), (images(),))
+    with pytest.raises(ModelError, match="Wordless"), users_code("it"):
+        raise Wordless

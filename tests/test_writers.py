@@ -36,7 +36,7 @@ ALLOWED = {
     "paddle_dla/storage/folders.py:_sync": "opens for reading",
     "paddle_dla/storage/regular.py:_open_at_once": "opens for reading",
     "paddle_dla/storage/turn.py:_lock": "opens a folder, for its lock",
-    "paddle_dla/models/registry.py:_process_as_before": "opens the current folder, to come back to it",
+    "paddle_dla/models/registry.py:process_as_before": "opens the current folder, to come back to it",
     "paddle_dla/storage/npy.py:write_npy": "its callers make it atomic",
     "paddle_dla/storage/pdparams.py:write_pdparams": "its callers make it atomic",
     "paddle_dla/storage/tensors.py:write_safetensors": "its callers make it atomic",

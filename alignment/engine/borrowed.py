@@ -94,10 +94,17 @@ def borrow(torch_module: TorchModule, paddle_layer: PaddleLayer, mode: str) -> I
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
+    with settings_kept(), REFERENCE.borrow(torch_module, mode) as ours, PORT.borrow(paddle_layer, mode) as theirs:
+        yield Borrowed(torch_module, paddle_layer, ours, theirs)
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put back what models may change of both frameworks, and the generators of numpy and Python."""
     state, own = np.random.get_state(), random.getstate()
     try:
-        with REFERENCE.borrow(torch_module, mode) as ours, PORT.borrow(paddle_layer, mode) as theirs:
-            yield Borrowed(torch_module, paddle_layer, ours, theirs)
+        with REFERENCE.settings_kept(), PORT.settings_kept():
+            yield
     finally:
         np.random.set_state(state)
         random.setstate(own)

@@ -20,10 +20,13 @@ def derived_map(
 ) -> KeyMap:  # fmt: skip
     """The map that was ``given``, or one that holds what was given of it; the tapes tell the order of calls.
 
-    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins.
+    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, and ``ValueError`` for any word
+    but ``auto``.
     """
     if isinstance(given, KeyMap):
         return given
+    if isinstance(given, str) and given != "auto":
+        raise ValueError(f"key_map must be 'auto', a mapping or a KeyMap, got {given!r}")
     known = {} if isinstance(given, str) else dict(given)
     ours = _in_order(read_all_layers(torch_module), reference)
     theirs = _in_order(read_all_layers(paddle_layer), port)

@@ -1,63 +1,114 @@
-"""What a port's card says of the model: timm's own configuration, where the module has one. Plain values."""
+"""What a port's card says of the model: timm's own configuration, where the module has one. Plain values.
+
+A module that is none of timm's may have anything under the same names; what is of another type is left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from operator import index
 from typing import Any
 
+from paddle_dla.options import HIGHEST
 from paddle_dla.preprocessing import Preprocessing
+from paddle_dla.storage.manifest import MOST_CLASSES
 
 
 def preprocessing_of(module: Any) -> Preprocessing | None:
     """How timm prepares images for ``module``; ``None`` where it says nothing, or nothing that an image could be."""
-    config = getattr(module, "pretrained_cfg", None)
-    if not isinstance(config, Mapping) or "input_size" not in config:
+    config = _config(module)
+    if "input_size" not in config:
         return None
     known = {one.name: config[one.name] for one in fields(Preprocessing) if config.get(one.name) is not None}
     try:
         return Preprocessing(**known)
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 
 def described(module: Any) -> dict[str, Any]:
     """Class count, classifier, groups for layer decay, parameters without weight decay, feature levels, licence."""
-    config = getattr(module, "pretrained_cfg", None)
-    config = dict(config) if isinstance(config, Mapping) else {}
+    config = _config(module)
+    classes = _attribute(module, "num_classes")
     return {
-        "num_classes": getattr(module, "num_classes", config.get("num_classes")),
-        "classifier": config.get("classifier"),
-        "first_conv": config.get("first_conv"),
-        "licence": config.get("license"),
-        "hub": config.get("hf_hub_id"),
+        "num_classes": _whole(config.get("num_classes") if classes is None else classes, MOST_CLASSES),
+        "classifier": _names(config.get("classifier")),
+        "first_conv": _names(config.get("first_conv")),
+        "licence": _text(config.get("license")),
+        "hub": _text(config.get("hf_hub_id")),
         "layer_groups": _layer_groups(module),
-        "no_weight_decay": sorted(_called(module, "no_weight_decay") or ()),
+        "no_weight_decay": _undecayed(module),
         "feature_levels": _feature_levels(module),
     }
 
 
+def _attribute(module: Any, name: str) -> Any:
+    """``module.name``; ``None`` where there is none, or where reading it raises."""
+    try:
+        return getattr(module, name, None)
+    except Exception:  # noqa: BLE001 - a property may raise anything
+        return None
+
+
 def _called(module: Any, name: str) -> Any:
-    method = getattr(module, name, None)
-    return method() if callable(method) else None
+    """What the method ``name`` returns; ``None`` where there is none that takes no arguments."""
+    method = _attribute(module, name)
+    try:
+        return method() if callable(method) else None
+    except Exception:  # noqa: BLE001 - of this name and another meaning
+        return None
+
+
+def _config(module: Any) -> dict[str, Any]:
+    config = _attribute(module, "pretrained_cfg")
+    return {name: config[name] for name in config if isinstance(name, str)} if isinstance(config, Mapping) else {}
+
+
+def _whole(value: Any, most: int) -> int | None:
+    try:
+        found = None if isinstance(value, bool) else index(value)
+    except (TypeError, ValueError):
+        return None
+    return found if found is not None and 0 <= found <= most else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _names(value: Any) -> str | list[str] | None:
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return [*value]
+    return _text(value)
+
+
+def _undecayed(module: Any) -> list[str]:
+    found = _called(module, "no_weight_decay")
+    return sorted(name for name in found if isinstance(name, str)) if isinstance(found, (set, list, tuple)) else []
 
 
 def _layer_groups(module: Any) -> dict[str, int] | None:
     """``{parameter: depth}``, 0 at the input, as timm's layer decay groups them."""
     matcher = _called(module, "group_matcher")
-    if matcher is None:
+    if not isinstance(matcher, Mapping):
         return None
-    from timm.models import group_parameters
+    try:
+        from timm.models import group_parameters
 
-    groups = group_parameters(module, matcher)
+        groups = group_parameters(module, matcher)
+    except Exception:  # noqa: BLE001 - it groups by what timm does not know
+        return None
     return {name: depth for depth, names in groups.items() for name in names}
 
 
 def _feature_levels(module: Any) -> list[dict[str, Any]]:
     """What timm's ``feature_info`` says: the module, channels and stride of every level."""
-    info = getattr(module, "feature_info", None)
-    if info is None:
-        return []
-    items = info if isinstance(info, list) else getattr(info, "info", [])
-    return [{"module": item.get("module"), "channels": item.get("num_chs"), "stride": item.get("reduction")}
-            for item in items if isinstance(item, Mapping)]  # fmt: skip
+    info = _attribute(module, "feature_info")
+    items = info if isinstance(info, list) else getattr(info, "info", None)
+    return [_level(item) for item in items if isinstance(item, Mapping)] if isinstance(items, (list, tuple)) else []
+
+
+def _level(item: Mapping[str, Any]) -> dict[str, Any]:
+    channels, stride = (_whole(item.get(key), HIGHEST) for key in ("num_chs", "reduction"))
+    return {"module": _text(item.get("module")), "channels": channels, "stride": stride}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +13,39 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.npy import read_arrays
 from paddle_dla.storage.values import listed
 
-KINDS = "fiub"
-"""Floating point, integers, unsigned integers, booleans."""
-POSITION = re.compile(r"arr_\d+")
-"""What ``numpy.savez`` calls arguments without a name."""
+TYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
+"""What both frameworks compute with."""
+POSITION = re.compile(r"(?:arr_(?:0|[1-9][0-9]{0,8}))?")
+"""What ``numpy.savez`` calls arguments without a name, and ``read_arrays`` the array of a ``.npy``."""
 
 
 def read_inputs(path: str | Path) -> Arguments:
     """The arrays of a ``.npy``, or of a ``.npz`` by the names of the arguments; a list where they have none.
 
-    Raises ``CheckpointError`` as ``read_arrays``, for arrays of other types, and for NaN.
+    They are in the order of the machine's bytes. Raises ``CheckpointError`` as ``read_arrays``, for arrays of other
+    types, and for NaN.
 
         numpy.savez("inputs.npz", input_ids=ids, attention_mask=mask)
         read_inputs("inputs.npz")                 # {"input_ids": ..., "attention_mask": ...}
     """
-    arrays = read_arrays(path)
+    found = read_arrays(path)
+    arrays = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in found.items()}
     faults = [f"{name or 'the array'}: {fault}" for name, array in arrays.items() if (fault := _fault(array))]
     if faults or not arrays:
         raise CheckpointError(listed(f"{path} holds no inputs:", faults or ["it is empty"]))
-    return [*arrays.values()] if all(not name or POSITION.fullmatch(name) for name in arrays) else arrays
+    return arrays if not all(map(POSITION.fullmatch, arrays)) else _in_order(arrays, path)
+
+
+def _in_order(arrays: Mapping[str, np.ndarray], path: str | Path) -> list[np.ndarray]:
+    """The arrays without a name, in the order of their numbers. Raises ``CheckpointError`` where one is missing."""
+    numbers = {int(name.removeprefix("arr_") or 0): array for name, array in arrays.items()}
+    if missing := [f"arr_{number}: missing" for number in range(len(arrays)) if number not in numbers]:
+        raise CheckpointError(listed(f"{path} does not hold all inputs:", missing))
+    return [numbers[number] for number in range(len(arrays))]
 
 
 def _fault(array: np.ndarray) -> str:
-    if array.dtype.kind not in KINDS:
+    if array.dtype.name not in TYPES:
         return f"{array.dtype} is no type of an input"
     if not array.size:
         return "it has no elements"

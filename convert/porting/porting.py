@@ -18,7 +18,9 @@ from convert.porting.proof import MODES, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays, stored
+from paddle_dla.errors import told
 from paddle_dla.models.cards import FORMAT, SOURCE, golden_inputs
+from paddle_dla.models.registry import process_as_before
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.values import listed, non_finite
@@ -72,35 +74,42 @@ def port_model(
     Raises ``TranslationError``, which lists everything that has no rule, and ``CheckpointError`` where the folder
     cannot be written or a parameter is not finite; both before anything is written.
     """
+    from alignment.engine.borrowed import settings_kept
+
     target = Path(folder) if folder is not None else None
     if target is not None:
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
-    refuse_valueless(torch_module, name)
-    refuse_nested(inputs, name)
-    inputs = as_declared(torch_module.forward, inputs)
-    plain_weight_norm(torch_module)
-    torch_module, inputs = in_float32(torch_module, inputs, progress)
-    inputs = two_samples(torch_module, inputs)
-    refuse_non_finite(torch_module, name)
-    progress("tracing the module and writing its source")
-    translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch) / SOURCE
-        with atomic_path(source) as part:
-            part.write_text(translated.source, encoding="utf-8")
-        modes = MODES[:1] if eval_only else MODES
-        results = prove(torch_module, inputs, source, translated, modes, progress)
-    port = Port(name, translated.source, translated.key_map, results)
-    if target is not None and (port.proved or keep_unproved):
-        progress(f"writing {target}")
+    with process_as_before(), settings_kept():
+        refuse_unportable(torch_module, name)
+        refuse_nested(inputs, name)
+        inputs = as_declared(torch_module.forward, inputs)
+        plain_weight_norm(torch_module)
+        refuse_uncopied(torch_module, name)
+        torch_module, inputs = in_float32(torch_module, inputs, progress)
+        inputs = two_samples(torch_module, inputs)
+        refuse_non_finite(torch_module, name)
+        progress("tracing the module and writing its source")
+        translated = translate(
+            torch_module, inputs, header(name, torch_module), operators, layers, not eval_only
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / SOURCE
+            with atomic_path(source) as part:
+                part.write_text(translated.source, encoding="utf-8")
+            modes = MODES[:1] if eval_only else MODES
+            results = prove(torch_module, inputs, source, translated, modes, progress)
+        port = Port(name, translated.source, translated.key_map, results)
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
-        arrays = stored(arrays, translated.program)
-        unsaved = frozenset(name for name, _ in torch_module.named_buffers()) - torch_module.state_dict().keys()
-        card = card_of(port, torch_module, translated, inputs, reference, weights)
-        write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite, unsaved)
-        return replace(port, folder=target)
-    return port
+        written = target is not None and (port.proved or keep_unproved)
+        card = card_of(port, torch_module, translated, inputs, reference, weights) if written else {}
+    if target is None or not written:
+        return port
+    progress(f"writing {target}")
+    arrays = stored(arrays, translated.program)
+    unsaved = frozenset(name for name, _ in torch_module.named_buffers()) - torch_module.state_dict().keys()
+    write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite, unsaved)
+    return replace(port, folder=target)
 
 
 def in_float32(module: Any, inputs: Arguments, progress: Progress) -> tuple[Any, Arguments]:
@@ -160,13 +169,44 @@ def plain_weight_norm(module: Any) -> None:
                 setattr(layer, hook.name, getattr(layer, hook.name).detach())
 
 
-def refuse_valueless(module: Any, name: str) -> None:
-    """Raises ``CheckpointError`` that names tensors on the device ``meta``, and of lazy modules that never ran."""
+def refuse_unportable(module: Any, name: str) -> None:
+    """Raises ``CheckpointError`` that names tensors which no port can hold, or whose gradients a hook changes."""
+    held = (*module.named_parameters(), *module.named_buffers())
+    if faults := [f"{path}: {fault}" for path, value in held if (fault := _unportable(value))]:
+        raise CheckpointError(listed(f"{name} holds what no weight can be:", faults))
+
+
+def _unportable(value: Any) -> str:
+    """Why no port can hold the tensor ``value``; empty where it can."""
+    import torch
     from torch.nn.parameter import is_lazy
 
-    held = (*module.named_parameters(), *module.named_buffers())
-    if faults := [f"{path}: has no values yet" for path, value in held if is_lazy(value) or value.is_meta]:
-        raise CheckpointError(listed(f"{name} holds what no weight can be:", faults))
+    if is_lazy(value) or value.is_meta:
+        return "has no values yet"
+    if value.is_quantized or value.layout is not torch.strided:
+        return "is quantised" if value.is_quantized else "is sparse"
+    if value.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return f"is of {value.dtype}, which Paddle lacks"
+    if isinstance(value, torch.nn.Parameter):
+        if not (value.is_floating_point() or value.is_complex()):
+            return f"is a parameter of {value.dtype}; register it as a buffer"
+        if value._backward_hooks or value._post_accumulate_grad_hooks:
+            return "has a hook that may change its gradient; remove it before"
+    return ""
+
+
+def refuse_uncopied(module: Any, name: str) -> None:
+    """Raises ``CheckpointError`` where ``module`` has no copy of its own: it is run in other types and modes."""
+    try:
+        copied = copy.deepcopy(module)
+    except Exception as error:
+        raise CheckpointError(f"{name} cannot be copied: {told(error)}") from error
+    if type(copied) is not type(module):
+        raise CheckpointError(f"{name} cannot be copied: what it gives as its copy is a {type(copied).__name__}")
+    own = {id(value) for value in (*module.modules(), *module.parameters(), *module.buffers())}
+    named = (*copied.named_modules(), *copied.named_parameters(), *copied.named_buffers())
+    if shared := [path or "(model)" for path, value in named if id(value) in own]:
+        raise CheckpointError(listed(f"{name} cannot be copied, its copies share what it holds:", shared))
 
 
 def refuse_non_finite(module: Any, name: str) -> None:
@@ -229,11 +269,12 @@ def golden(module: Any, inputs: Arguments, seed: int = 0) -> dict[str, Any]:
     import torch
 
     from alignment.engine.records.tree import leaves
+    from convert.translate.program import float64_throughout
 
     described = {"seed": seed, "inputs": [_described(value) for value in named(inputs).values()]}
     made = iter(golden_inputs(described))
     drawn = each(inputs, lambda value: torch.from_numpy(next(made)))
-    module = copy.deepcopy(module).eval()
+    module = float64_throughout(copy.deepcopy(module).eval())
 
     def run(dtype: Any) -> list[Any]:
         with torch.no_grad():

@@ -17,7 +17,7 @@ from convert.porting.draws import drawn_alike
 from convert.porting.usage import other_use
 from convert.translate.translator import Translated
 from convert.translate.weights import port_arrays, stored
-from paddle_dla.errors import WrongValue
+from paddle_dla.errors import WrongValue, told
 
 Progress = Callable[[str], None]
 MODES = ("eval", "train")
@@ -49,7 +49,7 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
     try:
         port = build_model(source)
     except Exception as error:  # the source is code
-        raise LoadError(f"the translated source cannot be built: {type(error).__name__}: {error}") from error
+        raise LoadError(f"the translated source cannot be built: {told(error)}") from error
     found = port_arrays(translated.key_map, translated.program, arrays)
     expected = {name: tuple(value.shape) for name, value in port.state_dict().items()}
     faults = [f"{name}: the port has it, the reference does not" for name in expected if name not in found]

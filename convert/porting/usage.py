@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from convert.porting.arguments import Arguments, called, each, named
+from paddle_dla.errors import words_of
 
 Outputs = dict[tuple[Any, ...], np.ndarray]
 """Tensors and plain values by the keys and positions that lead to them."""
@@ -139,7 +140,7 @@ def _compared(theirs: Outputs, port: Any, inputs: Arguments) -> str:
     try:
         single, double = (_paddle(port, inputs, dtype) for dtype in ("float32", "float64"))
     except Exception as error:  # noqa: BLE001 - the port is code, too
-        return f"it raises {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
+        return f"it raises {type(error).__name__}: {(words_of(error).splitlines() or [''])[-1]}"
     ours, wanted = ({path: array.shape for path, array in outputs.items()} for outputs in (single, theirs))
     if ours != wanted:
         return f"it returns {_shapes(ours)}, torch {_shapes(wanted)}"
@@ -176,9 +177,9 @@ def _difference_of_whole(theirs: np.ndarray, single: np.ndarray, double: np.ndar
 
 
 def _remembered(reference: Any) -> dict[str, Any]:
-    """Plain numbers and texts that the modules of ``reference`` keep beside tensors, by path."""
+    """Plain numbers and texts that the modules of ``reference`` keep beside tensors, by path; NaN as a text."""
     return {
-        f"{path}.{name}".lstrip("."): value
+        f"{path}.{name}".lstrip("."): value if value == value else repr(value)
         for path, module in reference.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, (bool, int, float, str))

@@ -52,6 +52,7 @@ from convert.translate.plain import (
 from convert.translate.reference import statement_at
 from convert.translate.replacing import replaced
 from convert.translate.symbols import expression_of, limit_of, refused_batch
+from paddle_dla.errors import told
 
 # what the module's numbers are while it is traced, and what a port calls its own type
 WORKING = torch.float64
@@ -488,7 +489,7 @@ def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -
         if modes.of_user(code.co_filename):
             place = Place(code.co_filename, traceback.tb_lineno, code.co_name)
         traceback = traceback.tb_next
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    text = told(error).splitlines()[0]
     if "data-dependent" in text:
         text = "it decides by the values of a tensor, which no trace can follow; torch.where serves for both cases"
     if found := re.search(r"Found <class '(.*?)'> in output", text):

@@ -6,6 +6,8 @@ from collections import defaultdict
 
 from paddle import nn
 
+from paddle_dla.storage.values import VARIANCE
+
 
 def shapes_of(network: nn.Layer) -> dict[str, tuple[int, ...]]:
     """``{name: shape}`` of every tensor that is saved."""
@@ -13,10 +15,14 @@ def shapes_of(network: nn.Layer) -> dict[str, tuple[int, ...]]:
 
 
 def tables_of(network: nn.Layer) -> dict[str, str]:
-    """``{name: type}`` of those that are no weights: integers and booleans, as Swin's ``relative_position_index``."""
-    state = network.state_dict()
+    """``{name: type}`` of those that are no weights: buffers, and integers, as Swin's ``relative_position_index``.
+
+    Statistics of normalisation are weights, whoever registers them as buffers.
+    """
+    state, buffers = network.state_dict(), {name for name, _ in network.named_buffers()}
+    masks = {name for name in buffers if not name.endswith((VARIANCE, "_mean"))}
     return {name: str(tensor.dtype).rpartition(".")[2] for name, tensor in state.items()
-            if not tensor.is_floating_point()}  # fmt: skip
+            if name in masks or not tensor.is_floating_point()}  # fmt: skip
 
 
 def tied_in(network: nn.Layer) -> list[list[str]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_dla.errors import WrongValue
+from paddle_dla.errors import WrongValue, told
 from paddle_dla.models.cards import CARD, WEIGHTS, Described, describe, describe_port, missing
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED, Pretrained
 from paddle_dla.models.variants import VARIANTS, resolve_name
@@ -154,17 +154,17 @@ def users_code(what: str) -> Iterator[None]:
     """Within the block a user's code runs, and ``what`` says which: whatever it raises is a ``ModelError``.
 
     ``SystemExit``, too: a script that ends when it is imported would end the command as if all had been done. What it
-    changes of the process is put back: see ``_process_as_before``.
+    changes of the process is put back: see ``process_as_before``.
     """
     try:
-        with _process_as_before():
+        with process_as_before():
             yield
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{what} raises {type(error).__name__}: {error}") from error
+        raise ModelError(f"{what} raises {told(error)}") from error
 
 
 @contextmanager
-def _process_as_before() -> Iterator[None]:
+def process_as_before() -> Iterator[None]:
     """Put back what would change the command after the block.
 
     The current folder, or relative outputs would lie elsewhere; filters that make errors of warnings, which Paddle

@@ -37,6 +37,20 @@ def check_apart(written: Mapping[str, PathLike | None], read: Iterable[PathLike 
             raise CheckpointError(f"{what} and {other} are one file: {path}; name two")
 
 
+def check_outside(written: Mapping[str, PathLike | None], folder: PathLike) -> None:
+    """Raises ``CheckpointError`` where one of the files ``written`` lies in ``folder``, which is written as a whole.
+
+    Neither may it be the ``folder``, or one above it.
+    """
+    target = Path(os.path.realpath(folder))
+    for what, path in written.items():
+        place = _destination(path) if path else None
+        if place is None or place.stream:
+            continue
+        if target in (place.file, *place.file.parents) or place.file in target.parents:
+            raise CheckpointError(f"{what} {path} and the folder {os.fspath(folder)} are in each other's way")
+
+
 def _destination(path: PathLike) -> Destination | None:
     try:
         return Destination.of(path)

@@ -57,6 +57,8 @@ def check_folder(path: str | os.PathLike[str], parents: bool = False) -> None:
     ``parents``: folders above it that are not there yet will be made.
     """
     target = Path(os.path.realpath(path))
+    if not target.name:
+        raise CheckpointError(f"cannot write {os.fspath(path)}: it is the root of the file system; name a folder in it")
     try:
         above = next(folder for folder in target.parents if os.path.lexists(folder) or not parents)
         probe = hidden(above / target.name, PART)

@@ -29,6 +29,8 @@ from paddle_dla.storage.turn import in_turn
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
+MOST_CLASSES = 2**20
+"""Of what was trained so far, ImageNet-21k has the most, 21,843."""
 
 
 class FileRecord(TypedDict):
@@ -61,7 +63,7 @@ class _DroppedRecord(TypedDict, total=False):
 
 
 class _Optional(TypedDict, total=False):
-    num_classes: Annotated[int, Within(0, 2**20)]  # of what was trained so far, ImageNet-21k has the most, 21,843
+    num_classes: Annotated[int, Within(0, MOST_CLASSES)]
     in_chans: Annotated[int, Within(1, 2**10)]  # hyperspectral sensors have some hundred
     global_pool: str
     classes: list[str] | None

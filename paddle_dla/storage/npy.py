@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections import Counter
 from tokenize import TokenError
 
 import numpy as np
@@ -23,7 +24,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     try:
         open_regular(path).close()
-        if not zipfile.is_zipfile(path):
+        if not _is_archive(path):
             # mapped, so that a header that promises more than the file holds takes no memory
             return {"": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
         with zipfile.ZipFile(path) as archive:
@@ -31,9 +32,20 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if size > MOST:
             raise ValueError(f"it holds {size} bytes, more than {MOST}")
         with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
+            if twice := [name for name, count in Counter(found.files).items() if count > 1]:
+                raise ValueError(f"it holds {shown(twice[0])} twice")
+            arrays = {name: found[name] for name in found.files}
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{shown(others[0])} in it is no array")
+        return arrays
     except (OSError, TokenError, zipfile.BadZipFile, *UNPICKLING_ERRORS) as error:
         raise CheckpointError(f"cannot read {os.fspath(path)}: {shown(error)}") from error
+
+
+def _is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether ``numpy.load`` takes the file for a ``.npz``: by how it begins, whatever stands behind."""
+    with open_regular(path) as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def write_npy(path: str | os.PathLike[str], array: np.ndarray) -> None:

@@ -54,7 +54,9 @@ def refuse_non_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
 
 def _fault(name: str, array: np.ndarray, table: str | None = None) -> str:
     if table is not None:
-        return "" if array.dtype.name == table else f"of type {array.dtype.name}, the model's is {table}"
+        if array.dtype.name != table:
+            return f"of type {array.dtype.name}, the model's is {table}"
+        return f"{count} NaN" if (count := np.isnan(array).sum()) else ""  # a mask may hold infinity
     if array.dtype == np.float64:
         return "float64 that float32 does not hold exactly; save it as float32"
     if array.dtype != np.float32:

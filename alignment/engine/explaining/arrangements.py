@@ -213,6 +213,6 @@ def partly(case: Case) -> str:
     wrong = ~(np.abs(case.actual - case.expected) <= scale)
     for axis in sorted(range(wrong.ndim), key=lambda a: a != 1):
         places = np.flatnonzero(wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != axis)))
-        if len(places) * 2 <= wrong.shape[axis]:
+        if 0 < len(places) * 2 <= wrong.shape[axis]:
             return f"unexplained; only at {runs(places)} of {wrong.shape[axis]} along axis {axis}"
     return ""

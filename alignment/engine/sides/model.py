@@ -12,6 +12,7 @@ import numpy as np
 from alignment.engine.records.store import StoreError
 from alignment.engine.records.tape import ROOT
 from alignment.engine.sides.settings import Settings
+from paddle_dla.errors import words_of
 
 
 class ModelRaised(RuntimeError):
@@ -53,7 +54,7 @@ def hooks_attached(hooks: Hooked, side: str, failed: Callable[[ModelRaised], Non
         yield
     except (LossError, StoreError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # what ends the program is no success of it
         raised = ModelRaised(side, hooks.place(), error)
         if failed is None:
             raise raised from error
@@ -65,9 +66,9 @@ def hooks_attached(hooks: Hooked, side: str, failed: Callable[[ModelRaised], Non
 
 def in_one_line(error: BaseException) -> str:
     """An exception in one line: of Paddle's it is the last but one that says what was wrong."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in words_of(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("[Hint:", "[operator", "-----", "C++ Traceback"))]
-    return f"{type(error).__name__}: {(told or lines or [''])[-1]}"
+    return f"{type(error).__name__}: {(told or lines or ['it says nothing'])[-1]}"
 
 
 @dataclass

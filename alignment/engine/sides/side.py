@@ -53,6 +53,9 @@ class Side(Protocol):
     def borrow(self, model: Any, mode: str) -> AbstractContextManager[Half]:
         """Within it ``model`` is in ``mode`` and read, as ``Half.of`` has it; then it is given back as it came."""
 
+    def settings_kept(self) -> AbstractContextManager[None]:
+        """What a model's code changes of the framework within it is put back."""
+
     def in_type(self, model: Any, dtype: str) -> AbstractContextManager[None]:
         """Within it the tensors of ``model`` are copies in ``dtype``."""
 

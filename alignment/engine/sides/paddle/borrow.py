@@ -20,12 +20,22 @@ def borrow(model: paddle.nn.Layer, mode: str) -> Iterator[Half]:
     Raises ``ValueError`` for an unknown ``mode``.
     """
     refuse_unknown_mode(mode)
-    kept = paddle.get_rng_state()
+    with settings_kept(), _restored(model):
+        yield Half.of("Paddle", model, model.named_sublayers(include_self=True), mode, describe)
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put back what a model's code may change of Paddle: its mode, default type, gradients and generator."""
+    dtype, grad, generator = paddle.get_default_dtype(), paddle.is_grad_enabled(), paddle.get_rng_state()
     try:
-        with _restored(model):
-            yield Half.of("Paddle", model, model.named_sublayers(include_self=True), mode, describe)
+        yield
     finally:
-        paddle.set_rng_state(kept)
+        if not paddle.in_dynamic_mode():
+            paddle.disable_static()
+        paddle.set_default_dtype(dtype)
+        paddle.set_grad_enabled(grad)
+        paddle.set_rng_state(generator)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import paddle
 import paddle.nn.functional as FUNCTIONS
 
 from alignment.engine.sides.paddle.arrays import array_of, is_tensor, is_trained, to_numpy
-from alignment.engine.sides.paddle.borrow import borrow, in_type, own_arrays, own_tensors
+from alignment.engine.sides.paddle.borrow import borrow, in_type, own_arrays, own_tensors, settings_kept
 from alignment.engine.sides.paddle.capture import at_loss, capture, in_random_directions, loss_layer
 from alignment.engine.sides.paddle.probe import prober
 from alignment.engine.sides.paddle.settings import describe
@@ -30,6 +30,7 @@ __all__ = [
     "own_arrays",
     "own_tensors",
     "prober",
+    "settings_kept",
     "to_numpy",
 ]
 

@@ -23,13 +23,34 @@ def borrow(model: torch.nn.Module, mode: str) -> Iterator[Half]:
     Raises ``ValueError`` for an unknown ``mode``.
     """
     refuse_unknown_mode(mode)
-    with torch.random.fork_rng(), _restored(model):
+    with settings_kept(), _restored(model):
         epsilons = round_epsilons(model)
         half = Half.of("torch", model, model.named_modules(), mode, describe)
         if epsilons:
             values = ", ".join(map(repr, sorted(set(epsilons.values()))))
             half.notes["epsilon"] = f"of normalisation, in torch: {values}, as Paddle keeps it (float32)"
         yield half
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put back what a model's code may change of torch: gradients, default type, threads, autocast, generator, ...
+
+    A run under another setting is another computation, and so would be all that follow.
+    """
+    dtype, grad, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    autocast, halved = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(exact, warn_only=warn)
+        torch.set_autocast_enabled("cpu", autocast)
+        torch.set_autocast_dtype("cpu", halved)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as FUNCTIONS
 
 from alignment.engine.sides.torch.arrays import array_of, is_tensor, is_trained, to_numpy
-from alignment.engine.sides.torch.borrow import borrow, in_type, own_arrays, own_tensors
+from alignment.engine.sides.torch.borrow import borrow, in_type, own_arrays, own_tensors, settings_kept
 from alignment.engine.sides.torch.capture import at_loss, capture, in_random_directions, loss_layer
 from alignment.engine.sides.torch.probe import prober
 from alignment.engine.sides.torch.settings import describe
@@ -30,6 +30,7 @@ __all__ = [
     "own_arrays",
     "own_tensors",
     "prober",
+    "settings_kept",
     "to_numpy",
 ]
 

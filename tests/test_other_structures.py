@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
@@ -272,3 +273,31 @@ def test_what_the_models_change_of_their_frameworks_is_put_back():
         assert paddle.get_default_dtype() == "float32"
     finally:
         torch.set_num_threads(threads), torch.use_deterministic_algorithms(False), paddle.set_default_dtype("float32")
+
+
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        lambda model, x: model.head(model.fc(x).detach()),
+        lambda model, x: model.head(model.fc(x.detach())),
+        lambda model, x: model.head(model.fc(x)).detach(),
+    ],
+)
+def test_a_gradient_that_the_reference_does_not_make_is_a_difference(wiring):
+    layers = {"fc": 4, "head": 3}
+    reference = TorchModel(wiring, **{name: tnn.Linear(4, size) for name, size in layers.items()}).eval()
+    port = PaddleModel(**{name: pnn.Linear(4, size) for name, size in layers.items()})
+    transfer(reference, port)
+    result = align(reference, port, numbers(3, 4))
+    assert not result.passed and "none in the reference" in result.verdict()
+    port.wiring = wiring
+    assert align(reference, port, numbers(3, 4)).passed
+
+
+def test_a_parameter_that_only_the_port_trains_is_a_difference():
+    reference = TorchModel(lambda model, ids: model.head(model.fc(ids).detach()), fc=tnn.Embedding(5, 4),
+                           head=tnn.Linear(4, 3)).eval()  # fmt: skip
+    port = PaddleModel(fc=pnn.Embedding(5, 4), head=pnn.Linear(4, 3))
+    transfer(reference, port)
+    result = align(reference, port, np.array([[0, 1], [2, 4]]))
+    assert [row.layer for row in result.rows if row.differs] == ["fc.weight"]

@@ -646,3 +646,21 @@ def test_a_layer_that_has_several_places_is_one_layer(everywhere):
     assert report.passed == everywhere
     compared = {row.layer for row in report.rows if row.direction == "parameter gradient"}
     assert {"shared.weight", "shared.bias"} <= compared
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.full((4, 4), 1e300, dtype=torch.float64), torch.eye(4).to(torch.complex64)]
+)
+def test_what_the_ports_type_would_lose_is_refused_and_nothing_is_loaded(weight):
+    reference, port = torch.nn.Sequential(torch.nn.Linear(4, 4)), paddle.nn.Sequential(paddle.nn.Linear(4, 4))
+    reference[0].weight = torch.nn.Parameter(weight)
+    before = port[0].bias.numpy().copy()
+    reference[0].bias.data.add_(1)
+    with pytest.raises(KeyMapError):
+        transfer(reference, port)
+    assert (port[0].bias.numpy() == before).all()
+
+
+def test_a_word_is_no_key_map():
+    with pytest.raises(TypeError, match="key_map"):
+        transfer(torch.nn.Linear(2, 2), paddle.nn.Linear(2, 2), key_map="auto")

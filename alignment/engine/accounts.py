@@ -173,6 +173,14 @@ class Accounts:
             rows = next((f" ({step})" for step in self._to[twin][0].steps if step.word == "rows"), "")
             yield ParameterGradient(f"{sources[0]}{rows}", twin, made[twin], ref, theirs.get(twin), scale)
 
+    def unasked(self, tape: Tape, theirs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
+        """``(name, twin, gradient)`` of parameters that are trained on both sides, and get one in the port alone."""
+        for twin, gradient in theirs.items():
+            sources = [line.torch for line in self._to.get(self.theirs.alias.get(twin, twin), ())]
+            trained = any(name in self.ours.trained for name in sources)
+            if trained and not tape.param_grads.keys() & {*sources} and np.any(gradient):
+                yield sources[0], twin, gradient
+
     # --- buffers after a run ----------------------------------------------------------------------------------------
 
     def state_faults(

@@ -21,7 +21,7 @@ from alignment.engine.explaining.causes import UNEXPLAINED
 from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split
 from alignment.engine.judging.accepted import split as split_settings
-from alignment.engine.judging.gradients import gradient_rows, parameter_rows
+from alignment.engine.judging.gradients import gradient_rows, parameter_rows, unasked_rows
 from alignment.engine.judging.noise import MOST_LEAKED
 from alignment.engine.judging.outputs import output_rows
 from alignment.engine.judging.rows import is_decisive, undecided_behind
@@ -260,6 +260,7 @@ class Session:
             theirs = {name: port.get(ref) for name, ref in port.param_grads.items()}
             gradients = self.accounts.gradients(tape, floor, theirs)
             result.rows += parameter_rows((g for g in gradients if split(g.name)[0] not in self.folds), floor)
+            result.rows += unasked_rows(self.accounts.unasked(tape, theirs))
             if self.folds:
                 folded = ", ".join(f"{found.layer} and {found.norm}" for found in self.folds.values())
                 result.missing.append(f"the gradients of {folded}, which the port folded: use backward=False")

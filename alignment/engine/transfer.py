@@ -53,6 +53,8 @@ def transfer(
     is of the other framework.
     """
     refuse_swapped(torch_module, paddle_layer)
+    if key_map is not None and not isinstance(key_map, (KeyMap, Mapping)):
+        raise TypeError(f"key_map must be a mapping or a KeyMap, got {key_map!r}")
     found = key_map if isinstance(key_map, KeyMap) else find(torch_module, paddle_layer, inputs, key_map or {})
     load(found, torch_module, paddle_layer)
     return found
@@ -126,10 +128,12 @@ def load(key_map: KeyMap, torch_module: TorchModule, paddle_layer: PaddleLayer) 
 
 
 def _of_another_kind(name: str, array: np.ndarray, target: Any) -> Sequence[str]:
-    """Numbers for integers, or the other way round."""
-    if np.issubdtype(array.dtype, np.floating) == target.is_floating_point() or np.iscomplexobj(array):
-        return []
-    return [f"{name}: {array.dtype} in torch, {target.dtype} in Paddle"]
+    """Numbers for integers, complex ones for real ones, or what the port's type takes for infinity."""
+    kinds = np.issubdtype(array.dtype, np.floating), np.iscomplexobj(array)
+    if kinds != (target.is_floating_point(), target.is_complex()):
+        return [f"{name}: {array.dtype} in torch, {target.dtype} in Paddle"]
+    lost = np.isfinite(array) & ~np.isfinite(PORT.to_numpy(as_tensor(array, target))) if any(kinds) else np.False_
+    return [f"{name}: {lost.sum()} values are too large for {target.dtype}"] if lost.any() else []
 
 
 def _two_values(made: Mapping[str, np.ndarray], targets: Mapping[str, Any]) -> Iterator[str]:

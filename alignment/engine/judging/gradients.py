@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,11 +11,13 @@ from alignment.engine.judging.echo import difference, in_layout
 from alignment.engine.judging.error import Difference, compare
 from alignment.engine.judging.noise import NoiseFloor
 from alignment.engine.judging.outputs import why_undecided
-from alignment.engine.judging.rows import tensor_row
+from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.pairing.points import Point, plain_point
 from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 from alignment.engine.result import GRADIENT, INPUT, PARAMETER, Row
+
+UNASKED = "a gradient arrives, and none in the reference (detached there)"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ def _inputs(reference: Tape, port: Tape, floor: NoiseFloor) -> Iterator[Row]:
         if slot is not None and slot.ref is not None:
             record = Record(f"(input {number})", "input", 0, True, None)
             yield _row(reference, slot.ref, port, actual, floor, record, record.path, 0, INPUT)
+        elif slot is not None and actual is not None and actual.ref is not None and np.any(port.get(actual.ref)):
+            yield _unasked(f"(input {number})", f"(input {number})", "input", actual.ref.shape, INPUT)
+
+
+def unasked_rows(gradients: Iterable[tuple[str, str, np.ndarray]]) -> Iterator[Row]:
+    """A row for each parameter, ``(name, twin, gradient)``, that the port differentiates and the reference does not."""
+    return (_unasked(name, twin, "Parameter", array.shape, PARAMETER) for name, twin, array in gradients)
+
+
+def _unasked(name: str, twin: str, kind: str, shape: tuple[int, ...], direction: str) -> Row:
+    """Of a gradient that the reference does not make, as behind a ``detach``: what is not trained there is here."""
+    return tensor_row(name, twin, kind, 0, shape, UNMEASURED, (0.0, 0.0), direction=direction, note=UNASKED)
 
 
 def _row(

@@ -20,6 +20,7 @@ from convert.porting.inputs import read_inputs  # noqa: E402
 from convert.porting.porting import port_model  # noqa: E402
 from convert.translate.modes import stochastic_depths  # noqa: E402
 from convert.translate.plain import TranslationError  # noqa: E402
+from convert.translate.program import trace  # noqa: E402
 from paddle_dla.models.cards import read_card  # noqa: E402
 from paddle_dla.models.ported import open_port  # noqa: E402
 from paddle_dla.storage.errors import CheckpointError  # noqa: E402
@@ -135,6 +136,18 @@ def test_a_port_declares_its_arguments_as_its_reference_does(names, tmp_path):
     rest = [torch.zeros(2, 4)] * (len(names) - 2)
     ours = open_port(tmp_path / "port")(*(paddle.to_tensor(value.numpy()) for value in (x, left, *rest))).numpy()
     assert abs(ours - module(x, left).detach().numpy()).max() < 1e-5
+
+
+class Variadic(torch.nn.Module):
+    def forward(self, *parts, mask):
+        return parts[0] - parts[1].relu() + mask
+
+
+def test_arguments_behind_those_without_a_name_keep_theirs():
+    inputs = {"mask": torch.randn(3, 4)}
+    program = trace(Variadic(), [torch.randn(3, 4), torch.randn(3, 4)], inputs)
+    names = [name for name, _ in program.inputs]
+    assert names[2] == "mask" and len({*names}) == 3
 
 
 class Imported(torch.nn.Module):

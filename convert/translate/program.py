@@ -501,7 +501,7 @@ class _Reader:
     """Reads an exported program into plain values."""
 
     def __init__(self, model: torch.nn.Module, exported: torch.export.ExportedProgram, frames: _Frames):
-        self.exported, self.frames = exported, frames
+        self.exported, self.frames, self.forward = exported, frames, type(model).forward
         self.modules = {path: _module(path, module) for path, module in model.named_modules(remove_duplicate=False)}
         self.tensors: dict[int, Tensor] = {}
         self.values: dict[torch.fx.Node, Any] = {}
@@ -541,12 +541,12 @@ class _Reader:
     def _inputs(self) -> list[tuple[str, int]]:
         nodes = {node.name: node for node in self.exported.graph.nodes if node.op == "placeholder"}
         inputs = []
-        names = _argument_names(self.exported, self.modules[""].parameters)
+        names = _argument_names(self.exported, self.forward)
         for spec in self.exported.graph_signature.input_specs:
             node = nodes[spec.arg.name] if hasattr(spec.arg, "name") else None
             if spec.kind.name == "USER_INPUT":
                 if node is not None and isinstance(node.meta.get("val"), torch.Tensor):
-                    inputs.append((next(names, node.name), self._new(node)))
+                    inputs.append((next(names, "") or node.name, self._new(node)))
                 continue
             if spec.kind.name == "CONSTANT_TENSOR" and _only_filled_in(node):
                 self.values[node] = self.exported.constants[spec.target].item()
@@ -754,10 +754,16 @@ class _Reader:
         return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
 
 
-def _argument_names(exported: torch.export.ExportedProgram, declared: Sequence[str]) -> Iterator[str]:
-    """What the forward calls each of the tensors that it takes; torch.export writes names in small letters."""
+def _argument_names(exported: torch.export.ExportedProgram, forward: Callable[..., Any]) -> Iterator[str]:
+    """What ``forward`` calls each of the tensors that it takes; torch.export writes names in small letters.
+
+    Empty for those of ``*args``, which have no names.
+    """
     args, kwargs = exported.call_spec.in_spec.children()
-    return iter((*declared[: args.num_children], *kwargs.context))
+    own = [one.name for one in inspect.signature(forward).parameters.values()
+           if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)][1:]  # fmt: skip
+    unnamed = [""] * (args.num_children - len(own))
+    return iter((*own[: args.num_children], *unnamed, *kwargs.context))
 
 
 def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:

@@ -947,11 +947,12 @@ def _topk(a: Arguments) -> str:
     return f"self.topk(k, axis=dim{'' if a.largest else ', largest=False'})"
 
 
-def _added_product(left: str, right: str) -> Callable[[Arguments], str]:
+def added(product: str) -> Callable[[Arguments], str]:
+    """``product`` times alpha, and the first tensor times beta."""
+
     def rule(a: Arguments) -> str:
         first = "self" if a.beta == 1 else "beta * self"
-        second = f"{left} @ {right}" if a.alpha == 1 else f"alpha * ({left} @ {right})"
-        return f"{first} + {second}"
+        return f"{first} + ({product})" if a.alpha == 1 else f"{first} + alpha * ({product})"
 
     return rule
 
@@ -1315,13 +1316,13 @@ OPERATORS: dict[str, Rule] = {
     "vdot.default": "self @ other",
     "block_diag.default": "block_diag(tensors)",
     "outer.default": "paddle.outer(self, vec2)",
-    "addmm.default": _added_product("mat1", "mat2"),
-    "baddbmm.default": _added_product("batch1", "batch2"),
+    "addmm.default": added("mat1 @ mat2"),
+    "baddbmm.default": added("batch1 @ batch2"),
     "bilinear.default": lambda a: f"bilinear(input1, input2, weight{'' if a.bias is None else ', bias'})",
     "cdist.default": "distances(x1, x2, p)",
     "pairwise_distance.default": _pairwise_distance,
     "tensordot.default": "paddle.tensordot(self, other, [dims_self, dims_other])",
-    "addmv.default": _added_product("mat", "vec"),
+    "addmv.default": added("mat @ vec"),
     "linalg_cross.default": "paddle.cross(self, other, axis=dim)",
     "kron.default": "paddle.kron(self, other)",
     "linalg_det.default": "paddle.linalg.det(A)",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from convert.translate.operators import Arguments, Rule, Unsupported, loss, typed
+from convert.translate.operators import REDUCTIONS, Arguments, Rule, Unsupported, added, loss, typed
 from convert.translate.plain import Type
 
 
@@ -55,14 +55,6 @@ def _aminmax(a: Arguments) -> str:
     return f"(self.amin({where}), self.amax({where}))"
 
 
-def _added(product: str) -> Callable[[Arguments], str]:
-    def rule(a: Arguments) -> str:
-        first = "self" if a.beta == 1 else "beta * self"
-        return f"{first} + {product}" if a.alpha == 1 else f"{first} + alpha * {product}"
-
-    return rule
-
-
 def _cross(a: Arguments) -> str:
     if a.dim is None:
         raise Unsupported("torch.cross without dim, which looks for an axis of 3: name it")
@@ -78,7 +70,7 @@ def _triangular(a: Arguments) -> str:
 
 def _triplet(a: Arguments) -> str:
     swapped = ", swap=True" if a.swap else ""
-    a.set("reduction", ("none", "mean", "sum")[a.reduction])
+    a.set("reduction", REDUCTIONS[a.reduction])
     return f"F.triplet_margin_loss(anchor, positive, negative, margin, p, eps{swapped}, reduction=reduction)"
 
 
@@ -115,8 +107,8 @@ RARER: dict[str, Rule] = {
     "trapezoid.dx": "paddle.trapezoid(y, dx=dx, axis=dim)",
     # products and linear algebra
     "inner.default": "paddle.inner(self, other)",
-    "addbmm.default": _added("(batch1 @ batch2).sum(axis=0)"),
-    "addr.default": _added("paddle.outer(vec1, vec2)"),
+    "addbmm.default": added("(batch1 @ batch2).sum(axis=0)"),
+    "addr.default": added("paddle.outer(vec1, vec2)"),
     "cross.default": _cross,
     "linalg_multi_dot.default": "paddle.linalg.multi_dot(tensors)",
     "linalg_matrix_power.default": "paddle.linalg.matrix_power(self, n)",

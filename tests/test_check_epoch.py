@@ -187,7 +187,9 @@ def test_torch_freezes_and_decays_the_rate_as_the_recipe_says():
 def test_another_recipe_on_one_side_is_seen(recipe, tmp_path, monkeypatch, fault):
     own = check_epoch.train_torch
     monkeypatch.setattr(
-        check_epoch, "train_torch", lambda config, *rest, **more: own(build({**flat(config), **fault}), *rest, **more)
+        check_epoch,
+        "train_torch",
+        lambda config, *rest, **more: own(build({**flat(config), **fault})[0], *rest, **more),
     )
     theirs, ours = compare(recipe, tmp_path / "out", monkeypatch)[0]
     assert (abs(ours - theirs) > CLOSE * theirs).any()

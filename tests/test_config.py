@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from config_parts import KNOWN, changed, refusal
+from config_parts import KNOWN, bounds, changed, choices, refusal
 
 from paddle_dla.config import Config, ConfigError, load_config, parse_config, to_yaml
 from paddle_dla.config import show as show_command
+from paddle_dla.config.sections import Train
 
 pytestmark = pytest.mark.any_paddle
 
@@ -33,6 +34,14 @@ def test_defaults_are_accepted_where_they_are_written_out():
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().train.epochs = 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": "3"}, {"epochs": 3.0}, {"epochs": True}, {"epoch": 3}, {"freeze": ["level0"]}, {"seed": -1}]
+)
+def test_a_section_made_in_python_is_checked_as_one_from_a_file(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Train(**wrong)
 
 
 @pytest.mark.parametrize("key", KNOWN)
@@ -74,12 +83,7 @@ def test_a_wrong_value_is_told_with_what_is_expected(key, text, reason):
     assert refusal("", f"{key}={text}") == [f"-o: {key}: {reason}"]
 
 
-BOUNDED = [
-    (key, bound, sign)
-    for key, item in KNOWN.items()
-    for bound, sign in ((item.limits.low, -1), (item.limits.above, -1), (item.limits.high, 1), (item.limits.below, 1))
-    if bound is not None
-]
+BOUNDED = [(key, bound, sign) for key, item in KNOWN.items() for bound, sign in sorted(bounds(item.kind))]
 
 
 @pytest.mark.parametrize(("key", "bound", "sign"), BOUNDED)
@@ -91,10 +95,10 @@ def test_every_bound_holds(key, bound, sign):
     assert any(KNOWN[key].expected in refusal("", f"{key}={text}")[0] for text in texts)
 
 
-@pytest.mark.parametrize("key", [key for key, item in KNOWN.items() if item.limits.choices])
+@pytest.mark.parametrize("key", [key for key, item in KNOWN.items() if choices(item.kind)])
 def test_a_choice_that_is_none_is_told_the_choices(key):
     [fault] = refusal("", f"{key}=something")
-    assert all(choice in fault for choice in KNOWN[key].limits.choices)
+    assert all(choice in fault for choice in choices(KNOWN[key].kind))
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

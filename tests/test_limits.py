@@ -8,7 +8,8 @@ import pytest
 
 from paddle_dla import features, launch
 from paddle_dla.config import ConfigError, parse_config
-from paddle_dla.config.option import HIGHEST, options
+from paddle_dla.config.kinds import HIGHEST
+from paddle_dla.config.option import options
 from paddle_dla.config.schema import Config
 
 pytestmark = pytest.mark.any_paddle

@@ -16,7 +16,7 @@ from typing import Any
 from paddle_dla.config.aliases import translate
 from paddle_dla.config.errors import ConfigError, Fault
 from paddle_dla.config.given import OVERRIDE, Given
-from paddle_dla.config.option import Option, convert
+from paddle_dla.config.option import Option
 from paddle_dla.config.rules import faults_of
 from paddle_dla.config.schema import Config, build, known_options
 from paddle_dla.config.suggestion import nearest
@@ -130,29 +130,32 @@ def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault]) -> R
     for number, layer in enumerate(layers):
         merged |= {key: replace(given, layer=number) for key, given in layer.items()}
     given, notes, alias_faults = translate(merged, known)
-    values, value_faults = _typed(given, known)
+    config, value_faults = _checked(given, known)
     all_faults = [*faults, *alias_faults, *value_faults]
-    config = build(values)
     all_faults += _combined(config, given, {key for fault in all_faults for key in fault.keys})
     if all_faults:
         raise ConfigError(all_faults)
     return Reading(config, tuple(notes))
 
 
-def _typed(given: dict[str, Given], known: dict[str, Option]) -> tuple[dict[str, Any], list[Fault]]:
-    values, faults = {}, []
+def _checked(given: dict[str, Given], known: dict[str, Option]) -> tuple[Config, list[Fault]]:
+    """The config of everything in ``given`` that can be taken, and what cannot, in the order in which it was given."""
+    config, refused = build({key: _plain(key, item.value) for key, item in given.items() if key in known})
+    faults = []
     for key, item in given.items():
         if key not in known:
             faults.append(Fault(item.where, (key,), _unknown(key, known)))
-            continue
-        try:
-            values[key] = convert(item.value, known[key])
-            if key in PATHS and isinstance(values[key], str):
-                values[key] = in_home(values[key])
-        except (TypeError, ValueError) as error:
+        elif key in refused:
             today = "" if item.said == key else f" (from {item.said})"
-            faults.append(Fault(item.where, (key,), f"{error}{today}"))
-    return values, faults
+            faults.append(Fault(item.where, (key,), f"{known[key].refusal(item.value)}{today}"))
+    return config, faults
+
+
+def _plain(key: str, value: Any) -> Any:
+    """``value``, as YAML gave it, as a config holds it: lists are tuples, and ``~/`` is the user's folder."""
+    if isinstance(value, list):
+        return tuple(_plain(key, item) for item in value)
+    return in_home(value) if key in PATHS and isinstance(value, str) else value
 
 
 def _unknown(key: str, known: dict[str, Option]) -> str:

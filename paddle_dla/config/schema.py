@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from paddle_dla.config.kinds import STRICT
 from paddle_dla.config.option import Option, options
 from paddle_dla.config.sections import (
     Data,
@@ -22,20 +27,20 @@ from paddle_dla.models.registry import find_model
 from paddle_dla.preprocessing import Preprocessing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """Everything that a training run or an evaluation is told; immutable, comparable, written beside the results."""
 
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    transform: Transform = field(default_factory=Transform)
-    mixing: Mixing = field(default_factory=Mixing)
-    loss: Loss = field(default_factory=Loss)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
-    ema: Ema = field(default_factory=Ema)
-    train: Train = field(default_factory=Train)
-    evaluate: Evaluate = field(default_factory=Evaluate)
+    model: Model = Field(default_factory=Model)
+    data: Data = Field(default_factory=Data)
+    transform: Transform = Field(default_factory=Transform)
+    mixing: Mixing = Field(default_factory=Mixing)
+    loss: Loss = Field(default_factory=Loss)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    ema: Ema = Field(default_factory=Ema)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
 
     @property
     def total_epochs(self) -> int:
@@ -68,13 +73,22 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def build(values: dict[str, Any], kind: type = Config, prefix: str = "") -> Any:
-    """The config with ``values`` by dotted key, defaults for the rest; the reverse of ``flat``."""
-    made = {}
-    for name, item in kind.__dataclass_fields__.items():
+def build(values: Mapping[str, Any], section: type = Config, prefix: str = "") -> tuple[Any, list[str]]:
+    """The config with ``values`` by dotted key, defaults for the rest; and the keys whose values are refused.
+
+    What is refused is left at its default, so that all else can be looked at, too. Lists are tuples here.
+    """
+    own, refused = {}, []
+    for name, item in section.__pydantic_fields__.items():
         key = f"{prefix}{name}"
-        if key in values:
-            made[name] = values[key]
-        elif isinstance(item.default_factory, type):
-            made[name] = build(values, item.default_factory, f"{key}.")
-    return kind(**made)
+        if is_dataclass(item.annotation):
+            own[name], inside = build(values, item.annotation, f"{key}.")
+            refused += inside
+        elif key in values:
+            own[name] = values[key]
+    try:
+        return section(**own), refused
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
+        right = {name: value for name, value in own.items() if name not in wrong}
+        return section(**right), [*refused, *(f"{prefix}{name}" for name in wrong)]

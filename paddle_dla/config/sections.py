@@ -7,10 +7,26 @@ no EMA; a recipe says all that it does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from paddle_dla.config.option import option
-from paddle_dla.preprocessing import INTERPOLATIONS, MAX_SIDE, Preprocessing
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from paddle_dla.config.kinds import (
+    STRICT,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Rate,
+    Share,
+    Text,
+    ascending,
+)
+from paddle_dla.preprocessing import MAX_SIDE, Interpolation, Preprocessing
 
 ADAPTIVE = ("adamw", "lamb")
 WITH_MOMENTUM = ("momentum", "nesterov")
@@ -20,118 +36,128 @@ MOST_CLASSES = 2**20  # ImageNet-21k, the largest that networks of this family w
 MOST_PROCESSES = 1024  # no machine has as many cores for one process
 MOST_REPEATS = 1000  # each takes time in every image, or a place in the order of an epoch
 
+Side = Annotated[int, Ge(1), Le(MAX_SIDE)]
+ImageSize = tuple[Side, Side, Side]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class Model:
     """The network and its initial weights."""
 
-    name: str = option(
+    name: Text = Field(
         "dla60",
-        "a name from `paddle_dla.list_models()`: a DLA, as timm or PaddleClas spells it, or the folder of a port",
+        description="a name from `paddle_dla.list_models()`: a DLA, as timm or PaddleClas spells it, or the folder of "
+        "a port",
     )
-    pretrained: bool | str = option(
+    pretrained: bool | Text = Field(
         False,
-        "`true`: timm's weights from the hub, or the port's own; a path: a converted file or a timm checkpoint; "
-        "`false`: random weights",
+        description="`true`: timm's weights from the hub, or the port's own; a path: a converted file or a timm "
+        "checkpoint; `false`: random weights",
     )
-    num_classes: int | None = option(
-        1000, "number of classes; `null`: as in the training data", low=1, high=MOST_CLASSES
+    num_classes: Annotated[int, Ge(1), Le(MOST_CLASSES)] | None = Field(
+        1000, description="number of classes; `null`: as in the training data"
     )
-    in_chans: int = option(3, "image channels: 3 (RGB) or 1 (grey)", low=1, high=3)
-    global_pool: str = option("avg", "pooling of the last feature map", choices=("avg", "max", "avgmax", "catavgmax"))
-    drop_rate: float = option(0.0, "dropout rate before the classifier", low=0, below=1)
-    drop_path_rate: float | None = option(
+    in_chans: Annotated[int, Ge(1), Le(3)] = Field(3, description="image channels: 3 (RGB) or 1 (grey)")
+    global_pool: Literal["avg", "max", "avgmax", "catavgmax"] = Field(
+        "avg", description="pooling of the last feature map"
+    )
+    drop_rate: Rate = Field(0.0, description="dropout rate before the classifier")
+    drop_path_rate: Rate | None = Field(
         None,
-        "stochastic depth rate of the last block, for ports that have one; `null`: the rate in the port",
-        low=0,
-        below=1,
+        description="stochastic depth rate of the last block, for ports that have one; `null`: the rate in the port",
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Data:
     """Where the images are and how they are read."""
 
-    train: str | None = option(
-        None, "training images: a folder with one subfolder per class, a list of `path label` lines, or tar shards"
+    train: Text | None = Field(
+        None,
+        description="training images: a folder with one subfolder per class, a list of `path label` lines, or tar "
+        "shards",
     )
-    train_root: str | None = option(None, "base folder of the paths in the list `data.train`")
-    val: str | None = option(None, "validation images, in the same formats; `null`: no validation")
-    val_root: str | None = option(None, "base folder of the paths in the list `data.val`")
-    class_map: str | None = option(None, "file with one class name per line, in the order of the class indices")
-    batch_size: int = option(
-        128, "images per step and process; the global batch is this x processes x `train.grad_accum_steps`", low=1
+    train_root: Text | None = Field(None, description="base folder of the paths in the list `data.train`")
+    val: Text | None = Field(None, description="validation images, in the same formats; `null`: no validation")
+    val_root: Text | None = Field(None, description="base folder of the paths in the list `data.val`")
+    class_map: Text | None = Field(
+        None, description="file with one class name per line, in the order of the class indices"
     )
-    workers: int = option(
-        4, "loader processes per training process; 0: load in the training process", low=0, high=MOST_PROCESSES
+    batch_size: PositiveInt = Field(
+        128, description="images per step and process; the global batch is this x processes x `train.grad_accum_steps`"
     )
-    max_skipped: int = option(
-        0, "largest number of corrupt images to skip; with more, the run ends and lists them", low=0
+    workers: Annotated[int, Ge(0), Le(MOST_PROCESSES)] = Field(
+        4, description="loader processes per training process; 0: load in the training process"
     )
-    timeout: float = option(120.0, "seconds without a sign of life after which a worker is reported as hung", above=0)
+    max_skipped: NonNegativeInt = Field(
+        0, description="largest number of corrupt images to skip; with more, the run ends and lists them"
+    )
+    timeout: PositiveFloat = Field(
+        120.0, description="seconds without a sign of life after which a worker is reported as hung"
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TrainTransform:
     """Transforms of a training image, in this order."""
 
-    input_size: tuple[int, int, int] | None = option(
-        None, "channels, height and width of the training crop; `null`: as in evaluation", low=1, high=MAX_SIDE
+    input_size: ImageSize | None = Field(
+        None, description="channels, height and width of the training crop; `null`: as in evaluation"
     )
-    scale: tuple[float, float] = option((0.08, 1.0), "area of a random crop, as a share of the image", above=0, high=1)
-    ratio: tuple[float, float] = option((3 / 4, 4 / 3), "aspect ratio (width / height) of a random crop", above=0)
-    interpolation: str = option(
-        "bilinear",
-        "filter that resizes the crop; `random`: bilinear or bicubic",
-        choices=("random", *INTERPOLATIONS),
+    scale: tuple[Share, Share] = Field((0.08, 1.0), description="area of a random crop, as a share of the image")
+    ratio: tuple[PositiveFloat, PositiveFloat] = Field(
+        (3 / 4, 4 / 3), description="aspect ratio (width / height) of a random crop"
     )
-    hflip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
-    vflip: float = option(0.0, "probability of a vertical flip", low=0, high=1)
-    auto_augment: str | None = option(
-        None, "policy in timm's notation: `rand-m7-mstd0.5-inc1`, `original`, `v0`, `augmix-m5-w4-d2`, `3a`, `ta-wide`"
+    interpolation: Literal["random", Interpolation] = Field(
+        "bilinear", description="filter that resizes the crop; `random`: bilinear or bicubic"
     )
-    color_jitter: float | tuple[float, ...] = option(
-        0.0, "strength for brightness, contrast and saturation (timm's default: 0.4), or one value for each", low=0
+    hflip: Probability = Field(0.5, description="probability of a horizontal flip")
+    vflip: Probability = Field(0.0, description="probability of a vertical flip")
+    auto_augment: Text | None = Field(
+        None,
+        description="policy in timm's notation: `rand-m7-mstd0.5-inc1`, `original`, `v0`, `augmix-m5-w4-d2`, `3a`, "
+        "`ta-wide`",
     )
-    re_prob: float = option(0.0, "probability of random erasing", low=0, high=1)
-    re_mode: str = option(
-        "pixel",
-        "fill of the erased area: `const` zeros, `rand` one random colour, `pixel` noise",
-        choices=("const", "rand", "pixel"),
+    color_jitter: NonNegativeFloat | tuple[NonNegativeFloat, ...] = Field(
+        0.0, description="strength for brightness, contrast and saturation (timm's default: 0.4), or one value for each"
     )
-    re_count: int = option(1, "largest number of rectangles to erase", low=1, high=MOST_REPEATS)
-    aug_repeats: int = option(
-        0, "repeated augmentation: copies of each image in an epoch; 0: off", low=0, high=MOST_REPEATS
+    re_prob: Probability = Field(0.0, description="probability of random erasing")
+    re_mode: Literal["const", "rand", "pixel"] = Field(
+        "pixel", description="fill of the erased area: `const` zeros, `rand` one random colour, `pixel` noise"
+    )
+    re_count: Annotated[int, Ge(1), Le(MOST_REPEATS)] = Field(1, description="largest number of rectangles to erase")
+    aug_repeats: Annotated[int, Ge(0), Le(MOST_REPEATS)] = Field(
+        0, description="repeated augmentation: copies of each image in an epoch; 0: off"
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EvalTransform:
     """Transforms of an image in evaluation; ``null``: the model's own value."""
 
-    input_size: tuple[int, int, int] | None = option(
-        None, "channels, height and width of the centre crop; `null`: the model's own", low=1, high=MAX_SIDE
+    input_size: ImageSize | None = Field(
+        None, description="channels, height and width of the centre crop; `null`: the model's own"
     )
-    crop_pct: float | None = option(
-        None, "crop size / short side after resizing; `null`: the model's own", above=0, high=4
+    crop_pct: Annotated[Number, Gt(0), Le(4)] | None = Field(
+        None, description="crop size / short side after resizing; `null`: the model's own"
     )
-    interpolation: str | None = option(
-        None, "PIL filter that resizes the image; `null`: the model's own", choices=INTERPOLATIONS
+    interpolation: Interpolation | None = Field(
+        None, description="PIL filter that resizes the image; `null`: the model's own"
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Transform:
     """Image preprocessing. Mean and standard deviation apply to training and evaluation."""
 
-    mean: tuple[float, ...] | None = option(
-        None, "one value per channel, for pixels in [0, 1]; `null`: the model's own"
+    mean: tuple[Number, ...] | None = Field(
+        None, description="one value per channel, for pixels in [0, 1]; `null`: the model's own"
     )
-    std: tuple[float, ...] | None = option(
-        None, "one value per channel, for pixels in [0, 1]; `null`: the model's own", above=0
+    std: tuple[PositiveFloat, ...] | None = Field(
+        None, description="one value per channel, for pixels in [0, 1]; `null`: the model's own"
     )
-    train: TrainTransform = field(default_factory=TrainTransform)
-    eval: EvalTransform = field(default_factory=EvalTransform)
+    train: TrainTransform = Field(default_factory=TrainTransform)
+    eval: EvalTransform = Field(default_factory=EvalTransform)
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """The model's ``own`` record with what this section sets instead.
@@ -148,22 +174,23 @@ class Transform:
         return Preprocessing(**{key: getattr(own, key) if value is None else value for key, value in chosen.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Mixing:
     """Mixup and CutMix, as ``timm.data.Mixup`` defines them. Label smoothing is ``loss.smoothing``."""
 
-    mixup_alpha: float = option(0.0, "alpha of mixup's beta distribution; 0: off", low=0)
-    cutmix_alpha: float = option(0.0, "alpha of CutMix's beta distribution; 0: off", low=0)
-    cutmix_minmax: tuple[float, float] | None = option(
+    mixup_alpha: NonNegativeFloat = Field(0.0, description="alpha of mixup's beta distribution; 0: off")
+    cutmix_alpha: NonNegativeFloat = Field(0.0, description="alpha of CutMix's beta distribution; 0: off")
+    cutmix_minmax: tuple[Share, Share] | None = Field(
         None,
-        "smallest and largest side of the CutMix box, as a share of the image side; replaces `mixing.cutmix_alpha`",
-        above=0,
-        high=1,
+        description="smallest and largest side of the CutMix box, as a share of the image side; replaces "
+        "`mixing.cutmix_alpha`",
     )
-    prob: float = option(1.0, "probability that a batch (or pair, or element) is mixed", low=0, high=1)
-    switch_prob: float = option(0.5, "probability of CutMix instead of mixup if both are on", low=0, high=1)
-    mode: str = option("batch", "unit that is mixed with the same random parameters", choices=("batch", "pair", "elem"))
-    off_epoch: int = option(0, "first epoch without mixing; 0: mix until the end", low=0)
+    prob: Probability = Field(1.0, description="probability that a batch (or pair, or element) is mixed")
+    switch_prob: Probability = Field(0.5, description="probability of CutMix instead of mixup if both are on")
+    mode: Literal["batch", "pair", "elem"] = Field(
+        "batch", description="unit that is mixed with the same random parameters"
+    )
+    off_epoch: NonNegativeInt = Field(0, description="first epoch without mixing; 0: mix until the end")
 
     @property
     def enabled(self) -> bool:
@@ -171,76 +198,76 @@ class Mixing:
         return self.prob > 0 and bool(self.mixup_alpha or self.cutmix_alpha or self.cutmix_minmax)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Distillation:
     """Distillation: the network also learns from the outputs of a teacher."""
 
-    teacher: str | None = option(None, "teacher model: a DLA or the folder of a port; `null`: no distillation")
-    checkpoint: str | None = option(None, "weights of the teacher: a converted file, a timm checkpoint or a hub id")
-    kind: str = option(
+    teacher: Text | None = Field(
+        None, description="teacher model: a DLA or the folder of a port; `null`: no distillation"
+    )
+    checkpoint: Text | None = Field(
+        None, description="weights of the teacher: a converted file, a timm checkpoint or a hub id"
+    )
+    kind: Literal["logits", "ssld"] = Field(
         "logits",
-        "`logits`: KL divergence of softened logits; `ssld`: PaddleClas's symmetric form, without labels",
-        choices=("logits", "ssld"),
+        description="`logits`: KL divergence of softened logits; `ssld`: PaddleClas's symmetric form, without labels",
     )
-    temperature: float = option(1.0, "the logits are divided by this before the softmax; `logits` only", above=0)
-    alpha: float = option(
-        0.5, "weight of the teacher's loss; the labels' loss has weight 1 - alpha; `logits` only", above=0, high=1
+    temperature: PositiveFloat = Field(
+        1.0, description="the logits are divided by this before the softmax; `logits` only"
+    )
+    alpha: Share = Field(
+        0.5, description="weight of the teacher's loss; the labels' loss has weight 1 - alpha; `logits` only"
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Loss:
     """The loss that training minimises."""
 
-    name: str = option(
-        "cross_entropy",
-        "softmax cross entropy, or binary cross entropy of each class",
-        choices=("cross_entropy", "bce"),
+    name: Literal["cross_entropy", "bce"] = Field(
+        "cross_entropy", description="softmax cross entropy, or binary cross entropy of each class"
     )
-    smoothing: float = option(
-        0.0, "label smoothing: the share of the target that is spread over all classes", low=0, below=1
-    )
-    bce_target_thresh: float | None = option(
-        None, "targets above this become 1, the others 0; `bce` only", low=0, below=1
-    )
-    bce_sum: bool = option(False, "sum over the classes instead of their mean; `bce` only")
-    distillation: Distillation = field(default_factory=Distillation)
+    smoothing: Rate = Field(0.0, description="label smoothing: the share of the target that is spread over all classes")
+    bce_target_thresh: Rate | None = Field(None, description="targets above this become 1, the others 0; `bce` only")
+    bce_sum: bool = Field(False, description="sum over the classes instead of their mean; `bce` only")
+    distillation: Distillation = Field(default_factory=Distillation)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Optimizer:
     """The optimizer and its learning rate."""
 
-    name: str = option(
+    name: Literal["sgd", "momentum", "nesterov", "adamw", "lamb"] = Field(
         "nesterov",
-        "`momentum` and `nesterov` are SGD with momentum (timm's `sgd` is `nesterov` here); `sgd` has no momentum",
-        choices=("sgd", *WITH_MOMENTUM, *ADAPTIVE),
+        description="`momentum` and `nesterov` are SGD with momentum (timm's `sgd` is `nesterov` here); `sgd` has no "
+        "momentum",
     )
-    lr: float | None = option(
-        None, "learning rate, independent of the batch size; `null`: computed from `optimizer.lr_base`", above=0
+    lr: PositiveFloat | None = Field(
+        None, description="learning rate, independent of the batch size; `null`: computed from `optimizer.lr_base`"
     )
-    lr_base: float = option(0.1, "learning rate at a global batch of `optimizer.lr_base_size`", above=0)
-    lr_base_size: int = option(256, "global batch to which `optimizer.lr_base` refers", low=1)
-    lr_base_scale: str | None = option(
+    lr_base: PositiveFloat = Field(0.1, description="learning rate at a global batch of `optimizer.lr_base_size`")
+    lr_base_size: PositiveInt = Field(256, description="global batch to which `optimizer.lr_base` refers")
+    lr_base_scale: Literal["linear", "sqrt"] | None = Field(
         None,
-        "how the learning rate scales with the global batch; `null`: sqrt for adamw and lamb, linear otherwise",
-        choices=("linear", "sqrt"),
+        description="how the learning rate scales with the global batch; `null`: sqrt for adamw and lamb, linear "
+        "otherwise",
     )
-    momentum: float | None = option(None, "for momentum and nesterov; `null`: 0.9", low=0, below=1)
-    betas: tuple[float, float] | None = option(None, "for adamw and lamb; `null`: 0.9, 0.999", low=0, below=1)
-    eps: float | None = option(None, "for adamw and lamb; `null`: 1e-8 for adamw, 1e-6 for lamb", above=0)
-    weight_decay: float = option(0.0, "weight decay, added to the gradient (decoupled for adamw and lamb)", low=0)
-    filter_bias_and_bn: bool = option(True, "no weight decay on biases and normalisation layers")
-    layer_decay: float | None = option(
-        None, "learning rate of a group of layers relative to the group above it", above=0, high=1
+    momentum: Rate | None = Field(None, description="for momentum and nesterov; `null`: 0.9")
+    betas: tuple[Rate, Rate] | None = Field(None, description="for adamw and lamb; `null`: 0.9, 0.999")
+    eps: PositiveFloat | None = Field(None, description="for adamw and lamb; `null`: 1e-8 for adamw, 1e-6 for lamb")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="weight decay, added to the gradient (decoupled for adamw and lamb)"
     )
-    clip_grad: float | None = option(
+    filter_bias_and_bn: bool = Field(True, description="no weight decay on biases and normalisation layers")
+    layer_decay: Share | None = Field(
+        None, description="learning rate of a group of layers relative to the group above it"
+    )
+    clip_grad: PositiveFloat | None = Field(
         None,
-        "limit for gradient clipping; `null`: no clipping, except for lamb, which clips to a norm of 1",
-        above=0,
+        description="limit for gradient clipping; `null`: no clipping, except for lamb, which clips to a norm of 1",
     )
-    clip_mode: str = option(
-        "norm", "`norm`: clip the norm of all gradients together; `value`: clip each element", choices=("norm", "value")
+    clip_mode: Literal["norm", "value"] = Field(
+        "norm", description="`norm`: clip the norm of all gradients together; `value`: clip each element"
     )
 
     def learning_rate(self, global_batch: int) -> float:
@@ -255,81 +282,97 @@ class Optimizer:
         return self.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Schedule:
     """The learning rate over the epochs. Lengths are in epochs."""
 
-    name: str = option("cosine", "shape of the schedule", choices=("cosine", "poly", "step", "multistep", "constant"))
-    per_epoch: bool = option(True, "`true`: change the learning rate between epochs; `false`: at each update")
-    warmup_epochs: float = option(0.0, "length of the linear warm-up", low=0)
-    warmup_lr: float = option(1e-5, "learning rate at the start of the warm-up", low=0)
-    warmup_prefix: bool = option(False, "`true`: the warm-up comes before `train.epochs`; `false`: it is part of them")
-    cooldown_epochs: int = option(0, "epochs at `schedule.min_lr` after `train.epochs`; for cosine and poly", low=0)
-    min_lr: float = option(0.0, "final learning rate of cosine and poly", low=0)
-    decay_epochs: float | None = option(None, "epochs between two decays; for step", above=0)
-    decay_milestones: tuple[float, ...] | None = option(
-        None,
-        "epochs of the decays, in timm's counting: milestone m takes effect from epoch m - 1; for multistep",
-        above=0,
-        ascending=True,
+    name: Literal["cosine", "poly", "step", "multistep", "constant"] = Field(
+        "cosine", description="shape of the schedule"
     )
-    decay_rate: float = option(0.1, "factor of each decay; for poly the power (1: linear)", above=0)
+    per_epoch: bool = Field(
+        True, description="`true`: change the learning rate between epochs; `false`: at each update"
+    )
+    warmup_epochs: NonNegativeFloat = Field(0.0, description="length of the linear warm-up")
+    warmup_lr: NonNegativeFloat = Field(1e-5, description="learning rate at the start of the warm-up")
+    warmup_prefix: bool = Field(
+        False, description="`true`: the warm-up comes before `train.epochs`; `false`: it is part of them"
+    )
+    cooldown_epochs: NonNegativeInt = Field(
+        0, description="epochs at `schedule.min_lr` after `train.epochs`; for cosine and poly"
+    )
+    min_lr: NonNegativeFloat = Field(0.0, description="final learning rate of cosine and poly")
+    decay_epochs: PositiveFloat | None = Field(None, description="epochs between two decays; for step")
+    decay_milestones: Annotated[tuple[PositiveFloat, ...], AfterValidator(ascending)] | None = Field(
+        None,
+        description="epochs of the decays, in timm's counting: milestone m takes effect from epoch m - 1; for "
+        "multistep",
+    )
+    decay_rate: PositiveFloat = Field(0.1, description="factor of each decay; for poly the power (1: linear)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Ema:
     """A moving average of the weights, evaluated in addition to them."""
 
-    enabled: bool = option(False, "keep a moving average")
-    decay: float = option(0.9998, "weight of the previous average at each update", above=0, below=1)
-    warmup: bool = option(False, "increase the decay from 0 during the first updates")
+    enabled: bool = Field(False, description="keep a moving average")
+    decay: Annotated[Number, Gt(0), Lt(1)] = Field(0.9998, description="weight of the previous average at each update")
+    warmup: bool = Field(False, description="increase the decay from 0 during the first updates")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Train:
     """The run itself."""
 
-    epochs: int = option(120, "epochs of the schedule; a warm-up prefix and a cool-down are added, as in timm", low=1)
-    seed: int = option(42, "random seed of the weights, the data order and every random choice", low=0)
-    device: str = option("auto", "`auto`: a GPU if Paddle finds one", choices=("auto", "cpu", "gpu"))
-    grad_accum_steps: int = option(1, "batches per update: their gradients are accumulated", low=1)
-    amp: str = option("none", "mixed precision, on GPU", choices=("none", "float16", "bfloat16"))
-    recompute: bool = option(False, "recompute activations in the backward pass: less memory, a third more computation")
-    sync_bn: bool = option(False, "BatchNorm statistics over all processes, on GPU")
-    freeze: tuple[str, ...] = option((), "layers that are not trained, by the beginning of their names: `level0`")
-    linear_probe: bool = option(False, "train only the classifier, on fixed features")
-    threads: int | None = option(
-        None, "CPU threads for computation; `null`: all available cores", low=1, high=MOST_PROCESSES
+    epochs: PositiveInt = Field(
+        120, description="epochs of the schedule; a warm-up prefix and a cool-down are added, as in timm"
     )
-    deterministic: bool = option(False, "bit-for-bit reproducible runs, at some cost on GPU")
-    output: str = option("out/train", "folder for checkpoints, logs and the resolved config")
-    resume: bool | str = option(
+    seed: NonNegativeInt = Field(42, description="random seed of the weights, the data order and every random choice")
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="`auto`: a GPU if Paddle finds one")
+    grad_accum_steps: PositiveInt = Field(1, description="batches per update: their gradients are accumulated")
+    amp: Literal["none", "float16", "bfloat16"] = Field("none", description="mixed precision, on GPU")
+    recompute: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, a third more computation"
+    )
+    sync_bn: bool = Field(False, description="BatchNorm statistics over all processes, on GPU")
+    freeze: tuple[Text, ...] = Field(
+        (), description="layers that are not trained, by the beginning of their names: `level0`"
+    )
+    linear_probe: bool = Field(False, description="train only the classifier, on fixed features")
+    threads: Annotated[int, Ge(1), Le(MOST_PROCESSES)] | None = Field(
+        None, description="CPU threads for computation; `null`: all available cores"
+    )
+    deterministic: bool = Field(False, description="bit-for-bit reproducible runs, at some cost on GPU")
+    output: Text = Field("out/train", description="folder for checkpoints, logs and the resolved config")
+    resume: bool | Text = Field(
         True,
-        "`true`: resume from the last checkpoint in `train.output`, if any; a path: from that one; `false`: start anew",
+        description="`true`: resume from the last checkpoint in `train.output`, if any; a path: from that one; "
+        "`false`: start anew",
     )
-    val_interval: int = option(1, "epochs between two validations; 0: no validation", low=0)
-    save_interval: int = option(1, "epochs between two checkpoints", low=1)
-    recovery_interval: int = option(
-        0, "updates between two checkpoints within an epoch; 0: none within an epoch", low=0
+    val_interval: NonNegativeInt = Field(1, description="epochs between two validations; 0: no validation")
+    save_interval: PositiveInt = Field(1, description="epochs between two checkpoints")
+    recovery_interval: NonNegativeInt = Field(
+        0, description="updates between two checkpoints within an epoch; 0: none within an epoch"
     )
-    checkpoint_hist: int = option(3, "number of best checkpoints to keep, in addition to the last one", low=1)
-    eval_metric: str = option("top1", "metric that selects the best checkpoint", choices=("top1", "top5", "loss"))
-    log_interval: int = option(10, "steps between two log lines", low=1)
+    checkpoint_hist: PositiveInt = Field(
+        3, description="number of best checkpoints to keep, in addition to the last one"
+    )
+    eval_metric: Literal["top1", "top5", "loss"] = Field("top1", description="metric that selects the best checkpoint")
+    log_interval: PositiveInt = Field(10, description="steps between two log lines")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Evaluate:
     """How a model is evaluated."""
 
-    engine: str = option(
-        "auto",
-        "engine that runs the model; `auto`: the fastest one installed",
-        choices=("auto", "paddle", "inference", "onnxruntime"),
+    engine: Literal["auto", "paddle", "inference", "onnxruntime"] = Field(
+        "auto", description="engine that runs the model; `auto`: the fastest one installed"
     )
-    batch_size: int | None = option(None, "images per step and process; `null`: `data.batch_size`", low=1)
-    topk: tuple[int, ...] = option((1, 5), "top-k accuracies to report", low=1, ascending=True)
-    tta: str = option(
-        "none", "test-time augmentation: `hflip` averages the image and its mirror", choices=("none", "hflip")
+    batch_size: PositiveInt | None = Field(None, description="images per step and process; `null`: `data.batch_size`")
+    topk: Annotated[tuple[PositiveInt, ...], AfterValidator(ascending)] = Field(
+        (1, 5), description="top-k accuracies to report"
     )
-    per_class: bool = option(False, "also report the accuracy of each class")
-    confusion: bool = option(False, "write the confusion matrix, as CSV and as a picture")
+    tta: Literal["none", "hflip"] = Field(
+        "none", description="test-time augmentation: `hflip` averages the image and its mirror"
+    )
+    per_class: bool = Field(False, description="also report the accuracy of each class")
+    confusion: bool = Field(False, description="write the confusion matrix, as CSV and as a picture")

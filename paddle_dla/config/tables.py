@@ -24,7 +24,7 @@ def alias_table() -> str:
 
 
 def _purpose(name: str) -> str:
-    return (Config.__dataclass_fields__[name].default_factory.__doc__ or "").replace("``", "`")
+    return (Config.__pydantic_fields__[name].annotation.__doc__ or "").replace("``", "`")
 
 
 def _names(keys: tuple[str, ...]) -> str:

@@ -44,7 +44,7 @@ release-check: .venv/.complete
 
 .venv/.complete: setup.cfg pyproject.toml constraints.txt
 	$(call venv,.venv)
-	$(BIN)/pip install --constraint constraints.txt --editable ".[cpu,data,onnx,parquet,plots,train,torch,hub,demo,completion,notebooks,dev]"
+	$(BIN)/pip install --constraint constraints.txt --editable ".[cpu,data,onnx,openvino,parquet,plots,train,torch,hub,demo,completion,notebooks,dev]"
 	# loads converted files in a test; its own dependencies (OpenCV, Faiss, ...) are not needed for that
 	$(BIN)/pip install --no-deps paddleclas==2.6.0
 	@touch $@

@@ -6,14 +6,14 @@ Usage, on an idle machine::
     python benchmarks/evaluate.py --port ports/resnet50
     python benchmarks/evaluate.py --port ports/resnet50 --paddleclas resnet:ResNet50
 
-OpenVINO is optional (``pip install openvino``); ``--calibration`` adds int8. ``--paddleclas`` compares with the
+OpenVINO is optional (the extra ``openvino``); ``--calibration`` adds int8. ``--paddleclas`` compares with the
 class of that network in PaddleClas alone, FILE:CLASS of its backbones (``pip install --no-deps paddleclas==2.6.0``): in
 one process, batch by batch in turn, both as ``paddle`` runs them.
 
 Each run is a process of its own, the contenders take turns; images a second are those of the network alone, 224x224, on
-batches of one size, after warm-up. All compute in float32 but int8. ``paddle``, ``inference`` and ``onnxruntime`` are
-the engines of ``paddle-dla evaluate``, opened as it opens them; "ONNX Runtime, plain" runs what paddle2onnx makes of
-the network without our export; OpenVINO runs the same file; torch runs timm's model.
+batches of one size, after warm-up. All compute in float32 but int8. ``paddle``, ``inference``, ``onnxruntime`` and
+``openvino`` are the engines of ``paddle-dla evaluate``, opened as it opens them; "ONNX Runtime, plain" runs what
+paddle2onnx makes of the network without our export; OpenVINO runs the same file; torch runs timm's model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 
 SIZE = (3, 224, 224)
 WARM_UP = 4
-ENGINES = ("paddle", "inference", "onnxruntime")
+ENGINES = ("paddle", "inference", "onnxruntime", "openvino")
 PEERS = ("ONNX Runtime, plain", "OpenVINO", "torch", "torch, channels last", "torch, compiled")
 INT8 = "onnxruntime, int8"
 
@@ -180,7 +180,7 @@ def in_a_process(args: argparse.Namespace, name: str, folder: Path) -> float:
 
 def contenders(args: argparse.Namespace) -> list[str]:
     names = [*ENGINES, *((INT8,) if args.calibration else ()), *PEERS]
-    return [name for name in names if name != "OpenVINO" or importlib.util.find_spec("openvino")]
+    return [name for name in names if name.lower() != "openvino" or importlib.util.find_spec("openvino")]
 
 
 def beside_paddleclas(args: argparse.Namespace) -> str:

@@ -12,6 +12,7 @@ EXTRAS = {
     "matplotlib": "plots",
     "visualdl": "visualdl",
     **dict.fromkeys(("onnx", "onnxruntime", "paddle2onnx", "ml_dtypes"), "onnx"),
+    "openvino": "openvino",
     "pyarrow": "parquet",
     "yaml": "train",
     "skimage": "demo",

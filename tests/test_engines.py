@@ -1,4 +1,4 @@
-"""Three engines, one network: the same logits to rounding, for any batch, and clear words where one cannot be had."""
+"""Four engines, one network: the same logits to rounding, for any batch, and clear words where one cannot be had."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from paddle_dla.engines import ENGINES, EngineError, base, open_engine
 from paddle_dla.exporting import check
 from paddle_dla.exporting.errors import ExportError
 
-PACKAGE = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "paddle2onnx"}
+PACKAGE = {"paddle": "paddle", "inference": "paddle", "onnxruntime": "paddle2onnx", "openvino": "openvino"}
 
 
 def engine(kind, model=None, **options):
@@ -54,7 +54,7 @@ def test_a_network_in_training_mode_is_evaluated(kind):
     assert np.abs(engine(kind, model).run(noise(3)) - expected).max() < 1e-4 * scale
 
 
-@pytest.mark.parametrize("kind", ["inference", "onnxruntime"])
+@pytest.mark.parametrize("kind", ["inference", "onnxruntime", "openvino"])
 def test_an_exported_network_leaves_the_model_in_its_mode(kind):
     model = small_model("dla46x_c")
     model.train()
@@ -80,7 +80,7 @@ def test_images_that_are_no_contiguous_array_are_taken(kind):
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="unknown engine 'tensorrt'; one of paddle, inference, onnxruntime"):
+    with pytest.raises(ValueError, match="unknown engine 'tensorrt'; one of paddle, inference, onnxruntime, openvino"):
         open_engine("tensorrt", "folder")
 
 
@@ -94,11 +94,13 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path):
         open_engine("inference", tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "package"), [("inference", "paddle"), ("onnxruntime", "paddle2onnx")])
+@pytest.mark.parametrize(
+    ("kind", "package"), [("inference", "paddle"), ("onnxruntime", "paddle2onnx"), ("openvino", "openvino")]
+)
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(kind, package, monkeypatch):
     there = base.find_spec
     monkeypatch.setattr(base, "find_spec", lambda name: None if name == package else there(name))
-    with pytest.raises(EngineError, match=rf'{package} is not installed; .*"\.\[(cpu|onnx)\]"'):
+    with pytest.raises(EngineError, match=rf'{package} is not installed; .*"\.\[(cpu|onnx|openvino)\]"'):
         open_engine(kind, small_model("dla46x_c"), input_size=SIZE)
 
 
@@ -120,7 +122,7 @@ def test_paddle_is_told_how_many_threads_to_use(threads, expected, monkeypatch):
 
 def test_no_framework_is_imported_before_an_engine_is_opened():
     code = "import sys, paddle_dla.engines, paddle_dla.exporting.opening, paddle_dla.export; " \
-        "sys.exit(bool({'paddle', 'onnx', 'onnxruntime', 'torch'} & sys.modules.keys()))"  # fmt: skip
+        "sys.exit(bool({'paddle', 'onnx', 'onnxruntime', 'openvino', 'torch'} & sys.modules.keys()))"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -189,7 +191,7 @@ def test_broken_weights_are_not_the_fault_of_the_engine():
         check.measure(model, noise(2))
 
 
-@pytest.mark.parametrize("kind", ["inference", "onnxruntime"])
+@pytest.mark.parametrize("kind", ["inference", "onnxruntime", "openvino"])
 def test_an_engine_that_computes_something_else_is_refused(kind, monkeypatch):
     pytest.importorskip(PACKAGE[kind])
     from paddle_dla.exporting import opening

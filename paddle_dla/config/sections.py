@@ -364,7 +364,7 @@ class Train:
 class Evaluate:
     """How a model is evaluated."""
 
-    engine: Literal["auto", "paddle", "inference", "onnxruntime"] = Field(
+    engine: Literal["auto", "paddle", "inference", "onnxruntime", "openvino"] = Field(
         "auto", description="engine that runs the model; `auto`: the fastest one installed"
     )
     batch_size: PositiveInt | None = Field(None, description="images per step and process; `null`: `data.batch_size`")

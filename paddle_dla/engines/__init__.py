@@ -1,4 +1,4 @@
-"""Three ways to run a network, one interface; a framework is imported only when its engine is opened."""
+"""Four ways to run a network, one interface; a framework is imported only when its engine is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AUTO", "ENGINES", "Engine", "EngineError", "open_engine", "open_fastest"]
 
-ENGINES = ("paddle", "inference", "onnxruntime")
+ENGINES = ("paddle", "inference", "onnxruntime", "openvino")
 AUTO = "auto"
 """The fastest of them; see ``open_fastest``."""
 
@@ -29,7 +29,7 @@ def open_engine(
 ) -> Engine:
     """An engine of ``ENGINES`` for ``source``, a Paddle layer or the folder of an export.
 
-    ``paddle`` (the eager network) takes a layer; the other two take a folder, or a layer, which is then exported for
+    ``paddle`` (the eager network) takes a layer; the others take a folder, or a layer, which is then exported for
     images of ``input_size`` (C, H, W) into a folder that is gone when this returns. ``threads``: as many as the
     process may use cores, if not given.
 

@@ -16,7 +16,8 @@ from paddle_dla.storage.shown import shown
 if TYPE_CHECKING:
     from paddle import nn
 
-CANDIDATES = {"onnxruntime": ("onnx", "onnxruntime", "paddle2onnx"), "inference": ("paddle",)}
+ONNX = ("onnx", "onnxruntime", "paddle2onnx")
+CANDIDATES = {"openvino": (*ONNX, "openvino"), "onnxruntime": ONNX, "inference": ("paddle",)}
 """Engines, the fastest first, and the packages that each needs to run a network that was not exported before."""
 FEW = 128
 """Images that are sooner evaluated than another engine is opened, which takes some seconds."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from paddle import nn
 
 Progress = Callable[[str], None]
-ENGINE_OF = {form: engine for engine, (form, _) in NEEDS.items()}
+ENGINE_OF = {form: engine for engine, (form, _) in reversed(NEEDS.items())}  # the first of each form
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx", "onnxruntime", "numpy")
 """Whose versions the record tells."""
 

@@ -20,8 +20,13 @@ from paddle_dla.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from paddle import nn
 
-NEEDS = {"onnxruntime": ("onnx", "onnxruntime"), "inference": ("inference", "paddle")}
-"""Engine: the format that it runs, the package that it is. The fastest first."""
+NEEDS = {
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+    "inference": ("inference", "paddle"),
+}
+"""Engine: the format that it runs, the package that it is. First the one that is taken where none is named: it was
+held against the network when the export was made."""
 
 
 CHECKED = 2
@@ -39,7 +44,7 @@ class Export:
 
 
 def load_export(folder: str | os.PathLike[str], engine: str | None = None, threads: int | None = None) -> Export:
-    """Open ``folder`` with ``engine`` (``onnxruntime``, ``inference``), or with the fastest that it has files for.
+    """Open ``folder`` with ``engine``, one of ``NEEDS``, or with the first of them that it has files for.
 
     The files are verified first. Raises ``ExportError`` where the folder is no export, is damaged, is of a later
     format, has weights that are not finite or no network for the engine, ``EngineError`` where the engine's package is
@@ -57,9 +62,10 @@ def _choose(folder: str | os.PathLike[str], record: Record, engine: str | None) 
     if engine is None and there:
         return next((kind for kind in there if find_spec(NEEDS[kind][1])), there[0])
     if engine not in there:
+        formats = [NEEDS[engine][0]] if engine in NEEDS else dict.fromkeys(form for form, _ in NEEDS.values())
         raise ExportError(
             f"{folder} has no network for {engine}, it holds: {', '.join(record.formats)}; export with "
-            f"--format {NEEDS[engine][0] if engine in NEEDS else '|'.join(form for form, _ in NEEDS.values())}"
+            f"--format {'|'.join(formats)}"
         )
     return engine
 
@@ -75,6 +81,10 @@ def open_files(prefix: Path, kind: str, input_size: tuple[int, int, int], thread
         from paddle_dla.engines.paddle_inference import PaddleInferenceEngine
 
         return PaddleInferenceEngine(prefix, input_size, threads)
+    if kind == "openvino":
+        from paddle_dla.engines.open_vino import OpenVinoEngine
+
+        return OpenVinoEngine(f"{prefix}.onnx", threads)
     from paddle_dla.engines.onnx_runtime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(f"{prefix}.onnx", threads)

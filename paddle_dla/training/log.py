@@ -18,7 +18,7 @@ import platform
 import time
 from collections.abc import Mapping
 from copy import copy
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
@@ -101,7 +101,7 @@ class RunLog:
         self._records.close()
 
     def _write(self, record: Record) -> None:
-        record["time"] = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        record["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         again = self._records.append(record)
         if self._views is not None:
             self._views.add(record, again)

@@ -63,11 +63,9 @@ def convert_source(
     arrays = _in_model_order(arrays, model, num_classes, in_chans)
     notes = [*source.notes, *made.values()]
     recorded = preprocessing or PRETRAINED[model].preprocessing.with_channels(in_chans)
-    manifest = {
-        **_header(source, model, num_classes, in_chans),
-        "preprocessing": recorded.as_dict(),
-        **_accounts(source, arrays, account, made),
-    }
+    accounts = _accounts(source, arrays, account, made)  # before the origin, whose digest is computed meanwhile
+    header = _header(source, model, num_classes, in_chans)
+    manifest = {**header, "preprocessing": recorded.as_dict(), **accounts}
     return Conversion(model, num_classes, in_chans, arrays, manifest, [*notes, *_non_finite(arrays)])
 
 
@@ -129,7 +127,7 @@ def _misfit(source: Source, model: str) -> str:
 
 
 def _origin(source: Source) -> str:
-    return str(source.origin.get("file", "the source"))
+    return str(source.place.get("file", "the source"))
 
 
 def _float32(tensor: StoredTensor) -> np.ndarray:

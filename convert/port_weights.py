@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def convert_for_port(
         why = f"new head for {wanted[0]} classes, initialised with seed {head_seed}"
         made.update({name: why for name in ends.head if name in arrays})
     chosen = preprocessing or entry.card.preprocessing.with_channels(wanted[1])
+    accounts = _accounts(used, source, arrays, made)  # before the origin, whose digest is computed meanwhile
     manifest = {
         "format": FORMAT,
         "model": entry.name,
@@ -78,7 +80,7 @@ def convert_for_port(
         "source": dict(source.origin),
         "versions": versions("numpy", "safetensors", "torch"),
         "preprocessing": chosen.as_dict(),
-        **_accounts(used, source, arrays, made),
+        **accounts,
     }
     bad = [f"{name}: {fault}" for name, array in arrays.items() if (fault := non_finite(array))]
     return Conversion(entry.name, *wanted, arrays, manifest, [*source.notes, *made.values(), *bad])
@@ -110,7 +112,7 @@ def _without_prefix(source: Source, key_map: KeyMap) -> Source:
     if not prefix or not any(name.removeprefix(prefix) in known for name in source.tensors):
         return source
     tensors = {name.removeprefix(prefix): tensor for name, tensor in source.tensors.items()}
-    return Source(tensors, source.origin, [*source.notes, f"prefix {prefix!r} removed from every name"])
+    return replace(source, tensors=tensors, notes=[*source.notes, f"prefix {prefix!r} removed from every name"])
 
 
 def _is_table(record: Mapping[str, Any]) -> bool:
@@ -164,7 +166,7 @@ def _applied(
 
 
 def _misfit(source: Source, entry: Entry, faults: list[str]) -> ConversionError:
-    origin = source.origin.get("file", "the source")
+    origin = source.place.get("file", "the source")
     return ConversionError(f"{origin} does not account for {entry.name} (nothing was written)", faults)
 
 
@@ -192,7 +194,7 @@ def _refuse_unasked(source: Source, entry: Entry, has: tuple[int, int], asked: t
     if asked[1] is None and has[1] != (own[1] or 3):
         faults.append(f"it takes {has[1]} input channels: pass --in-chans {has[1]} to keep them")
     if faults:
-        raise Unasked(f"{source.origin.get('file', 'the source')} differs from {entry.place}:", faults, *has)
+        raise Unasked(f"{source.place.get('file', 'the source')} differs from {entry.place}:", faults, *has)
 
 
 def _new_head(arrays: Mapping[str, np.ndarray], ends: Ends, num_classes: int, seed: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -33,16 +34,23 @@ class Source:
     """The weights of one file, as the file holds them."""
 
     tensors: Mapping[str, StoredTensor]
-    origin: Mapping[str, object]
-    """What the manifest records of where they came from."""
+    place: Mapping[str, object]
+    """Where they came from."""
     notes: list[str] = field(default_factory=list)
     """What was done to get at the tensors, one sentence each."""
+    digest: Future[str] | None = None
+    """The file's SHA-256, which is computed beside everything else."""
+
+    @property
+    def origin(self) -> Mapping[str, object]:
+        """What the manifest records of where they came from. Raises ``OSError`` where the file cannot be read again."""
+        return self.place if self.digest is None else {**self.place, "sha256": self.digest.result()}
 
     def describe(self) -> str:
         """Where the weights are from, in one line."""
-        if "sha256" in self.origin:
-            return f"{self.origin['file']} (sha256 {str(self.origin['sha256'])[:16]}...)"
-        return ", ".join(str(value) for value in self.origin.values())
+        if self.digest is not None:
+            return f"{self.place['file']} (sha256 {self.digest.result()[:16]}...)"
+        return ", ".join(str(value) for value in self.place.values())
 
     @property
     def num_classes(self) -> int:
@@ -82,8 +90,11 @@ def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
         notes.append(f"weights taken from {container!r}")
     if averaged:
         notes.append(f"the file holds averaged weights, too ({averaged!r}), which --use-ema takes")
-    origin = {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path), "container": container}
-    return Source({name: _stored(name, tensors[old], path) for name, old in names.items()}, origin, notes)
+    place = {"file": path.name, "bytes": path.stat().st_size, "sha256": None, "container": container}
+    background = ThreadPoolExecutor(1)
+    digest = background.submit(file_sha256, path)
+    background.shutdown(wait=False)
+    return Source({name: _stored(name, tensors[old], path) for name, old in names.items()}, place, notes, digest)
 
 
 def no_count(tensor: StoredTensor) -> str:

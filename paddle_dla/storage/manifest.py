@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -132,8 +133,10 @@ def write_with_manifest(
         try:
             with atomic_path(target) as part:
                 write(part, arrays)
-                manifest = {**manifest, "file": describe_file(part)}
-                reach_disk(part)
+                with ThreadPoolExecutor(1) as beside:
+                    described = beside.submit(describe_file, part)
+                    reach_disk(part)
+                manifest = {**manifest, "file": described.result()}
                 # until both are in place, or another process would put its own between them
                 turn.enter_context(in_turn([Path(os.path.realpath(target))]))
                 new = not target.exists()

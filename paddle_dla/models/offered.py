@@ -1,8 +1,8 @@
 """One protocol for every model: what a network's class does not offer, its card does. Paddle only.
 
-``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``, ``pre_logits``, ``layer_groups`` and
-``no_weight_decay`` are what evaluation, training and export ask of a network. DLA's class has them; a port's class has
-none, and its card says which layers are meant.
+``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``, ``pre_logits``, ``layer_groups``,
+``no_weight_decay`` and ``set_grad_checkpointing`` are what evaluation, training and export ask of a network. DLA's
+class has them; a port's class has none, and its card says which layers are meant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from paddle import Tensor, nn
 
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.cards import Described
+from paddle_dla.models.recomputation import recompute_blocks
 from paddle_dla.models.registry import ModelError
 
 CLASSIFIERS = (nn.Linear, nn.Conv2D)
@@ -77,6 +78,17 @@ class Offered:
         finally:
             handle.remove()
         return seen[-1]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of the repeated blocks in backward instead of keeping them.
+
+        Less memory, nearly one more forward. Raises ``ModelError`` where no blocks repeat.
+        """
+        if not recompute_blocks(self, enable) and enable:
+            raise ModelError(
+                f"{self.card.name} has no repeated blocks to recompute; set train.recompute: false, or give the "
+                "network's class a set_grad_checkpointing of its own"
+            )
 
     def _named(self, what: str) -> Any:
         value = getattr(self.card, what)

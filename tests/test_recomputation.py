@@ -186,11 +186,24 @@ def test_recomputation_keeps_fewer_activations(name):
     assert fewer < 0.6 * held(network, images)
 
 
-def test_evaluation_and_a_pass_without_gradients_run_the_blocks_once():
-    network, images = made("torch's BatchNorm")
+def counted(network):
+    """A list that grows with each run of a block of convolutions."""
     calls = []
     for block in blocks_of(network).values():
         block.conv1.register_forward_post_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_blocks_behind_a_frozen_stem_are_recomputed():
+    network, images = made("torch's BatchNorm", frozen="stem")
+    calls = counted(network)
+    network(images).mean().backward()
+    assert len(calls) == 2 * 3
+
+
+def test_evaluation_and_a_pass_without_gradients_run_the_blocks_once():
+    network, images = made("torch's BatchNorm")
+    calls = counted(network)
     with paddle.no_grad():
         network(images)
     network.eval()

@@ -201,6 +201,15 @@ def test_blocks_behind_a_frozen_stem_are_recomputed():
     assert len(calls) == 2 * 3
 
 
+def test_a_block_with_a_layer_that_is_asked_for_is_left_out():
+    network, images = made("torch's BatchNorm", recompute=False)
+    assert recompute_blocks(network, visible=["stages.0.1.conv2", "stages.1"]) == ["stages.0.0", "stages.1.0"]
+    seen = []
+    network.stages[0][1].conv2.register_forward_post_hook(lambda layer, inputs, output: seen.append(output))
+    network(images)
+    assert [output.stop_gradient for output in seen] == [False]
+
+
 def test_evaluation_and_a_pass_without_gradients_run_the_blocks_once():
     network, images = made("torch's BatchNorm")
     calls = counted(network)

@@ -97,9 +97,11 @@ class Offered:
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of the repeated blocks in backward instead of keeping them.
 
-        Less memory, nearly one more forward. Raises ``ModelError`` where no blocks repeat.
+        Less memory, nearly one more forward. A block that contains a layer whose output is asked for keeps its own.
+        Raises ``ModelError`` where no blocks repeat.
         """
-        if not recompute_blocks(self, enable) and enable:
+        wanted = [level["module"] for level in self.card.levels] if isinstance(self, Levels) else []
+        if not recompute_blocks(self, enable, [*wanted, self.card.features or ""]) and enable:
             raise ModelError(
                 f"{self.card.name} has no repeated blocks to recompute; set train.recompute: false, or give the "
                 "network's class a set_grad_checkpointing of its own"

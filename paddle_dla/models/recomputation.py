@@ -8,7 +8,7 @@ that outlives it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,9 +29,13 @@ class Recomputed:
         return _run_twice(self, super().forward, args, kwargs)
 
 
-def recompute_blocks(network: nn.Layer, enable: bool = True) -> list[str]:
-    """Let the repeated blocks of ``network`` be recomputed, or no longer; returns their names, see ``blocks_of``."""
-    blocks = blocks_of(network)
+def recompute_blocks(network: nn.Layer, enable: bool = True, visible: Iterable[str] = ()) -> list[str]:
+    """Let the repeated blocks of ``network`` be recomputed, or no longer; returns their names, see ``blocks_of``.
+
+    A block is left out where one of the ``visible`` layers is inside: there no output has a gradient.
+    """
+    around = _all_above(visible)
+    blocks = {name: block for name, block in blocks_of(network).items() if name not in around}
     for block in blocks.values():
         own = type(block)
         if enable and not issubclass(own, Recomputed):
@@ -97,8 +101,13 @@ def _may_be_block(layer: nn.Layer, weights: int) -> bool:
 
 
 def _innermost(layers: dict[str, nn.Layer]) -> dict[str, nn.Layer]:
-    around = {name[:end] for name in layers for end, letter in enumerate(name) if letter == "."}
+    around = _all_above(layers)
     return {name: layer for name, layer in layers.items() if name not in around}
+
+
+def _all_above(names: Iterable[str]) -> set[str]:
+    """The names of all layers that hold one of the layers ``names``."""
+    return {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
 
 
 def recomputed(layer: nn.Layer, *args: Any, **kwargs: Any) -> Any:

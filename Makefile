@@ -9,10 +9,13 @@ BIN := .venv/bin
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # what the oldest supported Paddle runs: it has no torch beside it
 OLDEST := not torch and not heavy and not any_paddle
+OLDEST_TIMM := $(shell sed -n 's/^ *timm>=\([0-9.]*\).*/\1/p' setup.cfg)
+WITH_TIMM := against_timm variants models convert port port_commands layer_diff check_forward check_training recipes \
+  transforms schedule mixing
 # Paddle warns about a missing C++ compiler cache, which nothing here uses
 export PYTHONWARNINGS := ignore:No ccache found
 
-.PHONY: demo train-demo test test-heavy test-paddle26 docs release-check clean
+.PHONY: demo train-demo test test-heavy test-paddle26 test-timm-oldest docs release-check clean
 
 demo: .venv/.complete
 	@$(BIN)/python scripts/demo.py --model $(MODEL) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
@@ -33,6 +36,12 @@ test-heavy: .venv/.complete .venv-paddle26/.complete
 # on the oldest supported Paddle: the tests that need no torch and that its version can fail
 test-paddle26: .venv-paddle26/.complete
 	OMP_NUM_THREADS=1 .venv-paddle26/bin/python -m pytest $(PARALLEL) -m "not slow and $(OLDEST)"
+
+# on the oldest supported timm, in out/timm: what is compared with it
+test-timm-oldest: .venv/.complete
+	rm -rf out/timm && $(BIN)/pip install --no-deps --target out/timm timm==$(OLDEST_TIMM)
+	PYTHONPATH=$(CURDIR)/out/timm OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "torch and not heavy" \
+	  $(WITH_TIMM:%=tests/test_%.py)
 
 # the site, in out/site; a link that leads nowhere is an error
 docs: .venv-docs/.complete

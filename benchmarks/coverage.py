@@ -113,7 +113,7 @@ def one(args):
 
 def stages(args, keep):
     from alignment import align
-    from convert.porting.proof import build, drawn, prove, torch_arrays
+    from convert.porting.proof import build, drawn, paired, prove, torch_arrays
     from convert.translate.program import float64_throughout
     from convert.translate.translator import translate
 
@@ -131,12 +131,12 @@ def stages(args, keep):
         found = align(reference, port, inputs[0].numpy(), key_map=translated.key_map, backward=False)
         keep(eval=verdict(found), why="" if found.passed else str(found.verdict())[:600])
         return
-    results = prove(module, inputs, source, translated, ("eval",))
+    results = prove(paired(module, inputs, source, translated), translated, ("eval",))
     keep(eval=verdict(results["eval"]))
     if not results["eval"].passed:
         keep(why=str(results["eval"].verdict())[:600])
     if not args.eval_only:
-        results = prove(module, inputs, source, translated, ("train",))
+        results = prove(paired(module, inputs, source, translated), translated, ("train",))
         keep(train=verdict(results["train"]))
         if not results["train"].passed:
             keep(why=str(results["train"].verdict())[:600])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import signal
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,17 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "torch" in item.keywords:
                 item.add_marker(skip)
+    else:
+        installed = numbers(version("timm"))
+        for item in items:
+            for needed in item.iter_markers("timm"):
+                if installed < numbers(needed.args[0]):
+                    item.add_marker(pytest.mark.skip(reason=f"timm has it, or draws so, since {needed.args[0]}"))
+
+
+def numbers(text: str) -> list[int]:
+    """A version as what can be compared."""
+    return [int(number) for number in re.findall(r"\d+", text)[:3]]
 
 
 @pytest.fixture(scope="session")

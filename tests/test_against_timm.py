@@ -72,6 +72,7 @@ def test_head(pool, num_classes):
         assert_same(*run(reference, port, features, "forward_head", pre_logits=pre_logits))
 
 
+@pytest.mark.timm("1.0.31")
 def test_catavgmax_doubles_the_features_of_the_head():
     reference, port = pair(num_classes=0, global_pool="catavgmax")
     assert_same(*run(reference, port, images()))
@@ -91,6 +92,7 @@ def test_forward_features():
     assert_same(*run(*pair(), images(), "forward_features"))
 
 
+@pytest.mark.timm("1.0.31")
 @pytest.mark.parametrize(
     "options",
     [
@@ -105,6 +107,7 @@ def test_forward_intermediates(options):
     assert_same(*run(*pair(), images(), "forward_intermediates", **options))
 
 
+@pytest.mark.timm("1.0.31")
 @pytest.mark.parametrize("indices", [1, [2], [0, 3]])
 @pytest.mark.parametrize("prune_head", [True, False])
 def test_prune_intermediate_layers(indices, prune_head):

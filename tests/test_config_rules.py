@@ -73,7 +73,6 @@ BROKEN = [
     ("train.device=cpu train.sync_bn=true", "train.sync_bn", "train.sync_bn=false"),
     ("model.name=dla61", "model.name", "model.name=dla60"),
     (f"model.name={PORT} model.global_pool=max", "model.global_pool", "model.global_pool=avg"),
-    (f"model.name={PORT} train.recompute=true", "train.recompute", "train.recompute=false"),
     ("model.name=dla60 model.drop_path_rate=0.1", "model.drop_path_rate", "model.drop_path_rate=null"),
 ]
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.torch
 from made_ports import make_port  # noqa: E402
 from small_runs import ROOT, environment, make_images  # noqa: E402
 
-from paddle_dla import evaluate, export, features, info, predict  # noqa: E402
+from paddle_dla import cli, evaluate, export, features, info, predict  # noqa: E402
 from paddle_dla.checkpoint import read  # noqa: E402
 from paddle_dla.config import load_config  # noqa: E402
 from paddle_dla.ranks import Ranks  # noqa: E402
@@ -160,6 +160,15 @@ def test_a_training_that_is_cut_goes_on_to_the_same_bits(tuned, tmp_path):
     subprocess.run(first, cwd=ROOT, env=environment(), check=True, capture_output=True)
     cut, whole = (read(run / "checkpoints" / "last" / "model.pdparams")[0] for run in (tmp_path / "run", tuned.output))
     assert all(np.array_equal(cut[name], whole[name]) for name in whole)
+
+
+def test_recomputation_changes_nothing_of_a_training(tuned, tmp_path):
+    over = [f"train.output={tmp_path / 'run'}", "train.recompute=true"]
+    assert cli.main(["train", "--config", str(tuned.config), "-o", *over]) == 0
+    ours = read(tmp_path / "run" / "checkpoints" / "last" / "model.pdparams")[0]
+    theirs = read(tuned.checkpoint)[0]
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_port_teaches_another(tuned, tmp_path):

@@ -29,7 +29,7 @@ def ports(tmp_path_factory):
 
     def port(name):
         if name not in made:
-            made[name] = make_port(name, parent, *SMALL[name])
+            made[name] = make_port(name, parent, *SMALL.get(name, ["--input-shape", "3x64x64"]))
         return made[name]
 
     return port
@@ -126,6 +126,49 @@ def test_feature_maps_are_timms(port):
         theirs(torch.from_numpy(x))
     for ours, expected in zip(maps, seen, strict=True):
         assert np.abs(ours.numpy() - expected.numpy()).max() <= 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("name", [*SMALL, "resnet18"])
+def test_forward_features_is_timms(ports, name):
+    folder = ports(name)
+    model, theirs = create_model(folder, pretrained=True), reference(folder)[0]
+    model.eval()
+    x = np.random.RandomState(0).standard_normal((2, 3, 64, 64)).astype("float32")
+    behind = []
+    model.get_classifier().register_forward_post_hook(lambda *_: behind.append(1))
+    ours = run_features(model, x)
+    with torch.no_grad():
+        expected = theirs.forward_features(torch.from_numpy(x)).numpy()
+    assert tuple(ours.shape) == expected.shape and not behind
+    assert np.abs(ours.numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+    model(paddle.to_tensor(x))
+    assert behind, "the next pass runs to the end"
+
+
+def run_features(model, x):
+    with paddle.no_grad():
+        return model.forward_features(paddle.to_tensor(x))
+
+
+def test_forward_features_has_a_gradient(port):
+    model = create_model(port, pretrained=True)
+    model.train()
+    model.forward_features(paddle.to_tensor(images(port))).square().mean().backward()
+    got = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert f"{model.card.first_conv}.weight" in got and f"{model.card.classifier}.weight" not in got
+
+
+def test_a_card_without_a_layer_of_features_says_so(ports, tmp_path):
+    folder = Path(shutil.copytree(ports("test_resnet"), tmp_path / "port"))
+    card = json.loads((folder / "card.json").read_text())
+    assert card.pop("features") == "layer4"
+    (folder / "card.json").write_text(json.dumps(card))
+    sealed_again(folder)  # as before there was such an entry
+    with pytest.raises(ModelError, match="features"):
+        run_features(create_model(folder), images(folder))
+    sealed_again(folder, features="layer5")
+    with pytest.raises(ModelError, match="layer5"):
+        create_model(folder)
 
 
 def test_drop_rate_drops_what_the_classifier_reads(ports):

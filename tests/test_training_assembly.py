@@ -19,6 +19,7 @@ from paddle_dla.losses import (
     LabelSmoothingCrossEntropy,
     SoftTargetCrossEntropy,
 )
+from paddle_dla.models.registry import ModelError
 from paddle_dla.optim import SGD, AdamW, Lamb
 from paddle_dla.ranks import Ranks
 from paddle_dla.training.assembly import build_optimizer, create_criterion, create_loss, create_network, freeze_as_told
@@ -253,3 +254,9 @@ def test_a_teacher_that_sees_images_otherwise_is_an_error(teacher):
 def test_nothing_is_frozen_by_default():
     network = create_network(config(), CLASSES)
     assert freeze_as_told(config(), network) == Frozen()
+
+
+def test_a_network_without_blocks_cannot_be_recomputed():
+    wanted = config("model.name=made_ports:ByHand", f"model.num_classes={CLASSES}", "train.recompute=true")
+    with pytest.raises(ModelError, match=r"train\.recompute: false"):
+        create_network(wanted, CLASSES)

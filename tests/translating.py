@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import torch
 
+from convert.porting.proof import torch_arrays
 from convert.translate.program import float64_throughout
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays
@@ -81,6 +82,8 @@ class Port:
         finally:
             paddle.set_default_dtype("float32")
         held = {name: value.detach().cpu().numpy() for name, value in self.module.state_dict().items()}
+        unsaved = torch_arrays(self.module)
+        held |= {line.torch: unsaved[line.torch] for line in self.translated.key_map if line.torch in unsaved}
         arrays = port_arrays(self.translated.key_map, self.translated.program, held)
         missing, unexpected = model.set_state_dict(
             {name: value.astype(dtype) if value.dtype.kind == "f" else value for name, value in arrays.items()}

@@ -1,17 +1,22 @@
 """timm's models as the reference, and the one place that deals with torchvision beside a CPU torch.
 
-Pinned to timm 1.0.31 (``constraints.txt``).
+Written for timm 1.0.31 (``constraints.txt``); ``setup.cfg`` says which versions are served.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import numpy as np
 import torch
+
+OLDEST_TIMM = (1, 0, 24)
+"""As in ``setup.cfg``."""
 
 # schemas of the two operators that torchvision looks up while it is imported
 _TORCHVISION_OPS = ("nms", "qnms")
@@ -46,10 +51,16 @@ def _declare_torchvision_ops() -> torch.library.Library | None:
 
 
 def import_timm():  # noqa: ANN201 - a module
-    """``import timm``, also where torchvision's operators do not load."""
+    """``import timm``, also where torchvision's operators do not load.
+
+    Warns of a timm that is older than ``OLDEST_TIMM``, with which nothing was tested.
+    """
     _declare_torchvision_ops()
     import timm
 
+    if tuple(int(number) for number in re.findall(r"\d+", timm.__version__)[:3]) < OLDEST_TIMM:
+        oldest = ".".join(map(str, OLDEST_TIMM))
+        warnings.warn(f"timm {timm.__version__} is older than {oldest}, the oldest that is tested", stacklevel=2)
     return timm
 
 

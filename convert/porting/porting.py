@@ -13,8 +13,9 @@ from convert.matching.key_map import KeyMap
 from convert.outcome import versions
 from convert.porting import card as cards
 from convert.porting.arguments import Arguments, as_declared, called, each, named
+from convert.porting.features import features_layer
 from convert.porting.folder import check_folder, write_folder
-from convert.porting.proof import MODES, prove, torch_arrays
+from convert.porting.proof import MODES, paired, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays, stored
@@ -98,11 +99,13 @@ def port_model(
             with atomic_path(source) as part:
                 part.write_text(translated.source, encoding="utf-8")
             modes = MODES[:1] if eval_only else MODES
-            results = prove(torch_module, inputs, source, translated, modes, progress)
+            pair = paired(torch_module, inputs, source, translated)
+            results = prove(pair, translated, modes, progress)
         port = Port(name, translated.source, translated.key_map, results)
+        features = features_layer(pair.reference, pair.port, pair.inputs) if port.proved else None
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
         written = target is not None and (port.proved or keep_unproved)
-        card = card_of(port, torch_module, translated, inputs, reference, weights) if written else {}
+        card = card_of(port, torch_module, translated, inputs, reference, weights, features) if written else {}
     if target is None or not written:
         return port
     progress(f"writing {target}")
@@ -237,8 +240,9 @@ def card_of(
     inputs: Any,
     reference: Reference | None,
     weights: Mapping[str, Any] | None,
+    features: str | None,
 ) -> dict[str, Any]:
-    """The card of ``port``."""
+    """The card of ``port``; ``features`` as ``features_layer`` has it."""
     preprocessing = cards.preprocessing_of(module)
     values = named(inputs).values()
     return {
@@ -251,6 +255,7 @@ def card_of(
                    zip(translated.program.inputs, values, strict=True)],
         "preprocessing": preprocessing.as_dict() if preprocessing else None,
         **cards.described(module),
+        "features": features,
         "source": origin_of(type(module)),
         "reference": (reference or Reference()).as_dict(),
         "weights": dict(weights or {}),

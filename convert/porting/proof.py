@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,28 +87,23 @@ def drawn(module: Any, inputs: Arguments) -> Any:
     return copied
 
 
-def prove(
-    module: Any,
-    inputs: Arguments,
-    source: Path,
-    translated: Translated,
-    modes: Sequence[str] = MODES,
-    progress: Progress = lambda line: None,
-) -> dict[str, Any]:
-    """``{mode: result of align}``; nothing after a mode in which the two differ.
+@dataclass(frozen=True)
+class Pair:
+    """A reference and its port with the same weights, and arrays that both take."""
+
+    reference: Any
+    port: Any
+    inputs: Arguments
+
+
+def paired(module: Any, inputs: Arguments, source: Path, translated: Translated) -> Pair:
+    """``module`` and its port in ``source`` as they are compared.
 
     The weights are those of ``drawn``, so that nothing hides behind a 0 or a 1. In float64, what the reference asks for
-    in float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off; other random
-    numbers are the same in both models.
+    in float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off.
 
-    Raises ``LoadError`` where the source cannot be built, and ``ReferenceRaised`` where the reference raises.
-
-    A port that is aligned along the path that was traced, and differs as it is used, is not aligned: see ``other_use``.
+    Raises ``LoadError`` where the source cannot be built.
     """
-    from alignment import align
-    from alignment.engine.records.tape import ROOT
-    from alignment.engine.result import COMPUTATION, Culprit
-    from alignment.engine.sides.model import ModelRaised
     from convert.translate.modes import qualified
     from convert.translate.program import float64_throughout
 
@@ -117,7 +113,24 @@ def prove(
         rate = RATES.get(type(layer).__name__) or translated.rates.get(qualified(type(layer)))
         if rate is not None:
             setattr(layer, rate, 0.0)
-    arrays = each(inputs, lambda value: value.detach().cpu().numpy())
+    return Pair(reference, port, each(inputs, lambda value: value.detach().cpu().numpy()))
+
+
+def prove(
+    pair: Pair, translated: Translated, modes: Sequence[str] = MODES, progress: Progress = lambda line: None
+) -> dict[str, Any]:
+    """``{mode: result of align}``; nothing after a mode in which the two differ.
+
+    Random numbers that are drawn are the same in both models. Raises ``ReferenceRaised`` where the reference raises.
+
+    A port that is aligned along the path that was traced, and differs as it is used, is not aligned: see ``other_use``.
+    """
+    from alignment import align
+    from alignment.engine.records.tape import ROOT
+    from alignment.engine.result import COMPUTATION, Culprit
+    from alignment.engine.sides.model import ModelRaised
+
+    reference, port, arrays = pair.reference, pair.port, pair.inputs
     results: dict[str, Any] = {}
     for mode in modes:
         progress(f"proof in {mode} mode")

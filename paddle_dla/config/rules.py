@@ -83,11 +83,6 @@ RULES: tuple[Rule, ...] = (
         "DLA has no stochastic depth; leave it at null",
     ),
     Rule(
-        ("train.recompute", "model.name"),
-        lambda c: c.train.recompute and not _unknown(c.model.name) and not _is_variant(c),
-        "a port keeps its activations; set train.recompute: false",
-    ),
-    Rule(
         _SIZES,
         lambda c: _is_variant(c) and any(side % STRIDE for size in _sizes(c) for side in size[1:]),
         f"height and width are multiples of {STRIDE}, the stride of the network",

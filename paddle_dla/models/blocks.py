@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 
 import paddle
 from paddle import Tensor, nn
-from paddle.distributed.fleet.utils import recompute
 
-from paddle_dla.models.layers import AvgPool2D, BatchNorm2D, DenseMaxPool2D, frozen_statistics
+from paddle_dla.models.layers import AvgPool2D, BatchNorm2D, DenseMaxPool2D
+from paddle_dla.models.recomputation import recomputed
 from paddle_dla.models.variants import Variant
 
 
@@ -238,40 +238,12 @@ class DlaTree(nn.Layer):
         return self._run(self.root, [x2, x1, *children])
 
     def _run(self, part: nn.Layer, *inputs: Tensor | Sequence[Tensor]) -> Tensor:
-        keep = not (self.grad_checkpointing and self.training) or isinstance(part, nn.Identity)
+        keep = not self.grad_checkpointing or isinstance(part, nn.Identity)
         return part(*inputs) if keep else recomputed(part, *inputs)
 
 
 def _downsample(stride: int, first_dilation: int) -> nn.Layer:
     return nn.MaxPool2D(stride, stride) if stride > 1 else DenseMaxPool2D(first_dilation)
-
-
-def recomputed(layer: nn.Layer, *inputs: Tensor | Sequence[Tensor]) -> Tensor:
-    """Run ``layer`` without keeping its activations: it runs again in backward.
-
-    The second run leaves BatchNorm's statistics alone.
-    """
-    flat = [tensor for each in inputs for tensor in ([each] if isinstance(each, Tensor) else each)]
-    if all(tensor.stop_gradient for tensor in flat):
-        if all(parameter.stop_gradient for parameter in layer.parameters()):
-            return layer(*inputs)
-        # Paddle gives the weights no gradients unless an input has one
-        flat[0] = flat[0].detach()
-        flat[0].stop_gradient = False
-    runs = 0
-
-    def run(*tensors: Tensor) -> Tensor:
-        nonlocal runs
-        runs += 1
-        given = iter(tensors)
-        args = [next(given) if isinstance(each, Tensor) else [next(given) for _ in each] for each in inputs]
-        if runs == 1:
-            return layer(*args)
-        with frozen_statistics(layer):
-            return layer(*args)
-
-    # nothing in these layers is random
-    return recompute(run, *flat, preserve_rng_state=False)
 
 
 def conv_level(inplanes: int, planes: int, convs: int, stride: int = 1) -> nn.Sequential:

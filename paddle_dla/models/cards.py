@@ -86,9 +86,10 @@ def golden_inputs(golden: Mapping[str, Any]) -> list[np.ndarray]:
 class Described:
     """A card as the pipeline reads it. ``None`` and empty: the card does not say.
 
-    ``classifier`` and ``first_conv`` are names of layers; ``layer_groups`` is the depth of each parameter, 0 at the
-    input; ``no_weight_decay`` are names of parameters; ``levels`` are ``module``, ``num_chs`` and ``reduction`` of each
-    feature map. All names are those of the Paddle network. ``assumed`` says why, where ``preprocessing`` is a guess.
+    ``classifier`` and ``first_conv`` are names of layers, ``features`` is the layer that returns what timm's
+    ``forward_features`` does; ``layer_groups`` is the depth of each parameter, 0 at the input; ``no_weight_decay`` are
+    names of parameters; ``levels`` are ``module``, ``num_chs`` and ``reduction`` of each feature map. All names are
+    those of the Paddle network. ``assumed`` says why, where ``preprocessing`` is a guess.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Described:
     layer_groups: Mapping[str, int] = field(default_factory=dict)
     no_weight_decay: frozenset[str] = frozenset()
     levels: tuple[Mapping[str, Any], ...] = ()
+    features: str | None = None
 
 
 def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Described:
@@ -126,6 +128,7 @@ def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) ->
             {"module": level["module"], "num_chs": level["channels"], "reduction": level["stride"]}
             for level in card.get("feature_levels") or ()
         ),
+        features=_one_name(card.get("features")),
     )
 
 

@@ -19,9 +19,10 @@ import paddle
 from paddle import Tensor, nn
 
 from paddle_dla.errors import WrongValue
-from paddle_dla.models.blocks import DlaTree, conv_level, recomputed
+from paddle_dla.models.blocks import DlaTree, conv_level
 from paddle_dla.models.grouping import STATISTICS, layer_groups
 from paddle_dla.models.layers import BatchNorm2D, SelectAdaptivePool2D
+from paddle_dla.models.recomputation import recomputed
 from paddle_dla.models.variants import Variant
 
 LEVELS = ("level0", "level1", "level2", "level3", "level4", "level5")
@@ -130,7 +131,7 @@ class DLABackbone(nn.Layer):
 
     def _run(self, part: nn.Layer, x: Tensor) -> Tensor:
         # trees recompute by themselves
-        if self.grad_checkpointing and self.training and not isinstance(part, DlaTree):
+        if self.grad_checkpointing and not isinstance(part, DlaTree):
             return recomputed(part, x)
         return part(x)
 

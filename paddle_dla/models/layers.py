@@ -5,9 +5,6 @@ Legend: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -25,9 +22,6 @@ class BatchNorm2D(nn.BatchNorm2D):
     Cost: the kernel writes the batch statistics into two fresh vectors of C values, and the running ones are then
     updated by four operations on such vectors; nothing of the size of the activation is read or kept twice.
     """
-
-    track_statistics: bool = True
-    """False while activations are recomputed, so that one step updates the statistics once."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (B, C, H, W); same shape and type.
@@ -55,8 +49,7 @@ class BatchNorm2D(nn.BatchNorm2D):
             epsilon=self._epsilon,
             data_format=self._data_format,
         )
-        if self.track_statistics:
-            self._update(mean, variance * (count / (count - 1)))
+        self._update(mean, variance * (count / (count - 1)))
         return out
 
     @paddle.no_grad()
@@ -64,19 +57,6 @@ class BatchNorm2D(nn.BatchNorm2D):
         keep = self._momentum
         paddle.assign(self._mean * keep + mean * (1 - keep), output=self._mean)
         paddle.assign(self._variance * keep + variance * (1 - keep), output=self._variance)
-
-
-@contextmanager
-def frozen_statistics(layer: nn.Layer) -> Iterator[None]:
-    """Within it, training-mode forwards of ``layer`` leave every running statistic as it is."""
-    norms = [m for m in layer.sublayers(include_self=True) if isinstance(m, BatchNorm2D) and m.track_statistics]
-    for norm in norms:
-        norm.track_statistics = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_statistics = True
 
 
 class SelectAdaptivePool2D(nn.Layer):

@@ -1,8 +1,8 @@
 """One protocol for every model: what a network's class does not offer, its card does. Paddle only.
 
-``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``, ``pre_logits``, ``layer_groups`` and
-``no_weight_decay`` are what evaluation, training and export ask of a network. DLA's class has them; a port's class has
-none, and its card says which layers are meant.
+``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``, ``forward_features``, ``pre_logits``,
+``layer_groups``, ``no_weight_decay`` and ``set_grad_checkpointing`` are what evaluation, training and export ask of a
+network. DLA's class has them; a port's class has none, and its card says which layers are meant.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from paddle import Tensor, nn
 
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.cards import Described
+from paddle_dla.models.recomputation import recompute_blocks
 from paddle_dla.models.registry import ModelError
 
 CLASSIFIERS = (nn.Linear, nn.Conv2D)
@@ -78,6 +79,34 @@ class Offered:
             handle.remove()
         return seen[-1]
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What timm's method of this name returns for the images ``x`` (B, C, H, W); the layers behind do not run.
+
+        Raises ``ModelError`` where the card names no layer that returns it.
+        """
+        layer = self.get_sublayer(self._named("features"))
+        handle = layer.register_forward_post_hook(_stop)
+        try:
+            self(x)
+        except _Reached as reached:
+            return reached.output
+        finally:
+            handle.remove()
+        raise ModelError(f"{self.card.name} never calls {self.card.features} as a layer")
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of the repeated blocks in backward instead of keeping them.
+
+        Less memory, nearly one more forward. A block that contains a layer whose output is asked for keeps its own.
+        Raises ``ModelError`` where no blocks repeat.
+        """
+        wanted = [level["module"] for level in self.card.levels] if isinstance(self, Levels) else []
+        if not recompute_blocks(self, enable, [*wanted, self.card.features or ""]) and enable:
+            raise ModelError(
+                f"{self.card.name} has no repeated blocks to recompute; set train.recompute: false, or give the "
+                "network's class a set_grad_checkpointing of its own"
+            )
+
     def _named(self, what: str) -> Any:
         value = getattr(self.card, what)
         if not value:
@@ -114,6 +143,18 @@ class Levels:
         if unseen:
             raise ModelError(f"{self.card.name} never calls {', '.join(unseen)} as a layer: it has no map there")
         return [found[index] for index in self.out_indices]
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer whose output it carries."""
+
+    def __init__(self, output: Tensor):
+        super().__init__()
+        self.output = output
+
+
+def _stop(_layer: nn.Layer, _inputs: Any, output: Tensor) -> None:
+    raise _Reached(output)
 
 
 def _keep(found: dict[int, Tensor], index: int, _layer: nn.Layer, _inputs: Any, output: Tensor) -> None:
@@ -153,8 +194,8 @@ def features_of(network: nn.Layer, out_indices: Sequence[int]) -> nn.Layer:
 
 def _check(network: nn.Layer, card: Described) -> None:
     layers, parameters = dict(network.named_sublayers()), dict(network.named_parameters())
-    faults = [f"{what} {name!r}" for what, name in (("classifier", card.classifier), ("first_conv", card.first_conv))
-              if name is not None and name not in layers]  # fmt: skip
+    named = {"classifier": card.classifier, "first_conv": card.first_conv, "features": card.features}
+    faults = [f"{what} {name!r}" for what, name in named.items() if name is not None and name not in layers]
     faults += [f"layer group of {name!r}" for name in card.layer_groups if name not in parameters]
     faults += [f"feature level {level['module']!r}" for level in card.levels if level["module"] not in layers]
     if faults:

@@ -1,0 +1,76 @@
+"""Which layer of a port returns what the reference's ``forward_features`` returns. Both frameworks meet here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from convert.porting.arguments import Arguments, called, each
+
+LIMIT = 1e-9
+"""Of the largest value, in float64: BatchNorm's float32 epsilon leaves 5e-12, another layer's output differs by 1."""
+
+
+def features_layer(reference: Any, port: Any, inputs: Arguments) -> str | None:
+    """The layer of ``port`` whose output is that of ``reference.forward_features``, in float64 and evaluation mode.
+
+    ``None`` where the reference has no such method, or no layer returns that: the method may end between two layers.
+    Both have the same weights; ``inputs`` are arrays. Of layers inside one another that return the same, the outermost.
+    """
+    from alignment.engine.borrowed import PORT, REFERENCE, borrow
+
+    method = getattr(reference, "forward_features", None)
+    if not callable(method):
+        return None
+    with borrow(reference, port, "eval"), REFERENCE.in_type(reference, "float64"), PORT.in_type(port, "float64"):
+        wanted = _wanted(method, inputs)
+        found = [] if wanted is None else _that_return(wanted, port, inputs)
+    if not found:
+        return None
+    # in the order in which they end: layers that leave it as it is, such as dropout, come later
+    first = found[0]
+    return min((name for name in found if name == first or first.startswith(f"{name}.")), key=len)
+
+
+def _wanted(method: Callable[..., Any], inputs: Arguments) -> np.ndarray | None:
+    import torch
+
+    def tensor(array: np.ndarray) -> Any:
+        return torch.from_numpy(array.astype(np.float64) if array.dtype.kind == "f" else array.copy())
+
+    with torch.no_grad():
+        try:
+            features = called(method, each(inputs, tensor))
+        except Exception:  # noqa: BLE001 - of this name and another meaning
+            return None
+    return features.numpy() if isinstance(features, torch.Tensor) and features.is_floating_point() else None
+
+
+def _that_return(wanted: np.ndarray, port: Any, inputs: Arguments) -> list[str]:
+    """Layers of ``port`` that are called once and return ``wanted``, in the order in which they end."""
+    import paddle
+
+    calls: dict[str, list[bool]] = {}
+    limit = LIMIT * np.abs(wanted).max(initial=0.0)
+
+    def watched(name: str) -> Callable[..., None]:
+        def hook(_layer: Any, _inputs: Any, output: Any) -> None:
+            alike = isinstance(output, paddle.Tensor) and tuple(output.shape) == wanted.shape
+            same = alike and bool(np.abs(output.numpy() - wanted).max(initial=0.0) <= limit)
+            calls.setdefault(name, []).append(same)
+
+        return hook
+
+    def tensor(array: np.ndarray) -> Any:
+        return paddle.to_tensor(array.astype("float64") if array.dtype.kind == "f" else array)
+
+    handles = [layer.register_forward_post_hook(watched(name)) for name, layer in port.named_sublayers()]
+    try:
+        with paddle.no_grad():
+            called(port, each(inputs, tensor))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name, same in calls.items() if same == [True]]

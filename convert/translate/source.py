@@ -88,10 +88,10 @@ def _builder(model: str, frozen: Sequence[str]) -> str:
     if frozen == [""]:
         lines += ["    for parameter in model.parameters():", "        parameter.stop_gradient = True"]
     else:
-        starts = tuple(f"{name}." for name in frozen)
+        starts = [f"{name}." for name in frozen]
         lines += [
             "    for name, parameter in model.named_parameters():",
-            f"        if f'{{name}}.'.startswith({starts if len(starts) > 1 else starts[0]!r}):",
+            f"        if f'{{name}}.'.startswith({tuple(starts) if len(starts) > 1 else starts[0]!r}):",
             "            parameter.stop_gradient = True",
         ]
     return "\n".join([*lines, "    return model"])

@@ -21,8 +21,8 @@ LINE = 120
 
 @functools.cache
 def _parts() -> dict[str, tuple[ast.stmt, str]]:
-    """``{name: (tree, text)}`` of every function and class of ``parts``, as it stands there."""
-    text = PARTS.read_text(encoding="utf-8")
+    """``{name: (tree, text)}`` of every function and class of ``parts``, without its remarks to pyright."""
+    text = re.sub(r"  # pyright: .*", "", PARTS.read_text(encoding="utf-8"))
     nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     return {node.name: (node, ast.get_source_segment(text, node) or "") for node in nodes}
 

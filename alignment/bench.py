@@ -158,7 +158,7 @@ def pair_bench(place: str) -> Bench:
     if not callable(function):
         raise WrongValue(f"{place} is a {type(function).__name__}, not a function that returns a pair")
     with users_code(place):
-        pair = function()
+        pair: Any = function()
     try:
         reference, port, inputs = pair
         refuse_swapped(reference, port)

@@ -48,7 +48,7 @@ from paddle_dla.config import Config, read_config
 from paddle_dla.cpu import usable_threads
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import Entry, find_model
-from paddle_dla.options import ConfigOptions, add_config, finite, options_of, positive
+from paddle_dla.options import add_config, finite, options_of, positive
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.atomic import atomic_path
 from paddle_dla.storage.json_record import check_record, parse_json
@@ -68,7 +68,7 @@ TIMM_NAMES = {"nesterov": "sgd", "momentum": "momentum", "adamw": "adamw", "lamb
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochOptions(ConfigOptions):
+class EpochOptions:
     """Which recipe is trained from which seeds, where its runs are kept, and what counts as equal.
 
     ``margin``: points of top-1; half of what torch's own seeds are apart in an epoch of Fashion-MNIST. ``threads``: of
@@ -77,6 +77,7 @@ class EpochOptions(ConfigOptions):
 
     config: str
     output: Path
+    override: tuple[str, ...] = ()
     seeds: tuple[int, ...] = tuple(range(6))
     margin: float = 1.0
     threads: int = 0
@@ -138,6 +139,7 @@ def first_source(config: Config, entry: Entry) -> Source:
     model, seed = config.model, config.train.seed
     if isinstance(model.pretrained, str):
         return read_source(model.pretrained)
+    assert model.num_classes is not None  # refuse_unknown saw to it
     if entry.folder is None:
         return seeded_source(entry.name, seed, model.num_classes, model.in_chans)
     return own_source(entry) if model.pretrained else fresh_source(entry, seed, model.num_classes, model.in_chans)
@@ -152,6 +154,7 @@ def train_torch(config: Config, model: torch.nn.Module, say: Progress, reverse: 
     from paddle_dla.training.datasets import open_datasets, train_loader, val_loader
     from torch_ref.epochs import TorchEngine, train_epochs
 
+    assert config.train.threads is not None  # those of --threads
     torch.set_num_threads(config.train.threads)
     datasets, losses = open_datasets(config), []
     updates = train_loader(config, datasets, Ranks()).num_batches

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from alignment.command import (
     ModelOptions,
@@ -38,7 +39,7 @@ from paddle_dla.terminal import run_command
 class ForwardOptions(ModelOptions):
     """``dtype``: of the Paddle model."""
 
-    dtype: str = "float64"
+    dtype: Literal["float32", "float64"] = "float64"
 
 
 def check_forward(options: ForwardOptions, progress: Progress) -> Result:

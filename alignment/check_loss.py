@@ -151,6 +151,7 @@ def of_torch(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray], dtype
     given = [torch.from_numpy(array) for array in others]
     value = loss(x, *(array.to(of_type) if array.is_floating_point() else array for array in given))
     value.backward()
+    assert x.grad is not None
     return value.detach().numpy(), x.grad.numpy()
 
 
@@ -161,6 +162,7 @@ def of_paddle(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray]) -> M
     x = paddle.to_tensor(logits, stop_gradient=False)
     value = loss(x, *map(paddle.to_tensor, others))
     value.backward()
+    assert x.grad is not None
     return value.numpy().reshape(()), x.grad.numpy()
 
 

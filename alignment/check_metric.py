@@ -126,8 +126,8 @@ def metric_rows(case: str, drawn: Logits) -> Iterator[Row]:
         for k in (1, 5):
             exact = torch_per_class(drawn, k)
             yield _row(f"top-{k} of each class", case, exact, ours[f"top{k}"], EXACT)
-            means = (float(np.nanmean(values)) for values in (exact, ours[f"top{k}"]))
-            yield _row(f"mean of classes' top-{k}", case, *means, EXACT)
+            mean, our_mean = (float(np.nanmean(values)) for values in (exact, ours[f"top{k}"]))
+            yield _row(f"mean of classes' top-{k}", case, mean, our_mean, EXACT)
 
 
 def rank_rows(drawn: Logits) -> Iterator[Row]:
@@ -239,7 +239,9 @@ def timm_real(logits: np.ndarray, names: Sequence[str]) -> tuple[dict[int, float
 
     theirs = RealLabelsImagenet(names)
     theirs.add_result(torch.from_numpy(logits))
-    return theirs.get_accuracy(), theirs.real_labels
+    accuracies = theirs.get_accuracy()
+    assert isinstance(accuracies, dict)  # one number where it is asked for one k
+    return accuracies, theirs.real_labels
 
 
 def _row(name: str, case: str, exact: Measured, port: Measured, allowed: float) -> Row:

@@ -45,10 +45,10 @@ def check_schedule(options: CheckOptions, progress: Progress) -> Result:
     result = Result(f"{model}: learning rates, timm against Paddle", "float64")
     progress(f"{model}: {len(CASES)} schedules")
     ours, theirs = timm_optimizer(model), paddle_optimizer(model)
-    for case, (name, options) in CASES.items():
+    for case, (name, settings) in CASES.items():
         for per_epoch in (True, False):
-            exact = timm_rates(ours, name, per_epoch, options)
-            port = paddle_rates(theirs, name, per_epoch, options)
+            exact = timm_rates(ours, name, per_epoch, settings)
+            port = paddle_rates(theirs, name, per_epoch, settings)
             # a rate is float64 in torch whatever the weights are: the floor is one rounding
             direction = "per epoch" if per_epoch else "per update"
             result.rows.append(part_row(case, "schedule", len(result.rows), exact, exact, port, direction))
@@ -72,15 +72,16 @@ def timm_optimizer(model: str) -> tuple[Any, dict[int, str]]:
     return optimizer, {id(parameter): name for name, parameter in module.named_parameters()}
 
 
-def timm_rates(made: tuple[Any, dict[int, str]], name: str, per_epoch: bool, options: dict[str, Any]) -> np.ndarray:
+def timm_rates(made: tuple[Any, dict[int, str]], name: str, per_epoch: bool, settings: dict[str, Any]) -> np.ndarray:
     """(updates, parameters), the parameters in the order of their names."""
     from timm.scheduler import create_scheduler_v2
 
     optimizer, names = made
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = LR
-    options = dict(step_on_epochs=per_epoch, updates_per_epoch=UPDATES) | options
-    scheduler, epochs = create_scheduler_v2(optimizer, name, EPOCHS, **options)
+    given: dict[str, Any] = dict(step_on_epochs=per_epoch, updates_per_epoch=UPDATES) | settings
+    scheduler, epochs = create_scheduler_v2(optimizer, name, EPOCHS, **given)
+    assert scheduler is not None, f"timm has no schedule {name}"
     rates = []
     for epoch in range(epochs):
         for update in range(UPDATES):
@@ -100,11 +101,11 @@ def paddle_optimizer(model: str) -> Any:
     return create_optimizer(create_model(model), "sgd", LR, 1e-4, layer_decay=LAYER_DECAY)
 
 
-def paddle_rates(optimizer: Any, name: str, per_epoch: bool, options: dict[str, Any]) -> np.ndarray:
+def paddle_rates(optimizer: Any, name: str, per_epoch: bool, settings: dict[str, Any]) -> np.ndarray:
     """As ``timm_rates``."""
     from paddle_dla.schedule import Scheduler, create_schedule
 
-    schedule = create_schedule(name, LR, EPOCHS, UPDATES, per_epoch=per_epoch, **options)
+    schedule = create_schedule(name, LR, EPOCHS, UPDATES, per_epoch=per_epoch, **settings)
     scheduler = Scheduler(optimizer, schedule)
     scales = {key: group.lr_scale for group in optimizer.groups for key in group.parameters}
     rates = []

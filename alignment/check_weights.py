@@ -47,7 +47,7 @@ def check_weights(options: WeightOptions, progress: Progress) -> Result:
 
 
 def _row(name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray | None) -> Row:
-    shown = expected if expected is not None else actual
+    shown = next(array for array in (expected, actual) if array is not None)
     found, note = UNMEASURED, f"not in {'timm' if expected is None else 'Paddle'}"
     if expected is not None and actual is not None:
         found = compare(expected, actual)

@@ -10,7 +10,7 @@ import paddle
 import torch
 
 from alignment.engine.result import Result
-from alignment.pairs import align_backward, align_forward, build_pair
+from alignment.pairs import Precision, align_backward, align_forward, build_pair
 from alignment.ported import align_port, pair_of
 from convert.conversion import Conversion
 from convert.key_map import to_paddle
@@ -68,8 +68,8 @@ def both(
 
 
 def compared_forward(
-    entry: Entry, source: Source, conversion: Conversion, inputs: np.ndarray | Sequence[str], dtype: str = "float64",
-    paddle_arrays: Arrays | None = None, progress: Progress = lambda line: None,
+    entry: Entry, source: Source, conversion: Conversion, inputs: np.ndarray | Sequence[str],
+    dtype: Precision = "float64", paddle_arrays: Arrays | None = None, progress: Progress = lambda line: None,
 ) -> Result:  # fmt: skip
     """Every layer's output; arguments as in ``pairs.align_forward``."""
     if entry.folder is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import paddle
@@ -31,6 +32,8 @@ from torch_ref import model as reference
 from torch_ref.data import eval_batch
 
 Progress = Callable[[str], None]
+Precision = Literal["float32", "float64"]
+"""What a model can compute in here."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def align_forward(
     source: Source,
     conversion: Conversion,
     inputs: np.ndarray | Sequence[str],
-    dtype: str = "float64",
+    dtype: Precision = "float64",
     paddle_arrays: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda line: None,
 ) -> Result:
@@ -146,15 +149,15 @@ def align_backward(
     return result
 
 
-def compare_forward(pair: Pair, inputs: np.ndarray, dtype: str, progress: Progress) -> Result:
+def compare_forward(pair: Pair, inputs: np.ndarray, dtype: Precision, progress: Progress) -> Result:
     """Every layer's output on ``inputs`` (B, C, H, W): the port in ``dtype`` against the reference in float64.
 
     The floor is the reference's own float32 error. The port changes its type and should not be used afterwards.
     """
 
-    def run(type_: str, store: Store, nudge: int = 0) -> Tape:
-        progress(f"{pair.name}: timm in {type_}" + (", for the noise floor" if type_ == "float32" else ""))
-        with in_type(pair.torch_model, type_, nudge):
+    def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
+        progress(f"{pair.name}: timm in {dtype}" + (", for the noise floor" if dtype == "float32" else ""))
+        with in_type(pair.torch_model, dtype, nudge):
             return capture_torch.capture(pair.torch_model, inputs, store)
 
     epsilons = ", ".join(map(repr, sorted(set(round_epsilons(pair.torch_model).values()))))

@@ -14,7 +14,7 @@ from alignment.engine.session import align
 from alignment.pairs import torch_tensor, versions
 from convert.matching.key_map import KeyMap
 from convert.outcome import Conversion
-from convert.port_weights import key_map_of, stored_weights
+from convert.port_weights import key_map_of, port_folder, stored_weights
 from convert.porting.opening import filled, recorded_reference, torch_state
 from convert.readers import Source, source_from_arrays
 from convert.translate.program import float64_throughout
@@ -36,7 +36,7 @@ def fresh_source(entry: Entry, seed: int, num_classes: int, in_chans: int) -> So
 
 def own_source(entry: Entry) -> Source:
     """The weights in the port's folder, as its reference calls them."""
-    arrays, manifest = stored_weights(entry.folder)
+    arrays, manifest = stored_weights(port_folder(entry))
     state = torch_state(arrays, key_map_of(manifest))
     return source_from_arrays(state, origin=f"the weights in {entry.place}")
 
@@ -48,7 +48,7 @@ def pair_of(
     those of another naming and a stem or head that was made anew. Raises ``CheckpointError`` where they do not fit.
     """
     module = build_reference(entry, conversion.num_classes, conversion.in_chans)
-    key_map = key_map_of(stored_weights(entry.folder)[1])
+    key_map = key_map_of(stored_weights(port_folder(entry))[1])
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in
                torch_state(conversion.arrays, key_map).items()}  # fmt: skip
     made = {line.torch for line in key_map if "made" in conversion.manifest["tensors"].get(line.paddle, {})}
@@ -65,7 +65,7 @@ def pair_of(
 
 def build_reference(entry: Entry, num_classes: int, in_chans: int, seed: int | None = None) -> torch.nn.Module:
     """The torch module of the port, of so many classes and channels; ``seed`` of its weights, by default the port's."""
-    reference = recorded_reference(entry.folder)
+    reference = recorded_reference(port_folder(entry))
     sizes = {"num_classes": (num_classes, entry.card.num_classes), "in_chans": (in_chans, entry.card.in_chans)}
     changed = {name: wanted for name, (wanted, own) in sizes.items() if wanted != own and own is not None}
     seed = reference.seed if seed is None else seed

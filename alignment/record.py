@@ -84,14 +84,14 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _torch_side(options: RecordOptions) -> None:
+def _torch_side(options: RecordOptions, weights: str) -> None:
     """Record timm's model and keep the inputs beside it. Raises ``CheckpointError``."""
     import torch
 
     from torch_ref.data import eval_batch
     from torch_ref.model import create_model, load_tensors
 
-    source = read_source(options.checkpoint)
+    source = read_source(weights)
     reference = create_model(options.model, num_classes=source.num_classes or 1000, in_chans=source.in_chans)
     tensors = {name: torch.from_numpy(stored.raw.copy()) for name, stored in source.tensors.items()}
     load_tensors(reference, {k: v.view(torch.bfloat16) if v.dtype == torch.uint16 else v for k, v in tensors.items()})
@@ -101,17 +101,17 @@ def _torch_side(options: RecordOptions) -> None:
         write_npy(part, inputs)
 
 
-def _paddle_side(options: RecordOptions) -> None:
+def _paddle_side(options: RecordOptions, weights: str) -> None:
     """Record the Paddle model. Raises ``CheckpointError``."""
     from paddle_dla import create_model
 
-    arrays, _ = checkpoint.read(options.converted)
+    arrays, _ = checkpoint.read(weights)
     missing = [name for name in (HEAD[0], STEM) if name not in arrays]
     if missing:
-        raise CheckpointError(f"{options.converted} is no classifier of this family: it has no {missing[0]}")
+        raise CheckpointError(f"{weights} is no classifier of this family: it has no {missing[0]}")
     classes, in_chans = arrays[HEAD[0]].shape[0], arrays[STEM].shape[1]
-    port = create_model(options.model, pretrained=options.converted, num_classes=classes, in_chans=in_chans)
-    record_paddle(port, _inputs(options, in_chans), options.output, **_arguments(options, options.converted))
+    port = create_model(options.model, pretrained=weights, num_classes=classes, in_chans=in_chans)
+    record_paddle(port, _inputs(options, in_chans), options.output, **_arguments(options, weights))
 
 
 def _arguments(options: RecordOptions, weights: str) -> dict[str, Any]:
@@ -142,7 +142,11 @@ def read_inputs(path: str) -> np.ndarray:
 def run(options: RecordOptions) -> None:
     """Record one side. Raises ``CheckpointError`` before anything is written where a file is unreadable."""
     check_dump(options.output, INPUTS)
-    _torch_side(options) if options.side == "torch" else _paddle_side(options)
+    is_torch = options.side == "torch"
+    weights = options.checkpoint if is_torch else options.converted
+    if weights is None:
+        raise CheckpointError(f"the {options.side} side has no weights to run with")
+    _torch_side(options, weights) if is_torch else _paddle_side(options, weights)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -152,8 +152,8 @@ def _row(
     name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray | None, tolerance: float | None
 ) -> Row:  # fmt: skip
     if expected is None or actual is None:
-        shown, side = (actual, "first") if expected is None else (expected, "second")
-        note = f"not in the {side} file"
+        shown = next(array for array in (expected, actual) if array is not None)
+        note = f"not in the {'first' if expected is None else 'second'} file"
         return tensor_row(name, name, "Array", depth, shown.shape, UNMEASURED, (0.0, 0.0), note=note)
     found = compare(_parts(expected), _parts(actual))
     # of two types the one that rounds more
@@ -173,7 +173,7 @@ def _judges_nothing(expected: np.ndarray) -> str:
 
 def _parts(array: np.ndarray) -> np.ndarray:
     """A complex array as real and imaginary parts, (..., 2); any other as it is."""
-    return np.stack([array.real, array.imag], -1) if array.dtype.kind == "c" else array
+    return np.stack([np.real(array), np.imag(array)], -1) if array.dtype.kind == "c" else array
 
 
 def _lost(expected: np.ndarray, actual: np.ndarray, difference: float) -> str:

@@ -22,10 +22,12 @@ class Described(Protocol):
     @property
     def dtype(self) -> str:
         """Type by name, as ``float32``."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape."""
+        ...
 
 
 @dataclass

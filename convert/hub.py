@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from paddle_dla.models.cards import read_card
 from paddle_dla.models.registry import find_model
@@ -45,7 +46,7 @@ def download(source: str) -> Path:
         ) from None
     # the first base is the error of the HTTP library beneath, which differs between versions and comes through bare
     # where a download breaks off
-    transport = HfHubHTTPError.__bases__[0]
+    transport = cast(type[Exception], HfHubHTTPError.__bases__[0])
     try:
         return Path(hf_hub_download(repository, WEIGHTS))
     except (HfHubHTTPError, transport, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:

@@ -154,12 +154,14 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     source = checkpoint.weight_file(source)
     check_apart({"--output": target}, [source])
     arrays, manifest = checkpoint.read(source)
-    if model is None and manifest is None:
+    recorded = manifest["model"] if manifest else None
+    chosen = model or recorded
+    if chosen is None:
         raise CheckpointError(f"{source} has no manifest that names its model; pass --model")
-    entry = find_model(model or manifest["model"])
+    entry = find_model(chosen)
     name = entry.name
-    if manifest and manifest["model"] != name:
-        raise CheckpointError(f"{source} holds {manifest['model']}, not {name}")
+    if recorded is not None and recorded != name:
+        raise CheckpointError(f"{source} holds {recorded}, not {name}")
     tensors = convert_back(arrays, name, manifest) if entry.folder is None else port_back(arrays, entry, manifest)
     write_timm(target, tensors)
     print(f"{name}: {len(tensors)} tensors written to {target}")

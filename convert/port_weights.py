@@ -55,7 +55,7 @@ def convert_for_port(
 
     Raises ``ConversionError``, which lists every tensor that is missing, left over, or of another shape or type.
     """
-    own, recorded = stored_weights(entry.folder)
+    own, recorded = stored_weights(port_folder(entry))
     source = _without_prefix(source, key_map or key_map_of(recorded))
     used = _used(key_map or key_map_of(recorded), source, recorded)
     arrays = _applied(used, source, recorded, own, entry)
@@ -92,6 +92,13 @@ def stored_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
     if manifest is None:
         raise CheckpointError(f"{os.fspath(folder)} has weights without a manifest")
     return arrays, manifest
+
+
+def port_folder(entry: Entry) -> Path:
+    """The folder of the port ``entry``. Raises ``CheckpointError`` for what is no port."""
+    if entry.folder is None:
+        raise CheckpointError(f"{entry.place} is no port: it has no folder with weights")
+    return entry.folder
 
 
 def key_map_of(manifest: Mapping[str, Any]) -> KeyMap:
@@ -145,7 +152,7 @@ def _applied(
     faults = [f"{name}: the file has type {source.tensors[name].dtype}, the model one of {', '.join(FLOATS)}"
               for name in carried if name in source.tensors and source.tensors[name].dtype not in FLOATS]  # fmt: skip
     faults += [f"{line.torch}: is {count}, which counts no batches" for line in key_map if line.paddle is None
-               and line.torch in source.tensors and not source.tensors[line.torch].shape
+               and line.torch is not None and line.torch in source.tensors and not source.tensors[line.torch].shape
                and (count := no_count(source.tensors[line.torch]))]  # fmt: skip
     if faults:
         raise _misfit(source, entry, faults)
@@ -218,12 +225,12 @@ def _accounts(
         entry["steps"] = [str(step) for step in line.steps]
         if name in made:
             entry["made"] = made[name]
-        if line.torch in source.tensors:
+        if line.torch is not None and line.torch in source.tensors:
             entry["source_dtype"] = source.tensors[line.torch].dtype
         tensors[name] = {**entry, **describe(array)}
     dropped = {}
     for line in key_map:
-        if line.torch in source.tensors and line.paddle is None:
+        if line.torch is not None and line.torch in source.tensors and line.paddle is None:
             tensor = source.tensors[line.torch]
             dropped[line.torch] = {"reason": line.dropped, "dtype": tensor.dtype, "shape": list(tensor.shape)}
             if not tensor.shape:
@@ -239,7 +246,7 @@ def timm_state(
     Counters have the values that ``manifest`` kept, else 0; a table goes home where it came from a file. Raises
     ``ConversionError`` for what is missing, left over, or of another shape.
     """
-    _, recorded = checkpoint.read(Path(entry.folder) / WEIGHTS)
+    _, recorded = checkpoint.read(port_folder(entry) / WEIGHTS)
     kept = manifest or {}
     tensors, faults = (recorded or {"tensors": {}})["tensors"], []
     faults += [f"{name}: {MISSING}" for name in tensors if name not in arrays]

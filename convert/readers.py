@@ -137,9 +137,10 @@ def _find_state_dict(content: object, path: Path, use_ema: bool) -> tuple[str, M
     return "", content
 
 
-def _averaged(content: Mapping[str, object]) -> str:
+def _averaged(content: object) -> str:
     """The name under which ``content`` keeps averaged weights; empty where it has none."""
-    return next((name for name in EMA_CONTAINERS if isinstance(content.get(name), Mapping)), "")
+    held = content if isinstance(content, Mapping) else {}
+    return next((name for name in EMA_CONTAINERS if isinstance(held.get(name), Mapping)), "")
 
 
 def _without_prefixes(tensors: Mapping[str, object], path: Path) -> tuple[dict[str, str], list[str]]:

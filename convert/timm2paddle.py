@@ -194,6 +194,8 @@ def find_source(options: ConvertOptions, model: str, progress: Progress) -> Sour
         repository = options.hub or hub_id(model)
         progress(f"fetching {repository} from the hub")
         return read_source(download(repository))
+    if options.seed is None:
+        raise CheckpointError("no weights are named: --checkpoint FILE, --hub or --seed N")
     missing = _missing_frameworks(("torch", "timm"))
     if missing:
         raise CheckpointError(f"--seed lets timm initialise the model; {missing}: pip install -e .[torch]")
@@ -222,12 +224,13 @@ def verify(model: str, source: Source, conversion: Conversion, progress: Progres
     inputs = np.random.RandomState(0).standard_normal((batch, conversion.in_chans, height, width))
     result = compared_forward(entry, source, conversion, inputs, progress=progress)
     progress(result.verdict())
-    if not result.passed:
+    worst = result.worst
+    if not result.passed or worst is None:
         raise CheckpointError(
             f"the converted model does not compute what timm's does; {result.verdict()}\nsee every layer: "
             f"python alignment/check_forward.py --model {model} --checkpoint FILE"
         )
-    return {"run": True, "verdict": result.verdict(), "compared": len(result.rows), "worst": result.worst.relative}
+    return {"run": True, "verdict": result.verdict(), "compared": len(result.rows), "worst": worst.relative}
 
 
 def _missing_frameworks(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader, BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 
@@ -254,7 +254,7 @@ class _TorchUnpickler(LimitedUnpickler):
 
     def _ordered(self, pairs: object = ()) -> dict[Any, Any]:
         made: dict[Any, Any] = {}
-        for pair in pairs if type(pairs) in (list, tuple) else ():
+        for pair in pairs if type(pairs) is list or type(pairs) is tuple else ():
             if type(pair) not in (list, tuple) or len(pair) != 2:
                 raise refused("it makes a dict of what are no pairs")
             self.set_items(made, list(pair))
@@ -268,8 +268,12 @@ class _TorchUnpickler(LimitedUnpickler):
 _TorchUnpickler.dispatch = handlers(("BINPERSID", "NEWOBJ"))
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 2**62
+
+
+def _are_counts(value: object) -> TypeGuard[tuple[int, ...]]:
+    return type(value) is tuple and all(map(_is_count, value))
 
 
 def _tensor(
@@ -282,8 +286,7 @@ def _tensor(
     if metadata:
         # torch keeps a sign or a conjugation that is still to be done as a mark: the stored numbers are others
         return UnreadObject("a view that torch marks as negated, conjugated or otherwise; save it with .resolve_neg()")
-    sides = (shape, strides)
-    if not _is_count(offset) or not all(type(side) is tuple and all(map(_is_count, side)) for side in sides):
+    if not _is_count(offset) or not _are_counts(shape) or not _are_counts(strides):
         raise refused("a tensor in it has a shape that is none")
     if len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
         raise refused(f"a tensor in it has more than {MOST_DIMENSIONS} dimensions, or no stride for one")
@@ -296,7 +299,7 @@ def _parameter(data: object, *_: object) -> object:
 
 
 def _size(sides: object = ()) -> tuple[int, ...]:
-    if type(sides) not in (list, tuple) or not all(map(_is_count, sides)):
+    if (type(sides) is not list and type(sides) is not tuple) or not all(map(_is_count, sides)):
         raise refused("a shape in it is none")
     return tuple(sides)
 

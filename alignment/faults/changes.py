@@ -65,7 +65,7 @@ def without_bias(target: Target) -> None:
 
 def _like(conv: nn.Conv2D, **options: Any) -> nn.Conv2D:
     out_channels, in_channels, *kernel = conv.weight.shape
-    settings = dict(
+    settings: dict[str, Any] = dict(
         stride=conv._stride, padding=conv._padding, dilation=conv._dilation, groups=conv._groups,
         bias_attr=False if conv.bias is None else None,
     )  # fmt: skip
@@ -234,8 +234,9 @@ def convolved(**options: Any) -> Change:
     """The convolution, called with other settings than the layer has."""
 
     def make(conv: nn.Conv2D, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-        settings = dict(stride=conv._stride, padding=conv._padding, dilation=conv._dilation, groups=conv._groups)
-        return lambda x: F.conv2d(x, conv.weight, conv.bias, **(settings | options))
+        own = dict(stride=conv._stride, padding=conv._padding, dilation=conv._dilation, groups=conv._groups)
+        settings: dict[str, Any] = own | options
+        return lambda x: F.conv2d(x, conv.weight, conv.bias, **settings)
 
     return computes(make)
 
@@ -441,7 +442,11 @@ def operation(name: str, wrong: Callable[..., Any], call: int | None = None) -> 
 
     def change(target: Target) -> None:
         layer, right = target.layer, target.layer.forward
-        chosen = None if call is None else call % target.seen.number(layer, name)
+        chosen = None
+        if call is not None:
+            if target.seen is None:
+                raise NotApplicable("what the layer calls is not known")
+            chosen = call % target.seen.number(layer, name)
         made = 0
 
         def handle(caller: nn.Layer, operate: Right, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

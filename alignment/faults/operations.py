@@ -91,7 +91,14 @@ def seen(model: nn.Layer, inputs: Any) -> Seen:
         return handle
 
     layers = model.sublayers(include_self=True)
-    hooks = [layer.register_forward_pre_hook(lambda layer, args: _count(found.calls, layer)) for layer in layers]
+
+    def called(layer: nn.Layer, args: Any) -> None:
+        found.calls[id(layer)] += 1
+
+    hooks = [
+        layer.register_forward_pre_hook(called)  # pyright: ignore[reportArgumentType]  Paddle takes None as well
+        for layer in layers
+    ]
     try:
         with ExitStack() as stack, paddle.no_grad():
             for name in OPERATIONS:
@@ -102,10 +109,6 @@ def seen(model: nn.Layer, inputs: Any) -> Seen:
         for hook in hooks:
             hook.remove()
     return found
-
-
-def _count(calls: Counter[int], layer: nn.Layer) -> None:
-    calls[id(layer)] += 1
 
 
 @contextmanager

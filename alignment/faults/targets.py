@@ -212,7 +212,7 @@ SCALES, HEADS, SHIFTS = ("scale", "scaling", "qk_scale"), ("num_heads", "heads",
 
 def setting(layer: nn.Layer, names: tuple[str, ...], kind: type) -> str:
     """The first attribute of these names that holds a positive number of this type, or nothing."""
-    values = {name: layer.__dict__.get(name) for name in names}
+    values = {name: layer.__dict__[name] for name in names if name in layer.__dict__}
     return next((name for name, value in values.items() if type(value) is kind and value > 0), "")
 
 

@@ -103,7 +103,7 @@ class Item:
 @cache
 def words(name: str) -> tuple[str, ...]:
     """The words of a name, without numbers, in one spelling: ``blocks.3.attn.query_proj`` is blocks attn q proj."""
-    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    found: list[str] = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
     return tuple(WORDS.get(word.lower(), word.lower()) for word in found)
 
 

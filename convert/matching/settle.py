@@ -132,7 +132,9 @@ class _Search:
 
     def _try_orders(self, family: Sequence[Group]) -> None:
         """Every order of the groups' twins, in all groups at once; each keeps that with the fewest seams after it."""
-        best = {group: (len(self.seams_after(group, self.outcome)), {}) for group in family}
+        best: dict[Group, tuple[int, Twins]] = {
+            group: (len(self.seams_after(group, self.outcome)), {}) for group in family
+        }
         choices = [self.orders(group) for group in family]
         for number in range(max(map(len, choices))):
             changes = [orders[number % len(orders)] for orders in choices]

@@ -13,7 +13,7 @@ from convert.translate.argument_sizes import ArgumentSizes, free_size, size_of
 from convert.translate.gathering import variadic
 from convert.translate.inplace import ASSIGNED
 from convert.translate.linking import references
-from convert.translate.literals import with_role
+from convert.translate.literals import notes, with_role
 from convert.translate.naming import IMPORTED
 from convert.translate.operators import Arguments, Unsupported, functional
 from convert.translate.plain import WORKING, Call, Op, Program, Ref, State, Stop, Tensor, Type, open_ended
@@ -172,12 +172,8 @@ class Writer:
     def _stop(self, op: Op, why: str) -> None:
         self.stops.append(Stop(self.call.path, op.place, why))
 
-    def _tensor(self, ref: Any) -> Tensor | None:
-        if isinstance(ref, Ref):
-            return self.program.tensors[ref.number]
-        if isinstance(ref, State):
-            return self.program.states[ref.path]
-        return None
+    def _tensor(self, ref: Ref | State) -> Tensor:
+        return self.program.tensors[ref.number] if isinstance(ref, Ref) else self.program.states[ref.path]
 
     def _takes(self, step: Op | Call) -> Iterator[int | str]:
         values = step.inputs if isinstance(step, Call) else step.args
@@ -222,7 +218,8 @@ class Writer:
             # the source is not at hand: each call of a module is a statement
             return user == position + 1 and isinstance(self.steps[position], Op)
         if ours == theirs:
-            return self.steps[position].place.offset < self.steps[user].place.offset
+            place, other = self.steps[position].place, self.steps[user].place
+            return place is not None and other is not None and place.offset < other.offset
         return ours.returns
 
     # names
@@ -300,8 +297,8 @@ class Writer:
         if name is not None:
             return ast.Name(name, ast.Load())
         for key, tensor in self.scope:
-            if size in tensor.shape and self._held(key):
-                return size_of(self.expressions[key].id, tensor.shape.index(size))
+            if size in tensor.shape and (variable := self._variable(key)):
+                return size_of(variable, tensor.shape.index(size))
         return None
 
     def _known_before(self, size: Expression) -> ast.expr | None:
@@ -325,13 +322,10 @@ class Writer:
             if other > place:
                 self.made[key] = (name, other + 1)
 
-    def _held(self, key: int | str) -> bool:
-        """Whether a variable is still the tensor ``key``."""
-        expression = self.expressions.get(key)
-        return isinstance(expression, ast.Name) and self.holder.get(expression.id) == key
-
-    def _fresh(self, key: int | str) -> ast.Name:
-        return ast.Name(self.expressions[key].id, ast.Load())
+    def _variable(self, key: int | str) -> str | None:
+        """The variable that is still the tensor ``key``."""
+        found = self.expressions.get(key)
+        return found.id if isinstance(found, ast.Name) and self.holder.get(found.id) == key else None
 
     def _size(self, size: Expression) -> ast.expr:
         for known in (self._known, self._known_before):
@@ -410,9 +404,9 @@ class Writer:
         if isinstance(expression, ast.Call):
             for word in expression.keywords:
                 if word.arg in arguments.defaults:
-                    word.default = arguments.defaults[word.arg]
+                    default = notes(word)["default"] = arguments.defaults[word.arg]
                     if isinstance(word.value, ast.Constant):
-                        word.value.default, word.value.switch = word.default, True
+                        notes(word.value).update({"default": default, "switch": True})
         expression = _Finish().visit(expression)
         if arguments.first_only and any(number in self.uses for number in op.outputs[1:]):
             self._stop(op, f"the rule for {op.name} has the first of its results only")
@@ -435,8 +429,8 @@ class Writer:
         if dtype.name != WORKING:
             return ast.Constant(dtype.name)
         for key, tensor in self.scope:
-            if tensor.dtype == WORKING and self._held(key):
-                return ast.Attribute(self._fresh(key), "dtype", ast.Load())
+            if tensor.dtype == WORKING and (variable := self._variable(key)):
+                return ast.Attribute(ast.Name(variable, ast.Load()), "dtype", ast.Load())
         for path, tensor in self.program.states.items():
             if tensor.dtype == WORKING and path.startswith(f"{self.call.path}.".lstrip(".")):
                 return ast.Attribute(inside(self.renamed(path), self.call.path), "dtype", ast.Load())
@@ -444,12 +438,12 @@ class Writer:
 
     def _reference(self, ref: Ref | State) -> ast.expr:
         ref = self._origin(ref)
-        key = ref.number if isinstance(ref, Ref) else ref.path
-        if key in self.expressions:
-            found = self.expressions[key]
+        found = self.expressions.get(ref.number if isinstance(ref, Ref) else ref.path)
+        if found is not None:
             return ast.Name(found.id, ast.Load()) if isinstance(found, ast.Name) else found
-        expression = inside(self.renamed(key), self.call.path)
-        if self.transposed(key):
+        assert isinstance(ref, State), f"{ref} is read before it is computed"
+        expression = inside(self.renamed(ref.path), self.call.path)
+        if self.transposed(ref.path):
             return ast.Attribute(expression, "T", ast.Load())
         return expression
 
@@ -474,7 +468,7 @@ class Writer:
                 continue
             name = self._name(hint, number, position, step)
             names.append(name)
-        elements = [ast.Name(name, ast.Store()) for name in names]
+        elements: list[ast.expr] = [ast.Name(name, ast.Store()) for name in names]
         self._write(ast.Assign([ast.Tuple(elements, ast.Store())], expression))
         for name, number in zip(names, step.outputs, strict=True):
             if name != "_":

@@ -149,9 +149,9 @@ class Builder:
         """``self.head.weight = self.embed.weight`` for every module and tensor that has two places."""
         tied = {path: first for path, first in self.shared.items() if self._present(path)}
         for name, first in self.program.aliases.items():
-            names = (self.names.get(name), self.names.get(first))
-            if None not in names and not self._inside_shared(name):
-                tied[names[0]] = names[1]
+            ours, theirs = self.names.get(name), self.names.get(first)
+            if ours is not None and theirs is not None and not self._inside_shared(name):
+                tied[ours] = theirs
         return [ast.Assign([inside(path, "")], inside(first, "")) for path, first in tied.items()]
 
     def whole(self, path: str) -> bool:
@@ -186,9 +186,9 @@ class Builder:
         """What the port calls the tensor at ``path``."""
         return self.names.get(path) or path
 
-    def transposed(self, path: str | int) -> bool:
+    def transposed(self, path: str) -> bool:
         """Whether the port keeps the tensor at ``path`` the other way round."""
-        owner, _, name = str(path).rpartition(".")
+        owner, _, name = path.rpartition(".")
         rule = self.rules.get(owner)
         return rule is not None and name in rule.transposed
 
@@ -377,6 +377,7 @@ class Builder:
             values[name] = self.construct(child) if child else copy.deepcopy(NOTHING)
         node = filled(rule.template, values)
         for keyword, (name, default) in rule.optional.items():
+            assert isinstance(node, ast.Call), f"{rule.template} takes no keywords"
             node.keywords.append(optional_keyword(keyword, settings.get(name, default), default))
         return node
 
@@ -389,7 +390,7 @@ class Builder:
         if all(name.isdigit() for name in items):
             listed = compressed(list(items.values()))
             return ast.Call(callee, [as_list(listed)] if container == "LayerList" else listed.elts, [])
-        pairs = [ast.Tuple([ast.Constant(name), item], ast.Load()) for name, item in items.items()]
+        pairs: list[ast.expr] = [ast.Tuple([ast.Constant(name), item], ast.Load()) for name, item in items.items()]
         return ast.Call(callee, pairs, [])
 
     # equal modules
@@ -437,12 +438,10 @@ def _sayable(value: Any) -> bool:
     return isinstance(value, (int, float, str, bool, type(None), list, tuple))
 
 
-def _held(held: Any) -> ast.stmt:
+def _held(held: Held) -> ast.stmt:
     shape = with_role(literal(list(held.shape)), "shape")
     if held.trainable:
         return set_attribute(held.name, filled("self.create_parameter(shape)", {"shape": shape}))
-    dtype = ast.Constant(held.dtype) if held.dtype != "working" else None
-    zeros = filled(
-        "paddle.zeros(shape, dtype=dtype)" if dtype else "paddle.zeros(shape)", {"shape": shape, "dtype": dtype}
-    )
+    dtype = ", dtype=dtype" if held.dtype != "working" else ""
+    zeros = filled(f"paddle.zeros(shape{dtype})", {"shape": shape, "dtype": ast.Constant(held.dtype)})
     return ast.Expr(filled("self.register_buffer(name, zeros)", {"name": ast.Constant(held.name), "zeros": zeros}))

@@ -34,8 +34,7 @@ class _Step:
 
 def variadic(inputs: list[str], statements: list[ast.stmt], name: str = "features") -> bool:
     """Make the method take one list where all that it does with its ``inputs`` is to concatenate them, in order."""
-    lists = [node for s in statements for node in ast.walk(s) if isinstance(node, ast.List) and _all_names(node)]
-    lists = [node for node in lists if [item.id for item in node.elts] == inputs]
+    lists = [node for node, names in _lists_of_names(statements) if names == inputs]
     taken = {node.id for s in statements for node in ast.walk(s) if isinstance(node, ast.Name)}
     if len(lists) != 1 or name in taken or any(_loads(statements, given) != 1 for given in inputs):
         return False
@@ -80,10 +79,10 @@ def _step(statement: ast.stmt) -> _Step | None:
     callee = _callee(call.func)
     argument = call.args[0]
     listed = isinstance(argument, ast.List)
-    items = argument.elts if listed else [argument]
-    if callee is None or not all(isinstance(item, ast.Name) for item in items):
+    taken = _names(argument.elts if listed else [argument])
+    if callee is None or taken is None:
         return None
-    return _Step(statement.targets[0].id, *callee, tuple(item.id for item in items), listed)
+    return _Step(statement.targets[0].id, *callee, tuple(taken), listed)
 
 
 def _callee(node: ast.expr) -> tuple[str, int, bool] | None:
@@ -104,10 +103,11 @@ def _gather(statements: list[ast.stmt], start: int, row: list[_Step], length_of:
     for size in range(len(row), SHORTEST - 1, -1):
         steps = row[:size]
         end = start + size
-        found = _use(statements[end:], [step.target for step in steps])
-        if found is None or len({step.target for step in steps}) != size:
+        use = _use(statements[end:], [step.target for step in steps])
+        if use is None or len({step.target for step in steps}) != size:
             continue
-        before = [item.id for item in found.elts[: len(found.elts) - size]]
+        found, names = use
+        before = names[: len(names) - size]
         grows = all(step.listed and [*step.taken] == [*before, *(s.target for s in steps[:k])]
                     for k, step in enumerate(steps))  # fmt: skip
         chain = (
@@ -124,15 +124,22 @@ def _gather(statements: list[ast.stmt], start: int, row: list[_Step], length_of:
     return False
 
 
-def _use(statements: list[ast.stmt], targets: list[str]) -> ast.List | None:
-    """The one list that ends in all ``targets``."""
-    lists = [node for s in statements for node in ast.walk(s) if isinstance(node, ast.List) and _all_names(node)]
-    ends = [node for node in lists if [item.id for item in node.elts[-len(targets) :]] == targets]
+def _use(statements: list[ast.stmt], targets: list[str]) -> tuple[ast.List, list[str]] | None:
+    """The one list that ends in all ``targets``, and its names."""
+    ends = [(node, names) for node, names in _lists_of_names(statements) if names[-len(targets) :] == targets]
     return ends[0] if len(ends) == 1 else None
 
 
-def _all_names(node: ast.List) -> bool:
-    return bool(node.elts) and all(isinstance(item, ast.Name) for item in node.elts)
+def _lists_of_names(statements: list[ast.stmt]) -> list[tuple[ast.List, list[str]]]:
+    """The lists of nothing but names, with these."""
+    lists = (node for s in statements for node in ast.walk(s) if isinstance(node, ast.List))
+    return [(node, names) for node in lists if (names := _names(node.elts))]
+
+
+def _names(items: list[ast.expr]) -> list[str] | None:
+    """What ``items`` are called, where all of them are names."""
+    names = [item.id for item in items if isinstance(item, ast.Name)]
+    return names if len(names) == len(items) else None
 
 
 def _same(taken: list[str], before: list[str], statements: list[ast.stmt], start: int) -> bool:
@@ -207,8 +214,10 @@ def _over(steps: list[_Step], length_of: Callable[[str], int | None]) -> ast.exp
     if not steps[0].indexed:
         if length_of("") == len(steps):
             return ast.parse("self.children()", mode="eval").body
-        names = [ast.Attribute(ast.Name("self", ast.Load()), f"{owner}{step.number}", ast.Load()) for step in steps]
-        return ast.List(names, ast.Load())
+        layers: list[ast.expr] = [
+            ast.Attribute(ast.Name("self", ast.Load()), f"{owner}{step.number}", ast.Load()) for step in steps
+        ]
+        return ast.List(layers, ast.Load())
     over = ast.Attribute(ast.Name("self", ast.Load()), owner, ast.Load())
     length = length_of(owner)
     if first or length != len(steps):

@@ -77,12 +77,12 @@ def _conv(name: str, transpose: bool = False) -> Layer:
     return Layer(f"nn.{name}(in_channels, out_channels, kernel_size)", optional, prepare=_bias, fits=_plain_padding)
 
 
-def _same_conv(name: str, **more: tuple[str, Any]) -> Layer:
+def _same_conv(name: str, scaled: bool = False, **more: tuple[str, Any]) -> Layer:
     """A convolution of timm, which may pad as TensorFlow does."""
-    extra = "".join(f", {keyword}={keyword}" for keyword in more if keyword == "scale")
+    extra = ", scale=scale" if scaled else ""
     optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1),
                 "groups": ("groups", 1),
-                "bias_attr": ("bias_attr", None), **{word: more[word] for word in more if word != "scale"}}  # fmt: skip
+                "bias_attr": ("bias_attr", None), **more}  # fmt: skip
     template = f"{name}(in_channels, out_channels, kernel_size{extra})"
     return Layer(template, optional, prepare=_same_settings, same=_pads_same)
 
@@ -197,9 +197,9 @@ LAYERS: dict[str, Layer] = {
     f"{TIMM}.conv2d_same.Conv2dSame": _same_conv("Conv2DSame"),
     f"{TIMM}.std_conv.StdConv2d": _same_conv("StdConv2D", epsilon=("eps", 1e-6)),
     f"{TIMM}.std_conv.StdConv2dSame": _same_conv("StdConv2D", epsilon=("eps", 1e-6), same=("same", False)),
-    f"{TIMM}.std_conv.ScaledStdConv2d": _same_conv("ScaledStdConv2D", scale=(), epsilon=("eps", 1e-6)),
+    f"{TIMM}.std_conv.ScaledStdConv2d": _same_conv("ScaledStdConv2D", scaled=True, epsilon=("eps", 1e-6)),
     f"{TIMM}.std_conv.ScaledStdConv2dSame": _same_conv(
-        "ScaledStdConv2D", scale=(), epsilon=("eps", 1e-6), same=("same", False)
+        "ScaledStdConv2D", scaled=True, epsilon=("eps", 1e-6), same=("same", False)
     ),
     f"{NN}.linear.Linear": Layer(
         "nn.Linear(in_features, out_features)",

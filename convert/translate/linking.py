@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from convert.translate.plain import Call, Op, Program, Ref, State
@@ -77,7 +78,7 @@ def _connect(call: Call, program: Program, opaque: Callable[[str], bool]) -> Non
             for number in dict.fromkeys(_made(step))
             if number in call.outputs or any(user != position for user in users.get(number, ()))
         ]
-        step.outputs = sorted(going_out, key=lambda number: _place_in(step.returned, number))
+        step.outputs = sorted(going_out, key=partial(_place_in, step.returned))
     _agree([step for _, step in calls])
     for _, step in calls:
         inside, taken = dict.fromkeys(_made(step)), dict.fromkeys(used(step))

@@ -1,7 +1,7 @@
 """Numbers in a port's source that may become arguments: found, masked, replaced, left out. No framework.
 
 A number remembers its ``role``, the name of the argument that it stands for, and, where it is written for a keyword,
-the ``default`` with which it is left out.
+the ``default`` with which it is left out: ``notes`` has that of every node.
 """
 
 from __future__ import annotations
@@ -9,22 +9,38 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, TypeGuard
 
 from convert.translate.templates import literal
+
+
+class Notes(TypedDict, total=False):
+    """What is remembered of a node while a port is written; copies of the node have it, too."""
+
+    role: str  # the argument that a number stands for
+    named: bool  # the argument is called by the role, whatever the reference calls it
+    switch: bool  # a value that may become an argument though it is no number
+    default: Any  # of a number or a keyword: with which the keyword is left out
+    absent: bool  # a number of what the module lacks: any serves
+    lacking: bool  # a choice between what some modules have, and what the others have in its place
+
+
+def notes(node: ast.AST) -> Notes:
+    """What is remembered of ``node``, to be read and changed."""
+    return vars(node).setdefault("notes", Notes())
 
 
 def with_role(node: ast.expr, role: str) -> ast.expr:
     """``node``, whose numbers remember what they are for."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant):
-            inner.role = role
+            notes(inner)["role"] = role
     return node
 
 
-def is_number(node: ast.AST) -> bool:
+def is_number(node: ast.AST) -> TypeGuard[ast.Constant]:
     """Whether ``node`` is a number, or a switch, that could be an argument."""
-    return isinstance(node, ast.Constant) and (isinstance(node.value, (int, float)) or getattr(node, "switch", False))
+    return isinstance(node, ast.Constant) and (isinstance(node.value, (int, float)) or notes(node).get("switch", False))
 
 
 class Masked(ast.NodeTransformer):
@@ -51,7 +67,7 @@ def switchable(value: Any) -> ast.expr:
     """``value`` as Python; also ``None`` and a switch may become an argument."""
     node = literal(value)
     if isinstance(node, ast.Constant):
-        node.switch = True
+        notes(node)["switch"] = True
     return node
 
 
@@ -59,10 +75,9 @@ def optional_keyword(name: str, value: Any, default: Any) -> ast.keyword:
     """``name=value``, which is left out in the end where it is the ``default`` in all of a class."""
     node = with_role(literal(value), name)
     if isinstance(node, ast.Constant):
-        node.switch = True
-        node.default = default
+        notes(node).update({"switch": True, "default": default})
     keyword = ast.keyword(name, node)
-    keyword.default = default
+    notes(keyword)["default"] = default
     return keyword
 
 
@@ -76,13 +91,15 @@ class Shortened(ast.NodeTransformer):
 
 
 def _needless(keyword: ast.keyword) -> bool:
-    if not hasattr(keyword, "default"):
+    remembered = notes(keyword)
+    if "default" not in remembered:
         return False
+    default = remembered["default"]
     try:
         value = ast.literal_eval(keyword.value)
     except ValueError:  # no plain value
         return False
-    return value == keyword.default and isinstance(value, bool) == isinstance(keyword.default, bool)
+    return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
 def free(name: str, taken: set[str]) -> str:

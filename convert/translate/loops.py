@@ -55,18 +55,20 @@ def _longest(statements: list[ast.stmt], start: int) -> tuple[int, int, str, int
 
 def _indices(statement: ast.stmt) -> list[tuple[str, int]]:
     """``(list, index)`` of every ``self.list[index]``."""
-    return [(node.value.attr, node.slice.value) for node in ast.walk(statement) if _is_item(node)]
+    return [item for node in ast.walk(statement) if (item := _item(node)) is not None]
 
 
-def _is_item(node: ast.AST) -> bool:
-    return (
+def _item(node: ast.AST) -> tuple[str, int] | None:
+    if (
         isinstance(node, ast.Subscript)
         and isinstance(node.value, ast.Attribute)
         and isinstance(node.value.value, ast.Name)
         and node.value.value.id == "self"
         and isinstance(node.slice, ast.Constant)
         and isinstance(node.slice.value, int)
-    )
+    ):
+        return node.value.attr, node.slice.value
+    return None
 
 
 class _Item(ast.NodeTransformer):
@@ -76,9 +78,10 @@ class _Item(ast.NodeTransformer):
         self.owner, self.index, self.name = owner, index, name
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        if _is_item(node) and node.value.attr == self.owner and node.slice.value == self.index:
+        if _item(node) == (self.owner, self.index):
             return ast.Name(self.name, ast.Load())
-        return self.generic_visit(node)
+        self.generic_visit(node)
+        return node
 
 
 def _pattern(statements: list[ast.stmt], owner: str, index: int) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.translate.body import Body
-from convert.translate.literals import Masked, Renamed, Shortened, free, is_number
+from convert.translate.literals import Masked, Renamed, Shortened, free, is_number, notes
 from convert.translate.plain import Module
 from convert.translate.repetition import set_attribute
 
@@ -27,6 +27,12 @@ class Instance:
     start: list[ast.expr]  # arguments of super().__init__
     init: list[ast.stmt]
     body: Body | None
+
+    @property
+    def forward(self) -> Body:
+        """Its forward method, of a module that is known to have one."""
+        assert self.body is not None, f"{self.module.path} has no forward method"
+        return self.body
 
     @property
     def nodes(self) -> list[ast.AST]:
@@ -116,7 +122,7 @@ ABSENT = (type(...), ...)
 
 
 def _value(node: ast.Constant) -> tuple[type, Any]:
-    return ABSENT if getattr(node, "absent", False) else (type(node.value), node.value)
+    return ABSENT if notes(node).get("absent", False) else (type(node.value), node.value)
 
 
 def _given(value: tuple[type, Any], default: Any) -> Any:
@@ -167,7 +173,8 @@ class _Arguments:
 
     def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
         """An argument for ``values``, or a multiple of one that is there."""
-        named = [node.role for node in nodes if getattr(node, "named", False)]
+        remembered = [notes(node) for node in nodes]
+        named = [note["role"] for note in remembered if "role" in note and note.get("named", False)]
         taken = self.taken | {*self.names.values()}
         if any(id(node) in self.inside_forward for node in nodes):
             taken |= self.attributes  # it becomes one
@@ -176,10 +183,10 @@ class _Arguments:
             derived = self._derived(values)
             if derived is not None:
                 return derived
-            roles = [str(getattr(node, "role", "")) for node in nodes]
+            roles = [note.get("role", "") for note in remembered]
             name = next((role for role in roles if role.isidentifier()), "size")
         self.names[values] = free(name, taken)
-        optional = [node.default for node in nodes if hasattr(node, "default")]
+        optional = [note["default"] for note in remembered if "default" in note]
         if len(optional) == len(nodes):
             self.defaults[self.names[values]] = optional[0]
         elif ABSENT in values:

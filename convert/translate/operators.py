@@ -26,7 +26,7 @@ class Unsupported(ValueError):
 class Arguments:
     """The arguments of one operator, by torch's names; ``write`` adds or replaces what a name in the template means."""
 
-    def __init__(self, plain: Mapping[str, Any], tensors: Callable[[Any], Tensor | None], results: list[Tensor]):
+    def __init__(self, plain: Mapping[str, Any], tensors: Callable[[Ref | State], Tensor], results: list[Tensor]):
         self.plain, self._tensors, self.results = plain, tensors, results
         self.written: dict[str, ast.expr] = {}
         self.replaced: dict[str, Any] = {}
@@ -41,10 +41,10 @@ class Arguments:
 
     def tensor(self, name: str) -> Tensor:
         """Shape and type of the tensor that ``name`` is."""
-        found = self._tensors(self.plain[name])
-        if found is None:
+        value = self.plain[name]
+        if not isinstance(value, (Ref, State)):
             raise Unsupported(f"{name} is no tensor")
-        return found
+        return self._tensors(value)
 
     def is_tensor(self, name: str) -> bool:
         """Whether ``name`` is one."""
@@ -186,8 +186,9 @@ def _cast(a: Arguments) -> str:
 
 def _same_padding(a: Arguments) -> Any:
     """``"same"`` in numbers: Paddle's own forgets the dilation."""
-    kernel = a.tensor("weight").shape[2:]
-    if not all(isinstance(size, int) for size in kernel):
+    weight = a.tensor("weight")
+    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
+    if len(kernel) < weight.rank - 2:
         raise Unsupported("padding 'same' for a kernel whose size is not known: pad by numbers")
     dilation = a.dilation if len(a.dilation) == len(kernel) else [*a.dilation] * len(kernel)
     total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
@@ -550,10 +551,10 @@ def _attention(a: Arguments) -> str:
     if a.dropout_p:
         text += ", dropout=dropout_p, training=self_module.training"
     if a.enable_gqa:
-        groups = a.tensor("query").shape[-3], a.tensor("key").shape[-3]
-        if not all(isinstance(count, int) for count in groups):
+        queries, keys = a.tensor("query").shape[-3], a.tensor("key").shape[-3]
+        if not isinstance(queries, int) or not isinstance(keys, int):
             raise Unsupported("attention with groups of queries, whose number is not known: repeat keys and values")
-        a.set("repeats", groups[0] // groups[1])
+        a.set("repeats", queries // keys)
         for name in ("key", "value"):
             text = text.replace(name, f"{name}.repeat_interleave(repeats, axis=-3)", 1)
     return text + ")"

@@ -254,7 +254,7 @@ class StdConv2D(nn.Conv2D):
         if self.same:
             x = pad_same(x, self._kernel_size, self._stride, self._dilation)
         weight = self.standard_weight()
-        return F.conv2d(x, weight, self.bias, self._stride, self._padding, self._dilation, self._groups)
+        return F.conv2d(x, weight, self.bias, self._stride, self._padding, self._dilation, self._groups)  # pyright: ignore[reportArgumentType]  Paddle's layer declares more paddings than its function
 
     def standard_weight(self):
         """The weight that is used."""

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.export.graph_signature import ConstantArgument
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -110,14 +111,14 @@ def trace(
     """
     _check_real(module)
     _check_kept(module, training)
-    args, kwargs = tuple(args), dict(kwargs or {})
-    draws, twofold = _otherwise(module, args, kwargs, whole) if training else ([], [])
-    args, kwargs = _double(args), _double(kwargs)
-    program = _traced(module, args, kwargs, silent, draws, same)
+    given, named = tuple(args), dict(kwargs or {})
+    draws, twofold = _otherwise(module, given, named, whole) if training else ([], [])
+    given, named = _double(given), _double(named)
+    program = _traced(module, given, named, silent, draws, same)
     parameters = module.named_parameters(remove_duplicate=False)
     program.requires_grad = {path: parameter.requires_grad for path, parameter in parameters}
     if twofold:
-        program.training = _traced(module, args, kwargs, silent, [*draws, *twofold], same)
+        program.training = _traced(module, given, named, silent, [*draws, *twofold], same)
         program.twofold = frozenset(twofold)
         _share_constants(program, program.training)
     return program
@@ -539,7 +540,8 @@ class _Reader:
         return program
 
     def _inputs(self) -> list[tuple[str, int]]:
-        nodes = {node.name: node for node in self.exported.graph.nodes if node.op == "placeholder"}
+        graph: torch.fx.Graph = self.exported.graph
+        nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
         inputs = []
         names = _argument_names(self.exported, self.forward)
         for spec in self.exported.graph_signature.input_specs:
@@ -548,14 +550,18 @@ class _Reader:
                 if node is not None and isinstance(node.meta.get("val"), torch.Tensor):
                     inputs.append((next(names, "") or node.name, self._new(node)))
                 continue
-            if spec.kind.name == "CONSTANT_TENSOR" and _only_filled_in(node):
-                self.values[node] = self.exported.constants[spec.target].item()
-                continue
-            path = spec.target if spec.kind.name != "CONSTANT_TENSOR" else self._constant_path(node, spec.target)
+            path = spec.target
+            assert node is not None and path is not None, f"{spec} is kept without a name"
+            if spec.kind.name == "CONSTANT_TENSOR":
+                constant = self.exported.constants[path]
+                assert isinstance(constant, torch.Tensor)
+                if _only_filled_in(node):
+                    self.values[node] = constant.item()
+                    continue
+                path = self._constant_path(node, path)
+                self.constants[path] = constant.detach().cpu().numpy()
             self.values[node] = State(path)
             self.states[path] = _tensor(node.meta["val"])
-            if spec.kind.name == "CONSTANT_TENSOR":
-                self.constants[path] = self.exported.constants[spec.target].detach().cpu().numpy()
         for spec in self.exported.graph_signature.output_specs:
             if spec.kind.name != "USER_OUTPUT":
                 self.stops.append(Stop("", None, f"the forward changes {spec.target or spec.arg}, which is kept"))
@@ -596,7 +602,7 @@ class _Reader:
     def _operator(self, node: torch.fx.Node) -> None:
         value = node.meta.get("val")
         name = _operator_name(node.target)
-        if name == "getitem" and node.args[0] in self.parts:
+        if name == "getitem" and node.args[0] in self.parts and isinstance(node.args[1], int):
             self.values[node] = Ref(self.parts[node.args[0]][node.args[1]])
             return
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)) or (
@@ -606,7 +612,7 @@ class _Reader:
         if name.startswith("wrap_with"):
             self._region(node)
             return
-        if name == "alias.default" or (name == LIFTED and isinstance(self.values[node.args[0]], PLAIN)):
+        if name == "alias.default" or (name == LIFTED and isinstance(self.values[_operand(node)], PLAIN)):
             self.values[node] = self._argument(node.args[0])
             return
         segments = self._segments(node)
@@ -650,8 +656,8 @@ class _Reader:
 
     def _region(self, node: torch.fx.Node) -> None:
         """A region under another setting: its operators are those outside; without gradients, they are cut off."""
-        graph = getattr(self.exported.graph_module, _region_of(node).target).graph
-        operands = node.args[_region_position(node) + 1 :]
+        name, operands = _region_of(node)
+        graph: torch.fx.Graph = getattr(self.exported.graph_module, name).graph
         holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
         for holder, operand in zip(holders, operands, strict=True):
             if isinstance(operand, torch.fx.Node) and operand in self.values:
@@ -699,6 +705,7 @@ class _Reader:
 
     def _mark(self, node: torch.fx.Node, segments: tuple[tuple[Place, ...], ...]) -> Call:
         path = node.args[1]
+        assert isinstance(path, str)  # so the schema of the marks says
         if self.open[-1].path == path:
             call = self.open[-1]
         else:
@@ -748,10 +755,12 @@ class _Reader:
         kept = [spec.arg for spec in self.exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
         by_name = {value.name: value for value in self.exported.graph.nodes}
         leaves = [
-            self._argument(by_name[arg.name]) if getattr(arg, "name", "") in by_name else arg.value
-            for arg in kept
-        ]
-        return pytree.tree_unflatten(leaves, self.exported.call_spec.out_spec)
+            arg.value if isinstance(arg, ConstantArgument) and arg.name not in by_name
+            else self._argument(by_name[arg.name]) for arg in kept
+        ]  # fmt: skip
+        structure = self.exported.call_spec.out_spec
+        assert structure is not None
+        return pytree.tree_unflatten(leaves, structure)
 
 
 def _argument_names(exported: torch.export.ExportedProgram, forward: Callable[..., Any]) -> Iterator[str]:
@@ -759,7 +768,9 @@ def _argument_names(exported: torch.export.ExportedProgram, forward: Callable[..
 
     Empty for those of ``*args``, which have no names.
     """
-    args, kwargs = exported.call_spec.in_spec.children()
+    structure = exported.call_spec.in_spec
+    assert structure is not None
+    args, kwargs = structure.children()
     own = [one.name for one in inspect.signature(forward).parameters.values()
            if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)][1:]  # fmt: skip
     unnamed = [""] * (args.num_children - len(own))
@@ -788,16 +799,20 @@ def _only_filled_in(constant: torch.fx.Node) -> bool:
     return bool(names) and names <= FILLING and all(_operator_name(copy.target) == LIFTED for copy in copies)
 
 
-def _region_position(node: torch.fx.Node) -> int:
+def _region_of(node: torch.fx.Node) -> tuple[str, tuple[Any, ...]]:
+    """The attribute of the exported module that is the graph of a region, and what the region is given."""
     return next(
-        position
+        (str(value.target), node.args[position + 1 :])
         for position, value in enumerate(node.args)
         if isinstance(value, torch.fx.Node) and value.op == "get_attr"
     )
 
 
-def _region_of(node: torch.fx.Node) -> torch.fx.Node:
-    return node.args[_region_position(node)]
+def _operand(node: torch.fx.Node) -> torch.fx.Node:
+    """The first argument of an operator that takes a tensor."""
+    first = node.args[0]
+    assert isinstance(first, torch.fx.Node), f"{node} takes no tensor"
+    return first
 
 
 def _user_place(segment: Sequence[Place]) -> Place | None:

@@ -64,7 +64,9 @@ def _targets(statement: ast.stmt) -> tuple[str | None, ...]:
 
 def statement_at(place: Place | None) -> Statement | None:
     """The simple statement that ``place`` lies in. A lambda returns what it computes, whatever it is written inside."""
-    found = _statements(place.file).get(place.line) if place else None
+    if place is None:
+        return None
+    found = _statements(place.file).get(place.line)
     return replace(found, targets=(), returns=True) if found and place.function == "<lambda>" else found
 
 

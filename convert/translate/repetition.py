@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import copy
 import re
+import string
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from convert.translate.body import attribute, sayable
-from convert.translate.literals import Masked, Renamed, free, is_number, with_role
+from convert.translate.literals import Masked, Renamed, free, is_number, notes, with_role
 from convert.translate.templates import filled
 
 
@@ -45,7 +46,8 @@ def assigned(named: dict[str, ast.expr]) -> list[ast.stmt]:
 def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
     """The longest beginning of ``names`` that counts up and is of one class."""
     found = re.fullmatch(r"(\D+)(\d+)", names[0])
-    if found is None or not isinstance(named[names[0]], ast.Call):
+    constructor = named[names[0]]
+    if found is None or not isinstance(constructor, ast.Call):
         return names[:1]
     row = []
     for offset, name in enumerate(names):
@@ -53,18 +55,18 @@ def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
             break
         row.append(name)
     (first, *_) = _runs([named[name] for name in row])
-    return row[: len(first)] if isinstance(named[row[0]].func, ast.Name) else row[:1]
+    return row[: len(first)] if isinstance(constructor.func, ast.Name) else row[:1]
 
 
 def _numbered_loop(row: list[str], constructors: list[ast.expr]) -> ast.stmt:
     """``for number, size in enumerate([...], 1): self.add_sublayer(f"layer{number}", Layer(size))``."""
-    found = re.fullmatch(r"(\D+)(\d+)", row[0])
+    name = row[0].rstrip(string.digits)
     listed = _repeated(constructors)
     loop = listed.generators[0]
-    label = ast.JoinedStr([ast.Constant(found[1]), ast.FormattedValue(ast.Name("number"), -1, None)])
+    label = ast.JoinedStr([ast.Constant(name), ast.FormattedValue(ast.Name("number"), -1, None)])
     add = ast.Expr(filled("self.add_sublayer(label, layer)", {"label": label, "layer": listed.elt}))
-    start = ast.Constant(int(found[2]))
-    if isinstance(loop.target, ast.Name) and loop.target.id == "_":
+    start = ast.Constant(int(row[0].removeprefix(name)))
+    if isinstance(loop.iter, ast.Call):  # range(n): nothing differs
         count = ast.BinOp(start, ast.Add(), loop.iter.args[0])
         return ast.For(
             ast.Name("number", ast.Store()), filled("range(start, end)", {"start": start, "end": count}), [add], []
@@ -75,11 +77,8 @@ def _numbered_loop(row: list[str], constructors: list[ast.expr]) -> ast.stmt:
 
 def as_list(items: ast.List) -> ast.expr:
     """``[*[x for ...]]`` as ``[x for ...]``."""
-    return items.elts[0].value if _one_star(items) else items
-
-
-def _one_star(items: ast.List) -> bool:
-    return len(items.elts) == 1 and isinstance(items.elts[0], ast.Starred)
+    only = items.elts[0] if len(items.elts) == 1 else None
+    return only.value if isinstance(only, ast.Starred) else items
 
 
 def compressed(items: list[ast.expr]) -> ast.List:
@@ -133,13 +132,13 @@ def _repeated(run: list[ast.expr]) -> ast.ListComp:
     names: dict[tuple[Any, ...], str] = {}
     for position in columns:
         values = tuple(row[position].value for row in rows)
-        role = re.sub(r"\W", "", str(getattr(rows[0][position], "role", "value"))) or "value"
+        role = re.sub(r"\W", "", notes(rows[0][position]).get("role", "value")) or "value"
         if values not in names:
             names[values] = free(role, set(names.values()))
-    table = [[ast.Constant(value) for value in values] for values in zip(*names, strict=True)]
+    table: list[list[ast.expr]] = [[ast.Constant(value) for value in values] for values in zip(*names, strict=True)]
     where = {id(rows[0][position]): names[tuple(row[position].value for row in rows)] for position in columns}
     element = Renamed(where).visit(first)
-    target = [ast.Name(name, ast.Store()) for name in names.values()]
+    target: list[ast.expr] = [ast.Name(name, ast.Store()) for name in names.values()]
     if len(target) == 1:
         source = ast.List([row[0] for row in table], ast.Load())
         return ast.ListComp(element, [ast.comprehension(target[0], source, [], 0)])

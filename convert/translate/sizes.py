@@ -26,7 +26,8 @@ class Expression:
     args: tuple[int | float | str | Expression, ...]
 
     def __str__(self) -> str:
-        return self.args[0] if self.op == "symbol" else f"{self.op}({', '.join(map(str, self.args))})"
+        args = ", ".join(map(str, self.args))
+        return args if self.op == "symbol" else f"{self.op}({args})"
 
 
 def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr | None]) -> ast.expr | None:
@@ -38,9 +39,12 @@ def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr
         return found
     if size.op not in BINARY and size.op not in (*FUNCTIONS, CEIL):
         return None
-    parts = [solve(part, known) for part in size.args]
-    if None in parts:
-        return None
+    parts: list[ast.expr] = []
+    for part in size.args:
+        written = None if isinstance(part, str) else solve(part, known)  # a text is the name of a symbol
+        if written is None:
+            return None
+        parts.append(written)
     if size.op == CEIL:
         quotient = ast.BinOp(ast.UnaryOp(ast.USub(), parts[0]), ast.FloorDiv(), parts[1])
         return ast.UnaryOp(ast.USub(), quotient)
@@ -55,27 +59,28 @@ def _chained(op: str, parts: list[ast.expr]) -> ast.expr:
     # numbers last in a sum, first in a product: H * W + 1, 2 * C; what is subtracted after what is added
     numbers = [part for part in parts if isinstance(part, ast.Constant)]
     others = [part for part in parts if part not in numbers]
-    parts = sorted([*others, *numbers], key=_negative) if op == "add" else [*numbers, *others]
+    parts = (
+        sorted([*others, *numbers], key=lambda part: _negated(part) is not None) if op == "add" else [*numbers, *others]
+    )
     if op == "mul" and _value(parts[0]) == -1:
         return ast.UnaryOp(ast.USub(), _chained(op, parts[1:]) if len(parts) > 2 else parts[1])
     result, *others = parts
     for part in others:
-        if op == "add" and _negative(part):
-            result = ast.BinOp(result, ast.Sub(), _negated(part))
+        subtracted = _negated(part) if op == "add" else None
+        if subtracted is not None:
+            result = ast.BinOp(result, ast.Sub(), subtracted)
         else:
             result = ast.BinOp(result, BINARY[op](), part)
     return result
 
 
 def _value(node: ast.expr) -> int | float | None:
-    return node.value if isinstance(node, ast.Constant) else None
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) else None
 
 
-def _negative(node: ast.expr) -> bool:
-    if isinstance(node, ast.Constant):
-        return node.value < 0
-    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-
-
-def _negated(node: ast.expr) -> ast.expr:
-    return node.operand if isinstance(node, ast.UnaryOp) else ast.Constant(-node.value)
+def _negated(node: ast.expr) -> ast.expr | None:
+    """``node`` without its sign, where it is negative."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return node.operand
+    value = _value(node)
+    return ast.Constant(-value) if value is not None and value < 0 else None

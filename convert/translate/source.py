@@ -21,8 +21,8 @@ LINE = 120
 
 @functools.cache
 def _parts() -> dict[str, tuple[ast.stmt, str]]:
-    """``{name: (tree, text)}`` of every function and class of ``parts``, as it stands there."""
-    text = PARTS.read_text(encoding="utf-8")
+    """``{name: (tree, text)}`` of every function and class of ``parts``, without its remarks to pyright."""
+    text = re.sub(r"  # pyright: .*", "", PARTS.read_text(encoding="utf-8"))
     nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     return {node.name: (node, ast.get_source_segment(text, node) or "") for node in nodes}
 
@@ -88,10 +88,10 @@ def _builder(model: str, frozen: Sequence[str]) -> str:
     if frozen == [""]:
         lines += ["    for parameter in model.parameters():", "        parameter.stop_gradient = True"]
     else:
-        starts = tuple(f"{name}." for name in frozen)
+        starts = [f"{name}." for name in frozen]
         lines += [
             "    for name, parameter in model.named_parameters():",
-            f"        if f'{{name}}.'.startswith({starts if len(starts) > 1 else starts[0]!r}):",
+            f"        if f'{{name}}.'.startswith({tuple(starts) if len(starts) > 1 else starts[0]!r}):",
             "            parameter.stop_gradient = True",
         ]
     return "\n".join([*lines, "    return model"])

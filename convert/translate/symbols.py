@@ -13,17 +13,18 @@ from convert.translate.sizes import Expression
 
 def expression_of(term: sympy.Basic, whole: bool) -> int | float | Expression:
     """``term`` as an expression; a division in a ``whole`` number is exact, or torch would not have made it a size."""
-    if term.is_Integer:
+    if isinstance(term, sympy.Integer):
         return int(term)
     if isinstance(term, sympy.Symbol):
         return Expression("symbol", (term.name,))
-    if term.is_Number:
+    if isinstance(term, sympy.Number):
         return float(term)
     kind = type(term).__name__
-    if isinstance(term, sympy.Mul) and term.args[0].is_Rational and not term.args[0].is_Integer:
+    if isinstance(term, sympy.Mul):
         factor, rest = term.as_coeff_Mul()
-        product = expression_of(factor.p * rest, whole)
-        return Expression("floordiv" if whole else "truediv", (product, int(factor.q)))
+        if isinstance(factor, sympy.Rational) and not isinstance(factor, sympy.Integer):
+            product = expression_of(factor.p * rest, whole)
+            return Expression("floordiv" if whole else "truediv", (product, int(factor.q)))
     if isinstance(term, sympy.Pow) and term.exp == -1:
         return Expression("truediv", (1, expression_of(term.base, whole)))
     parts = tuple(expression_of(part, whole and kind not in ROUNDED) for part in term.args)

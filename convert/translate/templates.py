@@ -9,6 +9,9 @@ import ast
 import copy
 import functools
 from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Tree = TypeVar("Tree", ast.expr, ast.stmt)
 
 
 def filled(template: str, values: Mapping[str, ast.expr]) -> ast.expr:
@@ -16,7 +19,7 @@ def filled(template: str, values: Mapping[str, ast.expr]) -> ast.expr:
     return filled_tree(copy.deepcopy(_parsed(template)), values)
 
 
-def filled_tree(tree: ast.expr, values: Mapping[str, ast.expr]) -> ast.expr:
+def filled_tree(tree: Tree, values: Mapping[str, ast.expr]) -> Tree:
     """``tree``, which is changed, as ``filled`` has it of a template."""
     return _Filling(values).visit(tree)
 
@@ -45,7 +48,7 @@ class _Filling(ast.NodeTransformer):
         return node
 
 
-def literal(value: object) -> ast.expr:
+def literal(value: Any) -> ast.expr:
     """Plain values as Python: numbers, texts, and lists of them."""
     if isinstance(value, (list, tuple)):
         return ast.List([literal(item) for item in value], ast.Load())

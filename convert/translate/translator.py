@@ -32,7 +32,7 @@ class Translated:
 
 def translate(
     module: Any,
-    inputs: Sequence[Any],
+    inputs: Sequence[Any] | Mapping[str, Any],
     header: str = "",
     operators: Mapping[str, Any] | None = None,
     layers: Mapping[str, Layer] | None = None,

@@ -17,15 +17,17 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from typing import Any
+from typing import TypeGuard, TypeVar
 
-from convert.translate.literals import Masked, is_number
+from convert.translate.literals import Masked, is_number, notes
 from convert.translate.merging import Instance
 
 LIKENESS = 0.6
 """Of the statements of the shorter source, those that must be in the other one too."""
 MOST_BRANCHES = 3
 """Places in which two forward methods may differ."""
+
+Node = TypeVar("Node", bound=ast.AST)
 
 
 def joined(groups: list[list[Instance]], is_identity: Callable[[Instance, str], bool]) -> list[list[Instance]]:
@@ -47,13 +49,15 @@ def joined(groups: list[list[Instance]], is_identity: Callable[[Instance, str], 
 
 @dataclass
 class _Piece:
-    """Statements of both sides that stand for one another; ``test``: holds where those of ``second`` run."""
+    """Statements of both sides that stand for one another.
+
+    ``test``: holds where those of ``second`` run; without it, whatever one side has more runs in both.
+    """
 
     first: list[ast.stmt]
     second: list[ast.stmt]
     equal: bool
     test: ast.expr | None = None
-    unconditional: bool = False
 
 
 @dataclass
@@ -78,7 +82,7 @@ class _Plan:
         ours, theirs = first[0], second[0]
         if ours.body is None or theirs.body is None or ours.base != theirs.base or _text(ours.start, theirs.start):
             return None
-        if len(ours.body.inputs) > len(theirs.body.inputs):
+        if len(ours.forward.inputs) > len(theirs.forward.inputs):
             return cls.of(second, first, is_identity)
         if not _inputs_fit(ours, theirs):
             return None
@@ -90,9 +94,9 @@ class _Plan:
         for key, here, there in init:
             if here and there:
                 continue
-            if _optional(made[key]):
+            if choice := _choice_of(made[key]):
                 settled.add(key)
-                if not isinstance(made[key].value.orelse, ast.Constant):
+                if not isinstance(choice.orelse, ast.Constant):
                     identities.add(key)
             elif all(is_identity(one, key) for one in (second if here else first)):
                 identities.add(key)
@@ -124,11 +128,11 @@ class _Plan:
 
     def _default_input(self, ours: Instance, theirs: Instance) -> None:
         """``if shortcut is None: shortcut = x`` where that makes the statements of both sides the same."""
-        extra = _always_given(theirs)[len(ours.body.inputs) :]
-        if len(extra) != 1 or extra[0] in _names(ours.body.statements):
+        extra = _always_given(theirs)[len(ours.forward.inputs) :]
+        if len(extra) != 1 or extra[0] in _names(ours.forward.statements):
             return
-        for name in ours.body.inputs:
-            if name in _stored(ours.body.statements):
+        for name in ours.forward.inputs:
+            if name in _stored(ours.forward.statements):
                 continue
             changed = [piece for piece in self.pieces if not piece.equal]
             if changed and all(
@@ -142,11 +146,10 @@ class _Plan:
 
     def _test(self, piece: _Piece, ours: Instance, theirs: Instance) -> bool:
         """Find what tells both sides apart where ``piece`` stands; ``False`` where nothing does."""
-        piece.test, piece.unconditional = None, False
+        piece.test = None
         only_ours = [key for key, here, there in self.init if here and not there]
         only_theirs = [key for key, here, there in self.init if there and not here]
         if self._calls_nothing(piece, {*only_ours, *only_theirs}, theirs if piece.first else ours):
-            piece.unconditional = True
             return True
         mentioned = _children([*piece.first, *piece.second])
         for key in sorted((*only_theirs, *only_ours), key=lambda key: key not in mentioned):
@@ -154,14 +157,14 @@ class _Plan:
                 test = ast.parse(f"self.{key} is {'not ' if key in only_theirs else ''}None", mode="eval").body
                 piece.test = test
                 return True
-        extra = _always_given(theirs)[len(ours.body.inputs) :]
-        if extra and extra[0] not in _stored([*ours.body.statements, *theirs.body.statements]):
+        extra = _always_given(theirs)[len(ours.forward.inputs) :]
+        if extra and extra[0] not in _stored([*ours.forward.statements, *theirs.forward.statements]):
             piece.test = ast.parse(f"{extra[0]} is not None", mode="eval").body
             return True
         if not self.flag:
-            self.flag = _switch(*self.groups)
+            self.flag = _setting(*self.groups)
         if not self.flag:
-            self.flag, self.flag_of_second = _switch(*reversed(self.groups)), False
+            self.flag, self.flag_of_second = _setting(*reversed(self.groups)), False
         piece.test = ast.Name("flag") if self.flag else None
         return bool(self.flag)
 
@@ -169,7 +172,7 @@ class _Plan:
         """Whether all that one side does more does nothing in the other: calls of ``Identity``, tests of a child."""
         if piece.first and piece.second:
             return False
-        known = {*other.body.inputs, *_stored(other.body.statements)}
+        known = {*other.forward.inputs, *_stored(other.forward.statements)}
         return all(
             (_called_on_itself(statement) in self.identities and _stored([statement]) <= known)
             or self._none(_tested(statement), lacking)
@@ -187,14 +190,14 @@ class _Plan:
         """Give all modules of both groups one source."""
         originals = [copy.deepcopy(group[0]) for group in self.groups]
         parts = [[self._parts(one, second) for one in group] for second, group in enumerate(self.groups)]
-        inputs = self.groups[1][0].body.inputs
-        optional = len(inputs) - len(self.groups[0][0].body.inputs) + self.groups[0][0].body.optional
-        optional = max(optional, self.groups[1][0].body.optional)
+        inputs = self.groups[1][0].forward.inputs
+        optional = len(inputs) - len(self.groups[0][0].forward.inputs) + self.groups[0][0].forward.optional
+        optional = max(optional, self.groups[1][0].forward.optional)
         for second, group in enumerate(self.groups):
             for one, (init, forward) in zip(group, parts[second], strict=True):
                 one.init = self._joined_init(init, originals, bool(second))
-                one.body.statements = self._joined_forward(forward, bool(second))
-                one.body.inputs, one.body.optional = [*inputs], optional
+                one.forward.statements = self._joined_forward(forward, bool(second))
+                one.forward.inputs, one.forward.optional = [*inputs], optional
 
     def _parts(self, one: Instance, second: int) -> tuple[dict[str, ast.stmt], list[list[ast.stmt]]]:
         """The constructor's statements by key, and the forward method's by piece."""
@@ -210,16 +213,16 @@ class _Plan:
         made = {_key(statement): statement for one in originals[::-1] for statement in one.init}
         others = {_key(statement): statement for statement in originals[0 if second else 1].init}
         result = []
-        for key, here, there in self.init:
-            statement = init.get(key)
-            known = next((s for s in (statement, others.get(key)) if s is not None and _optional(s)), None)
-            if known is None and here and there:
-                same = _dump(statement) == _dump(others[key])
-                result.append(statement if same else _with_switches(statement, others[key], key))
+        for key, _, _ in self.init:
+            statement, other = init.get(key), others.get(key)
+            choices = [choice for s in (statement, other) if s is not None and (choice := _choice_of(s))]
+            if not choices and statement is not None and other is not None:
+                same = _dump(statement) == _dump(other)
+                result.append(statement if same else _with_switches(statement, other, key) or statement)
                 continue
-            orelse = known.value.orelse if known is not None else self._in_place_of(key)
+            orelse = choices[0].orelse if choices else self._in_place_of(key)
             present = statement is not None
-            result.append(_wrapped(statement if present else _absent(made[key]), key, present, orelse))
+            result.append(_wrapped(statement or _absent(made[key]), key, present, orelse))
         return result
 
     def _in_place_of(self, key: str) -> ast.expr:
@@ -237,21 +240,17 @@ class _Plan:
                 result += statements
                 continue
             others = [_absent(statement) for statement in (piece.first if second else piece.second)]
-            if piece.unconditional:
+            if piece.test is None:
                 result += statements or others
                 continue
             here, there = (others, statements) if second else (statements, others)
             if isinstance(piece.test, ast.Name) and not self.flag_of_second:
                 here, there = there, here
-            result.append(_branch(self._condition(piece, second), there, here))
+            result.append(_branch(self._condition(piece.test, second), there, here))
         return result
 
-    def _condition(self, piece: _Piece, second: bool) -> ast.expr:
-        if not isinstance(piece.test, ast.Name):
-            return copy.deepcopy(piece.test)
-        flag = ast.Constant(second == self.flag_of_second)
-        flag.role, flag.default, flag.switch = self.flag, False, True
-        return flag
+    def _condition(self, test: ast.expr, second: bool) -> ast.expr:
+        return _switch(second == self.flag_of_second, self.flag) if isinstance(test, ast.Name) else copy.deepcopy(test)
 
 
 def _text(ours: list[ast.expr], theirs: list[ast.expr]) -> bool:
@@ -265,17 +264,17 @@ def _dump(node: ast.AST) -> str:
 
 def _inputs_fit(ours: Instance, theirs: Instance) -> bool:
     """Whether ``theirs`` takes what ``ours`` takes, and maybe more behind it."""
-    mine, more = ours.body.inputs, theirs.body.inputs
-    if ours.body.listed != theirs.body.listed or len(ours.body.sizes) != len(theirs.body.sizes):
+    mine, more = ours.forward.inputs, theirs.forward.inputs
+    if ours.forward.listed != theirs.forward.listed or len(ours.forward.sizes) != len(theirs.forward.sizes):
         return False
     if mine == more:
         return True
-    return not ours.body.listed and not ours.body.sizes and more[: len(mine)] == mine
+    return not ours.forward.listed and not ours.forward.sizes and more[: len(mine)] == mine
 
 
 def _always_given(one: Instance) -> list[str]:
     """The inputs that are not optional."""
-    return one.body.inputs[: len(one.body.inputs) - one.body.optional]
+    return one.forward.inputs[: len(one.forward.inputs) - one.forward.optional]
 
 
 def _init(ours: Instance, theirs: Instance) -> list[tuple[str, bool, bool]] | None:
@@ -305,44 +304,48 @@ def _key(statement: ast.stmt) -> str:
     return _dump(statement)
 
 
-def _optional(statement: ast.stmt) -> bool:
-    """Whether the statement makes a child that some modules lack."""
-    return isinstance(statement, ast.Assign) and getattr(statement.value, "lacking", False)
+def _choice_of(statement: ast.AST) -> ast.IfExp | None:
+    """What the statement chooses from where it makes a child that some modules lack."""
+    return statement.value if isinstance(statement, ast.Assign) and _is_choice(statement.value) else None
 
 
 def _plain(statement: ast.stmt) -> ast.stmt:
     """The statement without its condition."""
-    return ast.Assign(statement.targets, statement.value.body) if _optional(statement) else statement
+    if isinstance(statement, ast.Assign) and _is_choice(statement.value):
+        return ast.Assign(statement.targets, statement.value.body)
+    return statement
 
 
 def _wrapped(statement: ast.stmt, key: str, present: bool, orelse: ast.expr) -> ast.stmt:
     """``self.key = value if key else orelse``."""
-    if _optional(statement):
+    if _choice_of(statement):
         return statement
-    test = ast.Constant(present)
-    test.role, test.default, test.switch, test.named = key, False, True, True
-    value = ast.IfExp(test, statement.value, copy.deepcopy(orelse))
-    value.lacking = True
-    return ast.Assign(statement.targets, value)
+    assert isinstance(statement, ast.Assign)  # what some lack is an attribute
+    choice = _choice(present, statement.value, orelse, key)
+    notes(choice.test)["named"] = True
+    return ast.Assign(statement.targets, choice)
 
 
 def _pairs(mine: ast.stmt, theirs: ast.stmt, key: str) -> bool:
     """Whether both make a child that differs by layers which do nothing in one of them."""
-    if not isinstance(mine, ast.Assign) or _optional(mine) or _optional(theirs):
+    if _choice_of(mine) or _choice_of(theirs):
         return False
-    both = _paired(mine.value, theirs.value, key), _paired(theirs.value, mine.value, key)
-    return None not in both and _dump(both[0]) == _dump(both[1])
+    one, other = _with_switches(mine, theirs, key), _with_switches(theirs, mine, key)
+    return one is not None and other is not None and _dump(one) == _dump(other)
 
 
-def _with_switches(mine: ast.stmt, theirs: ast.stmt, key: str) -> ast.stmt:
+def _with_switches(mine: ast.stmt, theirs: ast.stmt, key: str) -> ast.stmt | None:
     """``mine`` with ``nn.ReLU() if act else nn.Identity()`` where one of both has either."""
-    return ast.Assign(mine.targets, _paired(mine.value, theirs.value, key))
+    if not isinstance(mine, ast.Assign) or not isinstance(theirs, ast.Assign):
+        return None
+    value = _paired(mine.value, theirs.value, key)
+    return None if value is None else ast.Assign(mine.targets, value)
 
 
 def _paired(mine: ast.expr, theirs: ast.expr, role: str) -> ast.expr | None:
-    if _dump(mine) == _dump(theirs) or (_switched(mine) and _is_side(theirs, mine)):
+    if _dump(mine) == _dump(theirs) or (_is_choice(mine) and _is_side(theirs, mine)):
         return mine
-    if _switched(theirs):
+    if _is_choice(theirs):
         if not _is_side(mine, theirs):
             return None
         nothing = _dump(mine) == _dump(theirs.orelse)
@@ -355,19 +358,22 @@ def _paired(mine: ast.expr, theirs: ast.expr, role: str) -> ast.expr | None:
     words = [[word.arg for word in call.keywords] for call in (mine, theirs)]
     if _dump(mine.func) != _dump(theirs.func) or len(mine.args) != len(theirs.args) or words[0] != words[1]:
         return None
-    args = [_paired(one, other, "act") for one, other in zip(mine.args, theirs.args, strict=True)]
-    values = [_paired(one.value, other.value, "act") for one, other in zip(mine.keywords, theirs.keywords, strict=True)]
-    if None in args or None in values:
-        return None
     result = copy.copy(mine)
-    result.args, result.keywords = args, [copy.copy(word) for word in mine.keywords]
-    for word, value in zip(result.keywords, values, strict=True):
-        word.value = value
+    result.args, result.keywords = [], [copy.copy(word) for word in mine.keywords]
+    for one, other in zip(mine.args, theirs.args, strict=True):
+        if (pair := _paired(one, other, "act")) is None:
+            return None
+        result.args.append(pair)
+    for word, other in zip(result.keywords, theirs.keywords, strict=True):
+        if (pair := _paired(word.value, other.value, "act")) is None:
+            return None
+        word.value = pair
     return result
 
 
-def _switched(node: ast.expr) -> bool:
-    return getattr(node, "lacking", False)
+def _is_choice(node: ast.expr) -> TypeGuard[ast.IfExp]:
+    """Whether ``node`` chooses between what some modules have, and what the others have in its place."""
+    return notes(node).get("lacking", False)
 
 
 def _is_side(node: ast.expr, choice: ast.IfExp) -> bool:
@@ -378,32 +384,37 @@ def _is_nothing(node: ast.expr) -> bool:
     return ast.unparse(node) == "nn.Identity()"
 
 
-def _choice(chosen: bool, value: ast.expr, orelse: ast.expr, role: str) -> ast.expr:
-    test = ast.Constant(chosen)
-    test.role, test.default, test.switch = role, False, True
-    result = ast.IfExp(test, value, copy.deepcopy(orelse))
-    result.lacking = True
+def _choice(chosen: bool, value: ast.expr, orelse: ast.expr, role: str) -> ast.IfExp:
+    result = ast.IfExp(_switch(chosen, role), value, copy.deepcopy(orelse))
+    notes(result)["lacking"] = True
     return result
 
 
-def _absent(statement: ast.AST) -> Any:
+def _switch(on: bool, role: str) -> ast.Constant:
+    """``on`` as an argument, which is left out where it is False."""
+    node = ast.Constant(on)
+    notes(node).update({"role": role, "default": False, "switch": True})
+    return node
+
+
+def _absent(node: Node) -> Node:
     """A copy whose numbers may be any; a child that some lack is lacking."""
-    copied = copy.deepcopy(statement)
-    if _optional(copied):
-        copied.value.test.value = False
-    for node in ast.walk(copied.value.body if _optional(copied) else copied):
-        if is_number(node):
-            node.absent = True
+    copied = copy.deepcopy(node)
+    choice = _choice_of(copied)
+    if choice and is_number(choice.test):
+        choice.test.value = False
+    for inner in ast.walk(choice.body if choice else copied):
+        if is_number(inner):
+            notes(inner)["absent"] = True
     return copied
 
 
 def _guarded(one: Instance, other: Instance) -> list[ast.stmt]:
     """Statements of ``one`` in which those stand under a test of a child that stand so in ``other``."""
-    statements = [*one.body.statements]
-    plain = {_key(statement) for statement in one.init if not _optional(statement)}
-    for branch in other.body.statements:
-        child = _tested(branch)
-        if child not in plain:
+    statements = [*one.forward.statements]
+    plain = {_key(statement) for statement in one.init if not _choice_of(statement)}
+    for branch in other.forward.statements:
+        if not isinstance(branch, ast.If) or _tested(branch) not in plain:
             continue
         wanted = [_dump(inner) for inner in branch.body]
         for start in range(len(statements) - len(wanted) + 1):
@@ -433,16 +444,17 @@ def _called_on_itself(statement: ast.stmt) -> str | None:
 
 
 def _attribute_of_self(node: ast.AST) -> str | None:
-    owned = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
-    return node.attr if owned else None
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+        return node.attr
+    return None
 
 
 def _names_again(statement: ast.stmt, other: Instance) -> bool:
     """Whether it is ``shortcut = x`` of an input, and nothing in ``other`` is called ``shortcut``."""
     if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Name):
         return False
-    taken = {*other.body.inputs, *_names(other.body.statements)}
-    return statement.value.id in other.body.inputs and not taken & _stored([statement])
+    taken = {*other.forward.inputs, *_names(other.forward.statements)}
+    return statement.value.id in other.forward.inputs and not taken & _stored([statement])
 
 
 def _children(statements: list[ast.stmt]) -> set[str]:
@@ -477,7 +489,7 @@ def _with_numbers(mine: ast.stmt, theirs: ast.stmt) -> ast.stmt:
     return copied
 
 
-def _switch(first: list[Instance], second: list[Instance]) -> str:
+def _setting(first: list[Instance], second: list[Instance]) -> str:
     """What is off in all of ``first`` and on in all of ``second``: a setting of the reference, or a child."""
     for kept in ("constructor", "settings"):
         for name in getattr(second[0].module, kept):

@@ -37,7 +37,7 @@ from alignment.engine.sides.torch.arrays import array_of, is_tensor
 from alignment.engine.sides.torch.borrow import made_in
 from alignment.engine.sides.training import Batch, Recipe, Training
 
-LABEL = "torch"
+LABEL: str = "torch"
 
 ROLES = {
     "momentum_buffer": MOMENTUM,

@@ -33,7 +33,10 @@ _NORMAL = NormalDist()
 def cause(reference: Drawn, candidate: Drawn) -> str:
     """What ``candidate`` does instead of what ``reference`` does, in words."""
     if candidate.fixed is not None and reference.fixed is not None:
-        return _other_values(reference, candidate)
+        if candidate.constant is not None and reference.constant is not None:
+            return f"constant {candidate.constant:g} instead of constant {reference.constant:g}"
+        found = compare(reference.fixed, candidate.fixed)
+        return f"other fixed values: relative error {found.relative:.1e} at {list(found.worst)}"
     if candidate.fixed is not None and candidate.constant is None:
         return f"the same numbers under every seed instead of {describe(reference)}"
     if candidate.fixed is not None or reference.fixed is not None:
@@ -76,13 +79,6 @@ def rules(shape: tuple[int, ...]) -> Iterator[tuple[str, float]]:
         yield "sqrt(1 / fan_out)", math.sqrt(1 / fan_out)
     for number in (0.001, 0.01, 0.02, 0.1, 1.0):
         yield f"the number {number:g}", number
-
-
-def _other_values(reference: Drawn, candidate: Drawn) -> str:
-    if candidate.constant is not None and reference.constant is not None:
-        return f"constant {candidate.constant:g} instead of constant {reference.constant:g}"
-    found = compare(reference.fixed, candidate.fixed)
-    return f"other fixed values: relative error {found.relative:.1e} at {list(found.worst)}"
 
 
 def _other_distribution(reference: Drawn, candidate: Drawn) -> str:

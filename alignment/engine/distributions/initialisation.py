@@ -122,17 +122,13 @@ def _judge(name: str, reference: Draws, port: Draws, alarm: float, copy: str | N
     if copy:
         return _Found(_NOTHING, cause=copy)
     if expected.fixed is not None and actual.fixed is not None:
-        return _judge_fixed(expected, actual)
+        found = compare(expected.fixed, actual.fixed)
+        return _Found(found, cause=cause(expected, actual) if found.max_abs else "")
     if not (expected.finite and actual.finite):
         return _Found(_NOTHING, cause=f"NaN or infinite values in the {'reference' if actual.finite else 'port'}")
     if expected.fixed is not None or actual.fixed is not None:
         return _Found(_NOTHING, cause=cause(expected, actual))
     return _judge_random(expected, actual, alarm)
-
-
-def _judge_fixed(expected: Drawn, actual: Drawn) -> _Found:
-    found = compare(expected.fixed, actual.fixed)
-    return _Found(found, cause=cause(expected, actual) if found.max_abs else "")
 
 
 def _judge_random(expected: Drawn, actual: Drawn, alarm: float) -> _Found:

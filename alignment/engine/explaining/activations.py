@@ -11,6 +11,8 @@ from alignment.engine.explaining.case import Case
 
 # The default slope of Paddle's hard sigmoid, and 1 / 6 as its kernel keeps it, in float32.
 PADDLE_SLOPE, SIXTH = (float(np.float32(slope)) for slope in (0.1666667, 1 / 6))
+SELU_32 = [float(np.float32(constant)) for constant in (1.0507009873, 1.6732632423)]
+"""SELU's constants as Paddle's kernel keeps them, in float32."""
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -37,8 +39,8 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "leaky relu (slope 0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "selu": lambda x: _selu(x, 1.0507009873554805, 1.6732632423543772),
-    "selu (constants in float32, Paddle's)": lambda x: _selu(x, *map(float, np.float32([1.0507009873, 1.6732632423]))),
-    "gelu": lambda x: x * 0.5 * (1 + _ERF(x / math.sqrt(2)).astype(np.float64)),
+    "selu (constants in float32, Paddle's)": lambda x: _selu(x, *SELU_32),
+    "gelu": lambda x: x * 0.5 * (1 + np.asarray(_ERF(x / math.sqrt(2)), np.float64)),
     "gelu (tanh)": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "gelu (quick, sigmoid of 1.702 x)": lambda x: x * sigmoid(1.702 * x),
     "silu (swish)": lambda x: x * sigmoid(x),
@@ -121,7 +123,8 @@ def _halves(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[np.ndar
     """The two parts of ``array``, each of ``shape``: the first and second half, or every other entry."""
     for axis in range(len(shape)):
         if array.shape == (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :]) and array.size:
-            yield tuple(np.split(array, 2, axis))
+            first, second = np.split(array, 2, axis)
+            yield first, second
             at = (slice(None),) * axis
             yield array[(*at, slice(0, None, 2))], array[(*at, slice(1, None, 2))]
 

@@ -37,7 +37,7 @@ BESIDE, UNDER = "epsilon", "epsilon under the root"
 AT_GRADIENT, AT_MAXIMUM = "epsilon beside the gradient's magnitude", "epsilon beside the decayed maximum"
 
 
-def squares_rule(updates: Sequence[Update], role: str, unit: float) -> dict[str, Number] | None:
+def squares_rule(updates: Sequence[Update], role: str, unit: float) -> Rule | None:
     """``v = keep * v + take * g ** 2``, with the weight decay in ``g``."""
     later = [u for u in updates if role in u.old or u.number > 1] or list(updates)
     target = joined([u.new[role] for u in later])
@@ -46,7 +46,7 @@ def squares_rule(updates: Sequence[Update], role: str, unit: float) -> dict[str,
     if not found:
         # without a decay: the weights' own columns may be alike
         found = solve([joined([pick(u) for u in later]) for pick in pickers[:2]], target, unit * largest(target))
-        return found and {"keep": found[0], "take": found[1], "weight decay": Number(0.0)}
+        return {"keep": found[0], "take": found[1], "weight decay": Number(0.0)} if found else None
     half = over(found[2], found[1])
     return {"keep": found[0], "take": found[1], "weight decay": Number(half.value / 2, half.bound / 2)}
 
@@ -87,7 +87,7 @@ def _under_root(moves: np.ndarray, square: np.ndarray, g: np.ndarray, roundoff: 
     """``u = g / sqrt(v + epsilon)``: ``u ** 2 * v - g ** 2 = -epsilon * u ** 2``."""
     limit = 2 * roundoff * largest(moves) * largest(square) + roundoff * largest(g)
     found = solve([-(moves**2)], moves**2 * square - g**2, limit)
-    return found and {UNDER: found[0]}
+    return {UNDER: found[0]} if found else None
 
 
 def rmsprop(updates: Sequence[Update], unit: float) -> Rule | None:
@@ -145,7 +145,7 @@ def adadelta(updates: Sequence[Update], unit: float) -> Rule | None:
     return rule | ({"epsilon under the roots": epsilon[0]} if epsilon else {})
 
 
-def first_moment(updates: Sequence[Update], unit: float) -> dict[str, Number] | None:
+def first_moment(updates: Sequence[Update], unit: float) -> Rule | None:
     """``m = beta1 * m + (1 - beta1) * factor * (g + decay * p)``."""
     target = joined([u.new[FIRST] for u in updates])
     columns = [joined([pick(u) for u in updates]) for pick in (old(FIRST), gradient, before)]
@@ -183,7 +183,7 @@ def _corrected_step(updates: Sequence[Update], rule: Rule, unit: float) -> Rule 
     moving, moves, roundoff = moves_of(updates, unit)
     steps = joined([u.new[FIRST] / (1 - rule["beta1"].value ** u.number) / u.new[MAXIMUM] for u in moving])
     found = solve([steps], moves, roundoff + unit * largest(steps))
-    return found and {"factor": found[0]}
+    return {"factor": found[0]} if found else None
 
 
 def nadam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
@@ -208,7 +208,7 @@ def nadam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
 
     limit = roundoff * largest(root) + unit * largest(joined(gradients))
     found = refine(predicted, moves * root, np.array([0.004, 0.0, 0.0, 0.0]), limit)
-    return found and {"momentum decay": found[0], BESIDE: found[1], "decoupled weight decay": found[2]}
+    return {"momentum decay": found[0], BESIDE: found[1], "decoupled weight decay": found[2]} if found else None
 
 
 def radam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
@@ -227,7 +227,7 @@ def radam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
     scale = root + plain
     columns = [-moves * rectified, weights * scale, weights * rectified]
     found = solve(columns, moves * scale - m, roundoff * max(1.0, largest(root)) + unit * largest(m))
-    return found and {BESIDE: found[0], "decoupled weight decay": found[1]}
+    return {BESIDE: found[0], "decoupled weight decay": found[1]} if found else None
 
 
 def _rectification(beta2: float, t: int) -> float:
@@ -257,7 +257,7 @@ def adam_beside_uncorrected(updates: Sequence[Update], rule: Rule, unit: float) 
     before_all = joined([u.before for u in moving])
     limit = roundoff * largest(root) + unit * largest(m)
     found = solve([-moves, root * before_all, before_all], moves * root - m, limit)
-    return found and {"epsilon beside the uncorrected root": found[0], "decoupled weight decay": found[1]}
+    return {"epsilon beside the uncorrected root": found[0], "decoupled weight decay": found[1]} if found else None
 
 
 def refine(

@@ -109,7 +109,7 @@ def reordered(case: Case) -> str:
             continue
         right = _order_of_axes(case, case.expected, array)
         wrong = _order_of_axes(case, case.actual, array) if right else None
-        if wrong and wrong != right:
+        if right and wrong and wrong != right:
             return f"{name} is reshaped with its axes in the order {list(wrong)} instead of {list(right)}"
     return ""
 

@@ -94,7 +94,9 @@ def attention(case: Case) -> str:
         turned = {f"{name} transposed": bias.swapaxes(-1, -2) for name, bias in added.items()}
         source = Source(tensors, added | {name: bias for name, bias in turned.items() if _square(bias)})
         right = next((form for form in _usual(case, source) if _is(case, case.expected, form, source)), None)
-        wrong = right and next((form for form in _others(right, case) if _is(case, case.actual, form, source)), None)
+        if right is None:
+            continue
+        wrong = next((form for form in _others(right, case) if _is(case, case.actual, form, source)), None)
         if wrong:
             return f"attention: {right.differences(wrong)}"
     return ""

@@ -99,7 +99,10 @@ class Case:
             return False
         most = self.expected.size * self.limit * self._scale
         e, a = self.expected, self.actual
-        return abs(e.sum() - a.sum()) <= most and abs(np.vdot(e, e) - np.vdot(a, a)) <= 2 * most * self._scale
+        return (
+            abs(e.sum() - a.sum()) <= most
+            and abs(np.vdot(e, e).item() - np.vdot(a, a).item()) <= 2 * most * self._scale
+        )
 
     def of_real_numbers(self) -> Case:
         """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds.

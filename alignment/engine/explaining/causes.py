@@ -23,6 +23,7 @@ from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.locating.findings import Finding
 from alignment.engine.records.losses import LOSS, LossCase
+from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Record, Slot, Tape
 from alignment.engine.sides.settings import CONTAINER, OTHER, Settings
 
@@ -66,7 +67,7 @@ class WeightIndex:
 
     @staticmethod
     def _key(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
-        return array.shape, hashlib.blake2b(np.ascontiguousarray(array, np.float64)).digest()
+        return array.shape, hashlib.blake2b(np.ascontiguousarray(array, np.float64).data).digest()
 
 
 def _thirds(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -172,16 +173,17 @@ class Causes:
         return "; ".join(words[:SHOWN]) or (self._place(chosen) if chosen else "") or UNEXPLAINED
 
     def _one(self, finding: Finding) -> str:
-        if finding.expected is None or finding.actual is None:
+        expected, actual = finding.expected, finding.actual
+        if expected is None or actual is None:
             return finding.note
         record = self._records.get((finding.layer, finding.call))
         if record is None:
             return ""  # a layer whose weights another one uses
         if finding.where.endswith("gradient"):
-            words = explain_gradient(_case(finding, self._known_gradients(record), BACKWARD_LIMIT))
+            words = explain_gradient(_case(expected, actual, self._known_gradients(record), BACKWARD_LIMIT))
         else:
             case = replace(
-                _case(finding, self._known(record, finding), FORWARD_LIMIT),
+                _case(expected, actual, self._known(record, finding), FORWARD_LIMIT),
                 parameters=self._parameters(finding.layer),
                 extra=self.extra.get(finding.layer, {}),
             )
@@ -202,8 +204,8 @@ class Causes:
 
     def _place(self, findings: Sequence[Finding]) -> str:
         """Where in the tensor the difference is, when nothing explains it."""
-        arrays = [finding for finding in findings if finding.actual is not None]
-        return partly(_case(arrays[0], {}, FORWARD_LIMIT)) if arrays else ""
+        arrays = [(f.expected, f.actual) for f in findings if f.expected is not None and f.actual is not None]
+        return partly(_case(*arrays[0], {}, FORWARD_LIMIT)) if arrays else ""
 
     def _another_setting(self, case: Case, finding: Finding, record: Record) -> str:
         settings, weights = self.settings[finding.layer], self.weights.get(finding.layer, {})
@@ -211,10 +213,10 @@ class Causes:
         if settings.category == "embedding" and len(inputs) == 1:
             return lookup(case, inputs[0], weights["weight"], settings.fields.get("padding_idx"))
         if settings.category == "batch_norm" and inputs:
-            words = other_epsilon(inputs[0], finding.expected, finding.actual, weights, settings)
+            words = other_epsilon(inputs[0], case.expected, case.actual, weights, settings)
             if words:
                 return words
-        for words, candidate in self.alternatives(settings, weights, inputs, finding.actual.shape):
+        for words, candidate in self.alternatives(settings, weights, inputs, case.actual.shape):
             if case.is_actual(candidate):
                 return words
         return ""
@@ -272,14 +274,14 @@ def _first(findings: Sequence[Finding], where: str) -> Finding | None:
     return next((finding for finding in findings if finding.where == where), None)
 
 
-def _case(finding: Finding, known: Mapping[str, np.ndarray], limit: float) -> Case:
+def _case(expected: np.ndarray, actual: np.ndarray, known: Mapping[str, np.ndarray], limit: float) -> Case:
     # the hypotheses join several tensors, each with an error of its own
-    return Case(finding.expected, finding.actual, known, 4 * limit)
+    return Case(expected, actual, known, 4 * limit)
 
 
-def _loaded(tape: Tape, refs: Iterable[tuple[str, object]]) -> dict[str, np.ndarray]:
+def _loaded(tape: Tape, refs: Iterable[tuple[str, Ref]]) -> dict[str, np.ndarray]:
     """Arrays by name; a tensor that goes by several names has the first."""
-    named: dict[int, tuple[str, object]] = {}
+    named: dict[int, tuple[str, Ref]] = {}
     for name, ref in refs:
         named.setdefault(ref.index, (name, ref))
     return {name: tape.get(ref) for name, ref in named.values()}

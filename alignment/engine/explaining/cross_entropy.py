@@ -47,7 +47,7 @@ class Samples:
     @property
     def counted(self) -> np.ndarray:
         """Rows whose label is a class at all."""
-        return self.targets.any(1)
+        return np.any(self.targets, axis=1)
 
 
 def cross_entropy_cause(case: LossCase) -> str:
@@ -57,7 +57,7 @@ def cross_entropy_cause(case: LossCase) -> str:
         return ""
     right = _read(samples, case.expected, case.expected_gradient)
     wrong = _read(samples, case.actual, case.actual_gradient) if right else None
-    return "; ".join(_differences(samples, right, wrong)) if wrong else ""
+    return "; ".join(_differences(samples, right, wrong)) if right and wrong else ""
 
 
 def _samples(output: np.ndarray, label: np.ndarray) -> Samples | None:

@@ -120,15 +120,20 @@ def another_part(case: Case) -> str:
     if not case.same_shape:
         return ""
     e = case.expected
+    real, imaginary = np.real(e), np.imag(e)
     if case.actual.dtype.kind != "c":
-        real = {"the imaginary part is lost": e.real, "the real part is lost": e.imag, "the magnitude alone": np.abs(e)}
-        found = next((words for words, part in real.items() if case.is_actual(part)), "")
+        alone = {
+            "the imaginary part is lost": real,
+            "the real part is lost": imaginary,
+            "the magnitude alone": np.abs(e),
+        }
+        found = next((words for words, part in alone.items() if case.is_actual(part)), "")
         return found and f"{found}: real numbers instead of complex ones"
     parts = (
         ("the complex conjugate: the imaginary part has the other sign", e.conj()),
-        ("the imaginary part is lost (zero)", e.real + 0j),
-        ("the real part is lost (zero)", 1j * e.imag),
-        ("the real and the imaginary part are exchanged", e.imag + 1j * e.real),
+        ("the imaginary part is lost (zero)", real + 0j),
+        ("the real part is lost (zero)", 1j * imaginary),
+        ("the real and the imaginary part are exchanged", imaginary + 1j * real),
         ("the magnitude alone", np.abs(e) + 0j),
     )
     return next((words for words, part in parts if case.is_actual(part)), "")
@@ -137,7 +142,7 @@ def another_part(case: Case) -> str:
 def parts_along_an_axis(case: Case) -> str:
     """Real numbers, the two parts along an axis at the end."""
     e = case.expected
-    if case.actual.shape != (*e.shape, 2) or not case.is_actual(np.stack([e.real, e.imag], -1)):
+    if case.actual.shape != (*e.shape, 2) or not case.is_actual(np.stack([np.real(e), np.imag(e)], -1)):
         return ""
     return "real numbers instead of complex ones: the real and the imaginary part along a last axis"
 

@@ -45,7 +45,9 @@ def expression(case: Case) -> str:
         choices = [*_expressions([*operands])]
         right = _found(case, case.expected, shape, operands, reductions, choices)
         # of several that make the port's, the reference's own with another reduction rather than a shorter one
-        wrong = right and _found(case, case.actual, shape, operands, reductions, [right[1], *choices])
+        if right is None:
+            continue
+        wrong = _found(case, case.actual, shape, operands, reductions, [right[1], *choices])
         if wrong and wrong[0] != right[0]:
             return f"computes {wrong[0]} instead of {right[0]}"
     return ""

@@ -8,7 +8,7 @@ between the two readings is the cause, and of several readings those count that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -92,9 +92,9 @@ def _readings(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
     for over, one, grouped in _groupings(x.shape):
         for (scale, w), (shift, b), centred in product(scales, shifts, (True, False)):
             tensors = x, y, w, b
-            if _groups(case.limit, grouped, *(tensor[one] for tensor in tensors), centred) is None:
+            if _groups(case.limit, grouped, [tensor[one] for tensor in tensors], centred) is None:
                 continue
-            found = _groups(case.limit, grouped, *tensors, centred)
+            found = _groups(case.limit, grouped, tensors, centred)
             if found is not None:
                 yield from _forms(*found, over, centred, scale, shift)
     yield from _with_running_statistics(case, x, y)
@@ -136,10 +136,13 @@ def _options(
 
 
 def _groups(
-    limit: float, grouped: Grouped, x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray, centred: bool
+    limit: float, grouped: Grouped, tensors: Sequence[np.ndarray], centred: bool
 ) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """``s`` and the mean square of each group, and its members; ``None`` where ``y`` is no such quotient."""
-    x, y, w, b = map(grouped, (x, y, w, b))
+    """``s`` and the mean square of each group, and its members; ``None`` where ``y`` is no such quotient.
+
+    ``tensors`` are ``x``, ``y``, the scale and the shift.
+    """
+    x, y, w, b = map(grouped, tensors)
     members = x.shape[1]
     if members < 3:  # a group of two that is centred has one number, which any ``s`` explains
         return None

@@ -49,7 +49,7 @@ def _plain(updates: Sequence[Update], unit: float) -> Rule | None:
     moving, moves, roundoff = moves_of(updates, unit)
     columns = joined([u.gradient for u in moving]), joined([u.before for u in moving])
     found = solve(columns, moves, roundoff)
-    return found and {"factor": found[0], "weight decay": over(found[1], found[0]), "momentum": Number(0.0)}
+    return {"factor": found[0], "weight decay": over(found[1], found[0]), "momentum": Number(0.0)} if found else None
 
 
 def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
@@ -58,7 +58,7 @@ def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
     The first step is left out of the buffer's rule: torch does not dampen it.
     """
     later = [u for u in updates if MOMENTUM in u.old]
-    rule: dict[str, Number] = {}
+    rule: Rule = {}
     target = joined([u.new[MOMENTUM] for u in later])
     columns = [joined([pick(u) for u in later]) for pick in (old(MOMENTUM), gradient, before)]
     buffer = solve(columns, target, unit * largest(target, *columns[1:2]))
@@ -139,7 +139,7 @@ def _adam_update(updates: Sequence[Update], unit: float, rule: Rule, corrected: 
         return None
     columns = [-moves, root * before, before]
     found = solve(columns, moves * root - m, roundoff * largest(root) + unit * largest(m))
-    return found and {"epsilon": found[0], "decoupled weight decay": found[1]}
+    return {"epsilon": found[0], "decoupled weight decay": found[1]} if found else None
 
 
 _RULES = [

@@ -49,7 +49,7 @@ class Number:
         return f"{self.value:.{min(6, max(1, int(known)))}g}"
 
 
-Rule = Mapping[str, Number]
+Rule = dict[str, Number]
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def updates_of(run: Run, port: Run, name: str) -> list[Update]:
         def flat(array: np.ndarray, chosen: np.ndarray = chosen) -> np.ndarray:
             return array.reshape(-1)[chosen].astype(np.float64)
 
-        def state(of: int) -> dict[str, np.ndarray]:
-            found = {role: run.steps[of].get(STATE, name, role) for role in run.steps[of].roles(name)}
-            return {role: flat(array) for role, array in found.items() if array.size == gradient.size}  # noqa: B023
+        def state(of: int, size: int = gradient.size) -> dict[str, np.ndarray]:
+            found = {role: run.steps[of].arrays[STATE, name, role] for role in run.steps[of].roles(name)}
+            return {role: flat(array) for role, array in found.items() if array.size == size}
 
         updates.append(
             Update(

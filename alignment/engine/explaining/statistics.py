@@ -95,7 +95,10 @@ def statistic_cause(
     # the batch's statistic comes out of a difference, whose rounding the small momentum enlarges
     size = max(float(np.abs(array).max()) for array in (before, expected, actual))
     found = solve([before, _batch(before, expected, momentum)], actual, 2.0 ** -BITS[dtype] * size / momentum)
-    return _words(*found, momentum) if found else state_cause(before, expected, actual, momentum)
+    if not found:
+        return state_cause(before, expected, actual, momentum)
+    keep, take = found
+    return _words(keep, take, momentum)
 
 
 def _words(keep: Number, take: Number, momentum: float) -> str:

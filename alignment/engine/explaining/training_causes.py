@@ -287,7 +287,8 @@ def _suspects(found: Evidence, held: frozenset[str]) -> dict[str, Row]:
 
 def _rule_cause(found: Evidence, name: str) -> str:
     last, other = found.reference.steps[-1], found.port.steps[len(found.reference)]
-    if compare(found.port.steps[0].get(PARAMETER, name), other.get(PARAMETER, name)).max_abs == 0.0:
+    start, end = (step.arrays[PARAMETER, name, ""] for step in (found.port.steps[0], other))
+    if compare(start, end).max_abs == 0.0:
         return "never updated, though the optimizer holds it"
     if words := _rarely(found, name):
         return words
@@ -314,6 +315,8 @@ def _rarely(found: Evidence, name: str) -> str:
 def _still(found: Evidence, number: int, name: str) -> bool:
     before, after = (found.port.steps[n].get(PARAMETER, name) for n in (number - 1, number))
     expected = found.reference.steps[number].get(PARAMETER, name)
+    if before is None or after is None or expected is None:
+        return False
     return np.array_equal(before, after) and not np.array_equal(before, expected)
 
 
@@ -355,7 +358,7 @@ def _statistics_alone(found: Evidence) -> Iterator[Culprit]:
 def _statistic_words(found: Evidence, layer: str, row: Row) -> str:
     before, actual = (found.port.steps[n].get(BUFFER, row.layer) for n in (row.depth - 1, row.depth))
     expected = found.reference.steps[row.depth].get(BUFFER, row.layer)
-    if row.note or before is None or actual is None:
+    if row.note or before is None or expected is None or actual is None:
         return row.note or UNEXPLAINED
     if found.momenta.get(layer, 0.0) is None:
         return "the reference averages over all batches so far (momentum=None), the port does not"

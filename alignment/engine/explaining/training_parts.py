@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -34,10 +35,9 @@ SCALED = 2.0**-20
 
 def loss_cause(reference: Run, port: Run, number: int) -> str:
     """Why losses of the same outputs differ, first at step ``number``."""
-    smoothed = [_smoothing(run) for run in (reference, port)]
-    if None not in smoothed and abs(smoothed[0] - smoothed[1]) > SMOOTHED:
-        ours, theirs = (round(value, 4) + 0.0 for value in smoothed)
-        return f"label smoothing {theirs:g} instead of {ours:g}"
+    ours, theirs = (_smoothing(run) for run in (reference, port))
+    if ours is not None and theirs is not None and abs(ours - theirs) > SMOOTHED:
+        return f"label smoothing {round(theirs, 4) + 0.0:g} instead of {round(ours, 4) + 0.0:g}"
     factor = _loss_factor(reference.steps[number], port.steps[number])
     labels = port.labels[number - 1] if port.labels else None
     if factor:
@@ -77,7 +77,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _is_array(labels: object) -> bool:
+def _is_array(labels: object) -> TypeGuard[np.ndarray]:
     return isinstance(labels, np.ndarray) and labels.ndim > 0
 
 
@@ -126,10 +126,10 @@ def _smoothing(run: Run) -> float | None:
 
 def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[str]]) -> Explained | None:
     """How the port's clipping differs from the reference's, each on its own gradients; ``None`` where it does not."""
-    values = [_value_limit(run, port) for run in (reference, port)]
-    if None not in values:
-        other = abs(values[0] - values[1]) > SCALED * values[0]
-        return (f"elements are clipped to {values[1]:.6g} instead of {values[0]:.6g}", []) if other else None
+    ours, theirs = (_value_limit(run, port) for run in (reference, port))
+    if ours is not None and theirs is not None:
+        other = abs(ours - theirs) > SCALED * ours
+        return (f"elements are clipped to {theirs:.6g} instead of {ours:.6g}", []) if other else None
     limit = _limit(reference, port)
     clips = any(step.of(GIVEN) for step in port.steps[1:])
     if limit is None:
@@ -195,7 +195,7 @@ def _limit(reference: Run, port: Run) -> tuple[float, float] | None:
     if not found:
         return None
     spread = {added: np.ptp([f * (n + added) for f, n in found]) for added in (TORCH_EPSILON, 0.0)}
-    added = min(spread, key=spread.get)
+    added = min(spread, key=spread.__getitem__)
     return float(np.median([f * (n + added) for f, n in found])), added
 
 
@@ -284,8 +284,9 @@ def _decays(run: Run, port: Run, kind: str, dtype: str) -> Decays | None:
     """How ``run`` averages the port's weights."""
     for late in (0, 1):
         found = [_decay(run, port, number, kind, late, dtype) for number in range(1, len(run) + 1)]
-        if None not in found:
-            return late, found
+        fitting = [decay for decay in found if decay is not None]
+        if len(fitting) == len(found):
+            return late, fitting
     return None
 
 

@@ -125,7 +125,7 @@ class Store:
 
     def _read(self, ref: Ref) -> np.ndarray:
         array = np.empty(ref.shape, ref.dtype)
-        view, done = memoryview(array.reshape(-1).view(np.uint8)), 0
+        view, done = array.reshape(-1).view(np.uint8).data, 0
         while done < array.nbytes:
             done += os.preadv(self._file.fileno(), [view[done:]], self._offsets[ref.index] + done)
         return array

@@ -38,9 +38,11 @@ class Hooked(Protocol):
 
     def attach(self) -> Sequence[Any]:
         """Attach them; returns their handles, each with a ``remove()``."""
+        ...
 
     def place(self) -> str:
         """The innermost layer that is running."""
+        ...
 
 
 @contextmanager

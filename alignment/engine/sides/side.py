@@ -38,35 +38,45 @@ class Side(Protocol):
 
     def is_tensor(self, value: object) -> bool:
         """Whether ``value`` is one of its tensors."""
+        ...
 
     def is_trained(self, tensor: Any) -> bool:
         """Whether a parameter is trained."""
+        ...
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         """The tensor's numbers, which may be its own memory; bfloat16, which numpy lacks, as float32."""
+        ...
 
     def array_of(self, tensor: Any) -> np.ndarray:
         """A copy of the tensor's numbers; complex ones as pairs of real ones, bfloat16 as float32."""
+        ...
 
     # --- a model ------------------------------------------------------------------------------------------------------
 
     def borrow(self, model: Any, mode: str) -> AbstractContextManager[Half]:
         """Within it ``model`` is in ``mode`` and read, as ``Half.of`` has it; then it is given back as it came."""
+        ...
 
     def settings_kept(self) -> AbstractContextManager[None]:
         """What a model's code changes of the framework within it is put back."""
+        ...
 
     def in_type(self, model: Any, dtype: str) -> AbstractContextManager[None]:
         """Within it the tensors of ``model`` are copies in ``dtype``."""
+        ...
 
     def own_arrays(self, model: Any) -> Tensors:
         """All tensors of ``model``."""
+        ...
 
     def own_tensors(self, layer: Any) -> dict[str, Any]:
         """The parameters and buffers that ``layer`` itself holds, by their own names."""
+        ...
 
     def outputs(self, model: Any, inputs: Any) -> dict[str, np.ndarray]:
         """What ``model`` returns, by the keys and positions that lead to each tensor."""
+        ...
 
     def capture(
         self, model: Any, inputs: Any, store: Store | None = None, backward: Callable[[Any], Roots] | None = None,
@@ -82,22 +92,28 @@ class Side(Protocol):
         ``failed``, where that is given, and the tape holds what had returned by then. ``guide`` are the records of
         another run by the calls of this one: the store learns which of their tensors each output might be again.
         """
+        ...
 
     # --- where gradients start ----------------------------------------------------------------------------------------
 
     def in_random_directions(self, output: Any, seed: int) -> Roots:
         """At every output that has a gradient, in a random direction."""
+        ...
 
     def at_loss(self, output: Any, loss: Any, labels: Any) -> Roots:
         """At ``loss``, a layer, of what the model returned. Raises ``LossError`` where it is not one number."""
+        ...
 
     def loss_layer(self, function: Callable[..., Any]) -> Any:
         """A loss as a layer without sublayers, whatever it is made of."""
+        ...
 
     # --- a layer ------------------------------------------------------------------------------------------------------
 
     def describe(self, layer: Any) -> Settings:
         """What ``layer`` is set to do."""
+        ...
 
     def prober(self, layer: Any) -> Probe:
         """Runs ``layer`` alone."""
+        ...

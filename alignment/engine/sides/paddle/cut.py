@@ -40,21 +40,27 @@ class Judge(Protocol):
 
     def began(self, point: Point | None, path: str) -> None:
         """A call begins, of a layer of the port at ``path``."""
+        ...
 
     def taken(self, point: Point, arrays: Sequence[np.ndarray]) -> Met:
         """Look at what a call takes."""
+        ...
 
     def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
         """Look at what it returns; it ends."""
+        ...
 
     def replaces(self, point: Point) -> bool:
         """Whether a call is to go on with the reference's values; else the graph alone is cut."""
+        ...
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
         """Whether ``arrays`` are what the reference's call ``record`` takes."""
+        ...
 
     def gradient(self, point: Point, where: str, index: int, slot: Slot | None, array: np.ndarray | None) -> None:
         """Look at a gradient, in the reference's layout."""
+        ...
 
 
 @dataclass

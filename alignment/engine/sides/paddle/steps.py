@@ -15,7 +15,7 @@ from alignment.engine.sides.paddle import optimizers
 from alignment.engine.sides.paddle.arrays import array_of, is_tensor
 from alignment.engine.sides.training import Recipe, Training
 
-LABEL = "Paddle"
+LABEL: str = "Paddle"
 
 CLIP_ADVICE = (
     ". Paddle's ClipGradByNorm has no kernel for float64: pass dtype='float32' to align_training, or clip in grad_clip "

@@ -105,10 +105,10 @@ class Loader:
         return self._from_workers() if self._workers else self._from_here()
 
     def _from_here(self) -> Iterator[Batch]:
-        fields = self._job.layout.fields()
+        images, labels, indices = self._job.layout.fields()
         with closing(BatchMaker(self._job)) as maker:
             for number in self._job.numbers(worker=0):
-                arrays = tuple(np.empty(shape, dtype) for shape, dtype in fields)
+                arrays = np.empty(*images), np.empty(*labels), np.empty(*indices)
                 count, skipped = maker.make(number, arrays)
                 self._count(skipped)
                 if count:

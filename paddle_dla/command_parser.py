@@ -34,7 +34,7 @@ class CommandParser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """The arguments; ends the program with 2 and the nearest option for one that there is not."""
         autocomplete(self)
-        found, unknown = self.parse_known_args(args, namespace)
+        found, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
             self._refuse(unknown)
         return found
@@ -68,7 +68,7 @@ def autocomplete(parser: argparse.ArgumentParser) -> None:
 
     for action in parser._actions:
         if action.dest == "model":
-            action.completer = complete_model
+            action.completer = complete_model  # pyright: ignore[reportAttributeAccessIssue] - argcomplete reads it
     argcomplete.autocomplete(parser)
 
 

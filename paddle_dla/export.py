@@ -140,7 +140,7 @@ def export(options: ExportOptions) -> list[str]:
     images = None if options.check == "none" else read(options.check)
     if images is not None:
         wanted = replace(wanted, images=images[0][:CHECKED])
-    if options.int8:
+    if options.int8 and options.calibration:
         return _int8(options, loaded.layer, replace(wanted, formats=["onnx"]), read(options.calibration), images)
     agreements = export_model(loaded.layer, options.output, wanted, overwrite=options.overwrite, progress=_tell)
     return [str(agreement) for agreement in agreements]

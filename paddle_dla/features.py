@@ -126,6 +126,7 @@ def run(options: FeaturesOptions) -> None:
 
 def _source(options: FeaturesOptions, loaded: LoadedModel) -> Source:
     """Labelled data as evaluation takes it, of whatever classes, or a folder that holds images itself."""
+    assert options.data is not None  # the command line requires it
     if holds_images(options.data):
         return open_images([options.data])
     names, named_by = loaded.class_names, loaded.named_by

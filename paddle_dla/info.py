@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paddle_dla.checkpoint import TRAINED, read, recorded_preprocessing
 from paddle_dla.command_parser import CommandParser
@@ -36,7 +37,7 @@ from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import read_manifest
 from paddle_dla.terminal import run_command
 
-Facts = dict[str, object]
+Facts = dict[str, Any]
 
 HEADLINES = (
     "checkpoint", "export", "formats", "source", "model", "place", "proved", "verdict", "num_classes", "classifier",
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found += [port_facts(find_model(folder)) for folder in port_folders()]
             print(to_json(found, indent=1) if options.json else "\n".join(table(found)))
         else:
-            facts = subject_facts(options)
+            facts = subject_facts(options.subject, options)
             print(to_json(facts, indent=1) if options.json else "\n".join(page(facts)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def subject_facts(options: InfoOptions) -> Facts:
-    """What is known of the model, the checkpoint or the export that ``options.subject`` names."""
-    path = Path(options.subject)
+def subject_facts(subject: str, options: InfoOptions) -> Facts:
+    """What is known of the model, the checkpoint or the export that ``subject`` names."""
+    path = Path(subject)
     if (path / TRAINED).is_file():
         path = path / TRAINED
     if path.is_dir() and not (path / CARD).is_file():
@@ -89,7 +90,7 @@ def subject_facts(options: InfoOptions) -> Facts:
         return {**own, **facts_of(record.model, record.preprocessing, record.num_classes)}
     if path.is_file():
         return checkpoint_facts(path, options)
-    entry = find_model(options.subject)
+    entry = find_model(subject)
     if entry.published is None:
         return port_facts(entry)
     return model_facts(entry.name, chosen_preprocessing(options, entry.card.preprocessing))

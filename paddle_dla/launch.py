@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage.error("several nodes need --master IP:PORT (of one of them) and --node-ip IP (of this one)")
     if options.program not in LOGS and not Path(options.program).is_file():
         usage.error(f"{options.program} is neither {' nor '.join(LOGS)} nor a file")
-    if options.nnodes > 1 and is_taken(options.master):
+    if options.nnodes > 1 and options.master and is_taken(options.master):
         print(f"error: --master {options.master} is in use by another program; name a free port", file=sys.stderr)
         return 1
     try:
@@ -259,7 +259,7 @@ class Job:
         if silent:
             return HUNG, explain_stalled(states, silent)
         guilty = culprit(states)
-        if guilty is not None:
+        if guilty is not None and guilty.code is not None:
             return exit_code(guilty.code), explain(states)
         return exit_code(code), self._launcher_failed() if code else []
 

@@ -122,6 +122,9 @@ def _sizes(arrays: Mapping[str, np.ndarray], entry: Entry, source: str) -> tuple
     missing = [name for name in (*ends.head[:1], ends.stem) if name and name not in arrays]
     if missing:
         raise CheckpointError(f"{source} is no classifier of this family: it has no {missing[0]}")
-    if not ends.head and not entry.card.num_classes:
+    classes, channels = ends.classes(arrays) or entry.card.num_classes, ends.channels(arrays) or entry.card.in_chans
+    if classes is None:
         raise ModelError(f"{entry.place} is no classifier: its card says neither classifier nor num_classes")
-    return ends.classes(arrays) or entry.card.num_classes, ends.channels(arrays) or entry.card.in_chans
+    if channels is None:
+        raise ModelError(f"{entry.place} takes no images: its card says neither first_conv nor in_chans")
+    return classes, channels

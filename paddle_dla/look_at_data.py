@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -153,18 +153,20 @@ def fed_as_told(options: LookOptions) -> Feed:
 
 def _source(options: LookOptions) -> Source:
     """The data, numbered by the names that a checkpoint records, where one is named that does."""
-    manifest = None if options.checkpoint is None else read_manifest(weight_file(options.checkpoint))
-    if options.classes is not None or manifest is None or manifest.get("classes") is None:
+    assert options.data is not None  # the command asks for it where there is no config
+    checkpoint = options.checkpoint
+    manifest = None if checkpoint is None else read_manifest(weight_file(checkpoint))
+    if options.classes is not None or checkpoint is None or manifest is None or manifest.get("classes") is None:
         return open_source(options.data, options.data_root, options.classes)
     try:
         count = len(manifest["classes"])
         names = recorded_class_names(manifest["classes"], count)
     except WrongValue as error:
-        raise CheckpointError(f"{manifest_path(options.checkpoint)}: {error}") from error
+        raise CheckpointError(f"{manifest_path(checkpoint)}: {error}") from error
     return open_labelled(options.data, options.data_root, names, NamedBy.WEIGHTS, count)
 
 
-def training_options(options: LookOptions, preprocessing: Preprocessing, num_classes: int) -> dict[str, object]:
+def training_options(options: LookOptions, preprocessing: Preprocessing, num_classes: int) -> dict[str, Any]:
     """What a loader is given for training with the augmentation that the options name."""
     from paddle_dla.data.training import FromPixels, TrainingBatch
     from paddle_dla.data.transforms import training_transform
@@ -216,7 +218,7 @@ def caption(label: np.ndarray, classes: list[str] | None) -> str:
             index for index in np.argsort(-label, kind="stable")[:MIXED_SHOWN] if label[index] >= 0.005
         ]  # less shows as 0.00
         return ", ".join(f"{label[index]:.2f} {_name(index, classes)}" for index in largest)
-    return "no label" if label < 0 else f"{label}: {_name(label, classes)}".removesuffix(": ")
+    return "no label" if label < 0 else f"{label}: {_name(int(label), classes)}".removesuffix(": ")
 
 
 def _name(label: int, classes: list[str] | None) -> str:

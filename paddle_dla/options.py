@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from paddle_dla.cpu import usable_threads
 from paddle_dla.errors import WrongValue
 from paddle_dla.preprocessing import INTERPOLATIONS, Preprocessing
 from paddle_dla.storage.shown import shown
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def options_of(kind: type[Options], given: object, **changes: object) -> Options:
@@ -57,9 +60,10 @@ def chosen_preprocessing(options: PreprocessingOptions, base: Preprocessing) -> 
     given = {name: getattr(options, name) for name in ("crop_pct", "interpolation", "mean", "std")}
     changes = {name: value for name, value in given.items() if value is not None}
     if options.input_size:
+        height, width = options.input_size[0], options.input_size[-1]
         if len(options.input_size) > 2:
             raise WrongValue(f"--input-size takes one side, or height and width, not {list(options.input_size)}")
-        changes["input_size"] = (base.input_size[0], options.input_size[0], options.input_size[-1])
+        changes["input_size"] = (base.input_size[0], height, width)
     return replace(base, **changes)
 
 

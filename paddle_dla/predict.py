@@ -92,8 +92,9 @@ def run(options: PredictOptions) -> int:
         {"--output": options.output, "--montage": options.montage},
         [*images, options.checkpoint, options.classes, *export_files(options.export)],
     )
-    for folder in options.images if options.montage else ():
-        refuse_picture_in(folder, options.montage)
+    if options.montage:
+        for folder in options.images:
+            refuse_picture_in(folder, options.montage)
     for note in source.notes:
         print(note, file=sys.stderr)
     subject = open_subject(options, lambda line: print(line, file=sys.stderr))

@@ -111,4 +111,4 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _within(value: object, low: float, high: float) -> bool:
     """Whether it is a number in the range; NaN is in none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, Real) and not isinstance(value, bool) and not value < low and value <= high

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Sized)
 
 
 class StepClock:

@@ -35,7 +35,7 @@ class Constant:
 
     lr: float
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: float) -> float:
         return self.lr
 
 
@@ -47,7 +47,7 @@ class Step:
     decay_t: float
     decay_rate: float = 0.1
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: float) -> float:
         return self.lr * self.decay_rate ** (t // self.decay_t)
 
 
@@ -63,7 +63,7 @@ class MultiStep:
     milestones: tuple[float, ...]
     decay_rate: float = 0.1
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: float) -> float:
         return self.lr * self.decay_rate ** bisect.bisect_right(self.milestones, t + 1)
 
 
@@ -80,7 +80,7 @@ class Cycles:
     decay: float = 1.0
     limit: int = 1
 
-    def value(self, lr: float, t: int, shape: Callable[[float, float], float]) -> float:
+    def value(self, lr: float, t: float, shape: Callable[[float, float], float]) -> float:
         """The rate at t; ``shape(t in the cycle, length of the cycle)`` falls from 1 to 0."""
         cycle, t_in_cycle, length = self._locate(t)
         if cycle >= self.limit:
@@ -93,7 +93,7 @@ class Cycles:
             return self.t_initial * self.limit
         return math.floor(self.t_initial * (self.mul**self.limit - 1) / (self.mul - 1))
 
-    def _locate(self, t: int) -> tuple[int, float, float]:
+    def _locate(self, t: float) -> tuple[int, float, float]:
         if self.mul == 1:
             return int(t // self.t_initial), t % self.t_initial, self.t_initial
         cycle = math.floor(math.log(1 - t / self.t_initial * (1 - self.mul), self.mul))
@@ -112,7 +112,7 @@ class Cosine:
     cycles: Cycles
     k_decay: float = 1.0
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: float) -> float:
         k = self.k_decay
         return self.cycles.value(self.lr, t, lambda at, length: 0.5 * (1 + math.cos(math.pi * at**k / length**k)))
 
@@ -126,7 +126,7 @@ class Poly:
     power: float = 0.5
     k_decay: float = 1.0
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: float) -> float:
         k = self.k_decay
         return self.cycles.value(self.lr, t, lambda at, length: (1 - at**k / length**k) ** self.power)
 
@@ -139,13 +139,13 @@ class Warmup:
     jumps from the one to the other where the curve has fallen meanwhile.
     """
 
-    curve: Callable[[int], float]
+    curve: Callable[[float], float]
     lr: float
     length: float = 0
     lr_init: float = 0.0
     prefix: bool = False
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: float) -> float:
         if t < self.length:
             return self.lr_init + t * ((self.lr - self.lr_init) / self.length)
         return self.curve(t - self.length if self.prefix else t)
@@ -177,7 +177,7 @@ class Schedule:
 def create_schedule(
     name: str,
     lr: float,
-    epochs: int,
+    epochs: float,
     updates_per_epoch: int = 1,
     *,
     per_epoch: bool = True,

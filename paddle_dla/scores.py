@@ -133,9 +133,9 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
 
 def against_published(scores: Scores, subject: Subject) -> str:
     """timm's numbers for these weights on ImageNet's 50,000 validation images, and how far these are from them."""
-    if not subject.published:
+    published = find_model(subject.model).published if subject.published else None
+    if published is None:
         return f"not compared with published figures: none is published for these weights of {subject.model}"
-    published = find_model(subject.model).published
     others = f" (over {scores.images:,} images, not ImageNet's {IMAGENET_VAL:,})"
     return (
         f"published by timm for {published.hub_id}: top-1 {published.top1:.3f} %, top-5 {published.top5:.3f} %; "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from paddle_dla.data.class_names import ClassNames, NamedBy, chosen_class_names
 from paddle_dla.engines import AUTO, ENGINES, Engine, open_engine, open_fastest
+from paddle_dla.engines.auto import AutoEngine
 from paddle_dla.errors import WrongValue
 from paddle_dla.exporting.opening import load_export
 from paddle_dla.models.pretrained import IMAGENET_CLASSES, PRETRAINED
@@ -41,7 +42,7 @@ class Subject:
 
     def expect(self, images: int) -> None:
         """Say how many images are to come, on which the fastest engine depends."""
-        if hasattr(self.engine, "expected"):
+        if isinstance(self.engine, AutoEngine):
             self.engine.expected = images
 
     def class_name(self, label: int) -> str:
@@ -89,21 +90,21 @@ def open_subject(options: SubjectOptions, tell: Callable[[str], None] = lambda l
 
     Raises ``WrongValue``, ``CheckpointError``, ``ExportError`` or ``EngineError`` where it cannot be had.
     """
-    return _from_export(options) if options.export else _from_checkpoint(options, tell)
+    return _from_export(options.export, options) if options.export else _from_checkpoint(options, tell)
 
 
-def _from_export(options: SubjectOptions) -> Subject:
+def _from_export(folder: str, options: SubjectOptions) -> Subject:
     if options.checkpoint:
         raise WrongValue("--checkpoint and --export are two models; name one")
     engine = None if options.engine in (AUTO, "paddle") else options.engine
-    export = load_export(options.export, engine, options.threads)
+    export = load_export(folder, engine, options.threads)
     classes = export.engine.num_classes
     known, known_by = export.record.known_classes()
     names, named_by = chosen_class_names(options.classes, known, known_by, classes)
     preprocessing = chosen_preprocessing(options, export.preprocessing)
     comparable = export.record.model in PRETRAINED and classes == IMAGENET_CLASSES
     return Subject(
-        export.record.model, options.export, export.engine, classes, preprocessing, names, named_by,
+        export.record.model, folder, export.engine, classes, preprocessing, names, named_by,
         published=comparable,
     )  # fmt: skip
 

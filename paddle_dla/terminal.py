@@ -6,6 +6,7 @@ stream may be full, closed, or a pipe whose reader has gone.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -97,7 +98,7 @@ def _usable(stream: TextIO | None) -> TextIO:
     """``stream``, such that every character can be written to it; nothing, where it was closed."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
-    if hasattr(stream, "reconfigure"):
+    if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return stream
 

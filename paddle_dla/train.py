@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import Config, read_config
@@ -34,7 +34,7 @@ STOPPED = 3
 class TrainOptions(ConfigOptions):
     """A config, and what it says of the output folder and of resuming where this says otherwise."""
 
-    config: str
+    config: str = field()  # not optional here
     output: str | None = None
     resume: str | None = None
 

@@ -24,7 +24,7 @@ def eval_batch(model: torch.nn.Module, paths: Sequence[str | os.PathLike[str]]) 
     from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
-    transform = create_transform(**resolve_data_config({}, model=model))
+    transform = _whole(create_transform(**resolve_data_config({}, model=model)))
     batch = []
     for path in paths:
         with Image.open(path) as image:
@@ -33,11 +33,18 @@ def eval_batch(model: torch.nn.Module, paths: Sequence[str | os.PathLike[str]]) 
 
 
 def eval_config(model: str) -> dict[str, Any]:
-    """What timm's evaluation takes for a model of this name (``resolve_data_config``), without building it."""
-    timm = import_timm()
-    from timm.data import resolve_data_config
+    """What timm's evaluation takes for a model of this name (``resolve_data_config``), without building it.
 
-    return resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(model).to_dict())
+    Raises ``ValueError`` for a name that timm does not know.
+    """
+    import_timm()
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(model)
+    if config is None:
+        raise ValueError(f"timm has no model {model!r}")
+    return resolve_data_config({}, pretrained_cfg=config.to_dict())
 
 
 def eval_stages(config: Mapping[str, Any]) -> Stages:
@@ -50,8 +57,8 @@ def eval_stages(config: Mapping[str, Any]) -> Stages:
     from timm.data import create_transform
 
     # with the prefetcher, timm's loader does the normalising
-    cropped = create_transform(**config, use_prefetcher=True)
-    normalised = create_transform(**config)
+    cropped = _whole(create_transform(**config, use_prefetcher=True))
+    normalised = _whole(create_transform(**config))
     channels = config["input_size"][0]
 
     def stages(data: bytes) -> dict[str, np.ndarray]:
@@ -75,7 +82,8 @@ def train_crop(config: Mapping[str, Any], **recipe: Any) -> Callable[[bytes], np
     from timm.data.transforms_factory import transforms_imagenet_train
 
     channels, *size = config["input_size"]
-    transform = transforms_imagenet_train(tuple(size), mean=config["mean"], use_prefetcher=True, **recipe)
+    made = transforms_imagenet_train(tuple(size), mean=config["mean"], use_prefetcher=True, **recipe)
+    transform = _whole(made)
     return lambda data: transform(_opened(data, channels)).numpy().transpose(1, 2, 0)
 
 
@@ -106,6 +114,11 @@ def folder_samples(root: str | os.PathLike[str]) -> list[tuple[str, int]]:
 
     reader = ReaderImageFolder(os.fspath(root))
     return [(os.path.relpath(path, root), label) for path, label in reader.samples]
+
+
+def _whole(made: Any) -> Callable[[Any], Any]:
+    """A transform that timm made: in one part, as nothing here asks for ``separate`` ones."""
+    return made
 
 
 def _opened(data: bytes, channels: int) -> Any:

@@ -54,11 +54,11 @@ class _SampleDraws:
         """With replacement a place is a uniform number; without, each from the weights that are left."""
         if replace:
             return [values[int(self.rng.random() * len(values))] for _ in range(size)]
-        p, drawn = np.array(p), []
+        left, drawn = np.array(p), []
         for _ in range(size):
-            place = int(np.searchsorted(np.cumsum(p), self.rng.random() * p.sum(), side="right"))
+            place = int(np.searchsorted(np.cumsum(left), self.rng.random() * left.sum(), side="right"))
             drawn.append(values[place])
-            p[place] = 0
+            left[place] = 0
         return drawn
 
 

@@ -48,9 +48,10 @@ def train_epochs(
     ``epochs``: for each epoch its batches, images (B, C, H, W) float32 and labels, (B,) classes or (B, K)
     probabilities. The arrays are only used until the next batch is asked for.
     """
-    timm = import_timm()
+    import_timm()
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
+    from timm.utils import dispatch_clip_grad
 
     frozen = _freeze(model, tuple(options.freeze))
     optimizer = create_optimizer_v2(
@@ -67,12 +68,14 @@ def train_epochs(
         optimizer,
         options.sched,
         options.epochs,
-        warmup_epochs=options.warmup_epochs,
+        warmup_epochs=options.warmup_epochs,  # pyright: ignore[reportArgumentType] - timm takes parts of an epoch, too
         warmup_lr=options.warmup_lr,
         min_lr=options.min_lr,
         step_on_epochs=not options.sched_on_updates,
         updates_per_epoch=updates_per_epoch,
     )
+    if schedule is None:
+        raise ValueError(f"timm has no schedule {options.sched!r}")
     updates = 0
     for epoch, batches in enumerate(epochs):
         model.train()
@@ -83,7 +86,7 @@ def train_epochs(
             loss = _criterion(targets, options.smoothing)(model(torch.from_numpy(images)), targets)
             loss.backward()
             if options.clip_grad is not None:
-                timm.utils.dispatch_clip_grad(model.parameters(), options.clip_grad)
+                dispatch_clip_grad(model.parameters(), options.clip_grad)
             optimizer.step()
             optimizer.zero_grad()
             updates += 1

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def import_timm():  # noqa: ANN201 - a module
     return timm
 
 
-def create_model(name: str, seed: int | None = None, **kwargs: object) -> torch.nn.Module:
+def create_model(name: str, seed: int | None = None, **kwargs: Any) -> torch.nn.Module:
     """``timm.create_model(name, **kwargs)`` without pretrained weights, in eval mode; ``seed`` fixes the weights."""
     timm = import_timm()
     with torch.random.fork_rng():
@@ -99,11 +100,13 @@ def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            mean, variance, batches = module.running_mean, module.running_var, module.num_batches_tracked
+            assert mean is not None and variance is not None and batches is not None  # every one tracks its input
             module.weight.uniform_(0.5, 1.5, generator=generator)
             module.bias.normal_(0.0, 0.2, generator=generator)
-            module.running_mean.normal_(0.0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 2.0, generator=generator)
-            module.num_batches_tracked.fill_(1000 + seed)
+            mean.normal_(0.0, 0.3, generator=generator)
+            variance.uniform_(0.5, 2.0, generator=generator)
+            batches.fill_(1000 + seed)
     return model
 
 
@@ -116,7 +119,9 @@ def draw_constants(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        if not isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.running_mean is not None and module.running_var is not None:
             module.running_mean.normal_(0.0, 0.3, generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
             if module.weight is not None:
@@ -150,9 +155,9 @@ class _Settling:
     def __init__(self):
         self.met = False
 
-    def __call__(self, norm: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    def __call__(self, norm: torch.nn.modules.batchnorm._BatchNorm, args: tuple[torch.Tensor, ...]) -> None:
         size = float(args[0].double().square().mean()) if args and not self.met else 0.0
         self.met = True
-        if 0 < size < math.inf:
+        if 0 < size < math.inf and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean *= size**0.5
             norm.running_var *= size

@@ -36,21 +36,28 @@ def timm_parts(
     clip_grad: float,
 ) -> TimmParts:
     """timm's soft-target cross entropy, ``optimizer``, cosine per update with warm-up, EMA with warm-up, norm clip."""
-    timm = import_timm()
+    import_timm()
     from timm.loss import SoftTargetCrossEntropy
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
+    from timm.utils import ModelEmaV3, dispatch_clip_grad
 
     def schedule(made: torch.optim.Optimizer) -> Any:
-        options = dict(warmup_epochs=warmup_epochs, step_on_epochs=False, updates_per_epoch=updates_per_epoch)
-        return create_scheduler_v2(made, "cosine", epochs, **options)[0]
+        return create_scheduler_v2(
+            made,
+            "cosine",
+            epochs,
+            warmup_epochs=warmup_epochs,
+            step_on_epochs=False,
+            updates_per_epoch=updates_per_epoch,
+        )[0]
 
     return TimmParts(
         loss=SoftTargetCrossEntropy(),
         optimizer=lambda model: create_optimizer_v2(model, optimizer, lr=lr, weight_decay=weight_decay),
         scheduler=schedule,
-        ema=lambda model: timm.utils.ModelEmaV3(model, decay=ema_decay, use_warmup=True),
-        clip=lambda parameters: timm.utils.dispatch_clip_grad(parameters, clip_grad),
+        ema=lambda model: ModelEmaV3(model, decay=ema_decay, use_warmup=True),
+        clip=lambda parameters: dispatch_clip_grad(parameters, clip_grad),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from paddle_dla.config.errors import Fault
 from paddle_dla.config.given import Given
@@ -137,7 +137,7 @@ def _milestones(value: Any, old: Old) -> dict[str, Any]:
     return {"schedule.decay_milestones": later}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -32,7 +32,7 @@ class Cost:
 
     def __str__(self) -> str:
         seen = f"{self.epochs} epochs x {self.images:,} images"
-        if self.macs is None:
+        if self.image_macs is None:
             return f"{seen} x {self.passes:g} x the forward pass of a port, which is not counted"
         return f"{seen} x {self.passes:g} x {self.image_macs / 1e9:.4g} GMACs = {self.macs:.3g} MACs"
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.fields import FieldInfo
 
 from paddle_dla.config.kinds import HIGHEST, LEAST, ascending
 from paddle_dla.storage.shown import shown
@@ -49,15 +51,22 @@ class Option:
 _OLD_BOOLEANS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 
 
+def fields(section: type) -> dict[str, FieldInfo]:
+    """The options of ``section`` and the sections inside it, by name. Raises ``TypeError`` for another class."""
+    if not is_pydantic_dataclass(section):
+        raise TypeError(f"{section.__name__} is no section of the schema")
+    return section.__pydantic_fields__
+
+
 def options(section: type, prefix: str = "") -> Iterator[Option]:
     """Every option of ``section`` and of those inside it, in the order of their declaration."""
-    for name, item in section.__pydantic_fields__.items():
+    for name, item in fields(section).items():
         key = f"{prefix}{name}"
-        if is_dataclass(item.annotation):
+        if isinstance(item.annotation, type) and is_dataclass(item.annotation):
             yield from options(item.annotation, f"{key}.")
         else:
             kind = typing.Annotated[item.annotation, *item.metadata] if item.metadata else item.annotation
-            yield Option(key, kind, item.default, item.description)
+            yield Option(key, kind, item.default, item.description or "")
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from paddle_dla.config.kinds import STRICT
-from paddle_dla.config.option import Option, options
+from paddle_dla.config.option import Option, fields, options
 from paddle_dla.config.sections import (
     Data,
     Ema,
@@ -79,9 +79,9 @@ def build(values: Mapping[str, Any], section: type = Config, prefix: str = "") -
     What is refused is left at its default, so that all else can be looked at, too. Lists are tuples here.
     """
     own, refused = {}, []
-    for name, item in section.__pydantic_fields__.items():
+    for name, item in fields(section).items():
         key = f"{prefix}{name}"
-        if is_dataclass(item.annotation):
+        if isinstance(item.annotation, type) and is_dataclass(item.annotation):
             own[name], inside = build(values, item.annotation, f"{key}.")
             refused += inside
         elif key in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paddle_dla.config.aliases import ALIASES
+from paddle_dla.config.option import fields
 from paddle_dla.config.schema import Config, known_options
 from paddle_dla.config.writing import shown
 
@@ -24,7 +25,7 @@ def alias_table() -> str:
 
 
 def _purpose(name: str) -> str:
-    return (Config.__pydantic_fields__[name].annotation.__doc__ or "").replace("``", "`")
+    return (fields(Config)[name].annotation.__doc__ or "").replace("``", "`")
 
 
 def _names(keys: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ import re
 from typing import Any, ClassVar
 
 import yaml
+from yaml.composer import ComposerError
 
 from paddle_dla.config.errors import Fault
 from paddle_dla.config.given import OVERRIDE, Given
@@ -33,9 +34,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(
-                None, None, "anchors (&, *) are not read; base: FILE shares settings", mark
-            )
+            raise ComposerError(None, None, "anchors (&, *) are not read; base: FILE shares settings", mark)
         return super().compose_node(parent, index)
 
 
@@ -45,12 +44,20 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node))
+
+
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
     _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
 _Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence(_LIST, items, flow_style=True))
-_Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor(_FLOAT, lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor(_INT, _whole)
+_Loader.add_constructor(_FLOAT, _number)
 
 
 def read_options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:

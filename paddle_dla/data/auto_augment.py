@@ -95,14 +95,14 @@ class AugMix:
     def _draw_weights(self, rng: random.Random) -> np.ndarray:
         """(width,) float32 that sum to 1: a Dirichlet variate is a normalised list of gamma variates."""
         gammas = [rng.gammavariate(self.alpha, 1.0) for _ in range(self.width)]
-        return np.float32([gamma / sum(gammas) for gamma in gammas])
+        return np.array([gamma / sum(gammas) for gamma in gammas], np.float32)
 
     def _run_chain(self, image: Image.Image, rng: random.Random) -> Image.Image:
         depth = self.depth if self.depth > 0 else rng.randint(1, 3)
         return _apply_all(rng.choices(self.ops, k=depth), image, rng)
 
     def _mix(self, image: Image.Image, weights: np.ndarray, share: np.float32, rng: random.Random) -> Image.Image:
-        mixed = np.zeros(np.shape(image), np.float32)
+        mixed = np.zeros(np.asarray(image).shape, np.float32)
         for weight in weights:
             mixed += weight * np.asarray(self._run_chain(image, rng), np.float32)
         mixture = Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
@@ -147,8 +147,8 @@ def auto_augment(config: str, settings: OpSettings | None = None) -> ImageTransf
     settings = settings or OpSettings()
     scheme, *sections = config.split("-")
     if config == "ta-wide":
-        drawn = settings.interpolation is None
-        return TrivialAugment(Image.Resampling.BILINEAR if drawn else settings.interpolation)
+        fixed = settings.interpolation
+        return TrivialAugment(Image.Resampling.BILINEAR if fixed is None else fixed)
     if scheme in AUTO_AUGMENT_POLICIES:
         return _auto_augment(scheme, _parse(config, sections, _AUTO_AUGMENT_OPTIONS), settings)
     if scheme == "rand":
@@ -174,10 +174,10 @@ def _rand_augment(options: dict[str, Any], settings: OpSettings) -> RandAugment:
     )
     plain = RAND_AUGMENT_INCREASING if options.get("inc") else RAND_AUGMENT
     names = RAND_AUGMENT_SETS[options["t"]] if "t" in options else dict.fromkeys(plain)
-    weights = tuple(names.values())
+    weights = tuple(weight for weight in names.values() if weight is not None)
     prob, magnitude = options.get("p", 0.5), options.get("m", FULL_MAGNITUDE)
     ops = tuple(AugmentOp(name, prob, magnitude, settings) for name in names)
-    return RandAugment(ops, options.get("n", 2), None if None in weights else weights)
+    return RandAugment(ops, options.get("n", 2), weights or None)
 
 
 def _aug_mix(options: dict[str, Any], settings: OpSettings) -> AugMix:

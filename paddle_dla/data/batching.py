@@ -135,15 +135,17 @@ class BatchMaker:
         """Apply the batch transform, if there is one, and put what is handed on into ``images`` and ``labels``."""
         made_labels = given_labels
         if self._job.batch_transform is not None:
-            batch = self._mixed(number, Batch(self._stack[: len(images)], given_labels, indices.copy()), images)
+            assert self._stack is not None  # _target has made it for the first image
+            given = Batch(self._stack[: len(images)], given_labels, indices.copy())
+            batch = self._mixed(self._job.batch_transform, number, given, images)
             _place(batch.images, images, "images", "output_shape and output_dtype")
             made_labels = batch.labels
         _place(made_labels, labels, "labels", "soft_labels")
 
-    def _mixed(self, number: int, batch: Batch, out: np.ndarray) -> Batch:
+    def _mixed(self, mix: BatchTransform, number: int, batch: Batch, out: np.ndarray) -> Batch:
         options = {"out": out} if self._mix_takes_out else {}
         try:
-            return self._job.batch_transform(batch, self._job.batch_rng(number), self._job.epoch, **options)
+            return mix(batch, self._job.batch_rng(number), self._job.epoch, **options)
         except DataError:
             raise
         except Exception as error:

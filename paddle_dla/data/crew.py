@@ -32,8 +32,8 @@ _END = 5.0  # seconds that the system may take to end a killed process; it takes
 class _Pickler(pickle.Pickler):
     def persistent_id(self, thing: object) -> None:
         """Refuses what a worker could not find again."""
-        if getattr(thing, "__module__", None) == "__main__" and hasattr(thing, "__qualname__"):
-            raise pickle.PicklingError(f"{thing.__qualname__} is defined in the program that was started")
+        if getattr(thing, "__module__", None) == "__main__" and (name := getattr(thing, "__qualname__", None)):
+            raise pickle.PicklingError(f"{name} is defined in the program that was started")
 
 
 def pickled(job: Job) -> bytes:

@@ -68,7 +68,7 @@ def _vertical_first(region: Box, size: tuple[int, int]) -> bool:
 
 def _with_pillow(image: np.ndarray, size: tuple[int, int], crop: Box, interpolation: str, region: Box) -> np.ndarray:
     (y, x, h, w), (top, left, crop_h, crop_w) = region, crop
-    whole = Image.fromarray(image[y : y + h, x : x + w]).resize(size[::-1], FILTERS[interpolation])
+    whole = Image.fromarray(image[y : y + h, x : x + w]).resize((size[1], size[0]), FILTERS[interpolation])
     return np.asarray(whole.crop((left, top, left + crop_w, top + crop_h)))
 
 
@@ -97,10 +97,10 @@ class EvalTransform:
                 f"refused: {image.shape[1]} x {image.shape[0]} pixels, resized to {size[1]} x {size[0]} before the "
                 "crop; crop the image if it is honest"
             )
-        crop = tuple(min(wanted, there) for wanted, there in zip(target, size))
+        height, width = (min(wanted, there) for wanted, there in zip(target, size))
         # torchvision rounds halves to even, as Python does
-        corner = tuple(round((there - kept) / 2) for there, kept in zip(size, crop))
-        cropped = resize_crop(image, size, (*corner, *crop), self.preprocessing.interpolation)
+        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+        cropped = resize_crop(image, size, (top, left, height, width), self.preprocessing.interpolation)
         return _padded(cropped, target)[..., :channels]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:

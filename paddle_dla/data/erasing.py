@@ -61,17 +61,20 @@ class RandomErasing:
         """Overwrites rectangles of ``image`` (C, H, W), in place."""
         if rng.random() > self.probability:
             return
+        assert self.max_count is not None  # __post_init__ has filled it in
         count = self.min_count
         if self.max_count > count:
             count = int(rng.integers(count, self.max_count, endpoint=True))
+        _, height, width = image.shape
         for _ in range(count):
-            box = self._draw_box(*image.shape[1:], count, rng)
+            box = self._draw_box(height, width, count, rng)
             if box is not None:
                 patch = image[(slice(None), *box)]
                 patch[...] = self._draw_colour(patch.shape, rng)
 
     def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
         """Rows and columns of one of ``count`` rectangles, or ``None`` where none of the attempts fits."""
+        assert self.max_aspect is not None  # __post_init__ has filled it in
         aspects = math.log(self.min_aspect), math.log(self.max_aspect)
         for _ in range(ATTEMPTS):
             area = rng.uniform(self.min_area, self.max_area) * (height * width) / count

@@ -8,7 +8,6 @@ later class moves down by one), and so is one that the class map does not know (
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -73,9 +72,10 @@ def open_folder(
             f"{root}: no image ({', '.join(IMAGE_EXTENSIONS)}) in the class folder {shortened(empty)}: remove the "
             "folder, or give a class file so that the other classes keep their indices"
         )
-    outside = [f"{folder} ({indices[folder]})" for folder in folders if indices[folder] >= (num_classes or math.inf)]
-    if outside:
-        raise DataError(f"{root}: label out of range: class folder {shortened(outside)}; {range_of(num_classes)}")
+    if num_classes:
+        outside = [f"{folder} ({indices[folder]})" for folder in folders if indices[folder] >= num_classes]
+        if outside:
+            raise DataError(f"{root}: label out of range: class folder {shortened(outside)}; {range_of(num_classes)}")
     labels = np.repeat([indices[folder] for folder in by_path], counts)
     return FileSource(root, names, labels, class_names(indices), walk.notes(root))
 

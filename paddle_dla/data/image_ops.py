@@ -8,6 +8,8 @@ into view, one value for each channel.
 
 from __future__ import annotations
 
+import math
+
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Fill = tuple[int, ...]
@@ -15,42 +17,42 @@ Fill = tuple[int, ...]
 LEVELS = Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], resample: int, fill: Fill) -> Image.Image:
+def _affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Pixel (x, y) of the result is that at (a x + b y + c, d x + e y + f), ``matrix`` being (a, b, c, d, e, f)."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
 
 
-def shear_x(image: Image.Image, factor: float, resample: int, fill: Fill) -> Image.Image:
+def shear_x(image: Image.Image, factor: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Shears sideways: each row moves to the left by ``factor`` times its distance from the top."""
     return _affine(image, (1, factor, 0, 0, 1, 0), resample, fill)
 
 
-def shear_y(image: Image.Image, factor: float, resample: int, fill: Fill) -> Image.Image:
+def shear_y(image: Image.Image, factor: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Shears downwards: each column moves up by ``factor`` times its distance from the left."""
     return _affine(image, (1, 0, 0, factor, 1, 0), resample, fill)
 
 
-def translate_x(image: Image.Image, pixels: float, resample: int, fill: Fill) -> Image.Image:
+def translate_x(image: Image.Image, pixels: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Moves to the left by ``pixels``."""
     return _affine(image, (1, 0, pixels, 0, 1, 0), resample, fill)
 
 
-def translate_y(image: Image.Image, pixels: float, resample: int, fill: Fill) -> Image.Image:
+def translate_y(image: Image.Image, pixels: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Moves upwards by ``pixels``."""
     return _affine(image, (1, 0, 0, 0, 1, pixels), resample, fill)
 
 
-def translate_x_relative(image: Image.Image, share: float, resample: int, fill: Fill) -> Image.Image:
+def translate_x_relative(image: Image.Image, share: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Moves to the left by a share of the width."""
     return translate_x(image, share * image.width, resample, fill)
 
 
-def translate_y_relative(image: Image.Image, share: float, resample: int, fill: Fill) -> Image.Image:
+def translate_y_relative(image: Image.Image, share: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Moves upwards by a share of the height."""
     return translate_y(image, share * image.height, resample, fill)
 
 
-def rotate(image: Image.Image, degrees: float, resample: int, fill: Fill) -> Image.Image:
+def rotate(image: Image.Image, degrees: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
     """Turns anticlockwise about the centre."""
     return image.rotate(degrees, resample=resample, fillcolor=fill)
 
@@ -77,7 +79,7 @@ def identity(image: Image.Image) -> Image.Image:
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
     """Inverts values from ``threshold`` on; 256 changes nothing."""
-    return ImageOps.solarize(image, threshold)
+    return ImageOps.solarize(image, math.ceil(threshold))
 
 
 def solarize_add(image: Image.Image, add: int, threshold: int = 128) -> Image.Image:

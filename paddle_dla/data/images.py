@@ -50,18 +50,18 @@ class Decoder:
 
     def decode(self, data: bytes) -> np.ndarray:
         """As the function of this name."""
-        if simplejpeg is not None and data[:3] == JPEG:
-            pixels = self._decode_jpeg(data)
-            if pixels is not None:
-                return pixels
-        return _decode_with_pillow(data)
+        pixels = self._decode_jpeg(data) if data[:3] == JPEG else None
+        return _decode_with_pillow(data) if pixels is None else pixels
 
     def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
         """The pixels, or ``None`` where Pillow must have the last word."""
+        if simplejpeg is None:
+            return None
         try:
-            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+            rows, columns, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             if colorspace not in ("YCbCr", "Gray"):
                 return None
+            height, width = int(rows), int(columns)
             _refuse_bomb(width, height)
             if self._buffer.size < height * width * 3:
                 self._buffer = np.empty(height * width * 3, np.uint8)

@@ -96,7 +96,7 @@ def _check_recorded(
         check_folders(source, path, names.ids, SAID_BY[named_by])
     if source.classes is None:
         return f"numbers of {path}, taken as indices of the model's {num_classes} classes"
-    if not comparable(source.classes, names, named_by):
+    if names is None or not comparable(source.classes, names, named_by):
         if len(source.classes) != num_classes:
             raise DataError(f"{path}: has {len(source.classes)} classes where the model has {num_classes}")
         return f"numbers of {path}, which calls them {_numbered(source.classes)}"
@@ -124,12 +124,12 @@ def check_folders(source: FileSource, path: str | os.PathLike[str], ids: Sequenc
             )
 
 
-def comparable(classes: Sequence[str], names: ClassNames | None, named_by: NamedBy) -> bool:
+def comparable(classes: Sequence[str], names: ClassNames, named_by: NamedBy) -> bool:
     """Whether the ``classes`` of data and the ``names`` of a model are of one language.
 
     ImageNet's are only supposed, of a model with as many classes: data that use none of them have names of their own.
     """
-    return names is not None and (named_by is not NamedBy.IMAGENET or set(classes) <= set(names.ids))
+    return named_by is not NamedBy.IMAGENET or set(classes) <= set(names.ids)
 
 
 def differences(classes: Sequence[str], names: ClassNames) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -98,23 +98,23 @@ class Loader:
         """Batches that an iteration gives, if no batch loses all of its images."""
         return self.num_batches - self._job.start
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """See the class. Raises ``DataError`` for a broken source or too many corrupt images, ``WorkerError`` for a
         worker that dies or hangs and for a transform that fails."""
         self.skipped = []
         return self._from_workers() if self._workers else self._from_here()
 
-    def _from_here(self) -> Iterator[Batch]:
-        fields = self._job.layout.fields()
+    def _from_here(self) -> Generator[Batch, None, None]:
+        images, labels, indices = self._job.layout.fields()
         with closing(BatchMaker(self._job)) as maker:
             for number in self._job.numbers(worker=0):
-                arrays = tuple(np.empty(shape, dtype) for shape, dtype in fields)
+                arrays = np.empty(*images), np.empty(*labels), np.empty(*indices)
                 count, skipped = maker.make(number, arrays)
                 self._count(skipped)
                 if count:
                     yield Batch(*(array[:count] for array in arrays))
 
-    def _from_workers(self) -> Iterator[Batch]:
+    def _from_workers(self) -> Generator[Batch, None, None]:
         with closing(Crew(self._job, self._timeout)) as crew:
             for _, worker in self._job.plan.deliveries(self._job.start):
                 done = crew.receive(worker)

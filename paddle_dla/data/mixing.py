@@ -7,6 +7,7 @@ results are equal. A deviation: timm refuses odd batches; here the middle sample
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -93,7 +94,7 @@ class Mixup:
         if self.num_classes < 1:
             raise WrongValue(f"mixup's num_classes is 1 or above, not {self.num_classes}")
         if self.cutmix_minmax is not None:
-            self._check_minmax()
+            self._check_minmax(self.cutmix_minmax)
             object.__setattr__(self, "cutmix_alpha", 1.0)
         if min(self.mixup_alpha, self.cutmix_alpha) < 0 or not (self.mixup_alpha or self.cutmix_alpha):
             raise WrongValue(
@@ -101,8 +102,8 @@ class Mixup:
                 f"{self.mixup_alpha} and {self.cutmix_alpha}"
             )
 
-    def _check_minmax(self) -> None:
-        minmax = tuple(self.cutmix_minmax)
+    def _check_minmax(self, given: Sequence[float]) -> None:
+        minmax = tuple(given)
         if len(minmax) != 2 or not 0 <= minmax[0] < minmax[1] <= 1:
             raise WrongValue(f"cutmix_minmax is (lowest, highest) share of a side, within [0, 1]; not {minmax}")
         object.__setattr__(self, "cutmix_minmax", minmax)
@@ -131,7 +132,8 @@ class Mixup:
             images *= np.float32(lam)
             images += partners
             return lam
-        box, lam = self._draw_box(*images.shape[-2:], np.float64(lam), rng)
+        height, width = images.shape[-2:]
+        box, lam = self._draw_box(height, width, np.float64(lam), rng)
         region = images[(..., *box.place)]
         region[...] = region[::-1].copy()
         return float(lam)
@@ -140,14 +142,14 @@ class Mixup:
         """Mixes ``images`` and returns (B, 1) float32 lam, by pair or by element."""
         pairs = self.mode == "pair"
         lams, cut = self._draw_each(len(images) // 2 if pairs else len(images), rng)
-        before = images.copy()
+        before, (height, width) = images.copy(), images.shape[-2:]
         for first, lam in enumerate(lams):
             if lam == 1.0:
                 continue
             second = len(images) - 1 - first
             sides = ((first, second), (second, first)) if pairs else ((first, second),)
             if cut[first]:
-                box, lams[first] = self._draw_box(*images.shape[-2:], lam, rng)
+                box, lams[first] = self._draw_box(height, width, lam, rng)
                 for own, other in sides:
                     images[(own, slice(None), *box.place)] = before[(other, slice(None), *box.place)]
             else:

@@ -21,7 +21,7 @@ class Normalise:
 
     def __init__(self, preprocessing: Preprocessing):
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = (np.float32(values)[:, np.newaxis] for values in (preprocessing.mean, preprocessing.std))
+        mean, std = (np.array(values, np.float32)[:, np.newaxis] for values in (preprocessing.mean, preprocessing.std))
         self._table = (levels - mean) / std  # (C, 256)
 
     def __call__(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ Policy = tuple[tuple[Step, ...], ...]
 def _with_increasing_posterize(policy: Policy) -> Policy:
     """The variant ``r`` (Google's research code): the higher the magnitude, the fewer bits stay."""
     renamed = {"Posterize": "PosterizeIncreasing", "PosterizeOriginal": "PosterizeIncreasing"}
-    return tuple(tuple((renamed.get(name, name), *rest) for name, *rest in steps) for steps in policy)
+    return tuple(tuple((renamed.get(name, name), prob, level) for name, prob, level in steps) for steps in policy)
 
 
 # ImageNet policy "v0" of the TPU EfficientNet code

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import groupby
 from operator import itemgetter
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -57,11 +57,12 @@ class Headers:
     def read(self, file: BinaryIO, place: int) -> SampleFiles:
         """One sample of the opened shard; raises ``DataError`` where the file ends too early."""
         key, label_name = self.keys[place], self.label_names[place]
-        image = _read_at(file, *self.images[place].tolist(), key)
-        return SampleFiles(key, image, _read_at(file, *self.labels[place].tolist(), label_name), label_name)
+        image, label = (_read_at(file, *part) for part in ((self.images[place], key), (self.labels[place], label_name)))
+        return SampleFiles(key, image, label, label_name)
 
 
-def _read_at(file: BinaryIO, offset: int, size: int, member: str) -> bytes:
+def _read_at(file: BinaryIO, place: np.ndarray, member: str) -> bytes:
+    offset, size = place.tolist()
     file.seek(offset)
     data = file.read(size)
     if len(data) < size:
@@ -132,11 +133,11 @@ def _add(path: str, names: dict[str, str], role: str, member: tarfile.TarInfo) -
 
 
 @contextmanager
-def _opened(path: str, mode: str) -> Iterator[tarfile.TarFile]:
-    """A tar opened for reading; what it lacks becomes a ``DataError`` that names it."""
+def _opened(path: str, mode: Literal["r:", "r|"]) -> Iterator[tuple[BinaryIO, tarfile.TarFile]]:
+    """A tar opened for reading, and its file; what it lacks becomes a ``DataError`` that names it."""
     try:
         with BufferedReader(open_regular(path)) as file, tarfile.open(path, mode, file, bufsize=_BUFFER) as tar:
-            yield tar
+            yield file, tar
     except tarfile.TarError as error:
         raise DataError(
             f"{path}: is not a whole, uncompressed tar file ({error}); copy it again, or unpack a compressed one"
@@ -150,7 +151,7 @@ def stream_samples(path: str, first: int = 0) -> Generator[SampleFiles, None, No
 
     Raises ``DataError``, naming shard and member, for a member that is cut off and for a sample that lacks a part.
     """
-    with _opened(path, "r|") as tar:
+    with _opened(path, "r|") as (_, tar):
         for place, (key, members) in enumerate(_samples(tar, path)):
             if place < first:
                 continue
@@ -161,12 +162,15 @@ def stream_samples(path: str, first: int = 0) -> Generator[SampleFiles, None, No
                 data[role] = _extract(tar, member, path)
             image, label = _pair(path, names)
             yield SampleFiles(key, data[image], data[label], names[label])
-            tar.members = []  # tarfile keeps every header that it has seen
+            # tarfile keeps every header that it has seen
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - typeshed knows getmembers() alone
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes:
     try:
-        data = tar.extractfile(member).read()
+        file = tar.extractfile(member)
+        assert file is not None  # _check_member has passed plain files alone
+        data = file.read()
     except tarfile.ReadError as error:
         raise _truncated(path, member.name) from error
     if len(data) < member.size:
@@ -180,8 +184,8 @@ def read_headers(path: str) -> Headers:
     Raises ``DataError``, naming shard and member, for a sample that lacks a part and for a file that is cut off.
     """
     keys, label_names, images, labels = [], [], [], []
-    with _opened(path, "r:") as tar:
-        file = identity(tar.fileobj)
+    with _opened(path, "r:") as (file, tar):
+        shard = identity(file)
         for key, members in _samples(tar, path):
             names: dict[str, str] = {}
             places = {}
@@ -199,7 +203,7 @@ def read_headers(path: str) -> Headers:
         Names(label_names),
         np.array(images, np.int64).reshape(shape),
         np.array(labels, np.int64).reshape(shape),
-        file,
+        shard,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -60,7 +60,8 @@ def iterate(source: Source) -> Iterator[tuple[int, str, int, bytes]]:
     reader = source.reader(rising=True)
     try:
         for index in range(source.num_samples):
-            yield index, *reader.sample(index)
+            name, label, data = reader.sample(index)
+            yield index, name, label, data
     finally:
         reader.close()
 
@@ -76,7 +77,13 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):

@@ -83,11 +83,12 @@ class RandomResizedCrop:
         left, top, width, height = self.draw(*image.size, rng)
         # cropped first: resizing within a box would let the filter see pixels beside it
         part = image.crop((left, top, left + width, top + height))
-        return part.resize(self.size[::-1], self._draw_filter(rng))
+        return part.resize((self.size[1], self.size[0]), self._draw_filter(rng))
 
     def of_pixels(self, pixels: np.ndarray, rng: random.Random) -> np.ndarray:
         """The same of (H, W, 3) uint8 pixels, which spares the rest of them the way through Pillow."""
-        left, top, width, height = self.draw(*pixels.shape[1::-1], rng)
+        rows, columns, _ = pixels.shape
+        left, top, width, height = self.draw(columns, rows, rng)
         interpolation = self._draw_filter(rng).name.lower()
         return resize_crop(pixels, self.size, (0, 0, *self.size), interpolation, (top, left, height, width))
 
@@ -188,7 +189,8 @@ class ColorJitter:
             return []
         order = rng.sample(range(4), 4)
         ranges = (self.brightness, self.contrast, self.saturation, self.hue)
-        factors = {place: rng.uniform(*limits) for place, limits in enumerate(ranges) if limits is not None}
+        # __post_init__ has left ranges and None alone
+        factors = {place: rng.uniform(*limits) for place, limits in enumerate(ranges) if isinstance(limits, tuple)}
         return [(place, factors[place]) for place in order if place in factors]
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:

@@ -57,32 +57,32 @@ class AutoEngine:
             self._first = images.copy(), logits
             return logits
         if self._chosen is None:
-            self._chosen = self._choose()
+            self._chosen = self._choose(*self._first)
         return self._chosen.run(images)
 
-    def _choose(self) -> Engine:
+    def _choose(self, images: np.ndarray, logits: np.ndarray) -> Engine:
         few = self.expected is not None and self.expected < FEW
-        return self._eager if few else next(self._agreeing(), self._eager)
+        return self._eager if few else next(self._agreeing(images, logits), self._eager)
 
-    def _agreeing(self) -> Iterator[Engine]:
-        """The engines that can be opened and rank the first batch as the network does, opened one after the other."""
+    def _agreeing(self, images: np.ndarray, logits: np.ndarray) -> Iterator[Engine]:
+        """The engines that can be opened and rank ``images`` as ``logits`` do, opened one after the other."""
         for name, packages in CANDIDATES.items():
             why = missing(*packages)
             if not why:
                 try:
                     engine = self._open(name)
-                    why = self._difference(engine)
+                    why = _difference(engine, images, logits)
                 except UserError as error:
                     why = str(error).splitlines()[0]
             if not why:
-                self._tell(f"engine: {name}, whose top {COMPARED} are the network's on {len(self._first[0])} images")
+                self._tell(f"engine: {name}, whose top {COMPARED} are the network's on {len(images)} images")
                 yield engine
             self._tell(f"engine: not {name}: {shown(why)}")
 
-    def _difference(self, engine: Engine) -> str:
-        images, expected = self._first
-        differing = np.flatnonzero((ranking(engine.run(images)) != ranking(expected)).any(axis=1))
-        return f"it ranks {len(differing)} of {len(images)} images otherwise than the network" if len(differing) else ""
+
+def _difference(engine: Engine, images: np.ndarray, logits: np.ndarray) -> str:
+    differing = np.flatnonzero((ranking(engine.run(images)) != ranking(logits)).any(axis=1))
+    return f"it ranks {len(differing)} of {len(images)} images otherwise than the network" if len(differing) else ""
 
 
 def ranking(logits: np.ndarray) -> np.ndarray:

@@ -29,14 +29,18 @@ class NetworkError(EngineError, ValueError):
 class Engine(Protocol):
     """A network that is ready to run."""
 
-    name: str
-    num_classes: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_classes(self) -> int: ...
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Normalised images (B, C, H, W) float32 -> logits (B, K) float32.
 
         Raises ``ValueError`` for images that the network does not take.
         """
+        ...
 
 
 def require(package: str, extra: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class OnnxRuntimeEngine:
         """Raises ``EngineError`` where the file cannot be run."""
         require("onnxruntime", "onnx")
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as faults
+        import onnxruntime.capi.onnxruntime_pybind11_state as faults
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_threads()
@@ -36,4 +37,5 @@ class OnnxRuntimeEngine:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """(B, C, H, W) float32 -> logits (B, K) float32."""
-        return self._session.run(None, {self._input: check_images(images, self._expected)})[0]
+        logits = self._session.run(None, {self._input: check_images(images, self._expected)})[0]
+        return cast("np.ndarray", logits)  # others are sparse, lists or maps

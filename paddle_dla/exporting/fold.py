@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import numpy as np
 import paddle
@@ -36,7 +37,9 @@ def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, lis
     pairs = _foldable(folded, paddle.to_tensor(images))
     for norm_name, (conv, norm) in pairs.items():  # what is not affine in a norm of one's own stays behind
         _absorb(conv, norm)
-        _replace(folded, norm_name, rest_of(norm))
+        rest = rest_of(norm)
+        assert rest is not None  # _is_fixed_norm has asked
+        _replace(folded, norm_name, rest)
     return folded, list(pairs)
 
 
@@ -53,16 +56,15 @@ def _foldable(model: nn.Layer, images: Tensor) -> dict[str, tuple[nn.Conv2D, nn.
     }
 
 
-def _is_plain_convolution(layer: nn.Layer) -> bool:
+def _is_plain_convolution(layer: nn.Layer) -> TypeGuard[nn.Conv2D]:
     """A convolution that does what its weights say: no method of its own, no hook (weight norm is one)."""
     hooked = layer._forward_pre_hooks or layer._forward_post_hooks
     return isinstance(layer, nn.Conv2D) and type(layer).forward is nn.Conv2D.forward and not hooked
 
 
-def _is_fixed_norm(layer: nn.Layer) -> bool:
+def _is_fixed_norm(layer: nn.Layer) -> TypeGuard[nn.BatchNorm2D]:
     """A BN that, in evaluation, applies its running statistics; ``use_global_stats=False`` takes the batch's own."""
-    fixed = isinstance(layer, nn.BatchNorm2D) and layer._use_global_stats is not False
-    return fixed and rest_of(layer) is not None
+    return isinstance(layer, nn.BatchNorm2D) and layer._use_global_stats is not False and rest_of(layer) is not None
 
 
 @paddle.no_grad()
@@ -96,7 +98,7 @@ def _affine(norm: nn.BatchNorm2D) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trace(
-    model: nn.Layer, images: Tensor, convs: dict[str, nn.Layer], norms: dict[str, nn.Layer]
+    model: nn.Layer, images: Tensor, convs: Mapping[str, nn.Layer], norms: Mapping[str, nn.Layer]
 ) -> tuple[list[tuple[str, str | None]], set[str]]:
     """One run of ``model``: (BN, convolution that it read or None) of each call, and the convolutions that leak.
 
@@ -186,7 +188,7 @@ def _float64(tensor: Tensor) -> np.ndarray:
 
 def _parameter(layer: nn.Layer, value: np.ndarray) -> Tensor:
     parameter = layer.create_parameter(
-        list(value.shape), dtype=value.dtype.name, default_initializer=nn.initializer.Assign(value)
+        list(value.shape), dtype=value.dtype.type, default_initializer=nn.initializer.Assign(value)
     )
     parameter.stop_gradient = True
     return parameter

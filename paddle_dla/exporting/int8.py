@@ -41,6 +41,7 @@ from paddle_dla.exporting.to_onnx import INPUT, require_onnx
 
 if TYPE_CHECKING:
     import onnx
+    from onnxruntime.quantization import CalibrationDataReader
 
 GROUP_CHANNELS = 32
 """Input channels of a group below which groups are merged: dla60x is fastest there among 16, 32 and 64."""
@@ -118,7 +119,7 @@ def quantise(source: str | os.PathLike[str], target: str | os.PathLike[str], bat
         )
 
 
-def _reader(batches: Iterable[np.ndarray]) -> object:
+def _reader(batches: Iterable[np.ndarray]) -> CalibrationDataReader:
     """``batches`` as ONNX Runtime wants to be fed. Raises ``ExportError`` where there are none."""
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -198,9 +199,11 @@ def measure_int8(float32: Engine, int8: Engine, images: np.ndarray, labels: np.n
     runs = (run_in_batches(engine, images, BATCH) for engine in (float32, int8))
     exact, rounded = (check_outputs(run, np.arange(len(run))).argmax(1) for run in runs)
     known = labels >= 0
-    scores = [100 * float((found == labels)[known].mean()) if known.any() else np.nan for found in (exact, rounded)]
+    first, second = (
+        100 * float((found == labels)[known].mean()) if known.any() else np.nan for found in (exact, rounded)
+    )
     same = 100 * float((exact == rounded).mean())
-    return Measured(len(images), int(known.sum()), *scores, same, _speed((float32, int8), images[:BATCH]))
+    return Measured(len(images), int(known.sum()), first, second, same, _speed((float32, int8), images[:BATCH]))
 
 
 def _speed(engines: Sequence[Engine], images: np.ndarray) -> float:

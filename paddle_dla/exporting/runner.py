@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,7 @@ LIMITS = {
 }
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """A regular file, opened for reading; a FIFO would wait for ever, and a device has no end."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -130,7 +130,7 @@ def open_onnxruntime(folder: Path, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["logits"], {"images": images})[0]
+    return lambda images: cast("np.ndarray", session.run(["logits"], {"images": images})[0])
 
 
 def open_inference(folder: Path, threads: int) -> Run:

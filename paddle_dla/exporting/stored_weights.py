@@ -44,7 +44,7 @@ def refuse_broken(path: Path) -> None:
 def mapped(path: Path) -> memoryview:
     """The bytes of a file, which is not read before they are looked at."""
     with open_regular(path) as file:
-        return memoryview(np.memmap(file, np.uint8, mode="r"))
+        return np.memmap(file, np.uint8, mode="r").data
 
 
 def pdiparams(data: memoryview) -> Iterator[Array]:
@@ -89,9 +89,10 @@ def onnx_weights(data: memoryview) -> Iterator[Array]:
 
 def _onnx_tensor(data: memoryview) -> Iterator[Array]:
     found = dict(_fields(data))
-    if found.get(2) not in _ONNX_FLOATS:
+    kind = found.get(2)
+    if not isinstance(kind, int) or kind not in _ONNX_FLOATS:
         return
-    dtype, field = _ONNX_FLOATS[found[2]]
+    dtype, field = _ONNX_FLOATS[kind]
     name = bytes(found.get(8, b"")).decode("utf-8", "replace") or "a constant"
     raw = found.get(9, found.get(field, b"") if field else b"")
     if isinstance(raw, memoryview):

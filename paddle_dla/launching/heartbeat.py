@@ -49,7 +49,8 @@ class Heartbeat:
         if folder is None:
             return
         self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
-        faulthandler.register(DUMP, file=sys.__stderr__)
+        if sys.__stderr__ is not None:  # a process may be started without one
+            faulthandler.register(DUMP, file=sys.__stderr__)
 
     @classmethod
     def from_environment(cls, rank: int) -> Heartbeat:

@@ -19,6 +19,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from paddle_dla.errors import UserError
 
@@ -30,7 +31,7 @@ GO = -1  # the word that all have come; another is the rank that was lost
 # a machine that is off says nothing: after 60 s of silence it is asked four times, every 15 s (tcp(7), Linux)
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
 
-Exchange = Callable[[object], list[object]]
+Exchange = Callable[[Any], list[Any]]
 
 
 class LostRankError(UserError):
@@ -138,7 +139,7 @@ def _accept(server: socket.socket, count: int, token: bytes) -> dict[int, socket
             missing = min(set(range(1, count)) - set(links))
             raise LostRankError(missing, f"it has not connected within {CONNECT:.0f} s") from None
         rank = _introduced(link, token)
-        if rank in range(1, count) and rank not in links:
+        if rank is not None and 0 < rank < count and rank not in links:
             links[rank] = link
         else:
             link.close()

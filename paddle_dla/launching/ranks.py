@@ -20,7 +20,8 @@ class RankState:
     """``rank`` of ``ranks``, the ``local``-th on ``node``; ``log``: what it printed; ``guardian``: a process id.
 
     ``code`` is ``None`` while it runs, then its exit code, or less a signal's number; ``started``, ``ended`` and
-    ``stopped`` are seconds of this machine's monotonic clock. ``stopped``: since when a signal has stopped it.
+    ``stopped`` are seconds of this machine's monotonic clock. ``ended``: 0 while it runs; ``stopped``: since when a
+    signal has stopped it.
     ``orphaned``: it ended because its guardian was killed.
     """
 
@@ -32,7 +33,7 @@ class RankState:
     log: str
     started: float
     code: int | None = None
-    ended: float | None = None
+    ended: float = 0.0
     stopped: float | None = None
     guardian: int = 0
     orphaned: bool = False

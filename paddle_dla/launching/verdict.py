@@ -37,7 +37,7 @@ def culprit(states: Sequence[RankState]) -> RankState | None:
 
 def _failed(states: Sequence[RankState]) -> list[RankState]:
     """The ranks that failed, in the order of their ends."""
-    return sorted((state for state in states if state.failed), key=lambda state: state.ended or 0.0)
+    return sorted((state for state in states if state.failed), key=lambda state: state.ended)
 
 
 def first_to_give_up(states: Sequence[RankState]) -> RankState | None:
@@ -48,7 +48,7 @@ def first_to_give_up(states: Sequence[RankState]) -> RankState | None:
 def _by_itself(state: RankState, first: RankState) -> bool:
     """Whether the rank's end is its own: the launcher ends the others by SIGTERM and SIGKILL."""
     early = state.orphaned and state.ended - first.ended < ASKED
-    return state.code > 0 or state is first or early
+    return (state.code or 0) > 0 or state is first or early
 
 
 def lost_a_peer(state: RankState) -> bool:

@@ -119,6 +119,7 @@ def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> lis
 def explain_stalled(states: Sequence[RankState], guilty: Beats) -> list[str]:
     """The lines that tell of ``guilty`` ranks, for which others have waited in vain."""
     first = first_to_give_up(states)
+    assert first is not None  # without it ``stalled`` finds nobody guilty
     lines = [describe(state, beat, first.ended - (state.stopped or beat.when)) for state, beat in guilty]
     lines.append(f"{first} has waited for it within a collective, which gloo allows for 30 s, and gave up")
     return lines + [line for state, _ in guilty for line in tail(state)]

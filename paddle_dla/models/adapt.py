@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,13 @@ from paddle_dla.storage.errors import CheckpointError
 
 STEM = "base_layer.0.weight"
 HEAD = ("fc.weight", "fc.bias")
+
+
+class Shaped(Protocol):
+    """An array, of whatever framework."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True)
@@ -28,14 +36,14 @@ class Ends:
         head = () if classifier is None else (f"{classifier}.weight", f"{classifier}.bias")
         return cls("" if card.first_conv is None else f"{card.first_conv}.weight", head)
 
-    def channels(self, arrays: Mapping[str, np.ndarray]) -> int | None:
+    def channels(self, arrays: Mapping[str, Shaped]) -> int | None:
         """Input channels of the weights; ``None`` where they do not say."""
         return arrays[self.stem].shape[1] if self.stem in arrays else None
 
-    def classes(self, arrays: Mapping[str, np.ndarray]) -> int | None:
+    def classes(self, arrays: Mapping[str, Shaped]) -> int | None:
         """Classes of the weights in Paddle's layout, a linear layer's being (features, classes)."""
         weight = arrays.get(self.head[0]) if self.head else None
-        return None if weight is None else weight.shape[1 if weight.ndim == 2 else 0]
+        return None if weight is None else weight.shape[1 if len(weight.shape) == 2 else 0]
 
 
 def adapt_stem(weight: np.ndarray, in_chans: int, name: str = STEM) -> np.ndarray:

@@ -205,7 +205,16 @@ class DlaTree(nn.Layer):
             self.tree2 = block(out_channels, out_channels, 1, dilation, dilation, variant)
             self.root = DlaRoot(root_dim, out_channels, variant.shortcut_root)
         else:
-            self.tree1 = DlaTree(levels - 1, variant, in_channels, out_channels, is_first=is_first, **grid)
+            self.tree1 = DlaTree(
+                levels - 1,
+                variant,
+                in_channels,
+                out_channels,
+                stride=stride,
+                first_dilation=first_dilation,
+                dilation=dilation,
+                is_first=is_first,
+            )
             self.tree2 = DlaTree(
                 levels - 1,
                 variant,

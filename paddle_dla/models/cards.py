@@ -113,7 +113,8 @@ def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) ->
     names = names or {}
     shape = _image_shape(card)
     preprocessing, assumed = _preprocessing(card, shape)
-    groups = card.get("layer_groups") or {}
+    groups: Mapping[str, int] = card.get("layer_groups") or {}
+    undecayed: Iterable[str] = card.get("no_weight_decay") or ()
     return Described(
         name=str(card["name"]),
         num_classes=card.get("num_classes") or None,
@@ -123,7 +124,7 @@ def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) ->
         preprocessing=preprocessing,
         assumed=assumed,
         layer_groups={names.get(name, name): depth for name, depth in groups.items()},
-        no_weight_decay=frozenset(names.get(name, name) for name in card.get("no_weight_decay") or ()),
+        no_weight_decay=frozenset(names.get(name, name) for name in undecayed),
         levels=tuple(
             {"module": level["module"], "num_chs": level["channels"], "reduction": level["stride"]}
             for level in card.get("feature_levels") or ()

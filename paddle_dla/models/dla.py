@@ -14,18 +14,27 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import paddle
 from paddle import Tensor, nn
 
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.blocks import DlaTree, conv_level
-from paddle_dla.models.grouping import STATISTICS, layer_groups
+from paddle_dla.models.grouping import STATISTICS, Matcher, layer_groups
 from paddle_dla.models.layers import BatchNorm2D, SelectAdaptivePool2D
 from paddle_dla.models.recomputation import recomputed
 from paddle_dla.models.variants import Variant
 
 LEVELS = ("level0", "level1", "level2", "level3", "level4", "level5")
+
+
+class FeatureInfo(TypedDict):
+    """A feature map: its channels, how many times smaller than the image it is, the level that makes it."""
+
+    num_chs: int
+    reduction: int
+    module: str
 
 
 class DLABackbone(nn.Layer):
@@ -49,7 +58,7 @@ class DLABackbone(nn.Layer):
             nn.Conv2D(in_chans, channels[0], 7, 1, padding=3, bias_attr=False), BatchNorm2D(channels[0]), nn.ReLU()
         )
         self.level0 = conv_level(channels[0], channels[0], levels[0])
-        self.feature_info = [dict(num_chs=channels[0], reduction=1, module="level0")]
+        self.feature_info = [FeatureInfo(num_chs=channels[0], reduction=1, module="level0")]
         reduction, dilation = 1, 1
         for index in range(1, depth):
             name, sizes = LEVELS[index], (channels[index - 1], channels[index])
@@ -70,7 +79,7 @@ class DLABackbone(nn.Layer):
                 )
             self.add_sublayer(name, level)
             reduction, dilation = reduction * stride, after
-            self.feature_info.append(dict(num_chs=channels[index], reduction=reduction, module=name))
+            self.feature_info.append(FeatureInfo(num_chs=channels[index], reduction=reduction, module=name))
         # the trees halve the size by a pool and by a convolution side by side, which agree only where it is even
         self.side_multiple = reduction
 
@@ -99,7 +108,7 @@ class DLABackbone(nn.Layer):
             if isinstance(layer, DlaTree):
                 layer.grad_checkpointing = enable
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+    def group_matcher(self, coarse: bool = False) -> Matcher:
         """timm's regular expressions that sort parameters into layer groups; see ``grouping.layer_groups``."""
         return dict(
             stem=r"^base_layer",
@@ -177,7 +186,7 @@ class DLA(DLABackbone):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.fc = nn.Conv2D(self.head_hidden_size, num_classes, 1) if num_classes else nn.Identity()
         self.flatten = nn.Flatten(1) if pool_type else nn.Identity()
-        if num_classes:
+        if isinstance(self.fc, nn.Conv2D):
             uniform_by_fan_in(self.fc)
         for layer in (self.global_pool, self.fc, self.flatten):
             layer.train() if self.training else layer.eval()
@@ -263,7 +272,7 @@ class DLAFeatures(DLABackbone):
         init_weights(self)
 
     @property
-    def out_info(self) -> list[dict[str, int | str]]:
+    def out_info(self) -> list[FeatureInfo]:
         """``num_chs``, ``reduction`` and ``module`` of each returned map."""
         return [self.feature_info[index] for index in self.out_indices]
 

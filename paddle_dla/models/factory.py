@@ -15,7 +15,7 @@ from paddle_dla.checkpoint import check_fit, load_weights
 from paddle_dla.models import offered
 from paddle_dla.models.adapt import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
-from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
+from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.models.ported import proved_network
 from paddle_dla.models.registry import Entry, ModelError, find_model, list_places, users_code
 from paddle_dla.models.variants import VARIANTS
@@ -90,6 +90,7 @@ def _with_card(
     if entry.folder is not None:
         network = proved_network(entry.folder)
     else:
+        assert entry.factory is not None  # it is neither a variant nor a port
         with users_code(entry.place), _paddle_as_before():
             network = entry.factory()
     if not isinstance(network, nn.Layer):
@@ -145,7 +146,7 @@ def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) 
             del arrays[key], expected[key]
     check_fit(arrays, expected, source, tables_of(model), tied_in(model))
     # Paddle warns of each tensor that it is not given
-    model.set_state_dict({**model.state_dict(), **arrays})
+    set_state(model, {**model.state_dict(), **arrays})
 
 
 def ends_of(model: nn.Layer) -> Ends:

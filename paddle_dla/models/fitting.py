@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
-from paddle import nn
+import numpy as np
+from paddle import Tensor, nn
 
 from paddle_dla.storage.values import VARIANCE
 
@@ -23,6 +25,11 @@ def tables_of(network: nn.Layer) -> dict[str, str]:
     masks = {name for name in buffers if not name.endswith((VARIANCE, "_mean"))}
     return {name: str(tensor.dtype).rpartition(".")[2] for name, tensor in state.items()
             if name in masks or not tensor.is_floating_point()}  # fmt: skip
+
+
+def set_state(network: nn.Layer, state: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Give ``network`` the tensors and arrays in ``state``."""
+    network.set_state_dict(dict(state))  # pyright: ignore[reportArgumentType] - Paddle takes arrays and does not say so
 
 
 def tied_in(network: nn.Layer) -> list[list[str]]:

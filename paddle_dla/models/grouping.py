@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 STATISTICS = ("_mean", "_variance")
 """BatchNorm's buffers, which Paddle counts among the parameters."""
@@ -11,7 +11,11 @@ STATISTICS = ("_mean", "_variance")
 JOIN_PREVIOUS = 99999
 
 
-def layer_groups(names: Iterable[str], matcher: Mapping[str, object]) -> dict[str, int]:
+Matcher = Mapping[str, str | Sequence[tuple[str, tuple[int, ...] | None]]]
+"""See ``layer_groups``."""
+
+
+def layer_groups(names: Iterable[str], matcher: Matcher) -> dict[str, int]:
     """Sort parameter names into consecutive groups from the input to the output.
 
     ``matcher`` maps a section to one regular expression, or to a list of ``(expression, suffix)``; the first that
@@ -29,7 +33,7 @@ def layer_groups(names: Iterable[str], matcher: Mapping[str, object]) -> dict[st
     return {name: groups[ordinal] for name, ordinal in ordinals.items()}
 
 
-def _rules(matcher: Mapping[str, object]) -> Iterable[tuple[re.Pattern[str], int, tuple[int, ...]]]:
+def _rules(matcher: Matcher) -> Iterable[tuple[re.Pattern[str], int, tuple[int, ...]]]:
     for section, spec in enumerate(matcher.values()):
         for expression, suffix in [(spec, None)] if isinstance(spec, str) else spec:
             yield re.compile(expression), section, suffix or ()

@@ -47,7 +47,7 @@ class BatchNorm2D(nn.BatchNorm2D):
             training=True,
             momentum=0.0,
             epsilon=self._epsilon,
-            data_format=self._data_format,
+            data_format=self._data_format,  # pyright: ignore[reportArgumentType] - Paddle declares its own as str
         )
         self._update(mean, variance * (count / (count - 1)))
         return out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import paddle
 import paddle.nn.functional as F
@@ -24,7 +24,13 @@ from paddle_dla.models.registry import ModelError
 CLASSIFIERS = (nn.Linear, nn.Conv2D)
 
 
-class Offered:
+if TYPE_CHECKING:
+    Network = nn.Layer  # what both are mixed into
+else:
+    Network = object
+
+
+class Offered(Network):
     """A network with its ``card``; mixed in behind the network's own class, whose methods go first."""
 
     card: Described
@@ -72,7 +78,7 @@ class Offered:
     def pre_logits(self, x: Tensor) -> Tensor:
         """What the classifier reads for the images ``x`` (B, C, H, W): (B, features), or a map of 1 x 1."""
         seen: list[Tensor] = []
-        handle = self.get_classifier().register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        handle = self.get_classifier().register_forward_pre_hook(partial(_note, seen))
         try:
             self(x)
         finally:
@@ -114,7 +120,7 @@ class Offered:
         return value
 
 
-class Levels:
+class Levels(Offered):
     """Mixed in before a network's class: it returns the maps of ``card.levels`` of ``out_indices``, finest first."""
 
     out_indices: Sequence[int]
@@ -153,12 +159,18 @@ class _Reached(Exception):
         self.output = output
 
 
-def _stop(_layer: nn.Layer, _inputs: Any, output: Tensor) -> None:
+def _stop(_layer: nn.Layer, _inputs: Any, output: Tensor) -> NoReturn:
     raise _Reached(output)
 
 
-def _keep(found: dict[int, Tensor], index: int, _layer: nn.Layer, _inputs: Any, output: Tensor) -> None:
+def _note(seen: list[Tensor], _layer: nn.Layer, inputs: Any) -> Any:
+    seen.append(inputs[0])
+    return inputs
+
+
+def _keep(found: dict[int, Tensor], index: int, _layer: nn.Layer, _inputs: Any, output: Tensor) -> Tensor:
     found[index] = output
+    return output
 
 
 def offer(network: nn.Layer, card: Described) -> nn.Layer:
@@ -166,14 +178,18 @@ def offer(network: nn.Layer, card: Described) -> nn.Layer:
 
     Raises ``ModelError`` where the card names layers or parameters that the network does not have.
     """
-    own = type(network)
-    network.__class__ = type(own.__name__, (own, Offered), {"__module__": own.__module__, "__doc__": own.__doc__})
+    network.__class__ = _named_as(type(network), (type(network), Offered))
     network.card = card
     for name in ("num_classes", "in_chans"):
         if not hasattr(network, name):
             setattr(network, name, getattr(card, name) or 0)
     _check(network, card)
     return network
+
+
+def _named_as(own: type, bases: tuple[type, ...]) -> type:
+    """A class of ``bases`` that goes by the name of ``own``."""
+    return type(own.__name__, bases, {"__module__": own.__module__, "__doc__": own.__doc__})
 
 
 def features_of(network: nn.Layer, out_indices: Sequence[int]) -> nn.Layer:
@@ -186,8 +202,7 @@ def features_of(network: nn.Layer, out_indices: Sequence[int]) -> nn.Layer:
     if not levels or wrong or not out_indices:
         raise ModelError(f"{network.card.name} has the feature levels 0 to {levels - 1}, not {list(out_indices)}")
     network.reset_classifier(0)
-    own = type(network)
-    network.__class__ = type(own.__name__, (Levels, own), {"__module__": own.__module__, "__doc__": own.__doc__})
+    network.__class__ = _named_as(type(network), (Levels, type(network)))
     network.out_indices = sorted({index % levels for index in out_indices})
     return network
 

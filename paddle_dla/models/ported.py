@@ -16,7 +16,7 @@ from paddle import nn
 
 from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
-from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
+from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular
@@ -36,7 +36,7 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
     model = proved_network(folder, unproved)
     arrays, _ = read(Path(folder) / WEIGHTS)
     check_fit(arrays, shapes_of(model), os.fspath(folder), tables_of(model), tied_in(model))
-    model.set_state_dict(arrays)
+    set_state(model, arrays)
     model.eval()
     return model
 
@@ -84,7 +84,9 @@ class _Verified(ExecutionLoader):
 
 
 def _built(code: bytes, path: str | os.PathLike[str]) -> nn.Layer:
-    spec = spec_from_file_location("ported_model", os.fspath(path), loader=_Verified(code, path))
+    loader = _Verified(code, path)
+    spec = spec_from_file_location("ported_model", os.fspath(path), loader=loader)
+    assert spec is not None  # as there is a loader
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module.build_model()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import paddle
@@ -21,7 +22,7 @@ from paddle_dla.models.grouping import STATISTICS
 CONTAINERS = (nn.Sequential, nn.LayerList, nn.LayerDict)
 
 
-class Recomputed:
+class Recomputed(nn.Layer):
     """Mixed in before a block's class: its ``forward`` is recomputed in backward."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -196,34 +197,51 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
+@dataclass
+class _Held:
+    """The tensor ``name`` of ``table`` before the first run, its version, and a copy of it while one is needed."""
+
+    table: dict[str, Tensor]
+    name: str
+    tensor: Tensor
+    version: int
+    copied: Tensor | None
+
+    def forget_unchanged(self) -> None:
+        """Drop the copy where the tensor is still what it was."""
+        if self.table[self.name] is self.tensor and self.tensor.inplace_version == self.version:
+            self.copied = None
+
+
 class _Before:
     """What a run of ``layer`` may read and change, as it is before the first one: generator, statistics, buffers."""
 
     def __init__(self, layer: nn.Layer):
         self._generator = paddle.get_rng_state()
-        self._held = [(*held, held[2].detach().clone(), held[2].inplace_version) for held in _changeable(layer)]
+        self._held = [
+            _Held(table, name, tensor, tensor.inplace_version, tensor.detach().clone())
+            for table, name, tensor in _changeable(layer)
+        ]
 
     def forget_unchanged(self) -> None:
         """After the first run: keep copies of what it changed in place, not of constant masks."""
-        self._held = [
-            (table, name, None if table[name] is tensor and tensor.inplace_version == version else copied)
-            for table, name, tensor, copied, version in self._held
-        ]
+        for held in self._held:
+            held.forget_unchanged()
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Within it everything is as before the first run; afterwards as it was found."""
-        now, tensors = paddle.get_rng_state(), [table[name] for table, name, _ in self._held]
-        for (table, name, copied), tensor in zip(self._held, tensors, strict=True):
+        now, tensors = paddle.get_rng_state(), [held.table[held.name] for held in self._held]
+        for held, tensor in zip(self._held, tensors, strict=True):
             # a kernel of BatchNorm changes its statistics unseen; of these any copy will do, for it only writes them
-            table[name] = (tensor if copied is None else copied).detach().clone()
+            held.table[held.name] = (tensor if held.copied is None else held.copied).detach().clone()
         paddle.set_rng_state(self._generator)
         try:
             yield
         finally:
             paddle.set_rng_state(now)
-            for (table, name, _), tensor in zip(self._held, tensors, strict=True):
-                table[name] = tensor
+            for held, tensor in zip(self._held, tensors, strict=True):
+                held.table[held.name] = tensor
 
 
 def _changeable(layer: nn.Layer) -> Iterator[tuple[dict[str, Tensor], str, Tensor]]:

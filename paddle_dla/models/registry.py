@@ -29,7 +29,8 @@ from paddle_dla.storage.shown import shown
 FOLDERS = "PADDLE_DLA_PORTS"
 HERE = "ports"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-VARIANT_LAYERS = {"classifier": "fc", "first_conv": "base_layer.0"}
+CLASSIFIER, FIRST_CONV = "fc", "base_layer.0"
+"""The layers of every variant that have other sizes for other classes and images."""
 
 
 class ModelError(WrongValue):
@@ -105,7 +106,7 @@ def _is_variant(text: str) -> bool:
 
 def _variant(name: str) -> Entry:
     published = PRETRAINED[name]
-    card = Described(name, IMAGENET_CLASSES, 3, preprocessing=published.preprocessing, **VARIANT_LAYERS)
+    card = Described(name, IMAGENET_CLASSES, 3, CLASSIFIER, FIRST_CONV, published.preprocessing)
     return Entry(name, card, published)
 
 
@@ -178,7 +179,7 @@ def process_as_before() -> Iterator[None]:
         os.fchdir(folder)
         os.close(folder)
         if any(found[0] == "error" and found not in filters for found in warnings.filters):
-            warnings.filters[:] = filters
+            warnings.filters[:] = filters  # pyright: ignore[reportIndexIssue] - a list, which typeshed hides
         for number, handler in handlers.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

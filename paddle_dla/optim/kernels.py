@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
+_C_ops = import_module("paddle._C_ops")  # generated: its stub is of one version alone
 _HAS_AMSGRAD = "amsgrad" in inspect.signature(paddle.optimizer.Adam.__init__).parameters
 """Whether Adam's kernel takes a largest second moment, as from Paddle 3.0 on."""
 
@@ -33,9 +35,7 @@ def momentum_(
 ) -> None:
     """SGD with momentum in place. The kernel takes ``momentum`` and ``weight_decay`` as float32."""
     method = "l2_decay" if weight_decay else ""
-    paddle._C_ops.momentum_(
-        parameter, gradient, velocity, lr, None, momentum, nesterov, method, weight_decay, False, 1.0
-    )
+    _C_ops.momentum_(parameter, gradient, velocity, lr, None, momentum, nesterov, method, weight_decay, False, 1.0)
 
 
 def adam_(
@@ -50,7 +50,7 @@ def adam_(
     # powers of the betas that are 0 correct nothing: 1 - 0
     no_power = paddle.zeros([1], parameter.dtype)
     largest, amsgrad = ((None,), (False,)) if _HAS_AMSGRAD else ((), ())
-    paddle._C_ops.adam_(
+    _C_ops.adam_(
         parameter,
         gradient,
         lr,

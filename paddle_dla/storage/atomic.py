@@ -83,7 +83,7 @@ def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
     Of two processes that write the same files, one puts all of its own in place, and then the other. Where one cannot
     be put in place, those before it are as they were.
     """
-    named = " and ".join(map(os.fspath, paths))
+    named = " and ".join(os.fspath(path) for path in paths)
     parts: list[Path] = []
     try:
         with ExitStack() as stack:

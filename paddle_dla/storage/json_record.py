@@ -120,7 +120,7 @@ def _items(value: object) -> Iterator[Any]:
     return iter(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
 
 
-def check_record(value: object, kind: Any, where: str = "") -> None:
+def check_record(value: Any, kind: Any, where: str = "") -> None:
     """Raises ``RecordError`` that names the first key of ``value`` that is not as the annotation ``kind`` says."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -153,7 +153,7 @@ _NAMES = {str: "a text", int: "a whole number", bool: "true or false", list: "a 
 _NAMES |= {types.NoneType: "null", float: "a number"}
 
 
-def _check_either(value: object, kinds: tuple[Any, ...], where: str) -> None:
+def _check_either(value: Any, kinds: tuple[Any, ...], where: str) -> None:
     """Against the kinds that are not ``None``, of which there is one."""
     if value is not None or types.NoneType not in kinds:
         for kind in kinds:
@@ -161,7 +161,7 @@ def _check_either(value: object, kinds: tuple[Any, ...], where: str) -> None:
                 check_record(value, kind, where)
 
 
-def _require(holds: bool, value: object, what: str, where: str) -> None:
+def _require(holds: bool, value: Any, what: str, where: str) -> None:
     if not holds:
         found = value if type(value) in (int, float) and abs(value) < 1e18 else _NAMES.get(type(value), "of no type")
         raise RecordError(f"{where or 'it'} is {found}, expected is {what}")

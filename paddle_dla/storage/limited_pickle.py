@@ -59,6 +59,11 @@ class LimitedUnpickler(pickle._Unpickler):
     Raises ``CheckpointError`` for what is refused, and what ``UNPICKLING_ERRORS`` lists for what makes no sense.
     """
 
+    # what the unpickler written in Python has, and typeshed leaves out
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
     def __init__(self, file: BinaryIO, size: int | None = None):
         """``size``: of the file in bytes, where ``file`` is none of the system's."""
         super().__init__(file, encoding="latin1")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import BinaryIO
+from io import FileIO
 
 MOST_IMAGE = 2**28
 """Bytes of one image: those of the most pixels that are decoded (``paddle_dla.data.images``), not compressed at all."""
@@ -25,7 +25,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> FileIO:
     """``path`` opened for reading, without a buffer. Raises ``OSError`` where it is no regular file; never waits."""
     # asked before it is opened, since opening a device can do things, and after, since it may be another one by then
     _refuse(path, os.stat(path).st_mode)

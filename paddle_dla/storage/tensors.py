@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -81,7 +82,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     return {name: _view(data, name, entry, path) for name, entry in entries}
 
 
-def _view(data: np.ndarray, name: str, entry: Mapping[str, object], path: str | os.PathLike[str]) -> StoredTensor:
+def _view(data: np.ndarray, name: str, entry: Mapping[str, Any], path: str | os.PathLike[str]) -> StoredTensor:
     code = str(entry["dtype"])
     if code not in _DTYPES:
         raise CheckpointError(f"{path}: tensor '{shown(name)}' is of type {code}, which no supported weight has")

@@ -17,7 +17,7 @@ def total(values: Sequence[float], ranks: Ranks) -> list[float]:
     ranks.meet()
     sums = paddle.to_tensor([float(value) for value in values], dtype=paddle.float32)
     paddle.distributed.all_reduce(sums)
-    return sums.tolist()
+    return sums.numpy().tolist()
 
 
 def from_first(tensors: Sequence[Tensor], ranks: Ranks) -> None:

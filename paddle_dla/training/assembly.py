@@ -124,8 +124,9 @@ def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | 
             f"the teacher {teacher.source} learnt from images normalised by mean {its.mean} and std {its.std}, the "
             f"student gets {own.mean} and {own.std}: set transform.mean and transform.std to the teacher's"
         )
-    if classes is not None and comparable(classes, teacher.class_names, teacher.named_by):
-        differing = differences(classes, teacher.class_names)
+    names = teacher.class_names
+    if classes is not None and names is not None and comparable(classes, names, teacher.named_by):
+        differing = differences(classes, names)
         if differing:
             raise TrainingError(
                 f"the teacher {teacher.source} learnt other classes: {shortened(differing)}; number the data by its "

@@ -36,6 +36,13 @@ class Datasets:
     num_classes: int
     classes: tuple[str, ...] | None
 
+    @property
+    def validation(self) -> FileSource | ShardSource:
+        """``val``. Raises ``TrainingError`` where there is none."""
+        if self.val is None:
+            raise TrainingError("there is nothing to validate on: set data.val")
+        return self.val
+
 
 def open_datasets(config: Config) -> Datasets:
     """The sources that ``config.data`` names, and how many classes they have.
@@ -48,8 +55,10 @@ def open_datasets(config: Config) -> Datasets:
         raise TrainingError("there is nothing to train on: set data.train to class folders, a list file or tar shards")
     train = open_source(data.train, data.train_root, data.class_map, classes)
     classes = classes or count_classes(train)
-    val = None if data.val is None else open_source(data.val, data.val_root, data.class_map, classes)
-    _refuse_other_classes(train, val, config)
+    val = None
+    if data.val is not None:
+        val = open_source(data.val, data.val_root, data.class_map, classes)
+        _refuse_other_classes(train, val, data.train, data.val)
     if train.classes and len(train.classes) > classes:
         raise DataError(f"{data.train} has {len(train.classes)} classes, model.num_classes is {classes}")
     return Datasets(train, val, classes, tuple(train.classes) if train.classes else None)
@@ -79,17 +88,17 @@ def count_classes(source: Source) -> int:
     raise TrainingError("how many classes are there? set model.num_classes or data.class_map; the data do not tell")
 
 
-def _refuse_other_classes(train: Source, val: Source | None, config: Config) -> None:
+def _refuse_other_classes(train: Source, val: Source, train_path: str, val_path: str) -> None:
     """Two trees of class folders are numbered apart: one class less on one side, and all later labels are wrong."""
-    if val is None or not train.classes:
+    if not train.classes:
         return
     if val.classes is None and isinstance(val, FileSource):
-        check_folders(val, config.data.val, train.classes, config.data.train)
+        check_folders(val, val_path, train.classes, train_path)
     if not val.classes or list(train.classes) == list(val.classes):
         return
     only = sorted(set(train.classes) ^ set(val.classes))[:5]
     raise DataError(
-        f"{config.data.train} and {config.data.val} have different classes, so that equal labels mean different "
+        f"{train_path} and {val_path} have different classes, so that equal labels mean different "
         f"things: {', '.join(only)}; mend the folders, or number both by one file with data.class_map"
     )
 
@@ -185,10 +194,15 @@ def least_batch(config: Config, ranks: Ranks) -> int:
     return 1 if shared or config.train.linear_probe else 2
 
 
-def _order(config: Config, source: Source, ranks: Ranks, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _order(
+    config: Config, source: FileSource | ShardSource, ranks: Ranks, epoch: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """This rank's samples of an epoch, and which repeat of its sample each is."""
     seed, repeats = config.train.seed, config.transform.train.aug_repeats
-    order = source.shuffled(seed, epoch) if source.sequential else epoch_order(source.num_samples, seed, epoch)
+    if isinstance(source, ShardSource):
+        order = source.shuffled(seed, epoch)
+    else:
+        order = epoch_order(source.num_samples, seed, epoch)
     if repeats:
         return repeat_augmented(order, ranks.rank, ranks.count, repeats)
     return split_evenly(order, ranks.rank, ranks.count), None
@@ -198,4 +212,4 @@ def val_loader(config: Config, datasets: Datasets, ranks: Ranks) -> Loader:
     """Every validation sample of this rank once."""
     batch_size = config.evaluate.batch_size or config.data.batch_size
     loading = Loading(batch_size, config.data.workers, config.data.max_skipped, config.data.timeout)
-    return evaluation_loader(datasets.val, config.preprocessing(), loading, ranks)
+    return evaluation_loader(datasets.validation, config.preprocessing(), loading, ranks)

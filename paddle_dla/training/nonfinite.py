@@ -25,7 +25,7 @@ def first_non_finite(network: nn.Layer, forward: Callable[[], Any]) -> str | Non
     """
     found: list[str] = []
 
-    def looking(name: str) -> Callable[..., None]:
+    def looking(name: str) -> Callable[..., Any]:
         def look(layer: nn.Layer, inputs: tuple[Any, ...], output: Any) -> None:
             if not found and not all(map(finite, _tensors(output))):
                 found.append(_described(name, layer))

@@ -14,7 +14,7 @@ from paddle import Tensor
 from paddle_dla.checkpoint import check_fit
 from paddle_dla.config import Config, to_yaml
 from paddle_dla.errors import WrongValue
-from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
+from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.models.registry import model_name
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.manifest import FORMAT as MANIFEST_FORMAT
@@ -113,11 +113,12 @@ def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
             learner.ema.set_state_dict(snapshot.ema)
     except WrongValue as error:
         raise ResumeError(f"{source}: {error}") from error
-    learner.network.set_state_dict(dict(snapshot.model))
+    set_state(learner.network, snapshot.model)
     if learner.ema is not None and snapshot.ema is None:
         learner.ema.set(learner.network)
     if learner.scaler is not None and snapshot.record["scaler"] is not None:
-        learner.scaler.load_state_dict(_of_arrays(snapshot.record["scaler"]))
+        state = _of_arrays(snapshot.record["scaler"])
+        learner.scaler.load_state_dict(state)  # pyright: ignore[reportArgumentType] - its type has no public name
 
 
 def share(learner: Learner, ranks: Ranks) -> None:

@@ -55,7 +55,7 @@ class TrainStep:
 
     def __init__(self, learner: Learner, config: Config, ranks: Ranks):
         self._learner, self._ranks = learner, ranks
-        self._seed, self._amp = config.train.seed, config.train.amp
+        self._train = config.train
         # lamb clips by itself
         self._clip = None if config.optimizer.name == "lamb" else config.optimizer.clip_grad
         self._clip_mode = config.optimizer.clip_mode
@@ -99,13 +99,14 @@ class TrainStep:
         return value
 
     def _loss(self, model: paddle.nn.Layer, images: Tensor, target: Tensor, at: Position) -> Tensor:
-        paddle.seed(step_seed(self._seed, self._ranks.rank, at))
+        paddle.seed(step_seed(self._train.seed, self._ranks.rank, at))
         with self._mixed_precision():
             logits = model(images)
         return self._learner.criterion(logits, target, images)
 
     def _mixed_precision(self) -> AbstractContextManager:
-        return nullcontext() if self._amp == "none" else paddle.amp.auto_cast(level="O1", dtype=self._amp)
+        amp = self._train.amp
+        return nullcontext() if amp == "none" else paddle.amp.auto_cast(level="O1", dtype=amp)
 
     def finish(self, update: int) -> Update:
         """Make update number ``update`` (from 0) of what was accumulated.

@@ -165,9 +165,9 @@ class Trainer:
         refuse_different_weights(self._learner.network, self._ranks)
         scores = self._validate(epoch) if self._due(epoch, self._config.train.val_interval) else None
         score = None if scores is None else score_of(scores, self._config.train.eval_metric)
-        better = score is not None and (self.at.best is None or score > self.at.best.score)
-        if better:
-            self.at.best = Best(score, epoch + 1)
+        better = False
+        if score is not None and (self.at.best is None or score > self.at.best.score):
+            self.at.best, better = Best(score, epoch + 1), True
         self.at.position = Position(epoch + 1)
         if better or self._due(epoch, self._config.train.save_interval) or self._recovery_due():
             self._save(scores, score)

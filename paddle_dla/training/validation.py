@@ -47,13 +47,13 @@ class Validator:
         parts, skipped, reasons = zip(*gather((own, len(loader.skipped), self.stop.reason), self.ranks))
         if any(reasons):
             raise Stopped(next(filter(None, reasons)))
-        predictions = refuse_none(merge(parts, self.datasets.val.num_samples - sum(skipped)))
+        predictions = refuse_none(merge(parts, self.datasets.validation.num_samples - sum(skipped)))
         asked = {f"top{k}": top_k(predictions, k) for k in self.config.evaluate.topk}
         return asked | {"loss": mean_loss(predictions)}
 
     def _predictions(self, network: nn.Layer, loader: Loader, epoch: int) -> Predictions:
         """Those of this rank; cut short where it was asked to stop."""
-        share = self.datasets.val.num_samples // self.ranks.count
+        share = self.datasets.validation.num_samples // self.ranks.count
         progress = Progress(share, self.config.train.log_interval, quiet=not self.ranks.first)
         try:
             return evaluate(

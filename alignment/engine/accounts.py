@@ -42,7 +42,7 @@ class Accounts:
 
         Two models may come to their shared layer by another place first.
         """
-        if line.torch in self.ours.alias and line.paddle in self.theirs.alias.values():
+        if line.torch and line.torch in self.ours.alias and line.paddle in self.theirs.alias.values():
             return replace(line, torch=self.ours.alias[line.torch])
         return line
 
@@ -176,7 +176,8 @@ class Accounts:
     def unasked(self, tape: Tape, theirs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
         """``(name, twin, gradient)`` of parameters that are trained on both sides, and get one in the port alone."""
         for twin, gradient in theirs.items():
-            sources = [line.torch for line in self._to.get(self.theirs.alias.get(twin, twin), ())]
+            lines = self._to.get(self.theirs.alias.get(twin, twin), ())
+            sources = [line.torch for line in lines if line.torch]
             trained = any(name in self.ours.trained for name in sources)
             if trained and not tape.param_grads.keys() & {*sources} and np.any(gradient):
                 yield sources[0], twin, gradient

@@ -104,7 +104,8 @@ class Blame:
 
     def _is_regrouped(self, key: Any) -> bool:
         session = self.session
-        point, twin = session.points.get(key), session.port.by_key().get(session.matching.calls.get(key))
+        point, call = session.points.get(key), session.matching.calls.get(key)
+        twin = None if call is None else session.port.by_key().get(call)
         if point is None or twin is None or len(point.outputs) != len(twin.output_refs()):
             return False
         tape, floor = session.runs.tape, session.runs.floor("float64")

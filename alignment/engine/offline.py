@@ -61,7 +61,7 @@ def _refuse_other_extent(exact: Tape, port: Tape) -> None:
         )
 
 
-def _refuse_non_finite(exact: Tape, folder: str) -> None:
+def _refuse_non_finite(exact: Tape, folder: str | os.PathLike[str]) -> None:
     """A reference that is no number cannot judge: the port may have the same NaN for another reason."""
     for record in exact:
         if not all(np.isfinite(array).all() for array in exact.outputs(record) if array.dtype.kind in "fc"):

@@ -214,6 +214,7 @@ class Result:
                 f"{first.note or measured(first)}"
             )
         worst = self.worst
+        assert worst is not None, "without rows nothing is aligned"
         but = f" but for what was accepted ({self.accepted})" if self.accepted else ""
         return f"ALIGNED{but}: {len(self.rows)} tensors ({self.dtype}), worst {worst.layer}: {measured(worst)}"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
+from alignment.engine.borrowed import PORT, REFERENCE, Borrowed, TorchModule
 from alignment.engine.judging.echo import EchoStore, difference
 from alignment.engine.judging.noise import Noise, NoiseFloor, credible, measure_leaks, measure_own, run_in_both
 from alignment.engine.pairing.points import Point
@@ -35,16 +35,16 @@ LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_l
 
 @dataclass
 class Reference:
-    """The reference's run, what float32 does to it by the index of the tensor, and the functions that it called of
-    which Paddle keeps constants in float32, ``as_paddle`` with them. ``leaks`` is what those, and what a port may write
-    in their place (``functions`` names all), do to its gradients, and ``own`` what rounding in float64 does to all
-    tensors, once these were measured.
+    """The reference's run (``recorded``), what float32 does to it by the index of the tensor, and the functions that
+    it called of which Paddle keeps constants in float32, ``as_paddle`` with them. ``leaks`` is what those, and what a
+    port may write in their place (``functions`` names all), do to its gradients, and ``own`` what rounding in float64
+    does to all tensors, once these were measured.
 
     Kept so that several ports can be compared with it.
     Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
     """
 
-    tape: Tape | None = None
+    recorded: Tape | None = None
     noise: dict[int, Noise] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
     functions: tuple[str, ...] = ()
@@ -52,11 +52,18 @@ class Reference:
     leaks: Mapping[int, Noise] = field(default_factory=dict)
     own: Mapping[int, Noise] = field(default_factory=dict)
 
+    @property
+    def tape(self) -> Tape:
+        """The run. Raises ``ValueError`` where there was none yet."""
+        if self.recorded is None:
+            raise ValueError("the reference has not been run: give it to align first")
+        return self.recorded
+
     def floor(self, dtype: str) -> NoiseFloor:
         """What rounding explains in ``dtype``."""
-        if dtype != "float64" or self.tape is None:
+        if dtype != "float64" or self.recorded is None:
             return NoiseFloor(dtype, self.noise, self.leaks)
-        return NoiseFloor(dtype, credible(self.tape, self.noise), self.leaks, self.own)
+        return NoiseFloor(dtype, credible(self.recorded, self.noise), self.leaks, self.own)
 
 
 @dataclass(frozen=True)
@@ -153,8 +160,8 @@ def _reference_run(
     loss = start.loss(REFERENCE) if start else None
     give_back_memory()
     with ExitStack() as stack:
-        for model in (models.torch_module, loss and loss.function):
-            if isinstance(model, REFERENCE.Model):
+        for model in (models.torch_module, None if loss is None else loss.function):
+            if isinstance(model, TorchModule):
                 stack.enter_context(in_type(model, dtype, nudge))
         return REFERENCE.capture(models.torch_module, inputs, store, *_beginning(start, REFERENCE))
 

@@ -149,7 +149,8 @@ class Search:
         inside, paired = self.port.children(), {*self.matching.calls.values()}
         back = {twin: path for path, twin in self.matching.twins.items()}
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
-            for call in inside.get(self.matching.calls.get(key), ()):
+            twin = self.matching.calls.get(key)
+            for call in () if twin is None else inside.get(twin, ()):
                 if call.key not in paired and call.path in back:
                     note = f"{call.path} is called more often than in the reference"
                     yield Finding(key[0], self.matching.twins[key[0]], False, "call", 0, UNMEASURED, back[call.path],

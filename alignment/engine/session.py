@@ -182,7 +182,7 @@ class Session:
 
     def run_reference(self) -> None:
         """torch in float64, and in float32 for the noise floor, unless an earlier comparison did."""
-        if self.runs.tape is None:
+        if self.runs.recorded is None:
             found = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
             # kept in what the caller holds, for further ports
             vars(self.runs).update(vars(found))

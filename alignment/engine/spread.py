@@ -178,8 +178,8 @@ def _where(differs: np.ndarray, axes: tuple[str, str]) -> str:
     count, size = int(differs.sum()), differs.size
     if not count:
         return "no element exceeds the limit"
-    batch, channel = (differs.any(tuple({0, 1, 2, 3, 4} - {axis})) for axis in (0, 1))
-    parts = [_places(differs.any((0, 1, 2))), _indices(channel, axes[1]), _indices(batch, axes[0])]
+    batch, channel = (np.any(differs, axis=tuple({0, 1, 2, 3, 4} - {axis})) for axis in (0, 1))
+    parts = [_places(np.any(differs, axis=(0, 1, 2))), _indices(channel, axes[1]), _indices(batch, axes[0])]
     if size == 1:
         return "its one element"
     share = f"all {size:,} elements" if count == size else f"{count:,} of {size:,} elements ({_percent(count / size)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,14 @@ from convert.key_map import twin_name
 from convert.matching.items import TURNED
 from convert.matching.key_map import TRANSPOSE, KeyMap, KeyMapError, Line
 from convert.matching.pairing import Layer, pair_layers
+
+
+@dataclass(frozen=True)
+class PairedLine(Line):
+    """A line that names a tensor of either side."""
+
+    torch: str
+    paddle: str
 
 
 def pair_tensors(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap = "auto") -> TensorPairs:
@@ -41,7 +49,11 @@ def _paired(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap) -> Tens
     ours, theirs = _objects(REFERENCE, models.reference), _objects(PORT, models.port)
     if isinstance(key_map, KeyMap):
         found = TensorPairs({path: twin for path, twin in key_map.layers().items() if path in models.reference})
-        lines = [line for line in key_map if line.torch in ours and line.paddle in theirs and not line.dropped]
+        lines = [
+            PairedLine(line.torch, line.paddle, line.steps, note=line.note)
+            for line in key_map
+            if line.torch in ours and line.paddle in theirs and not line.dropped
+        ]
     else:
         found = TensorPairs(_layer_pairs(models, key_map))
         lines = [*_lines(models, found.layers, ours, theirs)]
@@ -52,7 +64,9 @@ def _paired(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap) -> Tens
     return found
 
 
-def _once(models: Borrowed, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Line]:
+def _once(
+    models: Borrowed, lines: list[PairedLine], ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> Iterator[PairedLine]:
     """Each tensor of either side once, under the name by which torch lists it."""
     module = models.torch_module
     first = {id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]}
@@ -82,10 +96,10 @@ def _layer_pairs(models: Borrowed, key_map: str | Mapping[str, str]) -> dict[str
 
 def _lines(
     models: Borrowed, layers: Mapping[str, str], ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> Iterator[Line]:
+) -> Iterator[PairedLine]:
     for path, twin in layers.items():
         for name in [*models.reference[path]._parameters, *models.reference[path]._buffers]:
-            line = Line(join(path, name), join(twin, twin_name(name)))
+            line = PairedLine(join(path, name), join(twin, twin_name(name)))
             turned = name in TURNED and is_linear(models.port[twin])
             if line.torch in ours and line.paddle in theirs:
                 yield replace(line, steps=(TRANSPOSE,)) if turned else line
@@ -97,10 +111,10 @@ def _objects(side: Side, layers: Mapping[str, Any]) -> dict[str, Any]:
     return {join(path, name): value for path, tensors in own.items() for name, value in tensors.items()}
 
 
-def _ties(lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Tie]:
+def _ties(lines: list[PairedLine], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Tie]:
     whole = [line for line in lines if not line.part and not _partial(line)]
     for side in ("torch", "Paddle"):
-        groups: dict[int, list[Line]] = {}
+        groups: dict[int, list[PairedLine]] = {}
         for line in whole:
             groups.setdefault(id(ours[line.torch] if side == "torch" else theirs[line.paddle]), []).append(line)
         for group in groups.values():
@@ -108,7 +122,7 @@ def _ties(lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any])
                 yield Tie(tuple(line.torch for line in group), tuple(line.paddle for line in group), side)
 
 
-def _account(found: TensorPairs, lines: list[Line], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def _account(found: TensorPairs, lines: list[PairedLine], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """What has no twin: parameters that are trained, and the rest."""
     sides = (
         (REFERENCE, ours, {id(ours[line.torch]) for line in lines}, PORT),

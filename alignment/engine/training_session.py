@@ -234,7 +234,9 @@ class TrainingSession:
 
     def explained(self, result: Result) -> list[Culprit]:
         """What is itself at fault."""
-        normed = {path: layer for path, layer in self.models.reference.items() if hasattr(layer, "running_mean")}
+        normed: dict[str, Any] = {
+            path: layer for path, layer in self.models.reference.items() if hasattr(layer, "running_mean")
+        }
         momenta = {path: layer.momentum for path, layer in normed.items() if hasattr(layer, "momentum")}
         twins = self.pairs.names | self.pairs.layers
         return find_culprits(
@@ -338,14 +340,15 @@ def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
 @contextmanager
 def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[set[float]]:
     """Within it torch's BatchNorm has the momentum that Paddle's kernel makes of it; yields the values used."""
-    kept: list[tuple[TorchModule, float]] = []
+    kept: list[tuple[Any, float]] = []
     used = set()
     for path, twin in layers.items():
-        momentum = getattr(models.reference[path], "momentum", None)
+        layer: Any = models.reference[path]
+        momentum = getattr(layer, "momentum", None)
         if isinstance(momentum, float) and keeps_momentum_in_float32(models.port[twin]):
-            kept.append((models.reference[path], momentum))
-            models.reference[path].momentum = 1 - float(np.float32(1 - momentum))
-            used.add(models.reference[path].momentum)
+            kept.append((layer, momentum))
+            layer.momentum = 1 - float(np.float32(1 - momentum))
+            used.add(layer.momentum)
     try:
         yield used
     finally:

@@ -24,15 +24,15 @@ UNASKED = "a gradient arrives, and none in the reference (detached there)"
 class ParameterGradient:
     """The gradient of one parameter of the port as the reference has it.
 
-    ``name`` and ``twin`` are the parameter's names, ``expected`` is None where the reference makes no gradient, ``ref``
-    a handle by which its noise is known. ``scale`` is the largest magnitude of the reference's whole tensor, of which
-    ``expected`` may be a part: rounding in the whole reaches every part of it.
+    ``name`` and ``twin`` are the parameter's names, ``actual`` is None where none arrived in the port, ``ref`` is a
+    handle by which the noise of ``expected`` is known. ``scale`` is the largest magnitude of the reference's whole
+    tensor, of which ``expected`` may be a part: rounding in the whole reaches every part of it.
     """
 
     name: str
     twin: str
-    expected: np.ndarray | None
-    ref: Ref | None
+    expected: np.ndarray
+    ref: Ref
     actual: np.ndarray | None
     scale: float = 0.0
 
@@ -59,7 +59,8 @@ def gradient_rows(
     """
     theirs = port.by_key()
     for depth, record in reversed([*enumerate(reference)]):
-        twin = theirs.get(calls.get(record.key))
+        call = calls.get(record.key)
+        twin = None if call is None else theirs.get(call)
         if twin is None:
             continue
         point = (points or {}).get(record.key) or plain_point(record)
@@ -98,8 +99,7 @@ def _row(
     reference: Tape, expected: Ref, port: Tape, actual: Slot | None, floor: NoiseFloor,
     record: Record, twin: str, depth: int, direction: str,
 ) -> Row:  # fmt: skip
-    arrived = actual is not None and actual.ref is not None
-    if arrived:
+    if actual is not None and actual.ref is not None:
         found, note = difference(reference, expected, port, actual.ref, floor.allowed_backward(expected)), ""
     else:
         found, note = _absent(reference.get(expected), floor, expected)
@@ -127,8 +127,6 @@ def parameter_rows(gradients: Iterator[ParameterGradient], floor: NoiseFloor) ->
     """A row for the gradient of each parameter that the reference differentiates."""
     for gradient in gradients:
         expected, ref = gradient.expected, gradient.ref
-        if expected is None or ref is None:
-            continue
         found, note = gradient.measured(floor)
         record = Record(gradient.name, "Parameter", 0, True, None)
         row = _gradient_row(record, gradient.twin, 0, found, ref, floor, PARAMETER, note)

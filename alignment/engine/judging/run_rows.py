@@ -77,6 +77,7 @@ def _row(number: int, key: Key, step: Step, other: Step, limits: StepLimits, bef
     if theirs is None and key[0] == GIVEN:
         theirs = other.get(GRADIENT, key[1])  # not clipped
     if array is None:
+        assert theirs is not None, "a key is one of either step's"
         note = "only in Paddle" if key[0] == OUTPUT or np.any(theirs) else ""
         array = np.zeros_like(theirs)
     elif theirs is None:

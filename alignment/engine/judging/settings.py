@@ -81,8 +81,8 @@ def setting_differences(
     if not found:
         return []
     probed = None
-    alone = probe_reference and probe_port and inputs and not (_is_random(reference) or _is_random(port))
-    if alone and found.keys() - MODE_FIELDS:
+    tells = inputs and found.keys() - MODE_FIELDS and not (_is_random(reference) or _is_random(port))
+    if tells and probe_reference and probe_port:
         probed = seen(inputs, tensors, probe_reference, probe_port)
     return [_difference(name, one, other, probed) for name, (one, other) in found.items()]
 

@@ -132,7 +132,7 @@ def spread_of(findings: Sequence[Finding]) -> Spread | None:
             expected, actual = finding.expected, laid_out(finding.actual, finding.expected.shape)
             if actual.shape == expected.shape:
                 limit = FORWARD_LIMIT if where in ("output", "handed") else BACKWARD_LIMIT
-                return spread(expected, actual, limit, _tensor_name(finding), _axes(finding))
+                return spread(expected, actual, limit, _tensor_name(finding), _axes(where, expected.ndim))
     return None
 
 
@@ -147,11 +147,11 @@ def _tensor_name(finding: Finding) -> str:
     return f"{finding.where} {finding.index}{call}"
 
 
-def _axes(finding: Finding) -> tuple[str, str]:
+def _axes(where: str, rank: int) -> tuple[str, str]:
     """What the first two axes are."""
-    if finding.where != "parameter gradient":
-        return "batch element", "feature" if finding.expected.ndim == 2 else "channel"
-    return "output channel", "input channel" if finding.expected.ndim > 1 else "channel"
+    if where != "parameter gradient":
+        return "batch element", "feature" if rank == 2 else "channel"
+    return "output channel", "input channel" if rank > 1 else "channel"
 
 
 def finding_line(finding: Finding) -> str:

@@ -49,6 +49,12 @@ class _Call:
     handed: list[Finding] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
+    @property
+    def record(self) -> Record:
+        """The reference's call, of one that is paired."""
+        assert self.point is not None, f"a call of {self.path} has no point"
+        return self.point.record
+
     def around(self) -> list[_Call]:
         """The calls in which this one happens, innermost first."""
         return [self.outer, *self.outer.around()] if self.outer else []
@@ -128,7 +134,7 @@ class Trace:
         call.gave, call.findings = (None if None in met else not wrong), wrong
         if point.record.path == ROOT:
             if wrong:
-                self._confirm(None, wrong, call)
+                self._confirm(call, wrong, by_model=True)
             return met
         if not self.replaces(point):
             if wrong:
@@ -154,20 +160,20 @@ class Trace:
     @property
     def shapes_left(self) -> set[Key]:
         """Calls that returned another shape and were left alone."""
-        return {c.point.record.key for c in self._once_suspected if any(finding.note for finding in c.findings)}
+        return {c.record.key for c in self._once_suspected if any(finding.note for finding in c.findings)}
 
     @property
     def apart(self) -> set[str]:
         """Layers that returned something else, which made no difference to what followed, or stand elsewhere."""
         blamed = {finding.layer for finding in self.findings}
-        passed = {call.point.record.path for call in self._once_suspected if call.passed}
-        return (passed | {call.point.record.path for call in self._calls if self._is_elsewhere(call, blamed)}) - blamed
+        passed = {call.record.path for call in self._once_suspected if call.passed}
+        return (passed | {call.record.path for call in self._calls if self._is_elsewhere(call, blamed)}) - blamed
 
     def _is_elsewhere(self, call: _Call, blamed: set[str]) -> bool:
         """Whether a watched call took something else, although no code around it is at fault: it is another point."""
         if call.point is None or self.replaces(call.point) or call.took is not False:
             return False
-        return not blamed & {ROOT, *(outer.point.record.path for outer in call.around() if outer.point is not None)}
+        return not blamed & {ROOT, *(outer.record.path for outer in call.around() if outer.point is not None)}
 
     @property
     def doubtful(self) -> dict[Key, set[str]]:
@@ -176,7 +182,7 @@ class Trace:
         A later cut took the right values, but it may not depend on what they return.
         """
         calls = {call: {*call.around()} & {*self._at_fault} for call in self._once_suspected if call.passed}
-        return {call.point.record.key: {outer.point.record.path for outer in around}
+        return {call.record.key: {outer.record.path for outer in around}
                 for call, around in calls.items() if around}  # fmt: skip
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
@@ -236,10 +242,9 @@ class Trace:
         record = point.record
         actual = layout.back(array) if array.shape == layout.shape else array
         leaf = record.path in self.leaves
-        if not self._keeps_arrays(record.path):
-            expected = actual = None
+        kept = (expected, actual) if self._keeps_arrays(record.path) else (None, None)
         return Finding(record.path, self.twins.get(record.path, record.path), leaf, where, index, found,
-                       note=found.mismatch, expected=expected, actual=actual, call=record.call)  # fmt: skip
+                       note=found.mismatch, expected=kept[0], actual=kept[1], call=record.call)  # fmt: skip
 
     def _count(self, point: Point, number: int, expected: int) -> Finding:
         """A call that is given another number of tensors."""
@@ -252,28 +257,28 @@ class Trace:
         self._kept += layer in self.explained
         return layer not in self.explained or self._kept <= PICTURES
 
-    def _confirm(self, cut: _Call | None, wrong: Sequence[Finding], root: _Call | None = None) -> None:
-        """What a cut takes is wrong: blame who made it."""
-        suspects = [call for call in self._suspects if not call.passed and not self._holds_another(call)]
-        suspects = [call for call in suspects if not call.exchanged]
-        self._suspects = [call for call in self._suspects if call.passed]
+    def _confirm(self, call: _Call, wrong: Sequence[Finding], by_model: bool = False) -> None:
+        """What ``call``, a cut, takes is wrong, or what it returns, as the model: blame who made it."""
+        suspects = [one for one in self._suspects if not one.passed and not self._holds_another(one)]
+        suspects = [one for one in suspects if not one.exchanged]
+        self._suspects = [one for one in self._suspects if one.passed]
         if suspects:
-            for call in suspects:
-                self.findings += [*self._first_inside(call), *call.findings]
+            for one in suspects:
+                self.findings += [*self._first_inside(one), *one.findings]
             self._at_fault += suspects
-            self.blamed |= {call.point.record.key for call in suspects}
+            self.blamed |= {one.record.key for one in suspects}
             return
         if self.blamed:
             return  # what a call at fault returned may come here, too: a run in which it is cut will tell
-        if root is not None:
-            self._at_fault.append(root)
-            self.findings += [*self._first_inside(root), *wrong]
+        if by_model:
+            self._at_fault.append(call)
+            self.findings += [*self._first_inside(call), *wrong]
             return
-        owner = _owner(cut)
-        if owner is not None and owner.point is not None:
+        owner = _owner(call)
+        if owner is not None:
             self._at_fault.append(owner)
-            self.findings += self._first_inside(owner, cut)
-            self.findings += [self._handed(owner.point, cut.point, finding) for finding in wrong]
+            self.findings += self._first_inside(owner, call)
+            self.findings += [self._handed(owner.record, call.record, finding) for finding in wrong]
 
     def _first_inside(self, owner: _Call, but: _Call | None = None) -> list[Finding]:
         """What the first layer inside a container at fault was handed that is wrong: nearest to the mistake."""
@@ -281,17 +286,16 @@ class Trace:
             if call.handed and call is not but:
                 around = [outer for outer in call.around() if outer.point is not None]
                 if around and around[0] is owner:
-                    return [self._handed(owner.point, call.point, finding) for finding in call.handed]
+                    return [self._handed(owner.record, call.record, finding) for finding in call.handed]
         return []
 
     def _holds_another(self, call: _Call) -> bool:
         return any(call in other.around() for other in self._suspects if not other.passed)
 
-    def _handed(self, owner: Point, inner: Point, finding: Finding) -> Finding:
-        outer = owner.record
+    def _handed(self, outer: Record, inner: Record, finding: Finding) -> Finding:
         return Finding(outer.path, self.twins.get(outer.path, outer.path), False, "handed", finding.index,
-                       finding.difference, inner.record.path, finding.note, finding.expected, finding.actual,
-                       outer.call, inner.record.call)  # fmt: skip
+                       finding.difference, inner.path, finding.note, finding.expected, finding.actual, outer.call,
+                       inner.call)  # fmt: skip
 
     # --- backward ---------------------------------------------------------------------------------------------------
 
@@ -323,7 +327,7 @@ class Trace:
     def _returned_to(self, call: _Call, finding: Finding) -> Finding:
         """The gradient that comes back to a call is made by the code around it."""
         owner = _owner(call) or call
-        outer = owner.point.record
+        outer = owner.record
         return Finding(outer.path, self.twins.get(outer.path, outer.path), False, "returned gradient", finding.index,
-                       finding.difference, call.point.record.path, finding.note, finding.expected, finding.actual,
-                       outer.call, call.point.record.call)  # fmt: skip
+                       finding.difference, call.record.path, finding.note, finding.expected, finding.actual,
+                       outer.call, call.record.call)  # fmt: skip

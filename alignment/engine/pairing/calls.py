@@ -187,7 +187,7 @@ class _Flow:
     def target(self, key: Key) -> object:
         """The same of the paired calls that take what ``key`` returns."""
         users = [user for index in self.gives[key] for user in self.used[index] if user != key]
-        names = {self.names.get(user) for user in users} - {None}
+        names = {self.names[user] for user in users if user in self.names}
         return (self.kind(key), tuple(sorted(names))) if names else None
 
     def kind(self, key: Key) -> str:

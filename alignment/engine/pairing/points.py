@@ -82,7 +82,7 @@ def _further(
     if record.path == ROOT or len(record.output_refs()) != 1:
         return None
     follower = _only_user(record, users)
-    if _folded(record, follower, reference, port, twin, found):
+    if follower is not None and _folded(record, follower, reference, port, twin, found):
         record, follower = follower, _only_user(follower, users)
         if not _does_more(twin, port):
             return record.output_refs(), record.seeds()
@@ -108,9 +108,10 @@ def _does_more(path: str, model: Model) -> bool:
 
 def _folded(record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching) -> str:
     """The normalisation behind a layer where the port has none, and a bias in the layer to make up for it."""
+    if follower is None:
+        return ""
     is_one = (
-        follower is not None
-        and reference.layers[record.path].category in ("conv", "conv_transpose", "linear")
+        reference.layers[record.path].category in ("conv", "conv_transpose", "linear")
         and follower.path not in found.twins
         and reference.layers[follower.path].category == "batch_norm"
         and "bias" in port.layers[twin].shapes

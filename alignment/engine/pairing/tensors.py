@@ -45,7 +45,7 @@ class Layout:
         """The layout that a key map describes, for torch tensors of these ``shapes``."""
         found, ends = cls(), dict[str, int]()
         for line in lines:
-            if line.dropped or line.torch not in shapes or not line.paddle:
+            if line.dropped or not line.torch or not line.paddle or line.torch not in shapes:
                 continue
             steps = tuple(step for step in line.steps if step.word != "concatenate")
             piece = Piece(line.paddle, steps)

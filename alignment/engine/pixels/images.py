@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -77,10 +78,11 @@ class Tally:
     def row(self, depth: int, tolerance: float = 0.0, direction: str = "forward") -> Row:
         """The row of the report: its shape has the number of samples first where they are all of one."""
         shape = (self.samples, *next(iter(self.shapes))) if len(self.shapes) == 1 else (self.elements,)
-        limits = {"floor": 0.0, "allowed": tolerance}
-        name = {"layer": self.stage, "twin": self.stage, "kind": self.kind, "direction": direction}
-        measured = {"max_abs": self.max_abs, "relative": self.relative, "worst": self.worst}
-        return Row(**name, call=0, depth=depth, leaf=True, shape=shape, **measured, **limits, note=self.note())
+        return Row(
+            layer=self.stage, twin=self.stage, kind=self.kind, direction=direction, call=0, depth=depth, leaf=True,
+            shape=shape, max_abs=self.max_abs, relative=self.relative, worst=self.worst, floor=0.0, allowed=tolerance,
+            note=self.note(),
+        )  # fmt: skip
 
     def note(self) -> str:
         """How much differs; empty where nothing does."""
@@ -118,7 +120,8 @@ def align_data(
     """
     tallies: dict[str, Tally] = {}
     kept: dict[str, list[Case]] = {}
-    for name, data in samples.items() if isinstance(samples, Mapping) else samples:
+    named = cast("Mapping[str, bytes]", samples).items() if isinstance(samples, Mapping) else samples
+    for name, data in named:
         theirs, ours = by_stage(reference(data)), by_stage(port(data))
         if list(theirs) != list(ours):
             raise ValueError(f"the reference has the stages {list(theirs)}, the port {list(ours)}: return the same")

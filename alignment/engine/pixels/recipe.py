@@ -71,7 +71,8 @@ class Recipe:
         """The bytes of a file -> (H, W, C) uint8."""
         with Image.open(io.BytesIO(data)) as image:
             if self.draft:
-                image.draft("RGB", (math.floor(max(self.size) / self.crop_pct),) * 2)
+                side = math.floor(max(self.size) / self.crop_pct)
+                image.draft("RGB", (side, side))
             turned = ImageOps.exif_transpose(image) if self.exif else image
             colours = np.asarray(_on_backdrop(turned, self.backdrop).convert("RGB"))
         if self.order == "BGR":
@@ -90,7 +91,7 @@ class Recipe:
     def normalise(self, cropped: np.ndarray) -> np.ndarray:
         """(h, w, C) uint8 -> (C, h, w) float32: three operations, each rounded, as torchvision's."""
         scaled = cropped.astype(np.float32) / np.float32(self.levels)
-        return ((scaled - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
+        return ((scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)).transpose(2, 0, 1)
 
     def _share_of(self, pixels: np.ndarray) -> tuple[int, int]:
         """(height, width) of what the crop would show, in the original's pixels."""
@@ -113,13 +114,13 @@ class Recipe:
     def _resize(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         if self.resampling in ("plain", "corners", "aligned"):
             return _bilinear_of_four(pixels, size, self.resampling)
-        kind = Image.Resampling[self.interpolation.upper()]
+        kind, wide = Image.Resampling[self.interpolation.upper()], (size[1], size[0])
         channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, -1, 0)]
         if self.resampling == "floats":
-            floats = [np.asarray(each.convert("F").resize(size[::-1], kind)) for each in channels]
+            floats = [np.asarray(each.convert("F").resize(wide, kind)) for each in channels]
             return np.stack(floats, axis=-1).round().clip(0, 255).astype(np.uint8)
         gap = float(self.resampling[4:]) if self.resampling.startswith("gap ") else None
-        resized = [np.asarray(each.resize(size[::-1], kind, reducing_gap=gap)) for each in channels]
+        resized = [np.asarray(each.resize(wide, kind, reducing_gap=gap)) for each in channels]
         return np.stack(resized, axis=-1)
 
 

@@ -141,7 +141,7 @@ def _map(found: Spread) -> str:
     size = f'viewBox="0 0 {columns} {len(rows)}" style="aspect-ratio: {columns} / {len(rows)}"'
     places = "x".join(map(str, found.shape[2:]))
     notes = [f"{places}, {_scale('darkest', [v for row in rows for v in row], largest)}"]
-    if found.border is not None:
+    if found.border is not None and found.border_area is not None:
         notes.append(f"border: {100 * found.border:.0f} % of it, {100 * found.border_area:.0f} % of the places")
     picture = f'<svg {size} preserveAspectRatio="none" role="img">{cells}</svg>'
     return _figure("map", picture, "by place", *notes)

@@ -90,11 +90,11 @@ def scales_in_evaluation(dropout: Settings) -> bool:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(map(_equal, a, b))
     if {type(a), type(b)} <= {int, float} and float in (type(a), type(b)):
         # Paddle keeps attributes in float32: what differs by less than its roundoff is the same setting
         return a == b or abs(a - b) <= 2.0**-23 * max(abs(a), abs(b))
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
     return a == b
 
 

@@ -65,7 +65,7 @@ class Training(ABC):
     def __init__(self, model: Any, recipe: Recipe):
         self.model, self.recipe = model, recipe
         self.kinds: frozenset[str] | None = None
-        self.ema = None
+        self.ema: Any = None
         with doing(self.label, 0, "making the optimizer"):
             self.optimizer = self.make_optimizer()
         with doing(self.label, 0, "making the scheduler"):
@@ -88,8 +88,9 @@ class Training(ABC):
     def cast(self, array: np.ndarray) -> Any:
         """A tensor, in the type of the model where it is floating point."""
 
+    @staticmethod
     @abstractmethod
-    def array_of(self, tensor: Any) -> np.ndarray:
+    def array_of(tensor: Any) -> np.ndarray:
         """A copy of a tensor; complex numbers as pairs of real ones, bfloat16 as float32."""
 
     @abstractmethod
@@ -186,7 +187,7 @@ class Training(ABC):
         """The averaged weights as they are now: of ``ema.module``, else ``ema.state_dict()``."""
         if self.ema is None:
             return {}
-        module = getattr(self.ema, "module", None)
+        module = getattr(self.ema, "module", self.ema)
         found = (module if isinstance(module, self.model_class) else self.ema).state_dict().items()
         return {(AVERAGE, name, ""): self.array_of(value) for name, value in found if self.is_averaged(name, value)}
 

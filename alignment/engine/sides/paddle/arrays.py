@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import paddle
@@ -45,7 +46,7 @@ def array_of(tensor: paddle.Tensor) -> np.ndarray:
 
 def _dense(tensor: paddle.Tensor) -> np.ndarray:
     """The gradient of a sparse embedding, which holds only the rows that were looked up, some of them twice."""
-    rows = tensor.value().get_selected_rows()
+    rows = cast(Any, tensor.value().get_selected_rows())  # Paddle's stub says None
     found = np.array(rows.get_tensor())
     dense = np.zeros((rows.height(), *found.shape[1:]), found.dtype)
     np.add.at(dense, rows.rows(), found)

@@ -40,7 +40,7 @@ def port_order(layer: paddle.nn.Layer, inputs: Any) -> list[str] | None:
     """Paths of the port's layers in the order of first calls; ``None`` where the port raises."""
     order: dict[str, None] = {}
 
-    def noting(path: str) -> Callable[..., None]:
+    def noting(path: str) -> Callable[..., Any]:
         return lambda sub, args: order.setdefault(path)
 
     handles = [sub.register_forward_pre_hook(noting(path)) for path, sub in layer.named_sublayers(include_self=True)]
@@ -131,7 +131,7 @@ class _Attempt:
     def _twin(self, key: str) -> str | None:
         return next((mine for mine, twin in self.twins.items() if twin == key), None)
 
-    def _before(self, key: str) -> Callable[..., None]:
+    def _before(self, key: str) -> Callable[..., Any]:
         def hook(layer: paddle.nn.Layer, args: Any) -> None:
             number = self.calls[key]
             self.calls[key] += 1
@@ -185,7 +185,9 @@ class _Attempt:
     def _after(self, key: str) -> Callable[..., Any]:
         def hook(layer: paddle.nn.Layer, args: Any, output: Any) -> Any:
             twin = self._twin(key)
-            calls = self.port.reference.outputs.get(self._path(twin), []) if twin is not None else []
+            if twin is None:
+                return None
+            calls = self.port.reference.outputs.get(self._path(twin), [])
             number = self.calls[key] - 1
             # an activation that is part of the layer comes after what the reference's layer returns
             if number >= len(calls) or getattr(layer, "_act", None):

@@ -63,7 +63,7 @@ def in_type(model: paddle.nn.Layer, dtype: str) -> Iterator[None]:
 def _made_in(dtype: str) -> Iterator[None]:
     """Within it tensors that a model makes on the way (``paddle.zeros``, first states of a cell) are of ``dtype``."""
     kept = paddle.get_default_dtype()
-    paddle.set_default_dtype(dtype)
+    paddle.set_default_dtype(dtype)  # pyright: ignore[reportArgumentType] - the stub asks for literal names
     try:
         yield
     finally:
@@ -91,7 +91,7 @@ def _alias(tensor: paddle.Tensor) -> paddle.Tensor:
 
 def _copy(tensor: paddle.Tensor, dtype: str | None) -> paddle.Tensor:
     copy = tensor.clone()
-    return copy if dtype is None else copy.astype(dtype)
+    return copy if dtype is None else copy.astype(dtype)  # pyright: ignore[reportArgumentType] - as above
 
 
 def _point(tensor: paddle.Tensor, to: paddle.Tensor) -> None:

@@ -116,7 +116,7 @@ def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -
     if not tensor.is_floating_point():
         return tensor
     dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), paddle.get_default_dtype())
-    tensor = tensor.astype(dtype)
+    tensor = tensor.astype(dtype)  # pyright: ignore[reportArgumentType] - the stub refuses get_default_dtype's str
     tensor.stop_gradient = not differentiable
     return tensor
 
@@ -128,12 +128,12 @@ def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
 
 def hooked(
     layer: paddle.nn.Layer,
-    before: Callable[[paddle.nn.Layer, tuple[Any, ...], dict[str, Any]], Any],
+    before: Callable[[paddle.nn.Layer, Any, dict[str, Any]], Any],
     after: Callable[[paddle.nn.Layer, Any], Any],
 ) -> list[Any]:
     """Hooks before and after every call of ``layer``; ``before`` returns new ``(args, kwargs)`` or None."""
 
-    def positional(sub: paddle.nn.Layer, args: tuple[Any, ...]) -> Any:
+    def positional(sub: paddle.nn.Layer, args: Any) -> Any:
         changed = before(sub, args, {})
         return None if changed is None else changed[0]
 
@@ -215,7 +215,7 @@ class _Recorder:
     def _before(self, path: str) -> Callable[..., None]:
         def hook(sub: paddle.nn.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             parent = self._open[-1].key if self._open else None
-            leaf = next(sub.children(), None) is None
+            leaf = next(iter(sub.children()), None) is None
             record = Record(path, type(sub).__name__, self.tape.next_call(path), leaf, parent)
             record.args, record.kwargs = mapped((args, kwargs), is_tensor, self._ref_of)
             self._open.append(record)

@@ -86,9 +86,14 @@ def schedule(optimizer: paddle.optimizer.Optimizer) -> paddle.optimizer.lr.LRSch
     return rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None
 
 
+def _groups(optimizer: paddle.optimizer.Optimizer) -> list[Any]:
+    """Its groups of parameters, which are dicts, or else its parameters."""
+    return optimizer._param_groups or []
+
+
 def held(optimizer: paddle.optimizer.Optimizer) -> Iterator[tuple[int, paddle.Tensor]]:
     """Number of the group and parameter, for all that the optimizer holds."""
-    for number, group in enumerate(optimizer._param_groups):
+    for number, group in enumerate(_groups(optimizer)):
         if isinstance(group, dict):
             yield from ((number, parameter) for parameter in group["params"])
         else:
@@ -124,14 +129,19 @@ def state(
                 # after step t it holds beta to the t + 1
                 found[STATE, name, role] = value.numpy().reshape(()) / (_beta(optimizer, unique, setting) or 1.0)
                 continue
-            role = OWN_ROLES.get((own, kind), ROLES.get(kind, kind))
+            role = _role(own, kind)
             found[STATE, name, role] = array_of(value) / (((own, kind) in WITH_RATE and rates.get(name)) or 1.0)
     return found
 
 
+def _role(own: str, kind: str) -> str:
+    """What torch calls the state that the optimizer ``own`` calls ``kind``."""
+    return OWN_ROLES.get((own, kind), ROLES.get(kind, kind))
+
+
 def _beta(optimizer: paddle.optimizer.Optimizer, unique: str, setting: str) -> float:
     for number, parameter in held(optimizer):
-        group = optimizer._param_groups[number]
+        group = _groups(optimizer)[number]
         if parameter.name == unique and isinstance(group, dict) and setting in group:
             return float(group[setting])
     return float(getattr(optimizer, f"_{setting}"))
@@ -145,7 +155,7 @@ def watch_clips(optimizer: paddle.optimizer.Optimizer, see: Clipped) -> list[Any
     """Have the optimizer's own clips show ``see`` what they return; returns these clips as they came."""
     clips = []
 
-    def watched(clip: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(clip: Callable[..., Any]) -> Any:  # stands where a ClipGradBase does, which is only called
         clips.append(clip)
 
         def call(pairs: Any) -> Any:
@@ -155,7 +165,7 @@ def watch_clips(optimizer: paddle.optimizer.Optimizer, see: Clipped) -> list[Any
 
         return call
 
-    for group in optimizer._param_groups:
+    for group in _groups(optimizer):
         if isinstance(group, dict) and group.get("grad_clip") is not None:
             group["grad_clip"] = watched(group["grad_clip"])
     if optimizer._grad_clip is not None:

@@ -74,7 +74,7 @@ def describe(layer: nn.Layer) -> Settings:
             return Settings(category, {**fields, "training": layer.training}, shapes)
     if type(layer).__name__ in ACTIVATIONS and type(layer).__module__.startswith("paddle."):
         return Settings("activation", ACTIVATIONS[type(layer).__name__](layer), shapes)
-    composite = next(layer.children(), None) is not None
+    composite = next(iter(layer.children()), None) is not None
     return Settings(CONTAINER if composite else OTHER, {"training": layer.training}, shapes)
 
 

@@ -7,6 +7,7 @@ other pooling rules, the batch's statistics in place of the running ones, aligne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -61,29 +62,30 @@ def _other_inputs(x: torch.Tensor) -> Found:
 def _conv(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> Found:
     if len(fields["stride"]) != 2 or isinstance(fields["padding"], str):
         return
-    usual = dict(x=x, fields=fields, weight=weights["weight"], bias=weights.get("bias"))
+    bias = weights.get("bias")
+    usual = partial(_convolve, x=x, fields=fields, weight=weights["weight"], bias=bias)
     stride, dilation, padding = fields["stride"], fields["dilation"], fields["padding"]
     for words, other in _other_inputs(x):
-        yield from _attempt(f"the input with {words}", lambda other=other: _convolve(**{**usual, "x": other}))
-    if usual["bias"] is not None:
-        yield from _attempt("bias missing", lambda: _convolve(**{**usual, "bias": None}))
+        yield from _attempt(f"the input with {words}", lambda other=other: usual(x=other))
+    if bias is not None:
+        yield from _attempt("bias missing", lambda: usual(bias=None))
     for words, weight in _kernels(weights["weight"]):
-        yield from _attempt(f"weight {words}", lambda w=weight: _convolve(**{**usual, "weight": w}))
+        yield from _attempt(f"weight {words}", lambda w=weight: usual(weight=w))
     for s in SIZES:
         if (s, s) != tuple(stride):
-            yield from _attempt(f"stride {s} instead of {stride}", lambda s=s: _convolve(**usual, stride=(s, s)))
+            yield from _attempt(f"stride {s} instead of {stride}", lambda s=s: usual(stride=(s, s)))
     for d in SIZES:
         if (d, d) != tuple(dilation):
             words = f"dilation {d} instead of {dilation}"
-            yield from _attempt(words, lambda d=d: _convolve(**usual, dilation=(d, d)))
+            yield from _attempt(words, lambda d=d: usual(dilation=(d, d)))
             wider = tuple((a * d, b * d) for a, b in padding)
             words += " with padding to match"
-            yield from _attempt(words, lambda d=d, p=wider: _convolve(**usual, dilation=(d, d), padding=p))
+            yield from _attempt(words, lambda d=d, p=wider: usual(dilation=(d, d), padding=p))
     for mode in ("reflect", "replicate", "circular"):
-        yield from _attempt(f"padding mode {mode} instead of zeros", lambda m=mode: _convolve(**usual, mode=m))
+        yield from _attempt(f"padding mode {mode} instead of zeros", lambda m=mode: usual(mode=m))
     for other in _paddings(padding):
         words = f"padding {other} instead of {padding}"
-        yield from _attempt(words, lambda p=other: _convolve(**usual, padding=p))
+        yield from _attempt(words, lambda p=other: usual(padding=p))
 
 
 def _convolve(

@@ -8,7 +8,7 @@ layer's share alone; ``register_full_backward_hook`` would tell the same and rai
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -85,6 +85,8 @@ def loss_layer(function: Callable[..., torch.Tensor]) -> torch.nn.Module:
 class _TorchLoss(torch.nn.Module):
     """Calls its ``function``."""
 
+    function: Callable[..., torch.Tensor]
+
     def __init__(self, function: Callable[..., torch.Tensor]):
         super().__init__()
         object.__setattr__(self, "function", function)  # past nn.Module, which would make a module of it a child
@@ -158,7 +160,8 @@ class _Recorder:
         self._refs = WeakTensorKeyDictionary()  # tensor -> (version, Ref): one copy of what many layers see
         self._slots = WeakTensorKeyDictionary()  # tensor -> (version, Slot)
         self._origins = WeakTensorKeyDictionary()  # alias -> (tensor, Slot of the layer that got the alias)
-        self._returned = WeakTensorKeyDictionary()  # alias of an output -> the output
+        # alias of an output -> the output
+        self._returned: MutableMapping[torch.Tensor, torch.Tensor] = WeakTensorKeyDictionary()
         self._bypassed: list[tuple[Slot, Slot]] = []
         self._latest = _Latest()
         self._latest_grads = _Latest()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch._C._nn
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 

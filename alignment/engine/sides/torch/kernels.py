@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._C._nn
 import torch.nn.functional as F
 
 from alignment.engine.sides.resizing import is_mixed, mixing
@@ -39,15 +40,15 @@ def rounded(**positions: int) -> Entry:
     """Arguments that are kept in float32, by name, with their positions."""
 
     def entry(original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> tuple[float, Compute]:
-        given, named, size = list(args), dict(kwargs), 0.0
+        given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        size = 0.0
         for name, position in positions.items():
-            holder, key = (given, position) if position < len(given) else (named, name)
-            if isinstance(holder, dict) and key not in holder:
-                continue
-            size = max(size, deviation(holder[key]))
-            if deviation(holder[key]):
-                holder[key] = in_float32(holder[key])
-        return size, lambda: original(*given, **named)
+            key = position if position in given else name
+            if key in given and (apart := deviation(given[key])):
+                size = max(size, apart)
+                given[key] = in_float32(given[key])
+        placed, named = [given[position] for position in range(len(args))], {name: given[name] for name in kwargs}
+        return size, lambda: original(*placed, **named)
 
     return entry
 
@@ -245,9 +246,10 @@ def interpolate(
     )  # fmt: skip
     dims = input.dim() - 2
     sizes = [*input.shape[2:]]
-    scales = [None] * dims if scale_factor is None else [float(scale) for scale in _per_axis(scale_factor, dims)]
+    factors = [] if scale_factor is None else [float(scale) for scale in _per_axis(scale_factor, dims)]
+    scales = factors or [None] * dims
     if size is None:
-        wanted = [math.floor(old * scale) for old, scale in zip(sizes, scales)]
+        wanted = [math.floor(old * factor) for old, factor in zip(sizes, factors, strict=True)]
     else:
         wanted = [int(each) for each in _per_axis(size, dims)]
     if mode == "area":

@@ -78,7 +78,7 @@ def set_as_port(layers: Mapping[str, nn.Module], wanted: Mapping[str, Mapping[st
 
 def _set(path: str, layer: nn.Module, field: str, value: Any) -> None:
     if isinstance(layer, nn.Hardsigmoid) and field == "slope":
-        layer.forward = lambda x: _Hardsigmoid.apply(x, in_float32(value))
+        layer.forward = lambda input: _Hardsigmoid.apply(input, in_float32(value))
         return
     known = next((attributes for kinds, attributes in ATTRIBUTES if isinstance(layer, kinds)), {})
     try:

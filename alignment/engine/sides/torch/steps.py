@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ class Follower:
         self.given: frozenset[str] = frozenset()
         self.frozen: frozenset[str] = frozenset()
 
-    def follow(self, other: Run, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
+    def follow(self, other: Run, batches: Sequence[Batch], store: Callable[[], Store]) -> Generator[Step, None, None]:
         """The reference's own start, then each step of ``other``.
 
         Raises ``ValueError`` where the recipe makes the same optimizer twice.
@@ -223,7 +223,8 @@ def _as_planned(optimizer: torch.optim.Optimizer, plan: TorchTraining, rates: Ma
     for group in optimizer.param_groups:
         planned = of[id(group["params"][0])]
         group.update({key: planned[key] for key in plan.optimizer.defaults if key in planned})
-        theirs = [rates[name] for p in group["params"] if (name := plan.names.get(id(p))) in rates]
+        names = [plan.names[id(p)] for p in group["params"] if id(p) in plan.names]
+        theirs = [rates[name] for name in names if name in rates]
         group["lr"] = theirs[0] if theirs else planned["lr"]
 
 

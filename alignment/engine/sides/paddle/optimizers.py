@@ -129,8 +129,8 @@ def state(
                 # after step t it holds beta to the t + 1
                 found[STATE, name, role] = value.numpy().reshape(()) / (_beta(optimizer, unique, setting) or 1.0)
                 continue
-            rate = rates.get(name) if (own, kind) in WITH_RATE else None
-            found[STATE, name, _role(own, kind)] = array_of(value) / (rate or 1.0)
+            role = _role(own, kind)
+            found[STATE, name, role] = array_of(value) / (((own, kind) in WITH_RATE and rates.get(name)) or 1.0)
     return found
 
 

@@ -101,7 +101,7 @@ evaluation           | paddle_dla/evaluation                      | -           
                      |                                            |                   |              | plain
 engines              | paddle_dla/engines/auto eager              | paddle            | -            | engines.base
                      | paddle_inference                           |                   |              | plain storage
-engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain storage
+engines.base         | paddle_dla/engines/base onnx_runtime open_vino | -                 | -            | plain storage
 config               | paddle_dla/config                          | -                 | -            | tables plain
                      |                                            |                   |              | storage
 data                 | paddle_dla/data                            | -                 | -            | ranks plain

@@ -266,3 +266,19 @@ def test_a_class_of_any_name_is_ported(name):
     inner = type(name, (nn.Module,), {"__init__": init, "forward": lambda self, x: self.fc(x).relu()})
     module = nn.Sequential(inner(), nn.Linear(4, 4))
     assert port_model(module, (torch.randn(2, 4),), eval_only=True).proved
+
+
+@pytest.mark.parametrize("names", [("layer1", "layer2", "layer3"), ("layer01", "layer02", "layer03"), ("a0", "a1", "a00")])
+def test_layers_with_numbers_in_their_names_are_ported(names):
+    class Numbered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in names:
+                setattr(self, name, nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+
+        def forward(self, x):
+            for name in names:
+                x = getattr(self, name)(x)
+            return x
+
+    assert port_model(Numbered(), (torch.randn(2, 3),), eval_only=True).proved

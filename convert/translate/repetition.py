@@ -45,7 +45,7 @@ def assigned(named: dict[str, ast.expr]) -> list[ast.stmt]:
 
 def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
     """The longest beginning of ``names`` that counts up and is of one class."""
-    found = re.fullmatch(r"(\D+)(\d+)", names[0])
+    found = re.fullmatch(r"(\D+)(0|[1-9]\d*)", names[0])  # not layer01: numbers are written without zeros
     constructor = named[names[0]]
     if found is None or not isinstance(constructor, ast.Call):
         return names[:1]

@@ -1,6 +1,6 @@
-"""Every tensor of a file accounted for exactly once: mapped, or dropped with a reason; anything else is a fault.
+"""Audit a file: every tensor must be mapped, or dropped with a reason, exactly once; anything else is a fault.
 
-Names, shapes and types alone: no framework, no array is touched.
+The audit reads names, shapes and types only. It imports no framework and reads no array.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Protocol
 
 from convert.key_map import drop_reason, to_paddle
 
-# types that become float32 without loss
+# types that convert to float32 without loss
 FLOATS = ("float32", "float16", "bfloat16")
 MISSING = "missing in the file"
 
 
 class Described(Protocol):
-    """What the audit looks at of a tensor."""
+    """Tensor attributes that the audit reads."""
 
     @property
     def dtype(self) -> str:
-        """Type by name, as ``float32``."""
+        """Name of the type, e.g. ``float32``."""
         ...
 
     @property
@@ -32,7 +32,10 @@ class Described(Protocol):
 
 @dataclass
 class Account:
-    """The outcome: ``mapped`` timm name -> Paddle name, ``dropped`` timm name -> reason, ``faults`` one line each."""
+    """Result of an audit.
+
+    ``mapped`` is timm name -> Paddle name, ``dropped`` is timm name -> reason, ``faults`` has one line per fault.
+    """
 
     mapped: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
@@ -44,9 +47,10 @@ def audit(
     layout: Mapping[str, tuple[int, ...]],
     unused: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Account:
-    """Hold ``tensors`` against ``layout``, the ``{name: shape}`` that the model needs.
+    """Compare ``tensors`` with ``layout``, the ``{name: shape}`` that the model needs.
 
-    ``unused`` are names that some files hold and no model reads; they are dropped one by one, by name and shape.
+    ``unused`` is ``{name: shape}`` of tensors that some files contain and no model reads. A tensor is dropped as unused
+    only if both its name and its shape match.
     """
     unused = unused or {}
     account = Account()

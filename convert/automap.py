@@ -1,11 +1,11 @@
-"""The key map between any torch module and any Paddle layer, derived from both. No framework is imported.
+"""Derive the key map between any torch module and any Paddle layer. No framework is imported.
 
     torch_layers, paddle_layers = read_layers(torch_model), read_layers(paddle_model)
     key_map = derive(torch_layers, paddle_layers)  # or in the order of calls: ordered(layers, call_order(model, run))
     path.write_text(to_text(key_map))              # to read, to edit, and back: from_text(path.read_text())
     arrays = apply(key_map, {name: value.numpy() for name, value in torch_model.state_dict().items()})
 
-``alignment.transfer`` does all of it in one call, and runs both models where names and order leave a choice.
+``alignment.transfer`` does all of this in one call. It also runs both models if names and order leave a choice.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ __all__ = ["AmbiguousMatch", "KeyMapError", "Layer", "apply", "call_order", "der
 
 
 def derive(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str, str] | None = None) -> KeyMap:
-    """The key map, in the order of ``torch``; what has no twin is unresolved, Paddle's tensors last.
+    """Derive the key map, in the order of ``torch``. Tensors without a twin are unresolved; Paddle's come last.
 
-    Shapes as each framework has them. ``given`` are pairs of layer paths that are taken as they are.
+    Each model's shapes are in the layout of its framework. ``given`` holds pairs of layer paths that are used
+    unchanged.
 
-    Raises ``AmbiguousMatch`` where a layer has several possible twins; its message lists them.
+    Raises ``AmbiguousMatch`` if a layer has several possible twins; the message lists them.
     """
     proposal = propose(torch, paddle, given)
     doubts = ambiguity(proposal)
@@ -40,15 +41,15 @@ def derive(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str, 
 def apply(
     key_map: Iterable[Line], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape] | None = None
 ) -> dict[str, np.ndarray]:
-    """``KeyMap.apply``."""
+    """Call ``KeyMap.apply``."""
     return KeyMap(tuple(key_map)).apply(arrays, shapes)
 
 
 def to_text(key_map: Iterable[Line]) -> str:
-    """The key map as a table to read and to edit, one line for each tensor."""
+    """Return the key map as an editable table, one line per tensor."""
     return str(KeyMap(tuple(key_map)))
 
 
 def from_text(text: str) -> KeyMap:
-    """``KeyMap.from_text``."""
+    """Call ``KeyMap.from_text``."""
     return KeyMap.from_text(text)

@@ -1,7 +1,7 @@
-"""One conversion, from a source to Paddle's names and arrays and the manifest that accounts for them. No framework.
+"""Convert a source to Paddle names and arrays, and write the manifest that accounts for them. No framework.
 
-``convert_source`` is pure: it reads nothing and writes nothing. ``load_for_paddle`` is what ``paddle_dla`` finds
-under its entry-point group ``paddle_dla.converters``.
+``convert_source`` is pure: it reads and writes no files. ``paddle_dla`` finds ``load_for_paddle`` under its entry-point
+group ``paddle_dla.converters``.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def convert_source(
 ) -> Conversion:
     """Convert ``source`` for ``model``.
 
-    ``num_classes`` and ``in_chans`` as asked for: where the source has others, timm's rules apply (a new head,
-    seeded by ``head_seed``; the stem summed or repeated). ``None`` expects what the published weights have, 1000 and
-    3, and refuses anything else.
+    If ``num_classes`` or ``in_chans`` differs from the source, timm's rules apply: a new head, initialised with
+    ``head_seed``, and a stem that is summed or repeated. ``None`` expects the values of the published weights, 1000 and
+    3, and refuses any others.
 
-    ``preprocessing`` is recorded beside the weights; by default what timm publishes for the model.
+    ``preprocessing`` is recorded beside the weights. It defaults to what timm publishes for the model.
 
-    Half and bfloat16 weights become float32, which changes no value. Raises ``ConversionError``, which lists every
-    tensor that is missing, left over, or of another shape or type, and ``ValueError`` for an unknown model.
+    Half and bfloat16 weights are converted to float32, which changes no value. Raises ``ConversionError``, which lists
+    every tensor that is missing, left over, or of another shape or type, and ``ValueError`` for an unknown model.
     """
     model = resolve_name(model)
     _refuse_unasked(source, num_classes, in_chans)
@@ -63,23 +63,24 @@ def convert_source(
     arrays = _in_model_order(arrays, model, num_classes, in_chans)
     notes = [*source.notes, *made.values()]
     recorded = preprocessing or PRETRAINED[model].preprocessing.with_channels(in_chans)
-    accounts = _accounts(source, arrays, account, made)  # before the origin, whose digest is computed meanwhile
+    accounts = _accounts(source, arrays, account, made)  # before the header, which waits for the source's digest
     header = _header(source, model, num_classes, in_chans)
     manifest = {**header, "preprocessing": recorded.as_dict(), **accounts}
     return Conversion(model, num_classes, in_chans, arrays, manifest, [*notes, *_non_finite(arrays)])
 
 
 def load_for_paddle(source: str, model: str) -> dict[str, np.ndarray]:
-    """``{Paddle name: array}`` of a timm file or hub id, with the classes and channels that it has.
+    """Return ``{Paddle name: array}`` of a timm file or hub id, with its own numbers of classes and channels.
 
-    ``model`` is a variant's name or a port's folder. Raises ``CheckpointError`` where it cannot be had or does not fit.
+    ``model`` is the name of a variant or the folder of a port. Raises ``CheckpointError`` if the source cannot be read
+    or does not fit the model.
     """
     find_model(model)  # before a download
     return converted(read_source(download(source) if is_hub_id(source) else source), model).arrays
 
 
 def converted(source: Source, model: str) -> Conversion:
-    """``source`` for ``model`` with the classes and channels that it has. Raises ``CheckpointError``."""
+    """Convert ``source`` for ``model``, keeping its numbers of classes and channels. Raises ``CheckpointError``."""
     entry = find_model(model)
     if entry.folder is not None:
         return convert_as_it_is(source, entry)
@@ -87,7 +88,7 @@ def converted(source: Source, model: str) -> Conversion:
 
 
 def convert_as_it_is(source: Source, entry: Entry, **options: Any) -> Conversion:
-    """``source`` for the port ``entry`` with the classes and channels that it has."""
+    """Convert ``source`` for the port ``entry``, keeping its numbers of classes and channels."""
     try:
         return convert_for_port(source, entry, **options)
     except Unasked as error:
@@ -95,7 +96,7 @@ def convert_as_it_is(source: Source, entry: Entry, **options: Any) -> Conversion
 
 
 def fitting_models(source: Source) -> list[str]:
-    """Variants of which ``source`` holds exactly the tensors."""
+    """Return the variants whose tensors are exactly those of ``source``."""
     fits = []
     for name in VARIANTS:
         layout = state_layout(name, source.num_classes or 1000, source.in_chans)
@@ -137,7 +138,7 @@ def _float32(tensor: StoredTensor) -> np.ndarray:
 def _adapt(
     arrays: dict[str, np.ndarray], account: Account, source: Source, num_classes: int, in_chans: int, head_seed: int
 ) -> dict[str, str]:
-    """Fit stem and head of ``arrays`` in place; returns ``{Paddle name: what was done}``."""
+    """Adapt the stem and head of ``arrays`` in place; return ``{Paddle name: what was done}``."""
     made = {}
     if source.in_chans != in_chans:
         arrays[STEM] = adapt_stem(arrays[STEM], in_chans)
@@ -160,7 +161,7 @@ def _in_model_order(
 
 
 def _header(source: Source, model: str, num_classes: int, in_chans: int) -> dict[str, Any]:
-    """What the manifest says of the file as a whole."""
+    """Return the manifest's entries about the whole file."""
     return {
         "format": FORMAT,
         "model": model,
@@ -174,7 +175,7 @@ def _header(source: Source, model: str, num_classes: int, in_chans: int) -> dict
 def _accounts(
     source: Source, arrays: Mapping[str, np.ndarray], account: Account, made: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the manifest says of every tensor: where it came from, or why it was dropped."""
+    """Return the manifest's entry of every tensor: where it came from, or why it was dropped."""
     origin = {paddle: timm for timm, paddle in account.mapped.items()}
     tensors = {}
     for name, array in arrays.items():
@@ -196,7 +197,7 @@ def _dropped(tensor: StoredTensor, reason: str) -> dict[str, Any]:
 
 
 def _no_counts(source: Source, account: Account) -> list[str]:
-    """Dropped scalars that are no whole numbers."""
+    """Return a fault for every dropped scalar that is not an integer."""
     scalars = {name: source.tensors[name] for name in account.dropped if not source.tensors[name].shape}
     return [f"{name}: is {value}, which counts no batches" for name, tensor in scalars.items()
             if (value := no_count(tensor))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""timm's published files from the Hugging Face hub, through ``huggingface_hub`` and its cache."""
+"""Download timm's published files from the Hugging Face hub with ``huggingface_hub`` and its cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".pdparams")
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether ``source`` is an ``owner/name`` and not the path of a weight file."""
+    """Return whether ``source`` is an ``owner/name`` id rather than the path of a weight file."""
     owner, slash, name = source.removeprefix("hf-hub:").partition("/")
     is_path = Path(source).exists() or Path(source).suffix in SUFFIXES or owner in ("", ".", "..")
     return bool(slash and name) and "/" not in name and not is_path
 
 
 def hub_id(model: str) -> str:
-    """timm's hub id for a model name, or a port's folder. Raises ``CheckpointError`` where a port's card has none."""
+    """Return timm's hub id for a model name or a port folder. Raises ``CheckpointError`` if a port's card has none."""
     entry = find_model(model)
     if entry.folder is None:
         return entry.default_weights()
@@ -32,9 +32,9 @@ def hub_id(model: str) -> str:
 
 
 def download(source: str) -> Path:
-    """The local path of ``model.safetensors`` of a hub repository, fetched once and cached by ``huggingface_hub``.
+    """Return the local path of ``model.safetensors`` of a hub repository. ``huggingface_hub`` caches the file.
 
-    Raises ``CheckpointError`` where it cannot be had, and says how to go on without the network.
+    Raises ``CheckpointError`` if the file cannot be fetched; the message explains how to proceed without a network.
     """
     repository = source.removeprefix("hf-hub:")
     try:
@@ -44,8 +44,8 @@ def download(source: str) -> Path:
         raise CheckpointError(
             f"fetching {source} needs huggingface_hub: pip install -e .[hub], or name a local file instead"
         ) from None
-    # the first base is the error of the HTTP library beneath, which differs between versions and comes through bare
-    # where a download breaks off
+    # the first base class is the error of the underlying HTTP library, which differs between versions; it is raised
+    # unwrapped if a download breaks off
     transport = cast(type[Exception], HfHubHTTPError.__bases__[0])
     try:
         return Path(hf_hub_download(repository, WEIGHTS))

@@ -1,7 +1,7 @@
-"""Names and shapes of a timm DLA state dict, worked out from the table of variants: no framework, no weights.
+"""Compute the names and shapes of a timm DLA state dict from the table of variants. No framework, no weights.
 
-A second, independent account of the architecture: a file is audited against it before any model exists. That it is
-timm's own (same names, shapes and order) is tested for every variant.
+This is a second, independent description of the architecture: a file is audited against it before any model is built.
+The tests check for every variant that it equals timm's (same names, shapes and order).
 
 Source: ``timm/models/dla.py``, timm 1.0.31; for the unused projections https://github.com/ucbdrive/dla, ``dla.py``.
 """
@@ -20,7 +20,7 @@ SCALE = 4  # groups of the Res2Net cascade
 
 
 def state_layout(model: str, num_classes: int = 1000, in_chans: int = 3) -> dict[str, Shape]:
-    """``{timm name: shape}`` of every tensor, in timm's order. Convolutions are (out, in / groups, K, K)."""
+    """Return ``{timm name: shape}`` of every tensor, in timm's order. Convolutions are (out, in / groups, K, K)."""
     variant = VARIANTS[model]
     entries = [*_stem(variant, in_chans)]
     for index in range(2, 6):
@@ -31,9 +31,9 @@ def state_layout(model: str, num_classes: int = 1000, in_chans: int = 3) -> dict
 
 
 def unused_projections(model: str) -> dict[str, Shape]:
-    """``{name: shape}`` of tensors that the original authors' checkpoints hold and no forward pass ever reads.
+    """Return ``{name: shape}`` of tensors that are in the original authors' checkpoints but unused in any forward pass.
 
-    Their code builds a projection in every tree whose channels change, and uses it only in those of one level.
+    The authors' code builds a projection in every tree whose channels change, but uses it only in trees of one level.
     """
     variant = VARIANTS[model]
     entries: list[Entry] = []

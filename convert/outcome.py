@@ -1,4 +1,4 @@
-"""What a conversion comes to: names and arrays of Paddle with the manifest that accounts for them, or an error."""
+"""Results of a conversion: Paddle names and arrays with the manifest that accounts for them, or an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from paddle_dla.storage.values import SHOWN, listed
 
 @dataclass(frozen=True)
 class Conversion:
-    """``arrays`` by Paddle name, in the model's order; ``manifest`` as it is written; ``warnings`` to show the user."""
+    """A finished conversion.
+
+    ``arrays`` are by Paddle name, in the model's order. ``manifest`` has the content that is written to disk.
+    ``warnings`` are shown to the user.
+    """
 
     model: str
     num_classes: int
@@ -29,22 +33,22 @@ class Conversion:
 
 
 class ConversionError(CheckpointError):
-    """A source that does not account for the model exactly; ``faults`` holds one line for each difference.
+    """Raised if a source does not match the model exactly; ``faults`` has one line per difference.
 
-    The message shows the first of them.
+    The message shows the first few.
     """
 
     def __init__(self, message: str, faults: list[str]):
         missing = [shown(fault) for fault in faults if MISSING in fault]
         others = [shown(fault) for fault in faults if MISSING not in fault]
         half = SHOWN // 2
-        # of a name that is spelled otherwise both spellings are shown
+        # show missing and other tensors, so that both spellings of a renamed tensor appear
         super().__init__(listed(message, [*missing[:half], *others[:half], *missing[half:], *others[half:]]))
         self.faults = faults
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of this project, of Python, and of those ``packages`` that are installed."""
+    """Return the versions of this project, of Python, and of those ``packages`` that are installed."""
     found = {"paddle_dla": paddle_dla.__version__, "python": platform.python_version()}
     for package in packages:
         try:

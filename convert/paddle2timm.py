@@ -6,9 +6,9 @@ Usage::
 
 A port's weights need ``--model ports/NAME``.
 
-A file that ``timm2paddle.py`` wrote comes back bit for bit: its manifest knows the model, the batch counters that
-Paddle has no place for, and the type (half, bfloat16) that the tensors had. Weights that were trained since then no
-longer fit a shorter type and stay float32. ``timm.create_model(name, checkpoint_path=...)`` loads the result.
+A file written by ``timm2paddle.py`` is restored bit for bit: its manifest records the model, the batch counters that
+Paddle does not have, and the original type of the tensors (half, bfloat16). Weights trained since then no longer fit a
+shorter type and stay float32. ``timm.create_model(name, checkpoint_path=...)`` loads the result.
 
 Exit codes: 0 written, 1 refused (nothing was written), 2 usage.
 """
@@ -48,10 +48,10 @@ def convert_back(
     model: str,
     manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, StoredTensor]:
-    """``{timm name: tensor}`` in timm's order, out of ``{Paddle name: array}``.
+    """Convert ``{Paddle name: array}`` to ``{timm name: tensor}``, in timm's order.
 
-    ``manifest``, where there is one, gives batch counters and types their old values. Raises ``ConversionError``,
-    which lists every tensor that is missing, left over, or of another shape or type.
+    Batch counters and types are restored from ``manifest`` if it is given. Raises ``ConversionError``, which lists
+    every tensor that is missing, left over, or of another shape or type.
     """
     source = source_from_arrays({to_timm(name): array for name, array in arrays.items()})
     layout = state_layout(model, source.num_classes or 1000, source.in_chans)
@@ -76,7 +76,7 @@ def convert_back(
 def port_back(
     arrays: Mapping[str, np.ndarray], entry: Entry, manifest: Mapping[str, Any] | None
 ) -> dict[str, StoredTensor]:
-    """As ``convert_back``, for the port ``entry``."""
+    """Like ``convert_back``, for the port ``entry``."""
     tensors, types = timm_state(arrays, entry, manifest), _source_types(arrays, manifest or {})
     theirs = {record["from"]: types[name] for name, record in (manifest or {}).get("tensors", {}).items()
               if name in types}  # fmt: skip
@@ -85,7 +85,7 @@ def port_back(
 
 
 def _source_types(arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The shorter types that the tensors came in, where every value still fits; else none."""
+    """Return the original half and bfloat16 types by Paddle name; empty unless every value still fits its type."""
     types = {
         name: entry["source_dtype"]
         for name, entry in manifest.get("tensors", {}).items()
@@ -110,9 +110,9 @@ def _as_type(array: np.ndarray, dtype: str) -> StoredTensor:
 
 
 def write_timm(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write ``tensors`` to ``path``, complete or not at all.
+    """Write ``tensors`` to ``path`` atomically.
 
-    Raises ``CheckpointError`` where ``.pth`` is asked for without torch, or where the system refuses.
+    Raises ``CheckpointError`` if a ``.pth`` is requested without torch, or if the file cannot be written.
     """
     if path.suffix == ".safetensors":
         with atomic_path(path) as part:
@@ -124,7 +124,7 @@ def write_timm(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def _torch_bytes(path: Path, tensors: Mapping[str, StoredTensor]) -> memoryview:
-    """The content of a ``.pth``; torch's own writing to disk reports a full one as a ``RuntimeError``."""
+    """Return the content of a ``.pth``. torch's own writer reports a full disk as a ``RuntimeError``."""
     try:
         import torch
     except ImportError:
@@ -143,9 +143,10 @@ def _torch_bytes(path: Path, tensors: Mapping[str, StoredTensor]) -> memoryview:
 
 
 def run(source: str, output: str, model: str | None = None) -> Path:
-    """Convert the file ``source`` and write ``output``; returns its path.
+    """Convert the file ``source``, write ``output`` and return its path.
 
-    Raises ``CheckpointError`` where it cannot be read, does not account for the model, or cannot be written.
+    Raises ``CheckpointError`` if the source cannot be read or does not match the model, or if the output cannot be
+    written.
     """
     target = Path(output)
     if target.suffix not in SUFFIXES:
@@ -169,7 +170,7 @@ def run(source: str, output: str, model: str | None = None) -> Path:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     result = CommandParser("paddle2timm", __doc__)
     result.add_argument("--checkpoint", required=True, help="Paddle weights to convert: .pdparams or .safetensors")
     result.add_argument("--output", required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
@@ -185,7 +186,7 @@ def _model(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command; return the exit code."""
     args = parser().parse_args(argv)
     try:
         run(args.checkpoint, args.output, args.model)

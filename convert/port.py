@@ -8,8 +8,8 @@ Usage::
     python convert/port.py --torch my_package.models:bert --inputs tokens.npz --output ports/bert
 
 ``--model`` takes any model of timm, ``--torch`` any callable that returns a torch module. The port is compared with its
-reference layer by layer in float64, forward and backward, in evaluation and in training mode; it is written only where
-it is ALIGNED in all of them (``--keep-unproved`` keeps a draft, which no other command opens).
+reference layer by layer in float64, forward and backward, in evaluation and in training mode. It is written only if it
+is ALIGNED in all of them (``--keep-unproved`` keeps a draft, which no other command opens).
 
 Exit codes: 0 aligned and written, 1 not (what has no rule, or where the two differ, is printed), 2 usage.
 """
@@ -45,9 +45,10 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Options:
-    """What is ported, from which weights, and where it goes.
+    """Options of a port: the reference, its weights, and the output.
 
-    ``input_shape`` has no batch: (C, H, W) for images; ``inputs``: a file of arrays in its place, see ``read_inputs``.
+    ``input_shape`` is without the batch: (C, H, W) for images. ``inputs`` is a file of arrays that replaces it, see
+    ``read_inputs``.
     """
 
     reference: Reference
@@ -64,7 +65,7 @@ class Options:
 
 
 def port(options: Options, progress: Progress = lambda line: None) -> Port:
-    """Make the port. Raises ``TranslationError``, ``CheckpointError`` and ``BuildError``."""
+    """Make and write the port. Raises ``TranslationError``, ``CheckpointError`` and ``BuildError``."""
     check_folder(options.output, options.overwrite)
     for path in filter(None, (options.json, options.html)):
         check_writable(path)
@@ -121,7 +122,7 @@ def _inputs(module: Any, shape: tuple[int, ...], given: Arguments | None = None)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     result = CommandParser("port", __doc__)
     model = result.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", metavar="NAME", help="timm model name")
@@ -178,7 +179,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def options_of(args: argparse.Namespace, usage: argparse.ArgumentParser) -> Options:
-    """The options that the command line names; ends the program with exit code 2 for what makes no sense."""
+    """Return the options of the command line; exit with code 2 if they contradict each other."""
     named = {"num_classes": args.num_classes, "in_chans": args.in_chans, "img_size": args.img_size}
     chosen = {name: value for name, value in named.items() if value is not None}
     if args.torch:
@@ -216,7 +217,7 @@ def _arguments(text: str | None, usage: argparse.ArgumentParser) -> dict[str, An
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command; return the exit code."""
     usage = parser()
     options = options_of(usage.parse_args(argv), usage)
     name = options.reference.name

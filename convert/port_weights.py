@@ -1,7 +1,7 @@
-"""Weights of a port: a further checkpoint of its reference becomes Paddle's, and a Paddle file goes home. No framework.
+"""Convert the weights of a port: another checkpoint of its reference to Paddle, or a Paddle file back. No framework.
 
-The manifest in the port's folder is the key map: which tensor of torch each of Paddle's is, and by which steps. Another
-key map (``alignment.transfer`` finds one, ``KeyMap.save`` keeps it) takes checkpoints of another naming.
+The manifest in the port's folder is the key map: it records for each Paddle tensor its torch tensor and the steps. For
+checkpoints with other names pass another key map (``alignment.transfer`` finds one, ``KeyMap.save`` writes it).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TABLE = "a table of the model, which the file does not hold"
 
 
 class Unasked(ConversionError):
-    """A source of ``num_classes`` and ``in_chans`` that are not the port's, and that nobody asked for."""
+    """Raised if ``num_classes`` or ``in_chans`` of a source differ from the port's and were not requested."""
 
     def __init__(self, message: str, faults: list[str], num_classes: int, in_chans: int):
         super().__init__(message, faults)
@@ -51,7 +51,7 @@ def convert_for_port(
     preprocessing: Preprocessing | None = None,
     key_map: KeyMap | None = None,
 ) -> Conversion:
-    """Convert ``source`` for the port ``entry``; arguments as of ``convert_source``.
+    """Convert ``source`` for the port ``entry``; the arguments are those of ``convert_source``.
 
     Raises ``ConversionError``, which lists every tensor that is missing, left over, or of another shape or type.
     """
@@ -71,7 +71,7 @@ def convert_for_port(
         why = f"new head for {wanted[0]} classes, initialised with seed {head_seed}"
         made.update({name: why for name in ends.head if name in arrays})
     chosen = preprocessing or entry.card.preprocessing.with_channels(wanted[1])
-    accounts = _accounts(used, source, arrays, made)  # before the origin, whose digest is computed meanwhile
+    accounts = _accounts(used, source, arrays, made)  # before the manifest, which waits for the source's digest
     manifest = {
         "format": FORMAT,
         "model": entry.name,
@@ -87,7 +87,7 @@ def convert_for_port(
 
 
 def stored_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of the port in ``folder`` and their manifest. Raises ``CheckpointError`` where one is missing."""
+    """Read the arrays of the port in ``folder`` and their manifest. Raises ``CheckpointError`` if one is missing."""
     arrays, manifest = checkpoint.read(Path(folder) / WEIGHTS)
     if manifest is None:
         raise CheckpointError(f"{os.fspath(folder)} has weights without a manifest")
@@ -95,14 +95,14 @@ def stored_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
 
 
 def port_folder(entry: Entry) -> Path:
-    """The folder of the port ``entry``. Raises ``CheckpointError`` for what is no port."""
+    """Return the folder of the port ``entry``. Raises ``CheckpointError`` if it is not a port."""
     if entry.folder is None:
         raise CheckpointError(f"{entry.place} is no port: it has no folder with weights")
     return entry.folder
 
 
 def key_map_of(manifest: Mapping[str, Any]) -> KeyMap:
-    """The key map that a port's manifest records."""
+    """Return the key map recorded in a port's manifest."""
     return KeyMap(
         tuple(
             Line(None, name, dropped=CONSTANT)
@@ -114,7 +114,7 @@ def key_map_of(manifest: Mapping[str, Any]) -> KeyMap:
 
 
 def _without_prefix(source: Source, key_map: KeyMap) -> Source:
-    """``source`` less what a wrapper put before every name: Lightning's ``model.``, ``module.``, ``_orig_mod.``."""
+    """Remove a wrapper's prefix from every name: Lightning's ``model.``, ``module.``, ``_orig_mod.``."""
     prefix, known = shared_prefix(source.tensors), {line.torch for line in key_map if line.torch}
     if not prefix or not any(name.removeprefix(prefix) in known for name in source.tensors):
         return source
@@ -123,12 +123,12 @@ def _without_prefix(source: Source, key_map: KeyMap) -> Source:
 
 
 def _is_table(record: Mapping[str, Any]) -> bool:
-    """Whether a tensor is none that is trained: indices, or what checkpoints of the reference do not hold."""
+    """Return whether a tensor is not trained: indices, or a tensor that checkpoints of the reference do not contain."""
     return not record["dtype"].startswith("float") or record.get("saved") is False
 
 
 def _used(key_map: KeyMap, source: Source, recorded: Mapping[str, Any]) -> KeyMap:
-    """``key_map`` for what ``source`` has: counters are dropped, a table that it lacks is the port's own."""
+    """Fit ``key_map`` to ``source``: drop batch counters, and keep the port's own tables if the source lacks them."""
     tables = {name for name, record in recorded["tensors"].items() if _is_table(record)}
     lines, known = [], {line.torch for line in key_map if line.torch}
     for line in key_map:
@@ -145,7 +145,7 @@ def _used(key_map: KeyMap, source: Source, recorded: Mapping[str, Any]) -> KeyMa
 def _applied(
     key_map: KeyMap, source: Source, recorded: Mapping[str, Any], own: Mapping[str, np.ndarray], entry: Entry
 ) -> dict[str, np.ndarray]:
-    """``{Paddle name: array}`` in the port's order; head and stem may be of other classes and channels."""
+    """Return ``{Paddle name: array}`` in the port's order; head and stem may have other classes and channels."""
     tensors = recorded["tensors"]
     tables = {line.torch for line in key_map if line.paddle and _is_table(tensors[line.paddle])}
     carried = {line.torch for line in key_map if line.torch and line.paddle} - tables
@@ -180,7 +180,7 @@ def _misfit(source: Source, entry: Entry, faults: list[str]) -> ConversionError:
 def _free(
     made: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], ends: Ends
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of head and stem as the file has them, where they differ in classes and channels alone."""
+    """Return the shapes of head and stem with the numbers of classes and channels of the file."""
     free = {}
     for name in (*ends.head, ends.stem):
         if name in made and name in shapes and len(made[name].shape) == len(shapes[name]):
@@ -205,7 +205,7 @@ def _refuse_unasked(source: Source, entry: Entry, has: tuple[int, int], asked: t
 
 
 def _new_head(arrays: Mapping[str, np.ndarray], ends: Ends, num_classes: int, seed: int) -> dict[str, np.ndarray]:
-    """A classifier as torch initialises one: U(-1, 1) / sqrt(features)."""
+    """Return a new classifier, initialised as in torch: U(-1, 1) / sqrt(features)."""
     old, rng = arrays[ends.head[0]], np.random.default_rng(seed)
     shape = (old.shape[0], num_classes) if old.ndim == 2 else (num_classes, *old.shape[1:])
     features = old.shape[0] if old.ndim == 2 else old.shape[1]
@@ -241,10 +241,11 @@ def _accounts(
 def timm_state(
     arrays: Mapping[str, np.ndarray], entry: Entry, manifest: Mapping[str, Any] | None
 ) -> dict[str, StoredTensor]:
-    """``{timm name: tensor}`` of the Paddle weights ``arrays`` of the port ``entry``, in the port's order, in float32.
+    """Convert the Paddle weights ``arrays`` of the port ``entry`` to ``{timm name: tensor}``, in the port's order.
 
-    Counters have the values that ``manifest`` kept, else 0; a table goes home where it came from a file. Raises
-    ``ConversionError`` for what is missing, left over, or of another shape.
+    The tensors are float32. Batch counters have the values recorded in ``manifest``, otherwise 0. A table is included
+    only if it came from a file. Raises ``ConversionError`` for tensors that are missing, left over, or of another
+    shape.
     """
     _, recorded = checkpoint.read(port_folder(entry) / WEIGHTS)
     kept = manifest or {}

@@ -1,7 +1,7 @@
-"""Files of the torch world -> ``{timm name: tensor}``. Nothing in a file is executed.
+"""Read torch checkpoints as ``{timm name: tensor}``. Nothing in a file is executed.
 
-``.safetensors`` and what torch saves (``.pth``, ``.pth.tar``, ``.pt``, ``.bin``) are mapped, not read; neither needs
-torch.
+``.safetensors`` and files of ``torch.save`` (``.pth``, ``.pth.tar``, ``.pt``, ``.bin``) are memory-mapped. Neither
+needs torch.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from paddle_dla.storage.manifest import file_sha256
 from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors
 
-# where training checkpoints keep the weights, in the order in which timm looks (timm/models/_helpers.py)
+# keys under which training checkpoints store the weights, in timm's order of lookup (timm/models/_helpers.py)
 CONTAINERS = ("state_dict", "model", "net")
 EMA_CONTAINERS = ("state_dict_ema", "model_ema")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The weights of one file, as the file holds them."""
+    """The weights of one file, unchanged."""
 
     tensors: Mapping[str, StoredTensor]
     place: Mapping[str, object]
-    """Where they came from."""
+    """Origin of the weights."""
     notes: list[str] = field(default_factory=list)
-    """What was done to get at the tensors, one sentence each."""
+    """What was done to extract the tensors, one sentence each."""
     digest: Future[str] | None = None
-    """The file's SHA-256, which is computed beside everything else."""
+    """SHA-256 of the file, computed in the background."""
 
     @property
     def origin(self) -> Mapping[str, object]:
-        """What the manifest records of where they came from. Raises ``OSError`` where the file cannot be read again."""
+        """Origin of the weights for the manifest. Raises ``OSError`` if the file cannot be read again."""
         return self.place if self.digest is None else {**self.place, "sha256": self.digest.result()}
 
     def describe(self) -> str:
-        """Where the weights are from, in one line."""
+        """Describe the origin of the weights in one line."""
         if self.digest is not None:
             return f"{self.place['file']} (sha256 {self.digest.result()[:16]}...)"
         return ", ".join(str(value) for value in self.place.values())
 
     @property
     def num_classes(self) -> int:
-        """Classes of the file's head; 0 without one."""
+        """Number of classes of the file's head; 0 if it has none."""
         head = self.tensors.get(HEAD[0])
         return head.shape[0] if head is not None and head.shape else 0
 
     @property
     def in_chans(self) -> int:
-        """Input channels of the file's stem; 3 where it has none (which the audit then reports)."""
+        """Number of input channels of the file's stem; 3 if it has none (the audit then reports it)."""
         stem = self.tensors.get(STEM)
         return stem.shape[1] if stem is not None and len(stem.shape) == 4 else 3
 
 
 def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
-    """The state dict in a timm checkpoint of any known kind.
+    """Read the state dict of a timm checkpoint of any known kind.
 
-    Raises ``CheckpointError`` where the file is missing, damaged, names code, or holds no state dict (or, with
+    Raises ``CheckpointError`` if the file is missing, is damaged, names code, or holds no state dict (or, with
     ``use_ema``, no averaged one).
     """
     path = Path(path)
@@ -98,14 +98,17 @@ def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
 
 
 def no_count(tensor: StoredTensor) -> str:
-    """What a counter of batches is, where it is no whole number; a state dict in half precision has them in it, too."""
+    """Return the value of a batch counter as text if it is not an integer, otherwise an empty string.
+
+    Counters of a floating-point type are accepted: a state dict in half precision has them in half precision too.
+    """
     value = tensor.array().item() if not tensor.shape else None
     whole = isinstance(value, (int, float)) and abs(value) < 2**63 and value == int(value)
     return "" if whole else str(value if value is not None else f"of shape {list(tensor.shape)}")
 
 
 def source_from_arrays(arrays: Mapping[str, np.ndarray], **origin: object) -> Source:
-    """A ``Source`` out of arrays in memory; ``origin`` says where they came from."""
+    """Make a ``Source`` from arrays in memory; ``origin`` describes where they came from."""
     return Source({name: StoredTensor(array, array.dtype.name) for name, array in arrays.items()}, origin)
 
 
@@ -138,16 +141,16 @@ def _find_state_dict(content: object, path: Path, use_ema: bool) -> tuple[str, M
 
 
 def _averaged(content: object) -> str:
-    """The name under which ``content`` keeps averaged weights; empty where it has none."""
+    """Return the key under which ``content`` stores averaged weights; empty if it has none."""
     held = content if isinstance(content, Mapping) else {}
     return next((name for name in EMA_CONTAINERS if isinstance(held.get(name), Mapping)), "")
 
 
 def _without_prefixes(tensors: Mapping[str, object], path: Path) -> tuple[dict[str, str], list[str]]:
-    """``{clean name: name in the file}``, less what wrappers put before every name.
+    """Return ``{clean name: name in the file}``, without the prefixes that wrappers add.
 
-    DistributedDataParallel puts ``module.`` there, torch.compile ``_orig_mod.``, Lightning the attribute that holds the
-    model. A prefix goes where every name bears it and what is left is a name of this family.
+    DistributedDataParallel adds ``module.``, torch.compile ``_orig_mod.``, and Lightning the name of the attribute that
+    holds the model. A prefix is removed if every name has it and one of the names is that of a DLA's stem or head.
     """
     strange = [name for name in tensors if not isinstance(name, str)]
     if strange:
@@ -162,7 +165,7 @@ def _without_prefixes(tensors: Mapping[str, object], path: Path) -> tuple[dict[s
 
 
 def shared_prefix(names: Iterable[str]) -> str:
-    """The longest beginning, of whole parts between dots, that all ``names`` have in common."""
+    """Return the longest common prefix of all ``names`` that ends at a dot."""
     columns = zip(*(name.split(".")[:-1] for name in names))
     return "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, columns))
 

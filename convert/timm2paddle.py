@@ -10,10 +10,10 @@ Usage::
 ``--checkpoint`` takes ``.safetensors``, ``.pth``, ``.pth.tar``, ``.pt`` and ``.bin`` (reading them needs neither torch
 nor Paddle): plain state dicts, timm's training checkpoints, those of the original authors. ``--output`` is a
 ``.pdparams`` or ``.safetensors`` file, or, with ``--model all``, a folder. A manifest with the origin and checksum of
-every tensor lies beside each file.
+every tensor is written beside each file.
 
-Where torch, timm and Paddle are installed both models are run on the weights and every layer compared before
-anything is written; ``--no-verify`` leaves that out.
+If torch, timm and Paddle are installed, both models are run with the weights and every layer is compared before
+anything is written; ``--no-verify`` skips this.
 
 Exit codes: 0 written, 1 refused (nothing was written), 2 usage.
 """
@@ -57,8 +57,8 @@ from paddle_dla.storage.manifest import check_weights_writable, manifest_path
 from paddle_dla.terminal import run_command
 
 FRAMEWORKS = ("torch", "timm", "paddle")
-# of the random images that both models are run on: the smallest side the network takes twice, so that every level
-# still has more than one position
+# batch, height and width of the random images for the comparison: twice the smallest side that the network takes, so
+# that every level still has more than one position
 VERIFY_SHAPE = (2, 64, 64)
 
 Progress = Callable[[str], None]
@@ -66,7 +66,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions(PreprocessingOptions):
-    """Which weights become which file: of a file, of the hub (empty: the model's own), or of a seed."""
+    """Options of a conversion.
+
+    The weights come from the file ``checkpoint``, from ``hub`` (empty: the model's own repository), or from ``seed``.
+    """
 
     model: str
     output: str
@@ -82,7 +85,7 @@ class ConvertOptions(PreprocessingOptions):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     result = CommandParser("timm2paddle", __doc__)
     result.add_argument("--model", required=True, help="DLA name, port folder, or 'all'")
     source = result.add_mutually_exclusive_group(required=True)
@@ -119,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str, Path]:
-    """``{model: file to write}``; ends the program with exit code 2 for arguments that make no sense."""
+    """Return ``{model: file to write}``; exit with code 2 if the arguments contradict each other."""
     output = Path(options.output)
     if options.use_ema and not options.checkpoint:
         usage.error("--use-ema needs --checkpoint")
@@ -141,7 +144,7 @@ def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str
 
 
 def convert_one(options: ConvertOptions, model: str, target: Path, progress: Progress) -> dict[str, Any]:
-    """Convert one model and write it; returns the report. Raises ``UserError``; then nothing was written."""
+    """Convert one model, write it and return the report. If ``UserError`` is raised, nothing was written."""
     checkpoint.check_suffix(target)
     check_weights_writable(target)
     preprocessing = _preprocessing(options, model)
@@ -180,14 +183,14 @@ def _conversion(options: ConvertOptions, source: Source, model: str, preprocessi
 
 
 def _preprocessing(options: ConvertOptions, model: str) -> Preprocessing:
-    """The published one with what the options say otherwise. Raises ``WrongValue`` for nonsense."""
+    """Return the published preprocessing, changed by the options. Raises ``WrongValue`` for invalid options."""
     card = find_model(model).card
     preprocessing = card.preprocessing.with_channels(options.in_chans or card.in_chans or 3)
     return chosen_preprocessing(options, preprocessing)
 
 
 def find_source(options: ConvertOptions, model: str, progress: Progress) -> Source:
-    """The weights that are named. Raises ``CheckpointError`` where they cannot be had."""
+    """Read the weights that the options name. Raises ``CheckpointError`` if they are not available."""
     if options.checkpoint:
         return read_source(options.checkpoint, options.use_ema)
     if options.hub is not None:
@@ -207,9 +210,9 @@ def find_source(options: ConvertOptions, model: str, progress: Progress) -> Sour
 
 
 def verify(model: str, source: Source, conversion: Conversion, progress: Progress) -> dict[str, Any]:
-    """Run both models and compare every layer, where the frameworks are there.
+    """Run both models and compare every layer, if the frameworks are installed.
 
-    Returns what the report says of it; raises ``CheckpointError`` where the models differ.
+    Returns the report's entry; raises ``CheckpointError`` if the models differ.
     """
     missing = _missing_frameworks(FRAMEWORKS)
     if missing:
@@ -239,21 +242,21 @@ def _missing_frameworks(names: Sequence[str]) -> str:
 
 
 def write_report(path: str, reports: Sequence[dict[str, Any]]) -> None:
-    """One report as an object, several as a list. Raises ``CheckpointError`` where the system refuses."""
+    """Write one report as an object, several as a list. Raises ``CheckpointError`` if the file cannot be written."""
     content = reports[0] if len(reports) == 1 else list(reports)
     with atomic_path(path) as part:
         part.write_text(to_json(content, indent=1) + "\n", encoding="utf-8")
 
 
 def written_by(targets: Mapping[str, Path], report: str | None) -> dict[str, str | Path | None]:
-    """Every file that the command writes, by what it is."""
+    """Return every file that the command writes, by its description."""
     weights = {f"--output ({model})": path for model, path in targets.items()}
     manifests = {f"the manifest of {path}": manifest_path(path) for path in targets.values()}
     return {**weights, **manifests, "--json": report}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command; return the exit code."""
     usage = parser()
     options = options_of(ConvertOptions, usage.parse_args(argv))
     reports: list[dict[str, Any]] = []
@@ -278,7 +281,7 @@ def _attempt(options: ConvertOptions, model: str, target: Path, prefix: str) -> 
         print(prefix + line.removeprefix(f"{model}: "), file=sys.stderr, flush=True)
 
     try:
-        with suppress(OSError):  # what is wrong with the place is said when it is tried
+        with suppress(OSError):  # convert_one reports what is wrong with the folder
             target.parent.mkdir(parents=True, exist_ok=True)
         return convert_one(options, model, target, progress)
     except (UserError, OSError) as error:

@@ -1,8 +1,8 @@
-"""Files of ``torch.save``, read without torch: nothing in them is executed, and nothing in them can crash or hang.
+"""Read files of ``torch.save`` without torch. Nothing in them is executed or can crash or hang the reader.
 
-Both formats are known, of ``torch/serialization.py`` of 2.13: the zip (``_load``) and the stream of pickles that torch
-before 1.6 wrote (``_legacy_load``). torch's own reader hashes whatever key a pickle holds, which may never end or
-overflow the stack of the process; here the pickle goes through ``paddle_dla.storage.limited_pickle``.
+Both formats of ``torch/serialization.py`` (torch 2.13) are read: the zip (``_load``) and the stream of pickles written
+by torch before 1.6 (``_legacy_load``). torch's own reader hashes any key of a pickle, which may never end or overflow
+the stack of the process. This reader uses ``paddle_dla.storage.limited_pickle``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from paddle_dla.storage.tensors import StoredTensor
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MOST_DIMENSIONS = 32
-"""Of a tensor; numpy before 2 has no more."""
+"""Limit of a tensor's dimensions; numpy before 2 allows no more."""
 MOST_REPEATED = 2**20
-"""Elements of a tensor that has more of them than its storage, as ``expand`` makes it; honest ones are scalars."""
+"""Limit of the elements of a tensor that has more elements than its storage (``expand``); real ones are scalars."""
 
-# torch's classes of storages -> the tensor's type, and how numpy sees the bytes
+# torch's storage classes -> the tensor's type, and numpy's type of the bytes
 _STORAGES = {
     "DoubleStorage": ("float64", "f8"),
     "FloatStorage": ("float32", "f4"),
@@ -45,13 +45,13 @@ _STORAGES = {
     "BoolStorage": ("bool", "b1"),
     "ComplexFloatStorage": ("complex64", "c8"),
     "ComplexDoubleStorage": ("complex128", "c16"),
-    # of tensors that are not read; their size says where the next one lies
+    # storages of tensors that are not read; their size gives the offset of the next one
     "QInt8Storage": ("qint8", "i1"),
     "QUInt8Storage": ("quint8", "u1"),
     "QInt32Storage": ("qint32", "i4"),
     "UntypedStorage": ("bytes", "u1"),
 }
-# what training checkpoints hold beside weights, and tensors that are no plain ones: known by name, never made
+# objects that training checkpoints contain beside weights, and tensors that are not plain: known by name, never built
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _BUILTINS = ("set", "complex", "bytearray", "dict", "list", "tuple", "int", "float", "str", "bool")
 _HARMLESS = {
@@ -67,12 +67,12 @@ _HARMLESS = {
         "device_tensor_from_cpu_tensor", "nested_tensor", "wrapper_subclass", "sparse_csr_tensor",
     )),
 }  # fmt: skip
-# torch.float8_e4m3fn and the like: dtypes, and schemes of quantisation, are global names too
+# prefixes of torch.float8_e4m3fn and the like: dtypes and quantisation schemes are global names too
 _DTYPES = ("float", "bfloat", "int", "uint", "bool", "complex", "q", "bits", "per_", "half", "double", "short", "long")
 
 
 class CodeError(CheckpointError):
-    """A file that names code; ``name`` is what it names."""
+    """Raised if a file names code; ``name`` is the name."""
 
     def __init__(self, name: str):
         super().__init__(f"names code ({shown(name)}) beside weights")
@@ -80,7 +80,7 @@ class CodeError(CheckpointError):
 
 
 class UnreadObject(StandIn):
-    """Stands for any object that is no plain tensor: of its ``kind`` nothing but the name is kept."""
+    """Placeholder for an object that is not a plain tensor; only the name of its ``kind`` is kept."""
 
     __slots__ = ("kind",)
 
@@ -96,7 +96,7 @@ class _StorageType(StandIn):
 
 @dataclass(frozen=True, eq=False)
 class _Storage(StandIn):
-    """``count`` elements from ``first`` of the storage ``key`` of the file ``data``."""
+    """``count`` elements, starting at ``first``, of the storage ``key`` of the file ``data``."""
 
     data: _Data
     type: _StorageType
@@ -105,7 +105,7 @@ class _Storage(StandIn):
     first: int = 0
 
     def elements(self) -> np.ndarray:
-        """A read-only view of the file. Raises ``CheckpointError`` where the file holds less."""
+        """Return a read-only view of the file. Raises ``CheckpointError`` if the storage is too short."""
         layout = np.dtype(self.data.order + self.type.layout)
         raw = self.data.storages.get(self.key, np.empty(0, np.uint8))
         end = (self.first + self.count) * layout.itemsize
@@ -116,7 +116,7 @@ class _Storage(StandIn):
 
 @dataclass(frozen=True, eq=False)
 class TorchTensor(StandIn):
-    """A plain dense tensor of a file, which is looked at when ``stored`` is called."""
+    """A plain dense tensor of a file; its data is read when ``stored`` is called."""
 
     storage: _Storage
     offset: int
@@ -124,7 +124,7 @@ class TorchTensor(StandIn):
     strides: tuple[int, ...]
 
     def stored(self) -> StoredTensor:
-        """The tensor, contiguous. Raises ``CheckpointError`` where it reaches beyond its storage."""
+        """Return the contiguous tensor. Raises ``CheckpointError`` if it extends beyond its storage."""
         elements = self.storage.elements()
         size, extent = math.prod(self.shape), math.prod(filter(None, self.shape))
         last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides))
@@ -139,7 +139,7 @@ class TorchTensor(StandIn):
 
 
 class _Data:
-    """Where the bytes of a file's storages lie; of a stream that is known once its pickles are read."""
+    """Bytes of a file's storages. For a stream they are filled in after its pickles are read."""
 
     def __init__(self, order: str = "<"):
         self.order = order
@@ -147,10 +147,10 @@ class _Data:
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> object:
-    """What ``torch.save`` was given: dicts, lists and plain values; tensors as ``TorchTensor``.
+    """Return the object that was passed to ``torch.save``: dicts, lists and plain values; tensors as ``TorchTensor``.
 
-    Raises ``CodeError`` where the file names anything that tensors do not need, ``CheckpointError`` for what else is
-    refused, ``OSError``, ``zipfile.BadZipFile`` and what ``UNPICKLING_ERRORS`` lists for a damaged file.
+    Raises ``CodeError`` if the file names anything that tensors do not need, ``CheckpointError`` for other content that
+    is refused, ``OSError``, ``zipfile.BadZipFile`` and the ``UNPICKLING_ERRORS`` for a damaged file.
     """
     with BufferedReader(open_regular(path)) as file:
         content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
@@ -179,14 +179,14 @@ def _read_zip(file: BinaryIO, content: np.ndarray) -> object:
 
 
 def _record(content: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
-    """The bytes of a record: behind its header of 30 bytes, its name and its padding (APPNOTE.TXT 4.3.7)."""
+    """Return the bytes of a record, after its header of 30 bytes, its name and its padding (APPNOTE.TXT 4.3.7)."""
     header = content[info.header_offset : info.header_offset + 30].tobytes()
     begin = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     return content[begin : begin + info.file_size]
 
 
 def _read_stream(file: BinaryIO, content: np.ndarray) -> object:
-    """Five pickles (magic number, version, facts of the machine, content, keys), then the storages in that order."""
+    """Read five pickles (magic number, version, machine facts, content, keys), then the storages in key order."""
     size, data = len(content), _Data()
     head = [_TorchUnpickler(file, data, size).load() for _ in range(3)]
     if head[:2] != [MAGIC, PROTOCOL] or not isinstance(head[2], dict):
@@ -211,7 +211,7 @@ def _read_stream(file: BinaryIO, content: np.ndarray) -> object:
 
 
 class _TorchUnpickler(LimitedUnpickler):
-    """``types``: of the storages that were met, by their key."""
+    """Unpickler of torch files; ``types`` holds the type of each storage by its key."""
 
     def __init__(self, file: BinaryIO, data: _Data, size: int):
         super().__init__(file, size)
@@ -232,12 +232,12 @@ class _TorchUnpickler(LimitedUnpickler):
         raise CodeError(f"{module}.{name}")
 
     def check_key(self, key: object) -> None:
-        """Optimizers number their parameters, so keys are any text or number, or flat tuples of these."""
+        """Accept text, numbers and flat tuples of these as keys: optimizers number their parameters."""
         if not is_flat(key) and not isinstance(key, StandIn):
             raise refused(f"a key in it is a {type(key).__name__} that could take for ever to look up")
 
     def persistent_load(self, pid: object) -> StandIn:
-        """A storage, by ``("storage", type, key, device, elements)``; in old files a part of one, too."""
+        """Return the storage of ``("storage", type, key, device, elements)``; old files also refer to parts of one."""
         if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str or pid[0] != "storage":
             raise refused("it refers to something that is no storage")
         _, kind, key, _, count, *view = pid
@@ -280,11 +280,11 @@ def _tensor(
     storage: object, offset: object, shape: object, strides: object, gradient: object = False, hooks: object = None,
     metadata: object = None, *_: object,
 ) -> StandIn:  # fmt: skip
-    """``torch._utils._rebuild_tensor`` and ``_v2``; whether it requires a gradient, and its hooks, are not kept."""
+    """Replace ``torch._utils._rebuild_tensor`` and ``_v2``; ``requires_grad`` and hooks are not kept."""
     if not isinstance(storage, _Storage):
         return UnreadObject("a tensor in a storage of no known type")
     if metadata:
-        # torch keeps a sign or a conjugation that is still to be done as a mark: the stored numbers are others
+        # torch marks a pending negation or conjugation instead of applying it, so the stored numbers are different
         return UnreadObject("a view that torch marks as negated, conjugated or otherwise; save it with .resolve_neg()")
     if not _is_count(offset) or not _are_counts(shape) or not _are_counts(strides):
         raise refused("a tensor in it has a shape that is none")
@@ -294,7 +294,7 @@ def _tensor(
 
 
 def _parameter(data: object, *_: object) -> object:
-    """``torch._utils._rebuild_parameter`` and ``_with_state``: the tensor."""
+    """Replace ``torch._utils._rebuild_parameter`` and ``_with_state``; returns the tensor."""
     return data
 
 

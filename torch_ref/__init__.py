@@ -1,1 +1,1 @@
-"""The reference side: timm's models and preprocessing under torch. Never imports Paddle."""
+"""The reference: timm's models and preprocessing in torch. Never imports Paddle."""

@@ -1,4 +1,4 @@
-"""Images as the reference sees them: timm's own readers and transforms. Never imports Paddle."""
+"""Read and transform images with timm's own readers and transforms. Never imports Paddle."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Stages = Callable[[bytes], dict[str, np.ndarray]]
 
 
 def eval_batch(model: torch.nn.Module, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
-    """The images at ``paths`` through the evaluation transform of ``model``: (B, C, H, W) float32, normalised.
+    """Apply the evaluation transform of ``model`` to the images at ``paths``: (B, C, H, W) float32, normalised.
 
-    Raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for a file that is no image.
+    Raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for a file that is not an image.
     """
     import_timm()
     from PIL import Image
@@ -33,9 +33,9 @@ def eval_batch(model: torch.nn.Module, paths: Sequence[str | os.PathLike[str]]) 
 
 
 def eval_config(model: str) -> dict[str, Any]:
-    """What timm's evaluation takes for a model of this name (``resolve_data_config``), without building it.
+    """Return timm's evaluation config (``resolve_data_config``) for a model name, without building the model.
 
-    Raises ``ValueError`` for a name that timm does not know.
+    Raises ``ValueError`` if timm has no model of this name.
     """
     import_timm()
     from timm.data import resolve_data_config
@@ -48,15 +48,15 @@ def eval_config(model: str) -> dict[str, Any]:
 
 
 def eval_stages(config: Mapping[str, Any]) -> Stages:
-    """timm's evaluation of the bytes of a file, by stage.
+    """Return a function that applies timm's evaluation transform to the bytes of a file, stage by stage.
 
-    The function returned gives ``decode`` and ``crop``, (H, W, C) uint8, and ``normalise``, (C, H, W) float32, and
-    raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for what is no image. ``config``: see ``eval_config``.
+    It returns ``decode`` and ``crop``, (H, W, C) uint8, and ``normalise``, (C, H, W) float32. It raises ``OSError``
+    (``PIL.UnidentifiedImageError`` is one) if the bytes are not an image. For ``config`` see ``eval_config``.
     """
     import_timm()
     from timm.data import create_transform
 
-    # with the prefetcher, timm's loader does the normalising
+    # with use_prefetcher the transform does not normalise: timm's loader does
     cropped = _whole(create_transform(**config, use_prefetcher=True))
     normalised = _whole(create_transform(**config))
     channels = config["input_size"][0]
@@ -74,9 +74,10 @@ def eval_stages(config: Mapping[str, Any]) -> Stages:
 
 
 def train_crop(config: Mapping[str, Any], **recipe: Any) -> Callable[[bytes], np.ndarray]:
-    """timm's training transforms (``transforms_imagenet_train`` with ``recipe``) up to where its loader takes over.
+    """Return timm's training transform (``transforms_imagenet_train`` with ``recipe``), without the loader's part.
 
-    The function returned takes the bytes of a file and gives (H, W, C) uint8; what it draws, see ``draws.py``.
+    The returned function takes the bytes of a file and returns (H, W, C) uint8. See ``draws.py`` for its random
+    numbers.
     """
     import_timm()
     from timm.data.transforms_factory import transforms_imagenet_train
@@ -88,7 +89,7 @@ def train_crop(config: Mapping[str, Any], **recipe: Any) -> Callable[[bytes], np
 
 
 def erase(images: np.ndarray, **options: Any) -> np.ndarray:
-    """timm's ``RandomErasing(**options)`` of (B, C, H, W) float32, normalised; ``images`` stay as they are."""
+    """Apply timm's ``RandomErasing(**options)`` to a copy of ``images``, (B, C, H, W) float32, normalised."""
     import_timm()
     from timm.data.random_erasing import RandomErasing
 
@@ -96,7 +97,10 @@ def erase(images: np.ndarray, **options: Any) -> np.ndarray:
 
 
 def mix(images: np.ndarray, labels: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """timm's ``Mixup(**options)`` of (B, C, H, W) float32 and (B,) labels: images and (B, K) targets, B being even."""
+    """Apply timm's ``Mixup(**options)`` to (B, C, H, W) float32 images and (B,) labels; B must be even.
+
+    Returns the mixed images and (B, K) targets.
+    """
     import_timm()
     from timm.data.mixup import Mixup
 
@@ -105,9 +109,9 @@ def mix(images: np.ndarray, labels: np.ndarray, **options: Any) -> tuple[np.ndar
 
 
 def folder_samples(root: str | os.PathLike[str]) -> list[tuple[str, int]]:
-    """timm's samples of a tree of class folders: paths relative to ``root``, and labels, in its order.
+    """List timm's samples of a tree of class folders, in timm's order: paths relative to ``root``, and labels.
 
-    Raises ``RuntimeError`` where there are none.
+    Raises ``RuntimeError`` if there are none.
     """
     import_timm()
     from timm.data.readers.reader_image_folder import ReaderImageFolder
@@ -117,12 +121,12 @@ def folder_samples(root: str | os.PathLike[str]) -> list[tuple[str, int]]:
 
 
 def _whole(made: Any) -> Callable[[Any], Any]:
-    """A transform that timm made: in one part, as nothing here asks for ``separate`` ones."""
+    """Return a transform made by timm; it has one part, since ``separate`` is never passed."""
     return made
 
 
 def _opened(data: bytes, channels: int) -> Any:
-    """As ``timm.data.ImageDataset`` opens a file."""
+    """Open an image as ``timm.data.ImageDataset`` does."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:

@@ -1,8 +1,8 @@
-"""timm and torchvision drawing from a generator that the caller gives, so that two sides see the same random numbers.
+"""Make timm and torchvision draw from a given generator, so that both sides use the same random numbers.
 
-Inside ``sample_draws`` or ``batch_draws`` the modules of timm 1.0.31 and torchvision 0.28 that transform images find
-stand-ins for ``random``, ``numpy.random`` and ``torch`` under their own names; afterwards everything is as it was.
-torch, numpy and ``random`` themselves are not touched. Not for several threads at a time.
+Inside ``sample_draws`` or ``batch_draws``, ``random``, ``numpy.random`` and ``torch`` are replaced in the namespaces of
+the modules of timm 1.0.31 and torchvision 0.28 that transform images; afterwards they are restored. torch, numpy and
+``random`` themselves are not changed. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 Replacement = tuple[ModuleType, str, Any]
-"""A module, the name of one of its attributes, and what stands for it."""
+"""A module, the name of one of its attributes, and the replacement."""
 
 
 class Overlay:
-    """A module with some of its attributes replaced."""
+    """Proxy of a module with some of its attributes replaced."""
 
     def __init__(self, module: Any, **replaced: Any):
         self.__dict__.update(replaced, _module=module)
@@ -30,14 +30,14 @@ class Overlay:
 
 
 class _Filled:
-    """What ``torch.empty(...)`` stands for until a distribution fills it."""
+    """Stand-in for ``torch.empty(...)``, which a distribution fills."""
 
     def __init__(self, uniform: Any = None, normal: Any = None):
         self.uniform_, self.normal_ = uniform, normal
 
 
 class _SampleDraws:
-    """``numpy.random`` as timm's augmentation uses it, on a ``random.Random``."""
+    """The part of ``numpy.random`` that timm's augmentation uses, implemented with a ``random.Random``."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
@@ -51,7 +51,7 @@ class _SampleDraws:
         return gammas / gammas.sum()
 
     def choice(self, values: Sequence[Any], size: int, replace: bool = True, p: Sequence[float] | None = None) -> list:
-        """With replacement a place is a uniform number; without, each from the weights that are left."""
+        """With replacement, draw uniformly and ignore ``p``; without, draw by the weights of the remaining values."""
         if replace:
             return [values[int(self.rng.random() * len(values))] for _ in range(size)]
         left, drawn = np.array(p), []
@@ -63,14 +63,14 @@ class _SampleDraws:
 
 
 def _posterize(image: Any, bits: int) -> Any:
-    """As ``ImageOps.posterize`` was until Pillow 13, from which on timm fails where a policy keeps no bit."""
+    """Like ``ImageOps.posterize`` before Pillow 13; since then timm fails if a policy keeps 0 bits."""
     from PIL import Image, ImageOps
 
     return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 def sample_replacements(rng: random.Random) -> list[Replacement]:
-    """What makes timm's transforms of one image draw from ``rng``."""
+    """Return the replacements that make timm's transforms of one image draw from ``rng``."""
     from torch_ref.model import import_timm
 
     import_timm()
@@ -87,7 +87,7 @@ def sample_replacements(rng: random.Random) -> list[Replacement]:
         randint=lambda high, size, dtype=None: torch.tensor([rng.randrange(high)]),
         randperm=lambda count: rng.sample(range(count), count),
         empty=lambda count: _Filled(uniform=rng.uniform),
-        # torch's own is float32, and depends on the processor
+        # torch's own linspace is float32 and depends on the processor
         linspace=lambda start, end, steps: torch.tensor(
             [start + (end - start) * step / (steps - 1) for step in range(steps)], dtype=torch.float64
         ),
@@ -103,7 +103,7 @@ def sample_replacements(rng: random.Random) -> list[Replacement]:
 
 
 def batch_replacements(rng: np.random.Generator) -> list[Replacement]:
-    """What makes timm's mixing and erasing of a batch draw from ``rng``."""
+    """Return the replacements that make timm's mixing and erasing of a batch draw from ``rng``."""
     from torch_ref.model import import_timm
 
     import_timm()
@@ -128,7 +128,7 @@ def batch_replacements(rng: np.random.Generator) -> list[Replacement]:
 
 @contextmanager
 def replaced(replacements: Sequence[Replacement]) -> Iterator[None]:
-    """Everything replaced inside, and as it was afterwards, whatever happens."""
+    """Context manager that sets all replacements and always restores the original attributes."""
     before = [(module, name, getattr(module, name)) for module, name, _ in replacements]
     try:
         for module, name, value in replacements:
@@ -141,13 +141,13 @@ def replaced(replacements: Sequence[Replacement]) -> Iterator[None]:
 
 @contextmanager
 def sample_draws(rng: random.Random) -> Iterator[None]:
-    """What timm does to one image draws from ``rng``."""
+    """Context manager in which timm's transforms of one image draw from ``rng``."""
     with replaced(sample_replacements(rng)):
         yield
 
 
 @contextmanager
 def batch_draws(rng: np.random.Generator) -> Iterator[None]:
-    """What timm does to a batch draws from ``rng``."""
+    """Context manager in which timm's mixing and erasing of a batch draw from ``rng``."""
     with replaced(batch_replacements(rng)):
         yield

@@ -1,4 +1,4 @@
-"""Whole epochs of training as timm's ``train.py`` makes them, on batches read elsewhere. torch and timm only."""
+"""Train whole epochs as timm's ``train.py`` does, on batches that the caller provides. torch and timm only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch_ref.model import import_timm
 
 @dataclass(frozen=True)
 class Options:
-    """timm's options, by timm's names (1.0.31 ``train.py``).
+    """timm's options, with timm's names (``train.py`` of 1.0.31).
 
-    ``adaptive`` are the optimizer's own, such as ``betas``; ``freeze`` are beginnings of the names of modules.
+    ``adaptive`` holds the optimizer's own options, such as ``betas``. ``freeze`` lists prefixes of the names of
+    modules and parameters to freeze.
     """
 
     opt: str
@@ -43,10 +44,10 @@ def train_epochs(
     options: Options,
     updates_per_epoch: int,
 ) -> Iterator[float]:
-    """Train ``model`` in place; yields the loss of each update, as it was before the update.
+    """Train ``model`` in place and yield the loss of each update, computed before the update.
 
-    ``epochs``: for each epoch its batches, images (B, C, H, W) float32 and labels, (B,) classes or (B, K)
-    probabilities. The arrays are only used until the next batch is asked for.
+    ``epochs`` yields the batches of each epoch: images (B, C, H, W) float32 and labels, (B,) classes or (B, K)
+    probabilities. The arrays may be reused once the next batch is requested.
     """
     import_timm()
     from timm.optim import create_optimizer_v2
@@ -96,14 +97,17 @@ def train_epochs(
 
 
 def _freeze(model: torch.nn.Module, prefixes: tuple[str, ...]) -> list[torch.nn.Module]:
-    """Train nothing whose name begins with one of ``prefixes``; the modules, which stay in evaluation mode."""
+    """Freeze all parameters whose names begin with one of ``prefixes``.
+
+    Returns the modules whose names do; they must stay in evaluation mode.
+    """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (prefixes and name.startswith(prefixes)))
     return [module for name, module in model.named_modules() if prefixes and name.startswith(prefixes)]
 
 
 def _criterion(targets: torch.Tensor, smoothing: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """As timm's ``train.py`` chooses: mixed labels carry their smoothing already."""
+    """Choose the loss as timm's ``train.py`` does; mixed labels already include the smoothing."""
     from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
     if targets.ndim == 2:
@@ -112,12 +116,12 @@ def _criterion(targets: torch.Tensor, smoothing: float) -> Callable[[torch.Tenso
 
 
 class TorchEngine:
-    """A model in evaluation mode, behind the interface that evaluation takes."""
+    """A model in evaluation mode with the interface that the evaluation expects."""
 
     def __init__(self, model: torch.nn.Module):
         self._model = model.eval()
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) float32, normalised -> (B, K) float32 logits."""
+        """Compute (B, K) float32 logits of (B, C, H, W) float32 normalised images."""
         with torch.inference_mode():
             return self._model(torch.from_numpy(images)).numpy()

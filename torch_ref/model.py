@@ -1,6 +1,6 @@
-"""timm's models as the reference, and the one place that deals with torchvision beside a CPU torch.
+"""Build timm's models as references, and make torchvision importable beside a CPU torch.
 
-Written for timm 1.0.31 (``constraints.txt``); ``setup.cfg`` says which versions are served.
+Written for timm 1.0.31 (``constraints.txt``); ``setup.cfg`` lists the supported versions.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import numpy as np
 import torch
 
 OLDEST_TIMM = (1, 0, 24)
-"""As in ``setup.cfg``."""
+"""Oldest supported version, the same as in ``setup.cfg``."""
 
-# schemas of the two operators that torchvision looks up while it is imported
+# the two operators that torchvision looks up when it is imported, and their schema
 _TORCHVISION_OPS = ("nms", "qnms")
 _NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @functools.cache
 def _declare_torchvision_ops() -> torch.library.Library | None:
-    """Make ``import torchvision`` work where its compiled operators do not fit the installed torch.
+    """Make ``import torchvision`` work if its compiled operators do not fit the installed torch.
 
-    PyPI's torchvision is a CUDA build; beside a CPU torch its library does not load, and importing it (and so timm)
-    dies with ``operator torchvision::nms does not exist``. Declared schemas are all the import needs, and nothing
-    here calls the operators. Where the real ones load, nothing is declared. The result must stay referenced, which
-    the cache does.
+    PyPI's torchvision is a CUDA build. Its library does not load beside a CPU torch, and importing torchvision (and
+    therefore timm) fails with ``operator torchvision::nms does not exist``. The import only needs declared schemas;
+    this project never calls the operators. If the real operators load, nothing is declared. The result must stay
+    referenced; the cache keeps it.
     """
     import importlib.util
     import pathlib
@@ -52,9 +52,9 @@ def _declare_torchvision_ops() -> torch.library.Library | None:
 
 
 def import_timm():  # noqa: ANN201 - a module
-    """``import timm``, also where torchvision's operators do not load.
+    """Import timm, even if torchvision's operators do not load.
 
-    Warns of a timm that is older than ``OLDEST_TIMM``, with which nothing was tested.
+    Warns if timm is older than ``OLDEST_TIMM``, the oldest tested version.
     """
     _declare_torchvision_ops()
     import timm
@@ -66,7 +66,10 @@ def import_timm():  # noqa: ANN201 - a module
 
 
 def create_model(name: str, seed: int | None = None, **kwargs: Any) -> torch.nn.Module:
-    """``timm.create_model(name, **kwargs)`` without pretrained weights, in eval mode; ``seed`` fixes the weights."""
+    """Call ``timm.create_model(name, **kwargs)`` without pretrained weights; return the model in eval mode.
+
+    ``seed`` makes the weights reproducible.
+    """
     timm = import_timm()
     with torch.random.fork_rng():
         if seed is not None:
@@ -75,9 +78,9 @@ def create_model(name: str, seed: int | None = None, **kwargs: Any) -> torch.nn.
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """Load a state dict into ``model``; strict, except that BN's batch counters may be absent.
+    """Load a state dict into ``model``, strictly, except that BatchNorm's batch counters may be absent.
 
-    Raises ``ValueError`` that lists missing and unexpected names.
+    Raises ``ValueError``, which lists missing and unexpected names.
     """
     result = model.load_state_dict(tensors, strict=False)
     missing = [name for name in result.missing_keys if not name.endswith("num_batches_tracked")]
@@ -87,21 +90,21 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) ->
 
 
 def state_arrays(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The model's state dict as arrays of its own (copies)."""
+    """Return the model's state dict as arrays (copies)."""
     return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
 
 
 @torch.no_grad()
 def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Give every BatchNorm weights and statistics as a trained network has them, all different from the defaults.
+    """Set every BatchNorm's weights and statistics to random values like those of a trained network.
 
-    Freshly initialised BN (mean 0, variance 1, weight 1, bias 0) hides swapped or dropped buffers.
+    Freshly initialised BatchNorm (mean 0, variance 1, weight 1, bias 0) hides swapped or dropped buffers.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             mean, variance, batches = module.running_mean, module.running_var, module.num_batches_tracked
-            assert mean is not None and variance is not None and batches is not None  # every one tracks its input
+            assert mean is not None and variance is not None and batches is not None  # every BatchNorm of timm's tracks statistics
             module.weight.uniform_(0.5, 1.5, generator=generator)
             module.bias.normal_(0.0, 0.2, generator=generator)
             mean.normal_(0.0, 0.3, generator=generator)
@@ -112,10 +115,10 @@ def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @torch.no_grad()
 def draw_constants(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Give everything that is constant in a fresh network random values: BatchNorm, scales, biases, tokens.
+    """Set all values that are constant in a fresh network to random ones: BatchNorm, scales, biases, tokens.
 
-    A parameter of which all elements are equal (a gamma of 1, a bias or a position embedding of 0) hides a layer that
-    is left out, swapped or permuted. Integer and boolean buffers stay.
+    A parameter whose elements are all equal (a gamma of 1, a bias or a position embedding of 0) hides a layer that is
+    left out, swapped or permuted. Integer and boolean buffers keep their values.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -130,17 +133,17 @@ def draw_constants(model: torch.nn.Module, seed: int) -> torch.nn.Module:
         if not parameter.is_floating_point():
             continue
         if parameter.numel() == 1 or float(parameter.std()) == 0:
-            # a tenth, so that what has to be positive stays so
+            # a tenth, so that values that must be positive stay positive
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype), alpha=0.1)
     return model
 
 
 @torch.no_grad()
 def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None:
-    """Make the running statistics of every BatchNorm larger or smaller by what reaches it in ``run()``.
+    """Scale the running statistics of every BatchNorm to the size of its input in ``run()``.
 
-    So they are of the size of its input, as training leaves them. Statistics of another size multiply values from layer
-    to layer, and the rounding in them: to 1e10 in tf_efficientnetv2_m, whose output then is rounding alone.
+    Trained statistics have the size of the input. Statistics of another size multiply values, and their rounding
+    errors, from layer to layer: to 1e10 in tf_efficientnetv2_m, whose output is then rounding alone.
     """
     with ExitStack() as stack:
         for norm in model.modules():
@@ -150,7 +153,10 @@ def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None
 
 
 class _Settling:
-    """Before the first call of a BatchNorm: its statistics, which fit an input of mean square 1, are made to fit."""
+    """Forward pre-hook that scales a BatchNorm's statistics to its input before the first call.
+
+    Before scaling they fit an input of mean square 1.
+    """
 
     def __init__(self):
         self.met = False

@@ -1,4 +1,4 @@
-"""How timm trains: the parts of a recipe, and batches as its loader hands them on after mixup. torch and timm only."""
+"""timm's training: the parts of a recipe, and batches as its loader yields them after mixup. torch and timm only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Batch = tuple[list[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class TimmParts:
-    """One callable for each part of a training; each makes a new object."""
+    """The parts of a training: the loss, the clipping, and callables that make a new optimizer, scheduler and EMA."""
 
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer]
@@ -35,7 +35,11 @@ def timm_parts(
     ema_decay: float,
     clip_grad: float,
 ) -> TimmParts:
-    """timm's soft-target cross entropy, ``optimizer``, cosine per update with warm-up, EMA with warm-up, norm clip."""
+    """Return timm's parts of a recipe.
+
+    These are soft-target cross entropy, ``optimizer``, a cosine schedule per update with warm-up, an EMA with warm-up,
+    and clipping by norm.
+    """
     import_timm()
     from timm.loss import SoftTargetCrossEntropy
     from timm.optim import create_optimizer_v2
@@ -64,9 +68,9 @@ def timm_parts(
 def mixed_batches(
     number: int, shape: tuple[int, int, int, int], classes: int, seed: int, alpha: float = 0.2, smoothing: float = 0.1
 ) -> list[Batch]:
-    """Random images (B, C, H, W) and labels through timm's mixup: float32 images, targets (B, K) of float64.
+    """Apply timm's mixup to random images (B, C, H, W) and labels; return float32 images and float64 targets (B, K).
 
-    numpy's and torch's random states stay as they were.
+    numpy's and torch's random states are unchanged afterwards.
     """
     import_timm()
     from timm.data import Mixup

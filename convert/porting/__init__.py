@@ -1,1 +1,1 @@
-"""A torch module becomes a port folder: translated, proved layer by layer, written with its weights and its card."""
+"""Port a torch module: translate it, prove it layer by layer, and write the folder with its weights and its card."""

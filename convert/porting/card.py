@@ -1,6 +1,6 @@
-"""What a port's card says of the model: timm's own configuration, where the module has one. Plain values.
+"""Collect a port's card entries about the model from timm's configuration, if the module has one. Plain values.
 
-A module that is none of timm's may have anything under the same names; what is of another type is left out.
+A module that is not timm's may have anything under the same names. Values of an unexpected type are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paddle_dla.storage.manifest import MOST_CLASSES
 
 
 def preprocessing_of(module: Any) -> Preprocessing | None:
-    """How timm prepares images for ``module``; ``None`` where it says nothing, or nothing that an image could be."""
+    """Return timm's preprocessing for ``module``; ``None`` if it is not configured, or invalid for images."""
     config = _config(module)
     if "input_size" not in config:
         return None
@@ -28,7 +28,11 @@ def preprocessing_of(module: Any) -> Preprocessing | None:
 
 
 def described(module: Any) -> dict[str, Any]:
-    """Class count, classifier, groups for layer decay, parameters without weight decay, feature levels, licence."""
+    """Return the card's entries that come from timm's configuration and methods.
+
+    These are the class count, classifier, first convolution, licence, hub id, groups for layer decay, parameters
+    without weight decay, and feature levels.
+    """
     config = _config(module)
     classes = _attribute(module, "num_classes")
     return {
@@ -44,7 +48,7 @@ def described(module: Any) -> dict[str, Any]:
 
 
 def _attribute(module: Any, name: str) -> Any:
-    """``module.name``; ``None`` where there is none, or where reading it raises."""
+    """Return ``module.name``; ``None`` if there is none, or if reading it raises."""
     try:
         return getattr(module, name, None)
     except Exception:  # noqa: BLE001 - a property may raise anything
@@ -52,11 +56,11 @@ def _attribute(module: Any, name: str) -> Any:
 
 
 def _called(module: Any, name: str) -> Any:
-    """What the method ``name`` returns; ``None`` where there is none that takes no arguments."""
+    """Call the method ``name`` and return its result; ``None`` if there is no such method without arguments."""
     method = _attribute(module, name)
     try:
         return method() if callable(method) else None
-    except Exception:  # noqa: BLE001 - of this name and another meaning
+    except Exception:  # noqa: BLE001 - a method of the same name with another meaning
         return None
 
 
@@ -89,7 +93,7 @@ def _undecayed(module: Any) -> list[str]:
 
 
 def _layer_groups(module: Any) -> dict[str, int] | None:
-    """``{parameter: depth}``, 0 at the input, as timm's layer decay groups them."""
+    """Return ``{parameter: depth}`` as timm's layer decay groups them; 0 is at the input."""
     matcher = _called(module, "group_matcher")
     if not isinstance(matcher, Mapping):
         return None
@@ -97,13 +101,13 @@ def _layer_groups(module: Any) -> dict[str, int] | None:
         from timm.models import group_parameters
 
         groups = group_parameters(module, matcher)
-    except Exception:  # noqa: BLE001 - it groups by what timm does not know
+    except Exception:  # noqa: BLE001 - the matcher has a form that timm does not support
         return None
     return {name: depth for depth, names in groups.items() for name in names}
 
 
 def _feature_levels(module: Any) -> list[dict[str, Any]]:
-    """What timm's ``feature_info`` says: the module, channels and stride of every level."""
+    """Return the module, channels and stride of every level of timm's ``feature_info``."""
     info = _attribute(module, "feature_info")
     items = info if isinstance(info, list) else getattr(info, "info", None)
     return [_level(item) for item in items if isinstance(item, Mapping)] if isinstance(items, (list, tuple)) else []

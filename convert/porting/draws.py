@@ -1,6 +1,7 @@
-"""Random numbers of a proof: the reference and its port draw the same ones, in every run.
+"""Make the reference and its port draw the same random numbers in every run of a proof.
 
-What a forward method leaves to dropout does nothing, as dropout layers in ``align``. Both frameworks meet here.
+Dropout functions called in a forward method do nothing, like dropout layers in ``align``. This module uses both
+frameworks.
 """
 
 from __future__ import annotations
@@ -22,47 +23,47 @@ DROPOUTS = {
 }
 """Functions of ``nn.functional`` that draw at random."""
 NUMBERS = {"rand": "random_sample", "randn": "standard_normal"}
-"""Functions of both frameworks that return random numbers, and those of ``numpy.random.RandomState`` that do."""
+"""Functions of both frameworks that return random numbers, and their counterparts in ``numpy.random.RandomState``."""
 
 
 class Draws:
-    """Numbers by their shape and by how many of that shape were drawn since the model began to run."""
+    """Random numbers that depend on their shape and on how many of that shape the current run has drawn before."""
 
     def __init__(self) -> None:
         self.drawn: Counter[tuple[Any, ...]] = Counter()
 
     def begin(self, *ignored: Any) -> None:
-        """A model begins to run."""
+        """Reset the counts at the start of a run (a forward pre-hook)."""
         self.drawn.clear()
 
     def numbers(self, kind: str, shape: Sequence[Any]) -> np.ndarray:
-        """The next numbers of ``shape``; ``kind``: a method of ``RandomState``."""
+        """Return the next numbers of ``shape``; ``kind`` is a method of ``RandomState``."""
         key = (kind, *(int(side) for side in shape))
         self.drawn[key] += 1
         generator = np.random.RandomState(crc32(repr((self.drawn[key], key)).encode()))
         return np.asarray(getattr(generator, kind)(key[1:]))
 
     def torch(self, kind: str, *sides: Any, size: Any = None, dtype: Any = None, **options: Any) -> Any:
-        """As ``torch.rand``."""
+        """Like ``torch.rand``."""
         import torch
 
         shape = size or (sides[0] if len(sides) == 1 and not isinstance(sides[0], int) else sides)
         return torch.from_numpy(self.numbers(kind, shape)).to(dtype or torch.get_default_dtype())
 
     def torch_like(self, kind: str, x: Any, dtype: Any = None, **options: Any) -> Any:
-        """As ``torch.rand_like``."""
+        """Like ``torch.rand_like``."""
         return self.torch(kind, x.shape, dtype=dtype or x.dtype)
 
     def decided(self, x: Any, p: Any = None, **options: Any) -> Any:
-        """As ``torch.bernoulli``: 1 where a uniform number is below ``p``, or below ``x`` without it."""
+        """Like ``torch.bernoulli``: 1 where a uniform number is below ``p``, or below ``x`` if ``p`` is not given."""
         return (self.torch_like("random_sample", x) < (x if p is None else p)).to(x.dtype)
 
     def exponential(self, x: Any, lambd: float = 1.0, **options: Any) -> Any:
-        """As ``Tensor.exponential_``."""
+        """Like ``Tensor.exponential_``."""
         return x.copy_(-(1 - self.torch_like("random_sample", x)).log() / lambd)
 
     def paddle(self, kind: str, shape: Sequence[Any], dtype: Any = None) -> Any:
-        """As ``paddle.rand``."""
+        """Like ``paddle.rand``."""
         import paddle
 
         return paddle.to_tensor(self.numbers(kind, shape)).astype(dtype or paddle.get_default_dtype())
@@ -70,7 +71,7 @@ class Draws:
 
 @contextmanager
 def drawn_alike(reference: Any, port: Any) -> Iterator[None]:
-    """Within it ``reference`` and ``port`` draw the same numbers, and the same ones in each run."""
+    """Context manager in which ``reference`` and ``port`` draw the same random numbers in each run."""
     import paddle
     import torch
 

@@ -1,4 +1,4 @@
-"""Which layer of a port returns what the reference's ``forward_features`` returns. Both frameworks meet here."""
+"""Find the layer of a port that returns the output of the reference's ``forward_features``. Uses both frameworks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import numpy as np
 from convert.porting.arguments import Arguments, called, each
 
 LIMIT = 1e-9
-"""Of the largest value, in float64: BatchNorm's float32 epsilon leaves 5e-12, another layer's output differs by 1."""
+"""Largest difference, relative to the largest value, in float64.
+
+BatchNorm's float32 epsilon causes 5e-12; the output of another layer differs by about 1.
+"""
 
 
 def features_layer(reference: Any, port: Any, inputs: Arguments) -> str | None:
-    """The layer of ``port`` whose output is that of ``reference.forward_features``, in float64 and evaluation mode.
+    """Return the layer of ``port`` whose output equals that of ``reference.forward_features``.
 
-    ``None`` where the reference has no such method, or no layer returns that: the method may end between two layers.
-    Both have the same weights; ``inputs`` are arrays. Of layers inside one another that return the same, the outermost.
+    Both models have the same weights and run in float64 and evaluation mode; ``inputs`` are arrays. If nested layers
+    return the same output, the outermost is chosen. Returns ``None`` if the reference has no such method, or if no
+    layer returns its output: the method may end between two layers.
     """
     from alignment.engine.borrowed import PORT, REFERENCE, borrow
 
@@ -29,7 +33,7 @@ def features_layer(reference: Any, port: Any, inputs: Arguments) -> str | None:
         found = [] if wanted is None else _that_return(wanted, port, inputs)
     if not found:
         return None
-    # in the order in which they end: layers that leave it as it is, such as dropout, come later
+    # in the order in which they finish: later layers, such as dropout, may pass the output on unchanged
     first = found[0]
     return min((name for name in found if name == first or first.startswith(f"{name}.")), key=len)
 
@@ -43,13 +47,13 @@ def _wanted(method: Callable[..., Any], inputs: Arguments) -> np.ndarray | None:
     with torch.no_grad():
         try:
             features = called(method, each(inputs, tensor))
-        except Exception:  # noqa: BLE001 - of this name and another meaning
+        except Exception:  # noqa: BLE001 - a method of the same name with another meaning
             return None
     return features.numpy() if isinstance(features, torch.Tensor) and features.is_floating_point() else None
 
 
 def _that_return(wanted: np.ndarray, port: Any, inputs: Arguments) -> list[str]:
-    """Layers of ``port`` that are called once and return ``wanted``, in the order in which they end."""
+    """Return the layers of ``port`` that are called once and return ``wanted``, in the order in which they finish."""
     import paddle
 
     calls: dict[str, list[bool]] = {}

@@ -1,11 +1,11 @@
-"""A port's folder: source, weights, card, reports and test, which appear together or not at all. No framework.
+"""Write a port's folder atomically: source, weights, card, reports and test. No framework.
 
 ============================  ======================================================================================
-``model.py``                  the source; it imports paddle and nothing else
-``weights.pdparams``          the weights, with their manifest, which says which tensor of torch each was
-``card.json``                 what the model is, what it takes, how it was proved
-``report.html``, ``.json``    the proof in evaluation mode; ``report-train`` that in training mode
-``test_port.py``              one test a layer where torch is, a golden test where it is not
+``model.py``                  the source; it imports only paddle
+``weights.pdparams``          the weights, with a manifest that records the torch tensor of each
+``card.json``                 the model's description, its inputs and its verdict
+``report.html``, ``.json``    the proof in evaluation mode; ``report-train`` is the proof in training mode
+``test_port.py``              one test per layer where torch is installed, a golden test where it is not
 ============================  ======================================================================================
 """
 
@@ -30,12 +30,12 @@ TEST = "test_port.py"
 REPORTS = tuple(f"report{mode}.{kind}" for mode in ("", "-train") for kind in ("html", "json"))
 OWN = {SOURCE, WEIGHTS, manifest_path(WEIGHTS).name, CARD, TEST, *REPORTS}
 MADE_ANEW = {"__pycache__", ".pytest_cache"}
-"""What running the port's test leaves."""
+"""Folders that running the port's test leaves behind."""
 TEST_SOURCE = Path(__file__).with_name("test_port.txt")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raises ``CheckpointError`` where a port cannot be written to ``folder``."""
+    """Raise ``CheckpointError`` if a port cannot be written to ``folder``."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; --output names a folder")
     folders.check_folder(folder, parents=True)
@@ -64,9 +64,9 @@ def write_folder(
     overwrite: bool = False,
     unsaved: frozenset[str] = frozenset(),
 ) -> None:
-    """Write the port to ``folder``; ``unsaved`` as in ``manifest``.
+    """Write the port to ``folder`` atomically; ``unsaved`` is that of ``manifest``.
 
-    Raises ``CheckpointError`` where the system refuses; nothing is half-written.
+    Raises ``CheckpointError`` if the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folders.atomic_folder(folder, overwrite) as part:
@@ -84,9 +84,9 @@ def write_folder(
 def manifest(
     arrays: Mapping[str, np.ndarray], key_map: KeyMap, card: Mapping[str, Any], unsaved: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """The record beside the weights: which tensor of torch each is, by which steps, and checksums.
+    """Return the manifest of the weights: for each its torch tensor, the steps and a checksum.
 
-    ``unsaved`` are tensors of torch that its checkpoints do not hold, such as Swin's masks.
+    ``unsaved`` are torch tensors that its checkpoints do not contain, such as Swin's masks.
     """
     lines = {line.paddle: line for line in key_map if line.paddle}
     tensors = {}

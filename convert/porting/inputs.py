@@ -1,4 +1,4 @@
-"""Example inputs of a module from a file: token ids, masks, several arguments. numpy only; nothing is unpickled."""
+"""Read example inputs of a module from a file: token ids, masks, several arguments. numpy only, without pickle."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from paddle_dla.storage.npy import read_arrays
 from paddle_dla.storage.values import listed
 
 TYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
-"""What both frameworks compute with."""
+"""Types that both frameworks support."""
 POSITION = re.compile(r"(?:arr_(?:0|[1-9][0-9]{0,8}))?")
-"""What ``numpy.savez`` calls arguments without a name, and ``read_arrays`` the array of a ``.npy``."""
+"""Names that ``numpy.savez`` gives to unnamed arguments, and ``read_arrays`` to the array of a ``.npy``."""
 
 
 def read_inputs(path: str | Path) -> Arguments:
-    """The arrays of a ``.npy``, or of a ``.npz`` by the names of the arguments; a list where they have none.
+    """Read the arrays of a ``.npy``, or of a ``.npz`` by argument name. Returns a list if the arrays have no names.
 
-    They are in the order of the machine's bytes. Raises ``CheckpointError`` as ``read_arrays``, for arrays of other
-    types, and for NaN.
+    The arrays are in native byte order. Raises ``CheckpointError`` like ``read_arrays``, and for unsupported types,
+    empty arrays and NaN.
 
         numpy.savez("inputs.npz", input_ids=ids, attention_mask=mask)
         read_inputs("inputs.npz")                 # {"input_ids": ..., "attention_mask": ...}
@@ -37,7 +37,7 @@ def read_inputs(path: str | Path) -> Arguments:
 
 
 def _in_order(arrays: Mapping[str, np.ndarray], path: str | Path) -> list[np.ndarray]:
-    """The arrays without a name, in the order of their numbers. Raises ``CheckpointError`` where one is missing."""
+    """Return unnamed arrays in the order of their numbers. Raises ``CheckpointError`` if one is missing."""
     numbers = {int(name.removeprefix("arr_") or 0): array for name, array in arrays.items()}
     if missing := [f"arr_{number}: missing" for number in range(len(arrays)) if number not in numbers]:
         raise CheckpointError(listed(f"{path} does not hold all inputs:", missing))

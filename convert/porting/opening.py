@@ -1,4 +1,4 @@
-"""The reference of a port folder, with the port's weights carried back to it. torch is imported when it is called."""
+"""Rebuild the reference of a port folder with the port's weights. torch is imported on the first call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_KEPT = "Paddle counts no batches, and what a forward method makes is not kep
 
 
 def torch_state(arrays: dict[str, np.ndarray], key_map: KeyMap) -> dict[str, np.ndarray]:
-    """``{name in torch: array}`` of a port's arrays; transposing is all that a translation does."""
+    """Return a port's arrays as ``{name in torch: array}``. A translation changes arrays by transposing only."""
     return {
         line.torch: arrays[line.paddle].T if line.transpose else arrays[line.paddle]
         for line in key_map
@@ -28,9 +28,9 @@ def torch_state(arrays: dict[str, np.ndarray], key_map: KeyMap) -> dict[str, np.
 
 
 def reference_of(folder: Path) -> tuple[Any, KeyMap]:
-    """The torch module that the port in ``folder`` was made of, with the port's weights, and the key map.
+    """Build the reference of the port in ``folder`` with the port's weights; return it with the key map.
 
-    Raises ``CheckpointError`` where the folder is no port or records no reference.
+    Raises ``CheckpointError`` if the folder is not a port or records no reference.
     """
     import torch
 
@@ -42,7 +42,10 @@ def reference_of(folder: Path) -> tuple[Any, KeyMap]:
 
 
 def recorded_reference(folder: str | os.PathLike[str]) -> Reference:
-    """How the reference of the port in ``folder`` is built. Raises ``CheckpointError`` where its card does not say."""
+    """Read from the card how to build the reference of the port in ``folder``.
+
+    Raises ``CheckpointError`` if the card does not record it.
+    """
     reference = Reference(**read_card(folder)["reference"])
     if not reference.name:
         raise CheckpointError(f"{os.fspath(folder)} was made of a module that only its maker has")
@@ -50,7 +53,7 @@ def recorded_reference(folder: str | os.PathLike[str]) -> Reference:
 
 
 def filled(module: Any, tensors: Mapping[str, Any], key_map: KeyMap) -> KeyMap:
-    """Put ``tensors`` into the torch ``module``; the key map with a line for everything else that it has."""
+    """Copy ``tensors`` into the torch ``module``; return the key map with a line for each of its other tensors."""
     import torch
 
     named = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))

@@ -1,4 +1,4 @@
-"""``port_model``: a torch module, translated, proved and written as a folder."""
+"""``port_model``: translate a torch module, prove the translation and write the port's folder."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from paddle_dla.storage.values import listed, non_finite
 
 Progress = Callable[[str], None]
 PACKAGES = ("torch", "timm", "torchvision", "paddlepaddle", "paddlepaddle-gpu", "numpy")
-"""Whose versions a card records."""
+"""Packages whose versions a card records."""
 SHOWN = 16
-"""Numbers of each output that the golden test holds."""
+"""How many numbers of each output the golden test contains."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """A port: its ``source``, its ``folder`` where it was written, and the ``results`` of its proof by mode."""
+    """A port: its ``source``, its ``folder`` if it was written, and the ``results`` of its proof by mode."""
 
     name: str
     source: str
@@ -45,7 +45,7 @@ class Port:
 
     @property
     def proved(self) -> bool:
-        """Whether every mode that was tried is aligned."""
+        """Whether every compared mode is aligned."""
         return bool(self.results) and all(result.passed for result in self.results.values())
 
 
@@ -66,14 +66,15 @@ def port_model(
 ) -> Port:
     """Translate ``torch_module``, prove the translation, and write the port to ``folder``.
 
-    ``inputs``: the module's arguments, torch tensors, a sequence or a mapping by name; they say nothing of the batch.
-    A port computes in float32: weights in half or bfloat16 become that, which changes no value, and float64 is rounded.
-    ``reference`` says how the module is built again, for the port's own test; ``weights`` where they are from.
-    ``operators`` and ``layers`` are rules beside the translator's own. A port that is not ALIGNED is written only with
-    ``keep_unproved``, and is marked so. Without a folder nothing is written.
+    ``inputs`` are the module's arguments: torch tensors, as a sequence or as a mapping by name. Their batch size does
+    not limit the port's. A port computes in float32: half and bfloat16 weights are converted, which changes no value,
+    and float64 weights are rounded. ``reference`` records how to build the module again, for the port's own test;
+    ``weights`` records where the weights come from. ``operators`` and ``layers`` are rules in addition to the
+    translator's own. A port that is not ALIGNED is written only with ``keep_unproved``, and is marked as a draft.
+    Without a folder nothing is written.
 
-    Raises ``TranslationError``, which lists everything that has no rule, and ``CheckpointError`` where the folder
-    cannot be written or a parameter is not finite; both before anything is written.
+    Raises ``TranslationError``, which lists everything that has no rule, and ``CheckpointError`` if the folder cannot
+    be written or a parameter is not finite; both before anything is written.
     """
     from alignment.engine.borrowed import settings_kept
 
@@ -116,7 +117,7 @@ def port_model(
 
 
 def in_float32(module: Any, inputs: Arguments, progress: Progress) -> tuple[Any, Arguments]:
-    """``module`` and its ``inputs`` with their floating-point tensors in float32; copies, where that changes them."""
+    """Return ``module`` and ``inputs`` with their floating-point tensors in float32; copies are made if needed."""
     import torch
 
     tensors = dict((*module.named_parameters(), *module.named_buffers()))
@@ -128,12 +129,15 @@ def in_float32(module: Any, inputs: Arguments, progress: Progress) -> tuple[Any,
 
 
 def in_type(dtype: Any) -> Callable[[Any], Any]:
-    """A cast to ``dtype`` of tensors of floating-point numbers alone."""
+    """Return a function that casts floating-point tensors to ``dtype`` and leaves other tensors unchanged."""
     return lambda value: value.to(dtype) if value.is_floating_point() else value
 
 
 def two_samples(module: Any, inputs: Arguments) -> Arguments:
-    """``inputs`` of one sample twice, where ``module`` takes that: ``torch.export`` makes a constant of a size of 1."""
+    """Duplicate ``inputs`` of one sample, if ``module`` accepts two.
+
+    ``torch.export`` turns a size of 1 into a constant.
+    """
     import torch
 
     if not all(value.dim() and len(value) == 1 for value in named(inputs).values()):
@@ -143,13 +147,13 @@ def two_samples(module: Any, inputs: Arguments) -> Arguments:
     try:
         with torch.no_grad():
             called(model, twice)
-    except Exception:  # noqa: BLE001 - the module may raise anything; the trace says so of what was given
+    except Exception:  # noqa: BLE001 - the module may raise anything; the trace reports errors for the given inputs
         return inputs
     return twice
 
 
 def refuse_nested(inputs: Arguments, name: str) -> None:
-    """Raises ``CheckpointError`` for an argument that is no tensor: a port takes tensors, one an argument."""
+    """Raise ``CheckpointError`` for arguments that are not tensors: each argument of a port is one tensor."""
     import torch
 
     others = {key: value for key, value in named(inputs).items() if not isinstance(value, torch.Tensor)}
@@ -160,9 +164,9 @@ def refuse_nested(inputs: Arguments, name: str) -> None:
 
 
 def plain_weight_norm(module: Any) -> None:
-    """Make what ``torch.nn.utils.weight_norm`` keeps beside its parameters a leaf, which can be copied.
+    """Detach the weights that ``torch.nn.utils.weight_norm`` has computed, so that the module can be copied.
 
-    It computes the weight before each call; what it has computed before has no other use.
+    The hook computes the weight again before each call, so the stored value is not needed otherwise.
     """
     from torch.nn.utils.weight_norm import WeightNorm
 
@@ -173,14 +177,14 @@ def plain_weight_norm(module: Any) -> None:
 
 
 def refuse_unportable(module: Any, name: str) -> None:
-    """Raises ``CheckpointError`` that names tensors which no port can hold, or whose gradients a hook changes."""
+    """Raise ``CheckpointError`` that lists tensors that no port can hold, or whose gradients a hook may change."""
     held = (*module.named_parameters(), *module.named_buffers())
     if faults := [f"{path}: {fault}" for path, value in held if (fault := _unportable(value))]:
         raise CheckpointError(listed(f"{name} holds what no weight can be:", faults))
 
 
 def _unportable(value: Any) -> str:
-    """Why no port can hold the tensor ``value``; empty where it can."""
+    """Return why no port can hold the tensor ``value``; empty if it can."""
     import torch
     from torch.nn.parameter import is_lazy
 
@@ -199,7 +203,7 @@ def _unportable(value: Any) -> str:
 
 
 def refuse_uncopied(module: Any, name: str) -> None:
-    """Raises ``CheckpointError`` where ``module`` has no copy of its own: it is run in other types and modes."""
+    """Raise ``CheckpointError`` if ``module`` cannot be deep-copied; copies are run in other types and modes."""
     try:
         copied = copy.deepcopy(module)
     except Exception as error:
@@ -213,9 +217,9 @@ def refuse_uncopied(module: Any, name: str) -> None:
 
 
 def refuse_non_finite(module: Any, name: str) -> None:
-    """Raises ``CheckpointError`` that names every parameter with NaN or infinity: nothing is proved by comparing them.
+    """Raise ``CheckpointError`` that lists every parameter with NaN or infinity: comparing them proves nothing.
 
-    Buffers may hold infinity, as masks of attention do.
+    Buffers may hold infinity, as attention masks do.
     """
     found = ((path, non_finite(value.detach().cpu().numpy())) for path, value in module.named_parameters())
     if faults := [f"{path}: {fault}" for path, fault in found if fault]:
@@ -223,7 +227,7 @@ def refuse_non_finite(module: Any, name: str) -> None:
 
 
 def header(name: str, module: Any) -> str:
-    """The docstring of a port's source."""
+    """Return the docstring of a port's source."""
     origin = origin_of(type(module))
     package = " ".join(origin[part] for part in ("package", "version") if part in origin)
     licence = f", licence {origin['licence']}" if origin.get("licence") else ""
@@ -242,7 +246,7 @@ def card_of(
     weights: Mapping[str, Any] | None,
     features: str | None,
 ) -> dict[str, Any]:
-    """The card of ``port``; ``features`` as ``features_layer`` has it."""
+    """Return the card of ``port``; ``features`` is the result of ``features_layer``."""
     preprocessing = cards.preprocessing_of(module)
     values = named(inputs).values()
     return {
@@ -265,11 +269,11 @@ def card_of(
 
 
 def golden(module: Any, inputs: Arguments, seed: int = 0) -> dict[str, Any]:
-    """Inputs like those given, and the first numbers of what the reference returns for them, in float64.
+    """Return inputs for the golden test, and the first numbers of the reference's float64 outputs for them.
 
-    Floating-point inputs are drawn, of the same shape; others, such as token ids, are kept, for few would be allowed.
-    Complex outputs are real and imaginary parts in turn. ``float32_error``: how far the reference's own float32 is from
-    its float64, relative to the largest value.
+    Floating-point inputs are drawn at random with the same shape. Others, such as token ids, are kept, since few values
+    would be valid. Complex outputs are stored as alternating real and imaginary parts. ``float32_error`` is the
+    difference of the reference's float32 outputs from its float64 outputs, relative to the largest value.
     """
     import torch
 
@@ -303,6 +307,6 @@ def _golden_output(ours: Any, exact: Any) -> dict[str, Any]:
 
 
 def _described(value: Any) -> dict[str, Any]:
-    """An input as ``cards.golden_inputs`` makes it."""
+    """Describe an input for ``cards.golden_inputs``, which makes it again."""
     described = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     return described if value.is_floating_point() else {**described, "values": value.flatten().tolist()}

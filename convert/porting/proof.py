@@ -1,6 +1,6 @@
-"""The proof of a port: its source is run beside the reference, in evaluation and in training mode, and compared.
+"""Prove a port: run its source and the reference in evaluation and in training mode, and compare them.
 
-Both frameworks meet here and in ``alignment``, which is imported when a proof is made.
+This module and ``alignment`` use both frameworks. ``alignment`` is imported when a proof starts.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ MODES = ("eval", "train")
 
 
 class LoadError(WrongValue):
-    """A port whose tensors are not those that its translation names: a fault of the translator."""
+    """Raised if a port cannot be built or its tensors differ from the key map: a fault of the translator."""
 
 
 class ReferenceRaised(WrongValue):
-    """A reference that cannot be run beside its port: it raises, or changes what it is given."""
+    """Raised if the reference cannot be compared with its port: it raises, or changes its inputs."""
 
 
 def torch_arrays(module: Any) -> dict[str, np.ndarray]:
-    """Every parameter and buffer of ``module`` by every name that it has; buffers that are not saved too."""
+    """Return every parameter and buffer of ``module`` under each of its names, including buffers that are not saved."""
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     return {name: value.detach().cpu().numpy() for name, value in named}
 
 
 def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The port in ``source`` with the tensors of torch that ``arrays`` holds, in evaluation mode.
+    """Build the port in ``source`` with the torch tensors ``arrays``, in evaluation mode.
 
-    Raises ``LoadError`` where the source does not have the tensors that the key map names.
+    Raises ``LoadError`` if the source cannot be built or does not have the tensors that the key map names.
     """
     import paddle
 
@@ -71,17 +71,17 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
 
 RATES = {"DropPath": "drop_prob", "DropBlock2d": "drop_prob", "DropBlock2D": "drop_prob", "PatchDropout": "prob",
          "StochasticDepth": "p", "LSTM": "dropout", "GRU": "dropout", "RNN": "dropout"}  # fmt: skip
-"""Layers that draw at random and are no dropout layers of the frameworks, and the attribute that is their rate."""
+"""Random layers other than the frameworks' own dropout layers, and the attribute that is their rate."""
 
 
 def drawn(module: Any, inputs: Arguments) -> Any:
-    """A copy of ``module``, in evaluation mode, with everything that a fresh network has constant drawn at random.
+    """Return a copy of ``module``, in evaluation mode, with random values for all that is constant in a fresh network.
 
-    These are BatchNorm's statistics, which fit the ``inputs``, and scales, biases, tokens.
+    These are scales, biases, tokens and BatchNorm's statistics, which are scaled to fit the ``inputs``.
     """
     from torch_ref.model import draw_constants, settle_batch_norm
 
-    # eval() once more: a layer that copies itself by its constructor, as those of einops do, is in training mode then
+    # eval() again: a layer that copies itself by its constructor, as those of einops do, is in training mode afterwards
     copied = draw_constants(copy.deepcopy(module).eval(), seed=0)
     settle_batch_norm(copied, lambda: called(copied, each(inputs, lambda value: value.clone())))
     return copied
@@ -89,7 +89,7 @@ def drawn(module: Any, inputs: Arguments) -> Any:
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and its port with the same weights, and arrays that both take."""
+    """A reference and its port with the same weights, and input arrays for both."""
 
     reference: Any
     port: Any
@@ -97,12 +97,12 @@ class Pair:
 
 
 def paired(module: Any, inputs: Arguments, source: Path, translated: Translated) -> Pair:
-    """``module`` and its port in ``source`` as they are compared.
+    """Return ``module`` and its port in ``source``, prepared for comparison.
 
-    The weights are those of ``drawn``, so that nothing hides behind a 0 or a 1. In float64, what the reference asks for
-    in float32 is computed in float64 too, as the port has it. Dropout and stochastic depth are off.
+    The weights are those of ``drawn``, so that no fault hides behind a 0 or a 1. If the reference runs in float64, it
+    also computes in float64 what it requests in float32, as the port does. Dropout and stochastic depth are off.
 
-    Raises ``LoadError`` where the source cannot be built.
+    Raises ``LoadError`` if the source cannot be built.
     """
     from convert.translate.modes import qualified
     from convert.translate.program import float64_throughout
@@ -119,11 +119,11 @@ def paired(module: Any, inputs: Arguments, source: Path, translated: Translated)
 def prove(
     pair: Pair, translated: Translated, modes: Sequence[str] = MODES, progress: Progress = lambda line: None
 ) -> dict[str, Any]:
-    """``{mode: result of align}``; nothing after a mode in which the two differ.
+    """Compare the pair in each mode; return ``{mode: result of align}``. Stop after a mode in which the two differ.
 
-    Random numbers that are drawn are the same in both models. Raises ``ReferenceRaised`` where the reference raises.
+    Both models draw the same random numbers. Raises ``ReferenceRaised`` if the reference raises.
 
-    A port that is aligned along the path that was traced, and differs as it is used, is not aligned: see ``other_use``.
+    A port that is aligned along the traced path but differs in use is not aligned, see ``other_use``.
     """
     from alignment import align
     from alignment.engine.records.tape import ROOT

@@ -1,6 +1,7 @@
-"""The torch module that a port is made of, from what a command names: a timm model, or any factory. torch only.
+"""Build the reference of a port from its name: a timm model or any factory. torch only.
 
-A factory is named ``package.module:function``; it is called with keyword arguments and returns a ``torch.nn.Module``.
+A factory is written ``package.module:function``. It is called with keyword arguments and returns a
+``torch.nn.Module``.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.values import widened
 
 SHOWN = 8
-"""How many tensors of a kind an error names."""
+"""How many tensors of each kind an error lists."""
 
 
 class BuildError(WrongValue):
-    """A reference that cannot be built: an unknown model, or a factory that is not found or raises."""
+    """Raised if a reference cannot be built: the model is unknown, or the factory is not found or raises."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """How a reference is built: a timm ``model`` or a ``factory``, with keyword ``options``; ``seed`` of its weights.
+    """Recipe of a reference: a timm ``model`` or a ``factory``, keyword ``options``, and the ``seed`` of its weights.
 
     ``Reference(model="convnext_atto", options={"num_classes": 10})``
     """
@@ -43,11 +44,11 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """What the port is called."""
+        """Name of the port."""
         return self.model or self.factory.rpartition(":")[2]
 
     def build(self) -> Any:
-        """The module, in evaluation mode. Raises ``BuildError``."""
+        """Build the module, in evaluation mode. Raises ``BuildError``."""
         import torch
 
         from convert.translate.program import constructors_recorded
@@ -87,10 +88,10 @@ class Reference:
         return function
 
     def _refuse_arguments(self, function: Callable[..., Any]) -> None:
-        """Raises ``BuildError`` where ``function`` does not take the options, as far as it says what it takes."""
+        """Raise ``BuildError`` if the signature of ``function``, where it has one, does not accept the options."""
         try:
             taken = inspect.signature(function)
-        except (TypeError, ValueError):  # a builtin may not say it
+        except (TypeError, ValueError):  # a builtin may have no signature
             return
         try:
             taken.bind(**self.options)
@@ -98,14 +99,14 @@ class Reference:
             raise BuildError(f"{self.name}{taken} {error}; --torch-args names its arguments") from None
 
     def as_dict(self) -> dict[str, Any]:
-        """What a port's card records, so that its test builds the reference again."""
+        """Return the entry of a port's card, from which the port's test builds the reference again."""
         return {"model": self.model, "factory": self.factory, "options": dict(self.options), "seed": self.seed}
 
 
 def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str, Any]:
-    """Load a torch checkpoint into ``module``, strictly; returns where the weights are from.
+    """Load a torch checkpoint into ``module``, strictly; return the origin of the weights.
 
-    Raises ``CheckpointError``, which lists what is missing, left over, or of another shape or type.
+    Raises ``CheckpointError``, which lists the tensors that are missing, left over, or of another shape or type.
     """
     import torch
 
@@ -119,7 +120,7 @@ def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str,
                for name in found if name in expected and tuple(found[name]) != expected[name]]  # fmt: skip
     faults += _other_types(module, source) if not faults and not missing else []
     if faults or missing:
-        # of a name that is spelled otherwise both spellings are shown
+        # show missing and other tensors, so that both spellings of a renamed tensor appear
         shown = [*missing[:SHOWN], *faults[:SHOWN]]
         left = len(missing) + len(faults) - len(shown)
         more = [f"... and {left} more"] if left else []
@@ -130,9 +131,9 @@ def load_checkpoint(module: Any, path: Path, use_ema: bool = False) -> dict[str,
 
 
 def _other_types(module: Any, source: Source) -> list[str]:
-    """Tensors of ``source`` that are of no type in which weights are kept, or two where ``module`` has one.
+    """Return faults for tensors of ``source`` whose type cannot hold weights, and for tied weights that differ.
 
-    torch's own loading would make numbers of them: of the codes of quantised weights, of half a complex number.
+    torch's own loading would accept such types: it would load quantised codes or the real part of a complex number.
     """
     state, counters = module.state_dict(), "num_batches_tracked"
     faults, arrays = [], {}
@@ -153,7 +154,7 @@ def _other_types(module: Any, source: Source) -> list[str]:
 
 
 def origin_of(kind: type) -> dict[str, str]:
-    """The package that a module's class comes from, with its version and licence."""
+    """Return the package of a module's class, with its version and licence."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     package = kind.__module__.split(".")[0]

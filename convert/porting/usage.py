@@ -1,8 +1,8 @@
-"""A port as it is used, beside its reference: in float32, without gradients, in other batches, and once more.
+"""Compare a port with its reference as both are used: in float32, without gradients, in other batches, and twice.
 
-A trace is one path through the reference, and a proof in float64 compares along that path. A reference may take
-another one for other types (``if x.dtype == torch.float32``), without gradients (``torch.is_grad_enabled()``), for a
-batch of one image, which ``torch.export`` sets apart, or in its next call.
+A trace is one path through the reference, and a proof in float64 compares along that path. The reference may take
+another path for other types (``if x.dtype == torch.float32``), without gradients (``torch.is_grad_enabled()``), for a
+batch of one image, which ``torch.export`` treats specially, or in its next call.
 """
 
 from __future__ import annotations
@@ -17,32 +17,38 @@ from convert.porting.arguments import Arguments, called, each, named
 from paddle_dla.errors import words_of
 
 Outputs = dict[tuple[Any, ...], np.ndarray]
-"""Tensors and plain values by the keys and positions that lead to them."""
+"""Tensors and plain values by their path of keys and positions."""
 SAFETY = 64
-"""Times what the port's own float32 is from its float64: torch's kernels round elsewhere, by up to 4 times as much."""
+"""Limit in units of the difference between the port's float32 and float64 outputs.
+
+torch's kernels round differently, by up to 4 times as much.
+"""
 LEAST = 2.0**-16
-"""Of the largest value: where the port's float32 happens to be exact, torch's is not. Another path changes more."""
+"""Smallest limit, relative to the largest value, for outputs where the port's float32 happens to be exact.
+
+torch's is not exact there. Another path changes more than this.
+"""
 
 PLAIN = (bool, int, float, complex, str)
-"""Values beside tensors that a model may return, such as sizes."""
+"""Types of values other than tensors that a model may return, such as sizes."""
 WIDE = {"f": np.float64, "c": np.complex128}
 FEW = 2.0**-10
-"""Of integers and booleans: the share that torch's own rounding may change."""
+"""Share of integers and booleans that torch's own rounding may change."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """One call of both models, with ``batch`` samples, told as ``what``."""
+    """One call of both models with ``batch`` samples; ``what`` describes it in messages."""
 
     batch: int
     what: str
 
 
 def other_use(reference: Any, port: Any, inputs: Arguments, batches: Sequence[int] = ()) -> str:
-    """In which use the ``port`` does not compute what the ``reference`` does, in words; empty where it does in all.
+    """Describe the first use in which ``port`` and ``reference`` differ; empty if they agree in all.
 
-    Both have the same weights, in float32. ``inputs`` are arrays whose first axis is the batch; ``batches`` are sizes
-    of it that are tried beside 1 and one more than was given. What the reference itself refuses is no use of it.
+    Both have the same weights, in float32. ``inputs`` are arrays whose first axis is the batch. ``batches`` are batch
+    sizes to try in addition to 1 and one more than given. A batch that the reference itself refuses is skipped.
     """
     before = _remembered(reference)
     for use in _uses(inputs, batches):
@@ -64,7 +70,7 @@ AGAIN = "called twice with the same images"
 
 
 def _uses(inputs: Arguments, batches: Sequence[int]) -> Iterator[Use]:
-    """As it was traced, twice, and in other batches where all inputs have one batch."""
+    """Yield the traced batch, the same again, and other batches if all inputs have the same batch size."""
     arrays = [*named(inputs).values()]
     given = len(arrays[0]) if arrays and arrays[0].ndim else 1
     yield Use(given, "in float32 and without gradients")
@@ -75,7 +81,7 @@ def _uses(inputs: Arguments, batches: Sequence[int]) -> Iterator[Use]:
 
 
 def _batch(inputs: Arguments, count: int) -> Arguments:
-    """``count`` samples of ``inputs``, which are repeated where there are fewer."""
+    """Return ``count`` samples of ``inputs``; they are repeated if there are fewer."""
 
     def taken(array: np.ndarray) -> np.ndarray:
         return array[np.arange(count) % len(array)] if array.ndim and len(array) != count else array
@@ -84,7 +90,7 @@ def _batch(inputs: Arguments, count: int) -> Arguments:
 
 
 def _by_gradients(reference: Any, port: Any, inputs: Arguments) -> str:
-    """Words for a reference that computes what the port does, but only where it keeps a graph for gradients."""
+    """Return an explanation if the reference agrees with the port only when gradients are enabled; otherwise empty."""
     from torch.nn import TransformerEncoder
 
     with_graph = _torch(reference, inputs, gradients=True)
@@ -101,7 +107,7 @@ def _by_gradients(reference: Any, port: Any, inputs: Arguments) -> str:
 
 
 def _torch(reference: Any, inputs: Arguments, gradients: bool = False) -> Outputs | None:
-    """What the reference returns, with a graph for ``gradients`` or without; ``None`` where it takes no such batch."""
+    """Return the reference's outputs, with ``gradients`` enabled or not; ``None`` if it raises for this batch."""
     import torch
 
     from alignment.engine.borrowed import REFERENCE
@@ -128,7 +134,7 @@ def _paddle(port: Any, inputs: Arguments, dtype: str) -> Outputs:
 
 
 def _by_place(outputs: Any, side: Any) -> Outputs:
-    """The tensors and plain values of nested ``outputs`` by what leads to each; ``side``: that of their framework."""
+    """Return the tensors and plain values of nested ``outputs`` by path; ``side`` is that of their framework."""
     from alignment.engine.records.tree import paths
 
     found = paths(outputs, lambda value: side.is_tensor(value) or isinstance(value, PLAIN))
@@ -136,10 +142,10 @@ def _by_place(outputs: Any, side: Any) -> Outputs:
 
 
 def _compared(theirs: Outputs, port: Any, inputs: Arguments) -> str:
-    """How the outputs differ, in words; empty where they do not by more than rounding explains."""
+    """Describe how the outputs differ; empty if rounding explains the difference."""
     try:
         single, double = (_paddle(port, inputs, dtype) for dtype in ("float32", "float64"))
-    except Exception as error:  # noqa: BLE001 - the port is code, too
+    except Exception as error:  # noqa: BLE001 - the port may raise anything
         return f"it raises {type(error).__name__}: {(words_of(error).splitlines() or [''])[-1]}"
     ours, wanted = ({path: array.shape for path, array in outputs.items()} for outputs in (single, theirs))
     if ours != wanted:
@@ -170,14 +176,14 @@ def _difference(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> s
 
 
 def _difference_of_whole(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> str:
-    """The same of integers and booleans, of which rounding changes single ones, as an ``argmax`` between two values."""
+    """Like ``_difference``, for integers and booleans: rounding may change a few, e.g. an ``argmax`` of close values."""
     count, rounded = np.sum(theirs != single), np.sum(single != double)
     allowed = max(SAFETY * rounded, int(FEW * theirs.size))
     return "" if count <= allowed else f"{count} of {theirs.size} elements differ, {allowed} might by rounding"
 
 
 def _remembered(reference: Any) -> dict[str, Any]:
-    """Plain numbers and texts that the modules of ``reference`` keep beside tensors, by path; NaN as a text."""
+    """Return the plain numbers and strings that the modules of ``reference`` store, by path; NaN as a string."""
     return {
         f"{path}.{name}".lstrip("."): value if value == value else repr(value)
         for path, module in reference.named_modules()

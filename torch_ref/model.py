@@ -104,7 +104,7 @@ def randomise_batch_norm(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             mean, variance, batches = module.running_mean, module.running_var, module.num_batches_tracked
-            assert mean is not None and variance is not None and batches is not None  # every BatchNorm of timm's tracks statistics
+            assert mean is not None and variance is not None and batches is not None  # all track statistics
             module.weight.uniform_(0.5, 1.5, generator=generator)
             module.bias.normal_(0.0, 0.2, generator=generator)
             mean.normal_(0.0, 0.3, generator=generator)

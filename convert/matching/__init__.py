@@ -1,1 +1,1 @@
-"""Layers and tensors of any two models paired. No framework."""
+"""Pair the layers and tensors of any two models. No framework."""

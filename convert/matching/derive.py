@@ -1,4 +1,4 @@
-"""The key map of two models, proposed from their layers: which item is which, and the lines. No framework."""
+"""Propose the key map of two models from their layers: pair the items, then write the lines. No framework."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ONLY_IN_PORT = "only the port has it"
 
 @dataclass(frozen=True)
 class Proposal:
-    """Both models' items by key, in order, and how they are paired (``twins``: torch -> Paddle).
+    """Both models' items by key, in order, and their pairs (``twins``: torch -> Paddle).
 
-    ``doubts`` are what names and order contradict each other about: ``(key, twin by order, twin by name)``. ``order``
-    holds the place of torch's tensors, ``dropped`` those that Paddle does not need, ``notes`` what is said of items,
-    ``given`` the keys whose twins were named by the user.
+    ``doubts`` lists items for which names and order disagree: ``(key, twin by order, twin by name)``. ``order`` is the
+    position of each torch tensor, ``dropped`` the tensors that Paddle does not need, with the reason, ``notes`` the
+    notes on items, ``given`` the keys whose twins the user named.
     """
 
     torch: Mapping[str, Item]
@@ -38,26 +38,26 @@ class Proposal:
     given: frozenset[str]
 
     def left(self) -> tuple[list[Item], list[Item]]:
-        """Items without a twin: in torch, in Paddle. What another item shares needs none."""
+        """Return the items without a twin, in torch and in Paddle. Items shared with another item need none."""
         taken = {*self.twins.values()}
         ours = [item for item in self.torch.values() if item.parts and item.key not in self.twins]
         theirs = [item for item in self.paddle.values() if item.parts and item.key not in taken]
         return [item for item in ours if not item.shared], [item for item in theirs if not item.shared]
 
     def with_twins(self, twins: Mapping[str, str], notes: Mapping[str, str]) -> Proposal:
-        """Paired otherwise."""
+        """Return a copy with other pairs and notes, and without doubts."""
         return replace(self, twins={**self.twins, **twins}, notes={**self.notes, **notes}, doubts=())
 
     def key_map(self) -> KeyMap:
-        """The lines, in the order of torch's items; what has no twin is unresolved."""
+        """Return the lines, in the order of torch's tensors. Tensors without a twin are unresolved."""
         last = len(self.order)
         return KeyMap(tuple(sorted(_lines(self), key=lambda line: self.order.get(line.torch or "", last))))
 
 
 def propose(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str, str] | None = None) -> Proposal:
-    """The items of both models, paired. Layers come in the order of calls or of definition.
+    """Pair the items of both models. The layers are in the order of calls or of definition.
 
-    ``given``: pairs of layers or of tensors that are taken as they are, by their paths or full names.
+    ``given`` holds pairs of layers or of tensors, by path or full name, that are used unchanged.
     """
     ours, theirs = unpacked(items_of(torch), items_of(paddle, transposed=True))
     known = _known(given or {}, (torch, ours), (paddle, theirs))
@@ -77,7 +77,7 @@ def propose(torch: Sequence[Layer], paddle: Sequence[Layer], given: Mapping[str,
 
 
 def _known(given: Mapping[str, str], ours: Read, theirs: Read) -> dict[str, str]:
-    """The given pairs by keys of items. Raises ``KeyMapError`` where one names what does not exist."""
+    """Return the given pairs by item keys. Raises ``KeyMapError`` if one names something that does not exist."""
     faults, pairs = [], {}
     for key, twin in given.items():
         mine, yours = _keys(key, *ours), _keys(twin, *theirs)
@@ -90,7 +90,10 @@ def _known(given: Mapping[str, str], ours: Read, theirs: Read) -> dict[str, str]
 
 
 def _keys(name: str, layers: Sequence[Layer], items: Sequence[Item]) -> list[str] | None:
-    """Keys of the items that a path of a layer or a full name of a tensor means; none for a layer without tensors."""
+    """Return the keys of the items that a layer path or a full tensor name refers to.
+
+    The list is empty for a layer without tensors. Returns ``None`` if nothing has this name.
+    """
     path = "" if name == ROOT else name
     named = [item.key for item in items if item.kind != PARAMETER and path in (item.key, item.path)]
     owned = [item.key for item in items if path in {part.name for part in item.parts.values()}]
@@ -112,7 +115,7 @@ def _parameters(items: Iterable[Item]) -> list[Item]:
 
 
 def _paired_parameters(ours: Sequence[Item], theirs: Sequence[Item], layers: Pairs, known: Mapping[str, str]) -> Pairs:
-    """Parameters of containers; what is left over on one side may be a layer's on the other, which found no twin."""
+    """Pair parameters of containers. Those left over may match parameters of the other side's unpaired layers."""
     apart = [part for item in _layers(ours) if item.key not in layers.twins for part in _apart(item)]
     taken = {*layers.twins.values()}
     twins_apart = [part for item in _layers(theirs) if item.key not in taken for part in _apart(item)]
@@ -127,7 +130,7 @@ def _paired_parameters(ours: Sequence[Item], theirs: Sequence[Item], layers: Pai
 
 
 def _apart(item: Item) -> list[Item]:
-    """A layer as parameters."""
+    """Split a layer into parameter items."""
     if item.kind == PARAMETER or item.packed:
         return [item]
     parts = [Item(part.name, PARAMETER, {role: part}, {}) for role, part in item.parts.items()]
@@ -135,7 +138,7 @@ def _apart(item: Item) -> list[Item]:
 
 
 def _apart_where_paired(items: Sequence[Item], paired: Iterable[str]) -> list[Item]:
-    """The items; a layer is taken apart if that paired any of its parts."""
+    """Return the items; a layer is split into parameters if one of them was paired."""
     known = {*paired}
     found: list[Item] = []
     for item in items:
@@ -162,7 +165,7 @@ def _lines(proposal: Proposal) -> Iterator[Line]:
 
 
 def _again(proposal: Proposal, made: Mapping[str, Line]) -> Iterator[Line]:
-    """Lines of Paddle's tensors that are other ones under a second name, as the tensors of an LSTM's cells are."""
+    """Yield lines of Paddle tensors that are a second name of another tensor, as in the cells of an LSTM."""
     for item in proposal.paddle.values():
         for part in item.parts.values():
             if part.shared in made and part.name not in made:
@@ -173,7 +176,7 @@ def _paired(proposal: Proposal) -> Iterator[Line]:
     for key, item in proposal.torch.items():
         twin = proposal.paddle.get(proposal.twins.get(key, ""))
         note = proposal.notes.get(key, "")
-        # a parameter's role is no part of its name's meaning: cls_token may be class_token
+        # parameters are paired by position, since their roles are names: cls_token may be class_token
         roles = {role: role for role in item.parts}
         if twin is not None and item.kind == twin.kind == PARAMETER:
             roles = dict(zip(item.parts, twin.parts))
@@ -189,13 +192,13 @@ def _paired(proposal: Proposal) -> Iterator[Line]:
 
 
 def steps_between(part: Part, other: Part, item: Item, twin: Item) -> tuple[Step, ...] | None:
-    """How a tensor of torch's becomes one of Paddle's; ``None`` where it cannot."""
+    """Return the steps from a torch tensor to a Paddle tensor; ``None`` if there are none."""
     if part.size != other.size:
         return None
     steps = [Step("rows", part.rows)] if part.rows else []
     turned = other.turned
     if len(part.shape) == 2 and part.matrix and not other.matrix and part.shape[::-1] == other.shape:
-        # Paddle multiplies from the right, so a matrix of the port's own is held as its linear layers hold theirs
+        # a port's own matrix is stored like the weight of a Paddle linear layer, transposed
         turned = True
     elif part.shape != other.shape:
         moved = _moved(part.shape, other.shape, {item.kind, twin.kind} <= AFFINE)
@@ -209,7 +212,7 @@ def steps_between(part: Part, other: Part, item: Item, twin: Item) -> tuple[Step
 
 
 def _moved(shape: Shape, wanted: Shape, flat: bool) -> list[Step] | None:
-    """Steps from a shape to another of as many elements: dimensions of 1 come and go, others change places."""
+    """Return the steps between two shapes of the same size: dimensions of 1 may come and go, others may be permuted."""
     inner, target = [tuple(n for n in s if n != 1) for s in (shape, wanted)]
     if inner == target or flat:
         return [Step("reshape", wanted)]
@@ -222,7 +225,7 @@ def _moved(shape: Shape, wanted: Shape, flat: bool) -> list[Step] | None:
 
 
 def _constants(proposal: Proposal) -> Iterator[Line]:
-    """Buffers that are no state, by the name of their layer or, where it has another one there, by their own."""
+    """Yield lines of constant buffers, paired by their layer and role, otherwise by full name or by role alone."""
     theirs = {part.name: (role, part) for item in proposal.paddle.values() for role, part in item.extra.items()}
     taken: set[str] = set()
     for key, item in proposal.torch.items():
@@ -241,13 +244,13 @@ def _constants(proposal: Proposal) -> Iterator[Line]:
 
 
 def settled_by_names(proposal: Proposal) -> bool:
-    """Whether every item has the twin of its own name."""
+    """Return whether every item is paired with the item of the same name."""
     return not any(proposal.left()) and all(key == twin for key, twin in proposal.twins.items())
 
 
 def excused(key_map: KeyMap) -> KeyMap:
-    """The key map without unresolved lines.
+    """Return the key map with its unresolved lines marked as present in the port only.
 
-    For models without ``differences``: what is left is what only the port has, and a key map has nothing for it.
+    Use it for models without ``differences``: then only the port has these tensors, and torch has no values for them.
     """
     return KeyMap(tuple(line if line.resolved else replace(line, dropped=ONLY_IN_PORT) for line in key_map))

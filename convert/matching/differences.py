@@ -1,4 +1,4 @@
-"""What keeps two models from being one architecture, and what could be several, in words. No framework."""
+"""Describe the differences between two architectures, and ambiguous pairs. No framework."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convert.matching.items import AFFINE, PARAMETER, Item, Part
 from convert.matching.sequence import NEAR, PARTLY, aligned, fit
 
 MOST = 8
-"""Candidates that are listed."""
+"""How many candidates are listed."""
 
 NAMES = {"conv": "convolution", "convtranspose": "transposed convolution", "linear": "linear layer",
          "batchnorm": "BatchNorm", "layernorm": "LayerNorm", "groupnorm": "GroupNorm", "instancenorm": "InstanceNorm",
@@ -20,11 +20,11 @@ NAMES = {"conv": "convolution", "convtranspose": "transposed convolution", "line
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
-# --- what could be several --------------------------------------------------------------------------------------------
+# --- ambiguous pairs --------------------------------------------------------------------------------------------------
 
 
 def ambiguity(proposal: Proposal) -> list[str]:
-    """One line for each item that could have several twins."""
+    """Return one line for each item that could have several twins."""
     lines = [f"{key} could be {twin} (by order) or {other} (by name)" for key, twin, other in proposal.doubts]
     left, right = proposal.left()
     named = proposal.given | {proposal.twins[key] for key in proposal.given}
@@ -34,7 +34,7 @@ def ambiguity(proposal: Proposal) -> list[str]:
 
 
 def could_be(item: Item, others: Sequence[Item]) -> list[str]:
-    """Which of ``others`` an item could stand for, by its kind and shapes."""
+    """Return the keys of ``others`` that could be the item's twin, by kind and shapes."""
     return [other.key for other in others if fit(item, other) >= PARTLY]
 
 
@@ -46,12 +46,12 @@ def _could_be(left: Sequence[Item], others: Sequence[Item], side: str) -> Iterat
             yield f"{item.key} of {side} could be {' or '.join(candidates[:MOST])}{more}"
 
 
-# --- what differs -----------------------------------------------------------------------------------------------------
+# --- differences ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Gap:
-    """What lies between two neighbouring pairs without a twin, and which of it are near each other."""
+    """The items without a twin between two neighbouring pairs."""
 
     before: str
     after: str
@@ -80,9 +80,9 @@ def _affine(a: Item, b: Item) -> bool:
 
 
 def differences(proposal: Proposal) -> list[str]:
-    """What keeps a key map from accounting for every tensor, in the order of the layers; empty where nothing does.
+    """Return the differences because of which no key map can account for every tensor, in the order of the layers.
 
-    A parameter that a container of the port has by itself is no such thing: torch has nothing to give it.
+    An additional parameter of a container of the port is not a difference: torch has no value for it.
     """
     return [line for gap in _gaps(proposal) for line in gap.lines()] + [*_lacking(proposal)]
 
@@ -108,7 +108,7 @@ def _gaps(proposal: Proposal) -> Iterable[_Gap]:
 
 
 def _lacking(proposal: Proposal) -> Iterator[str]:
-    """Parameters and statistics that torch has in a layer whose twin lacks them, or has in another shape."""
+    """Yield parameters and statistics of torch layers that their twin lacks, or has in another size."""
     for key, twin in proposal.twins.items():
         item, other = proposal.torch[key], proposal.paddle[twin]
         if item.kind == PARAMETER:
@@ -134,7 +134,7 @@ def _in_another_shape(item: Item, twin: Item) -> str:
 
 
 def _sizes(part: Part, other: Part, kind: str) -> str:
-    """In which dimension two weights differ, in words."""
+    """Describe the dimension in which two weights differ."""
     unit = "outputs" if kind == "linear" else "channels"
     if len(part.shape) != len(other.shape) or not part.shape:
         return f"{len(part.shape)} dimensions in torch, {len(other.shape)} in Paddle"
@@ -151,7 +151,7 @@ def _shape(part: Part) -> str:
 
 
 def _block(path: str, before: str) -> str:
-    """The part of a path in which it leaves what is before it: ``blocks.0`` of ``blocks.0.conv1`` after ``stem.bn``."""
+    """Return a path up to where it departs from ``before``: ``blocks.0`` of ``blocks.0.conv1`` after ``stem.bn``."""
     parts, known = path.split("."), before.split(".")
     depth = next((i for i, part in enumerate(parts) if known[i : i + 1] != [part]), len(parts) - 1)
     if depth + 1 < len(parts) and parts[depth + 1].isdigit():

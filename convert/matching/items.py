@@ -1,7 +1,7 @@
-"""What is paired: a layer with weights, or a parameter that a container has by itself. No framework.
+"""The items that are paired: layers with weights, and parameters that containers own directly. No framework.
 
-Both models' layers become ``Item``s of one vocabulary: tensors by torch's roles, shapes in torch's layout, what one
-tensor packs (q, k and v) apart, if the other model has it apart.
+The layers of both models become ``Item``s in a common form: tensors by torch's roles, shapes in torch's layout, and
+packed tensors (q, k and v) split if the other model has separate ones.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from functools import cache
 from convert.key_map import DROPPED, RENAMED
 from convert.matching.layers import Layer, Shape
 
-# what Paddle calls a layer's tensor -> torch, whatever the layer; and for one kind of layer
+# Paddle's name of a layer's tensor -> torch's: for all layers, and for one kind of layer
 ROLES = {paddle: torch for torch, paddle in RENAMED.items()} | {"_weight": "weight"}
 ROLES_OF = {"instancenorm": {"scale": "weight"}}
 
-# kinds of which one can stand for the other; the weight then has another shape and the same elements
+# kinds that can be each other's twin; the weight then has another shape and the same elements
 AFFINE = {"conv", "linear"}
 NORMS = {"batchnorm", "layernorm", "groupnorm", "instancenorm", "rmsnorm"}
 RECURRENT = {"lstm", "gru", "rnn", "lstmcell", "grucell", "rnncell"}
@@ -28,9 +28,9 @@ KNOWN = AFFINE | NORMS | RECURRENT | {"convtranspose", "embedding", "prelu", "bi
 PARAMETER = "parameter"
 CUSTOM = "layer with weights of its own"
 
-# buffers that belong to what a layer computes; others are constants, which either side may compute for itself
+# buffers that are state of a layer; others are constants, which each model may compute by itself
 STATE = {"running_mean", "running_var", "weight_u", "weight_v"}
-# parameters of a linear layer that Paddle holds transposed, where they have two dimensions
+# parameters of a linear layer that Paddle stores transposed if they have two dimensions
 TURNED = {"weight", "weight_v", "weight_orig"}
 
 WORDS = {"query": "q", "key": "k", "value": "v", "bn": "norm", "ln": "norm", "fc": "linear", "dense": "linear",
@@ -42,11 +42,11 @@ WORDS = {"query": "q", "key": "k", "value": "v", "bn": "norm", "ln": "norm", "fc
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor of an item. ``shape`` is in torch's layout, ``turned`` if the framework holds it transposed.
+    """A tensor of an item.
 
-    A ``matrix`` is a linear layer's.
-
-    ``rows`` is what an item has of it, where the tensor packs several; ``shared`` its first name if it has several.
+    ``shape`` is in torch's layout; ``turned`` means that the framework stores the tensor transposed. ``matrix`` marks
+    the two-dimensional weight of a linear layer. ``rows`` are the item's rows of a packed tensor. ``shared`` is the
+    tensor's first name if it has several.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -67,7 +67,7 @@ class Part:
 class Item:
     """A layer with its tensors by torch's roles, or one parameter of a container.
 
-    ``extra`` are constants. ``packed`` says which part of a packed layer it is.
+    ``extra`` holds constants. ``packed`` names the part of a packed layer.
     """
 
     path: str
@@ -78,37 +78,37 @@ class Item:
 
     @property
     def key(self) -> str:
-        """What names it among the items of its model."""
+        """Unique name among the items of the model."""
         return f"{self.path}[{self.packed}]" if self.packed else self.path
 
     @property
     def shared(self) -> bool:
-        """Whether all that it has is another item's too."""
+        """Whether all tensors belong to another item too."""
         return bool(self.parts) and all(part.shared for part in self.parts.values())
 
     @property
     def signature(self) -> tuple[tuple[str, int, int], ...]:
-        """Roles with outputs and sizes: a convolution and a linear layer that can be one another agree."""
+        """Roles with outputs and sizes; equal for a convolution and a linear layer that can be twins."""
         if self.kind == PARAMETER:
             return tuple(("", n, n) for n in self.squeezed)
         return tuple((r, p.shape[0] if p.shape else 0, p.size) for r, p in sorted(self.parts.items()))
 
     @property
     def squeezed(self) -> Shape:
-        """The shape of its first tensor without dimensions of 1."""
+        """Shape of the first tensor without dimensions of 1."""
         part = next(iter(self.parts.values()), None)
         return tuple(n for n in part.shape if n != 1) if part else ()
 
 
 @cache
 def words(name: str) -> tuple[str, ...]:
-    """The words of a name, without numbers, in one spelling: ``blocks.3.attn.query_proj`` is blocks attn q proj."""
+    """Split a name into normalised words without numbers: ``blocks.3.attn.query_proj`` gives blocks attn q proj."""
     found: list[str] = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
     return tuple(WORDS.get(word.lower(), word.lower()) for word in found)
 
 
 def items_of(layers: Sequence[Layer], transposed: bool = False) -> list[Item]:
-    """The items of a model, in the order of ``layers``; a linear layer's weight may be ``transposed``, as in Paddle."""
+    """Return the items of a model, in the order of ``layers``; ``transposed``: linear weights are as in Paddle."""
     return [item for layer in layers for item in _items(layer, transposed and layer.kind == "linear")]
 
 
@@ -148,7 +148,7 @@ def _part(layer: Layer, role: str, shape: Shape, transposed: bool) -> Part:
 
 
 def unpacked(ours: Sequence[Item], theirs: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Both lists; a linear layer whose outputs are several layers' in the other is there as that many items."""
+    """Return both lists, with a linear layer split if its outputs correspond to several layers of the other model."""
     excess = Counter(map(_width, ours))
     excess.subtract(Counter(map(_width, theirs)))
     return (
@@ -158,7 +158,7 @@ def unpacked(ours: Sequence[Item], theirs: Sequence[Item]) -> tuple[list[Item], 
 
 
 def _width(item: Item) -> tuple[int, int] | None:
-    """Outputs and inputs of a linear layer, or of a convolution of one place."""
+    """Return outputs and inputs of a linear layer or a 1x1 convolution; ``None`` for other items."""
     weight = item.parts.get("weight")
     if item.kind not in AFFINE or weight is None or len(weight.shape) < 2 or math.prod(weight.shape[2:]) != 1:
         return None
@@ -189,7 +189,7 @@ def _split(item: Item, others: Sequence[Item], excess: Counter[tuple[int, int] |
 def _sizes(
     width: tuple[int, int], others: Sequence[Item], excess: Counter[tuple[int, int] | None], sign: int
 ) -> tuple[int, ...]:
-    """Outputs of neighbouring layers of the other model that have as many in all, and the same input."""
+    """Return the outputs of adjacent layers of the other model that have the same inputs and the same total outputs."""
     widths = [w for w in map(_width, others) if w is not None and w[1] == width[1] and sign * excess[w] < 0]
     for number in (3, 2, 4):
         for i in range(len(widths) - number + 1):

@@ -1,9 +1,9 @@
-"""The key map between two models: which tensor of torch's becomes which of Paddle's, and by which steps. No framework.
+"""The key map between two models: the Paddle tensor of each torch tensor, and the steps between them. No framework.
 
-    key_map.save("key_map.txt")                  # a table to read and to edit
+    key_map.save("key_map.txt")                  # an editable table
     arrays = KeyMap.load("key_map.txt").apply({name: value.numpy() for name, value in torch_model.state_dict().items()})
 
-A line of the table is one of
+Each line of the table has one of these forms:
 
     stem.conv.weight -> features.0.weight
     fc.weight -> head.weight (reshape 10x512, transpose)
@@ -11,10 +11,10 @@ A line of the table is one of
     q.weight -> qkv.weight (transpose, concatenate 1)      # the lines of one Paddle tensor are its parts, in order
     bn.num_batches_tracked -> dropped: why nothing is lost
     kept: why it needs no value of torch's -> gate
-    fc.weight -> ?                                          # unresolved: nothing is made until it is
+    fc.weight -> ?                                          # unresolved: the key map cannot be applied yet
     a.weight -> b.weight  # settled by running both         # a note
 
-Every step is linear and moves elements only, so a gradient is carried as its parameter is.
+Every step is linear and only moves elements, so the same steps convert a gradient.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Shape = tuple[int, ...]
 UNKNOWN = "?"
 ROOT = "(model)"
 SHOWN = 28
-"""How many faults an error prints, so that it can be read; ``faults`` holds all."""
+"""How many faults an error message shows; ``faults`` holds all."""
 
 
 class KeyMapError(WrongValue):
-    """A key map that is not found, cannot be read or does not account for all tensors; ``faults`` lists everything."""
+    """Raised if a key map is not found, cannot be read or does not account for all tensors; ``faults`` lists all."""
 
     def __init__(self, message: str, faults: Sequence[str] = ()):
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
@@ -49,7 +49,7 @@ class KeyMapError(WrongValue):
 
 
 class AmbiguousMatch(KeyMapError):
-    """Layers that could be one another: neither names nor structure nor a run tells; name the right ones."""
+    """Raised if names, structure and a run leave several possible pairs; name the right ones in the key map."""
 
 
 def _rows(array: np.ndarray, numbers: Shape) -> np.ndarray:
@@ -71,7 +71,7 @@ def _permute(array: np.ndarray, numbers: Shape) -> np.ndarray:
     return array.transpose(numbers)
 
 
-# word -> (how its numbers are separated, how an array is changed); ``concatenate`` is done when all parts are there
+# word -> (separator of its numbers, function of the array); ``concatenate`` is done once all parts are there
 STEPS: dict[str, tuple[str, Callable[[np.ndarray, Shape], np.ndarray]]] = {
     "rows": (":", _rows),
     "reshape": ("x", _reshape),
@@ -85,7 +85,7 @@ STEPS: dict[str, tuple[str, Callable[[np.ndarray, Shape], np.ndarray]]] = {
 class Step:
     """One change of layout: ``rows`` start:stop, ``reshape``, ``permute``, ``transpose``, or ``concatenate`` axis.
 
-    A Paddle tensor whose lines end in ``concatenate`` is their parts in the order of the lines.
+    If the lines of a Paddle tensor end in ``concatenate``, their results are joined in the order of the lines.
     """
 
     word: str
@@ -96,7 +96,7 @@ class Step:
         return f"{self.word} {separator.join(map(str, self.numbers))}".strip()
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
-        """Raises ``ValueError`` where the array does not have the shape for it."""
+        """Apply the step. Raises ``ValueError`` if the shape of the array does not allow it."""
         return STEPS[self.word][1](array, self.numbers)
 
 
@@ -105,10 +105,10 @@ TRANSPOSE = Step("transpose")
 
 @dataclass(frozen=True)
 class Line:
-    """The tensor ``torch`` becomes ``paddle`` by ``steps``; both are full names.
+    """One line: the tensor ``torch`` becomes ``paddle`` by ``steps``; both are full names.
 
-    ``dropped`` says why a tensor that only one side has needs no counterpart; without it, a line with one side only is
-    unresolved. ``note`` says how the line was found where neither names nor structure told.
+    ``dropped`` is the reason why a tensor that only one side has needs no counterpart. Without it, a line with one side
+    is unresolved. ``note`` explains how the line was found if names and structure did not determine it.
     """
 
     torch: str | None
@@ -119,7 +119,7 @@ class Line:
 
     @property
     def resolved(self) -> bool:
-        """Whether the line says what happens to its tensor."""
+        """Whether the line pairs or drops its tensor."""
         return bool(self.dropped or (self.torch and self.paddle))
 
     @property
@@ -129,12 +129,12 @@ class Line:
 
     @property
     def part(self) -> Step | None:
-        """The ``concatenate`` step, where the line makes a part of its Paddle tensor only."""
+        """The ``concatenate`` step, if the line makes only a part of its Paddle tensor."""
         return next((step for step in self.steps if step.word == "concatenate"), None)
 
     @property
     def rows(self) -> Shape | None:
-        """The rows that the line takes of its torch tensor; ``None`` for all of it."""
+        """The rows of the torch tensor that the line uses; ``None`` for all."""
         first = self.steps[0] if self.steps else None
         return first.numbers if first is not None and first.word == "rows" else None
 
@@ -167,14 +167,14 @@ class KeyMap(Sequence[Line]):
 
     @property
     def unresolved(self) -> list[Line]:
-        """Lines that do not say what happens to their tensor."""
+        """Lines that neither pair nor drop their tensor."""
         return [line for line in self.lines if not line.resolved]
 
     def layers(self) -> dict[str, str]:
-        """``{layer path in torch: layer path in Paddle}`` of the layers that stand for one another, one to one.
+        """Return ``{layer path in torch: layer path in Paddle}`` of the layers that correspond one to one.
 
-        A layer that is several on the other side, or whose tensors belong to a container there, is not among them. The
-        model itself is ``(model)``.
+        A layer that corresponds to several on the other side, or whose tensors belong to a container there, is not
+        included. The model itself is ``(model)``.
         """
         first = {line.torch: line for line in reversed(self.lines) if line.torch and line.paddle and not line.dropped}
         pairs = dict.fromkeys((layer_of(line.torch), layer_of(line.paddle)) for line in self.lines
@@ -190,10 +190,10 @@ class KeyMap(Sequence[Line]):
     def apply(
         self, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape] | None = None, *, partial: bool = False
     ) -> dict[str, np.ndarray]:
-        """``{Paddle name: array}`` out of ``{torch name: array}``, in the order of the lines; arrays may be views.
+        """Convert ``{torch name: array}`` to ``{Paddle name: array}``, in the order of the lines; arrays may be views.
 
-        ``shapes``: what the Paddle model has, ``{name: shape}``, to hold the outcome against. With ``partial``, only
-        what ``arrays`` holds is carried: gradients, say, which buffers have not.
+        ``shapes`` is ``{name: shape}`` of the Paddle model, against which the result is checked. With ``partial``,
+        ``arrays`` may lack tensors: gradients, for example, which buffers do not have.
 
         Raises ``KeyMapError``, which lists every tensor that is unresolved, missing, unaccounted for, or does not fit.
         """
@@ -224,7 +224,7 @@ class KeyMap(Sequence[Line]):
         return [*faults, *self._torn(), *self._lost_rows(arrays)]
 
     def _torn(self) -> list[str]:
-        """Paddle tensors whose parts are joined along several axes."""
+        """Return a fault for each Paddle tensor whose parts are joined along several axes."""
         axes: dict[str | None, set[int]] = {}
         for line in self.lines:
             if line.part:
@@ -232,7 +232,7 @@ class KeyMap(Sequence[Line]):
         return [f"{name}: its parts are joined along several axes" for name, found in axes.items() if len(found) > 1]
 
     def _lost_rows(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
-        """Torch tensors of which some rows reach nothing and no line drops the rest, or that are mapped and dropped."""
+        """Return a fault for each torch tensor with rows neither mapped nor dropped, or all mapped and also dropped."""
         dropped = {line.torch for line in self.lines if line.dropped}
         uses: dict[str, list[Line]] = {}
         for line in self.lines:
@@ -273,13 +273,13 @@ class KeyMap(Sequence[Line]):
         return faults
 
     def save(self, path: str | Path) -> None:
-        """Write the table, to read and to edit. Raises ``CheckpointError`` where the system refuses."""
+        """Write the editable table. Raises ``CheckpointError`` if the file cannot be written."""
         with atomic_path(path) as part:
             part.write_text(str(self), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> KeyMap:
-        """Read a table. Raises ``KeyMapError`` as ``from_text`` does."""
+        """Read a table. Raises ``KeyMapError`` if the file cannot be read, and like ``from_text``."""
         try:
             return cls.from_text(read_text(path))
         except (OSError, UnicodeDecodeError) as error:
@@ -288,7 +288,7 @@ class KeyMap(Sequence[Line]):
 
     @classmethod
     def from_text(cls, text: str) -> KeyMap:
-        """The key map of a table. Empty lines and lines that begin with ``#`` are comments.
+        """Parse a table. Empty lines and lines that begin with ``#`` are ignored.
 
         Raises ``KeyMapError``, which lists every line that cannot be read, with its number.
         """
@@ -306,18 +306,18 @@ class KeyMap(Sequence[Line]):
 
 
 def layer_of(name: str) -> str:
-    """Path of the layer that a tensor belongs to; the parts of a parametrization belong to the layer around it."""
+    """Return the path of a tensor's layer; the tensors of a parametrization belong to the layer around it."""
     return re.sub(r"(^|\.)parametrizations\..*", "", name.rpartition(".")[0]) or ROOT
 
 
 def _containers(paths: Mapping[str, int]) -> set[str]:
-    """Every path around one of ``paths``."""
+    """Return all ancestors of ``paths``, including the model itself."""
     around = {".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 1)}
     return around | {ROOT}
 
 
 def _gap(taken: Sequence[Shape | None], shape: Shape) -> tuple[int, int] | None:
-    """The first rows of a tensor that none of ``taken`` (start, stop) has; ``None`` where there are none."""
+    """Return the first rows of a tensor that none of ``taken`` (start, stop) covers; ``None`` if all are covered."""
     if None in taken or not shape:
         return None
     end = 0
@@ -360,7 +360,7 @@ def _parsed(line: str) -> Line:
 
 
 def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
-    """The steps that ``texts`` spell, as ``str(step)`` does. Raises ``ValueError`` for anything else."""
+    """Parse steps written as by ``str(step)``. Raises ``ValueError`` for anything else."""
     return tuple(map(_step, texts))
 
 

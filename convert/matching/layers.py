@@ -1,4 +1,4 @@
-"""The layers of a model as the matching sees them: plain values, read from either framework without importing it."""
+"""Read the layers of a model as plain values, from either framework without importing it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 Shape = tuple[int, ...]
 
-# classes of either framework that are another one under a name of their own
+# classes of either framework that compute the same as another class
 ALIASES = {"nondynamicallyquantizablelinear": "linear", "syncbatchnorm": "batchnorm", "simplernn": "rnn",
            "simplernncell": "rnncell"}  # fmt: skip
 
-# what torch.nn.utils.parametrizations calls its tensors -> the role that the older weight_norm and spectral_norm,
-# and Paddle's, have for it
+# names of tensors in torch.nn.utils.parametrizations -> their roles in the older weight_norm and spectral_norm, and in
+# Paddle
 PARAMETRIZED = {
     "WeightNorm": {"original0": "{}_g", "original1": "{}_v"},
     "SpectralNorm": {"original": "{}_orig", "0._u": "{}_u", "0._v": "{}_v"},
@@ -25,10 +25,10 @@ PARAMETRIZED = {
 class Layer:
     """A layer and its own tensors.
 
-    ``kind`` is what it computes (``conv``, ``linear``, ``batchnorm``, ...), ``shapes`` those of its own tensors by role
-    (``weight``, ``running_mean``), in the layout of its framework. ``names`` holds a tensor's full name where it is not
-    the path and the role. ``buffers`` are the roles that no training changes by gradient, ``shared`` those whose tensor
-    is another layer's too, with its full name there.
+    ``kind`` is the type of the layer (``conv``, ``linear``, ``batchnorm``, ...). ``shapes`` are the shapes of its own
+    tensors by role (``weight``, ``running_mean``), in the layout of its framework. ``names`` holds the full names that
+    are not the path and the role. ``buffers`` are the roles of tensors without gradient. ``shared`` are the roles of
+    tensors that another layer has too, with the full name there.
     """
 
     path: str
@@ -39,28 +39,28 @@ class Layer:
     shared: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, role: str) -> str:
-        """The full name of one of its tensors."""
+        """Return the full name of the tensor with this role."""
         return self.names.get(role) or (f"{self.path}.{role}" if self.path else role)
 
 
 def read_layers(model: Any) -> list[Layer]:
-    """The layers of a torch module or a Paddle layer that have tensors of their own, in the order of definition.
+    """Read the layers of a torch module or a Paddle layer that have tensors of their own, in the order of definition.
 
     Tensors that are not saved are left out. ``kind`` is the framework's class that the layer is or derives from,
-    without its number of dimensions. The tensors of ``torch.nn.utils.parametrizations`` belong to the layer that they
-    make a weight for.
+    without its number of dimensions. The tensors of ``torch.nn.utils.parametrizations`` belong to the layer whose
+    weight they compute.
     """
     return [layer for layer in read_all_layers(model) if layer.shapes]
 
 
 def read_all_layers(model: Any) -> list[Layer]:
-    """As ``read_layers``, with those that have no tensors."""
+    """Like ``read_layers``, including layers without tensors."""
     first: dict[int, str] = {}
     return [_read(path, layer, first) for path, layer in _named(model) if ".parametrizations." not in f".{path}."]
 
 
 def tensors_of(model: Any) -> dict[str, Any]:
-    """``{full name: tensor}`` of all that is saved; one tensor of several names is there under each."""
+    """Return ``{full name: tensor}`` of all saved tensors; a tensor with several names is listed under each."""
     return {
         f"{path}.{inner}" if path else inner: value
         for path, layer in _named(model)
@@ -70,7 +70,7 @@ def tensors_of(model: Any) -> dict[str, Any]:
 
 
 def _named(model: Any, path: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every layer by every name that it goes by: a layer that is registered twice has its tensors saved twice."""
+    """Yield every layer under each of its paths: a layer that is registered twice has its tensors saved twice."""
     yield path, model
     inside = model._modules if hasattr(model, "_modules") else model._sub_layers
     for name, layer in inside.items():
@@ -93,13 +93,13 @@ def _read(path: str, layer: Any, first: dict[int, str]) -> Layer:
 
 
 def _own(layer: Any) -> Iterator[tuple[str, str, Any, bool]]:
-    """``(role, name within the layer, tensor, whether it is a buffer)`` of the tensors that are saved."""
+    """Yield ``(role, name within the layer, tensor, whether it is a buffer)`` of the layer's saved tensors."""
     unsaved = getattr(layer, "_non_persistent_buffers_set", None)
     if unsaved is None:
         unsaved = getattr(layer, "_non_persistable_buffer_names_set", ())
     for name, value in layer._parameters.items():
         if value is not None:
-            # Paddle counts BatchNorm's statistics as parameters, which no gradient reaches
+            # Paddle registers BatchNorm's statistics as parameters, but they have no gradient
             yield name, name, value, name in ("_mean", "_variance")
     for name, value in layer._buffers.items():
         if value is not None and name not in unsaved:
@@ -129,7 +129,10 @@ def _kind(layer: Any) -> str:
 
 
 def call_order(model: Any, run: Callable[[], object]) -> list[str]:
-    """Paths of the layers of a torch module or a Paddle layer that ``run()`` calls, in the order of first calls."""
+    """Return the paths of the layers of ``model`` that ``run()`` calls, in the order of first calls.
+
+    ``model`` is a torch module or a Paddle layer.
+    """
     called: dict[str, None] = {}
     layers: dict[int, tuple[str, Any]] = {}
     for path, layer in _named(model):
@@ -148,10 +151,10 @@ def call_order(model: Any, run: Callable[[], object]) -> list[str]:
 
 
 def ordered(layers: Sequence[Layer], order: Sequence[str]) -> list[Layer]:
-    """``layers`` in the ``order`` of calls.
+    """Sort ``layers`` by the ``order`` of calls.
 
-    Those never called come last, as they were; but what a called layer uses by itself, without calling any layer in it
-    (an attention its output projection), follows that layer.
+    Layers that are never called come last, in their original order. Exception: if a called layer calls none of the
+    layers inside it but uses their weights itself (as an attention its output projection), they follow that layer.
     """
     position = {path: number for number, path in enumerate(order)}
     used = {outer for path in order for outer in _around(path)}
@@ -166,6 +169,6 @@ def ordered(layers: Sequence[Layer], order: Sequence[str]) -> list[Layer]:
 
 
 def _around(path: str) -> list[str]:
-    """Paths of everything around a layer, outermost first; the model itself is ``""``."""
+    """Return the paths of all ancestors of a layer, outermost first; the model itself is ``""``."""
     parts = path.split(".")
     return ["", *(".".join(parts[:depth]) for depth in range(1, len(parts)))] if path else []

@@ -1,6 +1,6 @@
-"""Which layer with weights of one model is which of another, of layers that both have in torch's layout. No framework.
+"""Pair the layers with weights of two models, both described in torch's layout. No framework.
 
-``derive`` pairs tensors; this pairs layers only, for a comparison of models whose layers were described otherwise.
+``derive`` pairs tensors. This module pairs layers only, to compare models whose layers were described by other means.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from convert.matching.layers import Layer
 from convert.matching.sequence import PARTLY, Pairs, fit, pair
 from paddle_dla.errors import WrongValue
 
-# kinds that say nothing of what a layer computes
+# kinds that do not identify what a layer computes
 UNKNOWN = {"other", "container"}
 
 
 def pair_layers(
     reference: Sequence[Layer], port: Sequence[Layer], given: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """``{path in the reference: path in the port}``, in the order of ``reference``; what has no twin is not in it.
+    """Return ``{path in the reference: path in the port}``, in the order of ``reference``, without unpaired layers.
 
-    Both in the order of calls or of definition. ``given`` pairs are taken as they are.
+    Both models' layers are in the order of calls or of definition. ``given`` pairs are used unchanged.
 
-    Raises ``AmbiguousMatch`` where a layer has several possible twins, and ``ValueError`` where ``given`` names a layer
-    that does not exist.
+    Raises ``AmbiguousMatch`` if a layer has several possible twins, and ``ValueError`` if ``given`` names a layer that
+    does not exist.
     """
     known = dict(given or {})
     _refuse_unknown(known, reference, port)
@@ -35,7 +35,7 @@ def pair_layers(
     found = pair(ours, theirs, known)
     _refuse_ambiguous(found, ours, theirs, {*known, *known.values()})
     twins, taken = found.twins, {*found.twins.values()}
-    # what is called the same and computes the same, though with other shapes: a fault of the port, not another layer
+    # a layer of the same name and kind but with other shapes is a fault of the port, not another layer
     kinds = {item.key: item.kind for item in theirs}
     twins |= {
         item.key: item.key

@@ -1,4 +1,4 @@
-"""Two sequences of items paired: by given pairs, equal names, order, and names again where order leaves a choice."""
+"""Pair two sequences of items: by given pairs, equal names, order, and again names if order leaves a choice."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from functools import cache
 
 from convert.matching.items import AFFINE, CUSTOM, NORMS, PARAMETER, Item, words
 
-# how well two items can stand for one another; names add less than 0.1 to it, so that they only choose between equals
+# how well two items fit as twins; names add less than 0.1, so they only decide between equal fits
 SAME = 1.0
 ALIKE = 0.9  # the same tensors in a layer of another kind
-PARTLY = 0.7  # the same weight; one side has a bias, or a scale and shift, that the other has not
-NEAR = 0.3  # of one kind, in another shape: no pair, but what is named when a difference is explained
+PARTLY = 0.7  # the same weight; only one side has a bias, or a scale and shift
+NEAR = 0.3  # the same kind in another shape: not a pair, but named when a difference is explained
 BY_NAME = 0.09
 
 
 @dataclass
 class Pairs:
-    """``twins``: key of an item in torch -> in Paddle. ``doubts``: ``(key, twin by order, twin by name)``."""
+    """Result of a pairing.
+
+    ``twins`` maps item keys in torch to keys in Paddle. ``doubts`` lists ``(key, twin by order, twin by name)``.
+    """
 
     twins: dict[str, str] = field(default_factory=dict)
     doubts: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def fit(a: Item, b: Item) -> float:
-    """How well ``a`` can stand for ``b``; 0 where not at all."""
+    """Return how well ``a`` fits ``b`` as a twin; 0 if not at all."""
     if a.kind == b.kind in NORMS:
         return _fit_of_norms(a, b)
     if a.kind == b.kind == PARAMETER:
@@ -59,7 +62,7 @@ def _fit_of_norms(a: Item, b: Item) -> float:
 
 @cache
 def likeness(name: str, other: str) -> float:
-    """How much two names say the same, from 0 to 1: the words that they share, the last counting most."""
+    """Return the similarity of two names, from 0 to 1: the share of common words, the last word weighing most."""
     a, b = words(name)[::-1], words(other)[::-1]
     if not a or not b:
         return 0.0
@@ -68,9 +71,9 @@ def likeness(name: str, other: str) -> float:
 
 
 def pair(ours: Sequence[Item], theirs: Sequence[Item], given: Mapping[str, str]) -> Pairs:
-    """The items that stand for one another, both in the order of calls or of definition.
+    """Pair two lists of items, both in the order of calls or of definition.
 
-    What order and names contradict each other about is among the ``doubts``, paired by order.
+    Items for which order and names disagree are paired by order and listed in ``doubts``.
     """
     found = Pairs(dict(given))
     taken = {*found.twins.values()}
@@ -93,14 +96,14 @@ def _same_names(a: Sequence[Item], b: Sequence[Item]) -> dict[str, str]:
 
 
 def _nothing_else(a: Sequence[Item], b: Sequence[Item], named: Mapping[str, str]) -> bool:
-    """Whether what equal names leave over on one side fits nothing that they leave over on the other."""
+    """Return whether no items are left that fit each other, once equal names are paired."""
     left = [item for item in a if item.key not in named]
     right = [item for item in b if item.key not in named]
     return not any(fit(x, y) > NEAR for x in left for y in right)
 
 
 def aligned(a: Sequence[Item], b: Sequence[Item], score: Callable[[Item, Item], float]) -> dict[str, str]:
-    """The pairs, in order on both sides, of the largest score in all (Needleman and Wunsch without a gap's cost)."""
+    """Return the pairs, in order on both sides, with the largest total score (Needleman-Wunsch without gap cost)."""
     cells: dict[tuple[int, int], float] = {}
     fits: dict[tuple[object, object], float] = {}
     kinds = [(x.kind, x.signature) for x in a], [(y.kind, y.signature) for y in b]
@@ -137,7 +140,7 @@ def _traced(
 
 
 def _crossing(a: Sequence[Item], b: Sequence[Item], pairs: Mapping[str, str]) -> dict[str, str]:
-    """What is left over on both sides and fits, in its own order: a shortcut that one side computes first."""
+    """Pair remaining items that fit in a different order, such as a shortcut that one side computes first."""
     taken = {*pairs.values()}
     left = [item for item in a if item.key not in pairs]
     right = [item for item in b if item.key not in taken]
@@ -158,7 +161,7 @@ def _crossing(a: Sequence[Item], b: Sequence[Item], pairs: Mapping[str, str]) ->
 
 
 WINDOW = 12
-"""How far apart in the order two items are that names tell apart: q, k and v of one block, not of two."""
+"""How far apart in the order items may be to be distinguished by names: q, k and v of one block, not of two."""
 
 
 def _doubts(
@@ -166,7 +169,7 @@ def _doubts(
 ) -> list[tuple[str, str, str]]:
     found = {}
     for key in named:
-        # a name that ends in a position (features.3) says nothing
+        # a name that ends in a position (features.3) is no evidence
         if pairs.get(key, key) != key and not key.rpartition(".")[2].isdigit():
             found[key] = (key, pairs[key], key)
     paired = [item for item in a if item.key in pairs]
@@ -179,14 +182,15 @@ def _doubts(
 
 
 def crossed(a: str, b: str, x: str, y: str) -> bool:
-    """Whether by their names ``a`` is ``y`` and ``b`` is ``x``, rather than as paired."""
+    """Return whether names favour the pairs ``a``-``y`` and ``b``-``x`` over ``a``-``x`` and ``b``-``y``."""
     return told(a, b, y, x) > told(a, b, x, y)
 
 
 def told(a: str, b: str, x: str, y: str) -> int:
-    """How much names say that ``a`` is ``x`` and ``b`` is ``y``: words in which both pairs of siblings differ alike.
+    """Return how strongly names support the pairs ``a``-``x`` and ``b``-``y``.
 
-    Siblings differ in one component only (``attn.q`` and ``attn.k``, ``left.conv`` and ``right.conv``).
+    This is the number of words in which both pairs of siblings differ in the same way. Siblings differ in one component
+    only (``attn.q`` and ``attn.k``, ``left.conv`` and ``right.conv``).
     """
     ours, theirs = _components(a, b), _components(x, y)
     if ours is None or theirs is None:
@@ -198,7 +202,7 @@ def told(a: str, b: str, x: str, y: str) -> int:
 
 
 def _components(name: str, other: str) -> tuple[str, str] | None:
-    """The one component in which two names differ, of each; ``None`` where they are no siblings."""
+    """Return the one component in which two names differ, of each; ``None`` if they are not siblings."""
     one, two = (re.split(r"[.[]", n) for n in (name, other))
     apart = [(a, b) for a, b in zip(one, two) if a != b]
     return apart[0] if len(one) == len(two) and len(apart) == 1 else None

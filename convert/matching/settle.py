@@ -1,11 +1,11 @@
-"""What names and order leave open, settled by running both models. No framework: a ``Run`` is handed in.
+"""Settle pairs that names and order leave open by running both models. No framework: the caller passes a ``Run``.
 
-In a run the port has the weights that the pairs say, and each of its layers tells whether it is called with the values
-that its twin is called with. Where a layer's values are not its twin's but another one's of the same shapes, the run
-itself pairs them otherwise and goes on. Layers that are called with the same values (q, k and v; the first layers of
-two branches) and parameters of one container are tried in every order; an order is right if what follows agrees with
-it. Local agreement is enough: a layer of the port with another setting hands on its twin's values all the same, so that
-a fault elsewhere decides nothing.
+In a run the port has the weights that the pairs assign to it, and each of its layers is checked for being called with
+the same values as its twin. If a layer is called with the values of another layer of the same shapes, the run pairs
+those two instead and continues. Layers that are called with the same values (q, k and v; the first layers of two
+branches) and parameters of one container are tried in every order. An order is right if the layers that follow agree.
+Local agreement is enough: a layer of the port with another setting still passes on its twin's values, so a fault
+elsewhere does not affect the choice.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from convert.matching.key_map import AmbiguousMatch
 from convert.matching.sequence import crossed, told
 
 FULLY = 4
-"""Up to how many items all orders are tried (23 runs); of more only exchanges of two, one after the other."""
+"""Groups of up to this many items are tried in all orders (23 runs); larger ones only by exchanging two items."""
 ROUNDS = 8
-"""How often all groups are gone through, while that helps: inner layers are settled after those that lead to them."""
+"""Most passes over all groups, while they help: inner layers are settled after the layers that lead to them."""
 SCATTERED = 8
-"""Up to how many parameters of one shape are a group wherever they are; of more, those of one layer."""
+"""Up to this many parameters of one shape form a group wherever they are; of more, only those of one layer."""
 OUTPUT = "(output)"
 
 BY_RUN = "settled by running both"
@@ -34,7 +34,7 @@ BY_DEFINITION = "by the order of definition: the run does not call it"
 
 @dataclass(frozen=True)
 class Seen:
-    """A call of a layer of the port: whether its inputs are its twin's, and what tells them from others."""
+    """A call of a layer of the port: whether its inputs agree with its twin's, and a fingerprint of the values."""
 
     key: str
     agrees: bool
@@ -43,32 +43,32 @@ class Seen:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run: the pairs with which it ended, what was seen in the order of calls, and the output as the last of it."""
+    """Result of a run: the final pairs, and the calls in order, with the output as the last one."""
 
     twins: Mapping[str, str]
     seen: Sequence[Seen]
 
     @property
     def seams(self) -> list[int]:
-        """Where the port goes on with other values than the reference: indices into ``seen``."""
+        """Calls at which the port's values differ from the reference's: indices into ``seen``."""
         return [index for index, call in enumerate(self.seen) if not call.agrees]
 
 
 Run = Callable[[Mapping[str, str], frozenset[str]], Outcome]
-"""``run(twins, fixed)``: run the port with these pairs, of which the run changes none whose torch key is ``fixed``."""
+"""``run(twins, fixed)``: run the port with these pairs; the run must not change pairs whose torch key is ``fixed``."""
 
 
 Twins = Mapping[str, str]
 Group = tuple[str, ...]
-"""Keys of torch's items of which each could have the twin of each other."""
+"""Keys of torch items whose twins could be exchanged."""
 
 
 def settle(proposal: Proposal, run: Run, together: Iterable[Sequence[str]]) -> Proposal:
-    """The proposal with the pairs that the run confirms, and notes on those that it chose.
+    """Return the proposal with the pairs that the run confirms, and notes on the pairs that it chose.
 
-    ``together``: keys of torch's layers that are called with the same values.
+    ``together`` lists keys of torch layers that are called with the same values.
 
-    Raises ``AmbiguousMatch`` where neither names nor the run tell.
+    Raises ``AmbiguousMatch`` if neither names nor the run decide.
     """
     search = _Search(proposal, run, together)
     search.look()
@@ -82,7 +82,7 @@ def settle(proposal: Proposal, run: Run, together: Iterable[Sequence[str]]) -> P
 
 
 def _never_called(proposal: Proposal, twins: Twins, outcome: Outcome) -> list[str]:
-    """Layers that the run does not call and that another one that it does not call either could be."""
+    """Return uncalled layers that could be exchanged with another uncalled layer and are not decided by names."""
     called = {call.key for call in outcome.seen}
     alike: dict[Hashable, list[str]] = defaultdict(list)
     for key, twin in twins.items():
@@ -94,12 +94,12 @@ def _never_called(proposal: Proposal, twins: Twins, outcome: Outcome) -> list[st
 
 
 def fixed_by_name(proposal: Proposal) -> frozenset[str]:
-    """Keys of items that have one name on both sides: what the run says against it is a fault of the port's wiring."""
+    """Return keys of items with the same name on both sides: if a run disagrees, the port's wiring is at fault."""
     return frozenset(k for k, twin in proposal.twins.items() if k == twin and not k.rpartition(".")[2].isdigit())
 
 
 class _Search:
-    """The best pairs so far (``outcome``), what could be in another order (``groups``), and what was tried."""
+    """Search state: the best pairs so far (``outcome``), the exchangeable ``groups``, and those that were ``tried``."""
 
     def __init__(self, proposal: Proposal, run: Run, together: Iterable[Sequence[str]]):
         self.proposal, self.run = proposal, run
@@ -109,7 +109,7 @@ class _Search:
         self.tried: set[Group] = set()
 
     def look(self) -> None:
-        """Try other orders within the groups that a seam follows, as long as seams vanish."""
+        """Try other orders within the groups that a seam follows, as long as the number of seams decreases."""
         for _ in range(ROUNDS):
             before = len(self.outcome.seams)
             for family in _families(self.groups):
@@ -120,7 +120,10 @@ class _Search:
                 return
 
     def seams_after(self, group: Group, outcome: Outcome) -> list[int]:
-        """Seams from a group's first call to the next group's: where its order shows. A parameter's shows anywhere."""
+        """Return the seams between a group's first call and the next group's, where its order has an effect.
+
+        The order of parameters has an effect anywhere, so all seams are returned for them.
+        """
         first = {call.key: index for index, call in reversed([*enumerate(outcome.seen)])}
         starts = {g: min((first[outcome.twins[key]] for key in g if outcome.twins[key] in first), default=None)
                   for g in self.groups}  # fmt: skip
@@ -131,7 +134,7 @@ class _Search:
         return [index for index in outcome.seams if own <= index <= end]
 
     def _try_orders(self, family: Sequence[Group]) -> None:
-        """Every order of the groups' twins, in all groups at once; each keeps that with the fewest seams after it."""
+        """Try every order of the groups' twins, in all groups at once; each group keeps the one with fewest seams."""
         best: dict[Group, tuple[int, Twins]] = {
             group: (len(self.seams_after(group, self.outcome)), {}) for group in family
         }
@@ -157,7 +160,7 @@ class _Search:
         return self.run(twins, self.fixed | {key for group in held for key in group})
 
     def orders(self, group: Group) -> list[Twins]:
-        """Other orders of a group's twins; what follows each of them on its branch goes with it."""
+        """Return other orders of a group's twins; the layers that follow on each branch move with its first layer."""
         twins = tuple(self.outcome.twins[key] for key in group)
         ours, theirs = self._branches(group, twins)
         return [
@@ -166,7 +169,7 @@ class _Search:
         ]
 
     def _branches(self, group: Group, twins: Group) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """By its first layer, a branch's layers in the order of calls; that alone where branches are not alike."""
+        """Return each branch's layers in the order of calls, by its first layer; only the latter if branches differ."""
         alone = {key: [key] for key in group}, {key: [key] for key in twins}
         if any(self.proposal.torch[key].kind == PARAMETER for key in group):
             return alone
@@ -181,7 +184,10 @@ class _Search:
         return (ours, theirs) if closed and len(kinds) == 1 else alone
 
     def decided_by_name(self) -> Twins:
-        """The pairs; what the run leaves open is as the names say. Refuses what they do not tell either."""
+        """Return the pairs, with those that the run leaves open decided by names.
+
+        Raises ``AmbiguousMatch`` if names do not decide either.
+        """
         twins, faults = dict(self.outcome.twins), []
         for group in self.groups:
             if group not in self.tried or not self.seams_after(group, self.outcome):
@@ -202,7 +208,7 @@ class _Search:
         return twins
 
     def _as_good(self, group: Group, order: Twins) -> bool:
-        """Whether another order leads to as few seams, at which other values arrive."""
+        """Return whether another order has no more seams after the group, and other values at them."""
         other = self._with([order], [group])
         mine, yours = self.seams_after(group, self.outcome), self.seams_after(group, other)
         arrived = [self.outcome.seen[i].values for i in mine], [other.seen[i].values for i in yours]
@@ -223,7 +229,7 @@ def _groups(proposal: Proposal, together: Iterable[Sequence[str]], fixed: frozen
 
 
 def _parameters(proposal: Proposal) -> list[list[str]]:
-    """Keys of parameters that are of one shape, or of one layer, in torch or in the port, where they are many."""
+    """Return keys of parameters of the same shape; if these are many, of the same layer in torch or in the port."""
     of_shape: dict[Hashable, list[str]] = defaultdict(list)
     of_layer: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key, twin in proposal.twins.items():
@@ -237,7 +243,7 @@ def _parameters(proposal: Proposal) -> list[list[str]]:
 
 
 def _families(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups of which each block of a model has one: they are tried at once."""
+    """Collect the groups that repeat in every block of a model; they are tried together."""
     families: dict[Hashable, list[Group]] = defaultdict(list)
     for group in groups:
         families[tuple(map(words, group))].append(group)
@@ -245,7 +251,7 @@ def _families(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def _segments(starts: Group, items: Mapping[str, Item]) -> dict[str, list[str]]:
-    """From each of ``starts`` the layers that come up to the next of them, all equally many."""
+    """Return for each of ``starts`` the layers up to the next one, the same number for all."""
     order = [key for key, item in items.items() if item.kind != PARAMETER]
     at = sorted(order.index(key) for key in starts)
     length = min(b - a for a, b in pairwise(at))
@@ -253,7 +259,7 @@ def _segments(starts: Group, items: Mapping[str, Item]) -> dict[str, list[str]]:
 
 
 def _orders(twins: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Other orders of ``twins``."""
+    """Yield other orders of ``twins``."""
     if len(twins) <= FULLY:
         yield from (order for order in permutations(twins) if order != twins)
         return
@@ -264,7 +270,7 @@ def _orders(twins: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def told_by_name(group: Group, twins: Twins) -> bool:
-    """Whether names say of every two items of the group that they are as paired."""
+    """Return whether names support the pairs of every two items of the group."""
     return all(
         told(a, b, twins[a], twins[b]) > 0 and not crossed(a, b, twins[a], twins[b]) for a, b in combinations(group, 2)
     )

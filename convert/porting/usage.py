@@ -176,7 +176,7 @@ def _difference(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> s
 
 
 def _difference_of_whole(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> str:
-    """Like ``_difference``, for integers and booleans: rounding may change a few, e.g. an ``argmax`` of close values."""
+    """Like ``_difference``, for integers and booleans: rounding may change a few, e.g. the ``argmax`` of a tie."""
     count, rounded = np.sum(theirs != single), np.sum(single != double)
     allowed = max(SAFETY * rounded, int(FEW * theirs.size))
     return "" if count <= allowed else f"{count} of {theirs.size} elements differ, {allowed} might by rounding"

@@ -1,13 +1,13 @@
-"""A torch module becomes a ``Program``: its modules, their calls and operators, as plain values. A torch file.
+"""Trace a torch module into a ``Program``: its modules, their calls and operators, as plain values. Imports torch.
 
-``torch.export`` runs the module on tensors that have shapes and no values, and writes down every operator with the
-module it ran in. The module is traced in float64, also where it asks for float32 (``x.float()``, which guards half
-precision): a port computes in the type of its weights throughout.
+``torch.export`` runs the module on tensors with shapes but no values, and records every operator with the module it ran
+in. The module is traced in float64, even where it requests float32 (``x.float()``, which guards half precision): a port
+computes in the type of its weights throughout.
 
     program = trace(timm.create_model("convnext_atto"), (torch.randn(2, 3, 224, 224),))
 
-Layers with a mode or a state, which the tables of ``layers`` take whole, leave one call each, also where the traced
-mode does nothing with them (``DropPath`` in evaluation).
+Layers with a mode or a state, which have rules in ``layers``, are recorded as one call each, even if they do nothing in
+the traced mode (``DropPath`` in evaluation).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from convert.translate.replacing import replaced
 from convert.translate.symbols import expression_of, limit_of, refused_batch
 from paddle_dla.errors import told
 
-# what the module's numbers are while it is traced, and what a port calls its own type
+# the module's type while it is traced; it stands for the port's own type
 WORKING = torch.float64
 MARK, STRIDED, RETURNED = "port::mark", "port::strided", "port::returned"
 PLAIN = (bool, int, float, str, type(None))
@@ -65,7 +65,7 @@ CALLED = ("_call_impl", "_wrapped_call_impl", "handle_torch_function")
 
 @contextmanager
 def constructors_recorded() -> Iterator[None]:
-    """Within it, torch modules remember their constructor's arguments, which name those of a port's classes."""
+    """Context manager in which torch modules record their constructor's arguments, used to name those of a port."""
 
     original = torch.nn.Module.__init__
 
@@ -78,7 +78,7 @@ def constructors_recorded() -> Iterator[None]:
 
 
 def _arguments_of(module: torch.nn.Module, frame: Any) -> dict[str, Any]:
-    """What the constructor of ``module`` was called with: the outermost ``__init__`` above ``frame`` that builds it."""
+    """Return the constructor arguments of ``module``, from the outermost ``__init__`` above ``frame`` for it."""
     found: dict[str, Any] = {}
     while frame is not None and frame.f_code.co_name == "__init__":
         code = frame.f_code
@@ -99,15 +99,17 @@ def trace(
     training: bool = True,
     same: Callable[[Module], bool] = lambda module: False,
 ) -> Program:
-    """The program that ``module(*args, **kwargs)`` runs, in evaluation.
+    """Trace the program that ``module(*args, **kwargs)`` runs in evaluation.
 
-    ``whole``: the classes, by qualified name, that are taken as they are. ``silent``: those that may do nothing in
-    evaluation, and whose call is to be seen nevertheless. ``training``: look for what the other modules do in training.
-    Those that draw random numbers there are traced as they run there: the rules of ``F.dropout`` and the like ask for
-    the port's own mode. Where modules take other steps, ``Program.training`` has a second trace. ``same``: whether a
-    layer that is taken whole pads so that its output has ceil(side / stride) positions.
+    ``whole`` returns whether a class, by qualified name, is translated as a whole. ``silent`` returns whether a class
+    may do nothing in evaluation, so that its call must be recorded explicitly. ``same`` returns whether a layer that is
+    translated as a whole pads its input so that the output has ceil(side / stride) positions.
 
-    Raises ``TranslationError`` where the module cannot be traced: it decides by values of tensors, say.
+    ``training`` also examines the other modules in training. Modules that draw random numbers there are traced in
+    training mode, since the rules of ``F.dropout`` and the like query the port's own mode. If modules take other steps
+    in training, ``Program.training`` is a second trace.
+
+    Raises ``TranslationError`` if the module cannot be traced, for example because it branches on tensor values.
     """
     _check_real(module)
     _check_kept(module, training)
@@ -125,7 +127,7 @@ def trace(
 
 
 def _check_real(module: torch.nn.Module) -> None:
-    """Raises ``TranslationError`` for complex parameters and buffers: a cast to float64 drops their imaginary part."""
+    """Raise ``TranslationError`` for complex parameters and buffers: a cast to float64 drops the imaginary part."""
     held = (*module.named_parameters(), *module.named_buffers())
     why = "complex numbers: register torch.view_as_real of them, and call torch.view_as_complex in the forward"
     stops = [Stop(path, None, why) for path, value in held if value.is_complex()]
@@ -134,7 +136,7 @@ def _check_real(module: torch.nn.Module) -> None:
 
 
 def _check_kept(module: torch.nn.Module, training: bool) -> None:
-    """Raises ``TranslationError`` for modules whose forward changes what they keep, in a way that no port has."""
+    """Raise ``TranslationError`` for modules whose forward changes their state in a way that no port supports."""
     stops = []
     for path, child in module.named_modules():
         place = _source_place(type(child))
@@ -162,7 +164,7 @@ def _normed_by_spectrum(module: torch.nn.Module) -> bool:
 
 
 def _share_constants(evaluation: Program, training: Program) -> None:
-    """The constants of both modes in ``evaluation``. Raises ``TranslationError`` where one name means two values."""
+    """Add the constants of ``training`` to ``evaluation``. Raises ``TranslationError`` if a name has two values."""
     known = evaluation.constants
     other = [path for path, value in training.constants.items() if not np.array_equal(known.get(path, value), value)]
     if other:
@@ -180,7 +182,7 @@ def _traced(
     in_training: Sequence[str],
     same: Callable[[Module], bool],
 ) -> Program:
-    """The program of a copy of ``module`` in evaluation, but for the modules ``in_training``."""
+    """Trace a copy of ``module`` in evaluation mode, except for the modules ``in_training``."""
     model = copy.deepcopy(module).eval().to(WORKING)
     for path in in_training:
         model.get_submodule(path).training = True
@@ -198,10 +200,11 @@ def _traced(
 def _otherwise(
     module: torch.nn.Module, args: tuple, kwargs: dict, whole: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
-    """The modules that draw in training, and those that take other steps there. Raises ``TranslationError``.
+    """Return the modules that draw random numbers in training, and those that take other steps in training.
 
-    One that computes with random numbers itself, and does not leave them to dropout, is among the latter alone: no rule
-    of an operator could ask for the port's mode.
+    A module that computes with random numbers itself, rather than by dropout functions, is only in the second list: no
+    operator rule could query the port's mode for it. Raises ``TranslationError`` if the module cannot be run or draws
+    random numbers in evaluation.
     """
     try:
         evaluation, training = (
@@ -225,7 +228,7 @@ def _double(values: Any) -> Any:
 
 @functools.cache
 def _identity(name: str) -> Any:
-    """An operator of the trace that returns its tensor, and whose ``name`` and ``path`` are read in the graph."""
+    """Return an operator that returns its tensor; its ``name`` and ``path`` mark a place in the graph."""
 
     @torch.library.custom_op(name, mutates_args=())
     def identity(x: torch.Tensor, path: str) -> torch.Tensor:
@@ -241,7 +244,7 @@ def _marked(path: str, x: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _covering() -> Any:
-    """An operator of the trace for a layer whose output has ceil(side / stride) positions; ``path`` is read there."""
+    """Return an operator that stands for a layer whose output has ceil(side / stride) positions, marked by ``path``."""
 
     @torch.library.custom_op(STRIDED, mutates_args=())
     def covering(x: torch.Tensor, path: str, channels: int, stride: Sequence[int]) -> torch.Tensor:
@@ -262,9 +265,10 @@ def _strided(path: str, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor
 
 
 def _returned(path: str, module: torch.nn.Module, args: Any, output: Any) -> Any:
-    """A hook that marks the tensors of a tuple or list that is returned: their order is seen nowhere else.
+    """Forward hook that marks the tensors of a returned tuple or list, whose order is not recorded otherwise.
 
-    No other ``forward``: ``torch.export`` tells the places of a shared module by the ``self`` that it passes.
+    A hook is used rather than another ``forward`` because ``torch.export`` distinguishes the places of a shared module
+    by the ``self`` that it passes.
     """
     if type(output) not in (tuple, list):
         return output
@@ -272,7 +276,7 @@ def _returned(path: str, module: torch.nn.Module, args: Any, output: Any) -> Any
 
 
 class Float64(TorchFunctionMode):
-    """Within it a module computes in float64 what it asks for in float32: ``x.float()``, ``arange(dtype=float32)``."""
+    """Mode in which requests for float32, ``x.float()`` or ``arange(dtype=float32)``, are computed in float64."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         function, args, kwargs = _in_float64(function, args, kwargs or {})
@@ -286,7 +290,7 @@ def _in_float64(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 def float64_throughout(module: torch.nn.Module) -> torch.nn.Module:
-    """``module``, which computes in float64 throughout where its parameters or inputs are float64. It is changed."""
+    """Make ``module`` compute in float64 throughout if its parameters or inputs are float64. Changes it in place."""
     inner = module.forward
 
     @functools.wraps(inner)
@@ -312,13 +316,13 @@ def _made_in_float64() -> Iterator[None]:
 
 
 class _Frames(Float64):
-    """It also keeps where each torch function was called: ``torch.export`` counts them by name, and so does it."""
+    """``Float64`` that also records where each torch function was called, counted by name as in ``torch.export``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[Any, int] = {}
         self.stacks: dict[str, tuple[tuple[Place, ...], ...]] = {}
-        self.limits = False  # whether the module asks for the limits of the type that it computes in
+        self.limits = False  # whether the module calls torch.finfo of the type that it computes in
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[function] = self.counts.get(function, 0) + 1
@@ -327,7 +331,7 @@ class _Frames(Float64):
 
 
 def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
-    """The Python stack, outermost first, cut where one module calls another; without what calls them."""
+    """Return the Python stack, outermost first, split where one module calls another, without the calling machinery."""
     segments: list[list[Place]] = [[]]
     while frame is not None:
         code = frame.f_code
@@ -340,7 +344,7 @@ def _segments(frame: Any) -> tuple[tuple[Place, ...], ...]:
 
 
 def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames) -> torch.export.ExportedProgram:
-    """Exported with sizes as free as the module allows. Raises ``TranslationError``."""
+    """Export ``model`` with as many dynamic sizes as it allows. Raises ``TranslationError``."""
     inner = model.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -358,7 +362,7 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
             with _quiet(), _made_in_float64(), _functions_refused(), _limits_seen(frames), _masks_as_given(), limit:
                 shapes = _shapes(model, args, kwargs, free)
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - of the module, or of any part of torch
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by the module, or by any part of torch
             failure = error
         except _TooLong:
             continue
@@ -367,9 +371,9 @@ def _exported(model: torch.nn.Module, args: tuple, kwargs: dict, frames: _Frames
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it torch keeps to itself what it cannot solve on its way: a failed trace has its own message.
+    """Context manager that silences torch's messages about a trace: a failed trace is reported by ``TranslationError``.
 
-    torch logs the graph of a failed trace, and prints it on stderr, too.
+    torch logs the graph of a failed trace and also prints it to stderr.
     """
     loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch._export")]
     levels = [logger.level for logger in loggers]
@@ -386,7 +390,10 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _limits_seen(frames: _Frames) -> Iterator[None]:
-    """Within it ``frames`` learns that the module calls ``torch.finfo``: it means those of float32 where it runs."""
+    """Context manager that records in ``frames`` that the module calls ``torch.finfo`` of float64.
+
+    Where the module is used, this is the finfo of float32.
+    """
     original = torch.finfo
 
     def finfo(*args: Any, **kwargs: Any) -> Any:
@@ -399,7 +406,7 @@ def _limits_seen(frames: _Frames) -> Iterator[None]:
 
 
 def _masks_as_given() -> AbstractContextManager[None]:
-    """Within it torch's transformers take a mask as it is, and do not look whether its values make it causal."""
+    """Context manager in which torch's transformers do not inspect whether the values of a mask are causal."""
     return replaced(torch.nn.modules.transformer, "_detect_is_causal_mask", _is_called_causal)
 
 
@@ -409,7 +416,7 @@ def _is_called_causal(mask: Any, is_causal: bool | None = None, size: int | None
 
 @contextmanager
 def _functions_refused() -> Iterator[None]:
-    """Within it a ``torch.autograd.Function`` raises: its backward is code of its own, which no trace sees."""
+    """Context manager in which a ``torch.autograd.Function`` raises: a trace does not see its backward."""
     original = torch.autograd.Function.__dict__["apply"]
 
     def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -423,18 +430,18 @@ def _functions_refused() -> Iterator[None]:
 
 
 LONGEST_S = 90
-"""Seconds of computing for a trace with free heights and widths, whose inequalities may take hours to solve."""
+"""Limit of CPU seconds for a trace with dynamic heights and widths, whose inequalities may take hours to solve."""
 
 
 class _TooLong(BaseException):
-    """The time of a trace is over; no ``Exception``, which torch might take for one of the module's."""
+    """Raised if a trace exceeds its time. Not an ``Exception``, which torch might handle as one of the module's."""
 
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raises ``_TooLong`` in the block after ``seconds`` of computing, which other processes do not shorten.
+    """Raise ``_TooLong`` in the block after ``seconds`` of CPU time, which is independent of other processes.
 
-    It takes a signal, which the main thread alone can have; elsewhere nothing ends the block.
+    This uses a signal, which only the main thread receives; in other threads the block is not limited.
     """
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
@@ -475,7 +482,7 @@ def _shapes(model: torch.nn.Module, args: tuple, kwargs: dict, free: Callable[[i
 
 
 def _with_names(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> inspect.Signature:
-    """``**kwargs`` of a ``signature`` as the names that are given for it: torch.export wants each to be named."""
+    """Replace ``**kwargs`` of a ``signature`` by the given names: torch.export requires each to be named."""
     known = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
     further = kwargs.keys() - {one.name for one in known} if len(known) < len(signature.parameters) else ()
     named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in kwargs if name in further]
@@ -483,7 +490,7 @@ def _with_names(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> insp
 
 
 def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -> Stop:
-    """Why the module cannot be traced, with the line of its source that is at fault."""
+    """Return the reason why the module cannot be traced, with the responsible line of its source."""
     place, traceback = None, error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
@@ -516,7 +523,7 @@ class _Reader:
         self.mutations = Mutations(self.tensors)
 
     def program(self) -> Program:
-        """Raises ``TranslationError`` for what no program has here: a mutated buffer, a region of another kind."""
+        """Read the program. Raises ``TranslationError`` for a mutated buffer, an unknown region and the like."""
         inputs = self._inputs()
         root = Call("", key="")
         self.open: list[Call] = [root]
@@ -570,11 +577,11 @@ class _Reader:
         return inputs
 
     def _shape(self, number: int) -> Sequence[Any]:
-        """The sizes of the input ``number``, symbols where the trace leaves them open."""
+        """Return the sizes of the input ``number``; dynamic ones are symbols."""
         return next(node for node, value in self.values.items() if value == Ref(number)).meta["val"].shape
 
     def _constant_path(self, node: torch.fx.Node, path: str) -> str:
-        """``path`` with a name from the statement that makes the constant, where that names it."""
+        """Return ``path``, renamed after the variable that the reference's statement assigns, if there is one."""
         owner, _, name = path.rpartition(".")
         user = next(iter(node.users), None)
         segments = self._segments(user) if user is not None else ()
@@ -588,7 +595,7 @@ class _Reader:
         return f"{owner}.{literals.free(name, taken)}".lstrip(".")
 
     def _limit(self, number: int) -> Limit | None:
-        """For which heights and widths of an input of four dimensions the trace holds."""
+        """Return the heights and widths for which the trace holds, for an input of four dimensions."""
         shape = self._shape(number)
         return _limit_of(shape[2], shape[3]) if len(shape) == 4 else None
 
@@ -608,7 +615,7 @@ class _Reader:
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)) or (
             value is None and not (name.startswith("wrap_with"))
         ):
-            return  # sizes are expressions; assertions are the reference's
+            return  # sizes become expressions; assertions belong to the reference
         if name.startswith("wrap_with"):
             self._region(node)
             return
@@ -642,7 +649,7 @@ class _Reader:
             self.open[-1].body.append(op)
 
     def _change(self, op: Op) -> None:
-        """``op`` changes its first argument in place."""
+        """Record ``op``, which changes its first argument in place."""
         changed, new = op.args["self"].number, op.outputs[0]
         if op.name == "copy_.default" and isinstance(op.args["src"], Ref):
             new = op.args["src"].number
@@ -655,7 +662,7 @@ class _Reader:
         self.open[-1].body += [op, *self.mutations.changed(changed, new)]
 
     def _region(self, node: torch.fx.Node) -> None:
-        """A region under another setting: its operators are those outside; without gradients, they are cut off."""
+        """Inline a region under another setting, such as ``no_grad``; detach its outputs if gradients are off."""
         name, operands = _region_of(node)
         graph: torch.fx.Graph = getattr(self.exported.graph_module, name).graph
         holders = [inner for inner in graph.nodes if inner.op == "placeholder"]
@@ -682,7 +689,7 @@ class _Reader:
         return new
 
     def _segments(self, node: torch.fx.Node) -> tuple[tuple[Place, ...], ...]:
-        """The lines that led to ``node``, one tuple a module, from the model inwards."""
+        """Return the source lines that led to ``node``, one tuple per module, outermost first."""
         known = self.frames.stacks.get(node.meta.get("torch_fn", ("",))[0], ())
         # the outermost frames are those of the export itself
         depth = len(_stack(node))
@@ -705,7 +712,7 @@ class _Reader:
 
     def _mark(self, node: torch.fx.Node, segments: tuple[tuple[Place, ...], ...]) -> Call:
         path = node.args[1]
-        assert isinstance(path, str)  # so the schema of the marks says
+        assert isinstance(path, str)  # by the schema of the marks
         if self.open[-1].path == path:
             call = self.open[-1]
         else:
@@ -736,7 +743,7 @@ class _Reader:
         return _size(value)
 
     def _current(self, found: Any) -> Any:
-        """``found`` as it is now, after what was done to it in place."""
+        """Return the current value of ``found``, after in-place changes."""
         if not isinstance(found, Ref):
             return found
         number = self.mutations.current(found.number)
@@ -745,7 +752,7 @@ class _Reader:
         return Ref(number)
 
     def _within(self, state: State) -> State:
-        """``state`` by the name that it has inside the running module, where it is shared and has several."""
+        """Return ``state`` by its name inside the running module, if it is shared and has several names."""
         for name in self.known_as.get(state.path, ()):
             if name.startswith(f"{self.open[-1].path}."):
                 return State(name)
@@ -764,9 +771,9 @@ class _Reader:
 
 
 def _argument_names(exported: torch.export.ExportedProgram, forward: Callable[..., Any]) -> Iterator[str]:
-    """What ``forward`` calls each of the tensors that it takes; torch.export writes names in small letters.
+    """Return the names of the tensor arguments in ``forward``; torch.export changes names to lower case.
 
-    Empty for those of ``*args``, which have no names.
+    The names of ``*args`` are empty.
     """
     structure = exported.call_spec.in_spec
     assert structure is not None
@@ -778,7 +785,7 @@ def _argument_names(exported: torch.export.ExportedProgram, forward: Callable[..
 
 
 def _stack(node: torch.fx.Node) -> list[tuple[str, str]]:
-    """``(key, path)`` of the modules that ``node`` ran in, outermost first; each call of a module has a key."""
+    """Return ``(key, path)`` of the modules that ``node`` ran in, outermost first; each call of a module has a key."""
     stack = node.meta.get("nn_module_stack") or {}
     found = [("", "")]
     for key, (path, _) in stack.items():
@@ -792,7 +799,7 @@ FILLING = {"fill_.Tensor", "index_put.default", "index_put_.default"}
 
 
 def _only_filled_in(constant: torch.fx.Node) -> bool:
-    """Whether all that a constant does is to fill tensors: ``mask[2:] = 5``, ``x[mask] = 0``."""
+    """Return whether a constant is only used to fill tensors: ``mask[2:] = 5``, ``x[mask] = 0``."""
     copies = list(constant.users)
     users = [user for copy in copies for user in copy.users]
     names = {_operator_name(user.target) for user in users}
@@ -800,7 +807,7 @@ def _only_filled_in(constant: torch.fx.Node) -> bool:
 
 
 def _region_of(node: torch.fx.Node) -> tuple[str, tuple[Any, ...]]:
-    """The attribute of the exported module that is the graph of a region, and what the region is given."""
+    """Return the attribute of the exported module with the graph of a region, and the region's operands."""
     return next(
         (str(value.target), node.args[position + 1 :])
         for position, value in enumerate(node.args)
@@ -809,14 +816,14 @@ def _region_of(node: torch.fx.Node) -> tuple[str, tuple[Any, ...]]:
 
 
 def _operand(node: torch.fx.Node) -> torch.fx.Node:
-    """The first argument of an operator that takes a tensor."""
+    """Return the first argument of an operator, which must be a tensor."""
     first = node.args[0]
     assert isinstance(first, torch.fx.Node), f"{node} takes no tensor"
     return first
 
 
 def _user_place(segment: Sequence[Place]) -> Place | None:
-    """The innermost line that is no code of torch."""
+    """Return the innermost line outside torch's code."""
     for place in reversed(segment):
         if modes.of_user(place.file):
             return place
@@ -824,7 +831,7 @@ def _user_place(segment: Sequence[Place]) -> Place | None:
 
 
 def _writes(target: Any) -> bool:
-    """Whether an operator changes its first argument."""
+    """Return whether an operator changes its first argument in place."""
     schema = getattr(target, "_schema", None)
     alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
     return alias is not None and alias.is_write
@@ -840,9 +847,9 @@ CASTS = ("to.dtype", "to.device", "to.dtype_layout", "to.other", "type_as.defaul
 
 
 def _is_its_input(name: str, node: torch.fx.Node) -> bool:
-    """Whether a cast gives back the tensor that it got, as torch does where the type is the same.
+    """Return whether a cast returns its input, as torch does if the type is the same.
 
-    What follows uses that tensor, not one that a module, in which the cast stands, has made.
+    Then later operators use that tensor itself, not an output of the module that contains the cast.
     """
     given = node.args[0].meta.get("val") if name in CASTS and isinstance(node.args[0], torch.fx.Node) else None
     return given is not None and given.dtype == node.meta["val"].dtype and not node.kwargs.get("copy")
@@ -867,11 +874,11 @@ def _is_open(size: Any) -> bool:
 
 
 CLOSED = (9, 65)
-"""Batches of which no guard tells, where a trace holds for one alone, as after ``len(x)``."""
+"""Batch sizes to try if the trace fixes the batch, as after ``len(x)``, and there is no guard on it."""
 
 
 def _other_batches(shapes: Sequence[Sequence[Any]]) -> tuple[int, ...]:
-    """Batches in which the reference may take another path, of which the trace is one: its guards do not hold there."""
+    """Return batch sizes for which the trace's guards do not hold, so that the reference may take another path."""
     free = [size.node for shape in shapes for size in shape if _is_open(size)]
     traced = {node.expr: int(node.hint) for node in free if node.expr.is_Symbol}
     found: set[int] = set()
@@ -886,7 +893,7 @@ def _other_batches(shapes: Sequence[Sequence[Any]]) -> tuple[int, ...]:
 
 
 def _limit_of(height: Any, width: Any) -> Limit | None:
-    """For which heights and widths the guards of ``torch.export`` hold."""
+    """Return the heights and widths for which the guards of ``torch.export`` hold."""
     sides = (height, width)
     if not all(map(_is_open, sides)):
         return Limit(equal=tuple(side.node.hint if isinstance(side, torch.SymInt) else side for side in sides))
@@ -896,7 +903,7 @@ def _limit_of(height: Any, width: Any) -> Limit | None:
 
 
 def _aliases(model: torch.nn.Module) -> dict[str, str]:
-    """Parameters and buffers that have a second path, by that path."""
+    """Return ``{other path: first path}`` of parameters and buffers with several paths."""
     first: dict[int, str] = {}
     found = {}
     for path, value in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
@@ -906,7 +913,7 @@ def _aliases(model: torch.nn.Module) -> dict[str, str]:
 
 
 def _known_as(aliases: Mapping[str, str]) -> dict[str, list[str]]:
-    """All names of every tensor that has several, by each of them."""
+    """Return all names of each tensor with several names, by each of them."""
     groups: dict[str, list[str]] = {}
     for name, first in aliases.items():
         groups.setdefault(first, [first]).append(name)
@@ -914,7 +921,7 @@ def _known_as(aliases: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _shared(model: torch.nn.Module) -> dict[str, str]:
-    """Modules that are registered a second time, and where first; not what lies inside them."""
+    """Return ``{second path: first path}`` of modules that are registered again, without the modules inside them."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""``translate``: a torch module as Paddle source, with the key map between both. It imports torch when called."""
+"""``translate`` a torch module to Paddle source, with the key map between both. It imports torch when called."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from convert.translate.weights import key_map
 
 @dataclass(frozen=True)
 class Translated:
-    """A port's ``source``, the ``key_map`` from torch's tensors to its own, and what they were made of.
+    """A port's ``source``, its ``key_map`` from torch's tensors, and the program and translation they were made from.
 
-    ``rates``: the classes of the module that are stochastic depth under another name, and the attribute of their rate.
+    ``rates`` maps the module's own classes of stochastic depth to the attribute that is their rate.
     """
 
     source: str
@@ -41,8 +41,8 @@ def translate(
     """Translate the torch module ``module``, which takes ``inputs`` (tensors, or a mapping of them by name).
 
     ``operators`` and ``layers`` add rules to those of ``OPERATORS``, ``RARER`` and ``LAYERS``. ``header`` is the
-    source's docstring. ``training=False``: for evaluation only, without the dropout that forward methods call as a
-    function.
+    source's docstring. ``training=False`` translates for evaluation only, without the dropout that forward methods call
+    as a function.
 
     Raises ``TranslationError``, which lists everything that has no rule, with the line of the reference.
 

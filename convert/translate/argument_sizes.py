@@ -1,7 +1,7 @@
-"""The sizes of a forward method's arguments, as an engineer names them: ``B, N, C = x.shape``. No framework.
+"""Name the sizes of a forward method's arguments as an engineer does: ``B, N, C = x.shape``. No framework.
 
-How a size is written depends on how often it is used, and on whether its argument keeps its variable. So a mark stands
-for it until all statements are written.
+How a size is written depends on how often it is used, and on whether the argument's variable is reassigned. A mark
+therefore stands for it until all statements are written.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from convert.translate.templates import filled_tree
 
 @dataclass
 class ArgumentSizes:
-    """``marks``: what stands for a size; ``places``: the argument and dimension of a mark."""
+    """``marks`` maps sizes to their marks, ``places`` maps marks to their argument and dimension."""
 
     ranks: dict[str, int] = field(default_factory=dict)
     marks: dict[Expression, str] = field(default_factory=dict)
     places: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def add(self, argument: str, shape: Sequence[int | Expression]) -> None:
-        """``argument`` has ``shape``; a size that an argument before it has is read off that one."""
+        """Register ``argument`` with ``shape``. A size of several arguments is read from the first."""
         self.ranks[argument] = len(shape)
         for axis, size in enumerate(shape):
             if isinstance(size, Expression) and size not in self.marks:
@@ -34,9 +34,9 @@ class ArgumentSizes:
     def written(
         self, statements: list[ast.stmt], taken: Collection[str], called: Mapping[str, Sequence[str | None]]
     ) -> list[ast.stmt]:
-        """``statements`` with ``x.shape[0]`` where that says it all, else with names, which stand above.
+        """Replace the marks in ``statements`` by ``x.shape[0]`` if used once, otherwise by names assigned above.
 
-        ``taken``: names of other values; ``called``: what the reference calls the sizes of an argument.
+        ``taken`` are names of other values, ``called`` the reference's names of the sizes of each argument.
         """
         names = [node for statement in statements for node in ast.walk(statement) if isinstance(node, ast.Name)]
         used = Counter(node.id for node in names if node.id in self.places)
@@ -57,7 +57,7 @@ class ArgumentSizes:
 
 
 def _named(axes: Iterable[int], hints: Sequence[str | None], taken: Collection[str]) -> dict[int, str]:
-    """A name for the size along each of ``axes``: the reference's, B for the batch."""
+    """Return a name for the size along each of ``axes``: the reference's, or B for the batch."""
     parts: dict[int, str] = {}
     for axis in axes:
         hint = hints[axis] if hints and hints[axis] != "_" else None
@@ -74,11 +74,11 @@ def _unpacked(argument: str, rank: int, parts: Mapping[int, str]) -> ast.stmt:
 
 
 def size_of(tensor: str, axis: int) -> ast.expr:
-    """``tensor.shape[axis]``."""
+    """Return ``tensor.shape[axis]``."""
     shape = ast.Attribute(ast.Name(tensor, ast.Load()), "shape", ast.Load())
     return ast.Subscript(shape, ast.Constant(axis), ast.Load())
 
 
 def free_size(names: Iterable[str], taken: Collection[str]) -> str:
-    """The first of ``names`` that is not ``taken``, or a numbered one."""
+    """Return the first of ``names`` that is not ``taken``, or a numbered one."""
     return next(name for name in (*names, *(f"size{n}" for n in range(2, 99))) if name not in taken)

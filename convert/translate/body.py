@@ -1,4 +1,4 @@
-"""The forward method of one module: its traced operators as statements with the reference's names. No framework."""
+"""Write the forward method of one module: its traced operators, with the reference's variable names. No framework."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from convert.translate.reference import aliases, size_names, statement_at
 from convert.translate.sizes import Expression, solve
 from convert.translate.templates import filled, filled_tree, literal
 
-MISSING = "missing"  # what is written for an operator without a rule, of which nothing comes
+MISSING = "missing"  # placeholder for an operator without a rule; such source is never returned
 SPARE = ("out", "y", "z", "u", "v", "w")
 
 
 @dataclass
 class Body:
-    """``inputs``: the arguments of forward; ``sizes``: those among them that are sizes, as expressions.
+    """A forward method. ``inputs`` are its arguments; ``sizes`` are the arguments that are sizes, as expressions.
 
-    ``optional``: how many of the inputs, the last ones, may be left out.
+    ``optional`` is the number of inputs at the end that may be omitted.
     """
 
     inputs: list[str]
@@ -40,7 +40,7 @@ class Body:
 
 
 def attribute(owner: ast.expr, name: str) -> ast.expr:
-    """``owner.name``, ``owner[3]`` where the name is a number, ``getattr(owner, "class")`` where no dot will do."""
+    """Return ``owner.name``, ``owner[3]`` for a number, ``getattr(owner, "class")`` if no dot access is possible."""
     if name.isdigit():
         return ast.Subscript(owner, ast.Constant(int(name)), ast.Load())
     if not sayable(name):
@@ -49,16 +49,16 @@ def attribute(owner: ast.expr, name: str) -> ast.expr:
 
 
 def sayable(name: str) -> bool:
-    """Whether ``name`` behind a dot means itself, which a class makes another one where it begins with two lines.
+    """Return whether ``name`` can be written after a dot. Names that begin with two underscores are mangled by classes.
 
-    torch's ``add_module`` takes any name but one with a dot.
+    torch's ``add_module`` accepts any name without a dot.
     """
     private = name.startswith("__") and not name.endswith("__")
     return name.isidentifier() and not keyword.iskeyword(name) and not private
 
 
 def inside(path: str, module: str) -> ast.expr:
-    """``self.a.b`` for what lies at ``path`` inside ``module``."""
+    """Return ``self.a.b`` for the object at ``path`` inside ``module``."""
     expression: ast.expr = ast.Name("self", ast.Load())
     for name in path.removeprefix(module).lstrip(".").split("."):
         expression = attribute(expression, name)
@@ -66,9 +66,10 @@ def inside(path: str, module: str) -> ast.expr:
 
 
 class Writer:
-    """Writes the body of one call.
+    """Write the body of one call.
 
-    ``child_sizes``: the sizes that the modules in it must be told, by path; ``listed``: those that take a list.
+    ``child_sizes`` are the sizes that modules inside take as arguments, by path; ``listed`` are the modules that take a
+    list.
     """
 
     def __init__(self, program: Program, call: Call, rules: Mapping[str, Any], transposed: Callable[[str], bool],
@@ -78,10 +79,10 @@ class Writer:
         self.child_sizes, self.renamed, self.listed = child_sizes, renamed, listed
         self.module = program.modules[call.path]
         self.expressions: dict[int | str, ast.expr] = {}
-        self.holder: dict[str, int | str] = {}  # variable -> the tensor that it is
+        self.holder: dict[str, int | str] = {}  # variable -> the tensor that it holds
         self.scope: list[tuple[int | str, Tensor]] = []
         self.statements: list[ast.stmt] = []
-        self.made: dict[int | str, tuple[str, int]] = {}  # the variable that a tensor was first, and after what
+        self.made: dict[int | str, tuple[str, int]] = {}  # first variable of a tensor, and its place
         self.size_names: dict[Expression, str] = {}
         self.argument_sizes = ArgumentSizes()
         self.told: list[Expression] = []
@@ -90,7 +91,7 @@ class Writer:
         self.stops: list[Stop] = []
 
     def body(self) -> Body:
-        """Raises nothing: what has no rule is in ``stops``."""
+        """Write the body. Nothing is raised: operators without a rule are listed in ``stops``."""
         steps = self._resolved()
         self._count(steps)
         names = self._inputs()
@@ -127,7 +128,7 @@ class Writer:
     # what is used where
 
     def _resolved(self) -> list[Op | Call]:
-        """The steps that do something; operators that do nothing are other names for what they take."""
+        """Return the steps that do something; outputs of operators that do nothing become aliases of their inputs."""
         self.same: dict[int, Ref | State] = {}
         steps: list[Op | Call] = []
         for step in self.call.body:
@@ -149,7 +150,7 @@ class Writer:
         return ref
 
     def _constant(self, ref: Ref | State) -> bool:
-        """Whether ``ref`` is a constant, to which no gradient goes anyway."""
+        """Return whether ``ref`` is a constant, which gets no gradient anyway."""
         origin = self._origin(ref)
         return isinstance(origin, State) and origin.path in self.program.constants
 
@@ -182,7 +183,7 @@ class Writer:
             yield ref.number if isinstance(ref, Ref) else ref.path
 
     def _count(self, steps: list[Op | Call]) -> None:
-        """For every tensor the steps that use it; the position at which a step is written, inlined or not."""
+        """Record the steps that use each tensor, and where each step is written, inlined or not."""
         self.uses: dict[int | str, list[int]] = {}
         for position, step in enumerate(steps):
             for key in self._takes(step):
@@ -209,13 +210,13 @@ class Writer:
         return users[0] if len(users) == 1 else None
 
     def _joins(self, position: int, user: int) -> bool:
-        """Whether the reference writes the value of one step inside the statement of another."""
+        """Return whether the reference writes the value of one step inside the statement of another."""
         ours = self.spoken[position]
         if user == len(self.steps):
             return ours is None or ours.returns or not ours.targets
         theirs = self.spoken[user]
         if ours is None or theirs is None:
-            # the source is not at hand: each call of a module is a statement
+            # without source, each call of a module is a statement
             return user == position + 1 and isinstance(self.steps[position], Op)
         if ours == theirs:
             place, other = self.steps[position].place, self.steps[user].place
@@ -254,7 +255,7 @@ class Writer:
         self.scope.append((key, tensor))
 
     def _name(self, hint: str | None, key: int | str, position: int, step: Op | Call) -> str:
-        """A variable for the tensor ``key``, made by ``step``: the reference's own name where it is free."""
+        """Return a variable for the tensor ``key``, made by ``step``: the reference's own name if it is free."""
         candidates = [hint] if hint else []
         if isinstance(step, Call):
             candidates.append(step.path.rpartition(".")[2])
@@ -273,7 +274,7 @@ class Writer:
         raise AssertionError("no name is free")
 
     def _moved_aside(self, name: str, old: int | str, position: int) -> bool:
-        """Give the tensor that ``name`` holds the other name that the reference has for it: ``shortcut = x``."""
+        """Move the tensor that ``name`` holds to the reference's other name for it: ``shortcut = x``."""
         spoken = self.spoken[position] if position < len(self.spoken) else None
         other = aliases(spoken.file, spoken.function).get(name) if spoken else None
         if other is None or other in self.size_names.values():
@@ -302,7 +303,7 @@ class Writer:
         return None
 
     def _known_before(self, size: Expression) -> ast.expr | None:
-        """``size`` read off a tensor whose variable is another's by now: it is kept where the tensor was made."""
+        """Read ``size`` from a tensor whose variable has been reassigned: store it where the tensor was made."""
         found = self._known(size)
         if found is not None:
             return found
@@ -323,7 +324,7 @@ class Writer:
                 self.made[key] = (name, other + 1)
 
     def _variable(self, key: int | str) -> str | None:
-        """The variable that is still the tensor ``key``."""
+        """Return the variable that still holds the tensor ``key``, if any."""
         found = self.expressions.get(key)
         return found.id if isinstance(found, ast.Name) and self.holder.get(found.id) == key else None
 
@@ -343,7 +344,7 @@ class Writer:
         return free_size("HWNB", {*self.holder, *self.size_names.values()})
 
     def _reference_sizes(self, inputs: list[str]) -> dict[str, tuple[str | None, ...]]:
-        """What the reference calls the sizes of each argument that it unpacks."""
+        """Return the reference's names of the sizes of each argument whose shape it unpacks."""
         found: dict[str, tuple[str | None, ...]] = {}
         for file, function in dict.fromkeys((spoken.file, spoken.function) for spoken in self.spoken if spoken):
             for argument, parameter in zip(inputs, self.module.parameters, strict=False):
@@ -363,14 +364,14 @@ class Writer:
         self._assign(call, position, expression, len(call.outputs) > 1)
 
     def _assigned(self, op: Op) -> None:
-        """``x[:, 1:] = value``: the tensor goes on under the name that it has."""
+        """Write ``x[:, 1:] = value``; the tensor keeps its variable."""
         base, (kind, dim, *numbers) = self._origin(op.args["self"]), op.args["place"]
         target = self._reference(base)
         if not isinstance(target, ast.Name):
             self.statements.append(ast.Assign([ast.Name("changed", ast.Store())], target))
             target = ast.Name("changed", ast.Load())
         if self._from_a_layer(base):
-            # what a layer returned may be in use elsewhere, by a hook or by its own backward pass
+            # a layer's output may be in use elsewhere, by a hook or by its own backward pass
             self.statements.append(ast.Assign([ast.Name(target.id, ast.Store())], filled("x.clone()", {"x": target})))
         if kind == "select":
             index: ast.expr = self._value(numbers[0], "index")
@@ -480,7 +481,7 @@ class Writer:
         self.waiting = [expression for expression in self.waiting if id(expression) not in inside]
 
     def _final(self, step: Op | Call, position: int) -> bool:
-        """Whether ``step`` makes what its statement assigns, not something on the way."""
+        """Return whether ``step`` makes the value that its statement assigns, not an intermediate value."""
         spoken = self.spoken[position]
         users = self.uses.get(step.outputs[0], ())
         return not any(
@@ -512,7 +513,7 @@ LARGEST_FLOAT32 = float.fromhex("0x1.fffffep127")
 
 
 def _limit_of_type(value: float) -> str:
-    """A limit of float64, the type of the trace, as that of the type in which the port runs: a template."""
+    """Return a template that replaces a limit of float64, the type of the trace, by that of the port's type."""
     if value in LIMITS:
         return f"paddle.finfo(dtype).{LIMITS[value]}"
     too_large = LARGEST_FLOAT32 < abs(value) < sys.float_info.max
@@ -520,7 +521,7 @@ def _limit_of_type(value: float) -> str:
 
 
 class _Finish(ast.NodeTransformer):
-    """The words that only the module can fill: ``transposed(weight)`` and ``self_module.training``."""
+    """Replace the names that depend on the module: ``transposed(weight)`` and ``self_module.training``."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if node.id == "self_module":
@@ -542,7 +543,7 @@ class _Finish(ast.NodeTransformer):
 
 
 def _merged(node: ast.Subscript) -> ast.expr:
-    """``x[:, 1:][:, :, 2]`` as ``x[:, 1:, 2]``."""
+    """Merge ``x[:, 1:][:, :, 2]`` into ``x[:, 1:, 2]``."""
     inner = node.value
     if not isinstance(inner, ast.Subscript):
         return node

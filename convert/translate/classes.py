@@ -1,7 +1,7 @@
-"""Equal modules become one class; what differs between them becomes its arguments. No framework.
+"""Turn equal modules into one class, with arguments for their differences. No framework.
 
-Every module is written by itself, numbers and all, from the inside outwards. Two are of one class if they are of one
-class in the reference and their source is the same but for numbers; ``merging`` makes the class of them.
+Every module is first written by itself, including its numbers, innermost modules first. Two modules share a class if
+they have the same class in the reference and their source differs only in numbers; ``merging`` makes the class.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOTHING = ast.Call(ast.Attribute(ast.Name("nn"), "Identity", ast.Load()), [], []
 
 @dataclass
 class Translation:
-    """The classes in order of use, the model's own last; how torch's tensors are called, and which are transposed."""
+    """The classes in order of use, the model's last; the port's names of torch tensors, and the transposed ones."""
 
     classes: list[Class]
     model: str
@@ -74,7 +74,7 @@ class Builder:
         self.names = {**dict(self._tensor_names()), **dict.fromkeys(self.unused)}
 
     def translation(self) -> Translation:
-        """Raises ``TranslationError`` with everything that has no rule."""
+        """Translate the program. Raises ``TranslationError``, which lists everything that has no rule."""
         for level in self._levels():
             for path in level:
                 self._write(path)
@@ -88,7 +88,7 @@ class Builder:
     # facts about modules
 
     def _write_out_root(self) -> None:
-        """The model is a class of its own: where it is a single layer, it is written with its operators.
+        """Write a model that is a single layer by its operators, since the model needs a class of its own.
 
         Raises ``TranslationError`` for a layer that does nothing in evaluation.
         """
@@ -100,7 +100,7 @@ class Builder:
             self.rules[""] = None
 
     def _write_out_tied(self) -> None:
-        """Layers that keep a shared tensor another way round than its other owners are written out."""
+        """Write layers by their operators if they transpose a shared tensor that another owner does not."""
         for name, first in self.program.aliases.items():
             if self.transposed(name) != self.transposed(first):
                 for path in (name, first):
@@ -108,7 +108,7 @@ class Builder:
                         self.rules[path.rpartition(".")[0]] = None
 
     def _representatives(self) -> dict[str, str]:
-        """Modules that are registered twice, and the place where the port makes them: the first that is called."""
+        """Return modules that are registered twice, and the path at which the port makes them: the first called one."""
         groups: dict[str, list[str]] = {}
         for path, first in self.program.shared.items():
             groups.setdefault(first, [first]).append(path)
@@ -116,23 +116,23 @@ class Builder:
         return {path: made[first] for first, paths in groups.items() for path in paths if path != made[first]}
 
     def _inside_shared(self, name: str) -> bool:
-        """Whether the tensor ``name`` belongs to a module that is made once for all its places."""
+        """Return whether the tensor ``name`` belongs to a module that is registered at several paths."""
         places = (*self.program.shared, *self.program.shared.values())
         return any(name.startswith(f"{path}.") for path in places)
 
     def _programs(self) -> list[Program]:
-        """One, or one for each mode."""
+        """Return the programs: one, or one for each mode."""
         return [program for program in (self.program, self.program.training) if program is not None]
 
     def _hold_constants(self) -> None:
-        """Tensors that are no parameters and no buffers in torch become buffers of the module that has them."""
+        """Make tensors that are neither parameters nor buffers in torch buffers of their module."""
         for path, value in self.program.constants.items():
             owner, _, name = path.rpartition(".")
             dtype = self.program.states[path].dtype
             self.program.modules[owner].held.append(Held(name, value.shape, dtype, trainable=False, saved=False))
 
     def _drop_unused(self) -> list[str]:
-        """Take away buffers that torch does not save and the trace does not read: the forward makes them anew."""
+        """Remove buffers that torch does not save and the trace does not read: the forward makes them again."""
         read = {ref.path for one in self._programs() for ref in used(one.root) if isinstance(ref, State)}
         dropped = []
         for path, module in self.program.modules.items():
@@ -146,7 +146,7 @@ class Builder:
         return dropped
 
     def _tied(self) -> list[ast.stmt]:
-        """``self.head.weight = self.embed.weight`` for every module and tensor that has two places."""
+        """Return ``self.head.weight = self.embed.weight`` for every module and tensor that has two paths."""
         tied = {path: first for path, first in self.shared.items() if self._present(path)}
         for name, first in self.program.aliases.items():
             ours, theirs = self.names.get(name), self.names.get(first)
@@ -155,17 +155,17 @@ class Builder:
         return [ast.Assign([inside(path, "")], inside(first, "")) for path, first in tied.items()]
 
     def whole(self, path: str) -> bool:
-        """Whether the module at ``path`` is a layer, taken by its class."""
+        """Return whether the module at ``path`` is a layer that is translated as a whole, by its class."""
         return self.rules.get(path) is not None
 
     def opaque(self, path: str) -> bool:
-        """Whether nothing inside the module at ``path`` is written by itself."""
+        """Return whether nothing inside the module at ``path`` is translated separately."""
         rule = self.rules.get(path)
         return rule is not None and not rule.inner
 
     def _find_calls(self, call: Call, calls: dict[str, Call]) -> None:
         first = calls.setdefault(call.path, call)
-        if len({*call.inputs}) > len({*first.inputs}):  # another was given one tensor twice
+        if len({*call.inputs}) > len({*first.inputs}):  # the other call was given one tensor twice
             calls[call.path] = call
         if [op.name for op in first.walk()] != [op.name for op in call.walk()]:
             self.stops.append(Stop(call.path, call.place, "this module runs in two ways, of which a class has one"))
@@ -183,11 +183,11 @@ class Builder:
                 yield full, None if name is None else f"{path}.{name}".lstrip(".")
 
     def renamed(self, path: str) -> str:
-        """What the port calls the tensor at ``path``."""
+        """Return the port's name of the tensor at ``path``."""
         return self.names.get(path) or path
 
     def transposed(self, path: str) -> bool:
-        """Whether the port keeps the tensor at ``path`` the other way round."""
+        """Return whether the port stores the tensor at ``path`` transposed."""
         owner, _, name = path.rpartition(".")
         rule = self.rules.get(owner)
         return rule is not None and name in rule.transposed
@@ -197,20 +197,20 @@ class Builder:
         return bool(module.held) or any(self._holds(child) for child in module.children.values())
 
     def _present(self, path: str) -> bool:
-        """Whether the port has the module at ``path``: it is called, or something inside is, or it holds tensors."""
+        """Return whether the port has the module at ``path``: it or a module inside is called or holds tensors."""
         if self._called(path) or self._holds(path):
             return True
         return any(self._present(child) for child in self.program.modules[path].children.values())
 
     def plain_container(self, path: str) -> str | None:
-        """``Sequential``, ``LayerList`` or ``LayerDict`` for a module that is just that."""
+        """Return ``Sequential``, ``LayerList`` or ``LayerDict`` if the module is one; otherwise ``None``."""
         module = self.program.modules[path]
         if module.forward == f"{SEQUENTIAL}.forward" and SEQUENTIAL in module.bases and self._simple(path):
             return "Sequential"
         return LISTS.get(module.kind)
 
     def _simple(self, path: str) -> bool:
-        """Whether the sequence passes one tensor from each module to the next."""
+        """Return whether the sequence passes one tensor from each module to the next."""
         call = self.calls.get(path) or self.training_calls.get(path)
         if call is None:
             return True
@@ -225,7 +225,7 @@ class Builder:
         )
 
     def needs_class(self, path: str) -> bool:
-        """Whether source is written for the module at ``path``."""
+        """Return whether the module at ``path`` gets a class in the source."""
         return path == "" or (
             not self.whole(path)
             and not (path in self.shared and "." not in path)
@@ -234,7 +234,7 @@ class Builder:
         )
 
     def _levels(self) -> list[list[str]]:
-        """Modules from the inside outwards; those of one class stand together, where none is inside another."""
+        """Return the modules by level, innermost first; modules of one class share a level unless they are nested."""
         paths = [path for path in self.program.modules if not self._below_whole(path)]
         depth = {path: self._nested(path) for path in paths}
         heights = self._heights(paths, {})
@@ -247,7 +247,7 @@ class Builder:
             raised = self._heights(paths, {path: height for path, height in least.items() if self.needs_class(path)})
             if raised == heights:
                 break
-            if max(raised.values()) > 4 * len({*heights.values()}) + 40:  # one class is inside another, and around it
+            if max(raised.values()) > 4 * len({*heights.values()}) + 40:  # two classes contain each other
                 heights = self._heights(paths, {})
                 break
             heights = raised
@@ -257,15 +257,15 @@ class Builder:
         return levels
 
     def _heights(self, paths: list[str], least: Mapping[str, int]) -> dict[str, int]:
-        """How many modules are inside one another from each of ``paths`` on, at least as ``least`` says."""
+        """Return the nesting depth below each of ``paths``, at least that in ``least``."""
         heights: dict[str, int] = {}
-        for path in reversed(paths):  # what is inside comes behind
+        for path in reversed(paths):  # inner modules come later
             inner = (heights.get(child, 0) for child in self.program.modules[path].children.values())
             heights[path] = max(1 + max(inner, default=0), least.get(path, 0))
         return heights
 
     def _nested(self, path: str) -> int:
-        """How many modules of its own class are inside one another in the module at ``path``."""
+        """Return how deep modules of the same class are nested in the module at ``path``, itself included."""
         kind = self.program.modules[path].kind
         inner = [other for other, module in self.program.modules.items()
                  if module.kind == kind and other.startswith(f"{path}." if path else "") and other != path]  # fmt: skip
@@ -297,7 +297,7 @@ class Builder:
         self.instances[path] = Instance(module, base, start, init, body)
 
     def _body(self, path: str) -> Body | None:
-        """The forward method of the module at ``path``, of both modes where they differ."""
+        """Write the forward method of the module at ``path``, for both modes if they differ."""
         evaluation = self._written(self.program, self.calls.get(path))
         if evaluation is not None and path not in self.program.twofold:
             return evaluation
@@ -322,7 +322,7 @@ class Builder:
         return path in self.calls or path in self.training_calls
 
     def _list_length(self, path: str, owner: str) -> int | None:
-        """How many modules or parameters the list ``self.owner`` has."""
+        """Return the number of modules or parameters in the list ``self.owner``."""
         inner = f"{path}.{owner}".lstrip(".") if owner else path
         module = self.program.modules.get(inner)
         return len(module.children) or len(module.held) if module else None
@@ -348,7 +348,7 @@ class Builder:
         return base, start, init
 
     def construct(self, path: str) -> ast.expr:
-        """The expression that makes the module at ``path``."""
+        """Return the expression that makes the module at ``path``."""
         module = self.program.modules[path]
         rule = self.rules[path]
         if rule is not None:
@@ -412,7 +412,7 @@ class Builder:
                 self.classes[path], self.given[path] = made, given
 
     def _is_identity(self, instance: Instance, name: str) -> bool:
-        """Whether the child ``name`` does nothing in the reference's module."""
+        """Return whether the child ``name`` is an ``Identity`` in the reference's module."""
         path = instance.module.children.get(name)
         return path is not None and self.program.modules[path].kind == IDENTITY
 

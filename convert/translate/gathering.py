@@ -1,4 +1,4 @@
-"""Values that a forward method gathers in a list, one a layer: a loop that appends, not a name each. No framework.
+"""Write values that a forward method gathers, one per layer, as a loop that appends to a list. No framework.
 
     y = self.layers[0](x)                     outputs = [x]
     z = self.layers[1](y)                     for layer in self.layers:
@@ -22,7 +22,7 @@ SHORTEST = 2
 
 @dataclass(frozen=True)
 class _Step:
-    """``target = owner[number](...)``: one statement that calls one layer of a row with names only."""
+    """The statement ``target = owner[number](...)``, which calls one layer of a row with variables only."""
 
     target: str
     owner: str
@@ -33,7 +33,7 @@ class _Step:
 
 
 def variadic(inputs: list[str], statements: list[ast.stmt], name: str = "features") -> bool:
-    """Make the method take one list where all that it does with its ``inputs`` is to concatenate them, in order."""
+    """Make the method take one list if it only concatenates its ``inputs``, in order. Returns whether it does."""
     lists = [node for node, names in _lists_of_names(statements) if names == inputs]
     taken = {node.id for s in statements for node in ast.walk(s) if isinstance(node, ast.Name)}
     if len(lists) != 1 or name in taken or any(_loads(statements, given) != 1 for given in inputs):
@@ -45,9 +45,9 @@ def variadic(inputs: list[str], statements: list[ast.stmt], name: str = "feature
 
 
 def gathered(statements: list[ast.stmt], length_of: Callable[[str], int | None]) -> list[ast.stmt]:
-    """``statements`` with gathered values in a list.
+    """Return ``statements`` with gathered values in a list.
 
-    ``length_of``: how many modules the list ``self.NAME`` has; of ``""``, how many the module itself.
+    ``length_of`` returns the number of modules in the list ``self.NAME``; for ``""`` that in the module itself.
     """
     result = list(statements)
     position = 0
@@ -60,7 +60,7 @@ def gathered(statements: list[ast.stmt], length_of: Callable[[str], int | None])
 
 
 def _row(statements: list[ast.stmt], start: int) -> list[_Step]:
-    """The steps from ``start`` on that call one layer after the other of one row."""
+    """Return the steps from ``start`` on that call consecutive layers of one row."""
     row: list[_Step] = []
     for statement in statements[start:]:
         step = _step(statement)
@@ -86,7 +86,7 @@ def _step(statement: ast.stmt) -> _Step | None:
 
 
 def _callee(node: ast.expr) -> tuple[str, int, bool] | None:
-    """``(row, number, whether by index)`` of ``self.row[3]`` or ``self.row3``."""
+    """Return ``(row, number, whether by index)`` of ``self.row[3]`` or ``self.row3``."""
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and type(node.slice.value) is int:
         inner = node.value
         if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id == "self":
@@ -99,7 +99,7 @@ def _callee(node: ast.expr) -> tuple[str, int, bool] | None:
 
 
 def _gather(statements: list[ast.stmt], start: int, row: list[_Step], length_of: Callable[[str], int | None]) -> bool:
-    """Rewrite ``statements`` in place for the longest beginning of ``row`` that is gathered."""
+    """Rewrite ``statements`` in place for the longest prefix of ``row`` that is gathered."""
     for size in range(len(row), SHORTEST - 1, -1):
         steps = row[:size]
         end = start + size
@@ -125,25 +125,25 @@ def _gather(statements: list[ast.stmt], start: int, row: list[_Step], length_of:
 
 
 def _use(statements: list[ast.stmt], targets: list[str]) -> tuple[ast.List, list[str]] | None:
-    """The one list that ends in all ``targets``, and its names."""
+    """Return the only list that ends in all ``targets``, and its names."""
     ends = [(node, names) for node, names in _lists_of_names(statements) if names[-len(targets) :] == targets]
     return ends[0] if len(ends) == 1 else None
 
 
 def _lists_of_names(statements: list[ast.stmt]) -> list[tuple[ast.List, list[str]]]:
-    """The lists of nothing but names, with these."""
+    """Return the lists that consist of names only, with the names."""
     lists = (node for s in statements for node in ast.walk(s) if isinstance(node, ast.List))
     return [(node, names) for node in lists if (names := _names(node.elts))]
 
 
 def _names(items: list[ast.expr]) -> list[str] | None:
-    """What ``items`` are called, where all of them are names."""
+    """Return the names of ``items``; ``None`` if one is not a name."""
     names = [item.id for item in items if isinstance(item, ast.Name)]
     return names if len(names) == len(items) else None
 
 
 def _same(taken: list[str], before: list[str], statements: list[ast.stmt], start: int) -> bool:
-    """Whether two names are one value: by name, or by the statement ``before = taken`` just above."""
+    """Return whether ``taken`` and ``before`` are equal, or the statement just above is ``before = taken``."""
     if taken == before:
         return True
     above = statements[start - 1] if start else None
@@ -157,7 +157,7 @@ def _same(taken: list[str], before: list[str], statements: list[ast.stmt], start
 
 
 def _only_there(statements: list[ast.stmt], start: int, steps: list[_Step], found: ast.List) -> bool:
-    """Whether the values are used by one another and in ``found`` only."""
+    """Return whether the values are used only by each other and in ``found``."""
     for position, step in enumerate(steps):
         later = sum(step.target in other.taken for other in steps[position + 1 :])
         if _loads(_until_assigned(statements[start + position + 1 :], step.target), step.target) != later + 1:
@@ -166,7 +166,7 @@ def _only_there(statements: list[ast.stmt], start: int, steps: list[_Step], foun
 
 
 def _until_assigned(statements: list[ast.stmt], name: str) -> list[ast.stmt]:
-    """``statements`` up to the one that assigns ``name`` again."""
+    """Return ``statements`` up to the one that assigns ``name`` again."""
     for position, statement in enumerate(statements):
         stored = {node.id for node in ast.walk(statement)
                   if isinstance(node, ast.Name) and isinstance(getattr(node, "ctx", None), ast.Store)}  # fmt: skip
@@ -181,7 +181,7 @@ def _loads(statements: list[ast.stmt], name: str) -> int:
 
 
 class _Replaced(ast.NodeTransformer):
-    """One node, by identity, by another."""
+    """Replace one node, found by identity, by another."""
 
     def __init__(self, old: ast.AST, new: ast.expr):
         self.old, self.new = old, new

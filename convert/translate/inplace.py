@@ -1,8 +1,7 @@
-"""Operators that change a tensor in place, told as operators that make a new one. No framework.
+"""Express operators that change a tensor in place as operators that make a new one. No framework.
 
-What is changed goes by a new number from then on. Where a slice is changed, the tensor around it changes with it, which
-``slice_assign`` says: ``x[:, 1:] = value``. Other views of a tensor that was changed are out of date, and using one is
-refused.
+A changed tensor gets a new number. If a slice is changed, its base tensor changes too: ``slice_assign`` expresses
+``x[:, 1:] = value``. Other views of a changed tensor are stale, and using one is refused.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ ASSIGNED = "slice_assign"
 
 @dataclass
 class Mutations:
-    """Which number a tensor goes by now; ``tensors`` are the program's, to which new ones are added."""
+    """Current numbers of changed tensors; ``tensors`` are the program's, to which new ones are added."""
 
     tensors: dict[int, Tensor]
     now: dict[int, int] = field(default_factory=dict)
-    source: dict[int, tuple[int, Op]] = field(default_factory=dict)  # a view -> the tensor that it looks into
+    source: dict[int, tuple[int, Op]] = field(default_factory=dict)  # a view -> its base and operator
     stale: set[int] = field(default_factory=set)
     held: dict[int, tuple[Any, int]] = field(default_factory=dict)  # what was last put into a tensor, and where
 
     def current(self, number: int) -> int:
-        """The number that ``number`` goes by now."""
+        """Return the current number of the tensor ``number``."""
         while number in self.now:
             number = self.now[number]
         return number
 
     def made(self, op: Op) -> None:
-        """Remember that ``op`` made views."""
+        """Record the views that ``op`` made."""
         base = op.args.get("self")
         if op.name in VIEWS and isinstance(base, Ref):
             for output in op.outputs:
@@ -47,7 +46,7 @@ class Mutations:
                     self.now[output] = base.number
 
     def changed(self, number: int, new: int) -> list[Op]:
-        """``number`` was changed and is ``new``; the operators that tell the tensors around it."""
+        """Record that ``number`` was changed to ``new``; return the operators that update its base tensors."""
         number = self.current(number)
         if number == new:
             return []
@@ -76,7 +75,7 @@ class Mutations:
 
 
 def _whole(op: Op) -> bool:
-    """Whether the view is all of its tensor: ``x[:]``, ``x.detach()``."""
+    """Return whether the view covers its whole tensor: ``x[:]``, ``x.detach()``."""
     if op.name == "detach.default":
         return True
     if op.name != "slice.Tensor" or op.args["step"] != 1 or op.args["start"] not in (None, 0):

@@ -1,6 +1,6 @@
-"""One rule a layer class: which Paddle layer stands for it, and what its tensors are called there. No framework.
+"""Rules for layer classes: the Paddle layer of each, and its names of the tensors. No framework.
 
-A rule is a template, whose names are the layer's settings, with the settings that are left out where they have Paddle's
+A rule is a template whose names are the layer's settings, with optional settings that are omitted if they have Paddle's
 default. Classes of ``parts`` are copied into the port.
 """
 
@@ -19,14 +19,15 @@ TIMM = "timm.layers"
 
 @dataclass(frozen=True)
 class Layer:
-    """How a class is written. ``template``: the constructor. ``optional``: ``{keyword: (setting, Paddle's default)}``.
+    """The rule of a layer class.
 
-    ``names``: ``{torch's tensor: Paddle's}`` where they differ; ``None`` drops one. ``transposed``: tensors that Paddle
-    keeps the other way round. ``silent``: may do nothing in evaluation, and is called nevertheless.
-    ``fits``: whether a module of the class is served. ``prepare``: settings as Paddle wants them.
-    ``same``: whether a module pads so that its output has ceil(side / stride) positions, whatever the side is; the
-    trace is told so, and does not look inside. ``inner``: settings that are modules inside. ``refused``: why there is
-    none, for a class whose operators would be wrong by themselves.
+    ``template`` is the constructor; ``optional`` is ``{keyword: (setting, Paddle's default)}``. ``names`` is
+    ``{torch's tensor: Paddle's}`` of the names that differ; ``None`` drops a tensor. ``transposed`` lists tensors that
+    Paddle stores transposed. ``silent`` marks a layer that may do nothing in evaluation and is called nevertheless.
+    ``fits`` returns whether the rule applies to a module of the class. ``prepare`` returns settings in Paddle's form.
+    ``same`` returns whether a module pads so that its output has ceil(side / stride) positions for every side; the
+    trace then uses this size and does not trace the inside. ``inner`` lists settings that are modules inside.
+    ``refused`` is the reason why a class has no rule, if translating its operators would be wrong.
     """
 
     template: str
@@ -42,7 +43,7 @@ class Layer:
 
 
 def has(module: Module, name: str) -> bool:
-    """Whether ``module`` holds a parameter or buffer of that name."""
+    """Return whether ``module`` has a parameter or buffer of that name."""
     return any(held.name == name for held in module.held)
 
 
@@ -58,12 +59,12 @@ def _plain_padding(module: Module) -> bool:
 
 
 def _own_weight(module: Module) -> bool:
-    """Whether the weight is the layer's, not made of others by a hook (``torch.nn.utils.weight_norm``)."""
+    """Return whether the layer owns its weight; a hook may compute it from others (``torch.nn.utils.weight_norm``)."""
     return has(module, "weight")
 
 
 def _odd_kernel(module: Module) -> bool:
-    """Whether Paddle's "same" is torch's: it forgets the dilation, and has another side for what is left over."""
+    """Return whether Paddle's "same" equals torch's. Paddle ignores dilation and puts an odd rest on the other side."""
     sizes = module.settings["kernel_size"]
     return square(module.settings["dilation"]) == 1 and all(size % 2 for size in sizes)
 
@@ -78,7 +79,7 @@ def _conv(name: str, transpose: bool = False) -> Layer:
 
 
 def _same_conv(name: str, scaled: bool = False, **more: tuple[str, Any]) -> Layer:
-    """A convolution of timm, which may pad as TensorFlow does."""
+    """Return the rule of a timm convolution that may pad as TensorFlow does."""
     extra = ", scale=scale" if scaled else ""
     optional = {"stride": ("stride", 1), "padding": ("padding", 0), "dilation": ("dilation", 1),
                 "groups": ("groups", 1),
@@ -122,7 +123,7 @@ def _batch_norm(name: str) -> Layer:
 
 
 def _last_dimension(module: Module) -> bool:
-    # Paddle's layer wants both or neither
+    # Paddle's layer requires both or neither
     return has(module, "weight") == has(module, "bias")
 
 
@@ -178,7 +179,7 @@ SYNCHRONISED = (
 )
 
 def drop_path(rate: str) -> Layer:
-    """The rule of a class that is stochastic depth, whose setting ``rate`` is the share that is left out."""
+    """Return the rule of a class of stochastic depth whose setting ``rate`` is the share of dropped samples."""
     return Layer(
         "DropPath(drop_prob)",
         {"scale_by_keep": ("scale_by_keep", True)},
@@ -307,15 +308,15 @@ LAYERS: dict[str, Layer] = {
     f"{NN}.pixelshuffle.PixelShuffle": Layer("nn.PixelShuffle(upscale_factor)"),
     f"{NN}.pixelshuffle.PixelUnshuffle": Layer("nn.PixelUnshuffle(downscale_factor)"),
 }
-"""Class of torch -> layer of Paddle."""
+"""Qualified name of a torch class -> its rule."""
 
 
 def settings_of(module: Module, layer: Layer) -> dict[str, Any]:
-    """What the template's names mean for ``module``."""
+    """Return the values of the template's names for ``module``."""
     return {**{name: square(value) for name, value in module.settings.items()}, **layer.prepare(module)}
 
 
 def layer_of(module: Module, layers: Mapping[str, Layer]) -> Layer | None:
-    """The rule that serves ``module``, by its exact class: a subclass may compute something else."""
+    """Return the rule for ``module``, by its exact class: a subclass may compute something else."""
     layer = layers.get(module.kind)
     return layer if layer is not None and layer.fits(module) else None

@@ -1,4 +1,4 @@
-"""What each call takes and returns, and what is computed for nothing. No framework."""
+"""Find the inputs and outputs of each call, and remove unused computations. No framework."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from convert.translate.plain import Call, Op, Program, Ref, State
 
 
 def references(value: Any) -> Iterator[Ref | State]:
-    """Every tensor in an argument, in order."""
+    """Yield every tensor in an argument, in order."""
     if isinstance(value, (Ref, State)):
         yield value
     elif isinstance(value, dict):
@@ -22,7 +22,10 @@ def references(value: Any) -> Iterator[Ref | State]:
 
 
 def link(program: Program, opaque: Callable[[str], bool]) -> Program:
-    """Fill in what every call takes and returns; drop what nothing uses. ``opaque``: layers that are taken whole."""
+    """Fill in the inputs and outputs of every call and drop unused steps.
+
+    ``opaque`` returns whether the module at a path is a layer translated as a whole.
+    """
     needed = set(program.root.outputs)
     _prune(program.root, needed)
     _connect(program.root, program, opaque)
@@ -33,7 +36,7 @@ def _prune(call: Call, needed: set[int]) -> None:
     kept: list[Op | Call] = []
     for step in reversed(call.body):
         if isinstance(step, Call):
-            if step.outputs:  # a layer that left a mark only
+            if step.outputs:  # a layer recorded by a mark only
                 if needed.intersection(step.outputs):
                     needed.update(ref.number for ref in step.inputs if isinstance(ref, Ref))
                     kept.append(step)
@@ -57,7 +60,7 @@ def _made(call: Call) -> Iterator[int]:
 
 
 def used(call: Call) -> Iterator[Ref | State]:
-    """Every tensor that something inside takes, in order."""
+    """Yield every tensor that a step inside takes, in order."""
     if not call.body:
         yield from call.inputs
     for step in call.body:
@@ -65,7 +68,7 @@ def used(call: Call) -> Iterator[Ref | State]:
 
 
 def _connect(call: Call, program: Program, opaque: Callable[[str], bool]) -> None:
-    """Inputs and outputs of the calls in ``call``, whose own outputs are known."""
+    """Set the inputs and outputs of the calls in ``call``, whose own outputs are known."""
     users: dict[int, list[int]] = {}
     for position, step in enumerate(call.body):
         for ref in used(step) if isinstance(step, Call) else references(step.args):
@@ -90,7 +93,7 @@ def _connect(call: Call, program: Program, opaque: Callable[[str], bool]) -> Non
 
 
 def _by_path(calls: list[Call]) -> list[list[Call]]:
-    """The calls of each module."""
+    """Group the calls by module."""
     found: dict[str, list[Call]] = {}
     for call in calls:
         found.setdefault(call.path, []).append(call)
@@ -98,7 +101,10 @@ def _by_path(calls: list[Call]) -> list[list[Call]]:
 
 
 def _take_alike(calls: list[Call]) -> None:
-    """Calls of one module take as much, also where one is given a tensor twice, as the first step of a cell is."""
+    """Give calls of one module the same number of inputs.
+
+    A call may pass one tensor twice, as the first step of a recurrent cell does.
+    """
     for same in _by_path(calls):
         most = max(same, key=lambda call: len(call.inputs))
         for call in same:
@@ -108,7 +114,10 @@ def _take_alike(calls: list[Call]) -> None:
 
 
 def _agree(calls: list[Call]) -> None:
-    """Calls of one module return as much, also where one of them is asked for less, as the last step of a cell is."""
+    """Give calls of one module the same number of outputs.
+
+    Some outputs of a call may be unused, as in the last step of a recurrent cell.
+    """
     for same in _by_path(calls):
         places = sorted({_place_in(call.returned, number) for call in same for number in call.outputs})
         made = [{*_made(call)} for call in same]

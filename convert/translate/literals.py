@@ -1,7 +1,7 @@
-"""Numbers in a port's source that may become arguments: found, masked, replaced, left out. No framework.
+"""Handle numbers in a port's source that may become arguments: find, mask, replace, omit. No framework.
 
-A number remembers its ``role``, the name of the argument that it stands for, and, where it is written for a keyword,
-the ``default`` with which it is left out: ``notes`` has that of every node.
+``notes`` stores for every number its ``role``, the name of the argument that it stands for, and for a keyword the
+``default`` with which it is left out.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from convert.translate.templates import literal
 
 
 class Notes(TypedDict, total=False):
-    """What is remembered of a node while a port is written; copies of the node have it, too."""
+    """Annotations of a node while a port is written; copies of the node keep them."""
 
     role: str  # the argument that a number stands for
-    named: bool  # the argument is called by the role, whatever the reference calls it
-    switch: bool  # a value that may become an argument though it is no number
-    default: Any  # of a number or a keyword: with which the keyword is left out
-    absent: bool  # a number of what the module lacks: any serves
-    lacking: bool  # a choice between what some modules have, and what the others have in its place
+    named: bool  # the argument is named by the role, whatever its name in the reference
+    switch: bool  # a value that may become an argument although it is not a number
+    default: Any  # of a number or a keyword: the value with which the keyword is left out
+    absent: bool  # a number of a part that the module lacks: any value is allowed
+    lacking: bool  # a choice between a part that some modules have and its replacement in the others
 
 
 def notes(node: ast.AST) -> Notes:
-    """What is remembered of ``node``, to be read and changed."""
+    """Return the annotations of ``node``, which may be changed."""
     return vars(node).setdefault("notes", Notes())
 
 
 def with_role(node: ast.expr, role: str) -> ast.expr:
-    """``node``, whose numbers remember what they are for."""
+    """Annotate all numbers in ``node`` with ``role``."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant):
             notes(inner)["role"] = role
@@ -39,19 +39,19 @@ def with_role(node: ast.expr, role: str) -> ast.expr:
 
 
 def is_number(node: ast.AST) -> TypeGuard[ast.Constant]:
-    """Whether ``node`` is a number, or a switch, that could be an argument."""
+    """Return whether ``node`` is a number or a switch that could become an argument."""
     return isinstance(node, ast.Constant) and (isinstance(node.value, (int, float)) or notes(node).get("switch", False))
 
 
 class Masked(ast.NodeTransformer):
-    """Replaces numbers by 0."""
+    """Replace numbers by 0."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
         return ast.Constant(0) if is_number(node) else node
 
 
 class Renamed(ast.NodeTransformer):
-    """Replaces numbers, by identity, by expressions or names."""
+    """Replace numbers, found by identity, by expressions or names."""
 
     def __init__(self, where: Mapping[int, str | ast.expr]):
         self.where = where
@@ -64,7 +64,7 @@ class Renamed(ast.NodeTransformer):
 
 
 def switchable(value: Any) -> ast.expr:
-    """``value`` as Python; also ``None`` and a switch may become an argument."""
+    """Return ``value`` as a Python expression; ``None`` and booleans may also become arguments."""
     node = literal(value)
     if isinstance(node, ast.Constant):
         notes(node)["switch"] = True
@@ -72,7 +72,7 @@ def switchable(value: Any) -> ast.expr:
 
 
 def optional_keyword(name: str, value: Any, default: Any) -> ast.keyword:
-    """``name=value``, which is left out in the end where it is the ``default`` in all of a class."""
+    """Return ``name=value``, which is later left out if it is the ``default`` in all modules of a class."""
     node = with_role(literal(value), name)
     if isinstance(node, ast.Constant):
         notes(node).update({"switch": True, "default": default})
@@ -82,7 +82,7 @@ def optional_keyword(name: str, value: Any, default: Any) -> ast.keyword:
 
 
 class Shortened(ast.NodeTransformer):
-    """Leaves out keywords that have their default."""
+    """Leave out keywords that have their default."""
 
     def visit_Call(self, node: ast.Call) -> ast.Call:
         self.generic_visit(node)
@@ -97,11 +97,11 @@ def _needless(keyword: ast.keyword) -> bool:
     default = remembered["default"]
     try:
         value = ast.literal_eval(keyword.value)
-    except ValueError:  # no plain value
+    except ValueError:  # not a plain value
         return False
     return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
 def free(name: str, taken: set[str]) -> str:
-    """``name``, with a number behind it where it is ``taken``."""
+    """Return ``name``, with a number appended if it is ``taken``."""
     return name if name not in taken else next(f"{name}{n}" for n in range(2, 999) if f"{name}{n}" not in taken)

@@ -1,4 +1,4 @@
-"""Repetition in a forward method, said once: statements that differ in an index only become a loop. No framework."""
+"""Compress repetition in a forward method: statements that differ only in an index become a loop. No framework."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LONGEST_PERIOD = 12
 
 
 def rolled(statements: list[ast.stmt], length_of: Callable[[str], int | None]) -> list[ast.stmt]:
-    """``statements`` with ``x = self.blocks[0](x)``, ``x = self.blocks[1](x)``, ... as a loop over ``self.blocks``.
+    """Write ``x = self.blocks[0](x)``, ``x = self.blocks[1](x)``, ... in ``statements`` as a loop over ``self.blocks``.
 
-    ``length_of``: how many modules the list ``self.NAME`` has.
+    ``length_of`` returns the number of modules in the list ``self.NAME``.
     """
     result: list[ast.stmt] = []
     position = 0
@@ -32,7 +32,7 @@ def rolled(statements: list[ast.stmt], length_of: Callable[[str], int | None]) -
 
 
 def _longest(statements: list[ast.stmt], start: int) -> tuple[int, int, str, int] | None:
-    """``(period, times, list, first index)`` of the longest repetition that begins at ``start``."""
+    """Return ``(period, times, list, first index)`` of the longest repetition that begins at ``start``."""
     best = None
     for period in range(1, LONGEST_PERIOD + 1):
         owners = dict.fromkeys(owner for s in statements[start : start + period] for owner, _ in _indices(s))
@@ -54,7 +54,7 @@ def _longest(statements: list[ast.stmt], start: int) -> tuple[int, int, str, int
 
 
 def _indices(statement: ast.stmt) -> list[tuple[str, int]]:
-    """``(list, index)`` of every ``self.list[index]``."""
+    """Return ``(list, index)`` of every ``self.list[index]``."""
     return [item for node in ast.walk(statement) if (item := _item(node)) is not None]
 
 
@@ -72,7 +72,7 @@ def _item(node: ast.AST) -> tuple[str, int] | None:
 
 
 class _Item(ast.NodeTransformer):
-    """``self.owner[index]`` as a variable."""
+    """Replace ``self.owner[index]`` by a variable."""
 
     def __init__(self, owner: str, index: int, name: str):
         self.owner, self.index, self.name = owner, index, name

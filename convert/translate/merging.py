@@ -1,7 +1,7 @@
-"""Modules whose source is the same but for numbers, as one class with arguments. No framework.
+"""Merge modules whose source differs only in numbers into one class with arguments. No framework.
 
-A number that is the same in all of them stays where it is; the others become arguments, named as the reference's
-constructor names them where it was called with these values, by their role otherwise.
+A number that is the same in all of them stays. The others become arguments. An argument has the name of the argument of
+the reference's constructor that was called with these values, otherwise that of its role.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from convert.translate.repetition import set_attribute
 
 @dataclass
 class Instance:
-    """One module, written by itself."""
+    """The source of one module, written by itself."""
 
     module: Module
     base: str
@@ -30,28 +30,28 @@ class Instance:
 
     @property
     def forward(self) -> Body:
-        """Its forward method, of a module that is known to have one."""
+        """Forward method of a module that has one."""
         assert self.body is not None, f"{self.module.path} has no forward method"
         return self.body
 
     @property
     def nodes(self) -> list[ast.AST]:
-        """All of its source, in order."""
+        """Return all nodes of the source, in order."""
         return [*self.start, *self.init, *(self.body.statements if self.body else ())]
 
     def shape(self) -> str:
-        """Its source without its numbers."""
+        """Return the source without its numbers."""
         text = [self.base, *(ast.dump(Masked().visit(copy.deepcopy(node))) for node in self.nodes)]
         return "\n".join([*text, *(self.body.inputs if self.body else ["no forward"])])
 
     def numbers(self) -> list[ast.Constant]:
-        """Its numbers, in order."""
+        """Return the numbers of the source, in order."""
         return [node for root in self.nodes for node in ast.walk(root) if is_number(node)]
 
 
 @dataclass
 class Class:
-    """A class of the port: ``arguments`` of its constructor, and its source, in which they stand for numbers."""
+    """A class of the port: the ``arguments`` of its constructor, and its source, in which they replace numbers."""
 
     name: str
     base: str
@@ -65,7 +65,7 @@ class Class:
 
 
 def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]]:
-    """One class for ``instances``, and for each of them the values of its arguments."""
+    """Return one class for ``instances``, and the values of its arguments for each."""
     numbers = [instance.numbers() for instance in instances]
     columns: dict[tuple[Any, ...], list[int]] = {}
     for position in range(len(numbers[0])):
@@ -104,7 +104,7 @@ def merged(instances: list[Instance], name: str) -> tuple[Class, list[list[Any]]
 
 
 class _Chain:
-    """One transformation after another."""
+    """Apply several transformations in sequence."""
 
     def __init__(self, *steps: ast.NodeTransformer):
         self.steps = steps
@@ -116,9 +116,9 @@ class _Chain:
 
 
 Values = tuple[tuple[type, Any], ...]
-"""One number of every instance, with its type: 0 is not False."""
+"""The values of one number in all instances, with their types: 0 is not False."""
 ABSENT = (type(...), ...)
-"""The number of an instance that lacks what has it (see ``variants``): any serves."""
+"""The number of an instance that lacks the part with this number (see ``variants``): any value is allowed."""
 
 
 def _value(node: ast.Constant) -> tuple[type, Any]:
@@ -130,11 +130,11 @@ def _given(value: tuple[type, Any], default: Any) -> Any:
 
 
 def _settle_absent(columns: dict[Values, list[int]]) -> None:
-    """Numbers that some instances lack join a column that is the same wherever they have one."""
+    """Merge columns of numbers that some instances lack into columns that agree wherever both have values."""
     unsettled = [values for values in columns if ABSENT in values]
     while unsettled:
         values = unsettled.pop(0)
-        if values not in columns:  # another that was unsettled has joined it
+        if values not in columns:  # it was merged into another unsettled column
             continue
         others = sorted((other for other in columns if other != values), key=lambda other: ABSENT in other)
         for other in others:
@@ -147,7 +147,7 @@ def _settle_absent(columns: dict[Values, list[int]]) -> None:
 
 
 def _bound_names(instance: Instance) -> set[str]:
-    """Names that the constructor itself assigns."""
+    """Return the names that the constructor itself assigns."""
     return {
         node.id
         for root in (*instance.start, *instance.init)
@@ -157,13 +157,13 @@ def _bound_names(instance: Instance) -> set[str]:
 
 
 def _attributes(instance: Instance) -> set[str]:
-    """The attributes of ``self`` that the constructor sets."""
+    """Return the attributes of ``self`` that the constructor sets."""
     assigned = (statement.targets[0] for statement in instance.init if isinstance(statement, ast.Assign))
     return {target.attr for target in assigned if isinstance(target, ast.Attribute)}
 
 
 class _Arguments:
-    """The arguments of a class under construction; ``names``: what each is called."""
+    """The arguments of a class under construction; ``names`` holds their names."""
 
     def __init__(self, instances: list[Instance], taken: set[str], attributes: set[str], inside_forward: set[int]):
         self.instances, self.taken = instances, taken | {"self"}
@@ -172,12 +172,12 @@ class _Arguments:
         self.defaults: dict[str, Any] = {}
 
     def expression(self, values: Values, nodes: list[ast.Constant]) -> ast.expr:
-        """An argument for ``values``, or a multiple of one that is there."""
+        """Return an argument for ``values``, or a multiple of an existing argument."""
         remembered = [notes(node) for node in nodes]
         named = [note["role"] for note in remembered if "role" in note and note.get("named", False)]
         taken = self.taken | {*self.names.values()}
         if any(id(node) in self.inside_forward for node in nodes):
-            taken |= self.attributes  # it becomes one
+            taken |= self.attributes  # it becomes an attribute
         name = named[0] if named else self._remembered(values, taken)
         if name is None:
             derived = self._derived(values)
@@ -194,7 +194,7 @@ class _Arguments:
         return ast.Name(self.names[values], ast.Load())
 
     def _remembered(self, values: Values, taken: set[str]) -> str | None:
-        """What the reference calls ``values``: an argument of its constructor, or an attribute; none of ``taken``."""
+        """Return the reference's name of ``values``, not in ``taken``: a constructor argument, or an attribute."""
         for kept in ("constructor", "settings"):
             for name in getattr(self.instances[0].module, kept):
                 if name not in taken and name != "training" and _all_equal(self.instances, kept, name, values):
@@ -236,7 +236,7 @@ def _forward_numbers(instance: Instance) -> set[int]:
 
 
 def _by_constructor(columns: Mapping[Values, list[int]], instances: list[Instance]) -> list[tuple[Values, list[int]]]:
-    """Columns in the order in which the reference's constructor names them, the others after."""
+    """Sort columns by the order of the reference's constructor arguments; columns without one come last."""
     order = list(instances[0].module.constructor)
 
     def rank(item: tuple[Values, list[int]]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""What a torch model does otherwise in training: it is run once in each mode. A torch file, as ``program`` is.
+"""Find what a torch model does differently in training, by running it once in each mode. Imports torch.
 
-A trace follows one mode. Dropout that a forward method calls as a function leaves nothing in evaluation, and a model
-may return more in training than in evaluation (the auxiliary classifiers of GoogLeNet).
+A trace follows one mode. Dropout functions called in a forward method leave no trace in evaluation, and a model may
+return more in training than in evaluation (the auxiliary classifiers of GoogLeNet).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convert.translate.plain import Place
 
 NUMBERS = frozenset(("rand", "rand_like", "randn", "randn_like", "exponential_"))
-"""Operators that return random numbers, which a module may do anything with."""
+"""Operators that return random numbers, which a module may use in any way."""
 MASKS = frozenset(("bernoulli", "bernoulli_"))
-"""Functions that do, and are operators of dropout as well."""
+"""Functions that return random numbers, whose names are also operators of dropout."""
 
 
 @dataclass
 class Seen:
-    """A run of a model: where it draws random numbers, and what every module calls and returns, in order, by path.
+    """Record of a run: where it draws random numbers, and what every module calls and returns, in order, by path.
 
-    ``numbers``: the modules that compute with such numbers themselves, and do not leave them to dropout.
+    ``numbers`` are the modules that compute with random numbers themselves, not only by dropout functions.
     """
 
     draws: dict[str, Place | None] = field(default_factory=dict)
@@ -46,11 +46,11 @@ def run(
     training: bool,
     whole: Callable[[Any], bool],
 ) -> Seen:
-    """Run a copy of ``model`` in one mode, in the type that it has.
+    """Run a copy of ``model`` in one mode, without changing its type.
 
-    ``whole``: whether a module is taken as it is, whatever happens inside.
+    ``whole`` returns whether a module is translated as a whole, so that its inside is not recorded.
 
-    Neither ``model`` nor torch's generator is changed. Raises what the model raises.
+    Neither ``model`` nor torch's generator is changed. Exceptions of the model are passed on.
     """
     model = copy.deepcopy(model).train(training)
     seen = Seen()
@@ -64,21 +64,21 @@ def run(
 
 
 def differing(evaluation: Seen, training: Seen) -> list[str]:
-    """The modules that call other functions or modules in training, or return something else."""
+    """Return the modules that call other functions or modules in training, or return something else."""
     both = (path for path in evaluation.steps if path in training.steps)
     return [path for path in both if evaluation.steps[path] != training.steps[path]]
 
 
 ROWS = 512
-"""Samples that a module is tried on; at a rate of 0.02 none is left out once in 30,000 tries."""
+"""Samples in a test of a module; at a rate of 0.02, no sample is dropped in one of 30,000 tests."""
 
 
 def stochastic_depths(model: torch.nn.Module, known: Callable[[str], bool] = lambda kind: False) -> dict[str, str]:
-    """``{class: attribute}`` of modules that do what ``timm.layers.DropPath`` does; the attribute is their rate.
+    """Return ``{class: attribute}`` of classes that compute what ``timm.layers.DropPath`` does, with their rate.
 
-    Many a model has a copy of that class under another name, so it is told by what it does: nothing in evaluation, and
-    in training each sample is left out or divided by the share that stays. A class is one where all of its modules are.
-    Classes that are ``known`` are not tried.
+    Many models have a copy of that class under another name, so it is recognised by its behaviour: the identity in
+    evaluation, and in training each sample is dropped or divided by the share that is kept. A class qualifies if all of
+    its modules do. Classes that are ``known`` are not tested.
     """
     found: dict[tuple[str, str], list[int | None]] = {}
     for module in model.modules():
@@ -91,7 +91,7 @@ def stochastic_depths(model: torch.nn.Module, known: Callable[[str], bool] = lam
 
 
 def _left_out(module: torch.nn.Module, rate: float) -> int | None:
-    """How many of some samples ``module`` leaves out; ``None`` where it does anything else."""
+    """Return how many of ``ROWS`` samples ``module`` drops; ``None`` if it is not stochastic depth."""
     x = torch.arange(1.0, 2 * ROWS + 1, dtype=torch.float64).reshape(ROWS, 2, 1, 1)
     module = copy.deepcopy(module)
     try:
@@ -104,14 +104,14 @@ def _left_out(module: torch.nn.Module, rate: float) -> int | None:
         return None
     out = dropped.flatten(1)[:, 0] == 0
     expected = torch.where(out[:, None, None, None], 0.0, x / (1 - rate))
-    # binomial: further than five standard deviations from its mean it is once in two million tries
+    # binomial: it is more than five standard deviations from the mean once in two million tests
     is_rate = abs(int(out.sum()) - ROWS * rate) <= 5 * (ROWS * rate * (1 - rate)) ** 0.5
     does = torch.equal(same, x) and torch.allclose(dropped, expected, rtol=1e-12, atol=0.0)  # rounding of a division
     return int(out.sum()) if is_rate and does else None
 
 
 def qualified(kind: type) -> str:
-    """A class as the tables of ``layers`` name it."""
+    """Return the qualified name of a class, as used in the tables of ``layers``."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -147,7 +147,7 @@ def _closed(path: str, open_modules: list[str | None], seen: Seen) -> Callable[.
 
 
 class _Functions(TorchFunctionMode):
-    """Keeps the torch functions that every module calls itself."""
+    """Record the torch functions that every module calls itself."""
 
     def __init__(self, open_modules: list[str | None], seen: Seen):
         super().__init__()
@@ -163,7 +163,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Draws(TorchDispatchMode):
-    """Keeps the modules and lines of the operators after which torch's generator is in another state."""
+    """Record the modules and lines of the operators that change the state of torch's generator."""
 
     def __init__(self, open_modules: list[str | None], seen: Seen):
         super().__init__()
@@ -182,7 +182,7 @@ class _Draws(TorchDispatchMode):
 
 
 def _user_place(frame: Any) -> Place | None:
-    """The innermost line that is no code of torch."""
+    """Return the innermost line outside torch's code."""
     while frame is not None:
         code = frame.f_code
         if of_user(code.co_filename):
@@ -192,6 +192,6 @@ def _user_place(frame: Any) -> Place | None:
 
 
 def of_user(file: str) -> bool:
-    """Whether ``file`` is neither torch's nor one of the translator's, nor code that a program has made."""
+    """Return whether ``file`` is the user's: not torch's, not the translator's, and not generated code."""
     own = file.startswith(os.path.dirname(__file__))
     return file != "<string>" and "/torch/" not in file.replace("\\", "/") and not own

@@ -1,4 +1,4 @@
-"""Names that a port's source cannot use as the reference does. No framework."""
+"""Check the reference's names that a port's source cannot use. No framework."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ OF_LAYERS = frozenset((
     "register_forward_post_hook", "register_state_dict_hook", "set_dict", "set_state_dict", "set_sublayer",
     "sharded_state_dict", "sublayers", "to_static_state_dict",
 ))  # fmt: skip
-"""What ``paddle.nn.Layer`` has under names that ``torch.nn.Module`` leaves free."""
+"""Attributes of ``paddle.nn.Layer`` that ``torch.nn.Module`` does not have."""
 IMPORTED = ("paddle", "nn", "F")
-"""What a port's source imports."""
+"""Names that a port's source imports."""
 OF_SOURCES = frozenset((*IMPORTED, *dir(builtins)))
-"""What a port's source refers to by these names."""
+"""Names with a fixed meaning in a port's source."""
 
 
 def refused_names(program: Program) -> Iterator[Stop]:
-    """The modules, parameters and buffers that Paddle's layers cannot hold under their names; arguments likewise."""
+    """Yield a stop for each module, parameter, buffer and argument whose name a Paddle layer cannot use."""
     for name, _ in program.inputs:
         if name in IMPORTED:
             yield Stop("", program.modules[""].place, f"an argument called {name}, which a port imports: rename it")
@@ -37,7 +37,7 @@ def refused_names(program: Program) -> Iterator[Stop]:
 
 
 def class_name(name: str) -> str:
-    """``name`` as that of a class in a port's source: an identifier that means nothing else there."""
+    """Return ``name`` as a class name for a port's source: an identifier without another meaning there."""
     word = re.sub(r"\W", "", name)
     usable = word.isidentifier() and not keyword.iskeyword(word) and word not in OF_SOURCES
     return word if usable else f"Layer{word}"

@@ -1,11 +1,11 @@
-"""One rule an operator: how Paddle writes what torch's operator computes. No framework.
+"""Rules for operators: the Paddle expression that computes the same as a torch operator. No framework.
 
-A rule is a template, in which the names are the operator's arguments as torch's schema names them, or a function that
-looks at the arguments and returns one. Names of ``parts`` are functions and classes that are copied into the port.
+A rule is a template whose names are the operator's arguments, as torch's schema names them, or a function that inspects
+the arguments and returns a template. Names of ``parts`` are functions and classes that are copied into the port.
 
     OPERATORS["relu.default"] = "F.relu(self)"
 
-A rule of one's own is one more entry: ``port_model(..., operators={"my_lib.op.default": "paddle.sin(self)"})``.
+To add a rule, pass another entry: ``port_model(..., operators={"my_lib.op.default": "paddle.sin(self)"})``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from convert.translate.sizes import Expression
 
 
 class Unsupported(ValueError):
-    """A form of an operator that no rule serves; the message says what a rule must do."""
+    """Raised for a form of an operator that no rule supports; the message states what a rule must do."""
 
 
 class Arguments:
-    """The arguments of one operator, by torch's names; ``write`` adds or replaces what a name in the template means."""
+    """The arguments of one operator, by torch's names; ``set`` adds or replaces a name of the template."""
 
     def __init__(self, plain: Mapping[str, Any], tensors: Callable[[Ref | State], Tensor], results: list[Tensor]):
         self.plain, self._tensors, self.results = plain, tensors, results
         self.written: dict[str, ast.expr] = {}
         self.replaced: dict[str, Any] = {}
         self.defaults: dict[str, Any] = {}
-        self.first_only = False  # the template is the first of several results, and the others are not served
+        self.first_only = False  # the template computes only the first of several results; the others are not supported
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -40,44 +40,44 @@ class Arguments:
             raise AttributeError(name) from None
 
     def tensor(self, name: str) -> Tensor:
-        """Shape and type of the tensor that ``name`` is."""
+        """Return shape and type of the tensor ``name``. Raises ``Unsupported`` if it is not a tensor."""
         value = self.plain[name]
         if not isinstance(value, (Ref, State)):
             raise Unsupported(f"{name} is no tensor")
         return self._tensors(value)
 
     def is_tensor(self, name: str) -> bool:
-        """Whether ``name`` is one."""
+        """Return whether ``name`` is a tensor."""
         return isinstance(self.plain.get(name), (Ref, State))
 
     @property
     def result(self) -> Tensor:
-        """Shape and type of what the operator returns."""
+        """Shape and type of the operator's first result."""
         return self.results[0]
 
     def axis(self, name: str = "dim", rank_of: str = "self") -> int:
-        """A dimension, counted from the front."""
+        """Return the dimension ``name`` as a non-negative number."""
         rank = self.tensor(rank_of).rank
         return self.plain[name] % rank if rank else 0
 
     def set(self, name: str, value: Any) -> None:
-        """``name`` in the template means ``value``: a plain value, or a reference to a tensor."""
+        """Set the meaning of ``name`` in the template: a plain value, or a reference to a tensor."""
         self.replaced[name] = value
 
 
 Rule = str | Callable[[Arguments], str]
-"""A template, or what looks at the arguments and returns one."""
+"""A template, or a function that inspects the arguments and returns one."""
 
 
 def square(value: Any) -> Any:
-    """``[3, 3]`` as ``3``: the same in every direction."""
+    """Simplify ``[3, 3]`` to ``3``: the same in every direction."""
     if isinstance(value, (list, tuple)) and value and all(item == value[0] for item in value):
         return value[0]
     return list(value) if isinstance(value, tuple) else value
 
 
 def options(a: Arguments, **wanted: tuple[str, Any]) -> str:
-    """Keywords: ``paddle_name=(torch's name, Paddle's default)``; the default is left out in the end."""
+    """Return keywords: ``paddle_name=(torch's name, Paddle's default)``; a default is left out in the end."""
     for keyword, (name, default) in wanted.items():
         a.set(name, square(a.plain.get(name, default)))
         a.defaults[keyword] = default
@@ -95,7 +95,7 @@ def _binary(operator: str) -> Callable[[Arguments], str]:
 
 
 def _promoted(a: Arguments, name: str) -> str:
-    """``name`` cast to the type of the result where Paddle would refuse to mix the types."""
+    """Return ``name``, cast to the type of the result if Paddle would refuse to mix the types."""
     if not a.is_tensor(name) or not a.is_tensor("self" if name == "other" else "other"):
         if a.is_tensor(name) and a.tensor(name).dtype != a.result.dtype and not a.result.complex:
             return cast(a, name, a.result.dtype)
@@ -108,7 +108,7 @@ def _promoted(a: Arguments, name: str) -> str:
 
 
 def cast(a: Arguments, name: str, dtype: str) -> str:
-    """``name`` as ``dtype``."""
+    """Return ``name`` cast to ``dtype``."""
     a.set("cast_dtype", Type(dtype))
     return f"{name}.astype(cast_dtype)"
 
@@ -117,7 +117,7 @@ ORDER = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat1
 
 
 def _common(a: Arguments, *names: str) -> list[str]:
-    """Tensors cast to the largest of their types, which Paddle does not do by itself between kinds of number."""
+    """Cast tensors to the largest of their types, which Paddle does not do by itself between kinds of numbers."""
     types = [a.tensor(name).dtype for name in names]
     largest = max(types, key=ORDER.index)
     return [name if dtype == largest else cast(a, name, largest) for name, dtype in zip(names, types, strict=True)]
@@ -136,14 +136,14 @@ def _of_common_type(function: str, *names: str) -> Callable[[Arguments], str]:
 
 
 def _numbered(a: Arguments) -> list[str]:
-    """Names for the tensors of a list, which mean them in a template."""
+    """Return names for the tensors of a list, for use in a template."""
     names = [f"tensor{number}" for number in range(len(a.tensors))]
     a.plain = {**a.plain, **dict(zip(names, a.tensors, strict=True))}
     return names
 
 
 def _listed(function: str) -> Callable[[Arguments], str]:
-    """``function`` of a list of tensors of one type."""
+    """Return the rule of a ``function`` of a list of tensors, cast to one type."""
 
     def rule(a: Arguments) -> str:
         names = _numbered(a)
@@ -154,7 +154,7 @@ def _listed(function: str) -> Callable[[Arguments], str]:
 
 
 def _broadcast(a: Arguments) -> str:
-    """Without ``paddle.broadcast_tensors``, whose backward pass may crash where one of the tensors gets no gradient."""
+    """Avoid ``paddle.broadcast_tensors``, whose backward pass may crash if one of the tensors gets no gradient."""
     a.set("size", list(a.result.shape))
     names = _numbered(a)
     same = (a.tensor(name).shape == a.result.shape for name in names)
@@ -185,7 +185,7 @@ def _cast(a: Arguments) -> str:
 
 
 def _same_padding(a: Arguments) -> Any:
-    """``"same"`` in numbers: Paddle's own forgets the dilation."""
+    """Return padding ``"same"`` in numbers: Paddle's own ignores the dilation."""
     weight = a.tensor("weight")
     kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
     if len(kernel) < weight.rank - 2:
@@ -251,7 +251,7 @@ def _batch_norm(a: Arguments) -> str:
 
 
 def outside(pool: Mapping[str, Any]) -> bool:
-    """Whether the last window of a pool may lie outside of its input: torch leaves it out, Paddle keeps it."""
+    """Return whether the last window of a pool may lie outside of its input: torch omits it, Paddle keeps it."""
     kernel, padding = pool["kernel_size"], pool["padding"]
     sizes = [
         size if isinstance(size, (list, tuple)) else [size] for size in (kernel, pool["stride"] or kernel, padding)
@@ -408,7 +408,7 @@ def _reshape(name: str) -> Callable[[Arguments], str]:
 
 
 def shape_written(shape: list[Any]) -> list[Any]:
-    """``shape`` with the one size that is hardest to say as -1."""
+    """Return ``shape`` with the size whose expression is the most complex as -1."""
     if -1 in shape:
         return shape
     hard = [position for position, size in enumerate(shape) if isinstance(size, Expression) and size.op != "symbol"]
@@ -488,7 +488,7 @@ def _meshgrid(a: Arguments) -> str:
 def _nearest(a: Arguments) -> str:
     name = "output_size" if a.plain.get("output_size") is not None else "scale_factors"
     keyword = "" if name == "output_size" else "scale_factor="
-    if a.tensor("input").rank == 3:  # Paddle has it for images only
+    if a.tensor("input").rank == 3:  # Paddle supports it for images only
         a.set(name, [1, *a.plain[name]])
         return f"F.interpolate(input.unsqueeze(2), {keyword}{name}, mode='nearest').squeeze(2)"
     a.set(name, a.plain[name] if name == "output_size" else square(a.plain[name]))
@@ -497,7 +497,7 @@ def _nearest(a: Arguments) -> str:
 
 
 def _resized(kernel: str) -> Callable[[Arguments], str]:
-    """Paddle keeps the ratio of the sizes in float32, which is exact where sizes are doubled."""
+    """Return the rule of a resize. Paddle stores the ratio of sizes in float32, which is exact if sizes are doubled."""
 
     def rule(a: Arguments) -> str:
         corners = ", align_corners=True" if a.align_corners else ""
@@ -523,7 +523,7 @@ def _antialiased(kernel: str) -> Callable[[Arguments], str]:
 
 
 def _dropout(function: str, more: str = "") -> Callable[[Arguments], str]:
-    """Modules that draw in training are traced so: what does not draw there never does."""
+    """Return the rule of a dropout. Modules that draw in training are traced in training, so others never draw."""
 
     def rule(a: Arguments) -> str:
         taken = "input" if "input" in a.plain else "self"  # in place
@@ -579,7 +579,7 @@ def _cumsum(a: Arguments) -> str:
 
 
 def _matmul(a: Arguments) -> str:
-    """Paddle's product of tensors with 4 and with 3 dimensions, say, has no backward pass."""
+    """Equalise the ranks: Paddle's product of tensors with, for example, 4 and 3 dimensions has no backward pass."""
     ranks = {name: a.tensor(name).rank for name in ("self", "other")}
     missing = max(ranks.values()) - min(ranks.values())
     if min(ranks.values()) < 3 or not missing:
@@ -618,7 +618,7 @@ def _norm_of_order(a: Arguments) -> str:
 
 
 def _norm_of_any(a: Arguments) -> str:
-    """Of vectors, or Frobenius's of matrices, as the dimensions tell."""
+    """Write the norm of vectors or the Frobenius norm of matrices, depending on the dimensions."""
     plain = {"dim": None, "keepdim": False, **a.plain}
     kind = plain.get("ord")
     vectors = (plain["dim"] is not None and len(plain["dim"]) == 1) or a.tensor("self").rank == 1
@@ -678,7 +678,7 @@ def _clamp(a: Arguments) -> str:
 
 
 def in_float32(number: float) -> bool:
-    """Whether float32 has ``number`` exactly."""
+    """Return whether float32 represents ``number`` exactly."""
     return struct.unpack("f", struct.pack("f", number))[0] == number
 
 
@@ -713,7 +713,7 @@ def _recurrent(cell: str, states: str) -> Callable[[Arguments], str]:
 
 
 def _step(cell: str, states: str) -> Callable[[Arguments], str]:
-    """One step of a recurrent cell."""
+    """Return the rule of one step of a recurrent cell."""
 
     def rule(a: Arguments) -> str:
         biases = ", b_ih, b_hh" if a.b_ih is not None else ""
@@ -733,7 +733,7 @@ def _embedding_bag(a: Arguments) -> str:
 
 
 def _fourier(name: str) -> Callable[[Arguments], str]:
-    """A transform of ``paddle.fft``, which calls its arguments otherwise."""
+    """Return the rule of a transform of ``paddle.fft``, whose arguments have other names."""
 
     def rule(a: Arguments) -> str:
         size, axis = ("n", "axis") if "n" in a.plain else ("s", "axes")
@@ -749,7 +749,7 @@ def _fourier(name: str) -> Callable[[Arguments], str]:
 
 
 def _shifted(sign: int) -> Callable[[Arguments], str]:
-    """``fftshift`` and its inverse, as what they are: ``paddle.fft.ifftshift`` fails along a single dimension."""
+    """Return the rule of ``fftshift`` or its inverse as a roll: ``paddle.fft.ifftshift`` fails for one dimension."""
 
     def rule(a: Arguments) -> str:
         shape = a.tensor("self").shape
@@ -949,7 +949,7 @@ def _topk(a: Arguments) -> str:
 
 
 def added(product: str) -> Callable[[Arguments], str]:
-    """``product`` times alpha, and the first tensor times beta."""
+    """Return the rule of ``product`` times alpha plus the first tensor times beta."""
 
     def rule(a: Arguments) -> str:
         first = "self" if a.beta == 1 else "beta * self"
@@ -1020,7 +1020,7 @@ def _one_hot(a: Arguments) -> str:
 
 
 def typed(text: str) -> Callable[[Arguments], str]:
-    """``text``, in which ``dtype`` is the type of the result."""
+    """Return the rule ``text``, in which ``dtype`` is the type of the result."""
 
     def rule(a: Arguments) -> str:
         a.set("dtype", Type(a.result.dtype))
@@ -1063,11 +1063,11 @@ def _fold(a: Arguments) -> str:
 
 
 REDUCTIONS = ("none", "mean", "sum")
-"""As torch numbers them."""
+"""In the order of torch's numbers."""
 
 
 def loss(elements: str) -> Callable[[Arguments], str]:
-    """The loss of each element, reduced."""
+    """Return the rule of a loss of each element, followed by its reduction."""
 
     def rule(a: Arguments) -> str:
         text = elements
@@ -1089,7 +1089,7 @@ def _logits(a: Arguments) -> str:
 
 
 def _classes(function: str) -> Callable[[Arguments], str]:
-    """A loss by class."""
+    """Return the rule of a classification loss."""
 
     def rule(a: Arguments) -> str:
         a.set("reduction", REDUCTIONS[a.reduction])
@@ -1490,7 +1490,7 @@ OPERATORS: dict[str, Rule] = {
     "bernoulli.default": typed("(paddle.rand(self.shape, dtype=dtype) < self).astype(dtype)"),
     "bernoulli.float": typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
     "bernoulli.p": typed("(paddle.rand(self.shape, dtype=dtype) < p).astype(dtype)"),
-    # what torch leaves as it finds it
+    # uninitialised in torch
     "empty.memory_format": typed("paddle.zeros(size, dtype=dtype)"),
     "new_empty.default": typed("paddle.zeros(size, dtype=dtype)"),
     "empty_like.default": _like("paddle.zeros_like"),
@@ -1513,7 +1513,7 @@ OPERATORS: dict[str, Rule] = {
     "to.other": _cast,
     "_to_copy.default": _cast,
     "type_as.default": _cast,
-    # nothing, in Paddle
+    # no operation in Paddle
     "contiguous.default": _same,
     "clone.default": _same,
     "lift_fresh_copy.default": _same,
@@ -1533,6 +1533,6 @@ def _expand_as(a: Arguments) -> str:
 
 
 def functional(name: str) -> str:
-    """``relu_.default`` as ``relu.default``."""
+    """Return the name of the functional form: ``relu_.default`` as ``relu.default``."""
     base, _, overload = name.partition(".")
     return f"{base.rstrip('_')}.{overload}" if base.endswith("_") and not base.endswith("__") else name

@@ -1,6 +1,6 @@
-"""What a traced torch program is, as plain values: modules, calls, operators, tensors. No framework.
+"""A traced torch program as plain values: modules, calls, operators, tensors. No framework.
 
-A ``Call`` is one run of one module; its ``body`` holds operators and the calls of modules inside it, in order. Tensors
+A ``Call`` is one run of one module. Its ``body`` holds operators and the calls of modules inside it, in order. Tensors
 are numbered; ``Program.tensors`` has their shapes and types.
 """
 
@@ -16,9 +16,9 @@ from paddle_dla.errors import WrongValue
 
 @dataclass(frozen=True)
 class Place:
-    """A line of the reference's source, inside ``function``; ``offset``: the instruction that runs there.
+    """A line of the reference's source, inside ``function``; ``offset`` is the instruction that runs there.
 
-    Within one statement the offset grows; where it does not, the statement runs again.
+    The offset increases within one run of a statement. If it does not, the statement runs again.
     """
 
     file: str
@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Stop:
-    """What cannot be translated: the module's path, the line of its source, and what a rule must say."""
+    """A reason why a module cannot be translated: its path, the line of its source, and the explanation ``why``."""
 
     path: str
     place: Place | None
@@ -43,7 +43,7 @@ class Stop:
 
 
 class TranslationError(WrongValue):
-    """A module that cannot be translated; ``stops`` lists every reason."""
+    """Raised if a module cannot be translated; ``stops`` lists every reason."""
 
     def __init__(self, stops: list[Stop]):
         super().__init__("\n  ".join(["cannot be translated:", *map(str, stops)]))
@@ -66,7 +66,7 @@ class State:
 
 @dataclass(frozen=True)
 class Type:
-    """A type of elements; ``working`` is the one that the model itself computes in."""
+    """An element type; ``working`` is the type in which the model computes."""
 
     name: str
 
@@ -75,36 +75,36 @@ WORKING = "working"
 
 
 def open_ended(end: Any) -> bool:
-    """Whether a slice of torch with this end has none: torch writes ``None``, or the largest whole number."""
+    """Return whether ``end`` means no end of a torch slice: torch writes ``None``, or the largest integer."""
     return end is None or (isinstance(end, int) and end >= 2**62)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Shape (whole numbers and ``Expression``) and type of a tensor."""
+    """Shape (integers and ``Expression``) and type of a tensor."""
 
     shape: tuple[int | Expression, ...]
     dtype: str
 
     @property
     def rank(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return len(self.shape)
 
     @property
     def floating(self) -> bool:
-        """Whether its elements are real numbers."""
+        """Whether the elements are floating-point numbers."""
         return self.dtype == WORKING or "float" in self.dtype
 
     @property
     def complex(self) -> bool:
-        """Whether its elements are complex numbers."""
+        """Whether the elements are complex numbers."""
         return self.dtype.startswith("complex")
 
 
 @dataclass
 class Op:
-    """One operator: its name in torch, arguments by name, the numbers of the tensors it returns, its line."""
+    """One operator: its name in torch, arguments by name, the numbers of its output tensors, and its source line."""
 
     name: str
     args: dict[str, Any]
@@ -115,9 +115,9 @@ class Op:
 
 @dataclass
 class Call:
-    """One run of the module at ``path``; ``inputs`` and ``outputs`` are what it shares with its surroundings.
+    """One run of the module at ``path``; ``inputs`` and ``outputs`` are the tensors that it takes and returns.
 
-    ``returned``: the tensors in the order of the reference's ``return``, where it returns several.
+    ``returned`` lists the tensors in the order of the reference's ``return``, if it returns several.
     """
 
     path: str
@@ -129,7 +129,7 @@ class Call:
     returned: list[int] = field(default_factory=list)
 
     def walk(self) -> Iterator[Op]:
-        """Every operator inside, in order."""
+        """Yield every operator inside, in order."""
         for step in self.body:
             if isinstance(step, Call):
                 yield from step.walk()
@@ -139,26 +139,26 @@ class Call:
 
 @dataclass(frozen=True)
 class Held:
-    """A parameter or buffer that a module holds itself."""
+    """A parameter or buffer that a module owns directly."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     trainable: bool  # a parameter; a buffer otherwise
-    saved: bool = True  # whether torch's state dict has it
+    saved: bool = True  # whether it is in torch's state dict
 
 
 @dataclass
 class Module:
-    """A module of the reference: its class, numbers that it remembers, and what it holds."""
+    """A module of the reference: its class, plain attributes, children, parameters and buffers."""
 
     path: str
     kind: str  # qualified class name
     bases: tuple[str, ...]
     forward: str  # qualified name of its forward method
     parameters: tuple[str, ...]  # names of forward's arguments
-    settings: dict[str, Any]  # plain attributes, and those of its constructor
-    constructor: dict[str, Any]  # arguments as they were given, where that was recorded
+    settings: dict[str, Any]  # plain attributes
+    constructor: dict[str, Any]  # arguments as they were passed, if that was recorded
     children: dict[str, str]  # name -> path
     held: list[Held]
     doc: str = ""
@@ -166,13 +166,13 @@ class Module:
 
     @property
     def name(self) -> str:
-        """The class's own name."""
+        """Name of the class."""
         return self.kind.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The heights and widths for which a trace holds: multiples of ``multiple``, or ``equal`` alone.
+    """The heights and widths for which a trace holds: multiples of ``multiple``, or only ``equal``.
 
     For others the reference takes another branch, or computes with other numbers.
     """
@@ -183,7 +183,7 @@ class Limit:
 
 @dataclass
 class Program:
-    """A traced model. ``result`` is what it returns: refs in tuples, lists and dicts."""
+    """A traced model. ``result`` is its output: refs in tuples, lists and dicts."""
 
     root: Call
     modules: dict[str, Module]
@@ -195,8 +195,8 @@ class Program:
     aliases: dict[str, str] = field(default_factory=dict)  # tensors that have a second name -> the first
     limits: dict[int, Limit] = field(default_factory=dict)  # input -> the heights and widths that the trace holds for
     shared: dict[str, str] = field(default_factory=dict)  # modules that are registered twice -> where first
-    training: Program | None = None  # what runs in training, where modules take other steps there
-    twofold: frozenset[str] = frozenset()  # the modules that do
+    training: Program | None = None  # the program in training mode, if modules take other steps there
+    twofold: frozenset[str] = frozenset()  # the modules that take other steps in training
     limits_of_type: bool = False  # whether it calls ``torch.finfo`` for the type of the trace
     requires_grad: dict[str, bool] = field(default_factory=dict)  # of every parameter
-    batches: tuple[int, ...] = ()  # for which the trace may not hold: the reference may take another path there
+    batches: tuple[int, ...] = ()  # batch sizes for which the reference may take a path other than the trace

@@ -1,6 +1,6 @@
-"""Rules for operators that hardly any model of timm uses and others do: one table, as ``operators`` has it.
+"""Rules for operators that timm's models hardly use but others do: one table in the form of ``operators``.
 
-Paddle's own function wherever it computes the same; the cases in ``tests/test_translate_operators.py`` hold each.
+A rule uses Paddle's own function if it computes the same. ``tests/test_translate_operators.py`` tests each rule.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from convert.translate.plain import Type
 
 
 def _with_number(function: str) -> Callable[[Arguments], str]:
-    """``function`` of a tensor and a number, of which Paddle wants a tensor."""
+    """Return the rule of a ``function`` of a tensor and a number that Paddle requires as a tensor."""
 
     def rule(a: Arguments) -> str:
         a.set("dtype", Type(a.tensor("self").dtype))
@@ -23,7 +23,7 @@ def _with_number(function: str) -> Callable[[Arguments], str]:
 
 
 def _window(whole: float) -> Callable[[Arguments], str]:
-    """A raised cosine: ``whole`` in the middle of its two terms, 0.5 of Hann, 0.54 of Hamming."""
+    """Return the rule of a raised cosine window; ``whole`` is its constant term: 0.5 for Hann, 0.54 for Hamming."""
 
     def rule(a: Arguments) -> str:
         length = a.window_length
@@ -39,7 +39,7 @@ def _window(whole: float) -> Callable[[Arguments], str]:
 
 
 def _along(function: str) -> Callable[[Arguments], str]:
-    """``paddle.function(self, axis=dim)``, or of the whole tensor."""
+    """Return the rule ``paddle.function(self, axis=dim)``, or of the whole tensor without ``dim``."""
 
     def rule(a: Arguments) -> str:
         kept = ", keepdim=True" if a.plain.get("keepdim") else ""

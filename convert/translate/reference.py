@@ -1,4 +1,4 @@
-"""What the reference's source calls its values: statements, the names that they assign, aliases. No framework."""
+"""Read names from the reference's source: statements, the variables that they assign, aliases. No framework."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from convert.translate.plain import Place
 
 @dataclass(frozen=True)
 class Statement:
-    """One simple statement: where it begins, and the names that it assigns (``None`` for anything but a name)."""
+    """One simple statement: its first line, and the names that it assigns (``None`` for other targets)."""
 
     file: str
     line: int
-    function: int  # the line of the function that it stands in
+    function: int  # first line of the enclosing function
     targets: tuple[str | None, ...] = ()
     returns: bool = False
 
 
 @functools.cache
 def _tree(file: str) -> ast.Module:
-    """``file`` parsed; empty where it is no Python source that can be read."""
+    """Parse ``file``; return an empty module if it is not readable Python source."""
     try:
         with open(file, encoding="utf-8") as source:
             return ast.parse(source.read())
@@ -34,7 +34,7 @@ def _tree(file: str) -> ast.Module:
 
 @functools.cache
 def _statements(file: str) -> dict[int, Statement]:
-    """``{line: statement}`` of every line of ``file`` that belongs to a simple statement."""
+    """Return ``{line: statement}`` of every line of ``file`` that belongs to a simple statement."""
     found: dict[int, Statement] = {}
     _collect(_tree(file), file, 0, found)
     return found
@@ -63,7 +63,7 @@ def _targets(statement: ast.stmt) -> tuple[str | None, ...]:
 
 
 def statement_at(place: Place | None) -> Statement | None:
-    """The simple statement that ``place`` lies in. A lambda returns what it computes, whatever it is written inside."""
+    """Return the simple statement at ``place``. A lambda counts as a return, whatever statement encloses it."""
     if place is None:
         return None
     found = _statements(place.file).get(place.line)
@@ -71,7 +71,7 @@ def statement_at(place: Place | None) -> Statement | None:
 
 
 def _assignments(file: str, function: int) -> Iterator[ast.Assign]:
-    """Those of the function at line ``function``, in any order."""
+    """Yield the assignments of the function at line ``function``, in any order."""
     for node in ast.walk(_tree(file)):
         if isinstance(node, ast.FunctionDef) and node.lineno == function:
             yield from (inner for inner in ast.walk(node) if isinstance(inner, ast.Assign))
@@ -79,7 +79,7 @@ def _assignments(file: str, function: int) -> Iterator[ast.Assign]:
 
 @functools.cache
 def aliases(file: str, function: int) -> dict[str, str]:
-    """``{name: other name for the same value}`` of the function at line ``function``: ``shortcut = x``."""
+    """Return ``{name: other name of the same value}`` of the function at line ``function``: ``shortcut = x``."""
     found: dict[str, str] = {}
     for node in _assignments(file, function):
         if isinstance(node.value, ast.Name):
@@ -91,7 +91,7 @@ def aliases(file: str, function: int) -> dict[str, str]:
 
 @functools.cache
 def size_names(file: str, function: int) -> dict[str, tuple[str | None, ...]]:
-    """``{name: names of its sizes}`` in the function at line ``function``: ``B, N, C = x.shape``."""
+    """Return ``{name: names of its sizes}`` of the function at line ``function``: ``B, N, C = x.shape``."""
     found: dict[str, tuple[str | None, ...]] = {}
     for node in _assignments(file, function):
         shape = _SHAPE.fullmatch(ast.unparse(node.value))

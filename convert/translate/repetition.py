@@ -1,4 +1,4 @@
-"""Constructors that repeat, said once: a list of equal layers as a loop over what differs. No framework.
+"""Compress repeated constructors: write a list of equal layers as a loop over their differences. No framework.
 
     nn.Sequential(Block(64, 2), *[Block(64, 1) for _ in range(5)])
 """
@@ -18,18 +18,18 @@ from convert.translate.templates import filled
 
 
 def set_attribute(name: str, value: ast.expr) -> ast.stmt:
-    """``self.name = value``; ``setattr(self, "class", value)`` where the name is none of Python."""
+    """Return ``self.name = value``, or ``setattr(self, "class", value)`` if the name is not usable after a dot."""
     if not sayable(name):
         return ast.Expr(ast.Call(ast.Name("setattr", ast.Load()), [ast.Name("self"), ast.Constant(name), value], []))
     return ast.Assign([attribute(ast.Name("self"), name)], value)
 
 
 FEWEST_NUMBERED = 4
-"""Attributes ``layer1``, ``layer2``, ... of one class that are made in a loop."""
+"""Fewest attributes ``layer1``, ``layer2``, ... of one class that are made in a loop."""
 
 
 def assigned(named: dict[str, ast.expr]) -> list[ast.stmt]:
-    """``self.name = ...`` for each; a row of numbered names of one class as a loop."""
+    """Return ``self.name = ...`` for each; consecutive numbered names of one class become a loop."""
     statements: list[ast.stmt] = []
     names = list(named)
     while names:
@@ -44,7 +44,7 @@ def assigned(named: dict[str, ast.expr]) -> list[ast.stmt]:
 
 
 def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
-    """The longest beginning of ``names`` that counts up and is of one class."""
+    """Return the longest prefix of ``names`` that counts up and is of one class."""
     found = re.fullmatch(r"(\D+)(0|[1-9]\d*)", names[0])  # not layer01: numbers are written without zeros
     constructor = named[names[0]]
     if found is None or not isinstance(constructor, ast.Call):
@@ -59,7 +59,7 @@ def _numbered_row(names: list[str], named: Mapping[str, ast.expr]) -> list[str]:
 
 
 def _numbered_loop(row: list[str], constructors: list[ast.expr]) -> ast.stmt:
-    """``for number, size in enumerate([...], 1): self.add_sublayer(f"layer{number}", Layer(size))``."""
+    """Return ``for number, size in enumerate([...], 1): self.add_sublayer(f"layer{number}", Layer(size))``."""
     name = row[0].rstrip(string.digits)
     listed = _repeated(constructors)
     loop = listed.generators[0]
@@ -76,13 +76,13 @@ def _numbered_loop(row: list[str], constructors: list[ast.expr]) -> ast.stmt:
 
 
 def as_list(items: ast.List) -> ast.expr:
-    """``[*[x for ...]]`` as ``[x for ...]``."""
+    """Simplify ``[*[x for ...]]`` to ``[x for ...]``."""
     only = items.elts[0] if len(items.elts) == 1 else None
     return only.value if isinstance(only, ast.Starred) else items
 
 
 def compressed(items: list[ast.expr]) -> ast.List:
-    """A list of constructors with repetition said once: ``[A(1), *[B(2) for _ in range(5)]]``."""
+    """Compress the repetitions in a list of constructors: ``[A(1), *[B(2) for _ in range(5)]]``."""
     elements: list[ast.expr] = []
     for run in _segments(_runs(items)):
         if not _worth_a_loop(run):
@@ -93,7 +93,7 @@ def compressed(items: list[ast.expr]) -> ast.List:
 
 
 def _segments(runs: Iterable[list[ast.expr]]) -> Iterator[list[ast.expr]]:
-    """Each of ``runs`` in two, where its first layers are equal and the others are; else as it is."""
+    """Split each of ``runs`` in two if it consists of equal layers followed by other equal layers."""
     for run in runs:
         texts = [ast.dump(item) for item in run]
         changes = [position for position in range(1, len(run)) if texts[position] != texts[position - 1]]
@@ -101,7 +101,7 @@ def _segments(runs: Iterable[list[ast.expr]]) -> Iterator[list[ast.expr]]:
 
 
 def _worth_a_loop(run: list[ast.expr]) -> bool:
-    """Whether the constructors of ``run`` are written once: classes of the port, and three or more equal layers."""
+    """Return whether ``run`` becomes a loop: classes of the port do, and three or more equal layers."""
     if len(run) == 1 or not isinstance(run[0], ast.Call):
         return False
     return isinstance(run[0].func, ast.Name) or (len(run) > 2 and len({ast.dump(item) for item in run}) == 1)
@@ -128,7 +128,7 @@ def _repeated(run: list[ast.expr]) -> ast.ListComp:
         return ast.ListComp(
             first, [ast.comprehension(ast.Name("_", ast.Store()), filled("range(n)", {"n": count}), [], 0)]
         )
-    # columns that are the same in every row are one variable
+    # columns with equal values in every row become one variable
     names: dict[tuple[Any, ...], str] = {}
     for position in columns:
         values = tuple(row[position].value for row in rows)

@@ -1,4 +1,4 @@
-"""An attribute that is another for a while. No framework."""
+"""Replace an attribute temporarily. No framework."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """Within it ``holder.name`` is ``value``; then it is put back as it stood, and is inherited where it was.
+    """Context manager that sets ``holder.name`` to ``value``, then restores it; an inherited one is inherited again.
 
     with replaced(torch.nn.functional, "dropout", same):
         model(x)

@@ -1,7 +1,7 @@
-"""Sizes of tensors: a whole number, or an expression over the sizes of the model's inputs. No framework.
+"""Sizes of tensors: an integer, or an expression over the sizes of the model's inputs. No framework.
 
-A traced program says of every dimension how it follows from the inputs: ``(H // 16) * (W // 16) + 1``. The same
-expression, met again, is read off a tensor that has it (``x.shape[1]``) or computed from others.
+A traced program expresses every dimension by the sizes of the inputs: ``(H // 16) * (W // 16) + 1``. In the port such a
+size is read from a tensor that has it (``x.shape[1]``) or computed from other sizes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Expression:
 
 
 def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr | None]) -> ast.expr | None:
-    """``size`` as Python, where ``known`` says how an expression can be read off; ``None`` where it cannot be had."""
+    """Return ``size`` as a Python expression; ``None`` if it cannot be computed.
+
+    ``known`` returns how an expression can be read from a tensor, or ``None``.
+    """
     if not isinstance(size, Expression):
         return ast.Constant(size)
     found = known(size)
@@ -41,7 +44,7 @@ def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr
         return None
     parts: list[ast.expr] = []
     for part in size.args:
-        written = None if isinstance(part, str) else solve(part, known)  # a text is the name of a symbol
+        written = None if isinstance(part, str) else solve(part, known)  # a string is the name of a symbol
         if written is None:
             return None
         parts.append(written)
@@ -56,7 +59,7 @@ def solve(size: int | float | Expression, known: Callable[[Expression], ast.expr
 def _chained(op: str, parts: list[ast.expr]) -> ast.expr:
     if op not in ("add", "mul"):
         return ast.BinOp(parts[0], BINARY[op](), parts[1])
-    # numbers last in a sum, first in a product: H * W + 1, 2 * C; what is subtracted after what is added
+    # numbers last in a sum, first in a product: H * W + 1, 2 * C; subtracted terms follow added ones
     numbers = [part for part in parts if isinstance(part, ast.Constant)]
     others = [part for part in parts if part not in numbers]
     parts = (
@@ -79,7 +82,7 @@ def _value(node: ast.expr) -> int | float | None:
 
 
 def _negated(node: ast.expr) -> ast.expr | None:
-    """``node`` without its sign, where it is negative."""
+    """Return ``node`` without its sign if it is negative, otherwise ``None``."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return node.operand
     value = _value(node)

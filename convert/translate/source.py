@@ -1,4 +1,4 @@
-"""Classes as a readable Python file: header, imports, the parts that are used, the classes. No framework."""
+"""Write classes as a readable Python file: header, imports, used parts, classes. No framework."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from convert.translate.classes import Translation
 from convert.translate.merging import Class
 from convert.translate.templates import filled, literal
 
-SMALLEST_ROOT = 1e-3  # a million is no number of channels; of smaller floats nearly each is some number ** -0.5
+SMALLEST_ROOT = 1e-3  # 1e6 is no number of channels; almost every smaller float equals some integer ** -0.5
 PARTS = Path(__file__).with_name("parts.py")
 LINE = 120
 
 
 @functools.cache
 def _parts() -> dict[str, tuple[ast.stmt, str]]:
-    """``{name: (tree, text)}`` of every function and class of ``parts``, without its remarks to pyright."""
+    """Return ``{name: (tree, text)}`` of every function and class of ``parts``, without comments for pyright."""
     text = re.sub(r"  # pyright: .*", "", PARTS.read_text(encoding="utf-8"))
     nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     return {node.name: (node, ast.get_source_segment(text, node) or "") for node in nodes}
 
 
 def _names(nodes: Iterable[ast.AST]) -> set[str]:
-    """Names that ``nodes`` read, without the variables of their functions: a local ``windows`` is not the part."""
+    """Return the names that ``nodes`` read, without local variables: a local ``windows`` is not the part."""
     return set().union(*map(_read, nodes))
 
 
@@ -43,7 +43,7 @@ def _read(node: ast.AST) -> set[str]:
 
 
 def used_parts(nodes: list[ast.stmt]) -> list[str]:
-    """The parts that ``nodes`` name, and those that these name, in the order of the file."""
+    """Return the parts that ``nodes`` use, directly or through other parts, in the order of the file."""
     parts, found, names = _parts(), set(), _names(nodes)
     while new := names & parts.keys() - found:
         found |= new
@@ -52,7 +52,7 @@ def used_parts(nodes: list[ast.stmt]) -> list[str]:
 
 
 def class_node(made: Class) -> ast.ClassDef:
-    """The class as a tree."""
+    """Return the syntax tree of a class."""
     given = [ast.arg(name) for name in ("self", *made.arguments)]
     arguments = ast.arguments([], given, None, [], [], None, [literal(value) for value in made.defaults.values()])
     start = ast.Expr(filled("super().__init__(*start)", {"start": ast.List(made.start, ast.Load())}))
@@ -68,20 +68,20 @@ def class_node(made: Class) -> ast.ClassDef:
 
 
 def without_gradient(requires_grad: Mapping[str | None, bool]) -> list[str]:
-    """The layers and parameters, by name in the port, that hold all that requires no gradient and nothing else."""
+    """Return the outermost layers and parameters of the port that contain only parameters without gradient, by name."""
     fixed = {name for name, needed in requires_grad.items() if name and not needed}
     trained = {prefix for name, needed in requires_grad.items() if name and needed for prefix in _above(name)}
     return sorted({next(prefix for prefix in _above(name) if prefix not in trained) for name in fixed})
 
 
 def _above(name: str) -> list[str]:
-    """The layers that hold a parameter, outermost first, and the parameter itself: ``a.b`` as "", "a", "a.b"."""
+    """Return the layers that contain a parameter, outermost first, and the parameter: "", "a", "a.b" for ``a.b``."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts) + 1)]
 
 
 def _builder(model: str, frozen: Sequence[str]) -> str:
-    """The function that builds the model; what is ``frozen`` gets no gradient, as in the reference."""
+    """Return the function that builds the model; ``frozen`` parts get no gradient, as in the reference."""
     if not frozen:
         return f"def build_model():\n    return {model}()"
     lines = ["def build_model():", f"    model = {model}()"]
@@ -98,7 +98,7 @@ def _builder(model: str, frozen: Sequence[str]) -> str:
 
 
 def written(translation: Translation, header: str, frozen: Sequence[str] = ()) -> str:
-    """The whole file, formatted; ``frozen``: what ``without_gradient`` finds."""
+    """Return the formatted file; ``frozen`` is the result of ``without_gradient``."""
     classes: list[ast.stmt] = [class_node(made) for made in translation.classes]
     parts = used_parts(classes)
     names = _names([*(_parts()[name][0] for name in parts), *classes])
@@ -114,7 +114,7 @@ def written(translation: Translation, header: str, frozen: Sequence[str] = ()) -
 
 
 def _docstring(text: str) -> str:
-    """``text`` in three quotes."""
+    """Return ``text`` in triple quotes."""
     escaped = text.strip().replace("\\", "\\\\").replace('"', '\\"')
     return f'"""{escaped}\n"""' if "\n" in escaped else f'"""{escaped}"""'
 
@@ -123,7 +123,7 @@ _RETURNED = re.compile(r"^(\s*return )\((.*)\)$")
 
 
 def _unparsed(node: ast.stmt) -> str:
-    """The text of ``node``, without the parentheses that ``ast`` puts around the tuple that a function returns."""
+    """Return the source of ``node``, without the parentheses that ``ast`` adds around a returned tuple."""
     lines = ast.unparse(ast.fix_missing_locations(_Roots().visit(node))).splitlines()
     for number, line in enumerate(lines):
         found = _RETURNED.match(line)
@@ -133,7 +133,7 @@ def _unparsed(node: ast.stmt) -> str:
 
 
 class _Roots(ast.NodeTransformer):
-    """``32 ** -0.5`` for 0.1767766952966369, the scale of attention: where a whole number gives just that float."""
+    """Replace 0.1767766952966369, a scale of attention, by ``32 ** -0.5`` if an integer gives exactly that float."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         if not isinstance(node.value, float) or not SMALLEST_ROOT < node.value < 1:
@@ -152,7 +152,7 @@ def _parses(text: str) -> bool:
 
 
 def formatted(source: str) -> str:
-    """``source`` as ruff formats it. Raises ``RuntimeError`` where ruff refuses."""
+    """Format ``source`` with ruff. Raises ``RuntimeError`` if ruff fails."""
     from ruff import find_ruff_bin
 
     command = [find_ruff_bin(), "format", "--isolated", f"--line-length={LINE}", "-"]

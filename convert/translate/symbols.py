@@ -1,4 +1,4 @@
-"""sympy's terms for sizes, as ``torch.export`` has them, as plain values. No framework."""
+"""Convert the sympy expressions that ``torch.export`` uses for sizes to plain values. No framework."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from convert.translate.sizes import Expression
 
 
 def expression_of(term: sympy.Basic, whole: bool) -> int | float | Expression:
-    """``term`` as an expression; a division in a ``whole`` number is exact, or torch would not have made it a size."""
+    """Convert ``term`` to an expression.
+
+    In a ``whole`` number divisions are exact: otherwise torch would not have used it as a size.
+    """
     if isinstance(term, sympy.Integer):
         return int(term)
     if isinstance(term, sympy.Symbol):
@@ -45,15 +48,16 @@ SIZE_FUNCTIONS = {
     "Pow": "pow", "PowByNatural": "pow", "FloatPow": "pow", "IntTrueDiv": "truediv", "FloatTrueDiv": "truediv",
     "Max": "max", "Min": "min", "TruncToInt": "int", "RoundToInt": "round",
 }  # fmt: skip
-"""sympy's and torch's names for what sizes are computed with."""
+"""sympy's and torch's names of the functions of sizes -> the ``op`` of an ``Expression``."""
 
 
 def limit_of(
     guards: Iterable[sympy.Basic], symbols: tuple[sympy.Basic, sympy.Basic], traced: tuple[int, int]
 ) -> Limit | None:
-    """The heights and widths for which the ``guards`` of a trace hold, tried on square images of many sizes.
+    """Find the heights and widths for which the ``guards`` of a trace hold, by trying square images of many sizes.
 
-    ``symbols``: of the height and the width, which were ``traced`` with these sizes. ``None``: any size.
+    ``symbols`` are those of height and width, ``traced`` the sizes in the trace. Returns ``None`` if any size is
+    allowed.
     """
     guards = [guard for guard in guards if any(symbol in guard.free_symbols for symbol in symbols)]
     largest = max(traced)
@@ -71,19 +75,19 @@ def limit_of(
 
 
 SIDE_STEP = 8
-"""Pixels between the sizes that are tried: what no network distinguishes is not looked for."""
+"""Pixels between the tried sizes; finer limits, which no network has, are not searched for."""
 
 
 LARGER = (3, 4, 6, 8, 16, 32, 64)
-"""Sizes beyond those that are tried one by one, as multiples of the traced one, which divide as it does."""
+"""Larger sizes to try, as multiples of the traced one, so that they have its divisors."""
 BATCHES = (*range(2, 10), 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 128, 129)
-"""Samples in a batch that are tried; one alone is no matter of guards, since ``torch.export`` sets it apart."""
+"""Batch sizes to try; 1 is not among them, since ``torch.export`` treats it specially, without guards."""
 
 
 def refused_batch(guards: Iterable[sympy.Basic], batch: sympy.Basic, traced: Mapping[sympy.Basic, int]) -> int | None:
-    """The first of ``BATCHES`` for which the ``guards`` of a trace do not hold.
+    """Return the first of ``BATCHES`` for which the ``guards`` of a trace do not hold; ``None`` if they always hold.
 
-    ``batch`` is the symbol of the batch; all other sizes are as ``traced``. ``None``: they hold for all of them.
+    ``batch`` is the symbol of the batch size; all other sizes are as ``traced``.
     """
     sizes = {symbol: sympy.Integer(size) for symbol, size in traced.items()}
     about = [guard.xreplace(sizes) for guard in guards if batch in guard.free_symbols]

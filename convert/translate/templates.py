@@ -1,4 +1,4 @@
-"""Expressions from templates: Python text whose names are replaced by expressions. No framework.
+"""Build expressions from templates: Python text whose names are replaced by expressions. No framework.
 
 filled("F.softmax(self, axis=dim)", {"self": x, "dim": ast.Constant(-1)})     # F.softmax(x, axis=-1)
 """
@@ -15,12 +15,12 @@ Tree = TypeVar("Tree", ast.expr, ast.stmt)
 
 
 def filled(template: str, values: Mapping[str, ast.expr]) -> ast.expr:
-    """The expression of ``template`` with every name that ``values`` has replaced; ``*name`` of a list is its items."""
+    """Return the expression of ``template`` with the names in ``values`` replaced; ``*name`` unpacks a list."""
     return filled_tree(copy.deepcopy(_parsed(template)), values)
 
 
 def filled_tree(tree: Tree, values: Mapping[str, ast.expr]) -> Tree:
-    """``tree``, which is changed, as ``filled`` has it of a template."""
+    """Replace names in ``tree`` in place, as ``filled`` does in a template."""
     return _Filling(values).visit(tree)
 
 
@@ -49,7 +49,7 @@ class _Filling(ast.NodeTransformer):
 
 
 def literal(value: Any) -> ast.expr:
-    """Plain values as Python: numbers, texts, and lists of them."""
+    """Return the Python expression of a plain value: numbers, strings, and lists of them."""
     if isinstance(value, (list, tuple)):
         return ast.List([literal(item) for item in value], ast.Load())
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:

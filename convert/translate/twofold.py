@@ -1,4 +1,4 @@
-"""One forward method of the statements of two modes: what both have stands once, in order. No framework.
+"""Merge the statements of two modes into one forward method; common statements are written once. No framework.
 
     x = self.stem(x)
     if self.training:
@@ -16,7 +16,7 @@ from difflib import SequenceMatcher
 
 
 def of_both_modes(evaluation: list[ast.stmt], training: list[ast.stmt]) -> list[ast.stmt]:
-    """Statements that run as ``training`` does in training mode, and as ``evaluation`` otherwise."""
+    """Return statements that run ``training`` in training mode, and ``evaluation`` otherwise."""
     texts = [[ast.dump(statement) for statement in statements] for statements in (evaluation, training)]
     merged: list[ast.stmt] = []
     for kind, start, end, other_start, other_end in SequenceMatcher(None, *texts, autojunk=False).get_opcodes():

@@ -1,13 +1,14 @@
-"""Modules of one class of the reference that differ by a child, an input or a switch, as one class. No framework.
+"""Merge modules of one class of the reference that differ by a child, an input or a switch. No framework.
 
     self.downsample = Downsample(dim) if downsample else None         a child that some of them have
-    def forward(self, x, shortcut=None):                              an input that some of them are given
+    def forward(self, x, shortcut=None):                              an input that some of them get
         if shortcut is None:
             shortcut = x
         if self.downsample is not None:
             shortcut = self.downsample(shortcut)
 
-What some of them lack stands in the source of all, with numbers that are ``absent`` there: any value serves.
+The common source also contains the parts that some of them lack. The numbers of a missing part are marked ``absent``:
+any value is allowed.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from convert.translate.literals import Masked, is_number, notes
 from convert.translate.merging import Instance
 
 LIKENESS = 0.6
-"""Of the statements of the shorter source, those that must be in the other one too."""
+"""Share of the statements of the shorter source that must also be in the other one."""
 MOST_BRANCHES = 3
-"""Places in which two forward methods may differ."""
+"""Most places in which two forward methods may differ."""
 
 Node = TypeVar("Node", bound=ast.AST)
 
 
 def joined(groups: list[list[Instance]], is_identity: Callable[[Instance, str], bool]) -> list[list[Instance]]:
-    """``groups`` of modules of one class and one source each; those that are alike are given one source.
+    """Merge similar ``groups`` by giving them one source. The modules of a group have the same class and source.
 
-    ``is_identity``: whether the child of that name does nothing in the reference's module.
+    ``is_identity`` returns whether the child of that name does nothing in the reference's module.
     """
     groups = list(groups)
     while True:
@@ -49,9 +50,9 @@ def joined(groups: list[list[Instance]], is_identity: Callable[[Instance, str], 
 
 @dataclass
 class _Piece:
-    """Statements of both sides that stand for one another.
+    """Corresponding statements of both sides.
 
-    ``test``: holds where those of ``second`` run; without it, whatever one side has more runs in both.
+    ``test`` is true where those of ``second`` run. Without a test, the additional statements of one side run in both.
     """
 
     first: list[ast.stmt]
@@ -62,14 +63,14 @@ class _Piece:
 
 @dataclass
 class _Plan:
-    """How two groups come to one source."""
+    """A plan to give two groups one source."""
 
     groups: tuple[list[Instance], list[Instance]]
     init: list[tuple[str, bool, bool]]  # key, and which side has it
-    identities: set[str]  # the children that some have, and that do nothing in the others
-    settled: set[str]  # those of which an earlier plan says what stands in their place
+    identities: set[str]  # children that some have and that do nothing in the others
+    settled: set[str]  # children whose replacement an earlier plan has decided
     pieces: list[_Piece] = field(default_factory=list)
-    prelude: tuple[str, str] | None = None  # an input that one side lacks, and what it is there
+    prelude: tuple[str, str] | None = None  # an input that one side lacks, and its value there
     flag: str = ""
     flag_of_second: bool = True
     likeness: float = 0.0
@@ -78,7 +79,7 @@ class _Plan:
     def of(
         cls, first: list[Instance], second: list[Instance], is_identity: Callable[[Instance, str], bool]
     ) -> _Plan | None:
-        """``None`` where one class would not be clearer than two."""
+        """Return the plan; ``None`` if one class would not be clearer than two."""
         ours, theirs = first[0], second[0]
         if ours.body is None or theirs.body is None or ours.base != theirs.base or _text(ours.start, theirs.start):
             return None
@@ -119,7 +120,7 @@ class _Plan:
         if self.likeness < LIKENESS or len(others) > MOST_BRANCHES:
             return False
         while not all(self._test(piece, ours, theirs) for piece in others):
-            # a child that does nothing tells the sides apart where it is None instead
+            # a child that does nothing distinguishes the sides if it is None instead
             used = _children([s for piece in others if piece.test is None for s in (*piece.first, *piece.second)])
             if not (told := sorted((self.identities & used) - self.settled)):
                 return False
@@ -127,7 +128,7 @@ class _Plan:
         return True
 
     def _default_input(self, ours: Instance, theirs: Instance) -> None:
-        """``if shortcut is None: shortcut = x`` where that makes the statements of both sides the same."""
+        """Plan ``if shortcut is None: shortcut = x`` if that makes the statements of both sides equal."""
         extra = _always_given(theirs)[len(ours.forward.inputs) :]
         if len(extra) != 1 or extra[0] in _names(ours.forward.statements):
             return
@@ -145,7 +146,7 @@ class _Plan:
                 return
 
     def _test(self, piece: _Piece, ours: Instance, theirs: Instance) -> bool:
-        """Find what tells both sides apart where ``piece`` stands; ``False`` where nothing does."""
+        """Find a test that distinguishes both sides at ``piece``; return ``False`` if there is none."""
         piece.test = None
         only_ours = [key for key, here, there in self.init if here and not there]
         only_theirs = [key for key, here, there in self.init if there and not here]
@@ -169,7 +170,7 @@ class _Plan:
         return bool(self.flag)
 
     def _calls_nothing(self, piece: _Piece, lacking: set[str], other: Instance) -> bool:
-        """Whether all that one side does more does nothing in the other: calls of ``Identity``, tests of a child."""
+        """Return whether one side's additional statements do nothing in the other: ``Identity``, tests of a child."""
         if piece.first and piece.second:
             return False
         known = {*other.forward.inputs, *_stored(other.forward.statements)}
@@ -181,7 +182,7 @@ class _Plan:
         )
 
     def _none(self, child: str | None, lacking: set[str]) -> bool:
-        """Whether ``child``, which some lack, is ``None`` there; it is made so where that is open."""
+        """Return whether ``child`` is ``None`` in the modules that lack it; decide so if it is undecided."""
         if child in self.identities and child not in self.settled:
             self.identities.remove(child)
         return child in lacking - self.identities
@@ -200,7 +201,7 @@ class _Plan:
                 one.forward.inputs, one.forward.optional = [*inputs], optional
 
     def _parts(self, one: Instance, second: int) -> tuple[dict[str, ast.stmt], list[list[ast.stmt]]]:
-        """The constructor's statements by key, and the forward method's by piece."""
+        """Return the constructor's statements by key, and the forward method's by piece."""
         init = {_key(statement): statement for statement in one.init}
         statements, forward = _guarded(one, self.groups[1 - second][0]), []
         for piece in self.pieces:
@@ -254,7 +255,7 @@ class _Plan:
 
 
 def _text(ours: list[ast.expr], theirs: list[ast.expr]) -> bool:
-    """Whether two lists of expressions differ in more than numbers."""
+    """Return whether two lists of expressions differ in more than numbers."""
     return [*map(_dump, ours)] != [*map(_dump, theirs)]
 
 
@@ -263,7 +264,7 @@ def _dump(node: ast.AST) -> str:
 
 
 def _inputs_fit(ours: Instance, theirs: Instance) -> bool:
-    """Whether ``theirs`` takes what ``ours`` takes, and maybe more behind it."""
+    """Return whether ``theirs`` takes the inputs of ``ours``, possibly followed by more."""
     mine, more = ours.forward.inputs, theirs.forward.inputs
     if ours.forward.listed != theirs.forward.listed or len(ours.forward.sizes) != len(theirs.forward.sizes):
         return False
@@ -273,12 +274,12 @@ def _inputs_fit(ours: Instance, theirs: Instance) -> bool:
 
 
 def _always_given(one: Instance) -> list[str]:
-    """The inputs that are not optional."""
+    """Return the inputs that are not optional."""
     return one.forward.inputs[: len(one.forward.inputs) - one.forward.optional]
 
 
 def _init(ours: Instance, theirs: Instance) -> list[tuple[str, bool, bool]] | None:
-    """What both constructors make, in order; ``None`` where they make one thing in two ways."""
+    """Return what both constructors make, in order; ``None`` if they make the same attribute in different ways."""
     mine, more = ({_key(statement): statement for statement in one.init} for one in (ours, theirs))
     if len(mine) < len(ours.init) or len(more) < len(theirs.init):
         return None
@@ -298,36 +299,36 @@ def _init(ours: Instance, theirs: Instance) -> list[tuple[str, bool, bool]] | No
 
 
 def _key(statement: ast.stmt) -> str:
-    """The attribute that a statement of a constructor sets, else the statement."""
+    """Return the attribute that a statement of a constructor sets, otherwise the statement."""
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Attribute):
         return _attribute_of_self(statement.targets[0]) or _dump(statement)
     return _dump(statement)
 
 
 def _choice_of(statement: ast.AST) -> ast.IfExp | None:
-    """What the statement chooses from where it makes a child that some modules lack."""
+    """Return the conditional expression of a statement that makes a child that some modules lack."""
     return statement.value if isinstance(statement, ast.Assign) and _is_choice(statement.value) else None
 
 
 def _plain(statement: ast.stmt) -> ast.stmt:
-    """The statement without its condition."""
+    """Return the statement without its condition."""
     if isinstance(statement, ast.Assign) and _is_choice(statement.value):
         return ast.Assign(statement.targets, statement.value.body)
     return statement
 
 
 def _wrapped(statement: ast.stmt, key: str, present: bool, orelse: ast.expr) -> ast.stmt:
-    """``self.key = value if key else orelse``."""
+    """Return ``self.key = value if key else orelse``."""
     if _choice_of(statement):
         return statement
-    assert isinstance(statement, ast.Assign)  # what some lack is an attribute
+    assert isinstance(statement, ast.Assign)  # only attributes may be lacking
     choice = _choice(present, statement.value, orelse, key)
     notes(choice.test)["named"] = True
     return ast.Assign(statement.targets, choice)
 
 
 def _pairs(mine: ast.stmt, theirs: ast.stmt, key: str) -> bool:
-    """Whether both make a child that differs by layers which do nothing in one of them."""
+    """Return whether both make a child that differs by layers that do nothing in one of them."""
     if _choice_of(mine) or _choice_of(theirs):
         return False
     one, other = _with_switches(mine, theirs, key), _with_switches(theirs, mine, key)
@@ -335,7 +336,7 @@ def _pairs(mine: ast.stmt, theirs: ast.stmt, key: str) -> bool:
 
 
 def _with_switches(mine: ast.stmt, theirs: ast.stmt, key: str) -> ast.stmt | None:
-    """``mine`` with ``nn.ReLU() if act else nn.Identity()`` where one of both has either."""
+    """Return ``mine`` with ``nn.ReLU() if act else nn.Identity()`` where one of both has either."""
     if not isinstance(mine, ast.Assign) or not isinstance(theirs, ast.Assign):
         return None
     value = _paired(mine.value, theirs.value, key)
@@ -372,7 +373,7 @@ def _paired(mine: ast.expr, theirs: ast.expr, role: str) -> ast.expr | None:
 
 
 def _is_choice(node: ast.expr) -> TypeGuard[ast.IfExp]:
-    """Whether ``node`` chooses between what some modules have, and what the others have in its place."""
+    """Return whether ``node`` chooses between a part that some modules have and its replacement in the others."""
     return notes(node).get("lacking", False)
 
 
@@ -391,14 +392,14 @@ def _choice(chosen: bool, value: ast.expr, orelse: ast.expr, role: str) -> ast.I
 
 
 def _switch(on: bool, role: str) -> ast.Constant:
-    """``on`` as an argument, which is left out where it is False."""
+    """Return ``on`` as an argument, which is left out if it is False."""
     node = ast.Constant(on)
     notes(node).update({"role": role, "default": False, "switch": True})
     return node
 
 
 def _absent(node: Node) -> Node:
-    """A copy whose numbers may be any; a child that some lack is lacking."""
+    """Return a copy whose numbers may have any value and in which an optional child is missing."""
     copied = copy.deepcopy(node)
     choice = _choice_of(copied)
     if choice and is_number(choice.test):
@@ -410,7 +411,7 @@ def _absent(node: Node) -> Node:
 
 
 def _guarded(one: Instance, other: Instance) -> list[ast.stmt]:
-    """Statements of ``one`` in which those stand under a test of a child that stand so in ``other``."""
+    """Return the statements of ``one``, with those put under a test of a child that are under one in ``other``."""
     statements = [*one.forward.statements]
     plain = {_key(statement) for statement in one.init if not _choice_of(statement)}
     for branch in other.forward.statements:
@@ -426,7 +427,7 @@ def _guarded(one: Instance, other: Instance) -> list[ast.stmt]:
 
 
 def _tested(statement: ast.stmt) -> str | None:
-    """``child`` of ``if self.child is not None: ...`` without an ``else``."""
+    """Return ``child`` of ``if self.child is not None: ...`` without an ``else``; otherwise ``None``."""
     if not isinstance(statement, ast.If) or statement.orelse:
         return None
     text = ast.unparse(statement.test)
@@ -435,7 +436,7 @@ def _tested(statement: ast.stmt) -> str | None:
 
 
 def _called_on_itself(statement: ast.stmt) -> str | None:
-    """``child`` of ``x = self.child(x)``."""
+    """Return ``child`` of ``x = self.child(x)``; otherwise ``None``."""
     if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
         return None
     call = statement.value
@@ -450,7 +451,7 @@ def _attribute_of_self(node: ast.AST) -> str | None:
 
 
 def _names_again(statement: ast.stmt, other: Instance) -> bool:
-    """Whether it is ``shortcut = x`` of an input, and nothing in ``other`` is called ``shortcut``."""
+    """Return whether it is ``shortcut = x`` of an input, and ``other`` has no name ``shortcut``."""
     if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Name):
         return False
     taken = {*other.forward.inputs, *_names(other.forward.statements)}
@@ -458,7 +459,7 @@ def _names_again(statement: ast.stmt, other: Instance) -> bool:
 
 
 def _children(statements: list[ast.stmt]) -> set[str]:
-    """The attributes of ``self`` that ``statements`` use."""
+    """Return the attributes of ``self`` that ``statements`` use."""
     nodes = (node for statement in statements for node in ast.walk(statement))
     return {name for node in nodes if (name := _attribute_of_self(node)) is not None}
 
@@ -481,7 +482,7 @@ def _renamed(statement: ast.stmt, old: str, new: str) -> ast.stmt:
 
 
 def _with_numbers(mine: ast.stmt, theirs: ast.stmt) -> ast.stmt:
-    """``theirs`` with the numbers of ``mine``, which has the same shape."""
+    """Return ``theirs`` with the numbers of ``mine``, which has the same structure."""
     copied = copy.deepcopy(theirs)
     numbers = (node for node in ast.walk(mine) if is_number(node))
     for node, number in zip((node for node in ast.walk(copied) if is_number(node)), numbers, strict=True):
@@ -490,7 +491,7 @@ def _with_numbers(mine: ast.stmt, theirs: ast.stmt) -> ast.stmt:
 
 
 def _setting(first: list[Instance], second: list[Instance]) -> str:
-    """What is off in all of ``first`` and on in all of ``second``: a setting of the reference, or a child."""
+    """Return what is off in all of ``first`` and on in all of ``second``: a setting of the reference, or a child."""
     for kept in ("constructor", "settings"):
         for name in getattr(second[0].module, kept):
             values = [[getattr(one.module, kept).get(name) for one in group] for group in (first, second)]

@@ -1,4 +1,4 @@
-"""The key map between a torch module and its port, which the translation itself tells. numpy only."""
+"""Derive the key map between a torch module and its port from the translation. numpy only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPUTED = "a constant of the forward method, which the port keeps as a buffer"
 
 
 def key_map(program: Program, translation: Translation) -> KeyMap:
-    """Every tensor of both sides, one line each."""
+    """Return the key map with one line for every tensor of both sides."""
     lines = []
     for name, target in translation.names.items():
         if name in program.constants:
@@ -30,14 +30,14 @@ def key_map(program: Program, translation: Translation) -> KeyMap:
 
 
 def port_arrays(key_map: KeyMap, program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``{name in the port: array}`` out of ``{name in torch: array}``, constants of the forward method among them.
+    """Convert ``{name in torch: array}`` to ``{name in the port: array}``, including constants of forward methods.
 
-    Those constants have the precision of the trace, float64; ``stored`` rounds them.
+    These constants have the precision of the trace, float64; ``stored`` rounds them.
     """
     return key_map.apply(arrays) | {name: np.asarray(value) for name, value in program.constants.items()}
 
 
 def stored(arrays: Mapping[str, np.ndarray], program: Program) -> dict[str, np.ndarray]:
-    """``arrays`` of a port as its file holds them: constants of the forward method in float32, as its buffers are."""
+    """Return the ``arrays`` of a port as they are saved: constants of forward methods become float32, like buffers."""
     double = {name for name in program.constants if arrays[name].dtype == np.float64}
     return {name: array.astype(np.float32) if name in double else array for name, array in arrays.items()}

@@ -27,7 +27,7 @@ def hub_id(model: str) -> str:
         return entry.default_weights()
     found = read_card(entry.folder).get("hub")
     if not isinstance(found, str):
-        raise CheckpointError(f"the card of {model} names no weights on the hub; name them: --hub timm/NAME")
+        raise CheckpointError(f"the card of {model} has no weights on the hub; pass --hub timm/NAME")
     return found
 
 

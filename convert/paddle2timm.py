@@ -55,7 +55,7 @@ def convert_back(
     """
     source = source_from_arrays({to_timm(name): array for name, array in arrays.items()})
     layout = state_layout(model, source.num_classes or 1000, source.in_chans)
-    twice = [f"{name}: left over, since it is called {to_timm(name)} in timm, as another tensor is" for name in arrays
+    twice = [f"{name}: left over: its name in timm, {to_timm(name)}, is that of another tensor" for name in arrays
              if to_timm(name) != name and to_timm(name) in arrays]  # fmt: skip
     faults = [*audit(source.tensors, layout).faults, *twice]
     if faults:

@@ -112,7 +112,7 @@ def _inputs(module: Any, shape: tuple[int, ...], given: Arguments | None = None)
     config = getattr(module, "pretrained_cfg", None) or {}
     shape = shape or tuple(config.get("input_size", ()))
     if not shape:
-        raise BuildError("the module does not say what it takes, as timm's models do; pass --input-shape or --inputs")
+        raise BuildError("the module has no default input size, unlike timm's models; pass --input-shape or --inputs")
     if config and len(shape) == 3 and getattr(module, "in_chans", None):
         shape = (module.in_chans, *shape[1:])
     try:
@@ -174,7 +174,7 @@ def _shape(text: str) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1 or BATCH * prod(shape) > HIGHEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write 3x224x224")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; write 3x224x224")
     return shape
 
 
@@ -208,11 +208,11 @@ def _arguments(text: str | None, usage: argparse.ArgumentParser) -> dict[str, An
     except RecordError as error:
         usage.error(f"--torch-args {error}")
     if not isinstance(found, dict):
-        usage.error("--torch-args is an object: '{\"num_classes\": 10}'")
+        usage.error("--torch-args must be a JSON object: '{\"num_classes\": 10}'")
     try:
         json.dumps(found, allow_nan=False)
     except ValueError:
-        usage.error("--torch-args holds a number that is not finite, which the port's card cannot record")
+        usage.error("--torch-args contains a number that is not finite, which the port's card cannot record")
     return found
 
 

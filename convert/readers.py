@@ -75,7 +75,7 @@ def read_source(path: str | os.PathLike[str], use_ema: bool = False) -> Source:
     if path.is_dir():
         raise CheckpointError(f"{path} {described_folder(path)}")
     if not path.is_file():
-        raise CheckpointError(f"cannot read {path}: no such file" if not path.exists() else f"{path} is no file")
+        raise CheckpointError(f"cannot read {path}: no such file" if not path.exists() else f"{path} is not a file")
     if path.suffix.lower() == ".safetensors":
         tensors: Mapping[str, object] = read_safetensors(path)
         container, averaged = "", ""

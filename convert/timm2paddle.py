@@ -139,7 +139,7 @@ def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str
     if entry.published is None and entry.folder is None:
         usage.error(f"{options.model} has no reference; only a DLA or a port is converted")
     if options.key_map and entry.folder is None:
-        usage.error("--key-map is for ports; DLA's own map is known")
+        usage.error("--key-map is only for ports; the map of DLA is built in")
     return {entry.place: output}
 
 
@@ -198,12 +198,12 @@ def find_source(options: ConvertOptions, model: str, progress: Progress) -> Sour
         progress(f"fetching {repository} from the hub")
         return read_source(download(repository))
     if options.seed is None:
-        raise CheckpointError("no weights are named: --checkpoint FILE, --hub or --seed N")
+        raise CheckpointError("no weights are given: pass --checkpoint FILE, --hub or --seed N")
     missing = _missing_frameworks(("torch", "timm"))
     if missing:
         raise CheckpointError(f"--seed lets timm initialise the model; {missing}: pip install -e .[torch]")
     if find_model(model).folder is not None:
-        raise CheckpointError("--seed is for DLA: a port has its own weights; name a --checkpoint")
+        raise CheckpointError("--seed is only for DLA: a port has its own weights; pass --checkpoint")
     from alignment.pairs import seeded_source
 
     return seeded_source(model, options.seed, options.num_classes or 1000, options.in_chans or 3)
@@ -230,7 +230,7 @@ def verify(model: str, source: Source, conversion: Conversion, progress: Progres
     worst = result.worst
     if not result.passed or worst is None:
         raise CheckpointError(
-            f"the converted model does not compute what timm's does; {result.verdict()}\nsee every layer: "
+            f"the converted model differs from timm's; {result.verdict()}\nsee every layer: "
             f"python alignment/check_forward.py --model {model} --checkpoint FILE"
         )
     return {"run": True, "verdict": result.verdict(), "compared": len(result.rows), "worst": worst.relative}

@@ -166,7 +166,7 @@ def _read_zip(file: BinaryIO, content: np.ndarray) -> object:
         records = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in records if name.lower().endswith("/data.pkl")]
         if len(records) != len(archive.infolist()) or len(pickles) != 1:
-            raise refused("it is a zip that torch did not write: a name is missing, or there twice")
+            raise refused("it is a zip that torch did not write: a name is missing or duplicated")
         root = pickles[0].rpartition("/")[0]
         data = _Data(">" if f"{root}/byteorder" in records and archive.read(f"{root}/byteorder") == b"big" else "<")
         for name, info in records.items():
@@ -190,7 +190,7 @@ def _read_stream(file: BinaryIO, content: np.ndarray) -> object:
     size, data = len(content), _Data()
     head = [_TorchUnpickler(file, data, size).load() for _ in range(3)]
     if head[:2] != [MAGIC, PROTOCOL] or not isinstance(head[2], dict):
-        raise refused("it does not begin as torch's files do")
+        raise refused("it does not begin like torch's files")
     data.order = "<" if head[2].get("little_endian", True) else ">"
     unpickler = _TorchUnpickler(file, data, size)
     result = unpickler.load()
@@ -234,12 +234,12 @@ class _TorchUnpickler(LimitedUnpickler):
     def check_key(self, key: object) -> None:
         """Accept text, numbers and flat tuples of these as keys: optimizers number their parameters."""
         if not is_flat(key) and not isinstance(key, StandIn):
-            raise refused(f"a key in it is a {type(key).__name__} that could take for ever to look up")
+            raise refused(f"a key in it is a {type(key).__name__} that could take forever to look up")
 
     def persistent_load(self, pid: object) -> StandIn:
         """Return the storage of ``("storage", type, key, device, elements)``; old files also refer to parts of one."""
         if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str or pid[0] != "storage":
-            raise refused("it refers to something that is no storage")
+            raise refused("it refers to something that is not a storage")
         _, kind, key, _, count, *view = pid
         if not isinstance(kind, _StorageType):
             return UnreadObject("a storage of no known type")
@@ -256,7 +256,7 @@ class _TorchUnpickler(LimitedUnpickler):
         made: dict[Any, Any] = {}
         for pair in pairs if type(pairs) is list or type(pairs) is tuple else ():
             if type(pair) not in (list, tuple) or len(pair) != 2:
-                raise refused("it makes a dict of what are no pairs")
+                raise refused("it makes a dict of items that are not pairs")
             self.set_items(made, list(pair))
         return made
 
@@ -287,7 +287,7 @@ def _tensor(
         # torch marks a pending negation or conjugation instead of applying it, so the stored numbers are different
         return UnreadObject("a view that torch marks as negated, conjugated or otherwise; save it with .resolve_neg()")
     if not _is_count(offset) or not _are_counts(shape) or not _are_counts(strides):
-        raise refused("a tensor in it has a shape that is none")
+        raise refused("a tensor in it has an invalid shape")
     if len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
         raise refused(f"a tensor in it has more than {MOST_DIMENSIONS} dimensions, or no stride for one")
     return TorchTensor(storage, offset, shape, strides)
@@ -300,7 +300,7 @@ def _parameter(data: object, *_: object) -> object:
 
 def _size(sides: object = ()) -> tuple[int, ...]:
     if (type(sides) is not list and type(sides) is not tuple) or not all(map(_is_count, sides)):
-        raise refused("a shape in it is none")
+        raise refused("a shape in it is invalid")
     return tuple(sides)
 
 

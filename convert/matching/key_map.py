@@ -264,7 +264,7 @@ class KeyMap(Sequence[Line]):
     def _misfits(self, made: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], partial: bool) -> list[str]:
         kept = {line.paddle for line in self.lines if line.dropped}
         missing = [] if partial else [name for name in shapes if name not in made and name not in kept]
-        faults = [f"{name}: the model needs it, the key map does not make it" for name in missing]
+        faults = [f"{name}: the model needs it, but the key map does not make it" for name in missing]
         for name, array in made.items():
             if name not in shapes:
                 faults.append(f"{name}: the model has no such tensor")
@@ -368,5 +368,5 @@ def _step(text: str) -> Step:
     found = _STEP.fullmatch(text)
     if found is None:
         words = "rows A:B, reshape AxB, permute A B, transpose or concatenate A"
-        raise ValueError(f"{text!r} is no step, which is one of {words}")
+        raise ValueError(f"{text!r} is not a step; steps are {words}")
     return Step(found.lastgroup or "", tuple(map(int, re.findall(r"\d+", text))))

@@ -58,7 +58,7 @@ def _refuse_unknown(pairs: Mapping[str, str], reference: Sequence[Layer], port: 
             if path not in known:
                 close = get_close_matches(path, known)
                 hint = f"; close to it: {', '.join(close)}" if close else ""
-                raise WrongValue(f"the key map names {path!r}, the {side} has no such layer with weights{hint}")
+                raise WrongValue(f"the key map names {path!r}, but the {side} has no such layer with weights{hint}")
 
 
 def _refuse_ambiguous(found: Pairs, ours: Sequence[Item], theirs: Sequence[Item], given: Collection[str]) -> None:

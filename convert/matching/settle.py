@@ -201,7 +201,7 @@ class _Search:
                 faults.append(f"{', '.join(group)} of torch could be {others} of Paddle in any order")
         if faults:
             raise AmbiguousMatch(
-                "layers have several possible twins, and the run does not tell since the port differs after them; "
+                "layers have several possible twins, and the run does not decide, since the port differs after them; "
                 "name the right ones in the key map:",
                 faults,
             )

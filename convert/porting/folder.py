@@ -44,12 +44,12 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     if not overwrite:
         raise CheckpointError(f"{folder} is not empty; name another folder, or pass --overwrite")
     if not (folder / CARD).is_file():
-        raise CheckpointError(f"{folder} holds no port (it has no {CARD}); --overwrite replaces ports only")
+        raise CheckpointError(f"{folder} is not a port (it has no {CARD}); --overwrite only replaces ports")
     foreign = sorted(shown(path.name) for path in folder.iterdir() if path.name not in OWN or path.is_dir())
     foreign = [name for name in foreign if name not in MADE_ANEW]
     if foreign:
         raise CheckpointError(
-            f"{folder} holds more than a port ({', '.join(foreign[:5])}), which would be lost; move it away, or name "
+            f"{folder} holds other files ({', '.join(foreign[:5])}), which would be lost; move them away, or name "
             "another folder"
         )
 

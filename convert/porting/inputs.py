@@ -32,7 +32,7 @@ def read_inputs(path: str | Path) -> Arguments:
     arrays = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in found.items()}
     faults = [f"{name or 'the array'}: {fault}" for name, array in arrays.items() if (fault := _fault(array))]
     if faults or not arrays:
-        raise CheckpointError(listed(f"{path} holds no inputs:", faults or ["it is empty"]))
+        raise CheckpointError(listed(f"{path} has no valid inputs:", faults or ["it is empty"]))
     return arrays if not all(map(POSITION.fullmatch, arrays)) else _in_order(arrays, path)
 
 

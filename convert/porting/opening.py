@@ -15,7 +15,7 @@ from convert.porting.reference import Reference
 from paddle_dla.models.cards import read_card
 from paddle_dla.storage.errors import CheckpointError
 
-NOT_KEPT = "Paddle counts no batches, and what a forward method makes is not kept"
+NOT_KEPT = "Paddle has no batch counters, and values made in a forward method are not saved"
 
 
 def torch_state(arrays: dict[str, np.ndarray], key_map: KeyMap) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def recorded_reference(folder: str | os.PathLike[str]) -> Reference:
     """
     reference = Reference(**read_card(folder)["reference"])
     if not reference.name:
-        raise CheckpointError(f"{os.fspath(folder)} was made of a module that only its maker has")
+        raise CheckpointError(f"the card of {os.fspath(folder)} does not record how to build the reference")
     return reference
 
 

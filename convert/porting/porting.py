@@ -209,7 +209,7 @@ def refuse_uncopied(module: Any, name: str) -> None:
     except Exception as error:
         raise CheckpointError(f"{name} cannot be copied: {told(error)}") from error
     if type(copied) is not type(module):
-        raise CheckpointError(f"{name} cannot be copied: what it gives as its copy is a {type(copied).__name__}")
+        raise CheckpointError(f"{name} cannot be copied: copy.deepcopy returns a {type(copied).__name__}")
     own = {id(value) for value in (*module.modules(), *module.parameters(), *module.buffers())}
     named = (*copied.named_modules(), *copied.named_parameters(), *copied.named_buffers())
     if shared := [path or "(model)" for path, value in named if id(value) in own]:

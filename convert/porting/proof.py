@@ -58,7 +58,7 @@ def build(source: Path, translated: Translated, arrays: Mapping[str, np.ndarray]
     faults += [f"{name}: {list(found[name].shape)} in torch, {list(expected[name])} in the port"
                for name in found if name in expected and found[name].shape != expected[name]]  # fmt: skip
     if faults:
-        raise LoadError("\n  ".join(["the port's tensors are not the reference's:", *faults[:8]]))
+        raise LoadError("\n  ".join(["the port's tensors differ from the reference's:", *faults[:8]]))
     kept = stored(found, translated.program)
     port.set_state_dict({name: paddle.to_tensor(value) for name, value in kept.items()})
     layers = dict(port.named_sublayers(include_self=True))
@@ -145,7 +145,7 @@ def prove(
         if not results[mode].passed:
             break
         if mode == "eval":
-            progress(f"proof in {mode} mode: both as they are used")
+            progress(f"proof in {mode} mode: comparing both models as they are used")
             if cause := other_use(reference, port, arrays, translated.program.batches):
                 results[mode].culprits.append(Culprit(ROOT, ROOT, COMPUTATION, cause))
                 break

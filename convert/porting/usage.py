@@ -58,10 +58,10 @@ def other_use(reference: Any, port: Any, inputs: Arguments, batches: Sequence[in
             continue
         found = _compared(theirs, port, arrays)
         if found:
-            return f"{use.what}, the port is not its reference: {found}{_by_gradients(reference, port, arrays)}"
+            return f"{use.what}, the port differs from its reference: {found}{_by_gradients(reference, port, arrays)}"
         now = _remembered(reference)
         if use.what == AGAIN and (counted := [name for name, value in now.items() if before.get(name) != value]):
-            return f"the reference remembers from call to call: {counted[0]} became {now[counted[0]]!r}"
+            return f"the reference keeps state between calls: {counted[0]} became {now[counted[0]]!r}"
         before = now
     return ""
 
@@ -165,7 +165,7 @@ def _difference(theirs: np.ndarray, single: np.ndarray, double: np.ndarray) -> s
         return _difference_of_whole(theirs, single, double)
     finite, least = np.isfinite(theirs), max(LEAST, float(np.finfo(theirs.dtype).eps))
     if not np.array_equal(theirs[~finite], single[~finite], equal_nan=True):
-        return "other values are not finite"
+        return "different values are not finite"
     theirs, single, double = (array[finite].astype(WIDE[theirs.dtype.kind]) for array in (theirs, single, double))
     if not theirs.size:
         return ""

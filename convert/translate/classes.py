@@ -305,7 +305,7 @@ class Builder:
         if evaluation is None or training is None or self.stops:
             return evaluation or training
         if (training.inputs, training.sizes) != (evaluation.inputs, evaluation.sizes):
-            why = "it takes other tensors or sizes in training than in evaluation, of which a forward method has one"
+            why = "it takes other tensors or sizes in training than in evaluation; a port takes the same in both"
             self.stops.append(Stop(path, self.program.modules[path].place, why))
         evaluation.statements = of_both_modes(evaluation.statements, training.statements)
         return evaluation

@@ -43,7 +43,7 @@ class Arguments:
         """Return shape and type of the tensor ``name``. Raises ``Unsupported`` if it is not a tensor."""
         value = self.plain[name]
         if not isinstance(value, (Ref, State)):
-            raise Unsupported(f"{name} is no tensor")
+            raise Unsupported(f"{name} is not a tensor")
         return self._tensors(value)
 
     def is_tensor(self, name: str) -> bool:

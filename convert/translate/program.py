@@ -168,7 +168,7 @@ def _share_constants(evaluation: Program, training: Program) -> None:
     known = evaluation.constants
     other = [path for path, value in training.constants.items() if not np.array_equal(known.get(path, value), value)]
     if other:
-        why = "this constant of a forward method is another in training than in evaluation"
+        why = "this constant of a forward method has another value in training than in evaluation"
         raise TranslationError([Stop(path, None, why) for path in other])
     known.update(training.constants)
     evaluation.states.update((path, training.states[path]) for path in training.constants)
@@ -214,7 +214,7 @@ def _otherwise(
     except (Exception, SystemExit) as error:  # the module may raise anything
         raise TranslationError([_refusal(error, "it cannot be run")]) from error
     if evaluation.draws:
-        why = "it draws random numbers in evaluation, so that no two runs of it are the same"
+        why = "it draws random numbers in evaluation, so no two runs are the same"
         raise TranslationError([Stop(path, place, why) for path, place in evaluation.draws.items()])
     return [path for path in training.draws if path not in training.numbers], modes.differing(evaluation, training)
 
@@ -501,7 +501,7 @@ def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -
     if "data-dependent" in text:
         text = "it decides by the values of a tensor, which no trace can follow; torch.where serves for both cases"
     if found := re.search(r"Found <class '(.*?)'> in output", text):
-        text = f"it returns a {found[1]}, of which torch.export knows no tensors; return these (use_cache=False, say)"
+        text = f"it returns a {found[1]}, whose tensors torch.export does not find; return these (use_cache=False)"
     return Stop("", place, f"{what}: {text}")
 
 
@@ -724,7 +724,7 @@ class _Reader:
     def _arguments(self, node: torch.fx.Node) -> dict[str, Any]:
         schema = getattr(node.target, "_schema", None)
         if schema is None:
-            self.stops.append(Stop("", None, f"a region of another kind, {_operator_name(node.target)}"))
+            self.stops.append(Stop("", None, f"an unsupported region, {_operator_name(node.target)}"))
             return {}
         named = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
         named |= dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
@@ -748,7 +748,7 @@ class _Reader:
             return found
         number = self.mutations.current(found.number)
         if number in self.mutations.stale:
-            self.stops.append(Stop(self.open[-1].path, None, "a view of a tensor that was changed in place since"))
+            self.stops.append(Stop(self.open[-1].path, None, "a view of a tensor that was changed in place afterwards"))
         return Ref(number)
 
     def _within(self, state: State) -> State:

@@ -28,7 +28,7 @@ def _window(whole: float) -> Callable[[Arguments], str]:
     def rule(a: Arguments) -> str:
         length = a.window_length
         if not isinstance(length, int) or length < 2:
-            raise Unsupported(f"a window of length {length}: make it of a number, at least 2")
+            raise Unsupported(f"a window of length {length}: its length must be a number of at least 2")
         a.set("dtype", Type(a.result.dtype))
         a.set("whole", whole)
         a.set("rest", round(1 - whole, 2))

@@ -1,4 +1,4 @@
-"""From torch to Paddle: weights and code. ``port_model`` makes a whole port; the rest imports no framework."""
+"""Convert torch models to Paddle: weights and code. ``port_model`` makes a port; the rest imports no framework."""
 
 from __future__ import annotations
 

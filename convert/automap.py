@@ -2,7 +2,7 @@
 
     torch_layers, paddle_layers = read_layers(torch_model), read_layers(paddle_model)
     key_map = derive(torch_layers, paddle_layers)  # or in the order of calls: ordered(layers, call_order(model, run))
-    path.write_text(to_text(key_map))              # to read, to edit, and back: from_text(path.read_text())
+    path.write_text(to_text(key_map))              # an editable table; read it: from_text(path.read_text())
     arrays = apply(key_map, {name: value.numpy() for name, value in torch_model.state_dict().items()})
 
 ``alignment.transfer`` does all of this in one call. It also runs both models if names and order leave a choice.

@@ -1,4 +1,4 @@
-"""Convert a source to Paddle names and arrays, and write the manifest that accounts for them. No framework.
+"""Convert a source to Paddle names and arrays, and make the manifest that accounts for them. No framework.
 
 ``convert_source`` is pure: it reads and writes no files. ``paddle_dla`` finds ``load_for_paddle`` under its entry-point
 group ``paddle_dla.converters``.

@@ -179,7 +179,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def options_of(args: argparse.Namespace, usage: argparse.ArgumentParser) -> Options:
-    """Return the options of the command line; exit with code 2 if they contradict each other."""
+    """Return the options of the command line; exit with code 2 if they are invalid."""
     named = {"num_classes": args.num_classes, "in_chans": args.in_chans, "img_size": args.img_size}
     chosen = {name: value for name, value in named.items() if value is not None}
     if args.torch:

@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str, Path]:
-    """Return ``{model: file to write}``; exit with code 2 if the arguments contradict each other."""
+    """Return ``{model: file to write}``; exit with code 2 if the arguments are invalid."""
     output = Path(options.output)
     if options.use_ema and not options.checkpoint:
         usage.error("--use-ema needs --checkpoint")

@@ -12,7 +12,7 @@ from convert.porting.arguments import Arguments, called, each
 LIMIT = 1e-9
 """Largest difference, relative to the largest value, in float64.
 
-BatchNorm's float32 epsilon causes 5e-12; the output of another layer differs by about 1.
+BatchNorm's float32 epsilon causes 5e-12; the output of another layer differs by 1.
 """
 
 

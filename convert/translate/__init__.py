@@ -1,1 +1,1 @@
-"""A torch module becomes Paddle source: ``program`` (the one torch file), ``operators``, ``layers``, ``classes``."""
+"""Translate torch modules to Paddle source: ``program`` (the one torch file), ``operators``, ``layers``, ``classes``."""

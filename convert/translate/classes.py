@@ -45,7 +45,7 @@ class Translation:
 
 
 class Builder:
-    """Builds the classes of one program."""
+    """Build the classes of one program."""
 
     def __init__(self, program: Program, operators: Mapping[str, Any], layers: Mapping[str, Layer]):
         self.program, self.operators, self.layers = program, operators, layers

@@ -506,7 +506,7 @@ def _refusal(error: BaseException, what: str = "torch.export cannot trace it") -
 
 
 class _Reader:
-    """Reads an exported program into plain values."""
+    """Read an exported program into plain values."""
 
     def __init__(self, model: torch.nn.Module, exported: torch.export.ExportedProgram, frames: _Frames):
         self.exported, self.frames, self.forward = exported, frames, type(model).forward

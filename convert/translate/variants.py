@@ -336,7 +336,7 @@ def _pairs(mine: ast.stmt, theirs: ast.stmt, key: str) -> bool:
 
 
 def _with_switches(mine: ast.stmt, theirs: ast.stmt, key: str) -> ast.stmt | None:
-    """Return ``mine`` with ``nn.ReLU() if act else nn.Identity()`` where one of both has either."""
+    """Return ``mine`` with ``nn.ReLU() if act else nn.Identity()`` where one has the layer, the other not."""
     if not isinstance(mine, ast.Assign) or not isinstance(theirs, ast.Assign):
         return None
     value = _paired(mine.value, theirs.value, key)

@@ -1,1 +1,1 @@
-"""Translate torch modules to Paddle source: ``program`` (the one torch file), ``operators``, ``layers``, ``classes``."""
+"""Translate torch modules to Paddle source: ``program`` (imports torch), ``operators``, ``layers``, ``classes``."""

@@ -34,7 +34,7 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardOptions(ModelOptions):
-    """``mode``: of both models, ``eval`` or ``train``."""
+    """The options of the check; ``mode`` of both models is ``eval`` or ``train``."""
 
     mode: str = "eval"
 
@@ -49,7 +49,7 @@ def check_backward(options: BackwardOptions, progress: Progress) -> Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-backward", __doc__)
     add_weights(usage)
     add_inputs(usage)

@@ -37,7 +37,7 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardOptions(ModelOptions):
-    """``dtype``: of the Paddle model."""
+    """The options of the check; ``dtype`` is that of the Paddle model."""
 
     dtype: Literal["float32", "float64"] = "float64"
 
@@ -52,7 +52,7 @@ def check_forward(options: ForwardOptions, progress: Progress) -> Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-forward", __doc__)
     add_weights(usage)
     add_inputs(usage)

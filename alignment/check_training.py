@@ -45,14 +45,14 @@ from paddle_dla.models.registry import find_model
 from paddle_dla.terminal import run_command
 
 RECIPES = {"sgd": (0.01, 256, 1e-4), "adamw": (1e-3, 256, 0.05), "lamb": (5e-3, 256, 0.02)}
-"""Learning rate, at which batch, and weight decay."""
+"""Learning rate, the batch size that it belongs to, and weight decay."""
 
 EPOCHS, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD = 4, 1, 0.99, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(WeightOptions):
-    """How to train: with which optimizers, how many steps on batches of how many images of which side in pixels.
+    """The options of the training: optimizers, number of steps, batch size, image side in pixels.
 
     ``dtype`` is that of the Paddle model.
     """
@@ -65,7 +65,7 @@ class TrainingOptions(WeightOptions):
 
 
 def check_training(options: TrainingOptions, progress: Progress) -> Result:
-    """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
+    """Train one model with each optimizer and compare. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.engine.lockstep import lockstep
     from alignment.models import both
     from alignment.pairs import versions
@@ -102,7 +102,7 @@ def check_training(options: TrainingOptions, progress: Progress) -> Result:
 
 
 def rate(optimizer: str, batch: int) -> float:
-    """The highest learning rate of the training: scaled linearly to the batch."""
+    """Return the highest learning rate of the training, scaled linearly with the batch size."""
     from paddle_dla.schedule import scale_lr
 
     lr, base, _ = RECIPES[optimizer]
@@ -110,7 +110,7 @@ def rate(optimizer: str, batch: int) -> float:
 
 
 def recipes(optimizer: str, steps: int, batch: int) -> tuple[Recipe, Recipe]:
-    """The same training in either framework's parts."""
+    """Return the same training recipe for torch and for Paddle."""
     from paddle_dla.ema import ModelEma
     from paddle_dla.losses import SoftTargetCrossEntropy
     from paddle_dla.optim import clip_grad_, create_optimizer
@@ -133,7 +133,7 @@ def recipes(optimizer: str, steps: int, batch: int) -> tuple[Recipe, Recipe]:
 
 
 def add_training(to: argparse.ArgumentParser) -> None:
-    """The arguments of ``TrainingOptions``, but those that every check of weights has."""
+    """Add the arguments of ``TrainingOptions``, except those of ``WeightOptions``."""
     steps, batch = TrainingOptions.steps, TrainingOptions.train_batch
     to.add_argument(
         "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="optimizers to compare (default: all three)"
@@ -157,7 +157,7 @@ def _side(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-training", __doc__)
     add_weights(usage)
     add_training(usage)

@@ -50,7 +50,7 @@ MODELS = ("dla34", "dla46x_c", "dla60", "dla60_res2net")
 
 @dataclass(frozen=True, kw_only=True)
 class SelftestOptions:
-    """Which models with how many sets of weights of each kind, or which pairs, and which faults are made in them."""
+    """The models and the number of weight sets of each kind, or the pairs, and the faults to inject."""
 
     model: tuple[str, ...] | None = None
     pair: tuple[str, ...] | None = None
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: SelftestOptions, progress: Progress) -> Found:
-    """Make the faults and look for them. Raises ``UserError`` and ``KeyError`` for names that there are not."""
+    """Inject the faults and look for them. Raises ``UserError`` and ``KeyError`` for unknown names."""
     from alignment.bench import benches, pair_bench, selftest
     from alignment.faults.catalogue import by_name
 
@@ -89,7 +89,7 @@ def run(options: SelftestOptions, progress: Progress) -> Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = _parser()
     options = options_of(SelftestOptions, usage.parse_args(argv))
     if options.clean and options.fault:

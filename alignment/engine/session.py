@@ -201,8 +201,8 @@ class Session:
         return run_port(self.models, self.inputs, self.start, dtype, self.budget, guide, self.runs.tape, errors.append)
 
     def _refuse_absent_backward(self, raised: ModelRaised) -> None:
-        """Raise ``ValueError`` if Paddle lacks the backward pass of a recurrent layer in evaluation: the port is not at
-        fault.
+        """Raise ``ValueError`` for a recurrent layer in evaluation, where Paddle has no backward pass: no fault of the
+        port.
         """
         recurrent = [p for p, layer in self.models.port.items() if lacks_backward_in_evaluation(layer)]
         finished = any(record.path == ROOT for record in self.port)

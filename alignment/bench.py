@@ -215,9 +215,7 @@ class Found:
 
     @property
     def passed(self) -> bool:
-        """Whether no false alarm was raised, all faults were found in the right layer and kind, and enough causes are
-        right.
-        """
+        """Whether no false alarm was raised, all layers and kinds are right, and enough causes are right."""
         right = sum(outcome.cause for outcome in self.made)
         return not self.alarms and all(o.passed for o in self.made) and right >= CAUSES * len(self.made)
 

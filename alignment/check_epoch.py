@@ -15,7 +15,7 @@ separate, because rounding grows with each update. The verdict is therefore abou
 of the mean difference, seed by seed, must lie within ``--margin`` (two one-sided t tests). ``curves.png`` shows how far
 apart the two are at each update, and how far torch is from itself when the images of each batch are in another order.
 
-ALIGNED: the interval lies within the margin. NOT ALIGNED: it lies outside. UNDECIDED: it overlaps the margin's end;
+ALIGNED: the interval lies within the margin. NOT ALIGNED: it lies outside. UNDECIDED: it crosses the margin's edge;
 take more seeds. A training in which torch itself learns no more than a guess is refused: equality would prove nothing.
 
 A finished seed is not trained again: after an interruption, run the same command again.

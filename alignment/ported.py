@@ -29,9 +29,7 @@ Progress = Callable[[str], None]
 
 
 def fresh_source(entry: Entry, seed: int, num_classes: int, in_chans: int) -> Source:
-    """Return the weights of the port's reference as torch initialises it under ``seed``, with these classes and
-    channels.
-    """
+    """Return the initial weights of the port's reference under ``seed``, with these classes and channels."""
     module = build_reference(entry, num_classes, in_chans, seed)
     return source_from_arrays(state_arrays(module), origin=f"{entry.name} under torch.manual_seed({seed})")
 

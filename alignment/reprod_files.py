@@ -206,9 +206,7 @@ class _ObjectDtype(StoredDtype):
 
 
 class _ObjectArray(StoredArray):
-    """``StoredArray`` that also accepts an array of one object, which stays as the unpickler made it: no pointer is
-    formed.
-    """
+    """``StoredArray`` that also accepts an array of one object, kept as the unpickler made it: no pointer is formed."""
 
     __slots__ = ("element",)
 

@@ -201,9 +201,7 @@ class Session:
         return run_port(self.models, self.inputs, self.start, dtype, self.budget, guide, self.runs.tape, errors.append)
 
     def _refuse_absent_backward(self, raised: ModelRaised) -> None:
-        """Raise ``ValueError`` for a recurrent layer in evaluation, where Paddle has no backward pass: no fault of the
-        port.
-        """
+        """Raise ``ValueError`` for a recurrent layer in evaluation: Paddle, not the port, lacks its backward pass."""
         recurrent = [p for p, layer in self.models.port.items() if lacks_backward_in_evaluation(layer)]
         finished = any(record.path == ROOT for record in self.port)
         if recurrent and finished and self.options.backward and self.options.mode == "eval":

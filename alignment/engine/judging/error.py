@@ -67,8 +67,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
 
 
 def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
-    """Return the largest difference, its position, and the largest magnitude of ``a``; NaN or infinite elements
-    propagate.
+    """Return the largest difference, its position, and the largest magnitude of ``a``; NaN and infinity propagate.
 
     The arrays are processed in pieces small enough to stay in the processor's cache through all passes.
     """

@@ -36,8 +36,9 @@ LARGEST_SPACE = 32
 BATCH, OTHER_BATCH = 2, 3
 
 SPREAD = 1.2
-"""The spread of inputs: normal numbers times e to this times a normal number, so that some exceed every threshold of an
-activation (6 of ReLU6, 20 of Softplus).
+"""Inputs are normal numbers times e to this times a normal number.
+
+Some of them exceed every threshold of an activation (6 of ReLU6, 20 of Softplus).
 """
 REACH = 30.0
 """The largest magnitude of an input: Paddle's softmax clips logits of more than 64 apart."""
@@ -180,8 +181,7 @@ def _differ(one: Probed, other: Probed) -> str:
 
 
 def neighbours(shapes: Sequence[Shape]) -> Iterator[list[Shape]]:
-    """Yield the shapes of all inputs: as recorded (with a small batch), of another batch, and one or two larger and
-    smaller.
+    """Yield the shapes of all inputs: as recorded (small batch), with another batch, and one or two larger and smaller.
 
     First all axes of space change together, then the first and the last alone.
     """

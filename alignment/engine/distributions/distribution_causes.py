@@ -18,9 +18,7 @@ from alignment.engine.distributions.distribution import Drawn, ks_probability
 from alignment.engine.judging.error import compare
 
 SAMPLE = 2**15
-"""The number of values needed to identify a family: the nearest two lie 0.0167 apart, which so many values reach by
-chance once in 10**7.
-"""
+"""The number of values that identify a family: the nearest two lie 0.0167 apart, a chance of one in 10**7."""
 
 FITS, FAILS = 1e-3, 1e-4
 """A family is named only if chance explains the sample's distance from it and from no other."""

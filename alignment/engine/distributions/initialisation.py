@@ -36,8 +36,10 @@ FALSE_ALARM = 1e-4
 """The allowed probability of a false alarm."""
 
 SPENT = 0.5
-"""The share of it that the tests get: their probabilities are limits for many values, and with the fewest values judged
-the true ones are up to 1.3 times as large (``MOMENTS_FROM``).
+"""The share of it that the tests get.
+
+Their probabilities are limits for many values; with the fewest values that are judged by them, the true ones are up to
+1.3 times as large (``MOMENTS_FROM``).
 """
 
 

@@ -34,8 +34,7 @@ Met = list[tuple[int, Layout] | None]
 
 @dataclass(eq=False)
 class _Call:
-    """A call of the port; ``took`` and ``gave`` tell whether it takes and returns the reference's values (None:
-    unknown).
+    """A call of the port; ``took`` and ``gave``: whether its inputs and outputs are the reference's (None: unknown).
 
     ``passed`` tells that a cut after it took the reference's values, ``exchanged`` that the call took them in another
     order. ``handed`` lists its wrong inputs.

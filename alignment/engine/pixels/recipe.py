@@ -155,8 +155,7 @@ def _window(image: np.ndarray, height: int, width: int, shift: tuple[int, int]) 
 
 
 def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> np.ndarray:
-    """Interpolate each pixel from the four around its position in the original, with no filter that widens when
-    shrinking.
+    """Interpolate each pixel from the four around its place in the original; the filter does not widen when shrinking.
     """
     rows, down = _places(pixels.shape[0], size[0], grid)
     columns, right = _places(pixels.shape[1], size[1], grid)

@@ -22,8 +22,9 @@ STATISTICS = {
     "DPN's": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
     "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
-"""Mean and standard deviation on the scale of [0, 1]. timm 1.0.31 ``timm/data/constants.py``; CIFAR-10's are common
-usage.
+"""Mean and standard deviation on the scale of [0, 1].
+
+timm 1.0.31 ``timm/data/constants.py``; CIFAR-10's are common usage.
 """
 
 CROP_PCTS = (0.875, 0.95, 0.9, 1.0, 0.96, 0.8)
@@ -178,7 +179,9 @@ def _tried(
     reference: np.ndarray,
     port: np.ndarray,
 ) -> Iterator[tuple[Variation, float]]:
-    """Yield each variation with its remaining difference, except those that leave this image, or change its shape."""
+    """Yield each variation with its remaining difference, except those without effect on this image, or of another
+    shape.
+    """
     start = difference(reference, port) if reference.shape == port.shape else np.inf
     for each in these:
         made = runs.of(replace(recipe, **each.changes))

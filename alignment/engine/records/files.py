@@ -30,8 +30,7 @@ from paddle_dla.storage.tensors import read_safetensors, write_safetensors
 
 FORMAT = 4
 MOST_NESTED = 200
-"""The deepest allowed nesting of calls. The deepest networks have a dozen levels; readers of a tape recurse over them.
-"""
+"""The deepest allowed nesting of calls. The deepest networks have a dozen levels; readers of a tape use recursion."""
 TENSORS, INDEX = "tensors.safetensors", "tape.json"
 
 

@@ -14,8 +14,7 @@ AXES = 5
 
 
 def laid_out(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Reshape ``array`` to ``shape`` if one of the two is the other flattened behind the batch, else return it
-    unchanged.
+    """Reshape ``array`` to ``shape`` if one is the other flattened behind the batch, else return it unchanged.
 
     So a convolution over its whole input, (B, C, 1, 1), compares with a linear layer, (B, C), and a pool that keeps its
     axes with one that drops them. Any other shape stays, and is a difference.

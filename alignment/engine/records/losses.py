@@ -12,8 +12,7 @@ LOSS = "(loss)"
 
 @dataclass(frozen=True)
 class LossCase:
-    """A loss that differs: the model's ``output`` and ``labels``, each side's value and its gradient with respect to
-    the output.
+    """A loss that differs: the model's ``output``, the ``labels``, and each side's value and gradient by the output.
 
     A gradient is ``None`` where none was recorded. Labels are the loss's arguments, in their own dtypes.
     """

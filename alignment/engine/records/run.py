@@ -108,9 +108,7 @@ class StepError(RuntimeError):
 
 @contextmanager
 def doing(side: str, step: int, part: str, advice: str = "") -> Iterator[None]:
-    """Convert an exception inside the context to a ``StepError`` with its place; ``advice`` follows the original
-    message.
-    """
+    """Convert an exception in the context to a ``StepError`` with its place; ``advice`` follows the message."""
     try:
         yield
     except StepError:
@@ -129,8 +127,9 @@ def advance(scheduler: Any, number: int) -> None:
 
 
 def update_average(ema: Any, model: Any, number: int) -> None:
-    """Update the average after update ``number``, by ``update(model, step=number)`` as timm's loop does,
-    ``update(model)``, or torch's method.
+    """Update the average after update ``number``.
+
+    Calls ``update(model, step=number)`` as timm's loop does, or ``update(model)``, or torch's method.
     """
     update = ema.update if hasattr(ema, "update") else ema.update_parameters
     update(model, **({"step": number} if "step" in inspect.signature(update).parameters else {}))

@@ -11,10 +11,9 @@ import numpy as np
 def paths(
     value: Any, is_leaf: Callable[[Any], bool], path: tuple[Any, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield ``(keys and positions that lead to it, leaf)`` of every leaf, in order; mappings in the order of their
-    keys.
+    """Yield ``(keys and positions that lead to it, leaf)`` of every leaf; mappings in the order of ``in_order``.
 
-    Everything else that is no container is skipped. The path of a value that is a leaf itself is empty.
+    Other values that are no containers are skipped. The path of a value that is a leaf itself is empty.
     """
     if is_leaf(value):
         yield path, value

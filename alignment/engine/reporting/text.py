@@ -124,10 +124,10 @@ def _numbers_on_one_line(text: str) -> str:
 
 
 def write_report(path: str | os.PathLike[str], content: str) -> None:
-    """Write a report, completely or not at all, and create its folder. Raises ``CheckpointError`` if the system
-    refuses.
+    """Write a report, completely or not at all, and create its folder.
 
-    Characters that are not valid text (in a name that is not UTF-8) are written as Python escapes.
+    Characters that are not valid text (in a name that is not UTF-8) are written as Python escapes. Raises
+    ``CheckpointError`` where the system refuses.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -179,9 +179,7 @@ def _tried(
     reference: np.ndarray,
     port: np.ndarray,
 ) -> Iterator[tuple[Variation, float]]:
-    """Yield each variation with its remaining difference, except those without effect on this image, or of another
-    shape.
-    """
+    """Yield each variation with its remaining difference, except those without effect or with another shape."""
     start = difference(reference, port) if reference.shape == port.shape else np.inf
     for each in these:
         made = runs.of(replace(recipe, **each.changes))

@@ -68,8 +68,9 @@ class Port:
         self, layer: paddle.nn.Layer, inputs: Any, proposal: Proposal, arrays: Mapping[str, np.ndarray],
         reference: Recorded, again: Callable[[], Recorded],
     ):  # fmt: skip
-        """Create the port; ``again`` records the reference with its outputs, which takes memory, only if something
-        differs.
+        """Create the port.
+
+        ``again`` records the reference with its outputs; it takes memory and is called only if something differs.
         """
         self.layer, self.inputs, self.proposal, self.arrays = layer, inputs, proposal, arrays
         self.reference, self.again = reference, again

@@ -122,9 +122,7 @@ def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -
 
 
 def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    """Return the tensors that a forward pass may change: buffers, and BatchNorm's statistics, which Paddle counts as
-    parameters.
-    """
+    """Return what a forward pass may change: buffers, and BatchNorm's statistics, which Paddle counts as parameters."""
     return {name: value for name, value in layer.state_dict().items() if value.stop_gradient}
 
 

@@ -31,8 +31,9 @@ Met = Sequence["tuple[int, Layout] | None"]
 
 
 HELD = 2**26
-"""The bytes of gradients kept in memory until they are compared; the others are in a file meanwhile. Gradients equal to
-the reference's are not kept.
+"""The bytes of gradients kept in memory until they are compared; the others are in a file meanwhile.
+
+Gradients equal to the reference's are not kept.
 """
 
 

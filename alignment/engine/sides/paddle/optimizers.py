@@ -175,9 +175,7 @@ def watch_clips(optimizer: paddle.optimizer.Optimizer, see: Clipped) -> list[Any
 
 @contextmanager
 def optimizer_attributes_restored(layer: paddle.nn.Layer) -> Iterator[None]:
-    """Restore the attributes that an optimizer with groups sets on parameters (decay, factor of the rate); clear
-    gradients.
-    """
+    """Restore what an optimizer with groups sets on parameters (decay, factor of the rate); clear the gradients."""
     kept = [
         (p, getattr(p, "regularizer", None), dict(getattr(p, "optimize_attr", None) or {}), p.stop_gradient)
         for p in layer.parameters()

@@ -86,8 +86,9 @@ def role_of(layer: nn.Layer, name: str) -> str:
 
 
 def own_shapes(layer: nn.Layer) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the layer's own trainable or frozen parameters in torch's layout (linear weights
-    transposed).
+    """Return the shapes of the layer's own parameters, trained or frozen, in torch's layout.
+
+    A linear weight is transposed.
     """
     shapes = {}
     for name, value in layer._parameters.items():

@@ -30,7 +30,7 @@ from alignment.engine.sides.torch.arrays import is_tensor, to_numpy
 LATEST = 4
 """The number of tensors remembered by their memory: neighbouring operations and layers use the same ones."""
 SMALL = 2**14
-"""Smaller tensors, in bytes, are not looked up."""
+"""Smaller tensors, in bytes, stay in the graph."""
 
 
 def capture(
@@ -286,9 +286,7 @@ class _Recorder:
         return tensor
 
     def _note_bypassed(self, tensor: torch.Tensor, slot: Slot | None) -> None:
-        """Mark the aliases behind an overwritten one as bypassed: their gradient is that of the common tensor behind
-        them.
-        """
+        """Mark the aliases behind an overwritten one as bypassed: they share the gradient of the tensor behind them."""
         while tensor in self._origins:
             known = self._slots.get(tensor)
             tensor, share = self._origins[tensor]

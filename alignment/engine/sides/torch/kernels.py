@@ -87,7 +87,7 @@ class _Selu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        """Return the scale, or the output and its limit."""
+        """Multiply the gradient by the scale, or by the output minus its limit."""
         output = ctx.saved_tensors[0]
         both = float(np.float32(SELU_ALPHA) * np.float32(SELU_SCALE))
         return grad * torch.where(output > 0, in_float32(SELU_SCALE), output + both)

@@ -20,7 +20,7 @@ from alignment.engine.sides.torch.capture import to_tensor
 from convert.matching.layers import tensors_of
 
 SHAKEN = 0.3
-"""The spread added to a tensor of equal values; other tensors change by a third of it, relative to their values."""
+"""The spread added to a tensor of equal values; a third of it is the relative change of other tensors."""
 
 
 def shake(module: torch.nn.Module, seed: int = 0) -> None:

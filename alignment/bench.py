@@ -140,7 +140,7 @@ class Bench:
 
 
 class DlaBench(Bench):
-    """A seeded DLA of timm and of this project; ``trained`` gives BatchNorm the statistics of a trained network."""
+    """A seeded DLA of timm and of this project; ``trained`` gives BatchNorm trained-like weights and statistics."""
 
     due = ("eval", "train")
 

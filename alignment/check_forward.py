@@ -7,8 +7,8 @@ Usage::
     python alignment/check_forward.py --model dla60 --checkpoint dla60.pth --dtype float32 --html report.html
 
 The weights are those of ``--checkpoint``, else timm's initialisation under ``--seed`` with randomised BatchNorm
-statistics. They are converted in memory, or ``--converted`` names the file that was written. float64 is the judge;
-``--dtype float32`` judges Paddle's float32 by the float32 noise of timm itself.
+statistics. They are converted in memory, unless ``--converted`` names a converted file. The verdict is made in float64;
+``--dtype float32`` judges Paddle's float32 by timm's own float32 noise.
 
 Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 """

@@ -5,9 +5,9 @@ Usage::
     python alignment/check_init.py --model dla60
     python alignment/check_init.py --model all --seeds 5 --html report.html
 
-Either model is made under several seeds. What is constant must be equal; what is random is compared by the
-Kolmogorov-Smirnov test, by mean and by standard deviation, with the number of tests corrected for. The same seed must
-draw the same numbers again, and no two tensors of the port may be drawn from the same ones.
+Each model is made under several seeds. Constant tensors must be equal. Random ones are compared by the
+Kolmogorov-Smirnov test, by mean and by standard deviation, corrected for the number of tests. The same seed must draw
+the same numbers again, and no two tensors of the port may come from the same random numbers.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """

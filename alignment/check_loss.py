@@ -4,8 +4,8 @@ Usage::
 
     python alignment/check_loss.py --model dla60
 
-The logits are timm's, of random images, as they are and multiplied until some are more than 64 below the largest,
-where Paddle's own softmax clips. Everything is computed in float64.
+The logits are timm's for random images, unchanged and scaled until some are more than 64 below the largest, where
+Paddle's own softmax clips. Everything is computed in float64.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """

@@ -5,9 +5,10 @@ Usage::
     python alignment/check_optimizer.py --model dla60
     python alignment/check_optimizer.py --model dla34 --steps 20
 
-Both sides start from the same weights and are given the same gradients, which depend on the weights so that an error
-comes back; the models never run. Weight decay leaves out BatchNorm and biases, the layers' rates decay towards the
-input, gradients are clipped by their norm, and the learning rate changes at each step. In float64.
+Both sides start from the same weights and receive the same gradients; the models never run. The gradients depend on the
+weights, so that an error affects later steps. Weight decay excludes BatchNorm and biases, the layers' rates decay
+towards the input, gradients are clipped by their norm, and the learning rate changes at each step. Everything is
+computed in float64.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """

@@ -4,7 +4,7 @@ Usage::
 
     python alignment/check_schedule.py --model dla60
 
-The schedules run on the parameter groups of the model, whose layers' rates decay towards the input.
+The schedules run on the parameter groups of the model, with layer-wise learning rates that decay towards the input.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """

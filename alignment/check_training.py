@@ -5,16 +5,17 @@ Usage::
     python alignment/check_training.py --model dla60
     python alignment/check_training.py --model dla34 --optimizer sgd --steps 50 --dtype float32
 
-Both models start from the same weights and see the same batches, mixed and smoothed by timm's mixup: soft-target cross
-entropy, clipping by the norm, the optimizer with weight decay and momentum, a cosine with warm-up, a moving average
-with warm-up. On the one side timm's and torch's, on the other ``paddle_dla``'s. Every loss must agree to 1e-9, all
-parameters, statistics and averages to 1e-8 in float64; in float32 to the noise of torch's own.
+Both models start from the same weights and see the same batches, mixed and smoothed by timm's mixup. The recipe has
+soft-target cross entropy, clipping by the norm, an optimizer with weight decay and momentum, a cosine schedule with
+warm-up, and a moving average with warm-up. One side uses timm and torch, the other ``paddle_dla``. In float64 every
+loss must agree to 1e-9, all parameters, statistics and averages to 1e-8; in float32 to the noise of torch's own
+training.
 
-Random images in batches of a few are the hardest case: BatchNorm magnifies every error, and at a high learning rate
-the training is chaotic, so that rounding alone separates two correct ones. The rates here are low enough that it does
-not within twenty steps; the column ``rounding`` says what it grows into, and where it grows to what is allowed the
-comparison ends and says so. Measured with the defaults on dla34, dla46x_c and dla60_res2net with the three optimizers:
-losses within 6.2e-13, everything else within 4.8e-12, at most 1.3 times what torch makes of the reordered batch.
+Random images in small batches are the hardest case: BatchNorm magnifies every error, and at a high learning rate the
+training is chaotic, so that rounding alone separates two correct ones. The default rates are low enough to avoid this
+for twenty steps. The column ``rounding`` shows how far rounding grows; if it reaches the limit, the comparison ends and
+reports that. Measured with the defaults on dla34, dla46x_c and dla60_res2net with the three optimizers: losses within
+6.2e-13, everything else within 4.8e-12, at most 1.3 times the effect of reordering the batch in torch.
 
 Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 """

@@ -6,7 +6,7 @@ Usage::
     python alignment/compare.py A.npy B.npy [--tolerance 1e-6]
 
 ``A`` is the folder of the torch side, ``B`` that of the Paddle side. Files of reprod_log are compared name by name, by
-the largest relative error of each array; they hold no layers, so none is named.
+the largest relative error of each array. They contain no layers, so the report names none.
 
 Exit codes: 0 aligned, 1 not, or a record is unreadable, 2 usage.
 """

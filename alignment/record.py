@@ -6,9 +6,9 @@ Usage::
     python alignment/record.py paddle --model dla60 --converted dla60.pdparams --inputs A/inputs.npy --output B
     python alignment/compare.py A B
 
-The torch side runs in float64, which is recorded, and in float32: their distance is the noise floor. Without
-``--inputs`` both sides draw the same random images from ``--seed``. For any other model call
-``alignment.record_torch`` and ``alignment.record_paddle``, each on its machine; layers are compared by their names.
+The torch side runs in float64, which is recorded, and in float32; their difference is the noise floor. Without
+``--inputs`` both sides draw the same random images from ``--seed``. For other models call ``alignment.record_torch``
+and ``alignment.record_paddle``, each on its machine; layers are compared by name.
 
 Exit codes: 0 recorded, 1 refused, 2 usage.
 """

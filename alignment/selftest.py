@@ -7,9 +7,9 @@ Usage::
     python alignment/selftest.py --clean --model all --seeds 3
     python alignment/selftest.py --pair my_package.my_module:my_pair
 
-First each model is compared as it is, which must raise no alarm. Then every fault of ``alignment.faults.catalogue`` is
-made and looked for, with the weights of a fresh model and with BatchNorm as training leaves it. ``--clean`` makes
-no fault.
+Each model is first compared without a fault, which must raise no alarm. Then every fault of
+``alignment.faults.catalogue`` is injected and must be found, with initial weights and with BatchNorm statistics of a
+trained network. ``--clean`` injects no fault.
 
 ``--pair`` tests the comparison on a port of your own, of any structure, with the faults that apply to it. The function
 returns the reference, its port with the same weights, and inputs as ``align`` takes them::
@@ -20,10 +20,10 @@ returns the reference, its port with the same weights, and inputs as ``align`` t
         alignment.transfer(reference, port, inputs)
         return reference, port, inputs
 
-A fault that shows in training mode applies where the port is aligned in that mode.
+A fault that shows in training mode applies if the port is aligned in that mode.
 
-Exit codes: 0 every fault is found with the right layer and kind, and nine of ten causes are right, or, in a pair, every
-fault is found and nine of ten in the right layer; 1 not; 2 usage.
+Exit codes: 0 every fault is found with the right layer and kind, and nine of ten causes are right; with ``--pair``,
+every fault is found and nine of ten in the right layer. 1 otherwise. 2 usage.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def same_child(tree: Any, x: Tensor, shortcut: Tensor, above: list[Tensor]) -> T
 
 
 def forgotten(tree: Any, right: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Give the second subtree its input's children instead of the first one's output to aggregate."""
+    """Pass the second subtree its children in another order: the first one's output comes first."""
 
     def forward(x: Tensor, shortcut: Tensor | None = None, children: list[Tensor] | None = None) -> Tensor:
         bottom = tree.downsample(x)

@@ -103,7 +103,7 @@ def attention(case: Case) -> str:
 
 
 def _sources(case: Case) -> Iterator[tuple[np.ndarray, ...]]:
-    """Known tensors that may be q, k and v: one of three times the width, or three that are named so."""
+    """Yield known tensors that may be q, k and v: one of three times the width, or three with such names."""
     samples, tokens, width = case.expected.shape
     for array in case.known.values():
         if array.shape == (samples, tokens, 3 * width):
@@ -119,7 +119,7 @@ def _sources(case: Case) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def _role(name: str) -> str:
-    """``q``, ``k`` or ``v`` of "the output of attn.q_proj", "... query", "... to_k"; else nothing."""
+    """Return ``q``, ``k`` or ``v`` for "the output of attn.q_proj", "... query", "... to_k"; else nothing."""
     last = re.split(r"[ .]", name)[-1] if name.startswith("the output") else ""
     found = re.fullmatch(r"(?:to_|w|linear_)?(q|k|v|query|key|value)(?:s|_?proj|_?lin|_?linear|_?layer)?", last)
     return found[1][0] if found else ""

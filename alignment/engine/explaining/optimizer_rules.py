@@ -99,7 +99,8 @@ CHANGING = "momentum at step "
 def _adam(updates: Sequence[Update], unit: float) -> Rule | None:
     """Moments of ``g + decay * p``; ``p -= rate * (m' / (sqrt(v') + epsilon) + decay * p)``, ``'`` bias-corrected.
 
-    Where this does not fit, the variants with the same two moments: epsilon elsewhere, no correction, NAdam, RAdam.
+    If this does not fit, the variants with the same two moments are tried: other places of epsilon, no correction,
+    NAdam, RAdam.
     """
     rule = adaptive.first_moment(updates, unit)
     if not rule:
@@ -128,7 +129,10 @@ VARIANTS = {1: "RAdam's", 2: "NAdam's"}
 
 
 def _adam_update(updates: Sequence[Update], unit: float, rule: Rule, corrected: bool) -> Rule | None:
-    """Epsilon and decoupled decay: of a move ``u``, ``u * sqrt(v') - m' = -eps * u + decay * (sqrt(v') + eps) * p``."""
+    """Solve epsilon and decoupled decay.
+
+    A move ``u`` fulfils ``u * sqrt(v') - m' = -eps * u + decay * (sqrt(v') + eps) * p``.
+    """
     moving, moves, roundoff = moves_of(updates, unit)
     firsts, roots = [], []
     for u in moving:

@@ -28,16 +28,17 @@ class Recipe:
     """The steps of an evaluation's preprocessing.
 
     ``size``: (height, width) of the result; ``channels``: 3 (RGB) or 1 (grey); ``crop_pct``, ``interpolation``,
-    ``mean``, ``std``: as in timm. The rest are deviations from timm, by their fields:
-    ``exif``: the image is turned as its EXIF orientation says. ``backdrop``: the level on which transparency is laid,
-    instead of being dropped. ``draft``: a JPEG is decoded at the smallest scale that is large enough. ``order``: of
-    the channels. ``grey``: by which weights an image is made grey (``L``, ``average``, ``BT.709``). ``resampling``:
-    ``pillow``; ``floats`` (not rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's
-    ``reducing_gap``); ``plain``, ``corners``, ``aligned`` (bilinear between the four nearest pixels however much the
-    image shrinks; pixels counted by their centres, by their corners, or so that the corner pixels of both fall
-    together). ``geometry``: ``ratio`` (the short side resized, the ratio kept), ``squash`` (to the size before the
-    crop, whatever the ratio), ``squash, no crop`` (to the final size), ``crop first`` (the centre cut out of the
-    original, then resized). ``shift``: (down, right) of the crop in pixels. ``levels``: by what pixels are divided.
+    ``mean``, ``std``: as in timm. The other fields are deviations from timm:
+
+    ``exif``: rotate the image by its EXIF orientation. ``backdrop``: the level behind transparency, which is otherwise
+    dropped. ``draft``: decode a JPEG at the smallest scale that is large enough. ``order``: the order of the channels.
+    ``grey``: the weights of a grey image (``L``, ``average``, ``BT.709``). ``resampling``: ``pillow``; ``floats`` (not
+    rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's ``reducing_gap``); ``plain``,
+    ``corners``, ``aligned`` (bilinear between the four nearest pixels, however much the image shrinks; pixels counted
+    by their centres, by their corners, or so that the corner pixels of both coincide). ``geometry``: ``ratio`` (the
+    short side resized, the ratio kept), ``squash`` (to the size before the crop, whatever the ratio), ``squash, no
+    crop`` (to the final size), ``crop first`` (the centre cut out of the original, then resized). ``shift``: (down,
+    right) of the crop in pixels. ``levels``: the divisor of pixels.
     """
 
     size: tuple[int, int] = (224, 224)

@@ -44,7 +44,7 @@ def structure_differences(
         for number, (one, other) in enumerate(zip(expected, actual)):
             yield from structure_differences(one, other, is_leaf, name, f"{place}[{number}]")
     elif isinstance(expected, SCALARS) and isinstance(actual, SCALARS):
-        if expected != actual and not (expected != expected and actual != actual):  # NaN is not itself
+        if expected != actual and not (expected != expected and actual != actual):  # NaN != NaN
             yield f"{where}{actual!r} instead of {expected!r}"
     elif is_leaf(expected) or is_leaf(actual) or _what(expected, is_leaf, name) != _what(actual, is_leaf, name):
         ours, theirs = (_what(value, is_leaf, name) for value in (expected, actual))

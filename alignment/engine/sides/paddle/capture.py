@@ -90,7 +90,7 @@ class _PaddleLoss(paddle.nn.Layer):
         self.__dict__["function"] = function
 
     def forward(self, output: Any, *labels: paddle.Tensor) -> paddle.Tensor:
-        """The loss."""
+        """Return the loss."""
         return self.function(output, *labels)
 
 

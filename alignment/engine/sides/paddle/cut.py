@@ -193,7 +193,7 @@ class _Pieces:
         if point is None:
             return None
         if point.record.path == ROOT:
-            if not self.has_loss:  # else what the model returns is differentiated from what the loss is handed
+            if not self.has_loss:  # else the output is differentiated from the loss's input
                 self._root(tensors, point.seeds, met)
             return None
         new = self._cut(point, "returned gradient", tensors, point.outputs, point.seeds, met)

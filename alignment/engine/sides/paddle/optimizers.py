@@ -126,7 +126,7 @@ def state(
             name = names[unique]
             if kind in POWERS:
                 role, setting = POWERS[kind]
-                # after step t it holds beta to the t + 1
+                # after step t it is beta to the t + 1
                 found[STATE, name, role] = value.numpy().reshape(()) / (_beta(optimizer, unique, setting) or 1.0)
                 continue
             role = _role(own, kind)
@@ -155,7 +155,7 @@ def watch_clips(optimizer: paddle.optimizer.Optimizer, see: Clipped) -> list[Any
     """Pass the results of the optimizer's own clips to ``see``; return these clips unchanged."""
     clips = []
 
-    def watched(clip: Callable[..., Any]) -> Any:  # stands where a ClipGradBase does, which is only called
+    def watched(clip: Callable[..., Any]) -> Any:  # replaces a ClipGradBase, which is only called
         clips.append(clip)
 
         def call(pairs: Any) -> Any:

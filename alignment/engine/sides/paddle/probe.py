@@ -31,7 +31,7 @@ def probe(
     random, default = paddle.get_rng_state(), paddle.get_default_dtype()
     with in_type(layer, "float64"), attributes_kept(layers):
         try:
-            paddle.set_default_dtype("float64")  # that of states which a recurrent cell makes for itself
+            paddle.set_default_dtype("float64")  # the dtype of the states that a recurrent cell makes
             layer.train() if mode == "train" else layer.eval()
             _put(layer, tensors)
             probed = _called(layer, inputs, backward)
@@ -58,7 +58,7 @@ def _put(layer: paddle.nn.Layer, tensors: Mapping[str, np.ndarray]) -> None:
     for role, array in tensors.items():
         array = array.T if _is_turned(layer, role) else array
         if tuple(own[role].shape) == (1, *array.shape):
-            array = array[None]  # as Bilinear has its bias
+            array = array[None]  # Bilinear's bias has this shape
         if tuple(own[role].shape) != array.shape:
             raise CannotProbe(f"its {role} has shape {own[role].shape} and not {list(array.shape)}")
         paddle.assign(paddle.to_tensor(np.ascontiguousarray(array)), own[role])

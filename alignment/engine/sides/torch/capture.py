@@ -90,10 +90,10 @@ class _TorchLoss(torch.nn.Module):
 
     def __init__(self, function: Callable[..., torch.Tensor]):
         super().__init__()
-        object.__setattr__(self, "function", function)  # past nn.Module, which would make a module of it a child
+        object.__setattr__(self, "function", function)  # bypass nn.Module, which would register a module as a child
 
     def forward(self, output: Any, *labels: torch.Tensor) -> torch.Tensor:
-        """The loss."""
+        """Return the loss."""
         return self.function(output, *labels)
 
 
@@ -250,8 +250,8 @@ class _Recorder:
             original.extend(copy[len(original) :])  # items that the layer appended to its input list
         for index, tensor, version, slot in call.inputs:
             if tensor._version != version:
-                # Overwritten by the layer: gradients bypass the alias then, and all later users of the tensor see
-                # what the layer made of it, so that the tensor's own gradient is this layer's share.
+                # Overwritten by the layer: gradients then bypass the alias, and all later users see the overwritten
+                # tensor, so its own gradient is this layer's share.
                 record.input_grads[index] = slot
                 self._note_bypassed(tensor, slot)
         likes = self._likes(record.key)

@@ -113,7 +113,7 @@ class TorchTraining(Training):
         return given
 
     def state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
-        """What the optimizer keeps of each parameter."""
+        """Return the optimizer's state of each parameter."""
         return state(self.optimizer, self.names)
 
     def clear(self) -> None:

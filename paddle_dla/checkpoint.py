@@ -32,13 +32,13 @@ CONVERTERS = "paddle_dla.converters"
 WRITERS = {".pdparams": write_pdparams, ".safetensors": write_safetensors}
 
 TRAINED = "model.pdparams"
-"""In the folder of a training checkpoint: the weights."""
+"""The weights in the folder of a training checkpoint."""
 FOLDERS = {
     "card.json": "is the folder of a port; name it as the model: --model {folder}",
     "preprocessing.json": "is an export; evaluate and predict run it with --export {folder}",
     TRAINED: "is a checkpoint of a training, whose weights are Paddle's already: {folder}/" + TRAINED,
 }
-"""A file that a kind of folder has: what is said of a folder of this kind."""
+"""A file that identifies a kind of folder: the description of such a folder."""
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:

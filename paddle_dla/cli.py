@@ -26,7 +26,7 @@ HEADINGS = {
     "alignment": "prove a port",
     "paddle_dla": "use a model: a DLA, a port's folder, or a network written by hand",
 }
-"""Packages that bring commands, in the order in which they are listed; those of others follow under their name."""
+"""Packages that provide commands, in listing order; commands of other packages follow under the package's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,9 +15,9 @@ RENAMED = {
     "--batch": "--batch-size",
     "--size": "--input-size",
 }
-"""Options of earlier versions, and what they are called in every command today."""
+"""Options of earlier versions, and their current names in every command."""
 COMPLETING = "_ARGCOMPLETE"
-"""argcomplete sets it in the process that completes a word."""
+"""Set by argcomplete in the process that completes a word."""
 
 
 class CommandParser(argparse.ArgumentParser):

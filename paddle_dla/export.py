@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from paddle_dla.exporting.exporter import Wanted
 
 CHECKED = 16
-"""Images of ``--check`` that the float network is checked on: float64 takes its time."""
+"""Images of ``--check`` on which the float network is checked: float64 is slow."""
 HELD_OUT = 4
-"""Of the images of ``--calibration`` every fourth measures int8, where ``--check`` names no others."""
+"""Every fourth image of ``--calibration`` measures int8, unless ``--check`` names others."""
 
 Images = tuple[np.ndarray, np.ndarray]
 

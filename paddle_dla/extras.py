@@ -18,7 +18,7 @@ EXTRAS = {
     "skimage": "demo",
     "argcomplete": "completion",
 }
-"""A package, as it is imported: the extra in setup.cfg."""
+"""Import name of a package: the extra in setup.cfg that installs it."""
 
 
 def missing(*names: str) -> str:

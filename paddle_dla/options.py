@@ -155,7 +155,7 @@ def add_config(to: argparse.ArgumentParser, required: bool = False, what: str = 
 
 
 HIGHEST = 2**31 - 1
-"""Counters and shapes are ``int`` in Paddle and numpy in many places, and end there."""
+"""Counters and shapes are ``int`` in many places of Paddle and numpy, and limited to this."""
 MOST_THREADS = 1024
 """No machine has as many cores for one process."""
 

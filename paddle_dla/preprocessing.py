@@ -21,15 +21,15 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lan
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 MAX_SIDE = 2**14
-"""Pixels. The largest side of a picture that honest cameras make is about as long; a batch of 1 is then 3 GiB."""
+"""Largest side in pixels, about that of the largest pictures from cameras; a batch of 1 is then 3 GiB."""
 MAX_CHANNELS = 2**10
-"""Hyperspectral sensors have some hundred."""
+"""Hyperspectral sensors have some hundred channels."""
 MAX_MEAN = 2.0**15
-"""float32 has 24 bits: beyond it, the 256 levels of a pixel are no longer told apart once the mean is subtracted."""
+"""float32 has 24 bits: with a larger mean, the 256 levels of a pixel can no longer be told apart after subtraction."""
 STD_RANGE = 2.0**-20, 2.0**20
-"""Pixels of 16 bits on the scale of [0, 1] need 2**-16. With less, a network in float32 overflows on its way."""
+"""16-bit pixels on the scale of [0, 1] need 2**-16. With a smaller value, a network in float32 overflows."""
 CROP_RANGE = 2.0**-4, 4.0
-"""An image is resized to ``side / crop_pct``: below, to more than sixteen times what is kept of it."""
+"""An image is resized to ``side / crop_pct``: for a smaller value, to more than sixteen times the size of the crop."""
 
 
 @dataclass(frozen=True)

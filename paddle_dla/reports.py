@@ -18,7 +18,7 @@ from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.shown import shown
 
 MOST_ON_AXIS = 40
-"""Characters of a class's name beside a picture of the size that is drawn here."""
+"""Characters of a class name that fit beside a picture of the size drawn here."""
 
 Name = Callable[[int], str]
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]

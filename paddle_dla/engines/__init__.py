@@ -17,7 +17,7 @@ __all__ = ["AUTO", "ENGINES", "Engine", "EngineError", "open_engine", "open_fast
 
 ENGINES = ("paddle", "inference", "onnxruntime", "openvino")
 AUTO = "auto"
-"""The fastest of them; see ``open_fastest``."""
+"""The fastest engine; see ``open_fastest``."""
 
 
 def open_engine(

@@ -20,9 +20,9 @@ ONNX = ("onnx", "onnxruntime", "paddle2onnx")
 CANDIDATES = {"openvino": (*ONNX, "openvino"), "onnxruntime": ONNX, "inference": ("paddle",)}
 """Engines, the fastest first, and the packages that each needs to run a network that was not exported before."""
 FEW = 128
-"""Images that are sooner evaluated than another engine is opened, which takes some seconds."""
+"""Number of images below which the network itself is faster: opening another engine takes some seconds."""
 COMPARED = 5
-"""Classes of the ranking that must be the same, in the same order."""
+"""Number of the likeliest classes that must be the same, in the same order."""
 
 Open = Callable[[str], Engine]
 

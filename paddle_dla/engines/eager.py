@@ -76,7 +76,7 @@ def outputs_of(layer: nn.Layer, images: np.ndarray, num_classes: int = 0) -> np.
 
 
 STEADY = 2.0**-10
-"""Of the largest value: what kernels that add in another order each time may change, and nothing else."""
+"""Relative to the largest value: the variation allowed for kernels that add in a different order each time."""
 
 
 def _refuse_unsteady(first: np.ndarray, second: np.ndarray) -> None:

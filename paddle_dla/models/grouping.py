@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 STATISTICS = ("_mean", "_variance")
-"""BatchNorm's buffers, which Paddle counts among the parameters."""
+"""BatchNorm's buffers, which Paddle counts as parameters."""
 # a suffix ending in this ordinal joins the previous group instead of starting one (timm: MATCH_PREV_GROUP)
 JOIN_PREVIOUS = 99999
 

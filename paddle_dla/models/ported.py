@@ -22,7 +22,7 @@ from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular
 
 MOST_SOURCE = 2**24
-"""Bytes of a source: the longest that was written, of a network of 2,000 statements, has a hundredth of it."""
+"""Largest source in bytes: the longest one written so far, of a network of 2,000 statements, is a hundredth of it."""
 
 
 def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:

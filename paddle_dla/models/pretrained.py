@@ -12,7 +12,7 @@ from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
 
 IMAGENET_CLASSES = 1000
-"""Of all published weights."""
+"""Number of classes of all published weights."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ FOLDERS = "PADDLE_DLA_PORTS"
 HERE = "ports"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLASSIFIER, FIRST_CONV = "fc", "base_layer.0"
-"""The layers of every variant that have other sizes for other classes and images."""
+"""The layers of every variant whose sizes depend on the classes and the input channels."""
 
 
 class ModelError(WrongValue):

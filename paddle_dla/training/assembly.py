@@ -98,7 +98,9 @@ class Criterion:
     distillation: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, logits: Tensor, target: Tensor, images: Tensor) -> Tensor:
-        """Return a scalar. ``logits`` (B, K); ``target`` as the loss takes it; ``images`` (B, C, H, W) for a teacher.
+        """Return the scalar loss.
+
+        ``logits`` (B, K); ``target`` as the loss takes it; ``images`` (B, C, H, W) for the teacher.
         """
         if self.teacher is None or self.distillation is None:
             return self.loss(logits, target)

@@ -11,7 +11,7 @@ from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.training.errors import TrainingError
 
 DROPOUT = "head_drop"
-"""DLA's dropout before the classifier, which a linear probe keeps."""
+"""DLA's dropout before the classifier, which stays active in a linear probe."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from paddle_dla.training.resuming import FOLDER
 
 CONFIG = "config.yaml"
 MARK = "# Every option as the run used it, by paddle-dla train. The next run into this folder replaces this file.\n"
-"""The first line of a ``config.yaml`` that a run wrote; any other is somebody's own."""
+"""The first line of a ``config.yaml`` that a run wrote; any other file belongs to the user."""
 
 
 def refuse_place(output: Path, data: Iterable[str | None]) -> None:

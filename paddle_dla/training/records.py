@@ -42,7 +42,7 @@ class _Start(TypedDict):
 
 
 _KINDS = {"train": _Step, "validation": _Step, "start": _Start}
-"""What a record of a kind must say; anything else in it is shown, and not counted with."""
+"""Required keys of a record of each kind; other keys are displayed but not used in computations."""
 
 
 def read_records(path: Path) -> Iterator[Record]:

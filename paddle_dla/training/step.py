@@ -65,7 +65,7 @@ class TrainStep:
         self._exchange_after = ranks.count > 1 and config.train.recompute
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.undoable = True
-        """Whether ``rewind`` leads to the end of a whole update; not while weights change."""
+        """Whether ``rewind`` leads to the end of a complete update; false while weights change."""
 
     def begin(self) -> None:
         """Prepare for the first batch of an update."""

@@ -1,13 +1,13 @@
-"""Compute embeddings of images: what the network knows before its classifier.
+"""Compute embeddings of images: the input of the network's classifier.
 
 Usage::
 
     paddle-dla features --data photos/ --checkpoint dla60.pdparams --output features.npy
     python -m paddle_dla.features --data imagenet/val --model dla60 --checkpoint model.safetensors --output out.parquet
 
-Each row is the pooled last feature map (timm's ``forward_head(..., pre_logits=True)``), float32. ``.npy`` holds the
-matrix alone and gets ``NAME.csv`` beside it, which says what each row is; ``.parquet`` holds both (extra ``parquet``).
-``--data`` is anything that evaluation takes, or a folder of images without labels.
+Each row is the pooled last feature map (timm's ``forward_head(..., pre_logits=True)``), float32. ``.npy`` contains only
+the matrix, and gets ``NAME.csv`` beside it, which describes each row; ``.parquet`` contains both (extra ``parquet``).
+``--data`` takes the same sources as evaluation, or a folder of images without labels.
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.
 """

@@ -6,12 +6,12 @@ Usage::
     paddle-dla launch --nproc 2 evaluate --checkpoint dla60.pdparams --data imagenet/val
     python -m paddle_dla.launch --nnodes 2 --master 10.0.0.1:29500 --node-ip 10.0.0.2 train --config ...
 
-What the launcher alone does not do: each rank's output goes to ``rank<N>.log`` in a folder of this launch alone, in
-``logs`` of the output folder (of an evaluation in ``logs/evaluate``), where ``latest`` leads to the newest; the first
-rank's goes to the terminal, too; where a rank dies, raises or hangs, the job ends and the rank is named; no copy of the
-environment stays behind; nothing stays running, whichever process is killed.
+This adds to Paddle's launcher: each rank's output goes to ``rank<N>.log`` in a new folder for each launch, in ``logs``
+of the output folder (for an evaluation in ``logs/evaluate``), where ``latest`` is a link to the newest. The output of
+the first rank also goes to the terminal. If a rank dies, raises or hangs, the job ends and the rank is named. No copy
+of the environment is left behind, and no process keeps running, whichever one is killed.
 
-Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 more than a signal's number.
+Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 plus the number of a signal.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ Usage::
     python -m paddle_dla.look_at_data --data imagenet/train --train --auto-augment rand-m9-mstd0.5 --cutmix 1
     python -m paddle_dla.look_at_data --config configs/dla60.yaml -o data.train=imagenet/train
 
-What is drawn is the model's input itself, turned back into pixels: decoded, resized, cropped and normalised as for an
-evaluation or, with ``--train``, augmented, erased and mixed as for training. With ``--config`` it is the first batch
-of the training that ``train`` would begin with that config, to the bit. Each image has its label below it, and its name
-in the source. Exit codes: 0 written, 1 refused or failed, 2 usage.
+The picture shows the model's input itself, converted back to pixels: decoded, resized, cropped and normalised as in
+evaluation or, with ``--train``, augmented, erased and mixed as in training. With ``--config`` it is the first batch of
+the training that ``train`` would start with that config, bit for bit. Each image has its label and its name in the
+source below it. Exit codes: 0 written, 1 refused or failed, 2 usage.
 """
 
 from __future__ import annotations

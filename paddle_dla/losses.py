@@ -6,8 +6,8 @@ a scalar tensor, in the type of the logits, but at least float32.
 They use ``log_softmax`` and ``softplus`` of this file, for three reasons. On CPU, Paddle (2.6 and 3.3) clips logits
 more than 64 below the largest one in ``softmax``, ``log_softmax`` and ``cross_entropy``. It smooths labels in float32
 whatever their type. And in 3.3.1 the gradient of ``binary_cross_entropy_with_logits`` is -0.5 - t instead of 0.5 - t at
-a logit of exactly 0, which is where a head initialised with zeros starts. Parameters of a loss (smoothing, threshold)
-are never rounded below the type of the logits.
+a logit of exactly 0, which is where a head initialised with zeros starts.
+Parameters of a loss (smoothing, threshold) are never rounded below the type of the logits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How an image becomes a model's input: one record, shared by training, evaluation and export. No framework.
 
 It is stored with the weights (the manifest of a converted file, ``preprocessing.json`` of an export), because the
-accuracy of a model depends on it: resizing with another library alone costs DLA 0.4 to 1.7 points of top-1. Definitions
-are those of timm 1.0.31 (``timm/data/transforms_factory.py``, crop mode ``center``).
+accuracy of a model depends on it: resizing with another library alone costs DLA 0.4 to 1.7 points of top-1.
+Definitions are those of timm 1.0.31 (``timm/data/transforms_factory.py``, crop mode ``center``).
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@ Usage::
     paddle-dla train --config configs/dla46_c.yaml -o base=recipes/finetune.yaml data.train=flowers/train
     paddle-dla launch --nproc 2 train --config configs/dla60.yaml -o data.train=imagenet/train
 
-After a crash, a ``kill -9`` or a full disk the same command goes on in the middle of the epoch, to the same bits.
-SIGTERM and Ctrl-C write a checkpoint and leave. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 stopped by a
-signal.
+After a crash, a ``kill -9`` or a full disk the same command resumes in the middle of the epoch, bit for bit. SIGTERM
+and Ctrl-C write a checkpoint and end the run. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 stopped by a signal.
 """
 
 from __future__ import annotations

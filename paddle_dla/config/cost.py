@@ -1,7 +1,8 @@
 """The cost of a training, computed in advance: epochs, images and multiply-accumulates (MACs). No framework.
 
-MACs are counted as in ``models/macs.py``. An update costs three times the forward pass: one forward pass, one for the
-gradients of the activations, and one for those of the weights.
+MACs are counted as in ``models/macs.py``.
+An update costs three times the forward pass: one forward pass, one for the gradients of the activations, and one for
+those of the weights.
 """
 
 from __future__ import annotations

@@ -288,8 +288,8 @@ class Optimizer:
     def learning_rate(self, global_batch: int) -> float:
         """Return the highest rate of the schedule for ``global_batch`` images per step.
 
-        These are counted over all processes and accumulated batches. timm 1.0.31 ``train.py``: ``lr``, or ``lr_base``
-        times the ratio of the batches, or its root.
+        These are counted over all processes and accumulated batches.
+        timm 1.0.31 ``train.py``: ``lr``, or ``lr_base`` times the ratio of the batches, or its root.
         """
         if self.lr is not None:
             return self.lr

@@ -11,9 +11,9 @@ import numpy as np
 class Batch:
     """B samples.
 
-    ``images``: (B, H, W, C) uint8 as cropped, or (B, C, H, W) float32 once normalised. ``labels``: (B,) int64 class
-    indices, or (B, K) float32 probabilities once mixed; -1 if a source has no label. ``indices``: (B,) int64, the index
-    of each sample in its source, the same for any batch size, worker or rank.
+    ``images``: (B, H, W, C) uint8 as cropped, or (B, C, H, W) float32 once normalised.
+    ``labels``: (B,) int64 class indices, or (B, K) float32 probabilities once mixed; -1 if a source has no label.
+    ``indices``: (B,) int64, the index of each sample in its source, the same for any batch size, worker or rank.
     """
 
     images: np.ndarray

@@ -51,9 +51,9 @@ def open_folder(
     """Open the images of a tree of class folders.
 
     ``classes``: a class map (folder -> index) or a file of class names (see ``class_names.py``); a tree with only some
-    of its folders keeps the map's indices. Without it the folders are numbered in natural order. Raises ``DataError``
-    for a missing folder, one without class folders, an empty class, a folder that the map lacks, a label that
-    ``num_classes`` excludes, and the errors of ``Walk``.
+    of its folders keeps the map's indices. Without it the folders are numbered in natural order.
+    Raises ``DataError`` for a missing folder, one without class folders, an empty class, a folder that the map lacks, a
+    label that ``num_classes`` excludes, and the errors of ``Walk``.
     """
     root = os.path.expanduser(os.fspath(root))
     folders = class_folders(root)

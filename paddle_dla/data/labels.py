@@ -13,8 +13,8 @@ from paddle_dla.storage.regular import lines_of, read_text
 def read_real_labels(path: str | os.PathLike[str]) -> dict[str, list[int]]:
     """Read ``{file name: labels}`` from ReaL's ``real.json``.
 
-    The file is a list for ``ILSVRC2012_val_00000001.JPEG`` and so on, or a mapping of names. Source:
-    https://github.com/google-research/reassessed-imagenet. Raises ``DataError`` for any other content.
+    The file is a list for ``ILSVRC2012_val_00000001.JPEG`` and so on, or a mapping of names.
+    Source: https://github.com/google-research/reassessed-imagenet. Raises ``DataError`` for any other content.
     """
     content = _read_json(path)
     if isinstance(content, list):

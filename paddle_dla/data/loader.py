@@ -62,12 +62,14 @@ class Loader:
 
         ``transform`` and ``batch_transform``: see ``SampleTransform`` and ``BatchTransform``. ``output_shape`` and
         ``output_dtype``: of one image in a finished batch, (H, W, C) or (C, H, W). ``soft_labels``: K if the batch
-        transform makes labels of (B, K). ``order``: this rank's samples (see ``sampling.py``); ``turns``, of the same
-        length, distinguishes the repeats of a sample. Without ``order`` the source is split over ``ranks`` into runs of
-        neighbours, each sample on exactly one of them, as evaluation needs. ``start_batch``: number of batches to skip,
-        to resume in the middle of an epoch. ``timeout``: seconds that a worker may spend on one sample or batch
-        transform. ``prefetch``: number of batches that each worker has room for. Raises ``ValueError`` for invalid
-        options.
+        transform makes labels of (B, K).
+        ``order``: this rank's samples (see ``sampling.py``); ``turns``, of the same length, distinguishes the repeats
+        of a sample. Without ``order`` the source is split over ``ranks`` into runs of neighbours, each sample on
+        exactly one of them, as evaluation needs.
+        ``start_batch``: number of batches to skip, to resume in the middle of an epoch. ``timeout``: seconds that a
+        worker may spend on one sample or batch transform. ``prefetch``: number of batches that each worker has room
+        for.
+        Raises ``ValueError`` for invalid options.
         """
         _check(batch_size=(batch_size, 1), ranks=(ranks, 1), workers=(workers, 0), max_skipped=(max_skipped, 0))
         _check(seed=(seed, 0), epoch=(epoch, 0), prefetch=(prefetch, 1), soft_labels=(soft_labels, 0))

@@ -21,7 +21,8 @@ class RankState:
 
     ``code`` is ``None`` while it runs, then its exit code, or the negative number of a signal. ``started``, ``ended``
     and ``stopped`` are seconds of this machine's monotonic clock. ``ended``: 0 while it runs; ``stopped``: when a
-    signal stopped it. ``orphaned``: it ended because its guardian was killed.
+    signal stopped it.
+    ``orphaned``: it ended because its guardian was killed.
     """
 
     rank: int

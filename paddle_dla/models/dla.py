@@ -260,8 +260,8 @@ class DLA(DLABackbone):
 class DLAFeatures(DLABackbone):
     """The feature extractor: images (B, in_chans, H, W) -> the maps of the chosen levels, finest first.
 
-    Levels after the last chosen one are not built. ``feature_info`` describes the chosen maps only. Raises
-    ``ValueError`` for an index out of range and, in ``forward``, for images of the wrong shape.
+    Levels after the last chosen one are not built. ``feature_info`` describes the chosen maps only.
+    Raises ``ValueError`` for an index out of range and, in ``forward``, for images of the wrong shape.
     """
 
     def __init__(

@@ -19,8 +19,8 @@ def layer_groups(names: Iterable[str], matcher: Matcher) -> dict[str, int]:
     """Sort parameter names into consecutive groups from the input to the output.
 
     ``matcher`` maps a section to one regular expression, or to a list of ``(expression, suffix)``. The first match
-    gives the ordinal ``(section, *captured numbers, *suffix)``. Names without a match (the head) come last. Returns
-    ``{name: group}``, groups numbered from 0.
+    gives the ordinal ``(section, *captured numbers, *suffix)``. Names without a match (the head) come last.
+    Returns ``{name: group}``, groups numbered from 0.
     """
     rules = list(_rules(matcher))
     ordinals = {name: _ordinal(name, rules) for name in names}

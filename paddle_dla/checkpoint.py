@@ -124,7 +124,7 @@ def _convert(source: str, model: str) -> dict[str, np.ndarray]:
     for entry in entry_points(group=CONVERTERS):
         return entry.load()(source, model)
     raise CheckpointError(
-        f"{source} is no converted file, and no converter is installed; install the whole project "
+        f"{source} is not a converted file, and no converter is installed; install the whole project "
         "(pip install -e .), or convert the file first: python convert/timm2paddle.py"
     )
 

@@ -38,7 +38,7 @@ class ModelEma:
     ):
         """Start with the weights of ``model``. Raises ``ValueError`` for invalid settings."""
         if not 0 <= min_decay <= decay < 1:
-            raise WrongValue(f"0 <= min_decay <= decay < 1, not {min_decay} and {decay}")
+            raise WrongValue(f"0 <= min_decay <= decay < 1 is required, not {min_decay} and {decay}")
         if update_after_step < 0 or not warmup_gamma > 0 or not warmup_power > 0:
             given = f"{update_after_step}, {warmup_gamma} and {warmup_power}"
             raise WrongValue(f"update_after_step is not negative, warmup_gamma and warmup_power above 0; not {given}")

@@ -109,7 +109,7 @@ def checkpoint_facts(path: Path, options: InfoOptions) -> Facts:
     own = {"checkpoint": str(path), "source": manifest.get("source", {}), "verified": True}
     name, recorded = manifest["model"], recorded_preprocessing(manifest, path)
     if recorded is None and name not in VARIANTS:
-        raise ModelError(f"{path} records no preprocessing, and {name} is no DLA; ask for its port's folder")
+        raise ModelError(f"{path} records no preprocessing, and {name} is not a DLA; name the folder of its port")
     preprocessing = chosen_preprocessing(options, recorded or PRETRAINED[name].preprocessing)
     return {**own, **facts_of(name, preprocessing, manifest.get("num_classes", 1000))}
 

@@ -130,7 +130,7 @@ def _sizes(arrays: Mapping[str, np.ndarray], entry: Entry, source: str) -> tuple
         raise CheckpointError(f"{source} is no classifier of this family: it has no {missing[0]}")
     classes, channels = ends.classes(arrays) or entry.card.num_classes, ends.channels(arrays) or entry.card.in_chans
     if classes is None:
-        raise ModelError(f"{entry.place} is no classifier: its card says neither classifier nor num_classes")
+        raise ModelError(f"{entry.place} is not a classifier: its card has neither classifier nor num_classes")
     if channels is None:
         raise ModelError(f"{entry.place} takes no images: its card says neither first_conv nor in_chans")
     return classes, channels

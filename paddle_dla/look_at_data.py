@@ -192,7 +192,7 @@ def count_classes(source: Source) -> int:
         return len(source.classes)
     if isinstance(source, FileSource):
         return int(source.labels.max()) + 1
-    raise WrongValue("how many classes are there? name them with --classes; these shards do not")
+    raise WrongValue("--classes is required: these shards do not name their classes")
 
 
 def chosen_samples(num_samples: int, count: int, shuffle: int | None) -> np.ndarray:
@@ -310,7 +310,7 @@ def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Names
     given = [name for name, value in vars(args).items() if value != command.get_default(name)]
     beside = [f"--{name.replace('_', '-')}" for name in given if name not in BESIDE_CONFIG]
     if beside:
-        raise WrongValue(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
+        raise WrongValue(f"the config defines the input: leave out {', '.join(beside)}, or change the config with -o")
 
 
 def run(options: LookOptions) -> None:

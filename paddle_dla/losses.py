@@ -231,7 +231,9 @@ def _refuse_labels(target: Tensor, logits: Tensor) -> None:
     """
     batch, classes = logits.shape
     if target.ndim != 1 or target.shape[0] != batch:
-        raise WrongValue(f"class indices for logits {list(logits.shape)} are {[batch]}, not {list(target.shape)}")
+        raise WrongValue(
+            f"class indices for logits {list(logits.shape)} must have the shape {[batch]}, not {list(target.shape)}"
+        )
     if target.place.is_cpu_place() and batch and not (int(target.min()) >= 0 and int(target.max()) < classes):
         raise WrongValue(
             f"labels from {int(target.min())} to {int(target.max())} for {classes} classes: they go from 0 to "
@@ -241,7 +243,7 @@ def _refuse_labels(target: Tensor, logits: Tensor) -> None:
 
 def _refuse_shape(target: Tensor, logits: Tensor) -> None:
     if list(target.shape) != list(logits.shape):
-        raise WrongValue(f"a target for logits {list(logits.shape)} is as large, not {list(target.shape)}")
+        raise WrongValue(f"a target for logits {list(logits.shape)} must have their shape, not {list(target.shape)}")
 
 
 def _refuse_smoothing(smoothing: float) -> None:

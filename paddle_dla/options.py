@@ -172,7 +172,7 @@ def whole(text: str) -> int:
     """Convert an ``argparse`` argument to a whole number."""
     value = int(text)
     if abs(value) > HIGHEST:
-        raise argparse.ArgumentTypeError(f"{shown(text, 40)} is beyond {HIGHEST:,}")
+        raise argparse.ArgumentTypeError(f"{shown(text, 40)} is larger than {HIGHEST:,}")
     return value
 
 
@@ -203,7 +203,7 @@ def seconds(text: str) -> float:
     """Convert an argument to a finite time above 0, in seconds."""
     value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} is no time to wait")
+        raise argparse.ArgumentTypeError(f"{value} is not a finite time above 0")
     return value
 
 

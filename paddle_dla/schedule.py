@@ -170,7 +170,7 @@ class Schedule:
     def __call__(self, update: int) -> float:
         """Return the rate for this update; the first is 0. Raises ``ValueError`` for a negative number."""
         if update < 0:
-            raise WrongValue(f"updates are counted from 0 on, not {update}")
+            raise WrongValue(f"an update is a number from 0 on, not {update}")
         return self.curve(update // self.updates_per_epoch if self.per_epoch else update)
 
 
@@ -295,6 +295,6 @@ def _refuse(
     if warmup_epochs < 0 or decay_epochs <= 0:
         raise WrongValue(f"warmup_epochs is at least 0, decay_epochs above 0, not {warmup_epochs} and {decay_epochs}")
     if list(milestones) != sorted(milestones):
-        raise WrongValue(f"decay_milestones ascend, unlike {list(milestones)}")
+        raise WrongValue(f"decay_milestones must ascend, not {list(milestones)}")
     if not all(math.isfinite(rate) and rate >= 0 for rate in (lr, *rates)):
         raise WrongValue(f"lr, warmup_lr and min_lr are finite and not negative, unlike {(lr, *rates)}")

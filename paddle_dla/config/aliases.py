@@ -167,7 +167,7 @@ def _use_mix(value: Any, old: Old) -> dict[str, Any]:
     alphas = {}
     for name, arguments in _operators(old.get("TRAIN.mix")):
         if name not in _MIXES:
-            raise Refused(f"{name} is not known; mixing.mixup_alpha and mixing.cutmix_alpha are")
+            raise Refused(f"{name} is unknown; use mixing.mixup_alpha or mixing.cutmix_alpha")
         alphas[_MIXES[name]] = arguments.get("alpha", 0.2)
     return alphas or {"mixing.mixup_alpha": 0.2}
 
@@ -254,7 +254,7 @@ _ROWS = (
         "last_epoch",
         (),
         "stored in the checkpoint",
-        _only((-1, None), "a checkpoint knows its epoch; set train.resume to its path"),
+        _only((-1, None), "a checkpoint records its epoch; set train.resume to its path"),
     ),
     Alias("pretrained_model", ("model.pretrained",), "empty text: `false`", _or_none("model.pretrained", False)),
     Alias(

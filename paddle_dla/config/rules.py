@@ -182,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("schedule.decay_epochs", "schedule.name"),
         lambda c: (c.schedule.name == "step") != (c.schedule.decay_epochs is not None),
-        "it belongs to step, and step needs it; set it, or null with another schedule",
+        "the schedule step requires it, and no other uses it; set it, or null with another schedule",
     ),
     Rule(
         ("schedule.decay_epochs", "train.epochs"),
@@ -192,7 +192,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("schedule.decay_milestones", "schedule.name"),
         lambda c: (c.schedule.name == "multistep") != bool(c.schedule.decay_milestones),
-        "they belong to multistep, and multistep needs them; set them, or null with another schedule",
+        "the schedule multistep requires them, and no other uses them; set them, or null with another schedule",
     ),
     Rule(
         ("schedule.decay_milestones", "train.epochs"),
@@ -212,13 +212,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("schedule.warmup_epochs", "schedule.warmup_prefix"),
         lambda c: c.schedule.warmup_prefix and c.schedule.warmup_epochs % 1 > 0,
-        "a prefix lengthens the run by whole epochs; round schedule.warmup_epochs",
+        "a warm-up prefix adds whole epochs to the run; round schedule.warmup_epochs",
     ),
     Rule(("ema.warmup", "ema.enabled"), lambda c: c.ema.warmup and not c.ema.enabled, "set ema.enabled: true, too"),
     Rule(
         ("train.linear_probe", "model.pretrained"),
         lambda c: c.train.linear_probe and c.model.pretrained is False and not isinstance(c.train.resume, str),
-        "a probe of untrained features says nothing; set model.pretrained",
+        "a linear probe needs trained features; set model.pretrained",
     ),
     Rule(
         ("train.linear_probe", "train.freeze"),
@@ -228,7 +228,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("train.linear_probe", "train.recompute"),
         lambda c: c.train.linear_probe and c.train.recompute,
-        "a linear probe keeps no activations to compute again; set train.recompute: false",
+        "a linear probe stores no activations, so there is nothing to recompute; set train.recompute: false",
     ),
     Rule(
         ("train.linear_probe", "optimizer.layer_decay"),

@@ -120,8 +120,8 @@ def check_folders(source: FileSource, path: str | os.PathLike[str], ids: Sequenc
         folder = os.path.basename(os.path.dirname(name))
         if labels.get(folder, label) != label:
             raise DataError(
-                f"{path}: {printable(name)} has label {label}, and {folder} is {labels[folder]} by {said_by}: the list "
-                "numbers its classes otherwise; write it again"
+                f"{path}: {printable(name)} has label {label}, but {folder} is {labels[folder]} by {said_by}: the list "
+                "numbers its classes differently; write it again"
             )
 
 

@@ -131,7 +131,7 @@ class Loader:
             if len(self.skipped) > SHOWN:
                 lines.append(f"  ... and {len(self.skipped) - SHOWN} more")
             raise DataError(
-                f"unusable images: {len(self.skipped)}, where {self._max_skipped} may be skipped; mend or remove "
+                f"unusable images: {len(self.skipped)}, at most {self._max_skipped} may be skipped; repair or remove "
                 "them, or let more be skipped:\n" + "\n".join(lines)
             )
 

@@ -254,7 +254,9 @@ def _refuse_twice(paths: Sequence[str]) -> None:
         found = os.stat(path)
         before = reached.setdefault((found.st_dev, found.st_ino), path)
         if before != path:
-            raise DataError(f"{path}: is {before} again, through a link; remove one, or its samples count twice")
+            raise DataError(
+                f"{path} and {before} are the same file, through a link; remove one, or its samples count twice"
+            )
 
 
 def _left_out(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -74,7 +74,9 @@ class Walk:
         before = self._reached.setdefault((found.st_dev, found.st_ino), folder)
         # some network file systems give different folders the same number: compare their paths too
         if before != folder and os.path.realpath(before) == os.path.realpath(folder):
-            raise DataError(f"{folder}: is {before} again, through a link; remove one, or its images count twice")
+            raise DataError(
+                f"{folder} and {before} are the same folder, through a link; remove one, or its images count twice"
+            )
 
     def notes(self, root: str) -> tuple[str, ...]:
         """Return messages for the user on the files left out."""

@@ -76,7 +76,7 @@ class AutoEngine:
                 except UserError as error:
                     why = str(error).splitlines()[0]
             if not why:
-                self._tell(f"engine: {name}, whose top {COMPARED} are the network's on {len(images)} images")
+                self._tell(f"engine: {name}, which has the same top {COMPARED} as the network on {len(images)} images")
                 yield engine
             self._tell(f"engine: not {name}: {shown(why)}")
 

@@ -71,7 +71,7 @@ def outputs_of(layer: nn.Layer, images: np.ndarray, num_classes: int = 0) -> np.
     if not fits or (num_classes and found.shape != [len(images), num_classes]):
         wanted = f"[{len(images)}, {num_classes or '...'}]"
         kind = str(found.dtype).rpartition(".")[2]
-        raise NetworkError(f"the network returns {kind} {list(found.shape)} and not {wanted}, floating-point")
+        raise NetworkError(f"the network returns {kind} {list(found.shape)} instead of floating-point {wanted}")
     return found.numpy()
 
 

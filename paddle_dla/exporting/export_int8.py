@@ -60,7 +60,7 @@ def export_int8(
         measured = measure_int8(float32, int8, *judged)
         if measured.loss > max_loss:
             raise ExportError(
-                f"more than {max_loss:g} points are lost: {measured}; calibrate on more, or better, images"
+                f"int8 loses more than {max_loss:g} points: {measured}; calibrate on more, or better, images"
             )
         (part / "float32.onnx").unlink()
         add_record(

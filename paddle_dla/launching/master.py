@@ -12,7 +12,7 @@ def address(text: str) -> str:
     """Convert an ``argparse`` argument ``IP:PORT``."""
     host, colon, port = text.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text} is no IP:PORT")
+        raise argparse.ArgumentTypeError(f"{text} is not of the form IP:PORT")
     return text
 
 

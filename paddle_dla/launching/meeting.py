@@ -99,11 +99,11 @@ class Meeting:
             raise LostRankError(rank, "it has ended")
         (word,) = WORD.unpack(data)
         if word != GO:
-            raise LostRankError(word, f"rank {rank} tells so")
+            raise LostRankError(word, f"reported by rank {rank}")
 
     def _give_up(self, began: float, rank: int) -> None:
         if time.monotonic() - began > self._limit:
-            raise LostRankError(rank, f"no word from it for {self._limit:.0f} s")
+            raise LostRankError(rank, f"no message from it for {self._limit:.0f} s")
 
     def close(self) -> None:
         """Close the connections; this rank will not meet again."""

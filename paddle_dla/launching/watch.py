@@ -105,7 +105,7 @@ def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> lis
     now, farthest = time.monotonic(), max((last_beat(folder, state) for state in states), key=lambda beat: beat.count)
     lines = [describe(state, beat, now - silent_since(state, beat, farthest)) for state, beat in guilty]
     if len(guilty) > 1:
-        lines.append("they have come equally far: the stacks in their logs tell who waits for whom")
+        lines.append("they have reached the same place: the stacks in their logs show which waits for which")
     for state in states:
         if state.code is None and read_beat(folder, state.rank) is not None:
             _send(state.pid, DUMP)
@@ -121,7 +121,7 @@ def explain_stalled(states: Sequence[RankState], guilty: Beats) -> list[str]:
     first = first_to_give_up(states)
     assert first is not None  # without it ``stalled`` returns no rank
     lines = [describe(state, beat, first.ended - (state.stopped or beat.when)) for state, beat in guilty]
-    lines.append(f"{first} has waited for it within a collective, which gloo allows for 30 s, and gave up")
+    lines.append(f"{first} waited for it in a collective and gave up after gloo's limit of 30 s")
     return lines + [line for state, _ in guilty for line in tail(state)]
 
 

@@ -18,7 +18,7 @@ def clip_grad_(parameters: Iterable[Tensor], value: float, mode: str = "norm") -
     Raises ``ValueError`` for an unknown mode and for a value that is not above 0.
     """
     if mode not in MODES:
-        raise WrongValue(f"clipping is by one of {', '.join(MODES)}, not {mode!r}")
+        raise WrongValue(f"clipping mode must be one of {', '.join(MODES)}, not {mode!r}")
     if not value > 0:
         raise WrongValue(f"the limit of clipping is above 0, not {value}; to clip nothing, leave it out")
     if mode == "norm":

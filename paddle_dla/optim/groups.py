@@ -54,7 +54,7 @@ def layer_decay_groups(
     if not 0 < layer_decay <= 1:
         raise WrongValue(f"layer_decay is above 0 and at most 1, not {layer_decay}")
     if not hasattr(model, "layer_groups"):
-        raise WrongValue(f"{type(model).__name__} has no layer_groups, which tells its layers apart for layer_decay")
+        raise WrongValue(f"{type(model).__name__} has no layer_groups, which layer_decay requires")
     layers, never = model.layer_groups(), _never_decayed(model)
     last = max(layers.values())
     members: dict[tuple[int, float], dict[str, Tensor]] = {}

@@ -68,7 +68,7 @@ def _bytes_of(text: str, budget: Budget) -> bytes:
 def _encode(budget: Budget, text: str, encoding: str) -> bytes:
     """Stand-in for ``codecs.encode``, by which protocol 2 represents bytes."""
     if type(text) is not str or type(encoding) is not str or encoding != "latin1":
-        raise refused("it spells bytes as numpy never does")
+        raise refused("it encodes bytes in a way that numpy never uses")
     return _bytes_of(text, budget)
 
 

@@ -19,8 +19,8 @@ UNSHOWN_IN_LINES = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_FORMAT}]")
 def shown(text: object, most: int = MOST_SHOWN) -> str:
     """Return ``text`` with the characters that no terminal should get escaped, and the middle of a long text left out.
 
-        >>> shown("a" + chr(27) + "[2Jb")
-        'a\\\\x1b[2Jb'
+    >>> shown("a" + chr(27) + "[2Jb")
+    'a\\\\x1b[2Jb'
     """
     name = str(text)
     if len(name) > most:

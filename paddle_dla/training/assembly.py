@@ -124,7 +124,7 @@ def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | 
     own, its = config.preprocessing(), teacher.preprocessing
     if (own.mean, own.std) != (its.mean, its.std):
         raise TrainingError(
-            f"the teacher {teacher.source} learnt from images normalised by mean {its.mean} and std {its.std}, the "
+            f"the teacher {teacher.source} was trained on images normalised by mean {its.mean} and std {its.std}, the "
             f"student gets {own.mean} and {own.std}: set transform.mean and transform.std to the teacher's"
         )
     names = teacher.class_names

@@ -98,7 +98,7 @@ def _refuse_other_classes(train: Source, val: Source, train_path: str, val_path:
         return
     only = sorted(set(train.classes) ^ set(val.classes))[:5]
     raise DataError(
-        f"{train_path} and {val_path} have different classes, so that equal labels mean different "
+        f"{train_path} and {val_path} have different classes, so equal labels mean different "
         f"things: {', '.join(only)}; mend the folders, or number both by one file with data.class_map"
     )
 

@@ -56,7 +56,7 @@ def choose(output: Path, resume: bool | str) -> Choice:
     if own is not None:
         if own.is_renamed:
             at = own.position
-            notes += (f"{own.path} was renamed: its record says epoch {at.epoch}, batch {at.batch}, which counts",)
+            notes += (f"{own.path} was renamed; its record, epoch {at.epoch}, batch {at.batch}, is used",)
         if isinstance(resume, str):
             notes += (f"{folder} has checkpoints, which go before {resume}",)
         return Choice(own, notes)

@@ -235,7 +235,7 @@ class Trainer:
                 self._step.rewind()
                 self._write()
         except (CheckpointError, OSError, TrainingError) as also:
-            error.add_note(f"no checkpoint could be left: {also}")
+            error.add_note(f"no checkpoint could be written: {also}")
         if self.at.saved is not None:
             path = self._folder / checkpoints.folder_name(self.at.saved)
             error.add_note(f"the same command goes on from {path}")

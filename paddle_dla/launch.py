@@ -225,7 +225,7 @@ class Job:
             self._watched = time.monotonic()
 
     def _wake(self, states: Sequence[RankState], launcher: subprocess.Popen) -> None:
-        """Continue the ranks that a signal has stopped and that have nothing left to wait for."""
+        """Continue guardians and the launcher if a signal has stopped them and their ranks have ended."""
         wake_guardians(states)
         if states and all(state.code is not None for state in states):
             launcher.send_signal(signal.SIGCONT)

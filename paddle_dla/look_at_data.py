@@ -102,7 +102,7 @@ class Feed:
 
 @dataclass(frozen=True)
 class View:
-    """A batch to draw, and the preprocessing for converting its images back to pixels."""
+    """A batch to draw, and its images converted back to pixels."""
 
     batch: Batch
     pixels: np.ndarray

@@ -112,9 +112,7 @@ def refuse_larger(width: int, height: int, most: int) -> None:
 
 
 def resized(width: int, height: int, scaled: list[int]) -> tuple[int, int]:
-    """Return (width, height): the short side ``scaled``, or both sides covering a non-square ``scaled`` (height,
-    width).
-    """
+    """Return (width, height) with the short side ``scaled``, or both covering a non-square (height, width)."""
     if scaled[0] != scaled[1]:
         ratio = min(height / scaled[0], width / scaled[1])
         return round(width / ratio), round(height / ratio)

@@ -44,7 +44,7 @@ def forget_environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
-    """Run ``command`` as this process's rank; returns its exit code, negative for the signal that ended it."""
+    """Run ``command`` as this process's rank. Returns its exit code, or the negative number of a signal."""
     die_with_parent()
     environment = forget_environment(folder)
     rank, ranks = int(environment["PADDLE_TRAINER_ID"]), int(environment["PADDLE_TRAINERS_NUM"])

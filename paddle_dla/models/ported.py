@@ -86,7 +86,7 @@ class _Verified(ExecutionLoader):
 def _built(code: bytes, path: str | os.PathLike[str]) -> nn.Layer:
     loader = _Verified(code, path)
     spec = spec_from_file_location("ported_model", os.fspath(path), loader=loader)
-    assert spec is not None  # there is a loader
+    assert spec is not None  # a loader is given
     module = module_from_spec(spec)
     loader.exec_module(module)
     return module.build_model()

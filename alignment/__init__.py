@@ -1,9 +1,9 @@
-"""The proof that two models are the same: every layer of both compared.
+"""Compare every layer of a PyTorch model and its Paddle port.
 
-``align`` compares one pass of any torch module and Paddle layer, ``align_training`` steps of training, ``align_data``
-two pipelines of images. ``transfer`` loads the module's weights into the layer. ``record_torch``, ``record_paddle`` and
-``compare_records`` compare models on machines with one framework each. The ``check_*`` commands serve DLA and ports;
-``engine`` is what all of them use.
+``align`` compares one pass of any torch module and Paddle layer. ``align_training`` compares training step by step,
+``align_data`` the preprocessing of images. ``transfer`` loads the module's weights into the layer. ``record_torch``,
+``record_paddle`` and ``compare_records`` compare models on machines with one framework each. The ``check_*`` commands
+check DLA models and ports. All of them use ``alignment.engine``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PLACES = {
     "record_torch": "alignment.engine.recording",
     "transfer": "alignment.engine.transfer",
 }
-"""Looked up on first use: most of them import both frameworks."""
+"""The names are imported on first use: most of their modules import both frameworks."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Makes known mistakes in a correct port and looks for them with the comparison: the work of ``selftest``."""
+"""Inject known faults into a correct port and check that the comparison finds them: the work of ``selftest``."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from paddle_dla.models.registry import import_named, users_code
 
 SHAPE = (2, 3, 64, 64)  # B, C, H, W: small, and more than one value per channel at every level
 CAUSES = 0.9
-"""The share of causes that must be right."""
+"""The required share of right causes."""
 LAYERS = 0.9
-"""The share of faults in a pair that must be found in the right layer."""
+"""The required share of faults of a pair that are found in the right layer."""
 SAME = 1e-10
-"""Results of one model with a fault and without, in float64, that are no farther apart are the same: a change of a few
-parts in 1e8 is cancelled by a normalisation behind it but for the share of its epsilon."""
+"""The largest relative difference at which float64 results with and without a fault count as the same.
+
+A normalisation behind a change of a few parts in 1e8 cancels it, except for the share of its epsilon.
+"""
 Progress = Callable[[str], None]
 AnyPair = tuple[torch.nn.Module, paddle.nn.Layer, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one fault in one model; ``note`` says why where it could not be made."""
+    """The outcome of one fault in one model; ``note`` holds the reason if it could not be injected."""
 
     model: str
     weights: str
@@ -55,13 +57,13 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Found, in the right layer and as the right kind of fault."""
+        """Whether the fault was found, in the right layer and as the right kind."""
         return self.found and self.layer and self.kind
 
 
 @dataclass(frozen=True)
 class Clean:
-    """What was said of a correct port; ``is_due`` tells whether it must be aligned in this mode."""
+    """The verdict on a correct port; ``is_due`` tells whether it must be aligned in this mode."""
 
     passed: bool
     verdict: str
@@ -69,12 +71,12 @@ class Clean:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether a correct port was said to differ."""
+        """Whether this is a false alarm."""
         return self.is_due and not self.passed
 
 
 class Bench:
-    """One pair of models, the references' runs of which are kept from one fault to the next."""
+    """One pair of models; the reference's runs are reused for all faults."""
 
     due = ("eval",)
     """The modes in which the pair must be aligned."""
@@ -89,38 +91,40 @@ class Bench:
         self.right = {"eval": self.computed()}
 
     def compare(self, mode: str) -> Result:
-        """The port as it is now against the reference."""
+        """Compare the port in its current state with the reference."""
         return align(self.reference, self.port, self.inputs, mode=mode, reference=self.references[mode])
 
     def clean(self, mode: str) -> Result:
-        """The comparison of the port as it is without a fault."""
+        """Return the comparison of the port without a fault."""
         if mode not in self.cleans:
             self.cleans[mode] = self.compare(mode)
         return self.cleans[mode]
 
     def computed(self) -> list[np.ndarray]:
-        """What the port returns in float64, and the gradient of each parameter."""
+        """Return the port's float64 outputs and the gradient of each parameter."""
         with in_type(self.port, "float64"):
             tape = capture(self.port, self.inputs, backward=lambda output: in_random_directions(output, 0))
         last = [record for record in tape if record.path == ROOT][-1]
         return [*tape.outputs(last), *(tape.get(ref) for _, ref in sorted(tape.param_grads.items()))]
 
     def is_as_before(self, mode: str) -> bool:
-        """Whether the port with a fault in it returns what it returned without, to rounding, and so its gradients."""
+        """Return whether the port with a fault returns the same outputs and gradients as without it, within rounding.
+        """
         if mode not in self.right:
             return False
         right, now = self.right[mode], self.computed()
         return len(now) == len(right) and all(compare(a, b).relative <= SAME for a, b in zip(right, now))
 
     def place(self, path: str) -> str:
-        """The layer of the port that a report can name: the one at ``path``, or the innermost around it with a twin."""
+        """Return the port's layer that a report can name: ``path``, or the innermost container around it with a twin.
+        """
         paired = {row.twin for row in self.clean("eval").rows if row.direction == FORWARD}
         while path != ROOT and path not in paired:
             path = path.rpartition(".")[0] or ROOT
         return path
 
     def try_fault(self, fault: Fault) -> Outcome:
-        """Make the fault, look for it, take it back."""
+        """Inject the fault, compare, and remove the fault."""
         try:
             if not self.clean(fault.mode).passed:
                 raise NotApplicable(f"the port is not aligned in {fault.mode} mode")
@@ -136,7 +140,7 @@ class Bench:
 
 
 class DlaBench(Bench):
-    """A DLA of timm beside this project's, seeded; ``trained`` gives BatchNorm weights as training leaves them."""
+    """A seeded DLA of timm and of this project; ``trained`` gives BatchNorm trained-like weights and statistics."""
 
     due = ("eval", "train")
 
@@ -149,10 +153,10 @@ class DlaBench(Bench):
 
 
 def pair_bench(place: str) -> Bench:
-    """The pair that a function returns, given as ``package.module:function``.
+    """Return the bench of the pair that a function returns, given as ``package.module:function``.
 
-    Modules are looked for in the current folder, too. Raises ``ModelError`` where it is not found, raises anything or
-    ends the program, and where its port does; ``WrongValue`` where it returns something else.
+    Modules are also looked for in the current folder. Raises ``ModelError`` where the function is not found, raises
+    anything or ends the program, and where its port does; ``WrongValue`` where it returns something else.
     """
     function = import_named(place)[1]
     if not callable(function):
@@ -169,7 +173,7 @@ def pair_bench(place: str) -> Bench:
 
 
 def judged(bench: Bench, fault: Fault, layers: Sequence[str], result: Result) -> Outcome:
-    """Whether ``result`` reports ``fault`` in ``layers``, and nothing else."""
+    """Judge whether ``result`` reports ``fault`` in ``layers``, and nothing else."""
     culprits = result.culprits
     reported = "; ".join(f"{c.layer} ({c.kind}): {c.cause}" for c in culprits) or result.verdict()
     return Outcome(
@@ -185,7 +189,7 @@ def judged(bench: Bench, fault: Fault, layers: Sequence[str], result: Result) ->
 
 
 def benches(models: Sequence[str], seeds: int) -> Iterator[Bench]:
-    """Every model with every kind of weights, one after the other."""
+    """Yield a bench for every model, seed and kind of weights."""
     for name in models:
         for seed in range(seeds):
             for trained in (False, True):
@@ -194,35 +198,35 @@ def benches(models: Sequence[str], seeds: int) -> Iterator[Bench]:
 
 @dataclass(frozen=True)
 class Found:
-    """What was said of correct ports, and what became of each fault."""
+    """The verdicts on correct ports, and the outcome of each fault."""
 
     cleans: list[Clean]
     outcomes: list[Outcome]
 
     @property
     def made(self) -> list[Outcome]:
-        """Of the faults that apply."""
+        """The outcomes of the faults that apply."""
         return [outcome for outcome in self.outcomes if outcome.applicable]
 
     @property
     def alarms(self) -> list[Clean]:
-        """False alarms."""
+        """The false alarms."""
         return [clean for clean in self.cleans if clean.is_alarm]
 
     @property
     def passed(self) -> bool:
-        """No false alarm, every fault found in the right layer as the right kind, and enough causes right."""
+        """Whether no false alarm was raised, all layers and kinds are right, and enough causes are right."""
         right = sum(outcome.cause for outcome in self.made)
         return not self.alarms and all(o.passed for o in self.made) and right >= CAUSES * len(self.made)
 
     @property
     def pairs_passed(self) -> bool:
-        """No false alarm, every fault found, enough of them in the right layer."""
+        """Whether no false alarm was raised and all faults were found, enough of them in the right layer."""
         placed = sum(outcome.layer for outcome in self.made)
         return not self.alarms and all(o.found for o in self.made) and placed >= LAYERS * len(self.made)
 
     def lines(self) -> Iterator[str]:
-        """What went wrong, and how many faults of each model, and of all, were found."""
+        """Yield a line for each failure, and the number of faults found, for each model and for all."""
         yield from (clean.verdict for clean in self.alarms)
         yield from (line(outcome) for outcome in self.made if not (outcome.passed and outcome.cause))
         yield f"{'no fault':15} {len(self.cleans)} comparisons: {len(self.alarms)} false alarms"
@@ -234,7 +238,7 @@ class Found:
 
 
 def selftest(benches: Iterable[Bench], faults: Sequence[Fault] | None, progress: Progress) -> Found:
-    """All pairs as they are, in both modes, and with every fault: ``faults``, or those of each bench."""
+    """Compare all pairs without faults, in both modes, and with every fault: ``faults``, or those of each bench."""
     found = Found([], [])
     for bench in benches:
         for mode in bench.references:
@@ -252,7 +256,7 @@ def selftest(benches: Iterable[Bench], faults: Sequence[Fault] | None, progress:
 
 
 def line(outcome: Outcome) -> str:
-    """One outcome in words."""
+    """Describe one outcome."""
     place = f"{outcome.model}, {outcome.weights}, {outcome.fault}"
     if not outcome.applicable:
         return f"{place}: not applicable: {outcome.note}"
@@ -262,7 +266,7 @@ def line(outcome: Outcome) -> str:
 
 
 def total(name: str, outcomes: Sequence[Outcome]) -> str:
-    """How many of a model's faults were found, in one line."""
+    """Summarise the outcomes of a model's faults in one line."""
     made = [outcome for outcome in outcomes if outcome.applicable]
     found, layer, kind, cause = (sum(getattr(o, field) for o in made) for field in ("found", "layer", "kind", "cause"))
     return (

@@ -5,8 +5,8 @@ Usage::
     python alignment/check_all.py --model dla60 --checkpoint model.safetensors --converted dla60.pdparams
     python alignment/check_all.py --model all --html report.html --json report.json
 
-Without ``--converted`` the weights are converted to a file that is removed afterwards, so that what is checked has
-been written and read. The report of a check that fails is printed in full; ``--full`` prints those of all.
+Without ``--converted`` the weights are converted to a temporary file, so that the checked weights have been written and
+read. The report of a check that fails is printed in full; ``--full`` prints all reports.
 
 Exit codes: 0 all aligned, 1 a check fails or the weights do not fit, 2 usage.
 """
@@ -60,7 +60,7 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class AllOptions(ModelOptions):
-    """What every check is told, and those of data and of initialisation beside it."""
+    """The options of every check, and those of the data and initialisation checks."""
 
     data: str | None = None
     samples: int = SampleOptions.samples
@@ -69,7 +69,7 @@ class AllOptions(ModelOptions):
 
 @dataclass(frozen=True)
 class Step:
-    """One check by ``name``, the options that it takes, and what they are here where ``AllOptions`` does not say."""
+    """One check: its ``name``, the class of its options, and the options that ``AllOptions`` does not contain."""
 
     name: str
     check: Check
@@ -77,12 +77,12 @@ class Step:
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, options: AllOptions, progress: Progress) -> Result:
-        """Make the check."""
+        """Run the check."""
         return self.check(options_of(self.options, options, **self.chosen), progress)
 
 
 SHORT_TRAINING = {"optimizer": ("sgd",), "steps": 3, "train_batch": 4}
-"""What ``check_training`` does by itself takes minutes for a large model."""
+"""``check_training`` with its defaults takes minutes for a large model."""
 
 CHECKS = (
     Step("data", check_data, SampleOptions),
@@ -97,12 +97,12 @@ CHECKS = (
     Step("schedule", check_schedule),
     Step("training", check_training, TrainingOptions, SHORT_TRAINING),
 )
-"""All checks, the cheapest explanation of a fault first. A new one is a line here."""
+"""All checks, the cheapest explanation of a fault first. To add a check, add a line."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one check of one model; ``refusal`` says why it could not be made, if it could not."""
+    """The outcome of one check of one model; ``refusal`` holds the reason if it could not be run."""
 
     model: str
     name: str
@@ -112,17 +112,17 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether it was made, and all is aligned."""
+        """Whether the check was run and everything is aligned."""
         return not self.refusal and self.result.passed
 
     def line(self) -> str:
-        """The outcome in one line."""
+        """Describe the outcome in one line."""
         verdict = f"REFUSED: {self.refusal}" if self.refusal else self.result.verdict()
         return f"{self.model:16}{self.name:17}{self.seconds:7.1f} s  {verdict}"
 
 
 def check_all(options: AllOptions, progress: Progress, checks: Sequence[Step] = CHECKS) -> Iterator[Outcome]:
-    """Make every one of ``checks`` on one model; one that is refused does not stop the others.
+    """Run all ``checks`` on one model; a check that is refused does not stop the others.
 
     Raises ``CheckpointError`` where there are no weights to check.
     """
@@ -149,7 +149,7 @@ def _outcome(each: Step, options: AllOptions, progress: Progress) -> Outcome:
 
 @contextmanager
 def _converted(options: AllOptions, progress: Progress) -> Iterator[AllOptions]:
-    """The options with a converted file in them, made where none is given."""
+    """Yield the options with a converted file, which is made if none is given."""
     if options.converted:
         yield options
         return
@@ -162,7 +162,7 @@ def _converted(options: AllOptions, progress: Progress) -> Iterator[AllOptions]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-all", __doc__)
     add_weights(usage)
     add_inputs(usage)
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(outcome: Outcome, full: bool) -> None:
-    """The report of a check that failed, or of any where everything was asked for."""
+    """Print the report of a check that failed, or of any check with ``full``."""
     if outcome.refusal:
         print(f"error: {outcome.model}, {outcome.name}: {outcome.result.facts['refused']}", file=sys.stderr)
     elif full or not outcome.passed:

@@ -5,8 +5,8 @@ Usage::
     python alignment/check_backward.py --model dla60 --checkpoint dla60.pth
     python alignment/check_backward.py --model all --mode train --html report.html
 
-Everything is computed in float64. Gradients start from a random direction at the output. In ``--mode train`` the
-statistics that BatchNorm keeps are compared after the step, too. The layer at fault is named with its kind.
+Everything is computed in float64. Gradients start from a random direction at the output. ``--mode train`` also compares
+the statistics that BatchNorm keeps after the step. The report names the layer at fault and the kind of fault.
 
 Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 """
@@ -34,7 +34,7 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardOptions(ModelOptions):
-    """``mode``: of both models, ``eval`` or ``train``."""
+    """The options of the check; ``mode`` of both models is ``eval`` or ``train``."""
 
     mode: str = "eval"
 
@@ -49,7 +49,7 @@ def check_backward(options: BackwardOptions, progress: Progress) -> Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-backward", __doc__)
     add_weights(usage)
     add_inputs(usage)

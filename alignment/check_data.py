@@ -6,9 +6,10 @@ Usage::
     python alignment/check_data.py --model dla60 --data imagenet/val --samples 500
     python alignment/check_data.py --model dla60 --image a.jpg b.png
 
-Without data a few images are drawn, of the modes that pipelines disagree on. Compared are the list of samples with
-timm's reader of class folders; decoding, crop and normalisation with timm's evaluation transform; what the loader
-hands on; and the training transforms, both sides fed the same random numbers. No difference is allowed, not of a bit.
+Without data, a few images are generated in the formats that pipelines disagree on. The check compares the list of
+samples with timm's reader of class folders; decoding, crop and normalisation with timm's evaluation transform; the
+loader's batches; and the training transforms, with the same random numbers on both sides. No difference is allowed, not
+of a bit.
 
 Exit codes: 0 aligned, 1 not aligned or the data cannot be read, 2 usage.
 """
@@ -27,7 +28,7 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(CheckOptions):
-    """Which samples are compared: of a data set, or of images, at most so many; without either, drawn ones."""
+    """The samples to compare: of a data set or of images, at most ``samples``; without either, generated images."""
 
     data: str | None = None
     image: tuple[str, ...] | None = None
@@ -35,7 +36,7 @@ class SampleOptions(CheckOptions):
 
 
 def check_data(options: SampleOptions, progress: Progress) -> Result:
-    """Compare the samples that are named, or drawn ones, as one model takes them.
+    """Compare the given samples, or generated ones, as one model takes them.
 
     Raises ``DataError`` for data that cannot be read.
     """
@@ -46,7 +47,7 @@ def check_data(options: SampleOptions, progress: Progress) -> Result:
 
 
 def add_data(to: argparse.ArgumentParser) -> None:
-    """The arguments of ``SampleOptions`` but the images."""
+    """Add the arguments of ``SampleOptions``, except the images."""
     few = SampleOptions.samples
     to.add_argument(
         "--data", metavar="DIR|LIST|TAR", help="class folders, list file, or tar shards (default: generated images)"
@@ -57,7 +58,7 @@ def add_data(to: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-data", __doc__)
     usage.add_argument("--image", nargs="+", metavar="PATH", help="images, folders or glob patterns, instead of --data")
     add_data(usage)

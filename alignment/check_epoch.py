@@ -8,18 +8,17 @@ Usage::
 
     python alignment/check_epoch.py --config recipe.yaml --output out/port -o model.name=ports/resnet18
 
-For each seed both networks start from the reference's initialisation under that seed, or from the torch checkpoint that
-``model.pretrained`` names; ``true`` takes a port's own weights. Paddle's is trained by ``paddle-dla train``, torch's by
-timm's own optimizer, schedule and loss, on the batches of the same loader. In float32 no two correct trainings stay
-together: rounding grows with each update. So the end is judged: the 90 % interval of the mean difference in accuracy,
-seed by seed, has to lie within ``--margin`` (two one-sided t tests). And the beginning is shown: ``curves.png`` draws
-how far apart the two are at each update, and how far torch is from itself where only the order of the images within a
-batch is another.
+For each seed both networks start from the reference's initialisation under that seed, or from the torch checkpoint in
+``model.pretrained``; ``true`` takes a port's own weights. ``paddle-dla train`` trains Paddle's network. timm's own
+optimizer, schedule and loss train torch's, on the batches of the same loader. In float32 even two correct trainings
+separate, because rounding grows with each update. The verdict is therefore about the final accuracy: the 90 % interval
+of the mean difference, seed by seed, must lie within ``--margin`` (two one-sided t tests). ``curves.png`` shows how far
+apart the two are at each update, and how far torch is from itself when the images of each batch are in another order.
 
-ALIGNED: the interval lies within the margin. NOT ALIGNED: it lies outside. UNDECIDED: it has both; take more seeds. A
-training in which torch itself learns no more than a guess knows is refused: equality would prove nothing.
+ALIGNED: the interval lies within the margin. NOT ALIGNED: it lies outside. UNDECIDED: it crosses the margin's edge;
+take more seeds. A training in which torch itself learns no more than a guess is refused: equality would prove nothing.
 
-A seed that is done is not trained again: the same command goes on.
+A finished seed is not trained again: after an interruption, run the same command again.
 
 Exit codes: 0 aligned, 1 not aligned or undecided, or something could not be read, 2 usage.
 """
@@ -69,10 +68,10 @@ TIMM_NAMES = {"nesterov": "sgd", "momentum": "momentum", "adamw": "adamw", "lamb
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOptions:
-    """Which recipe is trained from which seeds, where its runs are kept, and what counts as equal.
+    """The options: the recipe, the seeds, the folder of the runs, and the equivalence margin.
 
-    ``margin``: points of top-1; half of what torch's own seeds are apart in an epoch of Fashion-MNIST. ``threads``: of
-    each of the two networks that train at a time; 0: half of those that there are.
+    ``margin``: points of top-1; half of the spread of torch's own seeds in an epoch of Fashion-MNIST. ``threads``: of
+    each of the two networks that train at a time; 0: half of the available ones.
     """
 
     config: str
@@ -87,7 +86,7 @@ def train_both(config: Config, command: Sequence[str], output: Path, control: bo
     """Train in both frameworks side by side, from ``config.train.seed``. Raises ``UserError``.
 
     ``command``: the arguments of ``paddle-dla train`` that ``config`` was read from. ``output``: a new folder.
-    ``control``: train timm's a second time, with each batch in reverse order.
+    ``control``: train timm's network a second time, with each batch in reverse order.
     """
     output.mkdir(parents=True, exist_ok=True)
     start = output / "start.pdparams"
@@ -112,7 +111,7 @@ def train_both(config: Config, command: Sequence[str], output: Path, control: bo
 
 
 def first_weights(config: Config, path: Path) -> torch.nn.Module:
-    """The reference as both begin, whose weights are converted into the file ``path``."""
+    """Return the reference with the initial weights of both networks, and write them, converted, to ``path``."""
     from alignment.models import both
     from convert.conversion import convert_source
     from convert.port_weights import convert_for_port
@@ -131,7 +130,7 @@ def first_weights(config: Config, path: Path) -> torch.nn.Module:
 
 
 def first_source(config: Config, entry: Entry) -> Source:
-    """The weights of torch that ``model.pretrained`` names, or the reference's own initialisation."""
+    """Return the torch weights in ``model.pretrained``, or the reference's own initialisation."""
     from alignment.pairs import seeded_source
     from alignment.ported import fresh_source, own_source
     from convert.readers import read_source
@@ -139,14 +138,14 @@ def first_source(config: Config, entry: Entry) -> Source:
     model, seed = config.model, config.train.seed
     if isinstance(model.pretrained, str):
         return read_source(model.pretrained)
-    assert model.num_classes is not None  # refuse_unknown saw to it
+    assert model.num_classes is not None  # checked by refuse_unknown
     if entry.folder is None:
         return seeded_source(entry.name, seed, model.num_classes, model.in_chans)
     return own_source(entry) if model.pretrained else fresh_source(entry, seed, model.num_classes, model.in_chans)
 
 
 def train_torch(config: Config, model: torch.nn.Module, say: Progress, reverse: bool = False) -> tuple[Run, Validation]:
-    """torch's training of ``model``, in place; ``reverse`` turns the order of the images within each batch around."""
+    """Train ``model`` in torch, in place; ``reverse`` reverses the order of the images within each batch."""
     import torch
 
     from paddle_dla.evaluation import evaluate
@@ -154,7 +153,7 @@ def train_torch(config: Config, model: torch.nn.Module, say: Progress, reverse: 
     from paddle_dla.training.datasets import open_datasets, train_loader, val_loader
     from torch_ref.epochs import TorchEngine, train_epochs
 
-    assert config.train.threads is not None  # those of --threads
+    assert config.train.threads is not None  # set by --threads
     torch.set_num_threads(config.train.threads)
     datasets, losses = open_datasets(config), []
     updates = train_loader(config, datasets, Ranks()).num_batches
@@ -170,7 +169,7 @@ def train_torch(config: Config, model: torch.nn.Module, say: Progress, reverse: 
 def epochs(
     config: Config, datasets: Datasets, reverse: bool = False
 ) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
-    """The batches that ``paddle-dla train`` sees, epoch by epoch."""
+    """Yield the batches of ``paddle-dla train``, epoch by epoch."""
     from paddle_dla.training.datasets import train_loader
 
     for epoch in range(config.train.epochs):
@@ -179,7 +178,7 @@ def epochs(
 
 
 def timm_options(config: Config) -> Options:
-    """The recipe in timm's words. Raises ``UserError`` that names what this comparison does not know."""
+    """Convert the recipe to timm's options. Raises ``UserError`` that names the unsupported ones."""
     from torch_ref.epochs import Options
 
     refuse_unknown(config)
@@ -205,7 +204,7 @@ def timm_options(config: Config) -> Options:
 
 
 def refuse_unknown(config: Config) -> None:
-    """Raises ``UserError`` that names what of the recipe is trained in Paddle alone."""
+    """Raise ``UserError`` that names the parts of the recipe that only Paddle supports."""
     plain = Config()
     options = {
         "optimizer.name": config.optimizer.name in TIMM_NAMES,
@@ -230,7 +229,7 @@ def refuse_unknown(config: Config) -> None:
 
 
 def read_run(records: Path) -> Run:
-    """What ``paddle-dla train`` wrote down."""
+    """Read the records of ``paddle-dla train``."""
     found = list(read_records(records))
     losses = [record["loss"] for record in found if record["kind"] == "train"]
     return Run(losses, [record["top1"] for record in found if record["kind"] == "validation"][-1])
@@ -263,7 +262,7 @@ class _Kept(TypedDict):
 
 
 def read_seed(path: Path, recipe: str) -> Seed | None:
-    """What was trained before, by the same ``recipe``. Raises ``UserError`` for what was trained by another."""
+    """Read a seed that was trained before with the same ``recipe``. Raises ``UserError`` for another recipe."""
     if not path.exists():
         return None
     try:
@@ -279,7 +278,7 @@ def read_seed(path: Path, recipe: str) -> Seed | None:
 
 
 def write_seed(path: Path, recipe: str, seed: Seed) -> None:
-    """Keep a seed for ``read_seed``."""
+    """Write a seed for ``read_seed``."""
     runs = {name: asdict(run) for name, run in vars(seed).items() if isinstance(run, Run)}
     kept = {"recipe": recipe, "seed": seed.seed, "validation": asdict(seed.validation), "runs": runs}
     with atomic_path(path) as part:
@@ -287,7 +286,7 @@ def write_seed(path: Path, recipe: str, seed: Seed) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     result = CommandParser("check-epoch", __doc__)
     add_config(result, required=True, what="recipe, as for paddle-dla train")
     result.add_argument(
@@ -307,7 +306,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: EpochOptions, tell: Callable[[str], None] = lambda line: None) -> Equivalence:
-    """Train, judge, write, and tell what was found. Raises ``UserError``."""
+    """Train, judge, write the results and report them. Raises ``UserError``."""
     threads = options.threads or max(1, usable_threads() // 2)
     overrides = [*options.override, f"train.threads={threads}", "train.device=cpu"]
     recipe = shlex.join(["--config", options.config, "-o", *overrides])
@@ -336,7 +335,7 @@ def run(options: EpochOptions, tell: Callable[[str], None] = lambda line: None) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     options = options_of(EpochOptions, parser().parse_args(argv))
     try:
         return 0 if run(options, print).verdict == ALIGNED else 1

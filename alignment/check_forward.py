@@ -7,8 +7,8 @@ Usage::
     python alignment/check_forward.py --model dla60 --checkpoint dla60.pth --dtype float32 --html report.html
 
 The weights are those of ``--checkpoint``, else timm's initialisation under ``--seed`` with randomised BatchNorm
-statistics. They are converted in memory, or ``--converted`` names the file that was written. float64 is the judge;
-``--dtype float32`` judges Paddle's float32 by the float32 noise of timm itself.
+statistics. They are converted in memory, unless ``--converted`` names a converted file. The verdict is made in float64;
+``--dtype float32`` judges Paddle's float32 by timm's own float32 noise.
 
 Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 """
@@ -37,7 +37,7 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardOptions(ModelOptions):
-    """``dtype``: of the Paddle model."""
+    """The options of the check; ``dtype`` is that of the Paddle model."""
 
     dtype: Literal["float32", "float64"] = "float64"
 
@@ -52,7 +52,7 @@ def check_forward(options: ForwardOptions, progress: Progress) -> Result:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-forward", __doc__)
     add_weights(usage)
     add_inputs(usage)

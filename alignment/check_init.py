@@ -5,9 +5,9 @@ Usage::
     python alignment/check_init.py --model dla60
     python alignment/check_init.py --model all --seeds 5 --html report.html
 
-Either model is made under several seeds. What is constant must be equal; what is random is compared by the
-Kolmogorov-Smirnov test, by mean and by standard deviation, with the number of tests corrected for. The same seed must
-draw the same numbers again, and no two tensors of the port may be drawn from the same ones.
+Each model is made under several seeds. Constant tensors must be equal. Random ones are compared by the
+Kolmogorov-Smirnov test, by mean and by standard deviation, corrected for the number of tests. The same seed must draw
+the same numbers again, and no two tensors of the port may come from the same random numbers.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """
@@ -31,13 +31,13 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class InitOptions(CheckOptions):
-    """``seeds``: how many models of either kind are drawn."""
+    """The options of the check; ``seeds`` is the number of models drawn on each side."""
 
     seeds: int = 5
 
 
 def check_init(options: InitOptions, progress: Progress) -> Result:
-    """Compare the fresh models of ``seeds`` seeds, beginning with ``seed``."""
+    """Compare freshly initialised models under ``seeds`` seeds, starting with ``seed``."""
     from alignment.models import twins
     from alignment.pairs import versions
 
@@ -56,7 +56,7 @@ def check_init(options: InitOptions, progress: Progress) -> Result:
 
 
 def fresh_timm(model: str, seed: int) -> dict[str, np.ndarray]:
-    """Every parameter and buffer of a new timm model, by timm's names."""
+    """Return every parameter and buffer of a new timm model, by timm's names."""
     from alignment.models import fresh_reference
     from torch_ref.model import state_arrays
 
@@ -64,7 +64,7 @@ def fresh_timm(model: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def fresh_paddle(model: str, seed: int) -> dict[str, np.ndarray]:
-    """Every parameter and buffer of a new Paddle model, by timm's names; Paddle's random state stays as it was."""
+    """Return every parameter and buffer of a new Paddle model, by timm's names; Paddle's random state is kept."""
     import paddle
 
     from alignment.models import twins
@@ -80,7 +80,7 @@ def fresh_paddle(model: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def _take_out_dropped(tensors: dict[str, Drawn], known: Collection[str]) -> list[Skipped]:
-    """Remove what has no counterpart in Paddle; one entry for all tensors of one reason."""
+    """Remove tensors that have no counterpart in Paddle; return one entry for all tensors of one reason."""
     names: dict[str, list[str]] = {}
     for name in [name for name in tensors if name not in known]:
         names.setdefault(drop_reason(name), []).append(name)
@@ -93,7 +93,7 @@ def _several(names: Sequence[str]) -> str:
 
 
 def add_seeds(to: argparse.ArgumentParser) -> None:
-    """The argument of ``InitOptions``."""
+    """Add the argument of ``InitOptions``."""
     few = InitOptions.seeds
     to.add_argument(
         "--seeds", type=_at_least_two, default=few, metavar="N", help=f"number of random seeds (default: {few})"
@@ -107,7 +107,7 @@ def _at_least_two(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-init", __doc__)
     add_seeds(usage)
     return run(usage, argv, InitOptions, check_init)

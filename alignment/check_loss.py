@@ -4,8 +4,8 @@ Usage::
 
     python alignment/check_loss.py --model dla60
 
-The logits are timm's, of random images, as they are and multiplied until some are more than 64 below the largest,
-where Paddle's own softmax clips. Everything is computed in float64.
+The logits are timm's for random images, unchanged and scaled until some are more than 64 below the largest, where
+Paddle's own softmax clips. Everything is computed in float64.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """
@@ -24,7 +24,7 @@ from alignment.engine.result import Result
 from paddle_dla.terminal import run_command
 
 LARGEST = (1.0, 30.0, 300.0)
-"""The largest logit of a batch, to which all of them are scaled."""
+"""The largest logits of a batch, to which all of them are scaled."""
 
 BATCH, SMOOTHING, THRESHOLD, TEMPERATURE = 8, 0.1, 0.2, 4.0
 
@@ -61,7 +61,7 @@ def check_loss(options: CheckOptions, progress: Progress) -> Result:
 
 
 def timm_logits(model: str, seed: int) -> np.ndarray:
-    """What a fresh timm model makes of random images, (B, K) float64."""
+    """Return a new timm model's logits for random images, (B, K) float64."""
     import torch
 
     from alignment.models import fresh_reference
@@ -72,7 +72,7 @@ def timm_logits(model: str, seed: int) -> np.ndarray:
 
 
 def draw_targets(shape: tuple[int, int], seed: int) -> dict[str, list[np.ndarray]]:
-    """What each loss is given beside logits (B, K): classes, mixed rows, a teacher's logits."""
+    """Draw each loss's arguments besides logits (B, K): classes, mixed rows, a teacher's logits."""
     rng = np.random.RandomState(seed)
     batch, classes = shape
     labels = rng.randint(0, classes, batch)
@@ -95,7 +95,7 @@ def draw_targets(shape: tuple[int, int], seed: int) -> dict[str, list[np.ndarray
 
 
 def timm_losses() -> dict[str, Loss]:
-    """timm's and torch's own; of the distillations the definitions in torch's terms."""
+    """Return timm's and torch's losses; the distillations are defined in torch."""
     import torch.nn.functional as F
 
     from torch_ref.model import import_timm
@@ -125,7 +125,7 @@ def timm_losses() -> dict[str, Loss]:
 
 
 def paddle_losses() -> dict[str, Loss]:
-    """Their twins."""
+    """Return the Paddle losses that correspond to ``timm_losses``."""
     from paddle_dla import losses
 
     return {
@@ -143,7 +143,7 @@ def paddle_losses() -> dict[str, Loss]:
 
 
 def of_torch(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray], dtype: str) -> Measured:
-    """Value and gradient."""
+    """Return the loss's value and gradient in torch."""
     import torch
 
     of_type = getattr(torch, dtype)
@@ -156,7 +156,7 @@ def of_torch(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray], dtype
 
 
 def of_paddle(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray]) -> Measured:
-    """The same in float64."""
+    """Return the loss's value and gradient in Paddle in float64."""
     import paddle
 
     x = paddle.to_tensor(logits, stop_gradient=False)
@@ -167,7 +167,7 @@ def of_paddle(loss: Loss, logits: np.ndarray, others: Sequence[np.ndarray]) -> M
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     return run(parser("check-loss", __doc__), argv, CheckOptions, check_loss)
 
 

@@ -4,9 +4,10 @@ Usage::
 
     python alignment/check_metric.py --model dla60
 
-Logits are random, seeded: for ImageNet's 1,000 classes, large ones, for few classes, and some with many equal ones.
-Which of several equal logits comes first torch leaves open: timm is asked about the samples in which that decides
-nothing, and of all samples the definition is counted that this package promises, the order of the labels.
+Logits are random and seeded: for ImageNet's 1,000 classes, large ones, for few classes, and some with many equal ones.
+torch does not define which of several equal logits comes first. Accuracies with ties are therefore compared with timm
+on the samples that no tie decides, and on all samples with this package's definition: equal logits are ordered by their
+labels.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """
@@ -30,19 +31,19 @@ from paddle_dla.terminal import run_command
 
 SAMPLES = 1003  # 17 x 59: neither the ranks nor the batches below divide it
 CLASSES = 1000
-FEW = 3  # classes, of which there is no top-5
+FEW = 3  # classes: too few for a top-5
 BATCH = 64
 RANKS = (1, 2, 3, 8)
 TIED = ("ties", "all equal")
 SCALE = 3.0  # standard deviation of the logits
-LIKELY = 2.0 * SCALE  # what the label's logit has more, so that accuracies are far from 0 and 100
+LIKELY = 2.0 * SCALE  # added to the label's logit, so that accuracies are far from 0 and 100
 
 EXACT = 1e-13
-"""Relative: a float64 sum of 1,000 numbers rounds to 1e-13 at worst. Counts are integers and differ by 1e-3 or more."""
+"""Relative; a float64 sum of 1,000 numbers rounds to 1e-13 at worst, and counts differ by 1e-3 or more."""
 TIMMS = 1e-6
-"""timm's accuracy is a float32 of up to 100: its rounding is 6e-8, and one sample more is 1e-3."""
-REAL = 50_000  # ImageNet's validation images, whose reassessed labels timm has
-REAL_CLASSES = 40  # logits of the first classes alone: 1,000 times 50,000 would take 400 MB
+"""timm's accuracy is a float32 of up to 100: its rounding is 6e-8, and one sample more changes it by 1e-3."""
+REAL = 50_000  # ImageNet's validation images; timm contains their reassessed labels
+REAL_CLASSES = 40  # logits of the first classes only: 1,000 times 50,000 would take 400 MB
 
 
 Measured = float | np.ndarray
@@ -57,12 +58,12 @@ class Logits:
 
     @property
     def classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return self.logits.shape[1]
 
 
 def check_metric(options: CheckOptions, progress: Progress) -> Result:
-    """Compare every metric on logits of one model's classes."""
+    """Compare every metric on logits with the classes of one model."""
     from alignment.pairs import versions
 
     model, seed = options.model, options.seed
@@ -82,7 +83,7 @@ def check_metric(options: CheckOptions, progress: Progress) -> Result:
 
 
 def draw_cases(seed: int) -> dict[str, Logits]:
-    """Logits of every kind by name."""
+    """Draw logits of every kind, by name."""
     rng = np.random.default_rng(seed)
     return {
         "logits": _drawn(rng, CLASSES),
@@ -101,13 +102,13 @@ def _drawn(rng: np.random.Generator, classes: int, times: float = 1.0) -> Logits
 
 
 def _tied(drawn: Logits, steps: float = 2.0) -> Logits:
-    """Rounded to so few values that several classes share each; with 0 steps all are equal."""
+    """Round logits to so few values that several classes share each; with 0 steps all are equal."""
     rounded = np.round(drawn.logits / SCALE * steps)
     return Logits(rounded.astype(np.float32), drawn.labels)
 
 
 def metric_rows(case: str, drawn: Logits) -> Iterator[Row]:
-    """Top-1, top-5, the loss, and the accuracy of each class."""
+    """Yield the rows of top-1, top-5, the loss, and the accuracy of each class."""
     record = recorded(drawn)
     for k in (1, 5):
         clear = without_ties(drawn, k)
@@ -131,7 +132,8 @@ def metric_rows(case: str, drawn: Logits) -> Iterator[Row]:
 
 
 def rank_rows(drawn: Logits) -> Iterator[Row]:
-    """What ranks with batches of their own add up to, against timm's over all samples at once."""
+    """Yield the rows of metrics merged over ranks, each with its own batches, against timm's over all samples at once.
+    """
     exact = {"top-1": timm_accuracy(drawn, 1), "top-5": timm_accuracy(drawn, 5), "loss": torch_loss(drawn)}
     for ranks in RANKS:
         case = f"{ranks} ranks"
@@ -147,7 +149,7 @@ def rank_rows(drawn: Logits) -> Iterator[Row]:
 
 
 def evaluated_by_ranks(drawn: Logits, ranks: int) -> list[Predictions]:
-    """The records of all batches of all ranks, as an evaluation shares samples out."""
+    """Return the records of all batches of all ranks, with samples shared out as in an evaluation."""
     parts = []
     for rank in range(ranks):
         plan = Plan(share(SAMPLES, rank, ranks), None, BATCH)
@@ -158,7 +160,7 @@ def evaluated_by_ranks(drawn: Logits, ranks: int) -> list[Predictions]:
 
 
 def real_rows(seed: int) -> Iterator[Row]:
-    """Accuracy under ImageNet's reassessed labels."""
+    """Yield the rows of accuracies under ImageNet's reassessed labels."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(REAL, REAL_CLASSES)).astype(np.float32)
     names = {index: f"ILSVRC2012_val_{index + 1:08d}.JPEG" for index in range(REAL)}
@@ -169,12 +171,12 @@ def real_rows(seed: int) -> Iterator[Row]:
 
 
 def recorded(drawn: Logits) -> Predictions:
-    """All samples in one record."""
+    """Return all samples in one record."""
     return predictions_of(drawn.logits, drawn.labels, np.arange(len(drawn.labels)))
 
 
 def without_ties(drawn: Logits, k: int) -> Logits:
-    """The samples of which no tie decides whether the label is among the k likeliest."""
+    """Return the samples for which no tie decides whether the label is among the k largest logits."""
     own = np.take_along_axis(drawn.logits, drawn.labels[:, np.newaxis], axis=1)
     higher, equal = (drawn.logits > own).sum(1), (drawn.logits == own).sum(1)
     clear = (higher >= k) | (higher + equal <= k)
@@ -182,7 +184,7 @@ def without_ties(drawn: Logits, k: int) -> Logits:
 
 
 def counted_accuracy(drawn: Logits, k: int) -> float:
-    """Percentage of samples with fewer than k classes before the label: higher ones, and equal ones of lower number."""
+    """Return the percentage of samples with fewer than k classes before the label; ties are ordered by class number."""
     own = np.take_along_axis(drawn.logits, drawn.labels[:, np.newaxis], axis=1)
     lower_number = np.arange(drawn.classes) < drawn.labels[:, np.newaxis]
     before = ((drawn.logits > own) | ((drawn.logits == own) & lower_number)).sum(1)
@@ -190,7 +192,7 @@ def counted_accuracy(drawn: Logits, k: int) -> float:
 
 
 def timm_accuracy(drawn: Logits, k: int) -> float:
-    """``timm.utils.accuracy`` in percent; of fewer than k classes all count, as there."""
+    """Return ``timm.utils.accuracy`` in percent; with fewer than k classes all of them count."""
     import torch
 
     from torch_ref.model import import_timm
@@ -202,7 +204,7 @@ def timm_accuracy(drawn: Logits, k: int) -> float:
 
 
 def torch_losses(drawn: Logits) -> np.ndarray:
-    """torch's cross entropy of each sample in float64."""
+    """Return torch's cross entropy of each sample in float64."""
     import torch
 
     logits = torch.from_numpy(drawn.logits).double()
@@ -210,7 +212,7 @@ def torch_losses(drawn: Logits) -> np.ndarray:
 
 
 def torch_loss(drawn: Logits) -> float:
-    """The same averaged over samples."""
+    """Return torch's cross entropy in float64, averaged over samples."""
     import torch
 
     logits = torch.from_numpy(drawn.logits).double()
@@ -218,7 +220,7 @@ def torch_loss(drawn: Logits) -> float:
 
 
 def torch_per_class(drawn: Logits, k: int) -> np.ndarray:
-    """Percentage of hits of each class, by torch's ``topk``; NaN where a class has no samples."""
+    """Return the percentage of hits of each class, by torch's ``topk``; NaN where a class has no samples."""
     import torch
 
     best = torch.from_numpy(drawn.logits).topk(min(k, drawn.classes), 1).indices.numpy()
@@ -229,7 +231,7 @@ def torch_per_class(drawn: Logits, k: int) -> np.ndarray:
 
 
 def timm_real(logits: np.ndarray, names: Sequence[str]) -> tuple[dict[int, float], Mapping[str, Sequence[int]]]:
-    """timm's ``RealLabelsImagenet``: accuracies by k in percent, and the labels that it carries."""
+    """Return the accuracies of timm's ``RealLabelsImagenet`` by k, in percent, and the labels that it contains."""
     import torch
 
     from torch_ref.model import import_timm
@@ -240,12 +242,12 @@ def timm_real(logits: np.ndarray, names: Sequence[str]) -> tuple[dict[int, float
     theirs = RealLabelsImagenet(names)
     theirs.add_result(torch.from_numpy(logits))
     accuracies = theirs.get_accuracy()
-    assert isinstance(accuracies, dict)  # one number where it is asked for one k
+    assert isinstance(accuracies, dict)  # it is one number for a single k
     return accuracies, theirs.real_labels
 
 
 def _row(name: str, case: str, exact: Measured, port: Measured, allowed: float) -> Row:
-    """``allowed`` is relative to the largest value."""
+    """Return a row; ``allowed`` is relative to the largest value."""
     exact, port = np.asarray(exact, np.float64), np.asarray(port, np.float64)
     found = compare(exact, port)
     limits = allowed, allowed
@@ -253,7 +255,7 @@ def _row(name: str, case: str, exact: Measured, port: Measured, allowed: float) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     return run(parser("check-metric", __doc__), argv, CheckOptions, check_metric)
 
 

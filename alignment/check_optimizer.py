@@ -5,9 +5,10 @@ Usage::
     python alignment/check_optimizer.py --model dla60
     python alignment/check_optimizer.py --model dla34 --steps 20
 
-Both sides start from the same weights and are given the same gradients, which depend on the weights so that an error
-comes back; the models never run. Weight decay leaves out BatchNorm and biases, the layers' rates decay towards the
-input, gradients are clipped by their norm, and the learning rate changes at each step. In float64.
+Both sides start from the same weights and receive the same gradients; the models never run. The gradients depend on the
+weights, so that an error affects later steps. Weight decay excludes BatchNorm and biases, the layers' rates decay
+towards the input, gradients are clipped by their norm, and the learning rate changes at each step. Everything is
+computed in float64.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """
@@ -33,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lamb": dict(lr=5e-3, weight_decay=0.02),
     "adamw, layer decay": dict(lr=1e-3, weight_decay=0.05, layer_decay=0.75),
 }
-"""timm's names, and what ``create_optimizer_v2`` is given."""
+"""timm's names, and the arguments of ``create_optimizer_v2``."""
 
 CLIP_GRAD = 1.0
 
@@ -43,7 +44,7 @@ Gradient = Callable[[str, int, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions(CheckOptions):
-    """``steps``: of each optimizer."""
+    """The options of the check; ``steps`` is the number of steps of each optimizer."""
 
     steps: int = 5
 
@@ -73,7 +74,7 @@ def check_optimizer(options: OptimizerOptions, progress: Progress) -> Result:
 
 
 def gradients(seed: int) -> Gradient:
-    """Half of the weight, as of a bowl, and noise that is drawn once and moved along at each step."""
+    """Return a gradient function: half of the weight, plus noise that is drawn once and shifted at each step."""
     drawn: Arrays = {}
 
     def gradient(name: str, step: int, value: np.ndarray) -> np.ndarray:
@@ -86,12 +87,12 @@ def gradients(seed: int) -> Gradient:
 
 
 def rate(case: str, step: int) -> float:
-    """Rises, as in a warm-up."""
+    """Return the learning rate of a step, which rises as in a warm-up."""
     return CASES[case]["lr"] * (step + 1) / 8
 
 
 def timm_weights(model: str, case: str, steps: int, gradient: Gradient, seed: int, dtype: str) -> Arrays:
-    """The parameters after ``steps`` steps of timm's optimizer."""
+    """Return the parameters after ``steps`` steps of timm's optimizer."""
     import torch
 
     from alignment.models import fresh_reference
@@ -113,7 +114,7 @@ def timm_weights(model: str, case: str, steps: int, gradient: Gradient, seed: in
 
 
 def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: int) -> Arrays:
-    """The same of ours in float64, from timm's weights."""
+    """Return the parameters after ``steps`` steps of Paddle's optimizer in float64, from timm's weights."""
     import paddle
 
     from alignment.models import fresh_reference, twins
@@ -140,7 +141,7 @@ def paddle_weights(model: str, case: str, steps: int, gradient: Gradient, seed: 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-optimizer", __doc__)
     few = OptimizerOptions.steps
     usage.add_argument("--steps", type=at_least_one, default=few, help=f"number of optimizer steps (default: {few})")

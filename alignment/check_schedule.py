@@ -4,7 +4,7 @@ Usage::
 
     python alignment/check_schedule.py --model dla60
 
-The schedules run on the parameter groups of the model, whose layers' rates decay towards the input.
+The schedules run on the parameter groups of the model, with layer-wise learning rates that decay towards the input.
 
 Exit codes: 0 aligned, 1 not aligned, 2 usage.
 """
@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "multistep": ("multistep", dict(warmup_epochs=2, decay_milestones=(3, 6, 9))),
     "constant": ("constant", dict(warmup_epochs=2)),
 }
-"""timm's name, and what ``create_scheduler_v2`` is given."""
+"""timm's name, and the arguments of ``create_scheduler_v2``."""
 
 
 def check_schedule(options: CheckOptions, progress: Progress) -> Result:
@@ -49,7 +49,7 @@ def check_schedule(options: CheckOptions, progress: Progress) -> Result:
         for per_epoch in (True, False):
             exact = timm_rates(ours, name, per_epoch, settings)
             port = paddle_rates(theirs, name, per_epoch, settings)
-            # a rate is float64 in torch whatever the weights are: the floor is one rounding
+            # rates are float64 in torch for any weights: the floor is one rounding
             direction = "per epoch" if per_epoch else "per update"
             result.rows.append(part_row(case, "schedule", len(result.rows), exact, exact, port, direction))
     result.facts = {
@@ -60,7 +60,7 @@ def check_schedule(options: CheckOptions, progress: Progress) -> Result:
 
 
 def timm_optimizer(model: str) -> tuple[Any, dict[int, str]]:
-    """timm's optimizer of a model, and the names of its parameters."""
+    """Return timm's optimizer of a model, and the names of its parameters."""
     from alignment.models import fresh_reference
     from torch_ref.model import import_timm
 
@@ -73,7 +73,7 @@ def timm_optimizer(model: str) -> tuple[Any, dict[int, str]]:
 
 
 def timm_rates(made: tuple[Any, dict[int, str]], name: str, per_epoch: bool, settings: dict[str, Any]) -> np.ndarray:
-    """(updates, parameters), the parameters in the order of their names."""
+    """Return timm's learning rates (updates, parameters), with the parameters in the order of their names."""
     from timm.scheduler import create_scheduler_v2
 
     optimizer, names = made
@@ -94,7 +94,7 @@ def timm_rates(made: tuple[Any, dict[int, str]], name: str, per_epoch: bool, set
 
 
 def paddle_optimizer(model: str) -> Any:
-    """Ours of the same model."""
+    """Return the Paddle optimizer of the same model."""
     from paddle_dla import create_model
     from paddle_dla.optim import create_optimizer
 
@@ -102,7 +102,7 @@ def paddle_optimizer(model: str) -> Any:
 
 
 def paddle_rates(optimizer: Any, name: str, per_epoch: bool, settings: dict[str, Any]) -> np.ndarray:
-    """As ``timm_rates``."""
+    """Return Paddle's learning rates, as ``timm_rates`` does."""
     from paddle_dla.schedule import Scheduler, create_schedule
 
     schedule = create_schedule(name, LR, EPOCHS, UPDATES, per_epoch=per_epoch, **settings)
@@ -116,7 +116,7 @@ def paddle_rates(optimizer: Any, name: str, per_epoch: bool, settings: dict[str,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     return run(parser("check-schedule", __doc__), argv, CheckOptions, check_schedule)
 
 

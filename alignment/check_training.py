@@ -5,16 +5,17 @@ Usage::
     python alignment/check_training.py --model dla60
     python alignment/check_training.py --model dla34 --optimizer sgd --steps 50 --dtype float32
 
-Both models start from the same weights and see the same batches, mixed and smoothed by timm's mixup: soft-target cross
-entropy, clipping by the norm, the optimizer with weight decay and momentum, a cosine with warm-up, a moving average
-with warm-up. On the one side timm's and torch's, on the other ``paddle_dla``'s. Every loss must agree to 1e-9, all
-parameters, statistics and averages to 1e-8 in float64; in float32 to the noise of torch's own.
+Both models start from the same weights and see the same batches, mixed and smoothed by timm's mixup. The recipe has
+soft-target cross entropy, clipping by the norm, an optimizer with weight decay and momentum, a cosine schedule with
+warm-up, and a moving average with warm-up. One side uses timm and torch, the other ``paddle_dla``. In float64 every
+loss must agree to 1e-9, all parameters, statistics and averages to 1e-8; in float32 to the noise of torch's own
+training.
 
-Random images in batches of a few are the hardest case: BatchNorm magnifies every error, and at a high learning rate
-the training is chaotic, so that rounding alone separates two correct ones. The rates here are low enough that it does
-not within twenty steps; the column ``rounding`` says what it grows into, and where it grows to what is allowed the
-comparison ends and says so. Measured with the defaults on dla34, dla46x_c and dla60_res2net with the three optimizers:
-losses within 6.2e-13, everything else within 4.8e-12, at most 1.3 times what torch makes of the reordered batch.
+Random images in small batches are the hardest case: BatchNorm magnifies every error, and at a high learning rate the
+training is chaotic, so that rounding alone separates two correct ones. The default rates are low enough to avoid this
+for twenty steps. The column ``rounding`` shows how far rounding grows; if it reaches the limit, the comparison ends and
+reports that. Measured with the defaults on dla34, dla46x_c and dla60_res2net with the three optimizers: losses within
+6.2e-13, everything else within 4.8e-12, at most 1.3 times the effect of reordering the batch in torch.
 
 Exit codes: 0 aligned, 1 not aligned or the weights do not fit, 2 usage.
 """
@@ -45,14 +46,14 @@ from paddle_dla.models.registry import find_model
 from paddle_dla.terminal import run_command
 
 RECIPES = {"sgd": (0.01, 256, 1e-4), "adamw": (1e-3, 256, 0.05), "lamb": (5e-3, 256, 0.02)}
-"""Learning rate, at which batch, and weight decay."""
+"""Learning rate, the batch size that it belongs to, and weight decay."""
 
 EPOCHS, WARMUP_EPOCHS, EMA_DECAY, CLIP_GRAD = 4, 1, 0.99, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(WeightOptions):
-    """How to train: with which optimizers, how many steps on batches of how many images of which side in pixels.
+    """The options of the training: optimizers, number of steps, batch size, image side in pixels.
 
     ``dtype`` is that of the Paddle model.
     """
@@ -65,7 +66,7 @@ class TrainingOptions(WeightOptions):
 
 
 def check_training(options: TrainingOptions, progress: Progress) -> Result:
-    """Train one model with each optimizer. Raises ``CheckpointError`` where weights do not fit."""
+    """Train one model with each optimizer and compare. Raises ``CheckpointError`` where weights do not fit."""
     from alignment.engine.lockstep import lockstep
     from alignment.models import both
     from alignment.pairs import versions
@@ -102,7 +103,7 @@ def check_training(options: TrainingOptions, progress: Progress) -> Result:
 
 
 def rate(optimizer: str, batch: int) -> float:
-    """The highest learning rate of the training: scaled linearly to the batch."""
+    """Return the highest learning rate of the training, scaled linearly with the batch size."""
     from paddle_dla.schedule import scale_lr
 
     lr, base, _ = RECIPES[optimizer]
@@ -110,7 +111,7 @@ def rate(optimizer: str, batch: int) -> float:
 
 
 def recipes(optimizer: str, steps: int, batch: int) -> tuple[Recipe, Recipe]:
-    """The same training in either framework's parts."""
+    """Return the same training recipe for torch and for Paddle."""
     from paddle_dla.ema import ModelEma
     from paddle_dla.losses import SoftTargetCrossEntropy
     from paddle_dla.optim import clip_grad_, create_optimizer
@@ -133,7 +134,7 @@ def recipes(optimizer: str, steps: int, batch: int) -> tuple[Recipe, Recipe]:
 
 
 def add_training(to: argparse.ArgumentParser) -> None:
-    """The arguments of ``TrainingOptions``, but those that every check of weights has."""
+    """Add the arguments of ``TrainingOptions``, except those of ``WeightOptions``."""
     steps, batch = TrainingOptions.steps, TrainingOptions.train_batch
     to.add_argument(
         "--optimizer", nargs="+", choices=RECIPES, default=[*RECIPES], help="optimizers to compare (default: all three)"
@@ -157,7 +158,7 @@ def _side(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-training", __doc__)
     add_weights(usage)
     add_training(usage)

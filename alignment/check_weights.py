@@ -28,7 +28,8 @@ from paddle_dla.terminal import run_command
 def check_weights(options: WeightOptions, progress: Progress) -> Result:
     """Compare a checkpoint with ``options.converted``, tensor by tensor.
 
-    Raises ``CheckpointError`` where a file is unreadable or does not fit, ``WrongValue`` where none is to be checked.
+    Raises ``CheckpointError`` where a file is unreadable or does not fit, ``WrongValue`` where ``converted`` is
+    missing.
     """
     if not options.converted:
         raise WrongValue("--converted names the file to check")
@@ -52,12 +53,12 @@ def _row(name: str, depth: int, expected: np.ndarray | None, actual: np.ndarray 
     if expected is not None and actual is not None:
         found = compare(expected, actual)
         note = found.mismatch
-    # nothing is computed, so nothing is rounded
+    # copied values have no rounding
     return tensor_row(to_timm(name), name, "Tensor", depth, shown.shape, found, (0.0, 0.0), note=note)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser("check-weights", __doc__)
     add_weights(usage)
     arguments = usage.parse_args(argv)

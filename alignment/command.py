@@ -1,4 +1,4 @@
-"""What the ``check_*`` scripts share: arguments, the loop over models, reports, exit codes."""
+"""Shared parts of the ``check_*`` scripts: arguments, the loop over models, reports, exit codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from paddle_dla.storage.atomic import check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.folders import check_folder
 
-SIDE_MULTIPLE = 32  # of an image that every variant takes
+SIDE_MULTIPLE = 32  # every variant takes images whose sides are multiples of this
 SIZE = 64
 
 Progress = Callable[[str], None]
@@ -38,7 +38,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Where a comparison is written to, and whether every row of its table is printed."""
+    """Where to write a comparison, and whether to print every row of its table."""
 
     json: str | None = None
     html: str | None = None
@@ -46,7 +46,7 @@ class ReportOptions:
 
 
 def add_reports(to: argparse.ArgumentParser) -> None:
-    """The arguments of ``ReportOptions``."""
+    """Add the arguments of ``ReportOptions``."""
     to.add_argument("--json", metavar="FILE", help="write the report as JSON")
     to.add_argument("--html", metavar="FILE", help="write the report as an HTML page")
     to.add_argument("--full", action="store_true", help="print every row of the table")
@@ -54,7 +54,7 @@ def add_reports(to: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(ReportOptions):
-    """What every check of a model is told: which model, and the seed of everything that is random."""
+    """The options of every check: the model and the random seed."""
 
     model: str
     seed: int = 0
@@ -62,7 +62,7 @@ class CheckOptions(ReportOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightOptions(CheckOptions):
-    """Which weights the models get: a timm checkpoint (``None``: seeded), and what Paddle loads instead of it."""
+    """The weights: a timm checkpoint (``None``: seeded), and the file that Paddle loads instead of converting it."""
 
     checkpoint: str | None = None
     use_ema: bool = False
@@ -71,7 +71,7 @@ class WeightOptions(CheckOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(WeightOptions):
-    """What the models run on: images, or so many random ones of a side in pixels."""
+    """The inputs: images, or a number of random ones of a side in pixels."""
 
     image: tuple[str, ...] | None = None
     batch_size: int = 2
@@ -80,11 +80,11 @@ class ModelOptions(WeightOptions):
 
 Options = TypeVar("Options", bound=CheckOptions)
 Check = Callable[[Options, Progress], Result]
-"""Makes one comparison of one model."""
+"""Runs one comparison of one model."""
 
 
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The arguments of ``CheckOptions``; ``doc`` as for ``CommandParser``."""
+    """Return a parser with the arguments of ``CheckOptions``; ``doc`` as for ``CommandParser``."""
     result = CommandParser(name, doc)
     result.add_argument("--model", required=True, help="DLA name, port folder, or 'all'")
     result.add_argument("--seed", type=natural, default=0, help="random seed (default: 0)")
@@ -93,21 +93,21 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 
 
 def at_least_one(text: str) -> int:
-    """An argument that counts something which has to be there."""
+    """Parse an integer argument of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
 
 
 def add_weights(to: argparse.ArgumentParser) -> None:
-    """The arguments that ``WeightOptions`` adds."""
+    """Add the arguments that ``WeightOptions`` adds."""
     to.add_argument("--checkpoint", help="timm checkpoint (default: seeded initialisation)")
     to.add_argument("--use-ema", action="store_true", help="use the averaged (EMA) weights of a training checkpoint")
     to.add_argument("--converted", help="converted weights to load into Paddle (default: convert in memory)")
 
 
 def add_inputs(to: argparse.ArgumentParser) -> None:
-    """The arguments that ``ModelOptions`` adds."""
+    """Add the arguments that ``ModelOptions`` adds."""
     to.add_argument("--image", nargs="+", metavar="PATH", help="input images; timm's evaluation transform is applied")
     to.add_argument(
         "--batch-size",
@@ -121,10 +121,11 @@ def add_inputs(to: argparse.ArgumentParser) -> None:
 
 
 def chosen_source(options: WeightOptions, progress: Progress) -> Source:
-    """The weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` where they are unreadable."""
+    """Return the weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` where they are unreadable.
+    """
     if options.checkpoint:
         return read_source(options.checkpoint, options.use_ema)
-    # imports both frameworks, for which usage errors need not wait
+    # this imports both frameworks, which usage errors do not need
     model, entry = options.model, find_model(options.model)
     if entry.folder is not None:
         from alignment.ported import own_source
@@ -140,7 +141,7 @@ def chosen_source(options: WeightOptions, progress: Progress) -> Source:
 def chosen_weights(
     options: WeightOptions, progress: Progress
 ) -> tuple[Source, Conversion, dict[str, np.ndarray] | None]:
-    """The source, its conversion, and the arrays of ``converted`` where it is given.
+    """Return the source, its conversion, and the arrays of ``converted`` if it is given.
 
     Raises ``CheckpointError`` where a file is unreadable or does not fit the model.
     """
@@ -150,7 +151,7 @@ def chosen_weights(
 
 
 def chosen_inputs(options: ModelOptions, conversion: Conversion) -> np.ndarray | list[str]:
-    """The paths of the images that are named, or random inputs (B, C, H, W)."""
+    """Return the paths of the given images, or random inputs (B, C, H, W)."""
     if options.image:
         return list(options.image)
     shape = (options.batch_size, conversion.in_chans, *sides(options.input_size, options.model))
@@ -158,7 +159,7 @@ def chosen_inputs(options: ModelOptions, conversion: Conversion) -> np.ndarray |
 
 
 def sides(size: int | None, model: str) -> tuple[int, int]:
-    """Height and width of random inputs: ``size`` where it was asked for, else 64, or what a port's card says."""
+    """Return height and width of random inputs: ``size`` if given, else that of a port's card, else 64."""
     if size is not None:
         return size, size
     entry = find_model(model)
@@ -166,10 +167,10 @@ def sides(size: int | None, model: str) -> tuple[int, int]:
 
 
 def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, kind: type[Options], check: Check[Options]) -> int:
-    """Check every model that the command line names, print and write the reports; returns the exit code.
+    """Check every model on the command line, print and write the reports, and return the exit code.
 
-    0: all aligned; 1: not, or the weights do not fit, or the data cannot be read; ends the program with 2 for
-    arguments that make no sense.
+    0: all aligned. 1: not aligned, or the weights do not fit, or the data cannot be read. Arguments that make no sense
+    end the program with 2.
     """
     options = options_of(kind, usage.parse_args(argv))
     models = chosen_models(options, usage)
@@ -192,9 +193,9 @@ def run(usage: argparse.ArgumentParser, argv: Sequence[str] | None, kind: type[O
 
 
 def write_reports(results: Sequence[Result], options: ReportOptions) -> bool:
-    """Write what ``options`` name, where there is anything to write; whether it could be written.
+    """Write the reports that ``options`` name, if there is anything to write; return whether that succeeded.
 
-    What could not is printed: what was measured is worth more than where it goes.
+    A failure is printed and does not discard the measurements.
     """
     written = True
     for write, path in ((write_json, options.json), (write_html, options.html)):
@@ -208,7 +209,7 @@ def write_reports(results: Sequence[Result], options: ReportOptions) -> bool:
 
 
 def refuse_reports(options: ReportOptions) -> None:
-    """Raises ``CheckpointError`` for a report that could not be written, before any work is done for it."""
+    """Raise ``CheckpointError`` for a report that could not be written, before any work is done."""
     for path in filter(None, (options.json, options.html)):
         folder = os.path.dirname(path) or "."
         check_writable(path) if os.path.isdir(folder) else check_folder(folder, parents=True)
@@ -221,12 +222,12 @@ def refuse_reports(options: ReportOptions) -> None:
 
 
 def announcer(prefix: str) -> Progress:
-    """Prints what a check does next, on the standard error."""
+    """Return a function that prints the progress of a check to the standard error."""
     return lambda line: print(prefix + line, file=sys.stderr, flush=True)
 
 
 def chosen_models(options: CheckOptions, usage: argparse.ArgumentParser) -> list[str]:
-    """The models that ``options`` name; ends the program with 2 where the arguments make no sense."""
+    """Return the models that ``options`` name; end the program with 2 where the arguments make no sense."""
     try:
         models = list(VARIANTS) if options.model == "all" else [_named(options.model)]
     except UserError as error:
@@ -241,7 +242,7 @@ def chosen_models(options: CheckOptions, usage: argparse.ArgumentParser) -> list
 
 
 def _named(model: str) -> str:
-    """What opens ``model``. Raises ``ValueError`` for one without a reference to compare it with."""
+    """Return the name that opens ``model``. Raises ``ValueError`` for a model without a reference."""
     entry = find_model(model)
     if entry.published is None and entry.folder is None:
         raise WrongValue(f"{model} has no reference here; compare it with alignment.align")

@@ -6,7 +6,7 @@ Usage::
     python alignment/compare.py A.npy B.npy [--tolerance 1e-6]
 
 ``A`` is the folder of the torch side, ``B`` that of the Paddle side. Files of reprod_log are compared name by name, by
-the largest relative error of each array; they hold no layers, so none is named.
+the largest relative error of each array. They contain no layers, so the report names none.
 
 Exit codes: 0 aligned, 1 not, or a record is unreadable, 2 usage.
 """
@@ -32,14 +32,14 @@ from paddle_dla.terminal import run_command
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(ReportOptions):
-    """Two folders of records, or two files of reprod_log with the largest relative error that they may have."""
+    """The inputs: two folders of records, or two files of reprod_log and their largest allowed relative error."""
 
     torch_folder: str
     paddle_folder: str
     tolerance: float | None = None
 
     def are_files(self) -> bool:
-        """Whether two files of reprod_log are compared. Raises ``WrongValue`` for what cannot be compared."""
+        """Return whether both are files of reprod_log. Raises ``WrongValue`` for inputs that cannot be compared."""
         files = [Path(path).suffix == SUFFIX for path in (self.torch_folder, self.paddle_folder)]
         if any(files) and not all(files):
             raise WrongValue(f"a folder and a {SUFFIX} file cannot be compared; give two of either")
@@ -51,14 +51,14 @@ class CompareOptions(ReportOptions):
 
 
 def run(options: CompareOptions) -> Result:
-    """Compare. Raises ``UserError`` where something is unreadable, or does not belong together."""
+    """Run the comparison. Raises ``UserError`` if an input is unreadable, or the two do not belong together."""
     if options.are_files():
         return compare_reprod(options.torch_folder, options.paddle_folder, options.tolerance)
     return compare_records(options.torch_folder, options.paddle_folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     parser = CommandParser("compare", __doc__)
     parser.add_argument("torch_folder", metavar="A")
     parser.add_argument("paddle_folder", metavar="B")

@@ -1,4 +1,4 @@
-"""The images that reach a model, compared with what timm feeds its own: the work of ``check_data``."""
+"""Compare the images that reach a model with those that timm feeds its own: the work of ``check_data``."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.ranks import Ranks
 from paddle_dla.storage.errors import CheckpointError
 
-TRAINED = 6  # of them, on which every training recipe runs
-BATCH = 4  # of the loader: several batches, the last of them short
+TRAINED = 6  # of the samples, on which every training recipe runs
+BATCH = 4  # the loader's batch size: several batches, the last one short
 LOADER = "batches of the loader"
 
 Judged = tuple[Row, Culprit | None]
@@ -48,7 +48,7 @@ def compare_data(
     samples: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Compare at most ``samples`` of ``data``, else of ``images``, else drawn ones, as ``model`` takes them.
+    """Compare at most ``samples`` of ``data``, else of ``images``, else generated ones, as ``model`` takes them.
 
     Raises ``DataError`` for data that cannot be read.
     """
@@ -76,7 +76,7 @@ def compare_data(
 
 
 def reference_name(model: str) -> str:
-    """timm's name of ``model``. Raises ``CheckpointError`` for a port of something else."""
+    """Return timm's name of ``model``. Raises ``CheckpointError`` for a port of another library's model."""
     entry = find_model(model)
     name = entry.name if entry.folder is None else read_card(entry.folder)["reference"]["model"]
     if not name:
@@ -85,7 +85,7 @@ def reference_name(model: str) -> str:
 
 
 def _gather(result: Result, before: Sequence[Judged], after: Sequence[Judged]) -> None:
-    """Add rows before and after those there are; of what is at fault the first stays, from which others may follow."""
+    """Add rows before and after the existing ones; keep only the first culprit, as others may follow from it."""
     found = [*before, *((row, None) for row in result.rows), *after]
     blamed = [*(each for _, each in before), *result.culprits, *(each for _, each in after)]
     result.culprits = [each for each in blamed if each is not None][:1]
@@ -94,7 +94,7 @@ def _gather(result: Result, before: Sequence[Judged], after: Sequence[Judged]) -
 
 @contextmanager
 def chosen_data(data: str | None, images: Sequence[str]) -> Iterator[Source]:
-    """The samples that are named; drawn ones, which are removed afterwards, where none are."""
+    """Yield the given samples, or generated ones, which are removed afterwards."""
     if data:
         yield open_source(data)
     elif images:
@@ -106,12 +106,12 @@ def chosen_data(data: str | None, images: Sequence[str]) -> Iterator[Source]:
 
 
 def spread_over(samples: int, wanted: int) -> list[int]:
-    """At most ``wanted`` of ``samples``, at even distances: a data set begins with one class."""
+    """Return at most ``wanted`` indices of ``samples``, evenly spaced, since a data set begins with a single class."""
     return np.unique(np.linspace(0, samples - 1, min(wanted, samples)).round().astype(int)).tolist()
 
 
 def read_files(source: Source, indices: Sequence[int]) -> dict[str, bytes]:
-    """The bytes of samples by name; raises ``ImageError`` that names the first that is no image."""
+    """Read the bytes of samples by name. Raises ``ImageError`` that names the first file that is no image."""
     reader = source.reader(rising=True)
     files = {}
     try:
@@ -132,7 +132,7 @@ def _refuse_damaged(name: str, data: bytes) -> None:
 
 
 def port_stages(preprocessing: Preprocessing) -> Any:
-    """The Paddle pipeline by stage, as ``torch_ref.data.eval_stages``."""
+    """Return the Paddle pipeline by stage, like ``torch_ref.data.eval_stages``."""
     transform, normalise = EvalTransform(preprocessing), Normalise(preprocessing)
 
     def stages(data: bytes) -> dict[str, np.ndarray]:
@@ -144,7 +144,7 @@ def port_stages(preprocessing: Preprocessing) -> Any:
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """What timm's configuration says, in the terms of the search for causes."""
+    """Convert timm's configuration to the recipe that the search for causes takes."""
     channels, *size = config["input_size"]
     return Recipe(
         tuple(size), channels, config["crop_pct"], config["interpolation"], tuple(config["mean"]), tuple(config["std"])
@@ -152,7 +152,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
 
 
 def compare_sources(source: Source, result: Result) -> list[Judged]:
-    """The samples and labels of class folders with timm's; of anything else, why they are not compared."""
+    """Compare the samples and labels of class folders with timm's; for other sources record why they are skipped."""
     if not isinstance(source, FileSource) or source.classes is None or not os.path.isdir(source.root):
         result.skipped.append(Skipped(LIST, "Source", "both", "timm reads class folders alone"))
         return []
@@ -163,7 +163,7 @@ def compare_sources(source: Source, result: Result) -> list[Judged]:
 
 
 def compare_loader(stages: Any, source: Source, preprocessing: Preprocessing, indices: Sequence[int]) -> Judged:
-    """What the evaluation's loader hands on, with what timm makes of the samples that it says they are."""
+    """Compare the batches of the evaluation's loader with timm's result for the samples that it reports."""
     loader = evaluation_loader(source, preprocessing, Loading(BATCH), Ranks(), indices)
     tally, first, seen = Tally(LOADER), [], []
     with closing(source.reader()) as reader:
@@ -187,7 +187,7 @@ def _described(data: str | None, images: Sequence[str]) -> str:
 
 
 def versions() -> str:
-    """Of what decodes and resizes on either side."""
+    """Return the versions of the libraries that decode and resize on either side."""
     import PIL
 
     from torch_ref.model import import_timm

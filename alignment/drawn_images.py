@@ -1,4 +1,4 @@
-"""A small tree of class folders with images of the kinds that pipelines disagree on, drawn here."""
+"""Generate a small tree of class folders with images of the kinds that pipelines disagree on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORIENTATION, TURNED = 0x0112, 6  # the EXIF tag, and "turn by 90 degrees to view
 
 
 def drawing(width: int = 301, height: int = 263, seed: int = 0) -> Image.Image:
-    """Smooth colours with noise on top, so that every filter and every rounding shows."""
+    """Return smooth colours with noise on top, so that every filter and rounding has an effect."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     smooth = np.stack([x * 255 / width, y * 255 / height, (x + y) * 255 / (width + height)], axis=-1)
@@ -20,7 +20,7 @@ def drawing(width: int = 301, height: int = 263, seed: int = 0) -> Image.Image:
 
 
 def drawn_files() -> dict[str, bytes]:
-    """Contents of image files by name: JPEG and PNG in every mode that is met in data sets, of odd sizes."""
+    """Return image files by name: JPEG and PNG in every mode that occurs in data sets, of odd sizes."""
     image = drawing()
     alpha = image.copy()
     alpha.putalpha(drawing(seed=1).convert("L"))
@@ -46,11 +46,11 @@ def drawn_files() -> dict[str, bytes]:
 
 
 CLASSES = ("9", "10", "b")
-"""Folders whose order is another by letters than by numbers."""
+"""Folders whose alphabetical and numerical orders differ."""
 
 
 def write_drawn(root: Path) -> None:
-    """The files as a tree of class folders below ``root``."""
+    """Write the files as a tree of class folders below ``root``."""
     for place, (name, data) in enumerate(drawn_files().items()):
         folder = root / CLASSES[place % len(CLASSES)]
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The picture of trainings side by side: losses, how far apart they are, accuracies. Needs matplotlib."""
+"""Plot trainings side by side: losses, their distance, accuracies. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from paddle_dla.drawing import figure_in
 from paddle_dla.training.curves import trailing_mean
 
 TORCH, PADDLE = "#d95f02", "#1f77b4"
-SMOOTHING = 50  # the losses drawn are means over this part of the run
+SMOOTHING = 50  # the plotted losses are means over 1/50 of the run
 
 
 def draw(seeds: Sequence[Seed], path: Path) -> None:
-    """Write the picture (PNG), whole or not at all."""
+    """Write the picture (PNG), completely or not at all."""
     with figure_in(path, (15, 4.2)) as figure:
         losses, distance, accuracy = figure.subplots(1, 3)
         _draw_losses(losses, seeds)
@@ -57,7 +57,7 @@ def _draw_distance(axes: Any, seeds: Sequence[Seed]) -> None:
 def _draw_apart(axes: Any, run: Run, other: Run, **look: Any) -> None:
     found, expected = np.array(run.losses), np.array(other.losses)
     apart = np.abs(found - expected) / np.abs(expected)
-    # equal ones are drawn at the bottom
+    # equal losses are plotted at the bottom
     axes.loglog(np.arange(1, len(apart) + 1), np.maximum(apart, np.finfo(np.float32).eps / 2), **look)
 
 

@@ -1,4 +1,4 @@
-"""Trainings of whole epochs, side by side from one seed, as plain values, and what they show. No framework."""
+"""Trainings of whole epochs, side by side from one seed, as plain values, and their evaluation. No framework."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from paddle_dla.errors import WrongValue
 
 WORDS = {ALIGNED: "ALIGNED", DIFFERS: "NOT ALIGNED", UNDECIDED: "UNDECIDED"}
 DEVIATIONS = 1.645
-"""Of what a guesser scores, above which one in 20 guessers comes."""
+"""The standard score of guessing that one in 20 guessers exceeds."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: the loss of each update, and the accuracy in the end, in percent."""
+    """One training: the loss of each update, and the final accuracy in percent."""
 
     losses: list[float]
     top1: float
@@ -26,30 +26,30 @@ class Run:
 
 @dataclass(frozen=True)
 class Validation:
-    """What both were scored on: so many ``images``; ``chance`` is the percentage of the most frequent class."""
+    """The validation set: the number of ``images``; ``chance`` is the percentage of the most frequent class."""
 
     images: int
     chance: float
 
     @classmethod
     def of(cls, labels: np.ndarray) -> Validation:
-        """Of images with the classes ``labels``, (N,)."""
+        """Return the validation set of images with the classes ``labels``, (N,)."""
         return cls(len(labels), 100 * float(np.bincount(labels).max()) / len(labels))
 
     @property
     def image(self) -> float:
-        """What one image is worth, in percent."""
+        """The accuracy of one image, in percent."""
         return 100 / self.images
 
     @property
     def guessed(self) -> float:
-        """What always naming the most frequent class scores at best, in percent, but for one case in 20."""
+        """The accuracy in percent that always predicting the most frequent class exceeds in one of 20 cases only."""
         return self.chance + DEVIATIONS * (self.chance * (100 - self.chance) / self.images) ** 0.5
 
 
 @dataclass(frozen=True)
 class Seed:
-    """Both trainings from one seed; ``again`` is torch's with each batch in reverse order, on the first seed."""
+    """Both trainings from one seed; ``again`` is torch's with each batch in reverse order, for the first seed."""
 
     seed: int
     torch: Run
@@ -59,9 +59,9 @@ class Seed:
 
 
 def refuse_meaningless(seeds: Sequence[Seed], margin: float) -> None:
-    """Raises ``WrongValue`` where a margin of ``margin`` points would prove nothing.
+    """Raise ``WrongValue`` if a margin of ``margin`` points would prove nothing.
 
-    That is where one image more or less exceeds it, and where a network that has learned nothing is within it.
+    That is the case if a single image exceeds it, or if a network that has learned nothing is within it.
     """
     validation = seeds[0].validation
     if validation.image > margin:
@@ -78,13 +78,13 @@ def refuse_meaningless(seeds: Sequence[Seed], margin: float) -> None:
 
 
 def judged(seeds: Sequence[Seed], margin: float) -> Equivalence:
-    """Whether Paddle's accuracies are torch's to within ``margin`` points. Raises ``WrongValue``."""
+    """Judge whether Paddle's accuracies equal torch's to within ``margin`` points. Raises ``WrongValue``."""
     refuse_meaningless(seeds, margin)
     return equivalence([seed.paddle.top1 - seed.torch.top1 for seed in seeds], margin)
 
 
 def sentence(seeds: Sequence[Seed], found: Equivalence) -> str:
-    """What ``judged`` found, in one sentence."""
+    """Describe the result of ``judged`` in one sentence."""
     ends = [[seed.torch.top1 for seed in seeds], [seed.paddle.top1 for seed in seeds]]
     torch, paddle = (f"{np.mean(end):.2f} ({min(end):.2f} to {max(end):.2f})" for end in ends)
     hint = "; more --seeds make the interval narrower" if found.verdict == UNDECIDED else ""
@@ -95,7 +95,7 @@ def sentence(seeds: Sequence[Seed], found: Equivalence) -> str:
 
 
 def table(seeds: Sequence[Seed]) -> str:
-    """A line for each seed."""
+    """Return a table with a line for each seed."""
     lines = [f"{'seed':>6}{'updates':>9}{'last loss, torch':>18}{'Paddle':>9}{'top-1, torch':>14}{'Paddle':>9}"
              f"{'difference':>12}"]  # fmt: skip
     for seed in seeds:

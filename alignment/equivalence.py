@@ -1,9 +1,9 @@
-"""Are two ways of training equally good? An equivalence test of runs in pairs. No framework.
+"""Equivalence test of two ways of training, from runs in pairs. No framework.
 
-A test that finds "no significant difference" passes whatever is too noisy to be told apart. This one has to show that
-the mean difference lies within a margin: two one-sided t tests at 5 %, which is the 90 % interval of the mean inside
-the margin. Source: D. J. Schuirmann, "A comparison of the two one-sided tests procedure and the power approach for
-assessing the equivalence of average bioavailability", 1987, https://doi.org/10.1007/BF01068419.
+A test for a significant difference passes anything that is too noisy. This test must show that the mean difference lies
+within a margin: two one-sided t tests at 5 %, which means that the 90 % interval of the mean lies inside the margin.
+Source: D. J. Schuirmann, "A comparison of the two one-sided tests procedure and the power approach for assessing the
+equivalence of average bioavailability", 1987, https://doi.org/10.1007/BF01068419.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from alignment.engine.result import ALIGNED, DIFFERS, UNDECIDED
 from paddle_dla.errors import WrongValue
 
 CONFIDENCE = 0.9
-"""Of the interval; each of the two tests is then wrong once in 20 times."""
+"""The confidence of the interval; each of the two tests is wrong in one of 20 cases."""
 
 FEWEST = 3
-"""Pairs: with two, the interval is 4.5 times as wide as the two differences are apart from each other."""
+"""The fewest pairs: with two, the interval is 4.5 times as wide as the distance of the two differences."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Equivalence:
 
     @property
     def verdict(self) -> str:
-        """``aligned``: the interval is inside the margin; ``differs``: it is outside; else ``undecided``."""
+        """``aligned`` if the interval is inside the margin, ``differs`` if it is outside, else ``undecided``."""
         if -self.margin < self.low and self.high < self.margin:
             return ALIGNED
         return DIFFERS if self.low >= self.margin or self.high <= -self.margin else UNDECIDED
 
 
 def equivalence(differences: Sequence[float], margin: float) -> Equivalence:
-    """Whether ``differences`` of pairs have a mean within ``margin`` of 0. Raises ``WrongValue`` for too few.
+    """Test whether ``differences`` of pairs have a mean within ``margin`` of 0. Raises ``WrongValue`` for too few.
 
     >>> equivalence([0.1, -0.2, 0.15, 0.0], margin=0.5).verdict
     'aligned'

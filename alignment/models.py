@@ -1,4 +1,4 @@
-"""A model of the project beside its reference, whichever it is: a DLA (``pairs``) or a port (``ported``)."""
+"""Pair a model of the project, a DLA (``pairs``) or a port (``ported``), with its reference."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Twin:
-    """The tensor of Paddle that is one of torch, ``transposed`` or not."""
+    """The Paddle tensor that corresponds to a torch tensor, ``transposed`` or not."""
 
     paddle: str
     transposed: bool = False
 
     def carried(self, array: np.ndarray) -> np.ndarray:
-        """``array`` in the other framework's layout, either way."""
+        """Convert ``array`` to the other framework's layout, in either direction."""
         return array.T if self.transposed else array
 
 
 def twins(model: str) -> dict[str, Twin]:
-    """``{name in torch: twin}`` of every tensor that a checkpoint of ``model`` holds and Paddle keeps."""
+    """Return ``{name in torch: twin}`` of every tensor in a checkpoint of ``model`` that Paddle keeps."""
     entry = find_model(model)
     if entry.folder is None:
         return {name: Twin(twin) for name in state_layout(entry.name) if (twin := to_paddle(name)) is not None}
@@ -47,7 +47,7 @@ def twins(model: str) -> dict[str, Twin]:
 
 
 def fresh_reference(model: str, seed: int) -> torch.nn.Module:
-    """The reference of ``model`` as torch initialises it under ``seed``, in evaluation mode."""
+    """Return the reference of ``model`` as torch initialises it under ``seed``, in evaluation mode."""
     entry = find_model(model)
     if entry.folder is None:
         return create_timm(entry.name, seed=seed)
@@ -57,9 +57,10 @@ def fresh_reference(model: str, seed: int) -> torch.nn.Module:
 def both(
     entry: Entry, source: Source, conversion: Conversion, paddle_arrays: Arrays | None = None
 ) -> tuple[torch.nn.Module, paddle.nn.Layer]:
-    """The reference and the Paddle model with the weights of one conversion, in evaluation mode.
+    """Build the reference and the Paddle model with the weights of one conversion, in evaluation mode.
 
-    ``paddle_arrays``: of Paddle's model instead, as read from a file. Raises ``CheckpointError`` where they do not fit.
+    ``paddle_arrays``: weights of the Paddle model read from a file, used instead. Raises ``CheckpointError`` where they
+    do not fit.
     """
     if entry.folder is not None:
         return pair_of(entry, source, conversion, paddle_arrays)[:2]
@@ -71,7 +72,7 @@ def compared_forward(
     entry: Entry, source: Source, conversion: Conversion, inputs: np.ndarray | Sequence[str],
     dtype: Precision = "float64", paddle_arrays: Arrays | None = None, progress: Progress = lambda line: None,
 ) -> Result:  # fmt: skip
-    """Every layer's output; arguments as in ``pairs.align_forward``."""
+    """Compare every layer's output; arguments as in ``pairs.align_forward``."""
     if entry.folder is None:
         return align_forward(source, conversion, inputs, dtype, paddle_arrays, progress)
     return align_port(entry, source, conversion, inputs, dtype=dtype, backward=False, paddle_arrays=paddle_arrays,
@@ -82,7 +83,7 @@ def compared_backward(
     entry: Entry, source: Source, conversion: Conversion, inputs: np.ndarray | Sequence[str], mode: str = "eval",
     seed: int = 0, paddle_arrays: Arrays | None = None, progress: Progress = lambda line: None,
 ) -> Result:  # fmt: skip
-    """Outputs and gradients of every layer; arguments as in ``pairs.align_backward``."""
+    """Compare outputs and gradients of every layer; arguments as in ``pairs.align_backward``."""
     if entry.folder is None:
         return align_backward(source, conversion, inputs, mode, seed, paddle_arrays, progress)
     return align_port(entry, source, conversion, inputs, mode, seed=seed, paddle_arrays=paddle_arrays,

@@ -1,4 +1,4 @@
-"""The only place where the two models meet: a timm DLA and its Paddle twin with the same weights."""
+"""Build and compare a timm DLA and its Paddle twin with the same weights; the only module that joins the two."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from torch_ref.data import eval_batch
 
 Progress = Callable[[str], None]
 Precision = Literal["float32", "float64"]
-"""What a model can compute in here."""
+"""The dtypes that a model can compute in."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The reference and its twin, with the same weights, both in float32 and in eval mode."""
+    """The reference and its Paddle twin, with the same weights, both in float32 and in evaluation mode."""
 
     name: str
     torch_model: torch.nn.Module
@@ -48,10 +48,10 @@ class Pair:
 def seeded_source(
     name: str, seed: int, num_classes: int = 1000, in_chans: int = 3, randomise_batch_norm: bool = False
 ) -> Source:
-    """The weights of a timm model that torch initialised with ``seed``.
+    """Return the weights of a timm model that torch initialised with ``seed``.
 
-    ``randomise_batch_norm`` also gives BatchNorm weights and statistics as training leaves them; fresh ones are all
-    0 or 1 and would hide a swap.
+    ``randomise_batch_norm`` also gives BatchNorm weights and statistics like those of a trained network. Initial ones
+    are all 0 or 1 and would hide a swap.
     """
     model = reference.create_model(name, seed=seed, num_classes=num_classes, in_chans=in_chans)
     if randomise_batch_norm:
@@ -63,11 +63,11 @@ def seeded_source(
 
 
 def build_pair(source: Source, conversion: Conversion, paddle_arrays: Mapping[str, np.ndarray] | None = None) -> Pair:
-    """Both models with the weights of one conversion, loaded strictly.
+    """Build both models with the weights of one conversion, loaded strictly.
 
-    timm's gets the tensors of ``source`` as they are, so that nothing the conversion did to them is taken for
-    granted; only a stem or head that was made anew comes from the conversion. Paddle's gets what was converted, or
-    ``paddle_arrays``, as read from a file. Raises ``CheckpointError`` where names or shapes do not fit.
+    timm's model loads the tensors of ``source`` unchanged, so that errors of the conversion show; only a stem or head
+    that was adapted comes from the conversion. Paddle's model loads the converted tensors, or ``paddle_arrays`` as read
+    from a file. Raises ``CheckpointError`` where names or shapes do not fit.
     """
     sizes = dict(num_classes=conversion.num_classes, in_chans=conversion.in_chans)
     torch_model = reference.create_model(conversion.model, **sizes)
@@ -91,7 +91,7 @@ def _reference_tensors(source: Source, conversion: Conversion) -> dict[str, torc
 
 
 def torch_tensor(stored: StoredTensor) -> torch.Tensor:
-    """A tensor of a file as torch has it, of the same type."""
+    """Convert a stored tensor to torch, with the same dtype."""
     tensor = torch.from_numpy(stored.raw.copy())
     return tensor.view(torch.bfloat16) if stored.dtype == "bfloat16" else tensor
 
@@ -108,7 +108,7 @@ def align_forward(
 
     ``inputs`` is an array (B, C, H, W), or paths of images, which timm's evaluation transform prepares.
     ``paddle_arrays`` as in ``build_pair``. Raises ``CheckpointError`` where weights do not fit and ``OSError`` for a
-    file that is no image.
+    file that is not an image.
     """
     pair = build_pair(source, conversion, paddle_arrays)
     if not isinstance(inputs, np.ndarray):
@@ -128,7 +128,7 @@ def align_backward(
     paddle_arrays: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda line: None,
 ) -> Result:
-    """``align`` on both models with the weights of one conversion: gradients too, and every layer alone.
+    """Run ``align`` on both models with the weights of one conversion: gradients too, and every layer alone.
 
     Arguments as in ``align_forward``.
     """
@@ -150,9 +150,9 @@ def align_backward(
 
 
 def compare_forward(pair: Pair, inputs: np.ndarray, dtype: Precision, progress: Progress) -> Result:
-    """Every layer's output on ``inputs`` (B, C, H, W): the port in ``dtype`` against the reference in float64.
+    """Compare every layer's output on ``inputs`` (B, C, H, W): the port in ``dtype`` with the reference in float64.
 
-    The floor is the reference's own float32 error. The port changes its type and should not be used afterwards.
+    The floor is the reference's own float32 error. The port changes its dtype and should not be used afterwards.
     """
 
     def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
@@ -178,7 +178,7 @@ def compare_forward(pair: Pair, inputs: np.ndarray, dtype: Precision, progress: 
 
 
 def versions() -> str:
-    """What ran, in one line."""
+    """Return the versions of everything that ran, in one line."""
     found = {
         "Paddle": paddle.__version__,
         "torch": torch.__version__,

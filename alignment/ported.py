@@ -1,4 +1,4 @@
-"""A port beside its reference, both with the weights of one conversion, as ``pairs`` does it for DLA."""
+"""Build a port and its reference, both with the weights of one conversion, as ``pairs`` does for DLA."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Progress = Callable[[str], None]
 
 
 def fresh_source(entry: Entry, seed: int, num_classes: int, in_chans: int) -> Source:
-    """The weights of the port's reference as torch initialises it under ``seed``, of these classes and channels."""
+    """Return the initial weights of the port's reference under ``seed``, with these classes and channels."""
     module = build_reference(entry, num_classes, in_chans, seed)
     return source_from_arrays(state_arrays(module), origin=f"{entry.name} under torch.manual_seed({seed})")
 
 
 def own_source(entry: Entry) -> Source:
-    """The weights in the port's folder, as its reference calls them."""
+    """Return the weights in the port's folder, by the reference's names."""
     arrays, manifest = stored_weights(port_folder(entry))
     state = torch_state(arrays, key_map_of(manifest))
     return source_from_arrays(state, origin=f"the weights in {entry.place}")
@@ -44,8 +44,10 @@ def own_source(entry: Entry) -> Source:
 def pair_of(
     entry: Entry, source: Source, conversion: Conversion, paddle_arrays: Mapping[str, np.ndarray] | None = None
 ) -> tuple[torch.nn.Module, paddle.nn.Layer, KeyMap]:
-    """The reference, the port and their key map. The reference gets the tensors of ``source`` as they are, but for
-    those of another naming and a stem or head that was made anew. Raises ``CheckpointError`` where they do not fit.
+    """Build the reference, the port and their key map.
+
+    The reference loads the tensors of ``source`` unchanged, except those with other names and a stem or head that was
+    adapted. Raises ``CheckpointError`` where they do not fit.
     """
     module = build_reference(entry, conversion.num_classes, conversion.in_chans)
     key_map = key_map_of(stored_weights(port_folder(entry))[1])
@@ -64,7 +66,7 @@ def pair_of(
 
 
 def build_reference(entry: Entry, num_classes: int, in_chans: int, seed: int | None = None) -> torch.nn.Module:
-    """The torch module of the port, of so many classes and channels; ``seed`` of its weights, by default the port's."""
+    """Build the port's torch module with these classes and channels; ``seed`` of its weights defaults to the port's."""
     reference = recorded_reference(port_folder(entry))
     sizes = {"num_classes": (num_classes, entry.card.num_classes), "in_chans": (in_chans, entry.card.in_chans)}
     changed = {name: wanted for name, (wanted, own) in sizes.items() if wanted != own and own is not None}
@@ -85,11 +87,11 @@ def align_port(
     paddle_arrays: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda line: None,
 ) -> Any:
-    """``align`` on a port and its reference; ``inputs`` are an array (B, C, H, W) or paths of images."""
+    """Run ``align`` on a port and its reference; ``inputs`` are an array (B, C, H, W) or paths of images."""
     module, model, key_map = pair_of(entry, source, conversion, paddle_arrays)
     if not isinstance(inputs, np.ndarray):
         inputs = eval_batch(module, inputs)
-    # what the reference asks for in float32, such as resampled positions, is computed in float64 too, as in the proof
+    # compute in float64 also what the reference casts to float32, such as resampled positions, as the port's proof does
     module = float64_throughout(module)
     result = align(
         module, model, inputs, key_map=key_map, mode=mode, dtype=dtype, backward=backward, seed=seed,

@@ -1,4 +1,4 @@
-"""pytest for a port of one's own: ``assert_aligned`` in a test, and a suite with one test a layer.
+"""pytest helpers for your own port: ``assert_aligned`` in a test, and a suite with one test per layer.
 
 A whole layer-diff suite::
 
@@ -9,7 +9,7 @@ A whole layer-diff suite::
 
     test_layer = layer_diff(pair)
 
-runs the comparison once, where the file is imported, and gives every compared tensor an id such as
+runs the comparison once, when the file is imported, and gives every compared tensor an id such as
 ``test_layer[layer1.0.conv1]`` or ``test_layer[layer1.0.conv1.weight-parameter gradient]``.
 """
 
@@ -26,7 +26,7 @@ Pair = Callable[[], tuple[Any, Any, Any]]
 
 
 def assert_aligned(torch_module: Any, paddle_layer: Any, inputs: Any, **options: Any) -> Result:
-    """``align`` with these arguments; raises ``AssertionError`` with the whole report where the two differ."""
+    """Run ``align`` with these arguments; raise ``AssertionError`` with the whole report where the two differ."""
     from alignment import align
 
     result = align(torch_module, paddle_layer, inputs, **options)
@@ -36,9 +36,10 @@ def assert_aligned(torch_module: Any, paddle_layer: Any, inputs: Any, **options:
 
 
 def layer_diff(pair: Pair, **options: Any) -> Callable[..., None]:
-    """A test function with one test for each compared tensor, and one for the layers at fault.
+    """Return a test function with one test for each compared tensor, and one for the layers at fault.
 
-    ``pair`` returns the torch module, the Paddle layer and the inputs; ``options`` go to ``align``, which runs at once.
+    ``pair`` returns the torch module, the Paddle layer and the inputs; ``options`` are passed to ``align``, which runs
+    at once.
     """
     from alignment import align
 

@@ -6,9 +6,9 @@ Usage::
     python alignment/record.py paddle --model dla60 --converted dla60.pdparams --inputs A/inputs.npy --output B
     python alignment/compare.py A B
 
-The torch side runs in float64, which is recorded, and in float32: their distance is the noise floor. Without
-``--inputs`` both sides draw the same random images from ``--seed``. For any other model call
-``alignment.record_torch`` and ``alignment.record_paddle``, each on its machine; layers are compared by their names.
+The torch side runs in float64, which is recorded, and in float32; their difference is the noise floor. Without
+``--inputs`` both sides draw the same random images from ``--seed``. For other models call ``alignment.record_torch``
+and ``alignment.record_paddle``, each on its machine; layers are compared by name.
 
 Exit codes: 0 recorded, 1 refused, 2 usage.
 """
@@ -41,12 +41,12 @@ from paddle_dla.storage.npy import read_arrays, write_npy
 from paddle_dla.terminal import run_command
 
 INPUTS = "inputs.npy"
-"""What the torch side ran on, beside its tape."""
+"""The inputs of the torch side, stored next to its tape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordOptions:
-    """Which side runs with which weights on what, and the folder of its record; ``max_memory`` in MiB."""
+    """The side to record, its weights and inputs, and the folder of the record; ``max_memory`` in MiB."""
 
     side: str
     model: str
@@ -64,7 +64,7 @@ class RecordOptions:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line's parser."""
     result = CommandParser("record", __doc__)
     result.add_argument("side", choices=("torch", "paddle"))
     result.add_argument("--model", required=True, help="timm model name")
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _torch_side(options: RecordOptions, weights: str) -> None:
-    """Record timm's model and keep the inputs beside it. Raises ``CheckpointError``."""
+    """Record timm's model and store the inputs next to the record. Raises ``CheckpointError``."""
     import torch
 
     from torch_ref.data import eval_batch
@@ -132,7 +132,7 @@ def _inputs(options: RecordOptions, in_chans: int) -> np.ndarray:
 
 
 def read_inputs(path: str) -> np.ndarray:
-    """Images (B, C, H, W) of a ``.npy``. Raises ``CheckpointError`` for anything else."""
+    """Read images (B, C, H, W) from a ``.npy``. Raises ``CheckpointError`` for anything else."""
     inputs = read_arrays(path).get("")
     if inputs is None or inputs.dtype.kind != "f" or inputs.ndim != 4:
         raise CheckpointError(f"{path} holds no images (B, C, H, W) in floating point")
@@ -140,7 +140,7 @@ def read_inputs(path: str) -> np.ndarray:
 
 
 def run(options: RecordOptions) -> None:
-    """Record one side. Raises ``CheckpointError`` before anything is written where a file is unreadable."""
+    """Record one side. Raises ``CheckpointError`` for an unreadable file, before anything is written."""
     check_dump(options.output, INPUTS)
     is_torch = options.side == "torch"
     weights = options.checkpoint if is_torch else options.converted
@@ -150,7 +150,7 @@ def run(options: RecordOptions) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = parser()
     args = usage.parse_args(argv)
     try:

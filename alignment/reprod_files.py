@@ -1,11 +1,11 @@
-"""The files of PaddlePaddle's reprod_log: ``{name: array}``, read without trust and written as reprod_log reads them.
+"""Read and write the files of PaddlePaddle's reprod_log: ``{name: array}``.
 
 reprod_log (https://github.com/PaddlePaddle/models/tree/release/2.2/tutorials/reprod_log, 1.0.1) saves with
 ``numpy.save(path, dict)``: a ``.npy`` header of an array of objects without dimensions, and the pickle of that array.
-``numpy.load(allow_pickle=True)`` runs whatever code the pickle names; here it goes through the unpickler of
-``.pdparams`` files, which knows arrays of numbers and refuses every other name.
+``numpy.load(allow_pickle=True)`` runs any code that the pickle names. This module uses the unpickler of ``.pdparams``
+files, which accepts arrays of numbers and refuses every other name.
 
-Such a file says what came out, not of which layer: two of them show that two models differ, not where.
+Such a file holds outputs without their layers: two of them show that two models differ, not where.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from paddle_dla.storage.regular import open_regular
 SUFFIX = ".npy"
 
 MEASURED = 9e-7
-"""What the logits of a correct DLA60 differ by in float32, over the largest of them.
+"""The float32 error of a correct DLA60's logits, over the largest of them.
 
-A file holds no run in another precision by which rounding could be measured, so this stands for it.
+A file contains no run in another precision to measure rounding with, so this value replaces the measurement.
 """
 
 NO_LAYER = (
@@ -55,7 +55,7 @@ NO_LAYER = (
 
 
 def read_reprod(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """``{name: array}`` of a file by ``ReprodLogger.save`` or ``write_reprod``; nothing in it is executed.
+    """Read ``{name: array}`` from a file of ``ReprodLogger.save`` or ``write_reprod``; nothing in it is executed.
 
     Raises ``CheckpointError`` where the file is missing, damaged, holds something other than named arrays of numbers,
     or names any code.
@@ -68,7 +68,7 @@ def read_reprod(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (*UNPICKLING_ERRORS, TokenError) as error:  # numpy reads a header as Python tokens
+    except (*UNPICKLING_ERRORS, TokenError) as error:  # numpy tokenises the header as Python
         raise CheckpointError(
             f"{path} is no readable file of reprod_log: {type(error).__name__}: {error}; it is truncated, damaged or "
             "of another format"
@@ -77,7 +77,7 @@ def read_reprod(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def write_reprod(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``arrays`` as ``ReprodLogger.save`` would, complete or not at all.
+    """Write ``arrays`` as ``ReprodLogger.save`` does, completely or not at all.
 
     Raises ``CheckpointError`` for another suffix than ``.npy``, for arrays of anything but numbers, and where the
     system refuses.
@@ -93,7 +93,7 @@ def write_reprod(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray])
 
 
 def tape_outputs(tape: Tape) -> dict[str, np.ndarray]:
-    """What every call on ``tape`` returned, by its layer.
+    """Return the outputs of every call on ``tape``, by layer.
 
     ``layer#2`` is the second call of a layer, ``layer[1]`` the second tensor that a call returned.
     """
@@ -112,16 +112,19 @@ def export_tape(tape: Tape, path: str | os.PathLike[str]) -> None:
 
 
 def export_record(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """The same for a folder that ``record.py`` wrote. Raises ``TapeError`` where it holds no record, too."""
+    """Write every output in a folder of ``record.py`` as a file of reprod_log.
+
+    Raises ``CheckpointError`` as ``write_reprod``, and ``TapeError`` where the folder holds no record.
+    """
     export_tape(load_tape(folder)[0], path)
 
 
 def compare_reprod(
     reference: str | os.PathLike[str], candidate: str | os.PathLike[str], tolerance: float | None = None
 ) -> Result:
-    """Two files, name by name, by the largest error of each array over its largest magnitude.
+    """Compare two files name by name, by the largest error of each array over its largest magnitude.
 
-    ``tolerance`` is what is allowed; the default is what rounding explains in the arrays' type (``allowed``). Raises
+    ``tolerance`` is the allowed error; the default is what rounding explains in the arrays' dtype (``allowed``). Raises
     ``CheckpointError`` where a file is unreadable.
     """
     expected, actual = read_reprod(reference), read_reprod(candidate)
@@ -136,9 +139,10 @@ def compare_reprod(
 
 
 def allowed(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """The relative error that rounding explains between two correct models in ``dtype``, and what is allowed.
+    """Return the relative error that rounding explains between two correct models in ``dtype``, and the limit.
 
-    From ``MEASURED``, scaled by the bits of significand, and the margin of ``engine.noise``; integers must be equal.
+    From ``MEASURED``, scaled by the bits of the significand, and the margin of ``engine.noise``; integers must be
+    equal.
     """
     if dtype.kind not in "fc":
         return 0.0, 0.0
@@ -156,7 +160,7 @@ def _row(
         note = f"not in the {'first' if expected is None else 'second'} file"
         return tensor_row(name, name, "Array", depth, shown.shape, UNMEASURED, (0.0, 0.0), note=note)
     found = compare(_parts(expected), _parts(actual))
-    # of two types the one that rounds more
+    # use the dtype that rounds more
     floor, limit = max(allowed(expected.dtype), allowed(actual.dtype))
     limits = floor, limit if tolerance is None else tolerance
     note = found.mismatch or _lost(expected, actual, found.max_abs)
@@ -166,18 +170,18 @@ def _row(
 
 
 def _judges_nothing(expected: np.ndarray) -> str:
-    """Why the first file's array cannot say whether the second's is right; empty where it can."""
+    """Return why the first file's array cannot judge the second's; empty if it can."""
     finite = expected.dtype.kind not in "fc" or np.isfinite(expected).all()
     return "" if finite else "the first file is NaN or infinite there"
 
 
 def _parts(array: np.ndarray) -> np.ndarray:
-    """A complex array as real and imaginary parts, (..., 2); any other as it is."""
+    """Return a complex array as real and imaginary parts, (..., 2); any other array unchanged."""
     return np.stack([np.real(array), np.imag(array)], -1) if array.dtype.kind == "c" else array
 
 
 def _lost(expected: np.ndarray, actual: np.ndarray, difference: float) -> str:
-    """Integers beyond 2**53 that differ by less than float64, in which errors are measured, can hold."""
+    """Describe integers beyond 2**53 whose difference is lost in float64, in which errors are measured."""
     exact = expected.dtype.kind in "biu" and actual.dtype.kind in "biu"
     return "integers differ in their last digits" if exact and not difference and (expected != actual).any() else ""
 
@@ -186,7 +190,7 @@ def _lost(expected: np.ndarray, actual: np.ndarray, difference: float) -> str:
 
 
 class _ObjectDtype(StoredDtype):
-    """The same, and the type of objects, which the outer array has; its elements then come as a list."""
+    """``StoredDtype`` that also accepts the object dtype of the outer array, whose elements then arrive as a list."""
 
     __slots__ = ()
 
@@ -202,7 +206,7 @@ class _ObjectDtype(StoredDtype):
 
 
 class _ObjectArray(StoredArray):
-    """The same, and an array of one object. The object stays what the unpickler made of it: no pointer is formed."""
+    """``StoredArray`` that also accepts an array of one object, kept as the unpickler made it: no pointer is formed."""
 
     __slots__ = ("element",)
 
@@ -227,7 +231,7 @@ class _ReprodUnpickler(ArrayUnpickler):
 
 
 def _skip_header(file: BinaryIO) -> None:
-    """Go to the pickle. Raises ``CheckpointError`` for a ``.npy`` that holds anything but one object."""
+    """Skip to the pickle. Raises ``CheckpointError`` for a ``.npy`` that holds anything but one object."""
     version = npy.read_magic(file)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:

@@ -7,9 +7,9 @@ Usage::
     python alignment/selftest.py --clean --model all --seeds 3
     python alignment/selftest.py --pair my_package.my_module:my_pair
 
-First each model is compared as it is, which must raise no alarm. Then every fault of ``alignment.faults.catalogue`` is
-made and looked for, with the weights of a fresh model and with BatchNorm as training leaves it. ``--clean`` makes
-no fault.
+Each model is first compared without a fault, which must raise no alarm. Then every fault of
+``alignment.faults.catalogue`` is injected and must be found, with initial weights and with BatchNorm statistics of a
+trained network. ``--clean`` injects no fault.
 
 ``--pair`` tests the comparison on a port of your own, of any structure, with the faults that apply to it. The function
 returns the reference, its port with the same weights, and inputs as ``align`` takes them::
@@ -20,10 +20,10 @@ returns the reference, its port with the same weights, and inputs as ``align`` t
         alignment.transfer(reference, port, inputs)
         return reference, port, inputs
 
-A fault that shows in training mode applies where the port is aligned in that mode.
+A fault that shows in training mode applies if the port is aligned in that mode.
 
-Exit codes: 0 every fault is found with the right layer and kind, and nine of ten causes are right, or, in a pair, every
-fault is found and nine of ten in the right layer; 1 not; 2 usage.
+Exit codes: 0 every fault is found with the right layer and kind, and nine of ten causes are right; with ``--pair``,
+every fault is found and nine of ten in the right layer. 1 otherwise. 2 usage.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MODELS = ("dla34", "dla46x_c", "dla60", "dla60_res2net")
 
 @dataclass(frozen=True, kw_only=True)
 class SelftestOptions:
-    """Which models with how many sets of weights of each kind, or which pairs, and which faults are made in them."""
+    """The models and the number of weight sets of each kind, or the pairs, and the faults to inject."""
 
     model: tuple[str, ...] | None = None
     pair: tuple[str, ...] | None = None
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: SelftestOptions, progress: Progress) -> Found:
-    """Make the faults and look for them. Raises ``UserError`` and ``KeyError`` for names that there are not."""
+    """Inject the faults and look for them. Raises ``UserError`` and ``KeyError`` for unknown names."""
     from alignment.bench import benches, pair_bench, selftest
     from alignment.faults.catalogue import by_name
 
@@ -89,7 +89,7 @@ def run(options: SelftestOptions, progress: Progress) -> Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the command and return its exit code."""
     usage = _parser()
     options = options_of(SelftestOptions, usage.parse_args(argv))
     if options.clean and options.fault:

@@ -1,4 +1,4 @@
-"""Training transforms of both sides, fed the same random numbers: crop, augmentation, erasing, mixing."""
+"""Compare the training transforms of both sides with the same random numbers: crop, augmentation, erasing, mixing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paddle_dla.data.transforms import training_transform
 from paddle_dla.preprocessing import Preprocessing
 
 SEEDS = 3
-BATCH = 6  # timm mixes batches of an even number alone
+BATCH = 6  # timm mixes only batches of an even number
 CLASSES = 7
 TRAINING = "training"
 DRAWN = "other random numbers were drawn, or more, or fewer"
@@ -37,7 +37,7 @@ SAMPLE_CASES: dict[str, dict[str, Any]] = {
     "3-Augment": {"auto_augment": "3a", "color_jitter": 0.3},
     "AugMix": {"auto_augment": "augmix-m5-w2"},
 }
-"""The recipes of one image, by timm's names of options; each adds to a crop."""
+"""The recipes for a single image, by timm's names of options; each adds to a crop."""
 
 ERASING_CASES: dict[str, dict[str, Any]] = {
     f"erasing, {mode}": {"probability": 0.8, "mode": mode, "max_count": 3} for mode in ("const", "rand", "pixel")
@@ -58,7 +58,7 @@ Compared = Iterator[tuple[Row, Culprit | None]]
 def compare_samples(
     config: Mapping[str, Any], preprocessing: Preprocessing, files: Mapping[str, bytes], seed: int = 0
 ) -> Compared:
-    """Every recipe of one image on every file, with ``SEEDS`` seeds from ``seed`` on.
+    """Compare every single-image recipe on every file, with ``SEEDS`` seeds starting at ``seed``.
 
     ``config``: timm's, see ``torch_ref.data.eval_config``.
     """
@@ -79,7 +79,7 @@ def compare_samples(
 
 
 def compare_batches(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> Compared:
-    """Erasing and mixing of (B, C, H, W) float32, normalised, and (B,) labels, for every recipe; ``seed`` as above."""
+    """Compare erasing and mixing of (B, C, H, W) float32, normalised, and (B,) labels, for every recipe and seed."""
     from torch_ref.draws import batch_draws
 
     for depth, case in enumerate(ERASING_CASES | MIXING_CASES):
@@ -95,7 +95,7 @@ def compare_batches(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> Co
 
 
 def timm_batch(case: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Images of timm's; of a mixing recipe followed by the targets, in one flat array."""
+    """Return timm's images; for a mixing recipe followed by the targets, in one flat array."""
     from torch_ref.data import erase, mix
 
     if case in ERASING_CASES:
@@ -104,7 +104,7 @@ def timm_batch(case: str, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def paddle_batch(case: str, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As ``timm_batch``, of this package; drawn from ``rng``."""
+    """Return the same as ``timm_batch`` from this package, drawn from ``rng``."""
     batch = Batch(images.copy(), labels.copy(), np.arange(len(images)))
     if case in ERASING_CASES:
         return RandomErasing(**ERASING_CASES[case])(batch, rng, 0).images
@@ -132,6 +132,6 @@ def _joined(images: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def batch_of(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """An even number of normalised images, repeated where there are fewer, and labels."""
+    """Return an even number of normalised images, repeated if there are too few, and labels."""
     chosen = np.stack([images[place % len(images)] for place in range(BATCH)])
     return chosen, np.arange(BATCH) % CLASSES

@@ -1,7 +1,7 @@
-"""Deep Layer Aggregation in PaddlePaddle, weight for weight and layer for layer the models of timm.
+"""Deep Layer Aggregation in PaddlePaddle: the same weights, layers and outputs as the models of timm.
 
-``create_model`` and ``list_models`` are the whole public interface; both are looked up on first use, so that
-``import paddle_dla`` costs nothing and the framework-free parts (names, shapes, files) run without Paddle.
+``create_model`` and ``list_models`` are the whole public interface. Both are imported on first use, so that ``import
+paddle_dla`` is cheap and the framework-free parts (names, shapes, files) run without Paddle.
 """
 
 from __future__ import annotations

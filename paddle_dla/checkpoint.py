@@ -1,8 +1,8 @@
-"""Weights between files and models: read, verified against their manifest, matched name by name. No framework.
+"""Read and write weight files, verify them against their manifest, and match them to a model by name. No framework.
 
-A converted file is read as it is. Anything else (a timm checkpoint, a hub id) goes to the converters that installed
-packages offer under the entry-point group ``paddle_dla.converters``: callables ``(source, model name) -> {Paddle
-name: array}``. So this package loads timm's files without knowing timm's names.
+A converted file is read directly. Any other source (a timm checkpoint, a hub id) goes to the converters that installed
+packages register under the entry-point group ``paddle_dla.converters``: callables ``(source, model name) -> {Paddle
+name: array}``. This package can therefore load timm's files without a table of timm's names.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ CONVERTERS = "paddle_dla.converters"
 WRITERS = {".pdparams": write_pdparams, ".safetensors": write_safetensors}
 
 TRAINED = "model.pdparams"
-"""In the folder of a training checkpoint: the weights."""
+"""The weights in the folder of a training checkpoint."""
 FOLDERS = {
     "card.json": "is the folder of a port; name it as the model: --model {folder}",
     "preprocessing.json": "is an export; evaluate and predict run it with --export {folder}",
     TRAINED: "is a checkpoint of a training, whose weights are Paddle's already: {folder}/" + TRAINED,
 }
-"""A file that a kind of folder has: what is said of a folder of this kind."""
+"""A file that identifies a kind of folder: the description of such a folder."""
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """Arrays of a ``.pdparams`` or ``.safetensors`` file, and the manifest that they were verified against, if any.
+    """Read the arrays of a ``.pdparams`` or ``.safetensors`` file, and the manifest they were verified against, if any.
 
-    The arrays may be read-only views of the file. Raises ``CheckpointError`` where the file is unreadable or is not
-    what its manifest says; then nothing in it was interpreted.
+    The arrays may be read-only views of the file. Raises ``CheckpointError`` if the file is unreadable or does not
+    match its manifest; in that case nothing in it was interpreted.
     """
     manifest = verify(path)
     if Path(path).suffix == ".safetensors":
@@ -58,15 +58,15 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> None:
-    """Write ``.pdparams`` or ``.safetensors`` with its manifest, both or neither.
+    """Write a ``.pdparams`` or ``.safetensors`` file with its manifest: both or neither.
 
-    Raises ``CheckpointError`` for another suffix, or where the system refuses.
+    Raises ``CheckpointError`` for any other suffix, and if the system refuses to write.
     """
     write_with_manifest(path, arrays, manifest, WRITERS[check_suffix(path)])
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of a weight file that can be written; raises ``CheckpointError`` for any other."""
+    """Return the suffix of a weight file that can be written. Raises ``CheckpointError`` for any other suffix."""
     suffix = Path(path).suffix
     if suffix not in WRITERS:
         raise CheckpointError(f"cannot write {path}: the suffix must be one of {', '.join(WRITERS)}")
@@ -74,11 +74,11 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
 
 
 def load_weights(source: str, model: str, place: str | None = None) -> dict[str, np.ndarray]:
-    """``{Paddle name: array}`` for ``model`` from a converted file, a timm checkpoint or a hub id.
+    """Return ``{Paddle name: array}`` for ``model`` from a converted file, a timm checkpoint or a hub id.
 
-    ``place`` is what opens the model, where that is not the name which its checkpoints record: a port's folder.
+    ``place`` opens the model if it differs from the name recorded in checkpoints: the folder of a port.
 
-    Raises ``CheckpointError`` where they cannot be had, were damaged, or belong to another model.
+    Raises ``CheckpointError`` if the weights are unavailable, damaged, or belong to another model.
     """
     source = weight_file(source)
     if not _is_converted(source):
@@ -92,9 +92,9 @@ def load_weights(source: str, model: str, place: str | None = None) -> dict[str,
 
 
 def weight_file(source: str) -> str:
-    """The file that ``source`` names: itself, or ``model.pdparams`` in the folder of a training checkpoint.
+    """Return the weight file for ``source``: itself, or ``model.pdparams`` in the folder of a training checkpoint.
 
-    Raises ``CheckpointError`` for any other folder, which says what it is.
+    Raises ``CheckpointError`` for any other folder; the message describes the folder.
     """
     if not Path(source).is_dir():
         return source
@@ -104,7 +104,7 @@ def weight_file(source: str) -> str:
 
 
 def described_folder(folder: str | os.PathLike[str]) -> str:
-    """What a folder is that was named in the place of a weight file, and what to name instead."""
+    """Describe a folder that was given instead of a weight file, and what to give instead."""
     for marker, what in FOLDERS.items():
         if Path(folder, marker).is_file():
             return what.format(folder=os.fspath(folder))
@@ -115,7 +115,7 @@ def described_folder(folder: str | os.PathLike[str]) -> str:
 
 
 def _is_converted(source: str) -> bool:
-    """Whether ``source`` is a file that needs no conversion: Paddle's own format, or one with a manifest of ours."""
+    """Return whether ``source`` needs no conversion: a file in Paddle's own format, or one with a manifest of ours."""
     return Path(source).suffix == ".pdparams" or manifest_path(source).exists()
 
 
@@ -124,15 +124,15 @@ def _convert(source: str, model: str) -> dict[str, np.ndarray]:
     for entry in entry_points(group=CONVERTERS):
         return entry.load()(source, model)
     raise CheckpointError(
-        f"{source} is no converted file, and no converter is installed; install the whole project "
+        f"{source} is not a converted file, and no converter is installed; install the whole project "
         "(pip install -e .), or convert the file first: python convert/timm2paddle.py"
     )
 
 
 def recorded_preprocessing(manifest: Mapping[str, Any], path: str | os.PathLike[str]) -> Preprocessing | None:
-    """What the manifest of the weight file ``path`` says of images; ``None`` where it says nothing.
+    """Return the preprocessing in the manifest of the weight file ``path``, or ``None`` if the manifest has none.
 
-    Raises ``CheckpointError`` for what no image could go through.
+    Raises ``CheckpointError`` for a preprocessing that cannot be applied to any image.
     """
     if "preprocessing" not in manifest:
         return None
@@ -149,10 +149,10 @@ def check_fit(
     tables: Mapping[str, str] | None = None,
     tied: Iterable[Sequence[str]] = (),
 ) -> None:
-    """Raises ``CheckpointError`` that lists every difference between ``arrays`` and the ``{name: shape}`` expected.
+    """Raise ``CheckpointError`` with every difference between ``arrays`` and the expected ``{name: shape}``.
 
-    Where names and shapes fit, the values must be such that they can be computed with: see ``refuse_unusable``, which
-    takes ``tables``. ``tied`` are the names of tensors that have several: a file must hold the same under each.
+    If names and shapes match, the values must also be usable: see ``refuse_unusable``, which takes ``tables``. ``tied``
+    lists the names of each tensor that has several names; a file must hold the same values under all of them.
     """
     kinds = (
         [*_sorted("missing in the file", expected.keys() - arrays.keys())],
@@ -163,7 +163,7 @@ def check_fit(
             if name in arrays and arrays[name].shape != tuple(shape)
         ),
     )
-    # in turn, as a message shows the first of a long list: no kind hides another
+    # alternate between the kinds: a message shows the start of a long list, and one kind must not hide another
     faults = [fault for some in zip_longest(*kinds) for fault in some if fault]
     if faults:
         raise CheckpointError(listed(f"{source} does not fit the model:", faults))
@@ -176,7 +176,7 @@ def check_fit(
 
 
 def untied(arrays: Mapping[str, np.ndarray], tied: Iterable[Sequence[str]]) -> list[str]:
-    """The names of which ``arrays`` hold other values than under another name of the same tensor, with a reason."""
+    """Return the names of tied tensors whose values in ``arrays`` differ between the names, each with the reason."""
     return [
         f"{name}: other values than {first}, and the model has one tensor for both"
         for first, *others in tied

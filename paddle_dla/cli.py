@@ -1,7 +1,7 @@
-"""The console script ``paddle-dla``: one subcommand for each script, and the same function.
+"""The console script ``paddle-dla``: one subcommand for each script, calling the same function.
 
-Subcommands are the entry points of the group ``paddle_dla.commands``; only the one that is called is imported. What a
-command is for is the first line of its module's docstring, which is read without importing the module.
+Subcommands are the entry points of the group ``paddle_dla.commands``. Only the called one is imported. The description
+of a command is the first line of its module's docstring, which is read without importing the module.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ HEADINGS = {
     "alignment": "prove a port",
     "paddle_dla": "use a model: a DLA, a port's folder, or a network written by hand",
 }
-"""Packages that bring commands, in the order in which they are listed; those of others follow under their name."""
+"""Packages that provide commands, in listing order; commands of other packages follow under the package's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the subcommand named first; returns its exit code, 2 for an unknown one."""
+    """Run the subcommand named first. Returns its exit code, or 2 if the subcommand is unknown."""
     return run_command(lambda: _main(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -59,7 +59,7 @@ def _load(entry: EntryPoint) -> Callable[[Sequence[str]], int]:
 
 
 def usage(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
-    """How to call it, and the commands in groups, each with one line of description."""
+    """Yield the lines of the usage text: the synopsis, and the commands in groups with one line of description each."""
     yield "usage: paddle-dla COMMAND [--help] ..."
     yield "       paddle-dla --version"
     packages = {name: entry.module.partition(".")[0] for name, entry in commands.items()}
@@ -71,7 +71,7 @@ def usage(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
 
 
 def description(module: str) -> str:
-    """The first line of the docstring of ``module``; empty where its source is not found."""
+    """Return the first line of the docstring of ``module``, or an empty string if its source is not found."""
     package, _, rest = module.partition(".")
     folder = folder_of(package)
     source = folder and Path(folder, *rest.split(".")).with_suffix(".py")
@@ -81,10 +81,10 @@ def description(module: str) -> str:
 
 
 def _complete(commands: Mapping[str, EntryPoint]) -> int:
-    """Complete the name of a command, or, behind one, let the command complete the rest; ends the process."""
+    """Complete the name of a command; after a name, let that command complete the rest. Ends the process."""
     words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split(" ")
     if len(words) > 2 and words[1] in commands:
-        os.environ[COMPLETING] = "2"  # of the words, paddle-dla is the first and the program the second
+        os.environ[COMPLETING] = "2"  # the first word is paddle-dla, the second the program
         return _load(commands[words[1]])([])
     parser = argparse.ArgumentParser(prog="paddle-dla")
     parser.add_argument("command", choices=commands)

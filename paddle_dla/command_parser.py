@@ -1,4 +1,4 @@
-"""The command line of one command: ``argparse``, with completion in the shell and a suggestion for a wrong option."""
+"""The command line of one command: ``argparse`` with shell completion and suggestions for misspelt options."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ RENAMED = {
     "--batch": "--batch-size",
     "--size": "--input-size",
 }
-"""Options of earlier versions, and what they are called in every command today."""
+"""Options of earlier versions, and their current names in every command."""
 COMPLETING = "_ARGCOMPLETE"
-"""argcomplete sets it in the process that completes a word."""
+"""Set by argcomplete in the process that completes a word."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of ``paddle-dla NAME``; ``doc`` is its module's docstring, whose first line describes the command.
+    """Parser of ``paddle-dla NAME``. ``doc`` is the module's docstring; its first line describes the command.
 
-    Options are written in full: a name that is cut short would change its meaning with the next option.
+    Options cannot be abbreviated: the meaning of an abbreviation would change whenever an option is added.
     """
 
     def __init__(self, name: str, doc: str | None):
@@ -32,7 +32,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """The arguments; ends the program with 2 and the nearest option for one that there is not."""
+        """Parse the arguments. For an unknown option, exits with code 2 and suggests the nearest option."""
         autocomplete(self)
         found, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
@@ -51,17 +51,17 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def first_line(doc: str | None) -> str:
-    """What a command is for: the first line of its module's docstring, as a terminal shows it."""
+    """Return the first line of a module's docstring, the description of a command, formatted for a terminal."""
     return (doc or "").split("\n")[0].replace("``", "")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """What was probably meant by ``word``."""
+    """Return the known word that is nearest to ``word``, or ``None``."""
     return next(iter(difflib.get_close_matches(word, [*known], n=1)), None)
 
 
 def autocomplete(parser: argparse.ArgumentParser) -> None:
-    """Where the shell asks for completions: print them and end the process."""
+    """If the shell requests completions, print them and end the process."""
     if COMPLETING not in os.environ:
         return
     import argcomplete
@@ -73,7 +73,7 @@ def autocomplete(parser: argparse.ArgumentParser) -> None:
 
 
 def complete_model(prefix: str, **_: object) -> list[str]:
-    """Names and folders that ``--model`` takes and that begin with ``prefix``, and other folders."""
+    """Complete ``--model``: the names and folders it accepts that begin with ``prefix``, and other folders."""
     from argcomplete.completers import DirectoriesCompleter
 
     from paddle_dla.models.registry import list_places

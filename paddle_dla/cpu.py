@@ -1,9 +1,9 @@
-"""The processor: how many threads a process gets, and which instructions Paddle's matrix products use. No framework.
+"""The processor: the number of threads of a process, and the instructions of Paddle's matrix products. No framework.
 
-Paddle's wheels for Linux, 2.6 and 3.x, carry Intel's MKL of 2019 (``libmklml_intel.so``). It chooses its kernels by the
-maker of the processor before what the processor can do: on AMD's it takes those for SSE2. Every convolution in dynamic
-mode is a matrix product, so that a training step takes twice the time it needs. ``MKL_DEBUG_CPU_TYPE`` is MKL's own
-variable that names the kernels; MKL reads it at its first product.
+Paddle's wheels for Linux, 2.6 and 3.x, contain Intel's MKL of 2019 (``libmklml_intel.so``). It selects its kernels by
+the vendor of the processor before its capabilities: on AMD's processors it uses the SSE2 kernels. Every convolution in
+dynamic mode is a matrix product, so a training step takes twice as long as necessary. ``MKL_DEBUG_CPU_TYPE`` is MKL's
+own variable for selecting the kernels; MKL reads it at its first product.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 VARIABLE = "MKL_DEBUG_CPU_TYPE"
-# what MKL calls its kernels, the fastest first, and the instructions that they use
+# MKL's names for its kernels, the fastest first, and the instructions that each uses
 KERNELS = {
     "7": {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"},
     "5": {"avx2", "fma"},
@@ -20,7 +20,7 @@ KERNELS = {
 
 
 def usable_threads() -> int:
-    """The cores that this process may use: as many threads as an engine is given where nothing else is said.
+    """Return the number of cores that this process may use: the default number of threads of an engine.
 
     Ranks that Paddle's launcher has started on one machine share its cores.
     """
@@ -29,11 +29,11 @@ def usable_threads() -> int:
 
 
 def use_vector_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Have MKL use this processor's vector instructions, in this process and those that it starts.
+    """Make MKL use this processor's vector instructions, in this process and in its child processes.
 
-    Must come before the first matrix product of the process. Does nothing on Intel's processors, where MKL knows
-    best, where ``MKL_DEBUG_CPU_TYPE`` is set already, and where ``cpuinfo`` (Linux) cannot be read. Sums are then made
-    in another order: results differ by rounding.
+    Must be called before the first matrix product of the process. Does nothing on Intel's processors, where MKL's own
+    choice is best, if ``MKL_DEBUG_CPU_TYPE`` is already set, or if ``cpuinfo`` (Linux) cannot be read. The other
+    kernels add in another order, so results differ by rounding.
     """
     if VARIABLE in os.environ:
         return
@@ -46,7 +46,7 @@ def use_vector_kernels(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
 
 
 def _kernels(cpuinfo: str) -> str | None:
-    """MKL's name of the fastest kernels that a processor by another maker than Intel can run."""
+    """Return MKL's name of the fastest kernels that a processor of another vendor than Intel can run."""
     processor: dict[str, str] = {}
     for line in cpuinfo.split("\n\n", 1)[0].splitlines():
         key, _, value = line.partition(":")

@@ -1,6 +1,6 @@
-"""Pictures that look the same everywhere: no ``matplotlibrc`` of a user changes them, or keeps one from being drawn.
+"""Pictures that look the same everywhere: a user's ``matplotlibrc`` neither changes them nor makes drawing fail.
 
-Needs matplotlib (extra ``plots``), which is imported when it is called.
+Needs matplotlib (extra ``plots``), which is imported on the first call.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from paddle_dla.storage.atomic import atomic_path
 
 @contextmanager
 def figure_in(path: str | os.PathLike[str], size: tuple[float, float], dpi: int = 100) -> Iterator[Any]:
-    """A ``matplotlib`` figure of ``size`` inches to draw on; when the block ends, it is written to ``path`` (PNG).
+    """Yield a ``matplotlib`` figure of ``size`` inches. At the end of the block it is written to ``path`` (PNG).
 
-    Raises ``CheckpointError`` where it cannot be written.
+    Raises ``CheckpointError`` if the file cannot be written.
 
         with figure_in("loss.png", (6, 4)) as figure:
             figure.subplots().plot(losses)

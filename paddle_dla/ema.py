@@ -1,4 +1,4 @@
-"""The moving average of a model while it trains: timm 1.0.31 ``ModelEmaV3`` (``timm/utils/model_ema.py``)."""
+"""The moving average of a model during training: timm 1.0.31 ``ModelEmaV3`` (``timm/utils/model_ema.py``)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from paddle_dla.models.grouping import STATISTICS
 
 
 class ModelEma:
-    """Averages of all parameters and, as in timm, of BatchNorm's statistics, by the names of ``model``.
+    """Moving averages of all parameters and, as in timm, of BatchNorm's statistics, under the names of ``model``.
 
-    After update number ``step``, counted from 1, ``update(model, step)`` takes ``average += (1 - d) * (weight -
-    average)``, with d from ``decay_at``. The first ``update_after_step + 1`` steps take the weights as they are. With
-    ``exclude_buffers`` statistics are copied instead of averaged. timm's ``device``, ``dtype`` and its rounding of
-    bfloat16 are left out: averages have the type of the weights, which here is never less than float32.
+    After update number ``step``, counted from 1, ``update(model, step)`` computes ``average += (1 - d) * (weight -
+    average)``, with d from ``decay_at``. In the first ``update_after_step + 1`` steps the average is a copy of the
+    weights. With ``exclude_buffers``, statistics are copied instead of averaged. timm's ``device``, ``dtype`` and its
+    rounding of bfloat16 are left out: averages have the type of the weights, which here is never less than float32.
 
-    Nothing is counted here: ``step`` says where the training is, so that a resumed run needs the averages alone.
+    The object keeps no counter. The caller passes ``step``, so a resumed run needs only the averages.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class ModelEma:
         warmup_power: float = 2 / 3,
         exclude_buffers: bool = False,
     ):
-        """Start with the weights of ``model``. Raises ``ValueError`` for settings that make no average."""
+        """Start with the weights of ``model``. Raises ``ValueError`` for invalid settings."""
         if not 0 <= min_decay <= decay < 1:
-            raise WrongValue(f"0 <= min_decay <= decay < 1, not {min_decay} and {decay}")
+            raise WrongValue(f"0 <= min_decay <= decay < 1 is required, not {min_decay} and {decay}")
         if update_after_step < 0 or not warmup_gamma > 0 or not warmup_power > 0:
             given = f"{update_after_step}, {warmup_gamma} and {warmup_power}"
             raise WrongValue(f"update_after_step is not negative, warmup_gamma and warmup_power above 0; not {given}")
@@ -48,10 +48,10 @@ class ModelEma:
         self._averages = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def decay_at(self, step: int | None = None) -> float:
-        """The decay of the average after update ``step``; ``decay`` itself where no step is given.
+        """Return the decay of the average after update ``step``, or ``decay`` itself if no step is given.
 
-        With ``use_warmup``: ``1 - (1 + t / gamma) ** -power`` at most ``decay`` and at least ``min_decay``, where t
-        counts from the first step that is averaged. Power 2/3 suits long trainings, 3/4 shorter ones.
+        With ``use_warmup``: ``1 - (1 + t / gamma) ** -power``, at most ``decay`` and at least ``min_decay``, where t
+        counts from the first averaged step. Power 2/3 suits long trainings, 3/4 shorter ones.
         """
         if step is None:
             return self.decay
@@ -64,7 +64,7 @@ class ModelEma:
 
     @paddle.no_grad()
     def update(self, model: nn.Layer, step: int | None = None) -> None:
-        """Average in the weights of ``model``, after an update of the optimizer."""
+        """Update the averages with the weights of ``model``; call it after an optimizer update."""
         decay = self.decay_at(step)
         weights: dict[paddle.dtype, Tensor] = {}
         for name, tensor in model.state_dict().items():
@@ -77,17 +77,17 @@ class ModelEma:
             average.lerp_(tensor, weights[tensor.dtype])
 
     def set(self, model: nn.Layer) -> None:
-        """Begin anew with the weights of ``model``."""
+        """Start again with the weights of ``model``."""
         self.set_state_dict(model.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name: what a model takes with ``set_state_dict``. The tensors are this object's own."""
+        """Return the averages by name, as ``set_state_dict`` of a model takes them. The tensors are not copied."""
         return dict(self._averages)
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor | np.ndarray]) -> None:
-        """Load averages, tensors or arrays.
+        """Load averages from tensors or arrays.
 
-        Raises ``ValueError``, and changes nothing, where a name is missing or unknown, or a shape or type differs.
+        Raises ``ValueError``, and changes nothing, if a name is missing or unknown, or if a shape or type differs.
         """
         given = {name: np.asarray(value) for name, value in state_dict.items()}
         wrong = sorted(given.keys() ^ self._averages.keys())
@@ -102,7 +102,7 @@ class ModelEma:
 
     @contextmanager
     def applied(self, model: nn.Layer) -> Iterator[None]:
-        """Within it ``model`` has the averages as its weights, to be evaluated; then its own again, bit for bit."""
+        """Within the block, ``model`` holds the averages as weights. Afterwards its own are restored bit for bit."""
         own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         _put(self._averages, model)
         try:

@@ -1,19 +1,19 @@
-"""What a user can do wrong, or meet: every error that a command turns into one line and exit code 1 is a ``UserError``.
+"""Errors caused by the user or the environment. Commands print each ``UserError`` in one line and exit with code 1.
 
 Any other exception is a defect of this project and keeps its traceback. Imports nothing.
 """
 
 
 class UserError(Exception):
-    """Something that is not as it must be, outside of this code; the message says what, where and what to do."""
+    """A problem outside of this code. The message says what is wrong, where, and what to do."""
 
 
 class WrongValue(UserError, ValueError):
-    """A value that was given and makes no sense. A ``ValueError`` too, for those who call the functions from Python."""
+    """A given value is invalid. Also a ``ValueError``, for callers of the Python functions."""
 
 
 def words_of(error: BaseException) -> str:
-    """What ``error`` says; empty where its own words raise, as a user's exception may."""
+    """Return the message of ``error``, or an empty string if formatting it raises, as it may for a user's exception."""
     try:
         return str(error).strip()
     except Exception:  # noqa: BLE001 - it may raise any other
@@ -21,6 +21,6 @@ def words_of(error: BaseException) -> str:
 
 
 def told(error: BaseException) -> str:
-    """``error`` with its class."""
+    """Return the class and the message of ``error``."""
     words = words_of(error)
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

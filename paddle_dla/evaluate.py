@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_now(line: str) -> None:
-    """Print a line that somebody may be waiting for."""
+    """Print a line and flush the stream, so that a waiting reader sees it at once."""
     print(line, flush=True)
 
 
 def parsed(argv: Sequence[str] | None) -> EvaluateOptions:
-    """The command line, over the config that it may name. Raises ``ConfigError``."""
+    """Parse the command line; a config that it names supplies defaults. Raises ``ConfigError``."""
     command = parser()
     args = command.parse_args(argv)
     if args.config:
@@ -94,7 +94,10 @@ def parsed(argv: Sequence[str] | None) -> EvaluateOptions:
 
 
 def evaluation_defaults(config: Config) -> dict[str, object]:
-    """What a config says, by the names of this command line's options; what it leaves open is not there."""
+    """Return the values of a config under the names of this command's options.
+
+    Values that the config leaves open are absent.
+    """
     model, data, chosen, images = config.model, config.data, config.evaluate, config.transform
     output = Path(config.train.output)
     values = {
@@ -122,7 +125,7 @@ def evaluation_defaults(config: Config) -> dict[str, object]:
 
 
 def run(options: EvaluateOptions, tell: Callable[[str], None] = lambda line: None) -> Scores:
-    """Evaluate; the first rank tells what it finds and writes the files. Raises ``UserError``."""
+    """Run the evaluation. The first rank reports through ``tell`` and writes the files. Raises ``UserError``."""
     if options.data is None:
         raise WrongValue("which images? --data names a folder of class folders, a list file, or tar shards")
     check_outputs(options)
@@ -155,7 +158,7 @@ def _subset(options: EvaluateOptions, subject: Subject) -> list[int] | None:
 
 
 def _with_signs_of_life(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
-    """``batches``, each told to the launcher, which takes a rank without any for one that hangs."""
+    """Yield ``batches`` and send the launcher a heartbeat for each; it treats a rank without heartbeats as hanging."""
     ranks.heart.beat("evaluation")
     for number, batch in enumerate(batches, 1):
         ranks.heart.alive("evaluation", number)
@@ -170,9 +173,9 @@ def predict_all(
     num_classes: int,
     subset: Sequence[int] | None,
 ) -> tuple[Predictions, list[tuple[str, str]]]:
-    """The predictions of all ranks, on every rank, and the (name, reason) of what was skipped.
+    """Return the predictions of all ranks, on every rank, and the (name, reason) of each skipped sample.
 
-    Raises ``ValueError`` where not every sample was counted exactly once, or none is left.
+    Raises ``ValueError`` if a sample was not counted exactly once, or if no sample is left.
     """
     from paddle_dla.data.pipeline import evaluation_loader
 

@@ -1,4 +1,4 @@
-"""One pass over a data set: batches through an engine, one record a sample. No command line, no files."""
+"""One pass over a data set: run batches through an engine and record each sample. No command line, no files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paddle_dla.progress import Progress, StepClock
 
 
 class Engine(Protocol):
-    """What evaluates a batch: (B, C, H, W) float32, normalised -> (B, classes) float32 logits."""
+    """Callable that evaluates a batch: (B, C, H, W) float32, normalised -> (B, classes) float32 logits."""
 
     def run(self, images: np.ndarray) -> np.ndarray: ...
 
@@ -31,10 +31,10 @@ def evaluate(
     progress: Progress | None = None,
     epoch: int = 0,
 ) -> Predictions:
-    """The predictions for all ``batches``, in their order.
+    """Return the predictions for all ``batches``, in their order.
 
-    ``num_classes``: of the data, that is of ``subset`` where there is one. ``flip`` averages the logits of each image
-    and its mirror image. ``ranked``: classes kept for each sample.
+    ``num_classes`` is the number of classes of the data: that of ``subset``, if given. ``flip`` averages the logits of
+    each image and its mirror image. ``ranked`` is the number of classes kept for each sample.
 
     Raises ``DataError`` for a label that the model does not have, ``EngineError`` for logits that are not finite.
     """
@@ -57,7 +57,7 @@ def evaluate(
 
 
 def refuse_labels(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> None:
-    """Raises ``DataError`` that names the first sample whose label is beyond the classes."""
+    """Raise ``DataError`` with the name of the first sample whose label is out of range."""
     wrong = np.flatnonzero(labels >= num_classes)
     if len(wrong):
         raise DataError(
@@ -67,16 +67,16 @@ def refuse_labels(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> 
 
 
 class Tally:
-    """Running averages, for the line that is shown on the way; the result itself is computed from all records.
+    """Running averages for the progress line. The final result is computed from all records.
 
-    Of samples without labels there is nothing to show.
+    Samples without labels do not contribute.
     """
 
     def __init__(self):
         self._sums, self._count = np.zeros(3), 0
 
     def add(self, part: Predictions) -> None:
-        """Count one batch."""
+        """Add one batch."""
         if (part.labels >= 0).all():
             self._sums += len(part) * np.array([top_k(part, 1), top_k(part, 5), mean_loss(part)])
             self._count += len(part)

@@ -45,19 +45,19 @@ if TYPE_CHECKING:
     from paddle_dla.exporting.exporter import Wanted
 
 CHECKED = 16
-"""Images of ``--check`` that the float network is checked on: float64 takes its time."""
+"""Images of ``--check`` on which the float network is checked: float64 is slow."""
 HELD_OUT = 4
-"""Of the images of ``--calibration`` every fourth measures int8, where ``--check`` names no others."""
+"""Every fourth image of ``--calibration`` measures int8, unless ``--check`` names others."""
 
 Images = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(PreprocessingOptions):
-    """Which model goes where in which formats, on which images it is checked, and what int8 may cost.
+    """Options of ``export``: model, output, formats, images for the check, and the accuracy that int8 may cost.
 
-    ``check``: ``none`` for seeded noise. ``images``: how many of a data set are taken at most. ``max_loss``: points of
-    top-1, beyond which int8 is refused.
+    ``check``: ``none`` for seeded noise. ``images``: the largest number of images taken from a data set. ``max_loss``:
+    the largest loss of top-1 in points; int8 is refused beyond it.
     """
 
     output: str
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def export(options: ExportOptions) -> list[str]:
-    """Make the export; returns what to print. Raises ``UserError``."""
+    """Write the export and return the lines to print. Raises ``UserError``."""
     check_target(options.output, options.overwrite)
     for data in (options.check, options.calibration):
         refuse_folder_in(data, options.output, "--output")
@@ -165,9 +165,9 @@ def _int8(options: ExportOptions, layer: Any, wanted: Wanted, calibration: Image
 
 
 def held_out(data: Images) -> tuple[Images, Images]:
-    """``data`` for calibration, less every ``HELD_OUT``-th image, and these, which int8 is then measured on.
+    """Split ``data`` for int8: the images for calibration, and every ``HELD_OUT``-th image for measuring the result.
 
-    Raises ``ValueError`` where there are too few: on its own calibration images int8 looks better than it is.
+    Raises ``ValueError`` if there are too few images: int8 looks better on its calibration images than it is.
     """
     images, labels = data
     apart = np.arange(len(images)) % HELD_OUT == HELD_OUT - 1
@@ -177,7 +177,7 @@ def held_out(data: Images) -> tuple[Images, Images]:
 
 
 def _weights(source: str) -> dict[str, str] | None:
-    """What the record says of the weights; of a hub's, nothing but what the tensors themselves say."""
+    """Return the record of the weights. For weights from a hub it contains only what the tensors themselves show."""
     if not os.path.isfile(source):
         return None
     return {"source": os.path.basename(source), "sha256": file_sha256(source)}
@@ -188,7 +188,7 @@ def _tell(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The script: returns the exit code."""
+    """Run the script; returns the exit code."""
     usage = parser()
     options = options_of(ExportOptions, usage.parse_args(argv))
     if options.int8 != bool(options.calibration):

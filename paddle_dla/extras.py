@@ -1,4 +1,4 @@
-"""Which extra of this project brings a package that is missing. Imports nothing heavy."""
+"""Map missing packages to the extras of this project that install them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ EXTRAS = {
     "skimage": "demo",
     "argcomplete": "completion",
 }
-"""A package, as it is imported: the extra in setup.cfg."""
+"""Import name of a package: the extra in setup.cfg that installs it."""
 
 
 def missing(*names: str) -> str:
-    """One line that says which of these packages are not installed, and how to install them; empty where all are."""
+    """Return one line that lists the missing packages among these and how to install them; empty if none is missing."""
     absent = [name for name in names if not installed(name)]
     return how_to_install(absent) if absent else ""
 
 
 def installed(name: str) -> bool:
-    """Whether a package can be imported, without importing it."""
+    """Return whether a package can be imported, without importing it."""
     try:
         return find_spec(name) is not None
     except ValueError:  # a module that was put into sys.modules by hand has no spec
@@ -36,7 +36,7 @@ def installed(name: str) -> bool:
 
 
 def how_to_install(absent: list[str]) -> str:
-    """One line for packages that are not installed."""
+    """Return one line on how to install the missing packages."""
     extras = ",".join(dict.fromkeys(EXTRAS[name] for name in absent if name in EXTRAS))
     verb = "is" if len(absent) == 1 else "are"
     return f'{", ".join(absent)} {verb} not installed: pip install -e ".[{extras}]"'

@@ -1,13 +1,13 @@
-"""Compute embeddings of images: what the network knows before its classifier.
+"""Compute embeddings of images: the input of the network's classifier.
 
 Usage::
 
     paddle-dla features --data photos/ --checkpoint dla60.pdparams --output features.npy
     python -m paddle_dla.features --data imagenet/val --model dla60 --checkpoint model.safetensors --output out.parquet
 
-Each row is the pooled last feature map (timm's ``forward_head(..., pre_logits=True)``), float32. ``.npy`` holds the
-matrix alone and gets ``NAME.csv`` beside it, which says what each row is; ``.parquet`` holds both (extra ``parquet``).
-``--data`` is anything that evaluation takes, or a folder of images without labels.
+Each row is the pooled last feature map (timm's ``forward_head(..., pre_logits=True)``), float32. ``.npy`` contains only
+the matrix, and gets ``NAME.csv`` beside it, which describes each row; ``.parquet`` contains both (extra ``parquet``).
+``--data`` takes the same sources as evaluation, or a folder of images without labels.
 
 Exit codes: 0 done, 1 refused or failed, 2 usage.
 """
@@ -67,7 +67,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesOptions(DataOptions, PreprocessingOptions):
-    """Which model embeds which data, on how many threads (``None``: all), and the file for it."""
+    """Options of ``features``: model, data, number of threads (``None``: all), and output file."""
 
     output: str
     model: str | None = None
@@ -99,13 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: FeaturesOptions) -> None:
-    """Write the embeddings. Raises ``UserError``."""
+    """Compute and write the embeddings. Raises ``UserError``."""
     write = _writer(options.output)
     check_writable(options.output)
     if Path(options.output).suffix == ".npy":
         check_writable(_listing(options.output))
     check_apart({"--output": options.output, "its table": _listing(options.output)}, [options.checkpoint, options.data])
-    # imports Paddle, for which errors in what was asked for need not wait
+    # imports Paddle; errors in the options are reported before that
     from paddle_dla.data.pipeline import evaluation_loader
     from paddle_dla.engines.eager import EagerEngine
     from paddle_dla.loading import load_model
@@ -125,7 +125,7 @@ def run(options: FeaturesOptions) -> None:
 
 
 def _source(options: FeaturesOptions, loaded: LoadedModel) -> Source:
-    """Labelled data as evaluation takes it, of whatever classes, or a folder that holds images itself."""
+    """Open labelled data with any classes, as for evaluation, or a folder that directly contains images."""
     assert options.data is not None  # the command line requires it
     if holds_images(options.data):
         return open_images([options.data])
@@ -134,9 +134,9 @@ def _source(options: FeaturesOptions, loaded: LoadedModel) -> Source:
 
 
 def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Rows:
-    """The features of all ``batches``.
+    """Return the features of all ``batches``.
 
-    Raises ``DataError`` where there are none, ``EngineError`` for features that are not finite.
+    Raises ``DataError`` if there are no batches, ``EngineError`` for features that are not finite.
     """
     clock, parts = StepClock(), []
     for batch in clock.over(batches):
@@ -151,7 +151,10 @@ def embed(run_batch: Embed, batches: Iterable[Batch], progress: Progress) -> Row
 
 
 def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
-    """By suffix. Raises ``ValueError`` for an unknown one, or where its package is missing."""
+    """Return the writer for the suffix of ``path``.
+
+    Raises ``ValueError`` if the suffix is unknown or if the package for it is missing.
+    """
     suffix = Path(path).suffix
     if suffix not in WRITERS:
         raise WrongValue(f"{path}: features are written as {' or '.join(WRITERS)}")
@@ -161,12 +164,12 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
 
 
 def _listing(path: str) -> str:
-    """Where it is said what each row of the matrix ``path`` is."""
+    """Return the path of the table that describes the rows of the matrix ``path``."""
     return f"{path}.csv"
 
 
 def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
-    """The matrix, and a table of its rows beside it."""
+    """Write the matrix, and a table of its rows beside it."""
     table = ["row", "name", "label"], zip(range(len(names)), names, rows.labels.tolist())
     with atomic_paths(_listing(path), path) as (listing, matrix):
         fill_csv(listing, table)
@@ -174,7 +177,7 @@ def write_npy(path: str, rows: Rows, names: Sequence[str]) -> None:
 
 
 def write_parquet(path: str, rows: Rows, names: Sequence[str]) -> None:
-    """Columns ``name``, ``label`` and ``features``, a list of fixed length."""
+    """Write the columns ``name``, ``label`` and ``features``, the last a list of fixed length."""
     import pyarrow
     from pyarrow import parquet
 

@@ -47,7 +47,7 @@ HEADLINES = (
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions(PreprocessingOptions):
-    """What is asked about (``None``: all models), and whether a program reads the answer."""
+    """Options of ``info``: the subject (``None``: all models), and whether to print JSON."""
 
     subject: str | None = None
     json: bool = False
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def subject_facts(subject: str, options: InfoOptions) -> Facts:
-    """What is known of the model, the checkpoint or the export that ``subject`` names."""
+    """Collect the facts about the model, checkpoint or export named ``subject``."""
     path = Path(subject)
     if (path / TRAINED).is_file():
         path = path / TRAINED
@@ -97,7 +97,10 @@ def subject_facts(subject: str, options: InfoOptions) -> Facts:
 
 
 def checkpoint_facts(path: Path, options: InfoOptions) -> Facts:
-    """Of a converted checkpoint. Raises ``CheckpointError`` where it has no manifest, or is not what that says."""
+    """Collect the facts about a converted checkpoint.
+
+    Raises ``CheckpointError`` if it has no manifest or does not match it.
+    """
     manifest = None if read_manifest(path) is None else read(path)[1]
     if manifest is None:
         raise CheckpointError(
@@ -106,20 +109,20 @@ def checkpoint_facts(path: Path, options: InfoOptions) -> Facts:
     own = {"checkpoint": str(path), "source": manifest.get("source", {}), "verified": True}
     name, recorded = manifest["model"], recorded_preprocessing(manifest, path)
     if recorded is None and name not in VARIANTS:
-        raise ModelError(f"{path} records no preprocessing, and {name} is no DLA; ask for its port's folder")
+        raise ModelError(f"{path} records no preprocessing, and {name} is not a DLA; name the folder of its port")
     preprocessing = chosen_preprocessing(options, recorded or PRETRAINED[name].preprocessing)
     return {**own, **facts_of(name, preprocessing, manifest.get("num_classes", 1000))}
 
 
 def facts_of(name: str, preprocessing: Preprocessing, num_classes: int) -> Facts:
-    """What a file says of itself, with what is known of the model where it is a DLA."""
+    """Collect the facts recorded in a file and, if it is a DLA, those about the model."""
     if name in VARIANTS:
         return model_facts(name, preprocessing, num_classes)
     return {"model": name, "num_classes": num_classes, "preprocessing": preprocessing.as_dict()}
 
 
 def port_facts(entry: Entry) -> Facts:
-    """Of a port, or a network written by hand: what its card says. Its source is not run for that."""
+    """Collect the facts about a port or a hand-written network from its card. Its source is not run."""
     card = {} if entry.folder is None else read_card(entry.folder)
     return {
         "model": entry.name,
@@ -136,7 +139,7 @@ def port_facts(entry: Entry) -> Facts:
 
 
 def _stored_parameters(entry: Entry) -> int:
-    """Numbers in the port's weights but for statistics of normalisation and tables of indices."""
+    """Return the number of elements in the port's weights, without normalisation statistics and index tables."""
     manifest = read_manifest(entry.default_weights()) or {"tensors": {}}
     shapes = [record["shape"] for name, record in manifest["tensors"].items()
               if not name.endswith(STATISTICS) and record["dtype"].startswith("float")]  # fmt: skip
@@ -144,7 +147,7 @@ def _stored_parameters(entry: Entry) -> int:
 
 
 def model_facts(name: str, preprocessing: Preprocessing, num_classes: int = 1000) -> Facts:
-    """Size and cost as built for this input; accuracy as timm publishes it for its own weights."""
+    """Collect size and cost as built for this input, and the accuracy that timm publishes for its own weights."""
     published = PRETRAINED[name]
     return {
         "model": name,
@@ -157,7 +160,7 @@ def model_facts(name: str, preprocessing: Preprocessing, num_classes: int = 1000
 
 
 def count_parameters(name: str, in_chans: int, num_classes: int) -> int:
-    """Numbers that training changes; statistics of normalisation are not among them."""
+    """Return the number of trainable parameters; normalisation statistics are not counted."""
     from paddle_dla import create_model
 
     model = create_model(name, num_classes=num_classes, in_chans=in_chans)
@@ -165,7 +168,7 @@ def count_parameters(name: str, in_chans: int, num_classes: int) -> int:
 
 
 def table(found: Sequence[Facts]) -> list[str]:
-    """One line for each model."""
+    """Return one line for each model."""
     variants = [facts for facts in found if "published" in facts]
     lines = [f"{'model':<16}{'parameters':>12}{'GMACs':>8}{'input':>7}{'top-1':>9}{'top-5':>9}"]
     for facts in variants:
@@ -183,7 +186,7 @@ def table(found: Sequence[Facts]) -> list[str]:
 
 
 def page(facts: Facts) -> list[str]:
-    """All that is known, a line for each."""
+    """Return all facts, one per line."""
     shown = {key: facts[key] for key in HEADLINES if key in facts}
     if facts.get("parameters"):
         shown["parameters"] = f"{facts['parameters'] / 1e6:.2f} M"

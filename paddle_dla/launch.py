@@ -6,12 +6,12 @@ Usage::
     paddle-dla launch --nproc 2 evaluate --checkpoint dla60.pdparams --data imagenet/val
     python -m paddle_dla.launch --nnodes 2 --master 10.0.0.1:29500 --node-ip 10.0.0.2 train --config ...
 
-What the launcher alone does not do: each rank's output goes to ``rank<N>.log`` in a folder of this launch alone, in
-``logs`` of the output folder (of an evaluation in ``logs/evaluate``), where ``latest`` leads to the newest; the first
-rank's goes to the terminal, too; where a rank dies, raises or hangs, the job ends and the rank is named; no copy of the
-environment stays behind; nothing stays running, whichever process is killed.
+This adds to Paddle's launcher: each rank's output goes to ``rank<N>.log`` in a new folder for each launch, in ``logs``
+of the output folder (for an evaluation in ``logs/evaluate``), where ``latest`` is a link to the newest. The output of
+the first rank also goes to the terminal. If a rank dies, raises or hangs, the job ends and the rank is named. No copy
+of the environment is left behind, and no process keeps running, whichever one is killed.
 
-Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 more than a signal's number.
+Exit codes: 0 done, 2 usage, 124 a rank hung, else the code of the rank at fault, 128 plus the number of a signal.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, st
 from paddle_dla.options import finite, options_of, positive, threads
 from paddle_dla.terminal import run_command
 
-HUNG = 124  # as timeout(1) says it
+HUNG = 124  # exit code of timeout(1)
 POLL = 0.2  # seconds
-AWAY = 5.0  # seconds that a look is late where this process was stopped, as by a scheduler that suspends the job
+AWAY = 5.0  # seconds of delay that mean this process was stopped, for example by a scheduler that suspends the job
 OUTPUT, LATEST = "launcher.txt", "latest"
-LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # the commands that share their work among ranks, and their logs
+LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # commands that share work among ranks, and their logs
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """How many processes run which program on how many machines; ``hang_timeout``: seconds, 0: wait for ever."""
+    """Options of ``launch``: processes, machines and program. ``hang_timeout`` is in seconds; 0 waits forever."""
 
     program: str
     arguments: tuple[str, ...] = ()
@@ -117,23 +117,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def own_folder(logs: Path) -> Path:
-    """A new folder in ``logs`` for the output of one launch; ``latest`` leads to it. Raises ``OSError``."""
+    """Create a new folder in ``logs`` for the output of one launch, and link ``latest`` to it. Raises ``OSError``."""
     folder = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{platform.node()}-{os.getpid()}"
     folder.mkdir(parents=True)
     link, part = logs / LATEST, logs / f".{LATEST}.{os.getpid()}"
-    with suppress(OSError):  # for people alone: a file system without links does without
+    with suppress(OSError):  # for people only; not needed on a file system without links
         part.symlink_to(folder.name)
         os.replace(part, link)
     return folder
 
 
 def log_folder(program: str, arguments: Sequence[str]) -> Path:
-    """Where launches of a program leave their output unless told. Raises ``ConfigError`` for an unusable config."""
+    """Return the default log folder of a program. Raises ``ConfigError`` for an unusable config."""
     return output_folder(arguments) / LOGS.get(program, LOGS["train"])
 
 
 def output_folder(arguments: Sequence[str]) -> Path:
-    """The ``train.output`` of a program with these ``arguments``; the present folder where they name no config."""
+    """Return the ``train.output`` of a program with these ``arguments``; the current folder if they name no config."""
     found = _known(arguments)
     if found.output:
         return Path(in_home(found.output))
@@ -141,7 +141,7 @@ def output_folder(arguments: Sequence[str]) -> Path:
 
 
 def image_trees(arguments: Sequence[str]) -> tuple[str | None, ...]:
-    """The data that a program with these ``arguments`` reads. Raises ``ConfigError`` for an unusable config."""
+    """Return the data that a program with these ``arguments`` reads. Raises ``ConfigError`` for an unusable config."""
     found = _known(arguments)
     data = load_config(found.config, found.override).data if found.config else None
     return (found.data, *((data.train, data.val) if data else ()))
@@ -157,7 +157,7 @@ def _known(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class Job:
-    """One run of Paddle's launcher; what it must not leave behind goes to ``folder``, which is private."""
+    """One run of Paddle's launcher. Its temporary files go to ``folder``, which is private."""
 
     def __init__(self, options: LaunchOptions, folder: Path, logs: Path):
         self._options, self._folder, self._logs = options, folder, logs
@@ -166,7 +166,7 @@ class Job:
         self._watched = time.monotonic()
 
     def run(self) -> int:
-        """Start the job, wait for its end, say what went wrong; the exit code."""
+        """Start the job, wait for its end, report what went wrong, and return the exit code."""
         with open(self._folder / OUTPUT, "wb") as output:
             launcher = subprocess.Popen(
                 self.command(),
@@ -185,7 +185,7 @@ class Job:
         return code
 
     def command(self) -> list[str]:
-        """Paddle's launcher, told to start ``one_rank`` for each rank."""
+        """Return the command line of Paddle's launcher that starts ``one_rank`` for each rank."""
         options = self._options
         several = ["--nnodes", str(options.nnodes), "--master", options.master, "--host", options.node_ip]
         return [
@@ -199,12 +199,12 @@ class Job:
         ]
 
     def _stop(self, launcher: subprocess.Popen, number: int) -> None:
-        """Let the launcher ask the ranks to end; it kills those that still run 30 seconds later."""
+        """Make the launcher ask the ranks to end; after 30 seconds it kills those that still run."""
         self._stopped_by = self._stopped_by or number
         launcher.terminate()
 
     def _watch(self, launcher: subprocess.Popen) -> list[str]:
-        """Wait for the launcher, showing what the first rank here prints; what there is to say of ranks that hung."""
+        """Wait for the launcher and show the output of the first rank here. Returns messages about ranks that hung."""
         hung: list[str] = []
         while launcher.poll() is None:
             self._look_up()
@@ -218,26 +218,26 @@ class Job:
         return hung
 
     def _look_up(self) -> None:
-        """Wait a little; where that took long, this process was stopped, perhaps with all of the job."""
+        """Wait for one poll interval. If it took long, this process was stopped, perhaps with the whole job."""
         before = time.monotonic()
         time.sleep(POLL)
         if time.monotonic() - before > AWAY:
             self._watched = time.monotonic()
 
     def _wake(self, states: Sequence[RankState], launcher: subprocess.Popen) -> None:
-        """Let those go on that a signal has stopped and that have nothing left to wait for."""
+        """Continue guardians and the launcher if a signal has stopped them and their ranks have ended."""
         wake_guardians(states)
         if states and all(state.code is not None for state in states):
             launcher.send_signal(signal.SIGCONT)
 
     def _end_hanging(self, states: Sequence[RankState]) -> list[str]:
-        """End ranks that hang, if any do; what there is to say of them."""
+        """End the ranks that hang, if any, and return the messages about them."""
         timeout = self._options.hang_timeout
         guilty = hanging(self._folder, states, timeout, self._watched) if timeout else []
         return end_hanging(self._folder, states, guilty) if guilty else []
 
     def _show(self, states: Sequence[RankState]) -> None:
-        """Print what the first rank of this machine has printed since the last time."""
+        """Print the output of the first rank of this machine since the last call."""
         if self._shown is None:
             first = next((state for state in states if state.local == 0), None)
             if first is None or not Path(first.log).exists():
@@ -247,7 +247,7 @@ class Job:
         sys.stdout.buffer.flush()
 
     def _outcome(self, code: int, hung: list[str]) -> tuple[int, list[str]]:
-        """The exit code, and what is said of it; ``code`` is the launcher's own."""
+        """Return the exit code and the messages for it. ``code`` is the exit code of the launcher."""
         if hung:
             return HUNG, hung
         if self._stopped_by is not None:

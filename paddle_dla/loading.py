@@ -1,8 +1,7 @@
-"""A trained model as commands need it: the network in evaluation mode with what belongs to its weights.
+"""Load a trained model for a command: the network in evaluation mode, and what is recorded with its weights.
 
-Which variant, how many classes, which preprocessing: all of it is read from the checkpoint where it is recorded there,
-so that a command line names the file and nothing else. A port is named too: a checkpoint never chooses which source
-is run.
+Variant, number of classes and preprocessing are read from the checkpoint if it records them, so that a command line
+needs only the file. A port must be named as well: a checkpoint never decides which source is run.
 """
 
 from __future__ import annotations
@@ -29,9 +28,12 @@ from paddle_dla.storage.manifest import manifest_path, read_manifest
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """``layer`` is in evaluation mode; ``class_names`` is ``None`` where nobody tells them, else ``named_by`` says who;
-    ``source`` is a file or hub id; ``assumed`` says why where ``preprocessing`` is not recorded with the weights;
-    ``published`` whether nothing says that they are others than timm's."""
+    """A network with the records of its weights.
+
+    ``layer`` is in evaluation mode. ``class_names`` is ``None`` if unknown; otherwise ``named_by`` says where they come
+    from. ``source`` is a file or hub id. ``assumed`` gives the reason for ``preprocessing`` if it is not recorded with
+    the weights. ``published`` is true unless something shows that the weights are not timm's.
+    """
 
     name: str
     layer: nn.Layer
@@ -45,11 +47,11 @@ class LoadedModel:
 
 
 def load_model(name: str | None, checkpoint: str | None, num_classes: int | None = None) -> LoadedModel:
-    """The model with the weights of ``checkpoint``, by default those that timm publishes for it, or that a port holds.
+    """Load the model with the weights of ``checkpoint``; by default those that timm publishes, or those of the port.
 
-    ``name`` may be left out where the checkpoint is of a DLA and has a manifest. Raises ``ValueError`` for an unknown
-    name or none, and ``CheckpointError`` where the weights cannot be had, do not fit, or have other than
-    ``num_classes`` classes.
+    ``name`` may be omitted if the checkpoint belongs to a DLA and has a manifest. Raises ``ValueError`` for an unknown
+    or missing name, and ``CheckpointError`` if the weights are unavailable, do not fit, or have another number of
+    classes than ``num_classes``.
     """
     if checkpoint is not None:
         checkpoint = weight_file(checkpoint)
@@ -76,9 +78,10 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
 
 
 def _recorded_variant(manifest: Mapping[str, Any] | None, checkpoint: str | None) -> str:
-    """The variant that a checkpoint is of, by its manifest. Raises ``ModelError`` where that does not say, or a port.
+    """Return the variant recorded in the manifest of a checkpoint.
 
-    A port's source is run when it is opened: which one is for the user to say.
+    Raises ``ModelError`` if none is recorded, or if it is a port: opening a port runs its source, so the user must name
+    it.
     """
     if manifest is None:
         raise ModelError("--model is required: this checkpoint has no manifest that names its model")
@@ -90,13 +93,13 @@ def _recorded_variant(manifest: Mapping[str, Any] | None, checkpoint: str | None
 
 
 def _may_be_timms(manifest: Mapping[str, Any] | None, classes: int) -> bool:
-    """Whether the weights may be those that timm publishes: not trained here, not drawn, not of other classes."""
+    """Return whether these may be timm's published weights: not trained here, not random, not for other classes."""
     origin = (manifest or {}).get("source") or {}
     return classes == IMAGENET_CLASSES and "training" not in origin and "timm.create_model(" not in str(origin)
 
 
 def _assumed(entry: Entry, source: str) -> str:
-    """Why it is believed that images are to be prepared as the model's card says."""
+    """Return the reason for using the preprocessing of the model's card."""
     whose = "timm's for this model" if entry.published else "that of the card of this model"
     return entry.card.assumed or f"{source} records none; it is {whose}"
 
@@ -117,14 +120,17 @@ def _manifest(checkpoint: str | None) -> dict | None:
 
 
 def _sizes(arrays: Mapping[str, np.ndarray], entry: Entry, source: str) -> tuple[int, int]:
-    """Classes and input channels of the weights; those of the model where its card names no layer that says."""
+    """Return the number of classes and of input channels of the weights.
+
+    Falls back to those of the model if its card does not name the layers that determine them.
+    """
     ends = Ends.of(entry.card)
     missing = [name for name in (*ends.head[:1], ends.stem) if name and name not in arrays]
     if missing:
         raise CheckpointError(f"{source} is no classifier of this family: it has no {missing[0]}")
     classes, channels = ends.classes(arrays) or entry.card.num_classes, ends.channels(arrays) or entry.card.in_chans
     if classes is None:
-        raise ModelError(f"{entry.place} is no classifier: its card says neither classifier nor num_classes")
+        raise ModelError(f"{entry.place} is not a classifier: its card has neither classifier nor num_classes")
     if channels is None:
         raise ModelError(f"{entry.place} takes no images: its card says neither first_conv nor in_chans")
     return classes, channels

@@ -8,10 +8,10 @@ Usage::
     python -m paddle_dla.look_at_data --data imagenet/train --train --auto-augment rand-m9-mstd0.5 --cutmix 1
     python -m paddle_dla.look_at_data --config configs/dla60.yaml -o data.train=imagenet/train
 
-What is drawn is the model's input itself, turned back into pixels: decoded, resized, cropped and normalised as for an
-evaluation or, with ``--train``, augmented, erased and mixed as for training. With ``--config`` it is the first batch
-of the training that ``train`` would begin with that config, to the bit. Each image has its label below it, and its name
-in the source. Exit codes: 0 written, 1 refused or failed, 2 usage.
+The picture shows the model's input itself, converted back to pixels: decoded, resized, cropped and normalised as in
+evaluation or, with ``--train``, augmented, erased and mixed as in training. With ``--config`` it is the first batch of
+the training that ``train`` would start with that config, bit for bit. Each image has its label and its name in the
+source below it. Exit codes: 0 written, 1 refused or failed, 2 usage.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     from paddle_dla.data.loader import Loader
 
 DEFAULT_MODEL = "dla60"  # all variants were published with the same preprocessing
-MIXED_SHOWN = 2  # classes that the caption of a mixed label names
-BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  # options that a config leaves open
+MIXED_SHOWN = 2  # classes named in the caption of a mixed label
+BESIDE_CONFIG = {"config", "override", "train", "images", "columns", "output"}  # options allowed with a config
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookOptions(ConfigOptions, PreprocessingOptions):
-    """A training by its config, or the data, model and augmentation; how many images are drawn, and where."""
+    """Options of ``look-at-data``: a config, or data, model and augmentation; the number of images, and the output."""
 
     data: str | None = None
     data_root: str | None = None
@@ -92,7 +92,7 @@ class LookOptions(ConfigOptions, PreprocessingOptions):
 
 @dataclass(frozen=True)
 class Feed:
-    """What a model is fed: batches of ``source``, prepared as ``preprocessing`` says."""
+    """The input of a model: batches of ``source``, prepared by ``preprocessing``."""
 
     loader: Loader
     source: Source
@@ -102,27 +102,27 @@ class Feed:
 
 @dataclass(frozen=True)
 class View:
-    """A batch to look at, and what turns its images back into pixels."""
+    """A batch to draw, and its images converted back to pixels."""
 
     batch: Batch
     pixels: np.ndarray
 
 
 def look(feed: Feed, count: int) -> View:
-    """Up to ``count`` images of the first batch. Raises ``DataError`` where there is none, or for a corrupt image."""
+    """Return up to ``count`` images of the first batch. Raises ``DataError`` if there is none, or one is corrupt."""
     with closing(iter(feed.loader)) as batches:
         first = next(batches, None)
         if first is None:
             raise DataError("there is nothing to look at: no image of the first batch can be read")
-        # a worker's arrays end with it
+        # copied: the arrays of a worker are freed with it
         batch = Batch(*(array[:count].copy() for array in (first.images, first.labels, first.indices)))
     return View(batch, Normalise(feed.preprocessing).undo(batch.images))
 
 
 def fed_in_training(config_file: str, overrides: Sequence[str]) -> Feed:
-    """What ``train`` feeds with this config, in one process and from the beginning.
+    """Return the input of ``train`` for this config, in one process, from the start.
 
-    Raises ``ConfigError``, ``TrainingError``, ``DataError`` as ``train`` does.
+    Raises ``ConfigError``, ``TrainingError`` and ``DataError`` as ``train`` does.
     """
     from paddle_dla.training.datasets import open_datasets, train_loader, train_preprocessing
 
@@ -133,13 +133,13 @@ def fed_in_training(config_file: str, overrides: Sequence[str]) -> Feed:
 
 
 def fed_as_told(options: LookOptions) -> Feed:
-    """What the options say without a config, as one batch."""
+    """Return the input described by the options, without a config, as one batch."""
     from paddle_dla.data.loader import Loader
     from paddle_dla.data.pipeline import evaluation_loader
 
     preprocessing = chosen_preprocessing(options, model_preprocessing(options.model, options.checkpoint))
     source = _source(options)
-    # training draws its images; the first of a folder are of one class
+    # shuffled, as in training: the first images of a folder all belong to one class
     drawn = options.seed if options.train and options.shuffle is None else options.shuffle
     order = chosen_samples(source.num_samples, options.images, drawn)
     if options.train:
@@ -152,8 +152,8 @@ def fed_as_told(options: LookOptions) -> Feed:
 
 
 def _source(options: LookOptions) -> Source:
-    """The data, numbered by the names that a checkpoint records, where one is named that does."""
-    assert options.data is not None  # the command asks for it where there is no config
+    """Open the data, numbered by the class names that the checkpoint records, if any."""
+    assert options.data is not None  # the command requires it if there is no config
     checkpoint = options.checkpoint
     manifest = None if checkpoint is None else read_manifest(weight_file(checkpoint))
     if options.classes is not None or checkpoint is None or manifest is None or manifest.get("classes") is None:
@@ -167,7 +167,7 @@ def _source(options: LookOptions) -> Source:
 
 
 def training_options(options: LookOptions, preprocessing: Preprocessing, num_classes: int) -> dict[str, Any]:
-    """What a loader is given for training with the augmentation that the options name."""
+    """Return the arguments of a loader for training with the augmentation given by the options."""
     from paddle_dla.data.training import FromPixels, TrainingBatch
     from paddle_dla.data.transforms import training_transform
 
@@ -176,7 +176,7 @@ def training_options(options: LookOptions, preprocessing: Preprocessing, num_cla
     )
     mix = None
     if options.mixup or options.cutmix:
-        # no smoothing: the caption tells what was mixed
+        # no smoothing: the caption shows the mixing only
         mix = Mixup(options.mixup, options.cutmix, mode="elem", label_smoothing=0, num_classes=num_classes)
     return {
         "transform": FromPixels(transform.sample, preprocessing.input_size[0]),
@@ -187,23 +187,23 @@ def training_options(options: LookOptions, preprocessing: Preprocessing, num_cla
 
 
 def count_classes(source: Source) -> int:
-    """How many classes there are to mix. Raises ``ValueError`` where nothing tells."""
+    """Return the number of classes for mixing. Raises ``ValueError`` if it is unknown."""
     if source.classes:
         return len(source.classes)
     if isinstance(source, FileSource):
         return int(source.labels.max()) + 1
-    raise WrongValue("how many classes are there? name them with --classes; these shards do not")
+    raise WrongValue("--classes is required: these shards do not name their classes")
 
 
 def chosen_samples(num_samples: int, count: int, shuffle: int | None) -> np.ndarray:
-    """Up to ``count`` indices: the first, or drawn with the seed ``shuffle``."""
+    """Return up to ``count`` indices: the first ones, or a random sample with the seed ``shuffle``."""
     if shuffle is None:
         return np.arange(min(count, num_samples))
     return np.random.default_rng(shuffle).permutation(num_samples)[:count]
 
 
 def names_of_classes(source: Source, class_file: str | None) -> list[str] | None:
-    """What people call the classes: from the file, from ImageNet's list for its identifiers, or as the source does."""
+    """Return the display names of the classes: from the file, from ImageNet's list, or from the source."""
     if class_file is not None:
         return list(read_class_names(class_file).names)
     imagenet = imagenet_class_names()
@@ -212,11 +212,11 @@ def names_of_classes(source: Source, class_file: str | None) -> list[str] | None
 
 
 def caption(label: np.ndarray, classes: list[str] | None) -> str:
-    """A class, or the shares of the largest classes of a mixed label, (K,)."""
+    """Return a class name, or the shares of the largest classes of a mixed label, (K,)."""
     if label.ndim:
         largest = [
             index for index in np.argsort(-label, kind="stable")[:MIXED_SHOWN] if label[index] >= 0.005
-        ]  # less shows as 0.00
+        ]  # smaller shares would show as 0.00
         return ", ".join(f"{label[index]:.2f} {_name(index, classes)}" for index in largest)
     return "no label" if label < 0 else f"{label}: {_name(int(label), classes)}".removesuffix(": ")
 
@@ -226,7 +226,7 @@ def _name(label: int, classes: list[str] | None) -> str:
 
 
 def draw(view: View, source: Source, classes: list[str] | None, columns: int | None = None) -> Image.Image:
-    """The picture of a view."""
+    """Draw a view."""
     from paddle_dla.data.picture import grid
 
     captions = [
@@ -236,9 +236,9 @@ def draw(view: View, source: Source, classes: list[str] | None, columns: int | N
 
 
 def model_preprocessing(model: str | None, checkpoint: str | None) -> Preprocessing:
-    """What a checkpoint's manifest records, else what the variant was published with.
+    """Return the preprocessing in a checkpoint's manifest, or that with which the variant was published.
 
-    Raises ``CheckpointError`` for a checkpoint that is not there, or of which nobody says what model it is.
+    Raises ``CheckpointError`` for a missing checkpoint, or one whose model is unknown.
     """
     if checkpoint is not None:
         checkpoint = weight_file(checkpoint)
@@ -292,7 +292,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parsed(argv: Sequence[str] | None) -> LookOptions:
-    """The command line. Raises ``WrongValue`` for options that say nothing together."""
+    """Parse the command line. Raises ``WrongValue`` for options that contradict each other."""
     command = parser()
     args = command.parse_args(argv)
     if args.config:
@@ -310,11 +310,11 @@ def _refuse_beside_config(command: argparse.ArgumentParser, args: argparse.Names
     given = [name for name, value in vars(args).items() if value != command.get_default(name)]
     beside = [f"--{name.replace('_', '-')}" for name in given if name not in BESIDE_CONFIG]
     if beside:
-        raise WrongValue(f"the config says what is fed: leave out {', '.join(beside)}, or change the config with -o")
+        raise WrongValue(f"the config defines the input: leave out {', '.join(beside)}, or change the config with -o")
 
 
 def run(options: LookOptions) -> None:
-    """Write the picture that is asked for. Raises ``UserError``."""
+    """Write the picture. Raises ``UserError``."""
     check_writable(Path(options.output))
     check_apart({"--output": options.output}, [options.checkpoint, options.data, options.classes, options.config])
     refuse_picture_in(options.data, options.output)

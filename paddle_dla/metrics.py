@@ -1,8 +1,8 @@
-"""From logits to accuracies: what is recorded of every sample, and what follows from it. numpy alone.
+"""Compute accuracies from logits: the record of each sample, and the scores derived from it. numpy only.
 
-Definitions are timm's (1.0.31, ``timm/utils/metrics.py``, ``timm/data/real_labels.py``, ``validate.py``). Everything is
-derived from one record a sample, so that any number of ranks, batches or passes gives the same figures, and a sample
-that was counted twice, or not at all, is noticed.
+Definitions are timm's (1.0.31, ``timm/utils/metrics.py``, ``timm/data/real_labels.py``, ``validate.py``). All scores
+are derived from one record per sample. Any number of ranks, batches or passes therefore gives the same scores, and a
+sample that was counted twice or missed is detected.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from paddle_dla.errors import WrongValue
 
 @dataclass(frozen=True)
 class Predictions:
-    """N samples, K the number of ranked classes kept for each (5, or all where there are fewer).
+    """Predictions for N samples. K is the number of ranked classes kept for each (5, or all if there are fewer).
 
-    ``indices``: (N,) place in the source. ``labels``: (N,), -1 where there is none. ``classes``: (N, K) labels, the
-    likeliest first, equal logits in the order of the labels. ``probabilities``: (N, K) float32. ``losses``: (N,)
-    float64 cross entropy, NaN where there is no label.
+    ``indices``: (N,) index in the source. ``labels``: (N,), -1 for no label. ``classes``: (N, K) labels, the likeliest
+    first, equal logits in the order of the labels. ``probabilities``: (N, K) float32. ``losses``: (N,) float64 cross
+    entropy, NaN without a label.
     """
 
     indices: np.ndarray
@@ -37,10 +37,10 @@ class Predictions:
 def predictions_of(
     logits: np.ndarray, labels: np.ndarray, indices: np.ndarray, ranked: int = 5, subset: Sequence[int] | None = None
 ) -> Predictions:
-    """The record of one batch, sharing no memory with it. ``logits``: (B, classes).
+    """Return the records of one batch, as copies. ``logits``: (B, classes).
 
-    ``subset``: the classes of the model that the data knows, in the order of the data's labels (ImageNet-A and -R have
-    200 of the 1,000); other logits are left out before anything is computed, and classes are numbered within it.
+    ``subset``: the classes of the model that occur in the data, in the order of the data's labels (ImageNet-A and -R
+    have 200 of the 1,000). All other logits are dropped first, and classes are numbered within the subset.
     """
     logits = logits.astype(np.float64)
     if subset is not None:
@@ -55,15 +55,15 @@ def predictions_of(
 
 
 def no_predictions(num_classes: int, ranked: int = 5) -> Predictions:
-    """Of no samples: what a rank has that is left without any."""
+    """Return the predictions of no samples, for a rank without any."""
     nothing = np.zeros(0, np.int64)
     return predictions_of(np.zeros((0, num_classes)), nothing, nothing, ranked)
 
 
 def merge(parts: Sequence[Predictions], expected: int | None = None) -> Predictions:
-    """All parts in one, in the order of the source.
+    """Merge all parts into one, in the order of the source.
 
-    Raises ``ValueError`` where a sample is there twice, or where they are not ``expected`` samples.
+    Raises ``ValueError`` if a sample occurs twice, or if the number of samples is not ``expected``.
     """
     joined = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Predictions)
@@ -79,32 +79,32 @@ def merge(parts: Sequence[Predictions], expected: int | None = None) -> Predicti
 
 
 def refuse_one_class(num_classes: int) -> None:
-    """Raises ``ValueError`` where there is nothing to tell apart."""
+    """Raise ``ValueError`` if there is only one class."""
     if num_classes < 2:
         raise WrongValue("there is one class: any model gives it a probability of 1, whatever the image")
 
 
 def certain(num_classes: int, ks: Sequence[int]) -> list[str]:
-    """What a user should hear of accuracies that say nothing: those of as many places as there are classes."""
+    """Return a warning for each accuracy that is trivially 100 %: top-k with k of at least the number of classes."""
     return [
         f"top-{k} says nothing: it is 100 % of any model with {num_classes} classes" for k in ks if k >= num_classes
     ]
 
 
 def refuse_none(predictions: Predictions) -> Predictions:
-    """``predictions``, if there are any; raises ``ValueError`` where there is nothing to average."""
+    """Return ``predictions``. Raises ``ValueError`` if there are none."""
     if not len(predictions):
         raise WrongValue("no sample is left to evaluate: the source has none, or all of its images were skipped")
     return predictions
 
 
 def top_k(predictions: Predictions, k: int) -> float:
-    """Percentage of samples whose label is among the ``k`` likeliest classes."""
+    """Return the percentage of samples whose label is among the ``k`` likeliest classes."""
     return 100 * float(_hits(predictions, k).mean())
 
 
 def mean_loss(predictions: Predictions) -> float:
-    """Cross entropy, averaged over samples."""
+    """Return the cross entropy averaged over the samples."""
     return float(predictions.losses.mean())
 
 
@@ -113,7 +113,7 @@ def _hits(predictions: Predictions, k: int) -> np.ndarray:
 
 
 def per_class(predictions: Predictions, num_classes: int) -> dict[str, np.ndarray]:
-    """``samples``, ``top1`` and ``top5`` of each class; percentages are NaN where a class has no samples."""
+    """Return ``samples``, ``top1`` and ``top5`` of each class. Percentages are NaN for a class without samples."""
     samples = np.bincount(predictions.labels, minlength=num_classes)
     columns = {"samples": samples}
     for k in (1, 5):
@@ -123,13 +123,13 @@ def per_class(predictions: Predictions, num_classes: int) -> dict[str, np.ndarra
 
 
 def confusion(predictions: Predictions, num_classes: int) -> np.ndarray:
-    """(classes, classes) counts: row the label, column the prediction."""
+    """Return the confusion matrix: (classes, classes) counts, row the label, column the prediction."""
     cells = predictions.labels * num_classes + predictions.classes[:, 0]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def worst_confusions(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """The ``count`` largest cells off the diagonal, as (label, prediction, samples), the largest first."""
+    """Return the ``count`` largest off-diagonal cells as (label, prediction, samples), the largest first."""
     mistakes = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
     cells = (np.unravel_index(cell, matrix.shape) for cell in order)
@@ -139,10 +139,10 @@ def worst_confusions(matrix: np.ndarray, count: int) -> list[tuple[int, int, int
 def real_accuracy(
     predictions: Predictions, names: Mapping[int, str], real: Mapping[str, Sequence[int]], k: int
 ) -> tuple[float, int]:
-    """Percentage of hits under reassessed labels, and over how many samples.
+    """Return the percentage of hits under reassessed labels, and the number of samples that it covers.
 
-    ``real`` maps a file name to all labels that hold for it; a sample with none is left out. Source: Beyer et al.,
-    "Are we done with ImageNet?", https://arxiv.org/abs/2006.07159.
+    ``real`` maps a file name to all labels that are correct for it. A sample without any is left out. Source: Beyer et
+    al., "Are we done with ImageNet?", https://arxiv.org/abs/2006.07159.
     """
     hits = [
         any(label in classes[:k] for label in labels)

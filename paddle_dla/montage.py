@@ -15,9 +15,9 @@ from paddle_dla.metrics import Predictions
 from paddle_dla.storage.shown import shown
 from paddle_dla.subject import Subject
 
-MOST = 40  # images in one picture
+MOST = 40  # largest number of images in a picture
 COLUMNS = 5
-LETTERS = 34  # of a name beside a bar
+LETTERS = 34  # largest length of a name beside a bar
 
 
 def draw_montage(path: str | os.PathLike[str], predictions: Predictions, source: FileSource, subject: Subject) -> int:
@@ -46,7 +46,7 @@ def _draw_image(axes: Any, pixels: np.ndarray, name: str) -> None:
 
 
 def _draw_classes(axes: Any, predictions: Predictions, place: int, subject: Subject) -> None:
-    """Bars from the left, the likeliest on top, the names over them."""
+    """Draw the classes as horizontal bars, the likeliest on top, with the names over them."""
     probabilities = predictions.probabilities[place]
     heights = range(len(probabilities))
     axes.barh(heights, probabilities, color="#9ecae1", height=0.85)

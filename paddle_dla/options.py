@@ -1,4 +1,4 @@
-"""Command-line options that several commands share, and the values that they stand for. Imports nothing heavy."""
+"""Command-line options shared by several commands, and their dataclasses. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def options_of(kind: type[Options], given: object, **changes: object) -> Options:
-    """The options ``kind``, a dataclass, with the values that ``given`` has under the names of its fields.
+    """Create the options ``kind``, a dataclass, from the attributes of ``given`` with the names of its fields.
 
-    ``given`` is what ``argparse`` parsed, or other options; ``changes`` are what is chosen otherwise. What neither has
-    stays at its default.
+    ``given`` is a namespace of ``argparse``, or other options. ``changes`` override it. All other fields keep their
+    defaults.
     """
     known = {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
     return kind(**{name: _frozen(value) for name, value in {**known, **changes}.items()})
@@ -34,7 +34,7 @@ def _frozen(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingOptions:
-    """What replaces parts of the preprocessing that belongs to a model; ``None``: as it is."""
+    """Overrides of the preprocessing of a model; ``None`` keeps the model's value."""
 
     input_size: tuple[int, ...] | None = None
     crop_pct: float | None = None
@@ -44,7 +44,7 @@ class PreprocessingOptions:
 
 
 def add_preprocessing(to: argparse.ArgumentParser) -> None:
-    """The options of ``PreprocessingOptions``."""
+    """Add the options of ``PreprocessingOptions``."""
     group = to.add_argument_group("preprocessing", "default: what the weights were published or converted with")
     group.add_argument(
         "--input-size", type=positive, nargs="+", metavar="N", help="image side, or height and width, in pixels"
@@ -56,7 +56,7 @@ def add_preprocessing(to: argparse.ArgumentParser) -> None:
 
 
 def chosen_preprocessing(options: PreprocessingOptions, base: Preprocessing) -> Preprocessing:
-    """``base`` with what the options say otherwise. Raises ``WrongValue`` for what makes no sense."""
+    """Return ``base`` with the overrides of the options. Raises ``WrongValue`` for invalid values."""
     given = {name: getattr(options, name) for name in ("crop_pct", "interpolation", "mean", "std")}
     changes = {name: value for name, value in given.items() if value is not None}
     if options.input_size:
@@ -69,7 +69,7 @@ def chosen_preprocessing(options: PreprocessingOptions, base: Preprocessing) -> 
 
 @dataclass(frozen=True)
 class Loading:
-    """How a command loads: see ``Loader``."""
+    """Arguments of a loader: see ``Loader``."""
 
     batch_size: int = 64
     workers: int = 0
@@ -79,7 +79,7 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which data, and how it is read; ``workers``: the processes that read it."""
+    """The data and how to read it. ``workers`` is the number of processes that read it."""
 
     data: str | None = None
     data_root: str | None = None
@@ -90,12 +90,12 @@ class DataOptions:
     timeout: float = Loading.timeout
 
     def loading(self) -> Loading:
-        """What a loader is made with."""
+        """Return the arguments of the loader."""
         return Loading(self.batch_size, self.workers, self.max_skipped, self.timeout)
 
 
 def add_data(to: argparse.ArgumentParser, required: bool = True) -> None:
-    """The options of ``DataOptions``; ``required``: whether there must be a ``--data``."""
+    """Add the options of ``DataOptions``. ``required``: whether ``--data`` is required."""
     group = to.add_argument_group("data")
     group.add_argument(
         "--data", required=required, metavar="DIR|LIST|TAR", help="class folders, list file, or tar shards"
@@ -134,14 +134,14 @@ def add_data(to: argparse.ArgumentParser, required: bool = True) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigOptions:
-    """A YAML file, and what is changed in it: ``KEY=VALUE`` each."""
+    """A YAML file, and changes to it: ``KEY=VALUE`` each."""
 
     config: str | None = None
     override: tuple[str, ...] = ()
 
 
 def add_config(to: argparse.ArgumentParser, required: bool = False, what: str = "a YAML file") -> None:
-    """The options of ``ConfigOptions``."""
+    """Add the options of ``ConfigOptions``."""
     to.add_argument("--config", "-c", required=required, metavar="FILE", help=f"{what}, such as configs/dla60.yaml")
     to.add_argument(
         "--override",
@@ -155,13 +155,13 @@ def add_config(to: argparse.ArgumentParser, required: bool = False, what: str = 
 
 
 HIGHEST = 2**31 - 1
-"""Counters and shapes are ``int`` in Paddle and numpy in many places, and end there."""
+"""Counters and shapes are ``int`` in many places of Paddle and numpy, and limited to this."""
 MOST_THREADS = 1024
 """No machine has as many cores for one process."""
 
 
 def finite(text: str) -> float:
-    """A number of 0 or more, as ``argparse`` converts it; ``nan`` and ``inf`` are none."""
+    """Convert an ``argparse`` argument to a number of 0 or more; refuses ``nan`` and ``inf``."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
@@ -169,25 +169,25 @@ def finite(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """A whole number, as ``argparse`` converts it."""
+    """Convert an ``argparse`` argument to a whole number."""
     value = int(text)
     if abs(value) > HIGHEST:
-        raise argparse.ArgumentTypeError(f"{shown(text, 40)} is beyond {HIGHEST:,}")
+        raise argparse.ArgumentTypeError(f"{shown(text, 40)} is larger than {HIGHEST:,}")
     return value
 
 
 def natural(text: str) -> int:
-    """A number that is 0 or more."""
+    """Convert an argument to a whole number of 0 or more."""
     return _from(0, whole(text))
 
 
 def positive(text: str) -> int:
-    """A number above 0."""
+    """Convert an argument to a whole number above 0."""
     return _from(1, whole(text))
 
 
 def threads(text: str) -> int:
-    """How many threads or processes."""
+    """Convert an argument to a number of threads or processes."""
     value = positive(text)
     if value > MOST_THREADS:
         raise argparse.ArgumentTypeError(f"{value} is more than {MOST_THREADS:,}")
@@ -195,15 +195,15 @@ def threads(text: str) -> int:
 
 
 def workers(text: str) -> int:
-    """How many processes beside this one, of which there may be none."""
+    """Convert an argument to a number of additional processes, which may be 0."""
     return 0 if natural(text) == 0 else threads(text)
 
 
 def seconds(text: str) -> float:
-    """A time that passes and ends."""
+    """Convert an argument to a finite time above 0, in seconds."""
     value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value} is no time to wait")
+        raise argparse.ArgumentTypeError(f"{value} is not a finite time above 0")
     return value
 
 

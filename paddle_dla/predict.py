@@ -41,12 +41,12 @@ from paddle_dla.storage.shown import shown
 from paddle_dla.subject import Subject, SubjectOptions, add_subject, open_subject
 from paddle_dla.terminal import run_command
 
-MANY = 64  # images from which on workers pay for their start
+MANY = 64  # number of images from which workers are worth their start-up time
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(SubjectOptions):
-    """Which images, how many classes of each, and how they are written; ``None``: printed, without a picture."""
+    """Options of ``predict``: images, classes per image, and output; ``None`` prints and draws no picture."""
 
     images: tuple[str, ...]
     topk: int = 5
@@ -118,12 +118,12 @@ def run(options: PredictOptions) -> int:
 
 
 def _opened(path: Path) -> TextIO:
-    # bytes of a name that are no UTF-8 are written as Python spells them
+    # bytes of a name that are not UTF-8 are written as Python escapes
     return open(path, "w", encoding="utf-8", newline="", errors="backslashreplace")
 
 
 def predict(subject: Subject, source: FileSource, topk: int) -> tuple[Predictions, list[tuple[str, str]]]:
-    """The ``topk`` classes of every image of ``source``, and (name, reason) of those that cannot be read."""
+    """Return the ``topk`` classes of every image of ``source``, and (name, reason) of each unreadable one."""
     from paddle_dla.data.pipeline import evaluation_loader
 
     workers = usable_threads() if source.num_samples >= MANY else 0
@@ -138,7 +138,7 @@ def predict(subject: Subject, source: FileSource, topk: int) -> tuple[Prediction
 
 
 def records(predictions: Predictions, source: FileSource, subject: Subject) -> Iterator[dict]:
-    """One for each image: its name and its classes, the likeliest first."""
+    """Yield one record per image: its name and its classes, the likeliest first."""
     ranked = zip(predictions.indices.tolist(), predictions.classes.tolist(), predictions.probabilities.tolist())
     for index, classes, probabilities in ranked:
         yield {
@@ -151,7 +151,7 @@ def records(predictions: Predictions, source: FileSource, subject: Subject) -> I
 
 
 def write_table(file: TextIO, found: Iterator[dict]) -> None:
-    """To be read: a line for the image, one for each class."""
+    """Write a readable text: one line per image, then one line per class."""
     for record in found:
         print(shown(record["image"]), file=file)
         for entry in record["classes"]:
@@ -159,7 +159,7 @@ def write_table(file: TextIO, found: Iterator[dict]) -> None:
 
 
 def write_csv(file: TextIO, found: Iterator[dict]) -> None:
-    """One row for each class of each image."""
+    """Write one row for each class of each image."""
     write_rows(file, [["image", "rank", "label", "name", "probability"]])
     for record in found:
         ranked = enumerate(record["classes"], start=1)
@@ -170,7 +170,7 @@ def write_csv(file: TextIO, found: Iterator[dict]) -> None:
 
 
 def write_json(file: TextIO, found: Iterator[dict]) -> None:
-    """A list of records."""
+    """Write a list of records."""
     file.write(to_json(list(found), indent=1, ensure_ascii=False) + "\n")
 
 

@@ -1,7 +1,7 @@
-"""How an image becomes a model's input: the one record that training, evaluation and export share. No framework.
+"""How an image becomes a model's input: one record, shared by training, evaluation and export. No framework.
 
-It travels with the weights (the manifest of a converted file, ``preprocessing.json`` of an export), because a model
-is only as good as what it is fed: resizing with another library alone costs DLA 0.4 to 1.7 points of top-1.
+It is stored with the weights (the manifest of a converted file, ``preprocessing.json`` of an export), because the
+accuracy of a model depends on it: resizing with another library alone costs DLA 0.4 to 1.7 points of top-1.
 Definitions are those of timm 1.0.31 (``timm/data/transforms_factory.py``, crop mode ``center``).
 """
 
@@ -21,24 +21,24 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lan
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 MAX_SIDE = 2**14
-"""Pixels. The largest side of a picture that honest cameras make is about as long; a batch of 1 is then 3 GiB."""
+"""Largest side in pixels, about that of the largest pictures from cameras; a batch of 1 is then 3 GiB."""
 MAX_CHANNELS = 2**10
-"""Hyperspectral sensors have some hundred."""
+"""Hyperspectral sensors have some hundred channels."""
 MAX_MEAN = 2.0**15
-"""float32 has 24 bits: beyond it, the 256 levels of a pixel are no longer told apart once the mean is subtracted."""
+"""float32 has 24 bits: with a larger mean, the 256 levels of a pixel can no longer be told apart after subtraction."""
 STD_RANGE = 2.0**-20, 2.0**20
-"""Pixels of 16 bits on the scale of [0, 1] need 2**-16. With less, a network in float32 overflows on its way."""
+"""16-bit pixels on the scale of [0, 1] need 2**-16. With a smaller value, a network in float32 overflows."""
 CROP_RANGE = 2.0**-4, 4.0
-"""An image is resized to ``side / crop_pct``: below, to more than sixteen times what is kept of it."""
+"""An image is resized to ``side / crop_pct``: for a smaller value, to more than sixteen times the size of the crop."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize the short side to ``floor(H / crop_pct)``, crop the centre, scale to [0, 1], normalise.
 
-    ``input_size`` is (C, H, W) in pixels, C being 3 (RGB), 1 (grey) or the number of channels of another sensor, for
-    which only the normalisation means anything; ``interpolation`` is a filter of PIL; ``mean`` and ``std`` have one
-    value for each channel, on the scale of [0, 1]. Raises ``ValueError`` for anything that no image could go through.
+    ``input_size`` is (C, H, W) in pixels. C is 3 (RGB), 1 (grey) or the number of channels of another sensor, for which
+    only the normalisation applies. ``interpolation`` is a filter of PIL. ``mean`` and ``std`` have one value per
+    channel, on the scale of [0, 1]. Raises ``ValueError`` for settings that cannot be applied to any image.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -79,16 +79,16 @@ class Preprocessing:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON writes it; ``from_dict`` reads it back."""
+        """Return the record as a JSON-serialisable dict; ``from_dict`` reads it back."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def line(self) -> str:
-        """The record in one line, for people."""
+        """Return the record as one line of text."""
         size, mean, std = ("x".join(map(str, self.input_size)), *(_numbers(values) for values in (self.mean, self.std)))
         return f"{size}, crop {self.crop_pct:g}, {self.interpolation}, mean {mean}, std {std}"
 
     def with_channels(self, channels: int) -> Preprocessing:
-        """The same for a model of ``channels`` input channels: other than 3, each gets the average statistics."""
+        """Return the record for ``channels`` input channels; if not 3, each channel gets the average statistics."""
         if channels == self.input_size[0]:
             return self
         average = [[sum(values) / len(values)] * channels for values in (self.mean, self.std)]
@@ -97,7 +97,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """The reverse of ``as_dict``; raises ``ValueError`` for a key that is missing or unknown."""
+        """Create a record from the result of ``as_dict``. Raises ``ValueError`` for a missing or unknown key."""
         known = {field.name for field in fields(cls)}
         if not isinstance(record, Mapping) or record.keys() != known:
             shown = sorted(map(str, record)) if isinstance(record, Mapping) else repr(record)
@@ -110,5 +110,5 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _within(value: object, low: float, high: float) -> bool:
-    """Whether it is a number in the range; NaN is in none."""
+    """Return whether the value is a number in the range. NaN is in no range."""
     return isinstance(value, Real) and not isinstance(value, bool) and not value < low and value <= high

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar on a terminal, elsewhere PaddleClas's familiar lines."""
+"""Progress of a run: a bar on a terminal, otherwise lines in PaddleClas's format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Item = TypeVar("Item", bound=Sized)
 
 
 class StepClock:
-    """Seconds that each step takes: waiting for data (``reader_cost``), and in all (``batch_cost``)."""
+    """Measures the seconds of each step: waiting for data (``reader_cost``), and in total (``batch_cost``)."""
 
     def __init__(self):
         self.images, self.steps = 0, 0
         self.reader_cost = self.batch_cost = 0.0
 
     def reset(self) -> None:
-        """Begin a new interval."""
+        """Start a new interval."""
         self.__init__()
 
     def over(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """``batches``, each timed from asking for it until the next is asked for."""
+        """Yield ``batches`` and time each one, from its request to the next request."""
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -37,7 +37,7 @@ class StepClock:
             self.images += len(batch)
 
     def costs(self) -> str:
-        """``batch_cost: 0.1 s, reader_cost: 0.0 s, ips: 80.0 images/sec.`` of an average step of the interval."""
+        """Return ``batch_cost: 0.1 s, reader_cost: 0.0 s, ips: 80.0 images/sec.``, averaged over the interval."""
         steps = max(self.steps, 1)
         speed = self.images / self.batch_cost if self.batch_cost else 0.0
         return (
@@ -47,9 +47,9 @@ class StepClock:
 
 
 class Progress:
-    """Reports on ``total`` samples: a bar where ``stream`` is a terminal, else a line every ``interval`` steps.
+    """Reports on ``total`` samples: a bar if ``stream`` is a terminal, otherwise a line every ``interval`` steps.
 
-    ``unit``: what is counted; where it is steps, ``done`` of them were done before.
+    ``unit`` is what is counted. If it is steps, ``done`` of them were made before.
     """
 
     def __init__(
@@ -70,7 +70,10 @@ class Progress:
             self._bar = tqdm(total=total, initial=done, unit=unit, file=self._stream, dynamic_ncols=True)
 
     def step(self, images: int, values: str, line: str) -> bool:
-        """Count one step of ``images``; ``values`` go beside a bar, ``line`` is printed. Whether a line was due."""
+        """Count one step of ``images``. Returns whether a line was due.
+
+        ``values`` are shown beside a bar; without a bar, ``line`` is printed.
+        """
         self._steps += 1
         due = self._steps % self._interval == 0
         if self._bar is not None:
@@ -81,13 +84,13 @@ class Progress:
         return due
 
     def say(self, line: str) -> None:
-        """Print a line of its own, above the bar if there is one."""
+        """Print a separate line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(line, file=self._stream)
         elif not self._quiet:
             print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.close()

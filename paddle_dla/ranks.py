@@ -1,9 +1,9 @@
-"""Which of how many processes this is, and how they exchange results: Paddle's own launcher and collectives.
+"""The rank of this process, and the exchange of results between ranks: Paddle's own launcher and collectives.
 
-``python -m paddle.distributed.launch --nproc_per_node 2 ...`` starts the processes and tells each its place through the
-environment; without it there is one. Paddle is imported only where there are several.
+``python -m paddle.distributed.launch --nproc_per_node 2 ...`` starts the processes and passes each its rank through the
+environment. Without it there is one process. Paddle is imported only if there are several.
 
-Ranks meet before they exchange (``Ranks.meet``): a wait has no limit then but the launcher's ``--hang-timeout``.
+Ranks meet before they exchange (``Ranks.meet``). After that, only the launcher's ``--hang-timeout`` limits a wait.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from paddle_dla.launching.meeting import Meeting, connect
 
 Value = TypeVar("Value")
 
-UNWATCHED = 1800.0  # seconds that ranks wait for each other where no launcher watches them: what Paddle gives NCCL
+UNWATCHED = 1800.0  # seconds that ranks wait for each other if no launcher watches them: Paddle's value for NCCL
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """``rank`` counts from 0 to ``count`` - 1; ``heart`` tells a launcher that this rank lives."""
+    """The place of this process: ``rank`` counts from 0 to ``count`` - 1; ``heart`` sends heartbeats to a launcher."""
 
     rank: int = 0
     count: int = 1
@@ -34,11 +34,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that speaks and writes."""
+        """Whether this is the first rank, which prints and writes."""
         return self.rank == 0
 
     def meet(self) -> None:
-        """Wait until all ranks are here; all must call this. Raises ``LostRankError`` where one has ended."""
+        """Wait until all ranks are here; all must call this. Raises ``LostRankError`` if one has ended."""
         if self.meeting is not None:
             self.heart.beat()
             self.meeting.wait()
@@ -47,7 +47,7 @@ class Ranks:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """This process's place; where there are several, all must call this, and are connected within it."""
+    """Yield this process's ranks. Several processes must all call this; they are connected within the block."""
     rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
     count = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
     heart = Heartbeat.from_environment(rank)
@@ -77,7 +77,7 @@ def _connect(rank: int, count: int, heart: Heartbeat) -> Meeting:
 
 
 def gather(value: Value, ranks: Ranks) -> list[Value]:
-    """The value of every rank, in their order, on every rank; all must call this."""
+    """Return the values of all ranks, in rank order, on every rank; all must call this."""
     if ranks.count == 1:
         return [value]
     ranks.meet()

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables for programs, a picture for people. Files appear whole or not at all."""
+"""Output files of an evaluation: tables and a picture. Each file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.shown import shown
 
 MOST_ON_AXIS = 40
-"""Characters of a class's name beside a picture of the size that is drawn here."""
+"""Characters of a class name that fit beside a picture of the size drawn here."""
 
 Name = Callable[[int], str]
 Table = tuple[Sequence[str], Iterable[Sequence[Any]]]
 
 
 def write_csv(path: str | os.PathLike[str], table: Table) -> None:
-    """A header and rows."""
+    """Write a header and rows as CSV."""
     with atomic_path(path) as part:
         fill_csv(part, table)
 
 
 def fill_csv(path: str | os.PathLike[str], table: Table) -> None:
-    """The same, for callers who make it atomic."""
+    """Like ``write_csv``, for callers that make the write atomic themselves."""
     header, rows = table
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         write_rows(file, [header])
@@ -39,7 +39,7 @@ def fill_csv(path: str | os.PathLike[str], table: Table) -> None:
 
 
 def write_jsonl(path: str | os.PathLike[str], table: Table) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     header, rows = table
     with atomic_path(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
@@ -47,19 +47,19 @@ def write_jsonl(path: str | os.PathLike[str], table: Table) -> None:
 
 
 def write_table(path: str | os.PathLike[str], table: Table) -> None:
-    """By suffix: ``.csv`` or ``.jsonl``. Raises ``ValueError`` for another."""
+    """Write a table in the format of the suffix, ``.csv`` or ``.jsonl``. Raises ``ValueError`` for another."""
     check_table_suffix(path)
     (write_csv if Path(path).suffix == ".csv" else write_jsonl)(path, table)
 
 
 def check_table_suffix(path: str | os.PathLike[str]) -> None:
-    """Raises ``ValueError`` for a file that is neither ``.csv`` nor ``.jsonl``."""
+    """Raise ``ValueError`` for a suffix other than ``.csv`` and ``.jsonl``."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise WrongValue(f"{path}: a table is written as .csv or .jsonl")
 
 
 def sample_table(predictions: Predictions, sample_name: Name) -> Table:
-    """One row a sample: its name, label, loss, and the ranked classes with their probabilities."""
+    """Return one row per sample: its name, label, loss, and the ranked classes with their probabilities."""
     ranks = range(1, predictions.classes.shape[1] + 1)
     header = ["index", "name", "label", "loss"] + [f"{what}{k}" for k in ranks for what in ("class", "probability")]
     return header, _sample_rows(predictions, sample_name)
@@ -74,7 +74,7 @@ def _sample_rows(predictions: Predictions, sample_name: Name) -> Iterable[list[A
 
 
 def class_table(predictions: Predictions, class_names: Sequence[str]) -> Table:
-    """One row a class: samples and accuracies in percent, empty where it has no samples."""
+    """Return one row per class: number of samples and accuracies in percent, empty for a class without samples."""
     columns = per_class(predictions, len(class_names))
     rows = [
         [label, name, samples, *("" if np.isnan(value) else f"{value:.3f}" for value in accuracies)]
@@ -86,12 +86,12 @@ def class_table(predictions: Predictions, class_names: Sequence[str]) -> Table:
 
 
 def confusion_table(matrix: np.ndarray, class_names: Sequence[str]) -> Table:
-    """Row the label, column the prediction."""
+    """Return the confusion matrix as a table: row the label, column the prediction."""
     return ["label \\ prediction", *class_names], ([name, *row] for name, row in zip(class_names, matrix.tolist()))
 
 
 def draw_confusion(path: str | os.PathLike[str], matrix: np.ndarray, class_names: Sequence[str], title: str) -> None:
-    """A picture: the matrix, each row in percent of its label, and the mistakes that are made most often.
+    """Draw the confusion matrix, each row in percent of its label, and the most frequent mistakes.
 
     Needs matplotlib (extra ``plots``).
     """

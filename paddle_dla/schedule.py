@@ -1,13 +1,13 @@
 """Learning-rate schedules: pure functions of the number of updates made. No framework, no hidden state.
 
-The twins of timm 1.0.31 ``timm/scheduler/{step,multistep,cosine,poly}_lr.py``, and of its ``create_scheduler_v2`` in
-``create_schedule``. A schedule knows nothing of an optimizer: ``schedule(update)`` is the rate to make update number
-``update`` with, counted from 0 over the whole run, so that a run that is resumed needs no state but that number.
+They match timm 1.0.31 ``timm/scheduler/{step,multistep,cosine,poly}_lr.py``; ``create_schedule`` matches its
+``create_scheduler_v2``. A schedule does not depend on an optimizer: ``schedule(update)`` is the rate for update number
+``update``, counted from 0 over the whole run. A resumed run therefore needs no state except that number.
 
 Left out: noise, and the schedules that react to a metric. Added: ``total_epochs`` of a run is part of the schedule.
 
-PaddleClas (2.6, ``ppcls/optimizer/learning_rate.py``) warms up per update from 0 and lets the cosine begin where the
-warm-up ends, and counts the warm-up among its epochs. That is ``create_schedule("cosine", lr, epochs - warmup_epochs,
+PaddleClas (2.6, ``ppcls/optimizer/learning_rate.py``) warms up per update from 0, starts the cosine at the end of the
+warm-up, and counts the warm-up among its epochs. That is ``create_schedule("cosine", lr, epochs - warmup_epochs,
 warmup_epochs=warmup_epochs, warmup_lr=0.0, warmup_prefix=True, per_epoch=False, updates_per_epoch=n)``, or
 ``paddleclas_cosine`` below.
 """
@@ -31,7 +31,7 @@ SCALINGS = ("none", "linear", "sqrt")
 
 @dataclass(frozen=True)
 class Constant:
-    """The rate itself."""
+    """The constant rate ``lr``."""
 
     lr: float
 
@@ -53,10 +53,10 @@ class Step:
 
 @dataclass(frozen=True)
 class MultiStep:
-    """``lr * decay_rate ** n``, n being the number of ``milestones`` (ascending) that are at most t + 1.
+    """``lr * decay_rate ** n``, where n is the number of ``milestones`` (ascending) that are at most t + 1.
 
-    timm lets a milestone of m take effect at t = m - 1. In torch's and PaddleClas's schedules it does at t = m: give
-    m + 1 here for what is m there.
+    In timm a milestone of m takes effect at t = m - 1; in torch's and PaddleClas's schedules, at t = m. To reproduce a
+    milestone m of theirs, pass m + 1.
     """
 
     lr: float
@@ -69,9 +69,9 @@ class MultiStep:
 
 @dataclass(frozen=True)
 class Cycles:
-    """Where t stands in cycles of ``t_initial``, each ``mul`` times as long as the one before it.
+    """Cycles of ``t_initial``, each ``mul`` times as long as the one before it.
 
-    From cycle ``limit`` (counted from 0) on the rate stays at ``lr_min``; cycle i begins at ``lr * decay ** i``.
+    Cycle i starts at ``lr * decay ** i``. From cycle ``limit`` (counted from 0) on, the rate stays at ``lr_min``.
     """
 
     t_initial: float
@@ -81,14 +81,14 @@ class Cycles:
     limit: int = 1
 
     def value(self, lr: float, t: float, shape: Callable[[float, float], float]) -> float:
-        """The rate at t; ``shape(t in the cycle, length of the cycle)`` falls from 1 to 0."""
+        """Return the rate at t; ``shape(t in the cycle, length of the cycle)`` falls from 1 to 0."""
         cycle, t_in_cycle, length = self._locate(t)
         if cycle >= self.limit:
             return self.lr_min
         return self.lr_min + (lr * self.decay**cycle - self.lr_min) * shape(t_in_cycle, length)
 
     def length(self) -> float:
-        """Of all cycles together."""
+        """Return the total length of all cycles."""
         if self.mul == 1:
             return self.t_initial * self.limit
         return math.floor(self.t_initial * (self.mul**self.limit - 1) / (self.mul - 1))
@@ -105,7 +105,7 @@ class Cycles:
 class Cosine:
     """Half a cosine from ``lr`` to ``cycles.lr_min`` (https://arxiv.org/abs/1608.03983), with restarts.
 
-    ``k_decay`` as in https://arxiv.org/abs/2004.05909.
+    ``k_decay`` is that of https://arxiv.org/abs/2004.05909.
     """
 
     lr: float
@@ -133,10 +133,10 @@ class Poly:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A straight line from ``lr_init`` up to ``lr`` over the first ``length`` of t, then ``curve``.
+    """A straight line from ``lr_init`` to ``lr`` over the first ``length`` of t, then ``curve``.
 
-    With ``prefix`` the curve begins where the line ends; without, the line hides the curve's beginning, and the rate
-    jumps from the one to the other where the curve has fallen meanwhile.
+    With ``prefix`` the curve starts at the end of the line. Without, the line replaces the start of the curve, and the
+    rate jumps at the end of the line if the curve has fallen by then.
     """
 
     curve: Callable[[float], float]
@@ -158,8 +158,8 @@ class Warmup:
 class Schedule:
     """The rate of every update of a run of ``total_epochs``.
 
-    ``curve`` is over epochs where ``per_epoch``, else over updates; ``updates_per_epoch`` of the optimizer, thus of
-    batches divided by the number of accumulated ones.
+    ``curve`` is a function of epochs if ``per_epoch``, else of updates. ``updates_per_epoch`` counts updates of the
+    optimizer: batches divided by the number of accumulated ones.
     """
 
     curve: Callable[[int], float]
@@ -168,9 +168,9 @@ class Schedule:
     per_epoch: bool = True
 
     def __call__(self, update: int) -> float:
-        """The rate to make this update with; the first is 0. Raises ``ValueError`` for a negative number."""
+        """Return the rate for this update; the first is 0. Raises ``ValueError`` for a negative number."""
         if update < 0:
-            raise WrongValue(f"updates are counted from 0 on, not {update}")
+            raise WrongValue(f"an update is a number from 0 on, not {update}")
         return self.curve(update // self.updates_per_epoch if self.per_epoch else update)
 
 
@@ -194,13 +194,14 @@ def create_schedule(
     cycle_limit: int = 1,
     k_decay: float = 1.0,
 ) -> Schedule:
-    """The schedule ``name`` (one of ``SCHEDULES``) with the arguments and defaults of timm's ``create_scheduler_v2``.
+    """Create a schedule of ``SCHEDULES`` with the arguments and defaults of timm's ``create_scheduler_v2``.
 
-    ``lr`` is the highest rate; ``per_epoch`` changes it between epochs only, else at each update. All lengths are in
-    epochs either way. ``decay_rate`` is the power of ``poly``. ``cooldown_epochs`` follow the end at ``min_lr`` (cosine
-    and poly). ``total_epochs`` of the result is what is to be trained, with cycles, warm-up prefix and cool-down.
+    ``lr`` is the highest rate. With ``per_epoch`` the rate changes only between epochs, otherwise at each update. All
+    lengths are in epochs either way. ``decay_rate`` is the power of ``poly``. ``cooldown_epochs`` are added at the end
+    at ``min_lr`` (cosine and poly). ``total_epochs`` of the result is the length of the training, with cycles, warm-up
+    prefix and cool-down.
 
-    Raises ``ValueError`` for an unknown name and for values that make no schedule.
+    Raises ``ValueError`` for an unknown name and for invalid values.
     """
     _refuse(name, lr, epochs, updates_per_epoch, warmup_epochs, decay_epochs, decay_milestones, warmup_lr, min_lr)
     unit = 1 if per_epoch else updates_per_epoch
@@ -238,10 +239,10 @@ def paddleclas_cosine(lr: float, epochs: int, updates_per_epoch: int, warmup_epo
 
 
 def scale_lr(lr: float, global_batch: int, base_batch: int = 256, rule: str = "linear") -> float:
-    """``lr``, which is for ``base_batch``, scaled to updates of ``global_batch`` samples, of all ranks and accumulated.
+    """Scale ``lr`` from ``base_batch`` to ``global_batch`` samples per update, over all ranks and accumulated batches.
 
-    ``linear``: times their ratio; ``sqrt``: times its root (timm's choice for adaptive optimizers); ``none``: as it
-    is. As timm 1.0.31 ``train.py`` (``--lr-base``). Raises ``ValueError`` for another rule or an empty batch.
+    ``linear`` multiplies by the ratio, ``sqrt`` by its square root (timm's choice for adaptive optimizers), ``none``
+    keeps ``lr``. As timm 1.0.31 ``train.py`` (``--lr-base``). Raises ``ValueError`` for another rule or an empty batch.
     """
     if rule not in SCALINGS:
         raise WrongValue(f"the rule is one of {', '.join(SCALINGS)}, not {rule!r}")
@@ -251,19 +252,19 @@ def scale_lr(lr: float, global_batch: int, base_batch: int = 256, rule: str = "l
     return lr * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[rule]
 
 
-# --- to an optimizer -------------------------------------------------------------------------------------------------
+# --- applying it to an optimizer --------------------------------------------------------------------------------------
 
 
 class HasRate(Protocol):
-    """What a scheduler needs of an optimizer."""
+    """The part of an optimizer that a scheduler uses."""
 
     def set_lr(self, value: float) -> None:
-        """Use this rate from now on."""
+        """Set the rate."""
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Gives ``optimizer`` the rate of its next update, as timm's schedulers do; beginning with ``updates`` made."""
+    """Sets the rate of ``optimizer`` for its next update, as timm's schedulers do; starts after ``updates`` updates."""
 
     optimizer: HasRate
     schedule: Callable[[int], float]
@@ -273,7 +274,7 @@ class Scheduler:
         self.step_update(self.updates)
 
     def step_update(self, num_updates: int) -> None:
-        """After ``num_updates`` updates in all."""
+        """Set the rate after ``num_updates`` updates in total."""
         self.optimizer.set_lr(self.schedule(num_updates))
 
 
@@ -294,6 +295,6 @@ def _refuse(
     if warmup_epochs < 0 or decay_epochs <= 0:
         raise WrongValue(f"warmup_epochs is at least 0, decay_epochs above 0, not {warmup_epochs} and {decay_epochs}")
     if list(milestones) != sorted(milestones):
-        raise WrongValue(f"decay_milestones ascend, unlike {list(milestones)}")
+        raise WrongValue(f"decay_milestones must ascend, not {list(milestones)}")
     if not all(math.isfinite(rate) and rate >= 0 for rate in (lr, *rates)):
         raise WrongValue(f"lr, warmup_lr and min_lr are finite and not negative, unlike {(lr, *rates)}")

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: computed from the predictions, printed, written."""
+"""Scores of an evaluation: computed from the predictions, printed, written to files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMAGENET_VAL = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(SubjectOptions, DataOptions, ConfigOptions):
-    """What is evaluated, on what, and which files are written; see the command line for each."""
+    """Options of ``evaluate``: model, data and output files; the command line describes each."""
 
     real_labels: str | None = None
     valid_labels: str | None = None
@@ -48,7 +48,10 @@ class EvaluateOptions(SubjectOptions, DataOptions, ConfigOptions):
 
 @dataclass(frozen=True)
 class Scores:
-    """Percentages, but for ``loss`` (mean cross entropy) and ``seconds``; ``real_*`` where labels for it were given."""
+    """Scores in percent, except ``loss`` (mean cross entropy) and ``seconds``.
+
+    ``real_*`` are set if reassessed labels are given.
+    """
 
     images: int
     top1: float
@@ -68,7 +71,7 @@ def score(
     real: Mapping[str, Sequence[int]] | None,
     seconds: float,
 ) -> Scores:
-    """Raises ``DataError`` where samples have no label, or none among the reassessed ones."""
+    """Compute the scores. Raises ``DataError`` for samples without a label, or without a reassessed one."""
     refuse_unlabelled(predictions, source)
     reassessed = {}
     if real is not None:
@@ -90,7 +93,7 @@ def score(
 
 
 def refuse_unlabelled(predictions: Predictions, source: Source) -> None:
-    """Raises ``DataError`` that names the first sample without a label."""
+    """Raise ``DataError`` with the name of the first sample without a label."""
     unlabelled = predictions.indices[predictions.labels < 0]
     if len(unlabelled):
         raise DataError(
@@ -100,7 +103,7 @@ def refuse_unlabelled(predictions: Predictions, source: Source) -> None:
 
 
 def refuse_unknown(names: Iterable[str], real: Mapping[str, Sequence[int]]) -> None:
-    """Raises ``DataError`` that names the first file that was not reassessed."""
+    """Raise ``DataError`` with the name of the first file that was not reassessed."""
     missing = [name for name in names if name not in real]
     if missing:
         raise DataError(
@@ -110,7 +113,7 @@ def refuse_unknown(names: Iterable[str], real: Mapping[str, Sequence[int]]) -> N
 
 
 def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str]:
-    """What is printed at the end."""
+    """Return the lines that are printed at the end."""
     speed = scores.images / scores.seconds if scores.seconds else 0.0
     result = [
         f"END epoch:0 valid top1: {scores.top1:.3f} %, top5: {scores.top5:.3f} %, loss: {scores.loss:.5f}, "
@@ -132,7 +135,7 @@ def lines(scores: Scores, subject: Subject, compare_published: bool) -> list[str
 
 
 def against_published(scores: Scores, subject: Subject) -> str:
-    """timm's numbers for these weights on ImageNet's 50,000 validation images, and how far these are from them."""
+    """Compare with timm's numbers for these weights on ImageNet's 50,000 validation images."""
     published = find_model(subject.model).published if subject.published else None
     if published is None:
         return f"not compared with published figures: none is published for these weights of {subject.model}"
@@ -145,9 +148,9 @@ def against_published(scores: Scores, subject: Subject) -> str:
 
 
 def check_outputs(options: EvaluateOptions) -> None:
-    """Raises for a file that could not be written at the end, or would replace one that is read.
+    """Raise for an output file that could not be written at the end, or would replace an input.
 
-    ``CheckpointError``, ``ValueError``, ``DataError`` or ``EngineError``.
+    Raises ``CheckpointError``, ``ValueError``, ``DataError`` or ``EngineError``.
     """
     written = {
         "--predictions": options.predictions,
@@ -168,7 +171,7 @@ def check_outputs(options: EvaluateOptions) -> None:
 
 
 def confusion_picture(path: str) -> Path:
-    """Where the picture of the confusion matrix in ``path`` goes."""
+    """Return the path of the picture for the confusion matrix in ``path``."""
     return Path(path).with_suffix(".png")
 
 
@@ -180,7 +183,7 @@ def write_outputs(
     subject: Subject,
     subset: Sequence[int] | None,
 ) -> None:
-    """The files that the command line asks for; ``subset`` as in ``predictions_of``."""
+    """Write the files requested on the command line. ``subset`` is that of ``predictions_of``."""
     names = label_names(source, subject, subset)
     if options.predictions:
         write_table(options.predictions, sample_table(predictions, source.name))
@@ -198,7 +201,7 @@ def write_outputs(
 
 
 def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) -> list[str]:
-    """What the data's labels are called: as the model's classes are, else as the data calls them, else by number."""
+    """Return the names of the data's labels: those of the model, else those of the data, else their numbers."""
     labels = range(subject.num_classes) if subset is None else subset
     if subject.class_names is not None and len(source.classes or labels) == len(labels):
         return [subject.class_names.short(label) for label in labels]
@@ -206,7 +209,7 @@ def label_names(source: Source, subject: Subject, subset: Sequence[int] | None) 
 
 
 def results(scores: Scores, subject: Subject, options: EvaluateOptions) -> dict:
-    """The figures, and what they were measured with."""
+    """Return the scores and the settings that produced them."""
     return {
         **asdict(scores),
         "model": subject.model,

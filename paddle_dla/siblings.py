@@ -1,7 +1,7 @@
-"""The packages that are installed beside this one, and whether another folder of the same name hides one of them.
+"""Check that no other folder of the same name hides a package that is installed beside this one.
 
-``convert`` and ``alignment`` are words that a user's own repository may well have for its folders. With such a folder
-first on ``sys.path`` (a script's own folder, or the current one under ``python -m``) Python imports that instead.
+A user's repository may well have folders called ``convert`` or ``alignment``. If such a folder comes first on
+``sys.path`` (a script's own folder, or the current one under ``python -m``), Python imports it instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 
 def refuse_shadowed() -> None:
-    """Raises ``CheckpointError`` that names the folder which hides a package of this project."""
+    """Raise ``CheckpointError`` with the name of the folder that hides a package of this project."""
     for name in SIBLINGS:
         found = folder_of(name)
         if found is not None and found != HERE / name:
@@ -29,7 +29,7 @@ def refuse_shadowed() -> None:
 
 
 def folder_of(package: str) -> Path | None:
-    """Where Python imports ``package`` from, without importing it; ``None`` where it is not found."""
+    """Return the folder that Python would import ``package`` from, without importing it; ``None`` if not found."""
     module = sys.modules.get(package)
     spec = module.__spec__ if module is not None else find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec is not None else []

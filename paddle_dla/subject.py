@@ -1,4 +1,4 @@
-"""What is evaluated or predicts: a checkpoint or an export, opened with the engine that was asked for."""
+"""The subject of evaluation and prediction: a checkpoint or an export, opened with the requested engine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ CHECKPOINT = "converted or timm weights (default: timm's from the hub, or the po
 
 @dataclass(frozen=True)
 class Subject:
-    """``model`` is what its checkpoints record; ``source`` the file, folder or hub id that the weights came from;
-    ``named_by`` who says what its classes are called; ``assumed`` why the preprocessing is believed to be this where
-    the weights do not record it; ``published`` whether the weights may be those that timm publishes figures of."""
+    """A model that is ready to run.
+
+    ``model`` is the name recorded in its checkpoints. ``source`` is the file, folder or hub id of the weights.
+    ``named_by`` says where the class names come from. ``assumed`` gives the reason for the preprocessing if the weights
+    do not record it. ``published`` says whether these may be the weights whose accuracy timm publishes.
+    """
 
     model: str
     source: str
@@ -36,23 +39,23 @@ class Subject:
     published: bool = False
 
     def heading(self) -> list[str]:
-        """What is run and how its images are prepared: the first lines of a command."""
+        """Return the first lines of a command: the model, and how its images are prepared."""
         lines = [f"model: {self.model}, weights {self.source}", f"images: {self.preprocessing.line()}"]
         return [*lines, f"  assumed: {self.assumed}"] if self.assumed else lines
 
     def expect(self, images: int) -> None:
-        """Say how many images are to come, on which the fastest engine depends."""
+        """Set the expected number of images, on which the fastest engine depends."""
         if isinstance(self.engine, AutoEngine):
             self.engine.expected = images
 
     def class_name(self, label: int) -> str:
-        """What a label is called, with all its synonyms; its number where nobody recorded a name."""
+        """Return the name of a label with all its synonyms, or its number if no name is recorded."""
         return str(label) if self.class_names is None else self.class_names.names[label]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectOptions(PreprocessingOptions):
-    """Which model, which weights or export of it, and what runs them; see ``open_subject``."""
+    """Options for the model, its weights or export, and the engine; see ``open_subject``."""
 
     model: str | None = None
     checkpoint: str | None = None
@@ -64,7 +67,7 @@ class SubjectOptions(PreprocessingOptions):
 
 
 def add_subject(to: argparse.ArgumentParser) -> None:
-    """The options of ``SubjectOptions``."""
+    """Add the options of ``SubjectOptions``."""
     group = to.add_argument_group("model")
     group.add_argument(
         "--model", metavar="NAME|PORT", help=f"{MODEL} (default: from the checkpoint's manifest or the export)"
@@ -86,9 +89,9 @@ def add_subject(to: argparse.ArgumentParser) -> None:
 
 
 def open_subject(options: SubjectOptions, tell: Callable[[str], None] = lambda line: None) -> Subject:
-    """The model, ready to run; ``tell`` gets a line on the engine that is chosen later on.
+    """Open the model, ready to run. ``tell`` receives a line on the engine that is chosen later.
 
-    Raises ``WrongValue``, ``CheckpointError``, ``ExportError`` or ``EngineError`` where it cannot be had.
+    Raises ``WrongValue``, ``CheckpointError``, ``ExportError`` or ``EngineError`` if it cannot be opened.
     """
     return _from_export(options.export, options) if options.export else _from_checkpoint(options, tell)
 
@@ -110,7 +113,7 @@ def _from_export(folder: str, options: SubjectOptions) -> Subject:
 
 
 def _from_checkpoint(options: SubjectOptions, tell: Callable[[str], None]) -> Subject:
-    # imports Paddle, for which an export need not wait
+    # imports Paddle, which an export does not need
     from paddle_dla.loading import load_model
 
     loaded = load_model(options.model, options.checkpoint, options.num_classes)

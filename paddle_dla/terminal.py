@@ -1,7 +1,7 @@
-"""The standard streams of a command: what it prints is safe on a terminal, and a failure to print is one error.
+"""Standard streams of a command: make printed text safe for a terminal, and report a failure to print as one error.
 
-A name may hold any character but a zero byte: one that moves the cursor, one that the stream's encoding has not. A
-stream may be full, closed, or a pipe whose reader has gone.
+A file name may contain any character except the zero byte, for example one that moves the cursor, or one that is
+missing in the encoding of the stream. A stream may be full, closed, or a pipe whose reader has exited.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, TextIO
 from paddle_dla.extras import EXTRAS, how_to_install, installed
 from paddle_dla.storage.shown import UNSHOWN, UNSHOWN_IN_LINES, escaped, shown
 
-# what a progress bar needs beside lines: to return to the beginning of the line, and to the line above
+# control codes of a progress bar: return to the start of the line, and to the line above
 _UNSHOWN_BESIDE_BARS = re.compile(rf"(?!\r|\x1b\[A){UNSHOWN_IN_LINES.pattern}")
 _EMPTY_VALUE = re.compile("--[a-z0-9-]+=")
 
 
 class OutputError(Exception):
-    """A standard stream that cannot be written; ``reader_left``: because nobody reads it any more.
+    """A standard stream cannot be written. ``reader_left``: because the reader of the pipe has exited.
 
-    No error that a command expects: it reaches ``run_command`` from wherever something is printed.
+    Commands do not catch it: it propagates to ``run_command`` from any place that prints.
     """
 
     def __init__(self, name: str, error: OSError):
@@ -35,16 +35,16 @@ class OutputError(Exception):
 
 
 class GuardedStream:
-    """A text stream that escapes control characters, and says in an ``OutputError`` what went wrong.
+    """A text stream that escapes control characters, and raises ``OutputError`` if writing fails.
 
-    ``one_line`` are names that have line breaks, which are escaped where they are printed, and what to print for each.
+    ``one_line`` maps names that contain line breaks to the escaped text that is printed instead.
     """
 
     def __init__(self, stream: TextIO, name: str, unshown: re.Pattern[str], one_line: Mapping[str, str] | None = None):
         self._stream, self._name, self._unshown, self._one_line = stream, name, unshown, one_line or {}
 
     def write(self, text: str) -> int:
-        """Write ``text``; the number of its characters."""
+        """Write ``text`` and return its number of characters."""
         safe = text
         for broken, whole in self._one_line.items():
             safe = safe.replace(broken, whole)
@@ -53,7 +53,7 @@ class GuardedStream:
         return len(text)
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Flush all buffers to the system."""
         with self._told():
             self._stream.flush()
 
@@ -70,9 +70,9 @@ class GuardedStream:
 
 @contextmanager
 def guarded_streams(arguments: Sequence[str] = ()) -> Iterator[None]:
-    """Within the block ``sys.stdout`` and ``sys.stderr`` are guarded, and the descriptors 0 to 2 open.
+    """Within the block, guard ``sys.stdout`` and ``sys.stderr``, and keep the descriptors 0 to 2 open.
 
-    ``arguments`` of the command line are printed in one line each: no name in them forges another.
+    Command-line ``arguments`` are printed on one line each, so that a line break in a name cannot forge a line.
     """
     _open_descriptors()
     before, one_line = (sys.stdout, sys.stderr), _in_one_line(arguments)
@@ -85,9 +85,9 @@ def guarded_streams(arguments: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _in_one_line(arguments: Sequence[str]) -> dict[str, str]:
-    """The arguments that have line breaks, and the parts of paths in them that have, with what to print for each.
+    """Map the arguments that contain line breaks, and such parts of their paths, to their escaped text.
 
-    The longest first: a whole path before its parts.
+    The longest come first: a whole path before its parts.
     """
     names = {part for argument in arguments for part in (argument, *re.split("[/:=]", argument))}
     broken = sorted((name for name in names if re.search("[\n\r]", name)), key=len, reverse=True)
@@ -95,7 +95,7 @@ def _in_one_line(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _usable(stream: TextIO | None) -> TextIO:
-    """``stream``, such that every character can be written to it; nothing, where it was closed."""
+    """Return ``stream`` with an error handler that can write every character, or a null stream if it was closed."""
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     if isinstance(stream, io.TextIOWrapper):
@@ -104,19 +104,19 @@ def _usable(stream: TextIO | None) -> TextIO:
 
 
 def _open_descriptors() -> None:
-    """A file that is opened where one of the three was closed would get its number, and all that is printed."""
+    """Open descriptors 0 to 2 if closed: otherwise the next opened file would get the number, and all printed text."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
 
 
 def run_command(main: Callable[[], int]) -> int:
-    """The exit code of ``main``, run with guarded streams.
+    """Run ``main`` with guarded streams and return its exit code.
 
-    1 with a sentence where the output could not be written, the system refuses something that ``main`` did not expect,
-    memory does not suffice, a warning is made an error, or a package of one of the extras is missing; where nobody
-    reads the output any more, that of a process that the signal for it has ended, without a word; 2 for an argument
-    that is empty.
+    Returns 1 with a one-line message if the output cannot be written, the system refuses an operation that ``main`` did
+    not expect, memory runs out, a warning is turned into an error, or a package of an extra is missing. If the reader
+    of the output has exited, returns the code of a process ended by SIGPIPE, without a message. Returns 2 for an empty
+    argument.
     """
     with guarded_streams(sys.argv[1:]):
         try:
@@ -143,7 +143,7 @@ def run_command(main: Callable[[], int]) -> int:
 
 
 def _empty_argument(arguments: Sequence[str]) -> str:
-    """The option without its value, or the place of the argument, that would read as if nothing had been said."""
+    """Return the option without a value, or the position of the empty argument; either would be ignored silently."""
     for place, (before, argument) in enumerate(zip(["", *arguments], arguments), 1):
         if _EMPTY_VALUE.fullmatch(argument):
             return argument.removesuffix("=")
@@ -153,7 +153,7 @@ def _empty_argument(arguments: Sequence[str]) -> str:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused, in one line."""
+    """Describe in one line the operation that the system refused."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def _failed(what: str, code: int = 1) -> int:
 
 
 def _output_failed(error: OutputError) -> int:
-    # what is still in a buffer has nowhere to go, and Python would complain of it at the end
+    # drop what is left in the buffers: Python would report it at exit
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.reader_left:

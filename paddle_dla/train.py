@@ -6,9 +6,8 @@ Usage::
     paddle-dla train --config configs/dla46_c.yaml -o base=recipes/finetune.yaml data.train=flowers/train
     paddle-dla launch --nproc 2 train --config configs/dla60.yaml -o data.train=imagenet/train
 
-After a crash, a ``kill -9`` or a full disk the same command goes on in the middle of the epoch, to the same bits.
-SIGTERM and Ctrl-C write a checkpoint and leave. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 stopped by a
-signal.
+After a crash, a ``kill -9`` or a full disk the same command resumes in the middle of the epoch, bit for bit. SIGTERM
+and Ctrl-C write a checkpoint and end the run. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ STOPPED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(ConfigOptions):
-    """A config, and what it says of the output folder and of resuming where this says otherwise."""
+    """Options of ``train``: a config, and overrides of its output folder and of resuming."""
 
-    config: str = field()  # not optional here
+    config: str = field()  # required here
     output: str | None = None
     resume: str | None = None
 
@@ -57,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_config(options: TrainOptions) -> tuple[Config, tuple[str, ...]]:
-    """The config that is named, and notes on older option names. Raises ``ConfigError``."""
+    """Return the chosen config, and notes on older option names. Raises ``ConfigError``."""
     chosen: dict[str, object] = {}
     if options.output is not None:
         chosen["train.output"] = options.output
@@ -68,9 +67,9 @@ def chosen_config(options: TrainOptions) -> tuple[Config, tuple[str, ...]]:
 
 
 def run(options: TrainOptions, ranks: Ranks) -> int:
-    """Train; the first rank prints. Raises ``UserError``, or ``Stopped``."""
+    """Train; the first rank prints. Raises ``UserError`` or ``Stopped``."""
     config, notes = chosen_config(options)
-    # imports Paddle, for which a mistake in the config need not wait
+    # imports Paddle; mistakes in the config are reported before that
     from paddle_dla.training.start import train
 
     def say(line: str) -> None:

@@ -1,1 +1,1 @@
-"""The comparison itself; it knows no model. ``session`` runs one, the rooms are its steps."""
+"""The comparison engine, independent of any model: ``session`` runs a comparison, the subpackages are its steps."""

@@ -1,4 +1,4 @@
-"""Every tensor of two models accounted for: weights, gradients of parameters, buffers after a run."""
+"""Account for every tensor of two models: weights, parameter gradients, and buffers after a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
 
 
 class Accounts:
-    """The tensors of both models, held against each other line by line of the key map."""
+    """The tensors of both models, compared line by line of the key map."""
 
     def __init__(self, models: Borrowed, key_map: KeyMap):
         self.models, self.key_map = models, key_map
@@ -38,35 +38,36 @@ class Accounts:
                 self._to.setdefault(line.paddle, []).append(line)
 
     def _by_first_name(self, line: Line) -> Line:
-        """``line`` with the name by which the reference's gradients go, where both sides share the tensor.
+        """Return ``line`` with the first name of a tensor that both models share, under which its gradient is recorded.
 
-        Two models may come to their shared layer by another place first.
+        The two models may reach a shared layer by different paths first.
         """
         if line.torch and line.torch in self.ours.alias and line.paddle in self.theirs.alias.values():
             return replace(line, torch=self.ours.alias[line.torch])
         return line
 
     def whole(self) -> frozenset[str]:
-        """Layers of the reference all of whose tensors have their twins in one layer, which has no others."""
+        """Return the reference's layers whose tensors are all paired with those of one port layer that has no others.
+        """
         pairs = self.key_map.layers()
         settings = self.models.reference_settings
         lacking = {layer_of(line.torch or "") for line in self.key_map if line.torch and not line.paddle}
         return frozenset(path for path in pairs if path not in lacking or settings[path].has_weights)
 
     def carried(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Arrays by the reference's names as the port holds them, by the port's."""
+        """Convert ``arrays``, keyed by the reference's names, to the port's layout and names."""
         return {name: array for name, array in self._carrying.apply(arrays, partial=True).items() if name in self._to}
 
     def source(self, name: str) -> str:
-        """The name of the reference's tensor, or of the first of several, from which a tensor of the port comes."""
+        """Return the reference's tensor, or the first of several, that a port's tensor comes from."""
         return self._to[name][0].torch or ""
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
     def weight_faults(self, twins: Mapping[str, str]) -> Iterator[WeightFault]:
-        """Tensors of the port that are not the reference's, and those that one side trains and the other lacks.
+        """Yield weights that differ, and parameters that exist or are trained on one side only.
 
-        ``twins``: layers of the port by those of the reference.
+        ``twins`` maps the reference's layers to the port's.
         """
         made = self.carried(self.ours.arrays)
         index = WeightIndex(self._pieces())
@@ -86,7 +87,7 @@ class Accounts:
         yield from self._trained()
 
     def _pieces(self) -> dict[str, np.ndarray]:
-        """The reference's tensors by name as the port holds them, and the parts of those that it holds in parts."""
+        """Return the reference's tensors by name, plus the slices of those that the port stores in parts."""
         pieces = dict(self.ours.arrays)
         for line in self.key_map:
             if line.steps and line.torch in self.ours.arrays and line.paddle:
@@ -120,7 +121,8 @@ class Accounts:
             yield WeightFault(path, own, np.inf, "only in Paddle", cause, one_sided=True)
 
     def extra(self, twins: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
-        """Parameters that only the port has, by the reference's layer and their names in the port's."""
+        """Return the parameters that only the port has, by the reference's layer and by their name in the port's layer.
+        """
         back, found = {twin: path for path, twin in twins.items()}, {}
         for twin in self.theirs.parameters:
             if twin not in self._to and self.theirs.alias.get(twin) not in self._to:
@@ -129,7 +131,7 @@ class Accounts:
         return found
 
     def _around(self, layer: str, back: Mapping[str, str]) -> str:
-        """The reference's name of the innermost container around a layer of the port that has one."""
+        """Return the reference's name of the innermost paired container around a layer of the port."""
         while layer != ROOT and layer not in back:
             layer = layer.rpartition(".")[0] or ROOT
         return back.get(layer, ROOT)
@@ -146,7 +148,7 @@ class Accounts:
                 yield WeightFault(layer, own, np.inf, words, words, one_sided=True)
 
     def constants(self) -> Iterator[Skipped]:
-        """Buffers that one side alone has: computed on the way by the other, or not needed."""
+        """Yield buffers that exist on one side only: the other side computes them on the fly or does not need them."""
         paired = {line.torch for lines in self._to.values() for line in lines}
         for name in self.ours.arrays:
             if name not in self.ours.parameters and name not in paired:
@@ -158,7 +160,7 @@ class Accounts:
     # --- gradients --------------------------------------------------------------------------------------------------
 
     def gradients(self, tape: Tape, floor: NoiseFloor, theirs: Mapping[str, np.ndarray]) -> Iterator[ParameterGradient]:
-        """The gradient of every parameter of the port beside the reference's, as the port lays it out."""
+        """Yield each port parameter's gradient with the reference's, in the port's layout."""
         theirs = {self.theirs.alias.get(name, name): array for name, array in theirs.items()}
         ours = {name: tape.get(ref) for name, ref in tape.param_grads.items()}
         zeros = {name: np.zeros_like(self.ours.arrays[name]) for name in self.ours.parameters if name not in ours}
@@ -174,7 +176,8 @@ class Accounts:
             yield ParameterGradient(f"{sources[0]}{rows}", twin, made[twin], ref, theirs.get(twin), scale)
 
     def unasked(self, tape: Tape, theirs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
-        """``(name, twin, gradient)`` of parameters that are trained on both sides, and get one in the port alone."""
+        """Yield ``(name, twin, gradient)`` of parameters trained on both sides whose gradient exists in the port only.
+        """
         for twin, gradient in theirs.items():
             lines = self._to.get(self.theirs.alias.get(twin, twin), ())
             sources = [line.torch for line in lines if line.torch]
@@ -187,10 +190,10 @@ class Accounts:
     def state_faults(
         self, tape: Tape, after: Mapping[str, np.ndarray], judged: Mapping[str, float], wrong: set[str]
     ) -> Iterator[StateFault]:
-        """Buffers that were right (not in ``wrong``) and that the run left otherwise than the reference's.
+        """Yield buffers that matched before the run (not in ``wrong``) and differ from the reference's after it.
 
-        ``after``: what the port's run left, by its names; ``judged``: the error that is allowed, by the reference's
-        layers of which the buffers can be judged.
+        ``after`` holds the port's buffers after its run, by its names. ``judged`` gives the allowed error of each of
+        the reference's layers whose buffers can be judged.
         """
         left = self.carried({name: tape.get(ref) for name, ref in tape.buffers.items() if name in self.ours.arrays})
         for twin, expected in left.items():
@@ -205,26 +208,26 @@ class Accounts:
             found = in_layout(expected, actual, judged[layer])[1]
             if min(found.relative, compare(rounded, actual).relative) <= judged[layer]:
                 continue
-            # a mean of 0 is what rounding leaves of numbers that cancel each other: it is as exact as these are
+            # a running mean near 0 is the rounding of terms that cancel: its error is relative to the largest input
             if own == "running_mean" and found.max_abs <= judged[layer] * _largest_input(tape, layer):
                 continue
             yield StateFault(layer, own, found.relative, state_cause(before, expected, actual, momentum))
 
 
 def _largest_input(tape: Tape, layer: str) -> float:
-    """The largest magnitude in what a layer was given; 0 where it was given nothing."""
+    """Return the largest magnitude in a layer's inputs, 0 if it has none."""
     refs = [ref for record in tape if record.path == layer for ref in record.input_refs() if 0 not in ref.shape]
     return max((float(np.abs(tape.get(ref)).max()) for ref in refs), default=0.0)
 
 
 def split(name: str) -> tuple[str, str]:
-    """The layer of a tensor, and what the tensor is called in it."""
+    """Split a tensor's name into its layer and its name in the layer."""
     layer = layer_of(name)
     return layer, name if layer == ROOT else name[len(layer) + 1 :]
 
 
 def initial_by_layer(accounts: Accounts) -> dict[str, dict[str, np.ndarray]]:
-    """The reference's tensors by layer and name, as they came."""
+    """Return the reference's initial tensors by layer and name."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, array in accounts.ours.arrays.items():
         layer, own = split(name)

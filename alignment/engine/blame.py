@@ -1,4 +1,4 @@
-"""Who is at fault in a comparison whose rows are judged: settings, weights, states, and what a further run shows."""
+"""Find the layers at fault from judged rows, settings, weights, states and a further run of the port."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ APART = "differs at this point, and nothing that follows does: the two are not t
 
 @dataclass(frozen=True)
 class Blame:
-    """Finds the layers at fault of one ``session``, once its rows are judged."""
+    """Finds the layers at fault in a ``session`` whose rows are judged."""
 
     session: Session
 
     def find(self, result: Result) -> None:
-        """Put the layers at fault into ``result``; the port runs again where values differ."""
+        """Store the layers at fault in ``result``; where values differ, run the port again."""
         session = self.session
         faults = session.accounts.weight_faults(session.matching.twins)
         weights = [fault for fault in faults if not self._is_folded(fault)]
@@ -60,7 +60,7 @@ class Blame:
         result.culprits = self._located(self._without_apart(settings, apart, result), weights, findings, states)
 
     def _settings(self) -> dict[str, Any]:
-        """What the layers, but for those that were folded, are set to otherwise: ``{layer: {name: (own, port's)}}``."""
+        """Return the settings that differ, except in folded layers: ``{layer: {name: (reference's, port's)}}``."""
         session = self.session
         faults = setting_faults(session.settings.faults)
         settings = {layer: fields for layer, fields in faults.items() if layer not in session.folds}
@@ -70,7 +70,7 @@ class Blame:
         return settings
 
     def _remark(self, result: Result) -> None:
-        """What is no fault and worth a word: folded normalisations, other spellings, what was accepted."""
+        """Record what is no fault: folded normalisations, settings spelled differently, accepted differences."""
         for one in self.session.folds.values():
             result.facts[one.norm] = f"is folded into {one.layer} in the port, to {one.error:.1e}"
         for words, layers in setting_remarks(self.session.settings.faults).items():
@@ -82,14 +82,15 @@ class Blame:
         return fault.layer in folds or fault.layer in {found.norm for found in folds.values()}
 
     def _without_apart(self, settings: Mapping[str, Any], apart: set[str], result: Result) -> dict[str, Any]:
-        """Settings of layers that stand for one another; others are a remark."""
+        """Drop the settings of layers in ``apart``, which later layers compensate for, and record them as facts."""
         for layer in sorted(apart & settings.keys()):
             words = ", ".join(f"{name} {port} instead of {own}" for name, (own, port) in settings[layer].items())
             result.facts[f"set otherwise in {layer}"] = f"{words}; what follows makes up for it"
         return {layer: fields for layer, fields in settings.items() if layer not in apart}
 
     def _set_apart(self, result: Result) -> set[str]:
-        """Rows that differ although all that follows agrees are no comparison of one thing with the same."""
+        """Mark rows that differ while everything after them agrees: the two sides are not the same point of the models.
+        """
         apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
         for row in apart:
             result.rows.remove(row)
@@ -98,7 +99,7 @@ class Blame:
         return {row.layer for row in apart if row.direction == FORWARD}
 
     def _is_apart(self, row: Row) -> bool:
-        # without gradients a layer behind a scale of zero shows in its own row alone
+        # without gradients, a layer behind a scale of zero differs in its own row only
         key = (row.layer, row.call)
         return self.session.options.backward or key not in self.session.matching.certain or self._is_regrouped(key)
 

@@ -1,7 +1,7 @@
-"""The two models, borrowed: run in other types and modes, and given back exactly as they were.
+"""Borrow two models: run them in other dtypes and modes, and return them exactly as they were.
 
-They are not copied, since a port may hold references to its own layers (a ``forward`` that was replaced, a hook), and
-these would lead from the copy back to the original.
+The models are not copied. A port may hold references to its own layers (a replaced ``forward``, a hook), and in a copy
+these would still point to the original.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PORT: Side = paddle_side
 
 @dataclass
 class Borrowed:
-    """Both models, their layers by path and what each was set to do when they came."""
+    """Both models, their layers by path, and the layers' settings when they were borrowed."""
 
     torch_module: TorchModule
     paddle_layer: PaddleLayer
@@ -47,27 +47,27 @@ class Borrowed:
 
     @property
     def reference_settings(self) -> dict[str, Settings]:
-        """What the reference's layers are set to do."""
+        """The settings of the reference's layers."""
         return self.torch_half.settings
 
     @property
     def port_settings(self) -> dict[str, Settings]:
-        """What the port's layers are set to do."""
+        """The settings of the port's layers."""
         return self.paddle_half.settings
 
     @property
     def notes(self) -> dict[str, str]:
-        """How either runs, where that is not as usual."""
+        """Notes on how each model runs, where that is unusual."""
         return self.torch_half.notes | self.paddle_half.notes
 
     def add(self, path: str, torch_module: TorchModule, paddle_layer: PaddleLayer, category: str) -> None:
-        """Count two layers beside the models among theirs, as ``path``, of a kind that is a ``category`` of its own."""
+        """Add a pair of layers from outside the models under ``path``, with a ``category`` of their own."""
         self.reference[path], self.port[path] = torch_module, paddle_layer
         self.reference_settings[path] = self.port_settings[path] = Settings(category)
 
 
 def refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
-    """Raises ``TypeError`` for an argument that is no model of its framework, or for models that are swapped."""
+    """Raise ``TypeError`` if an argument is not a model of its framework, or if the models are swapped."""
     for name, value, wanted in (
         ("torch_module", torch_module, TorchModule),
         ("paddle_layer", paddle_layer, PaddleLayer),
@@ -79,18 +79,18 @@ def refuse_swapped(torch_module: Any, paddle_layer: Any) -> None:
 
 
 def is_tensor(value: object) -> bool:
-    """Whether ``value`` is a tensor of either framework."""
+    """Return whether ``value`` is a tensor of either framework."""
     return REFERENCE.is_tensor(value) or PORT.is_tensor(value)
 
 
 def side_of(tensor: Any) -> Side:
-    """The side of a tensor."""
+    """Return the side that a tensor belongs to."""
     return REFERENCE if REFERENCE.is_tensor(tensor) else PORT
 
 
 @contextmanager
 def borrow(torch_module: TorchModule, paddle_layer: PaddleLayer, mode: str) -> Iterator[Borrowed]:
-    """Both models in ``mode``, with their settings read; everything is put back at the end, whatever happens.
+    """Borrow both models in ``mode`` and read their settings; restore everything at exit, also after an error.
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
@@ -100,7 +100,7 @@ def borrow(torch_module: TorchModule, paddle_layer: PaddleLayer, mode: str) -> I
 
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Put back what models may change of both frameworks, and the generators of numpy and Python."""
+    """Restore the frameworks' global settings that a model may change, and the random states of numpy and Python."""
     state, own = np.random.get_state(), random.getstate()
     try:
         with REFERENCE.settings_kept(), PORT.settings_kept():

@@ -1,4 +1,4 @@
-"""The key map of two models, where none was given whole: from names, structure, order of calls and values."""
+"""Derive the key map of two models from names, structure, order of calls and values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def derived_map(
     given: str | Mapping[str, str] | KeyMap, torch_module: TorchModule, paddle_layer: PaddleLayer, reference: Tape,
     port: Tape,
 ) -> KeyMap:  # fmt: skip
-    """The map that was ``given``, or one that holds what was given of it; the tapes tell the order of calls.
+    """Return ``given`` if it is a ``KeyMap``, else a derived map that contains the given pairs.
 
-    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, and ``ValueError`` for any word
-    but ``auto``.
+    The tapes supply the order of calls. Raises ``AmbiguousMatch`` where a layer with weights has several possible
+    twins, and ``ValueError`` for any string but ``auto``.
     """
     if isinstance(given, KeyMap):
         return given
@@ -46,7 +46,7 @@ def _by_values(
     proposal: Proposal, key: str, twins: Sequence[str], arrays: Mapping[str, np.ndarray],
     theirs: Mapping[str, np.ndarray],
 ) -> str:  # fmt: skip
-    """Which of ``twins`` holds the tensors of ``key``, whatever their layout, if one alone does."""
+    """Return the one of ``twins`` that holds the values of ``key`` in any layout; empty if none or several do."""
     wanted = [np.sort(arrays[part.name], axis=None) for part in proposal.torch[key].parts.values()]
     held = {
         twin: [np.sort(theirs[part.name], axis=None) for part in proposal.paddle[twin].parts.values()]
@@ -58,6 +58,6 @@ def _by_values(
 
 
 def _in_order(layers: Sequence[Layer], tape: Tape) -> list[Layer]:
-    """Layers in the order of their first calls; those that were not called keep their place behind."""
+    """Sort layers by their first calls; layers that are never called come last, in their previous order."""
     position = {path: number for number, path in enumerate(dict.fromkeys(path for path, _ in tape.begun()))}
     return sorted(layers, key=lambda layer: position.get(layer.path or ROOT, len(position)))

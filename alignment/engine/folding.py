@@ -1,7 +1,8 @@
-"""A normalisation that a port folded into the layer in front of it: weights that are others and compute the same.
+"""Detect a normalisation that the port folded into the layer in front of it.
 
-In evaluation BatchNorm is a scale and a shift of each channel, ``s = weight / sqrt(running_var + epsilon)``: a
-convolution with ``weight * s`` and ``bias * s + (norm.bias - running_mean * s)`` does both. No framework.
+In evaluation BatchNorm is a scale and a shift of each channel, ``s = weight / sqrt(running_var + epsilon)``. A
+convolution with ``weight * s`` and ``bias * s + (norm.bias - running_mean * s)`` computes both layers. No framework is
+used here.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import numpy as np
 from alignment.engine.judging.error import compare
 from alignment.engine.sides.settings import Settings
 
-# Folding is two roundings to each weight, and three to a bias, whose terms may cancel to some bits.
+# Folding rounds each weight twice and each bias three times; the terms of a bias may cancel by some bits.
 LIMIT = 2.0**-53 * 2.0**10
 
 
 @dataclass(frozen=True)
 class Fold:
-    """``layer`` of the reference, ``norm`` behind it, and the largest relative error of the port's folded weights."""
+    """The reference's ``layer``, the ``norm`` behind it, and the largest relative error of the port's folded weights.
+    """
 
     layer: str
     norm: str
@@ -28,14 +30,18 @@ class Fold:
 
     @property
     def exact(self) -> bool:
-        """Whether rounding explains the error in float64."""
+        """Whether float64 rounding explains the error."""
         return self.error <= LIMIT
 
 
 def fold(
     layer: str, norm: str, settings: Settings, arrays: Mapping[str, np.ndarray], port: Mapping[str, np.ndarray]
 ) -> Fold:
-    """``settings`` are the normalisation's; ``arrays`` by full name of torch, ``port`` the layer's own by role."""
+    """Compare the port's weights with those of ``layer`` and ``norm`` folded.
+
+    ``settings`` are the normalisation's. ``arrays`` are the reference's by full name, ``port`` the port layer's own by
+    role.
+    """
     own = {role: arrays[f"{norm}.{role}"].astype(np.float64) for role in ("running_mean", "running_var")}
     scale = arrays.get(f"{norm}.weight", np.ones_like(own["running_var"])) / np.sqrt(
         own["running_var"] + settings.fields["epsilon"]

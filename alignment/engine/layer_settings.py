@@ -1,4 +1,4 @@
-"""What the layers of two models are set to do, pair by pair: what is spelled otherwise, and what that changes."""
+"""Compare the settings of paired layers: which are spelled differently, and what that changes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from alignment.engine.sides.torch.probe import roles
 
 
 def settings_compared(models: Borrowed, matching: Matching, tape: Tape) -> dict[str, list[SettingDifference]]:
-    """By layer of the reference, every setting of its twins that is spelled otherwise and what that changes.
+    """Return, by the reference's layer, every setting that its twin spells differently, and what that changes.
 
-    Layers that are set alike and took inputs of the same shapes are probed once.
+    Pairs with the same settings and input shapes are probed once.
     """
     calls = {record.path: record for record in reversed(list(tape))}
     known: dict[str, list[SettingDifference]] = {}
@@ -41,7 +41,7 @@ def settings_compared(models: Borrowed, matching: Matching, tape: Tape) -> dict[
 
 
 def setting_faults(compared: Mapping[str, Sequence[SettingDifference]]) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """``{layer: {field: (reference, port)}}`` for every setting that changes what a layer computes."""
+    """Return ``{layer: {field: (reference, port)}}`` of every setting that changes what a layer computes."""
     faults = {
         path: {found.field: (found.reference, found.port) for found in differences if found.fault}
         for path, differences in compared.items()
@@ -50,7 +50,7 @@ def setting_faults(compared: Mapping[str, Sequence[SettingDifference]]) -> dict[
 
 
 def setting_remarks(compared: Mapping[str, Sequence[SettingDifference]]) -> dict[str, list[str]]:
-    """``{words: layers}`` of settings that are spelled otherwise and do the same."""
+    """Return ``{words: layers}`` of settings that are spelled differently and have the same effect."""
     remarks: dict[str, list[str]] = {}
     for path, differences in compared.items():
         for found in differences:
@@ -62,9 +62,9 @@ def setting_remarks(compared: Mapping[str, Sequence[SettingDifference]]) -> dict
 def stray_modes(
     models: Borrowed, matching: Matching, called: Container[str], training: bool
 ) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Dropouts of the port that have no twin and are in another mode than the comparison, by the layer around them.
+    """Return unpaired dropouts of the port that are in another mode than the comparison, by the layer around them.
 
-    They are off in a comparison, so that no value shows it, and drop in evaluation, or never.
+    A comparison switches dropout off, so no value shows such a fault: it would drop in evaluation, or never drop.
     """
     faults: dict[str, dict[str, tuple[Any, Any]]] = {}
     back = {twin: path for path, twin in matching.twins.items()}
@@ -79,13 +79,13 @@ def stray_modes(
 
 
 def first_shape(record: Record) -> tuple[int, ...] | None:
-    """The shape of the first tensor that a call took."""
+    """Return the shape of the first tensor that a call took."""
     refs = record.input_refs()
     return refs[0].shape if refs else None
 
 
 def _inputs_of(tape: Tape, record: Record | None) -> list[Given]:
-    """What a layer was given, empty where it took anything but tensors in order, or was never called."""
+    """Return a layer's inputs; empty if it was never called or took anything but positional tensors."""
     if record is None or record.kwargs or not all(is_ref(argument) for argument in record.args):
         return []
     refs = record.input_refs()

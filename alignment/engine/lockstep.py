@@ -1,7 +1,7 @@
-"""Two trainings side by side, step by step, nothing kept: what separates them, and where it begins.
+"""Run two trainings in lockstep and measure how far they separate and where the separation begins.
 
-``align_training`` records whole trainings and finds causes; this only measures, and so takes any model and any number
-of steps. Both frameworks meet here.
+``align_training`` records whole trainings and finds causes. This module only measures and records nothing, so it takes
+any model and any number of steps. It uses both frameworks.
 """
 
 from __future__ import annotations
@@ -29,42 +29,45 @@ from alignment.engine.training_pairs import pair_tensors
 Progress = Callable[[str], None]
 
 LIMITS = {RATE: 2.0**-50, LOSS: 1e-9, PARAMETER: 1e-8, BUFFER: 1e-8, AVERAGE: 1e-8}
-"""Relative errors that are allowed in float64: of a rate some roundings, of the rest what rounding may grow into within
-some twenty steps. One constant in float32 is 6e-8."""
+"""Allowed relative errors in float64.
 
-# Two disturbances of one size, of other elements, grow into separations that differ: the port's was at most 2.6 times
+A rate may differ by some roundings, the rest by what rounding may grow into within some twenty steps. One constant in
+float32 is 6e-8.
+"""
+
+# Two disturbances of one size, in different elements, grow into different separations: the port's was at most 2.6 times
 # what the reference's measures (13 trainings, of a small network and of dla46x_c, SGD and AdamW, learning rates from
-# 0.001 to 1). Twice that, rounded up to a power of two.
+# 0.001 to 1). The factor is twice that, rounded up to a power of two.
 GROWTH = 2.0**3
 
 CHAOTIC = 2.0**-7
-"""Where float32 separates torch's outputs from its own by more, a training in float32 says nothing any more."""
+"""If float32 separates torch's outputs from its own by more, a training in float32 cannot be judged any more."""
 
 RECORDED = frozenset({OUTPUT, LOSS, PARAMETER, BUFFER, AVERAGE})
 
 
 @dataclass
 class _Judge:
-    """What rounding explains, from a second run of the reference's; the largest of each kind up to the step."""
+    """The limits that rounding explains: the largest of each kind so far, measured by the reference's second run."""
 
     dtype: str
     worst: dict[str, float] = field(default_factory=dict)
 
     def see(self, exact: Step, again: Step) -> None:
         for key in exact.arrays:
-            # the output of samples in another order has its rows in another order
+            # reversed samples give an output with reversed rows
             if key[0] != OUTPUT or self.dtype == "float32":
                 found = compare(exact.arrays[key], again.arrays[key]).relative
                 self.worst[key[0]] = max(self.worst.get(key[0], 0.0), found)
 
     def limits(self, kind: str) -> tuple[float, float]:
-        """The floor of a kind of tensor, and what is allowed."""
+        """Return the floor and the limit of a kind of tensor."""
         floor = max(2.0 ** -BITS[self.dtype], self.worst.get(kind, 0.0))
         return floor, LIMITS[kind] if self.dtype == "float64" else MARGIN["float32"] * floor
 
     @property
     def chaotic(self) -> str:
-        """Why two correct trainings need not agree any more, if so."""
+        """The reason why two correct trainings need not agree any more; empty if they must."""
         if self.dtype == "float32":
             far = self.worst.get(OUTPUT, 0.0) > CHAOTIC
             return "rounding in float32 alone separates torch from itself by more than a percent" if far else ""
@@ -83,13 +86,13 @@ def lockstep(
     max_memory: int = 256 * 2**20,
     progress: Progress = lambda line: None,
 ) -> Result:
-    """Train both models on the same ``batches``, torch in float64 and Paddle in ``dtype``, and compare as they go.
+    """Train both models on the same ``batches``, torch in float64 and Paddle in ``dtype``, and compare every step.
 
-    Rows are the learning rate and the loss of every step, and every parameter, statistic and averaged tensor after
-    the last one, or after the first step at which one of them departs, where it ends. It also ends where rounding
-    alone has separated torch from itself, which a second run of torch's tells: in float64 with the samples of each
-    batch in reverse, which changes nothing but the order of sums; in float32 in that type. Both models are given back
-    as they came.
+    The rows are the learning rate and the loss of every step, and every parameter, statistic and averaged tensor after
+    the last step. If one of these departs earlier, the comparison ends with the tensors of that step. It also ends when
+    rounding alone has separated torch from itself. A second torch run measures that: with ``dtype="float64"`` it
+    reverses the samples of each batch, which changes only the order of sums; with ``dtype="float32"`` it runs in
+    float32. Both models are returned as they came.
     """
     result = Result(title, dtype)
     with borrow(torch_module, paddle_layer, "train") as models:
@@ -136,7 +139,7 @@ def _compare(
 
 
 def _of_step(number: int, exact: Step, port: Step, judge: _Judge) -> Iterator[Row]:
-    """The rates of all parameters, and the loss."""
+    """Yield the rows of all parameters' rates and of the loss."""
     names = [*exact.rates]
     rates = [np.array([side.rates.get(name, np.nan) for name in names]) for side in (exact, port)]
     yield _row(number, (RATE, WHOLE[RATE], ""), compare(*rates), rates[0].shape, judge)

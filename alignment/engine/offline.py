@@ -1,4 +1,4 @@
-"""Two records, made on machines with one framework each, compared without any."""
+"""Compare two records made on machines with one framework each; needs neither framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alignment.engine.reporting.report import Report
 
 
 def compare_records(torch_folder: str | os.PathLike[str], paddle_folder: str | os.PathLike[str]) -> Report:
-    """Compare the record of the Paddle side with that of the torch side, layer by layer, by their names.
+    """Compare the record of the Paddle side with that of the torch side, layer by layer, by name.
 
     Raises ``TapeError`` where a record is missing or damaged, or the two do not belong together.
     """
@@ -62,7 +62,8 @@ def _refuse_other_extent(exact: Tape, port: Tape) -> None:
 
 
 def _refuse_non_finite(exact: Tape, folder: str | os.PathLike[str]) -> None:
-    """A reference that is no number cannot judge: the port may have the same NaN for another reason."""
+    """Raise ``TapeError`` if the reference is not finite: it cannot judge the port, whose NaN may have another reason.
+    """
     for record in exact:
         if not all(np.isfinite(array).all() for array in exact.outputs(record) if array.dtype.kind in "fc"):
             raise TapeError(f"{folder}: {record.path} is NaN or infinite in the reference, which then judges nothing")

@@ -1,4 +1,4 @@
-"""One side of a comparison, recorded on a machine that has one framework only."""
+"""Record one side of a comparison on a machine that has one framework only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def record_torch(
     module: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
     seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Run any torch module in float64, and in float32 for the noise floor, and write the record into ``folder``.
+    """Run a torch module in float64, and in float32 for the noise floor, and write the record into ``folder``.
 
-    Arguments as in ``alignment.align``; ``facts`` say what ran. The module is given back as it came.
+    The arguments are those of ``alignment.align``; ``facts`` describe the run. The module is returned as it came.
     """
     import torch
 
@@ -51,7 +51,8 @@ def record_paddle(
     layer: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
     seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """The same for any Paddle layer, which runs in float64 only."""
+    """Run a Paddle layer in float64 and write the record into ``folder``; the arguments are those of ``record_torch``.
+    """
     import paddle
 
     from alignment.engine.sides.paddle import side

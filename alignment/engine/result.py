@@ -1,4 +1,4 @@
-"""What a comparison found, as plain values. No framework."""
+"""The result of a comparison, as plain values. No framework."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from alignment.engine.spread import Spread
 ALIGNED, DIFFERS, UNDECIDED = "aligned", "differs", "undecided"
 FORWARD, GRADIENT, INPUT, PARAMETER = "forward", "gradient", "input gradient", "parameter gradient"
 INIT = "init"
-"""The directions in which tensors are compared; in ``init`` it is the distributions that they are drawn from."""
+"""The directions in which tensors are compared; ``init`` compares the distributions that they are drawn from."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the number ``Row.relative`` is called, its heading in a table, and what ``Row.floor`` is."""
+    """The name of ``Row.relative``, its heading in a table, and the name of ``Row.floor``."""
 
     measured: str = "relative error"
     heading: str = "error"
@@ -24,29 +24,29 @@ class Terms:
 
 
 def measured(row: Row) -> str:
-    """What was measured of a row, in words: ``error 4.6e-15, limit 2.8e-11 (noise floor 2.9e-15)``."""
+    """Return the measurement of a row as text: ``error 4.6e-15, limit 2.8e-11 (noise floor 2.9e-15)``."""
     words = terms(row.direction)
     return f"{words.heading} {row.relative:.1e}, limit {row.allowed:.1e} ({words.explained} {row.floor:.1e})"
 
 
 def terms(direction: str) -> Terms:
-    """The terms of one direction."""
+    """Return the terms of a direction."""
     return Terms("distance of distributions", "distance", "chance") if direction == INIT else Terms()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor that was compared.
+    """One compared tensor.
 
     ``layer`` and ``twin`` are the paths in the reference and in the port, ``depth`` is the position in the order of
     execution, ``shape`` that of the reference. ``relative`` and ``floor`` are over the tensor's largest magnitude;
-    ``allowed`` is what the verdict was made with. ``worst`` is the index of the largest error. ``note`` says what
-    could not be measured (another shape, a call that is missing on one side). ``undecided`` says why the tensor cannot
-    be judged, and is empty where it can. ``place`` is where in a structure that a model returns the tensor stands.
+    ``allowed`` is the limit behind the verdict. ``worst`` is the index of the largest error. ``note`` names what could
+    not be measured (another shape, a call that is missing on one side). ``undecided`` is the reason why the tensor
+    cannot be judged, and empty otherwise. ``place`` is the tensor's position in the structure that a model returns.
     ``direction`` is ``forward``, ``gradient`` (of the output), ``input gradient`` (of the model's), ``parameter
-    gradient`` or ``init``. There ``relative`` is the Kolmogorov-Smirnov distance of two distributions, ``floor`` what
-    chance reaches every second time, and ``max_abs`` the difference of the means or of the standard deviations,
-    whichever is larger.
+    gradient`` or ``init``. For ``init``, ``relative`` is the Kolmogorov-Smirnov distance of two distributions,
+    ``floor`` the distance that chance reaches every second time, and ``max_abs`` the difference of the means or of the
+    standard deviations, whichever is larger.
     """
 
     layer: str
@@ -68,12 +68,12 @@ class Row:
 
     @property
     def aligned(self) -> bool:
-        """Whether rounding explains the difference. A difference that is not a number is none that it explains."""
+        """Whether rounding explains the difference. NaN never counts as aligned."""
         return not self.note and not self.undecided and self.relative <= self.allowed
 
     @property
     def differs(self) -> bool:
-        """Whether there is a difference that rounding does not explain."""
+        """Whether the difference exceeds what rounding explains."""
         return not self.aligned and not self.undecided
 
     @property
@@ -84,7 +84,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A layer that was not compared, on which ``side`` it is, and why."""
+    """A layer that was not compared, the ``side`` that has it, and the reason."""
 
     layer: str
     kind: str
@@ -93,17 +93,17 @@ class Skipped:
 
 
 CONFIG, WEIGHTS, COMPUTATION, WIRING, STATE, MODE = "config", "weights", "computation", "wiring", "state", "mode"
-"""The kinds of fault, in the order in which one explains the next."""
+"""The kinds of fault; an earlier kind explains the later ones."""
 
 
 @dataclass(frozen=True)
 class Culprit:
-    """A layer that is itself at fault, whatever it inherits from the layers before it.
+    """A layer that is itself at fault, apart from what it inherits from the layers before it.
 
-    ``layer`` and ``twin`` are the paths in the reference and in the port, ``kind`` is one of ``config``, ``weights``,
-    ``computation``, ``wiring``, ``state`` and ``mode``, ``cause`` says in words what is wrong (``unexplained`` is an
-    honest answer), ``evidence`` lists the measurements that show it. ``spread`` says where in a tensor the difference
-    sits, where there is one that was measured.
+    ``layer`` and ``twin`` are the paths in the reference and in the port. ``kind`` is one of ``config``, ``weights``,
+    ``computation``, ``wiring``, ``state`` and ``mode``. ``cause`` describes what is wrong, ``unexplained`` if no cause
+    was found. ``evidence`` lists the measurements. ``spread`` describes where in a tensor the difference sits, if that
+    was measured.
     """
 
     layer: str
@@ -114,14 +114,14 @@ class Culprit:
     spread: Spread | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Return the culprit as JSON-serialisable values."""
         spread = self.spread.to_dict() if self.spread else None
         return {**asdict(replace(self, spread=None)), "spread": spread}
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """``compared`` tensors, ``leaves`` of them of layers without sublayers, with ``elements`` numbers; what was not."""
+    """How many tensors were ``compared`` (``leaves`` of layers without sublayers), their ``elements``, and the rest."""
 
     compared: int
     leaves: int
@@ -131,12 +131,12 @@ class Coverage:
 
 @dataclass
 class Result:
-    """The outcome of one comparison, in the order of execution. Nothing compared is no success.
+    """The outcome of one comparison, in the order of execution. It fails if nothing was compared.
 
-    ``alignment.engine.reporting.report.Report`` is one that can be printed.
+    ``alignment.engine.reporting.report.Report`` is the printable subclass.
 
-    ``facts`` are what the reader should know of the run (model, weights, inputs, type, versions), in order.
-    ``working`` is the same comparison at working precision, where it was asked for; it informs and judges nothing.
+    ``facts`` describe the run (model, weights, inputs, dtype, versions), in order. ``working`` is the same comparison
+    at working precision, where it was asked for; it is informative and not judged.
     """
 
     title: str
@@ -148,32 +148,32 @@ class Result:
     working: Result | None = None
     accepted: str = ""
     missing: list[str] = field(default_factory=list)
-    """What the verdict needs and could not be compared."""
+    """What the verdict requires and could not be compared."""
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared, all of it is aligned, nothing is missing, and no layer is at fault."""
+        """Whether something was compared, every row is aligned, nothing is missing, and no layer is at fault."""
         return bool(self.rows) and all(row.aligned for row in self.rows) and not self.culprits and not self.missing
 
     @property
     def undecided(self) -> bool:
-        """Whether nothing is known to differ, and yet not everything that decides could be judged."""
+        """Whether nothing is known to differ, but something that the verdict requires could not be judged."""
         nothing = not self.culprits and self.first_difference is None
         return nothing and not self.passed and bool(self.rows or self.missing)
 
     @property
     def first_difference(self) -> Row | None:
-        """The first tensor in the order of execution that differs by more than rounding explains."""
+        """The first row, in the order of execution, whose difference exceeds what rounding explains."""
         return next((row for row in self.rows if row.differs), None)
 
     @property
     def first_divergence(self) -> str | None:
-        """The layer of the first difference, as the reference calls it."""
+        """The layer of the first difference, by the reference's path."""
         return self.first_difference.layer if self.first_difference else None
 
     @property
     def layers(self) -> list[Row]:
-        """One row for each tensor of each layer and direction."""
+        """The rows: one for each tensor of each layer and direction."""
         return self.rows
 
     @property
@@ -184,22 +184,23 @@ class Result:
 
     @property
     def worst(self) -> Row | None:
-        """The row whose error comes nearest to its limit, or exceeds it most."""
+        """The row with the largest ratio of error to limit."""
         return max(self.rows, key=lambda row: row.relative / row.allowed if row.allowed else row.relative, default=None)
 
     def __bool__(self) -> bool:
-        """Whether it passed."""
+        """Return ``passed``."""
         return self.passed
 
     def by_cause(self) -> list[list[Culprit]]:
-        """The culprits, those of one kind and cause together, in the order of the first of each."""
+        """Group the culprits by kind and cause, in the order of the first of each group."""
         groups: dict[tuple[str, str], list[Culprit]] = {}
         for found in self.culprits:
             groups.setdefault((found.kind, found.cause), []).append(found)
         return [*groups.values()]
 
     def verdict(self) -> str:
-        """One sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``; the first layer that differs, or the worst."""
+        """Return one sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``, with the first or the worst difference.
+        """
         if not self.rows and not self.missing:
             return "NOT ALIGNED: nothing was compared"
         if self.culprits:
@@ -219,7 +220,7 @@ class Result:
         return f"ALIGNED{but}: {len(self.rows)} tensors ({self.dtype}), worst {worst.layer}: {measured(worst)}"
 
     def _first_cause(self) -> str:
-        """The first cause, how many layers have it, and how many other causes there are."""
+        """Return the first cause, the number of layers that have it, and the number of other causes."""
         first, *others = self.by_cause()
         found, more = first[0], len(first) - 1
         layers = f"{found.layer} and {more} more" if more else found.layer
@@ -228,7 +229,7 @@ class Result:
         return f"{found.kind} fault in {layers}: {found.cause}{besides}"
 
     def _lacks(self) -> str:
-        """What could not be judged."""
+        """Return what could not be judged."""
         rows = [row for row in self.rows if row.undecided]
         words = [*self.missing]
         if rows:
@@ -240,7 +241,7 @@ class Result:
         return "; ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it; an infinite error is written as the string ``inf``."""
+        """Return everything as JSON-serialisable values; an infinite error is the string ``inf``."""
         rows = [{**asdict(row), "verdict": row.verdict} for row in self.rows]
         for row in rows:
             for key in ("max_abs", "relative"):
@@ -261,7 +262,7 @@ class Result:
         }
 
     def at_work(self) -> str:
-        """What working precision makes of the port, in one sentence; empty where it was not asked for."""
+        """Return a sentence about the port at working precision; empty if that was not asked for."""
         if self.working is None or not self.working.rows:
             return ""
         rows = self.working.rows

@@ -1,4 +1,4 @@
-"""The runs that ``align`` compares: the reference's in float64 and float32, the port's, and where gradients start."""
+"""The runs that ``align`` compares: the reference's in float64 and float32, the port's, and the start of gradients."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from alignment.engine.sides.side import Roots, Side
 from alignment.engine.sides.torch.borrow import in_type
 from alignment.engine.sides.torch.constants import OWN, Constant, constants_of_paddle
 
-# One model run twice does the same operations in the same order; threads may split a sum otherwise, which is worth
-# some units in the last place. What is random changes a value by its own size.
+# One model run twice does the same operations in the same order. Threads may split a sum differently, which changes
+# some units in the last place; random numbers change a value by its own size.
 SAME_RUN = 2.0**-30
 Loss = Callable[..., Any]
 """``(output, *labels) -> number``, in one framework."""
 
 LOSSES = ("cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss")
-"""Losses that both frameworks have under one name, the mean over all elements."""
+"""Losses that both frameworks have under the same name, averaged over all elements."""
 
 
 @dataclass
 class Reference:
-    """The reference's run (``recorded``), what float32 does to it by the index of the tensor, and the functions that
-    it called of which Paddle keeps constants in float32, ``as_paddle`` with them. ``leaks`` is what those, and what a
-    port may write in their place (``functions`` names all), do to its gradients, and ``own`` what rounding in float64
-    does to all tensors, once these were measured.
+    """The reference's runs, kept so that several ports can be compared with them.
 
-    Kept so that several ports can be compared with it.
-    Filled by the first ``align`` that it is given to; good for the same module, weights, inputs and options only.
+    ``recorded`` is the float64 run, ``noise`` the errors of float32 by the index of the tensor. ``constants`` are the
+    called functions of which Paddle keeps constants in float32; ``as_paddle`` tells whether the run used these
+    constants. ``leaks`` is what such constants change in the gradients, also those of functions that a port may write
+    instead (``functions`` lists them all). ``own`` is what float64 rounding changes in all tensors. Both are empty
+    until measured.
+
+    The first ``align`` that it is given to fills it. It is valid for the same module, weights, inputs and options only.
     """
 
     recorded: Tape | None = None
@@ -54,13 +56,13 @@ class Reference:
 
     @property
     def tape(self) -> Tape:
-        """The run. Raises ``ValueError`` where there was none yet."""
+        """The float64 run. Raises ``ValueError`` if there is none yet."""
         if self.recorded is None:
             raise ValueError("the reference has not been run: give it to align first")
         return self.recorded
 
     def floor(self, dtype: str) -> NoiseFloor:
-        """What rounding explains in ``dtype``."""
+        """Return the noise floor in ``dtype``."""
         if dtype != "float64" or self.recorded is None:
             return NoiseFloor(dtype, self.noise, self.leaks)
         return NoiseFloor(dtype, credible(self.recorded, self.noise), self.leaks, self.own)
@@ -68,7 +70,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Start:
-    """Where gradients start: at the loss, or from a random direction, drawn with ``seed``, at every output."""
+    """The start of gradients: the loss, or a random direction, drawn with ``seed``, at every output."""
 
     seed: int
     labels: tuple[Any, ...] = ()
@@ -80,19 +82,19 @@ class Start:
         return self.losses.get(side.LABEL)
 
     def on(self, side: Side) -> Callable[[Any], Roots]:
-        """What turns the output of a model of ``side`` into where gradients start."""
+        """Return a function from the output of a model of ``side`` to the roots of the backward pass."""
         loss = self.loss(side)
         if loss is None:
             return partial(side.in_random_directions, seed=self.seed)
         return partial(side.at_loss, loss=loss, labels=self.labels)
 
     def beside(self, side: Side) -> dict[str, Any]:
-        """The layers that run beside the model of ``side``, by path."""
+        """Return the layers that run beside the model of ``side``, by path."""
         return {} if self.loss(side) is None else {LOSS: self.loss(side)}
 
 
 def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> Start:
-    """The start that ``align``'s arguments name. Raises ``ValueError`` for a loss of an unknown name."""
+    """Return the start that ``align``'s arguments describe. Raises ``ValueError`` for an unknown loss name."""
     if loss is None and labels is None:
         return Start(seed)
     chosen = "cross_entropy" if loss is None else loss
@@ -106,7 +108,7 @@ def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> St
 
 
 def give_back_memory() -> None:
-    """What an earlier phase freed goes back to the system; glibc keeps it otherwise, and peaks add up."""
+    """Return freed memory to the system: glibc keeps it otherwise, and the peaks of several runs add up."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -116,7 +118,7 @@ def run_reference(
     models: Borrowed, inputs: Any, start: Start | None, budget: Budget, progress: Callable[[str], None],
     as_paddle: bool = False,
 ) -> Reference:  # fmt: skip
-    """Run torch in float64, and in float32 for its errors; ``as_paddle`` with the constants of Paddle's kernels."""
+    """Run torch in float64, and in float32 for its errors; ``as_paddle`` uses the constants of Paddle's kernels."""
     constants = constants_of_paddle(apply=as_paddle, alternatives=True, only=OWN)
 
     def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
@@ -132,7 +134,7 @@ def run_reference(
 def leaks_into(
     models: Borrowed, inputs: Any, start: Start | None, reference: Reference, budget: Budget
 ) -> dict[int, Noise]:  # fmt: skip
-    """What constants that Paddle keeps in float32 do to the gradients of the ``reference``."""
+    """Measure what constants that Paddle keeps in float32 change in the gradients of the ``reference``."""
     applied = OWN if reference.as_paddle else frozenset()
 
     def run(store: Store, name: str) -> Tape:
@@ -145,7 +147,7 @@ def leaks_into(
 def rounding_of(
     models: Borrowed, inputs: Any, start: Start | None, reference: Reference, budget: Budget
 ) -> dict[int, Noise]:
-    """What rounding in float64 does to the tensors of the ``reference``, measured in float64."""
+    """Measure what float64 rounding changes in the tensors of the ``reference``, in float64 runs."""
 
     def run(dtype: str, store: Store, nudge: int = 0) -> Tape:
         with constants_of_paddle(apply=reference.as_paddle, alternatives=True, only=OWN):
@@ -170,9 +172,9 @@ def run_port(
     models: Borrowed, inputs: Any, start: Start | None, dtype: str, budget: Budget, guide: Mapping[Key, Record],
     reference: Tape, failed: Callable[[ModelRaised], None],
 ) -> Tape:  # fmt: skip
-    """Run Paddle in ``dtype``, in which the model then stays; its buffers are put back.
+    """Run Paddle in ``dtype`` and record the run; the model stays in ``dtype``, its buffers are restored.
 
-    Of what the ``reference`` holds already only the difference is kept; ``guide`` holds its calls by the port's.
+    The record stores only differences from the ``reference``. ``guide`` maps the port's calls to the reference's.
     """
     store = EchoStore(reference.store, budget)
     give_back_memory()
@@ -181,13 +183,13 @@ def run_port(
 
 
 def torch_changes(models: Borrowed, inputs: Any, first: Tape, budget: Budget, as_paddle: bool) -> str | None:
-    """The layer from which on torch in float64 returns something else than in its ``first`` run, if any."""
+    """Return the first layer whose output in torch's float64 run differs from the ``first`` run, or ``None``."""
     with constants_of_paddle(apply=as_paddle), in_type(models.torch_module, "float64"):
         return _first_change(REFERENCE, models.torch_module, inputs, first, budget)
 
 
 def paddle_changes(models: Borrowed, inputs: Any, first: Tape, budget: Budget) -> str | None:
-    """The same of Paddle."""
+    """Return the first layer whose output in Paddle's float64 run differs from the ``first`` run, or ``None``."""
     with PORT.in_type(models.paddle_layer, "float64"):
         return _first_change(PORT, models.paddle_layer, inputs, first, budget, failed=lambda error: None)
 
@@ -196,7 +198,7 @@ def _first_change(
     side: Side, model: Any, inputs: Any, first: Tape, budget: Budget,
     failed: Callable[[ModelRaised], None] | None = None,
 ) -> str | None:  # fmt: skip
-    """Runs ``model`` once more, forward alone; of what it returns only what is not the ``first`` run's is kept."""
+    """Run ``model`` forward once more and store only what differs from the ``first`` run."""
     store = EchoStore(first.store, budget)
     give_back_memory()
     again = side.capture(model, inputs, store, failed=failed, guide=first.by_key())
@@ -220,5 +222,5 @@ def cut_port(
 
 
 def _beginning(start: Start | None, side: Side) -> tuple[Callable[[Any], Roots] | None, dict[str, Any]]:
-    """Where gradients start, and what runs beside the model; nothing without gradients."""
+    """Return where gradients start and the layers beside the model; nothing if gradients are not compared."""
     return (None, {}) if start is None else (start.on(side), start.beside(side))

@@ -1,4 +1,4 @@
-"""Where differences begin: the port runs again, cut at every paired call, and what that shows is put together."""
+"""Find where differences begin: run the port again, cut at every paired call, and combine the findings."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from alignment.engine.sides.model import ModelRaised
 from alignment.engine.sides.paddle.cut import CutRun
 
 MOST_AT_ONCE = 8
-"""Watched calls at fault beyond which no further run looks for more: what is behind them shows when they are mended."""
+"""With more watched calls at fault no further run is made; faults behind them show once they are fixed."""
 
 Points = Mapping[str, Sequence[Point]]
-"""By the path of the port's layer, in the order of its calls."""
+"""Cut points by the path of the port's layer, in the order of its calls."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: ``findings`` of layers at fault, buffers (``states``), and layers that are set ``apart``.
+    """The outcome of a search: ``findings`` of layers at fault, buffers (``states``), and layers set ``apart``.
 
-    The latter return something else, for which what follows makes up.
+    A layer set ``apart`` returns something else than its twin, and the layers after it compensate for that.
     """
 
     findings: Sequence[Finding]
@@ -44,10 +44,10 @@ class Found:
 
 @dataclass
 class Search:
-    """The port of a comparison once more, cut.
+    """The cut runs of a comparison's port.
 
-    ``tape`` and ``floor`` are the reference's, ``port`` is the tape of the chained run; ``explained`` are layers whose
-    settings or weights tell the cause.
+    ``tape`` and ``floor`` are the reference's, ``port`` is the tape of the chained run. ``explained`` are layers whose
+    cause is known from their settings or weights.
     """
 
     models: Borrowed
@@ -63,16 +63,16 @@ class Search:
     leaves: frozenset[str] = field(init=False)
 
     def __post_init__(self):
-        # layers of the reference whose twin made no call of another layer: what differs is their own computation
+        # reference layers whose twin calls no other layer: a difference is their own computation
         inside = self.port.children()
         single = {record.path for record in self.port if not inside[record.key]}
         twins = self.matching.twins.items()
         self.leaves = frozenset(path for path, twin in twins if twin in single and path != ROOT)
 
     def find(self, result: Result, states: Sequence[StateFault], wrong: set[str]) -> Found:
-        """What the cut runs show beside the chain's ``result``, in which what is aligned is right.
+        """Run the port cut and return the findings, without outputs that are aligned in the chained run's ``result``.
 
-        ``states`` are the chain's, ``wrong`` tensors that differed before anything ran.
+        ``states`` are those of the chained run, ``wrong`` the tensors that differed before any run.
         """
         trace, run, apart = self._runs()
         found = [*trace.findings, *self._missing_calls(trace.findings), *self._further_calls(trace.findings)]
@@ -92,11 +92,11 @@ class Search:
         return Found(findings, [*(s for s in states if s.layer not in judged), *alone], apart)
 
     def _runs(self) -> tuple[Trace, CutRun, set[str]]:
-        """The last of the cut runs, each of which begins with what the one before it told."""
+        """Return the last of the cut runs; each of them starts from what the previous one found."""
         points, trusted = self._points(), set()
         trace, run = self._run(points, trusted)
         if run.raised is not None and trace.shapes_left:
-            # another shape, which was left to the code around it, ended the run: that code does not make up for it
+            # the code around kept a wrong shape and the run failed: the code does not compensate for it
             trusted |= trace.shapes_left
             trace, run = self._run(points, trusted, shapes_cut=True)
         if run.raised is None and trace.doubtful:
@@ -106,14 +106,14 @@ class Search:
             trace, run = self._run(points, trusted, trace.shapes_cut)
         apart = trace.apart
         if run.raised is None and apart and self.start is not None:
-            # what is of another extent is no place to cut a graph
+            # a graph cannot be cut at a tensor of another extent
             points = {t: [p for p in some if p.record.path not in apart] for t, some in points.items()}
             trace, run = self._run(points, trusted, trace.shapes_cut)
             apart |= trace.apart
         return trace, run, apart
 
     def _with_doubtful_cut(self, points: Points, trusted: set[Key], trace: Trace, run: CutRun) -> tuple[Trace, CutRun]:
-        """A run with the doubtful calls cut, too, if no container around them is at fault then; else the one given."""
+        """Cut the doubtful calls too; return that run if no container around them is at fault, else the given one."""
         doubtful = trace.doubtful
         other, again = self._run(points, trusted | doubtful.keys(), trace.shapes_cut)
         around = set().union(*doubtful.values())
@@ -135,7 +135,7 @@ class Search:
         return points
 
     def _missing_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
-        """Calls that the reference makes in a container at fault and the port does not, of layers that it has."""
+        """Yield calls that only the reference makes in a container at fault, of layers that the port has."""
         inside = self.tape.children()
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
             for call in inside.get(key, ()):
@@ -145,7 +145,7 @@ class Search:
                                   call=key[1], inner_call=call.call)  # fmt: skip
 
     def _further_calls(self, findings: Sequence[Finding]) -> Iterator[Finding]:
-        """Calls that the port makes in a container at fault and the reference does not, of layers that it has."""
+        """Yield calls that only the port makes in a container at fault, of layers that the reference has."""
         inside, paired = self.port.children(), {*self.matching.calls.values()}
         back = {twin: path for path, twin in self.matching.twins.items()}
         for key in dict.fromkeys((f.layer, f.call) for f in findings if not f.leaf):
@@ -157,30 +157,31 @@ class Search:
                                   note, call=key[1], inner_call=call.call)  # fmt: skip
 
     def _is_made(self, call: Record, inside: Mapping[Key, Sequence[Record]]) -> bool:
-        """Whether the port makes a call; of a container, one inside it, where its own code may stand around that."""
+        """Return whether the port makes a call or, for a container it may have inlined, a call inside it."""
         settings = self.models.reference_settings
         within = [*_within(call, inside)]
         weighted = [inner for inner in within if settings[inner.path].has_weights]
         return any(one.key in self.matching.calls for one in (call, *(weighted or within)))
 
     def _is_in_port(self, path: str) -> bool:
-        """Whether the port has a layer, or the layers with weights in it."""
+        """Return whether the port has a layer, or the layers with weights inside it."""
         twins = self.matching.twins
         return path in twins or path in self.models.port or any(inner.startswith(f"{path}.") for inner in twins)
 
     def _does_something(self, path: str) -> bool:
-        """Whether a layer can be judged; one that hands on what it is given has no values of its own."""
+        """Return whether a layer can be judged; one that returns its input has no values of its own."""
         return self.models.reference_settings[path].category not in ("identity", "flatten")
 
     def _parameter_findings(
         self, theirs: Mapping[str, np.ndarray], findings: Sequence[Finding], met: set[str], right: set[str]
     ) -> Iterator[Finding]:
-        """Gradients of parameters, but those that are ``right``, of pieces that begin with the reference's own values.
+        """Yield wrong parameter gradients, except those that are ``right`` in the chained run.
 
-        ``met`` are the layers that the port calls as often as the reference.
+        Every piece of the cut run starts from the reference's values. ``met`` are the layers that the port calls as
+        often as the reference.
         """
         floor, blamed = self.floor, {finding.layer for finding in findings}
-        # containers are not cut: what is wrong in them may come from what they were handed
+        # containers are not cut: an error in them may come from a wrong input
         handed = {finding.inner for finding in findings if finding.where == "handed"} - self.leaves
         called = self.tape.by_key()
         for gradient in self.accounts.gradients(self.tape, floor, theirs):
@@ -191,7 +192,7 @@ class Search:
             if not note and found.relative <= max(floor.allowed(gradient.ref), BACKWARD_LIMIT):
                 continue
             actual = np.zeros_like(gradient.expected) if gradient.actual is None else gradient.actual
-            # a layer that the port does not call, or of which the one around it uses the weights
+            # the port does not call this layer, or the container uses its weights
             while layer != ROOT and ((layer, 0) not in called or layer not in met):
                 layer = layer.rpartition(".")[0] or ROOT
             if layer in blamed | handed:
@@ -212,7 +213,7 @@ class Search:
 
 
 def _within(call: Record, inside: Mapping[Key, Sequence[Record]]) -> Iterator[Record]:
-    """All calls inside a call, at any depth."""
+    """Yield all calls inside a call, at any depth."""
     for inner in inside[call.key]:
         yield inner
         yield from _within(inner, inside)

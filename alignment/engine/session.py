@@ -1,8 +1,8 @@
-"""``align``: is this Paddle layer the same as that torch module, and if not, which layer is at fault?
+"""``align``: compare a Paddle layer with a torch module and find the layer at fault.
 
-It knows no model. Both frameworks meet here, in a ``Session``, whose steps are those of a comparison: the reference
-runs, the port runs, calls are paired, every value is judged; where something differs the port runs once more, cut at
-every paired call, which tells where a difference begins.
+The module is independent of any model. A ``Session`` uses both frameworks. Its steps are those of a comparison: run the
+reference, run the port, pair the calls, judge every value. Where something differs, the port runs once more, cut at
+every paired call, to find where the difference begins.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ AMPLIFIED = "the reference itself, with weights moved by units in the last place
 
 @dataclass(frozen=True)
 class Options:
-    """How two models are compared; see ``align``."""
+    """The options of a comparison; see ``align``."""
 
     labels: Any = None
     loss: str | tuple[Loss, Loss] | None = None
@@ -101,26 +101,28 @@ def align(
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
     ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
-    framework serve as well. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions
-    ``(output, *labels) -> number``, for torch and for Paddle; it is compared as one more layer, ``(loss)``, and
-    gradients start at it. Labels without a loss mean cross entropy. Without either, gradients start from a random
-    direction, drawn with ``seed``, at every output.
+    framework are accepted. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions ``(output, *labels)
+    -> number``, for torch and for Paddle. It is compared as one more layer, ``(loss)``, and gradients start at it.
+    Labels without a loss mean cross entropy. Without either, gradients start from a random direction, drawn with
+    ``seed``, at every output.
 
-    ``key_map``: ``"auto"``, a ``KeyMap`` (of ``alignment.transfer``, or loaded), or ``{path or tensor in torch: in
-    Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in either. Everything is
-    judged in float64, and both models are given back as they came. With ``dtype="float32"`` the port runs in float32
-    too, beside the reference's own float32 noise: ``result.working`` informs, float64 judges.
+    ``key_map``: ``"auto"``, a ``KeyMap`` (returned by ``alignment.transfer``, or loaded), or ``{path or tensor in
+    torch: in Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in both.
+    Everything is judged in float64, and both models are returned as they came. With ``dtype="float32"`` the port also
+    runs in float32 and is compared with the reference's float32 noise: ``result.working`` is informative, float64
+    judges.
 
-    ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer, or as ``"neck.act:slope"`` in
-    one: the reference is then set as the port, and the verdict says what was accepted, and why.
+    ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer; ``"neck.act:slope"`` accepts
+    it in one. The reference then runs with the port's setting, and the verdict states what was accepted, and why.
 
-    ``max_memory`` bytes of the records stay in memory, the others go to a temporary file. ``reference`` saves the runs
-    of torch when one module is compared with several ports. An exception in the Paddle model ends its run and is a
-    culprit where it was raised. ``isolate=False`` leaves out the run that finds where a difference begins.
+    ``max_memory``: bytes of the records that stay in memory; the rest goes to a temporary file. ``reference`` reuses
+    the torch runs when one module is compared with several ports. ``isolate=False`` skips the run that finds where a
+    difference begins. An exception in the Paddle model ends its run and is reported as a culprit at the layer that
+    raised it.
 
-    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, ``ModelRaised`` for an exception
-    of the torch module, ``TypeError`` for models that are swapped, and ``ValueError`` for an unknown ``mode``,
-    ``dtype`` or loss, a loss that is not one number, or a backward pass that Paddle does not have.
+    Raises ``AmbiguousMatch`` where a layer with weights has several possible twins, ``ModelRaised`` for an exception of
+    the torch module, ``TypeError`` for models that are swapped, and ``ValueError`` for an unknown ``mode``, ``dtype``
+    or loss, a loss that is not one number, or a backward pass that Paddle does not have.
     """
     refuse_swapped(torch_module, paddle_layer)
     _refuse_unknown_type(dtype)
@@ -136,7 +138,7 @@ def _refuse_unknown_type(dtype: str) -> None:
 
 @dataclass
 class Session:
-    """One comparison: both models, what is asked for, and what each step has found so far."""
+    """One comparison: both models, the options, and what each step has found so far."""
 
     torch_module: TorchModule
     paddle_layer: PaddleLayer
@@ -156,7 +158,7 @@ class Session:
     port: Tape = field(init=False)
 
     def compare(self) -> Report:
-        """All steps, and the result; both models are given back as they came."""
+        """Run all steps and return the result; both models are returned as they came."""
         options, self.budget = self.options, Budget(self.options.max_memory)
         if options.backward:
             self.start = start_of(options.loss, as_arrays(options.labels), options.seed)
@@ -181,14 +183,14 @@ class Session:
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def run_reference(self) -> None:
-        """torch in float64, and in float32 for the noise floor, unless an earlier comparison did."""
+        """Run torch in float64, and in float32 for the noise floor, unless an earlier comparison did."""
         if self.runs.recorded is None:
             found = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
-            # kept in what the caller holds, for further ports
+            # stored in the caller's object, for further ports
             vars(self.runs).update(vars(found))
 
     def run_port(self) -> None:
-        """The whole port in float64; an exception ends it and is kept."""
+        """Run the whole port in float64; an exception ends the run and is recorded."""
         self.progress("Paddle in float64")
         self.port = self._port_in("float64", self.errors)
         for raised in self.errors:
@@ -199,7 +201,7 @@ class Session:
         return run_port(self.models, self.inputs, self.start, dtype, self.budget, guide, self.runs.tape, errors.append)
 
     def _refuse_absent_backward(self, raised: ModelRaised) -> None:
-        """Paddle's recurrent layers have no backward pass in evaluation: that is no fault of the port."""
+        """Raise ``ValueError`` for a recurrent layer in evaluation: Paddle, not the port, lacks its backward pass."""
         recurrent = [p for p, layer in self.models.port.items() if lacks_backward_in_evaluation(layer)]
         finished = any(record.path == ROOT for record in self.port)
         if recurrent and finished and self.options.backward and self.options.mode == "eval":
@@ -209,12 +211,12 @@ class Session:
             ) from raised
 
     def account(self) -> None:
-        """Every tensor of both models, by the key map."""
+        """Account for every tensor of both models by the key map."""
         modules = self.torch_module, self.paddle_layer
         self.accounts = Accounts(self.models, derived_map(self.options.key_map, *modules, self.runs.tape, self.port))
 
     def pair(self) -> None:
-        """Which layer and call of the port stands for which of the reference."""
+        """Pair the layers and calls of the port with those of the reference."""
         tape = self.runs.tape
         reference = Model(self.models.reference_settings, tape)
         port = Model(self.models.port_settings, self.port)
@@ -227,7 +229,8 @@ class Session:
         self.folds = {fold.layer: fold for fold in self._folds()}
 
     def compare_settings(self) -> None:
-        """What the layers are set to do; where a difference is accepted the reference runs again, set as the port."""
+        """Compare the layers' settings; if a difference is accepted, run the reference again with the port's setting.
+        """
         compared = settings_compared(self.models, self.matching, self.runs.tape)
         self.settings = split_settings(compared, self.options.accept)
         if self.settings.unused:
@@ -239,7 +242,7 @@ class Session:
             self.pair()
 
     def _folds(self) -> Iterator[Fold]:
-        """Normalisations that the port folded into the layer in front of them."""
+        """Yield the normalisations that the port folded into the layer in front of them."""
         for point in self.points.values():
             if point.folded:
                 twin = self.matching.twins[point.record.path]
@@ -251,7 +254,7 @@ class Session:
                     yield found
 
     def judged(self, port: Tape, dtype: str) -> Report:
-        """Every value of a run of the port against the reference's."""
+        """Judge every value of a run of the port against the reference's."""
         tape, floor = self.runs.tape, self.runs.floor(dtype)
         result = Report(f"{type(self.torch_module).__name__}: torch against Paddle", dtype)
         result.rows = [*output_rows(tape, port, floor, self._made(port), self.points)]
@@ -273,7 +276,7 @@ class Session:
         return result
 
     def _is_undecidable(self, result: Result) -> bool:
-        """Whether nothing can be held against the port: the reference is NaN, or a side disagrees with itself."""
+        """Return whether the port cannot be judged: the reference is NaN, or a model does not repeat its own result."""
         decisive = [row for row in result.rows if is_decisive(row)]
         if all(row.aligned for row in decisive) or self.errors:
             return False
@@ -281,13 +284,13 @@ class Session:
             result.rows = [row for row in result.rows if not row.differs]
             return True
         if all(row.aligned for row in result.rows if row.direction == FORWARD):
-            return False  # both agree with each other, and so each with itself
+            return False  # both models agree, so each repeats its result
         self.progress("both once more, forward: does each agree with itself?")
         for name, change in (("torch", self._torch_changes), ("Paddle", self._paddle_changes)):
             layer = change()
             words = f"does not agree with itself when it is run twice, first in {layer}"
             if layer is not None and name == "Paddle" and self.options.mode == "eval":
-                result.facts[name] = words  # random in evaluation: that is the port's fault, which is to be found
+                result.facts[name] = words  # randomness in evaluation is a fault of the port, which the search finds
             elif layer is not None:
                 result.rows = []
                 result.missing.append(
@@ -305,7 +308,7 @@ class Session:
         return paddle_changes(self.models, self.inputs, self.port, self.budget)
 
     def _with_constants(self, result: Report) -> Report:
-        """The result beside the reference with Paddle's constants, where these are what separates the two."""
+        """Judge against the reference with Paddle's constants; return that result if fewer rows differ."""
         wrong = [row for row in result.rows if row.direction == FORWARD and not row.aligned]
         if not wrong or not self.runs.constants.keys() - BACKWARD_ALONE:
             return result
@@ -324,9 +327,9 @@ class Session:
         return other
 
     def _with_leaks(self, result: Report) -> Report:
-        """The result with what Paddle's constants do to gradients, where that may be what separates the two.
+        """Judge gradients with the change that Paddle's float32 constants cause, if that may explain the differences.
 
-        Where values differ, or a gradient by more than constants do before any other does, something else is wrong.
+        If outputs differ, or the first wrong gradient differs by more than constants explain, ``result`` is returned.
         """
         differing = [row for row in result.rows if row.differs and (row.direction != FORWARD or is_decisive(row))]
         first, wrong = next(iter(differing), None), {row.layer for row in differing}
@@ -343,10 +346,10 @@ class Session:
         return other
 
     def _with_rounding(self, result: Report) -> Report:
-        """The result beside the reference's rounding in float64, where every layer alone is right and a value differs.
+        """Judge by the reference's float64 rounding, where every layer alone is right and a value differs.
 
-        What float32 tells of it is no measure where float32 saturates. What rounding does not explain is a fault of the
-        first layer that differs.
+        Where float32 saturates, its error does not measure float64 rounding. A difference that rounding does not
+        explain is a fault of the first layer that differs.
         """
         row = result.first_difference
         if result.culprits or result.passed or row is None:
@@ -355,7 +358,7 @@ class Session:
             self.progress("torch in float64, for what rounding in float64 does")
             with set_as_port(self.models.reference, self.settings.wanted()):
                 own = rounding_of(self.models, self.inputs, self.start, self.runs, self.budget)
-            # for this port alone: another one may be at fault where this one is not
+            # only for this port: another port may be at fault here
             before, self.runs = self.runs, replace(self.runs, own=own)
             other = self.judged(self.port, "float64")
             other.rows = undecided_behind(other.rows)

@@ -1,7 +1,7 @@
-"""Two arrays -> how large their differences are, and where in the tensor they sit, as plain numbers. No framework.
+"""Measure how large the differences of two arrays are and where in the tensor they sit. No framework.
 
-What the axes mean: of a rank of 3 and more, axis 0 is the batch (B), axis 1 the channel (C) and the rest is space, in
-which the last two axes are rows and columns (H, W); rank 2 is batch and feature; the one axis of rank 1 is a channel.
+Axes: from rank 3 on, axis 0 is the batch (B), axis 1 the channel (C), and the rest is space, whose last two axes are
+rows and columns (H, W). Rank 2 is batch and feature; the one axis of rank 1 is a channel.
 """
 
 from __future__ import annotations
@@ -14,27 +14,26 @@ from typing import Any
 
 import numpy as np
 
-BARS = 64  # of batch elements and channels: as many as stay apart in a picture of 300 units
-CELLS = 32  # of a side of the map: as many as an eye tells apart in a picture of 160 pixels
-# Bins of half a decade; below 1e-18 a difference is far under the roundoff of float64 (1.1e-16) of the largest
-# magnitude, above 1e6 nobody asks by how much. What lies outside counts in the first or last bin.
+BARS = 64  # of batch elements and channels: as many as are distinguishable in a picture of 300 units
+CELLS = 32  # cells of one side of the map: as many as the eye distinguishes in a picture of 160 pixels
+# Bins of half a decade. Below 1e-18 a difference is far under the roundoff of float64 (1.1e-16) of the largest
+# magnitude; above 1e6 the exact size does not matter. Values outside count in the first or last bin.
 LOW, HIGH, PER_DECADE = -18, 6, 2
-LISTED = 4  # indices that are named one by one; more of them are described
+LISTED = 4  # indices that are listed individually; more of them are summarised
 SIDES = ("upper", "lower", "left", "right")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The differences of one tensor, each |difference| over ``scale``, the largest finite magnitude of the reference
-    (1 where that is 0).
+    """The differences of one tensor: |difference| over ``scale``, the reference's largest finite magnitude (1 if 0).
 
-    ``differing`` of ``count`` elements exceed ``limit`` (relative). ``exact`` ones are equal, ``not_finite`` ones are
-    NaN or infinite on one side alone; the others are in ``counts``, by ``edges`` (log10, one more than ``counts``).
-    ``batch``, ``channels`` and ``space`` (rows of columns) are means over everything else, of at most ``BARS`` and
-    ``CELLS`` groups of neighbours; empty where there is no such axis, infinite where something is not finite.
+    ``differing`` of ``count`` elements exceed ``limit`` (relative). ``exact`` elements are equal, ``not_finite`` ones
+    are NaN or infinite on one side only; the others are in ``counts``, by ``edges`` (log10, one more than ``counts``).
+    ``batch``, ``channels`` and ``space`` (rows of columns) are means over all other axes, of at most ``BARS`` and
+    ``CELLS`` groups of neighbours. They are empty if there is no such axis, infinite if something is not finite.
     ``border`` is the share of the difference that lies in the outermost rows and columns, ``border_area`` their share
-    of the elements; ``None`` where nothing lies inside. ``axes`` names the first two axes, ``what`` the tensor,
-    ``where`` says in words where the elements sit that exceed the limit.
+    of the elements; both are ``None`` if nothing lies inside. ``axes`` names the first two axes, ``what`` the tensor.
+    ``where`` describes the position of the elements that exceed the limit.
     """
 
     what: str
@@ -57,11 +56,11 @@ class Spread:
 
     @property
     def line(self) -> str:
-        """Where it is, as a line of evidence."""
+        """Return the position of the differences as a line of evidence."""
         return f"where in {self.what}: {self.where}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it: measured numbers to three digits, an infinite one as the string ``inf``."""
+        """Return JSON-serialisable values: measurements to three digits, an infinite one as the string ``inf``."""
         found = asdict(self)
         measured = ("scale", "limit", "batch", "channels", "space", "border", "border_area")
         return found | {name: _rounded(found[name]) for name in measured}
@@ -74,7 +73,7 @@ def spread(
     what: str = "",
     axes: tuple[str, str] = ("batch element", "channel"),
 ) -> Spread:
-    """Measure where ``actual`` leaves ``expected``; ``limit`` is the relative difference that rounding explains.
+    """Measure where ``actual`` differs from ``expected``; ``limit`` is the relative difference that rounding explains.
 
     Raises ``ValueError`` for arrays of different shapes.
     """
@@ -109,7 +108,7 @@ def spread(
 
 
 def _relative(expected: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, float]:
-    """|difference| of each element over the scale, and the scale; infinite where only one side is a number."""
+    """Return |difference| / scale of each element, infinite if only one side is finite, and the scale."""
     wide = np.complex128 if {expected.dtype.kind, actual.dtype.kind} & {"c"} else np.float64
     a, b = np.asarray(expected, wide), np.asarray(actual, wide)
     magnitudes = np.abs(a[np.isfinite(a)])
@@ -121,7 +120,7 @@ def _relative(expected: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, flo
 
 
 def _histogram(values: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Edges (log10) and counts of positive finite values, without the empty bins at either end."""
+    """Return edges (log10) and counts of positive finite values, without the empty bins at either end."""
     if not values.size:
         return (), ()
     bins = np.clip(np.floor(np.log10(values) * PER_DECADE), LOW * PER_DECADE, HIGH * PER_DECADE - 1).astype(int)
@@ -131,7 +130,7 @@ def _histogram(values: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
 
 
 def _batch_channel_rows_columns(array: np.ndarray) -> np.ndarray:
-    """In the shape (B, C, depth, H, W), whatever the rank; a missing axis has length 1."""
+    """Reshape an array of any rank to (B, C, depth, H, W); a missing axis has length 1."""
     shape = array.shape
     if len(shape) < 2:
         return array.reshape(1, -1, 1, 1, 1)
@@ -141,7 +140,7 @@ def _batch_channel_rows_columns(array: np.ndarray) -> np.ndarray:
 
 
 def _means(array: np.ndarray, axes: tuple[int, ...], most: int) -> np.ndarray:
-    """Means over all but ``axes``, then over at most ``most`` groups of neighbours along each of them."""
+    """Average over all but ``axes``, then over at most ``most`` groups of neighbours along each of them."""
     result = array.mean(tuple(axis for axis in range(array.ndim) if axis not in axes))
     for axis in range(result.ndim):
         starts = group_starts(result.shape[axis], most)
@@ -152,13 +151,13 @@ def _means(array: np.ndarray, axes: tuple[int, ...], most: int) -> np.ndarray:
 
 
 def group_starts(length: int, most: int) -> list[int]:
-    """Where each of at most ``most`` groups of nearly equal size begins among ``length`` neighbours."""
+    """Return the starts of at most ``most`` groups of nearly equal size among ``length`` neighbours."""
     groups = min(length, most)
     return [group * length // groups for group in range(groups)]
 
 
 def _border(error: np.ndarray) -> tuple[float | None, float | None]:
-    """The share of the difference in the outermost rows and columns, and their share of the places."""
+    """Return the share of the difference in the outermost rows and columns, and their share of the positions."""
     rows, columns = error.shape[3:]
     ring = np.ones((rows, columns), bool)
     ring[slice(1, -1) if rows > 1 else slice(None), 1:-1] = False
@@ -174,7 +173,7 @@ def _border(error: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def _where(differs: np.ndarray, axes: tuple[str, str]) -> str:
-    """Where the elements sit that differ, (B, C, depth, H, W)."""
+    """Describe where the differing elements of (B, C, depth, H, W) sit."""
     count, size = int(differs.sum()), differs.size
     if not count:
         return "no element exceeds the limit"
@@ -187,12 +186,12 @@ def _where(differs: np.ndarray, axes: tuple[str, str]) -> str:
 
 
 def _percent(share: float) -> str:
-    # neither 0.0 % of something nor 100.0 % of almost everything
+    # never 0.0 % of something or 100.0 % of almost everything
     return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
 
 
 def _indices(hit: np.ndarray, name: str) -> str:
-    """Which of an axis' indices, where it is not all of them."""
+    """Describe which indices of an axis differ; empty if all do."""
     found = np.flatnonzero(hit).tolist()
     if len(found) == hit.size:
         return ""
@@ -205,13 +204,13 @@ def _indices(hit: np.ndarray, name: str) -> str:
         return f"only in {name}s {', '.join(map(str, found))}"
     if len(steps) == 1:
         return f"only in {name}s {found[0]}, {found[1]}, {found[2]}, ... {found[-1]}"
-    # a range of more than half of the axis narrows nothing down
+    # a range of more than half of the axis is not informative
     narrow = 2 * (found[-1] - found[0] + 1) <= hit.size
     return f"in {len(found)} of {hit.size} {name}s" + (f", all within {found[0]} to {found[-1]}" if narrow else "")
 
 
 def _places(hit: np.ndarray) -> str:
-    """Where in space, (H, W), where it is not everywhere."""
+    """Describe where in space (H, W) elements differ; empty if everywhere."""
     if hit.all():
         return ""
     if hit.sum() == 1:
@@ -221,7 +220,7 @@ def _places(hit: np.ndarray) -> str:
 
 
 def _at_border(hit: np.ndarray) -> str:
-    """The fewest sides, and the thinnest, that hold all of it; at most a quarter of the way in from each."""
+    """Describe the fewest and thinnest border strips that hold all of it, each at most a quarter of the size deep."""
     rows, columns = hit.shape
     if columns < 4 or rows in (2, 3):
         return ""

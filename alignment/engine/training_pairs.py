@@ -1,4 +1,4 @@
-"""Which tensor of the reference is which of the port in a training. Both frameworks meet here."""
+"""Pair the tensors of the reference and the port for a training. Uses both frameworks."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from convert.matching.pairing import Layer, pair_layers
 
 @dataclass(frozen=True)
 class PairedLine(Line):
-    """A line that names a tensor of either side."""
+    """A line of the key map that names a tensor of each side."""
 
     torch: str
     paddle: str
 
 
 def pair_tensors(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap = "auto") -> TensorPairs:
-    """All parameters and buffers paired: by the lines of a ``KeyMap``, else those of each layer with its twin's.
+    """Pair all parameters and buffers: by the lines of a ``KeyMap``, else layer by layer.
 
-    Where that leaves parameters of both sides over (packed ones, parametrizations), by the key map that is found of
-    both models, if there is one. Raises ``AmbiguousMatch`` where a layer has several possible twins.
+    If parameters of both sides remain unpaired (packed ones, parametrizations), the derived key map of both models
+    pairs them, if there is one. Raises ``AmbiguousMatch`` where a layer has several possible twins.
     """
     found = _paired(models, key_map)
     if key_map == "auto" and all(found.extra.values()):
         try:
             return _paired(models, find(models.torch_module, models.paddle_layer, None, {}))
         except KeyMapError:
-            return found  # what was not paired is said with the verdict
+            return found  # unpaired tensors are reported with the verdict
     return found
 
 
@@ -67,7 +67,7 @@ def _paired(models: Borrowed, key_map: str | Mapping[str, str] | KeyMap) -> Tens
 def _once(
     models: Borrowed, lines: list[PairedLine], ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> Iterator[PairedLine]:
-    """Each tensor of either side once, under the name by which torch lists it."""
+    """Yield each tensor of either side once, under the name by which torch lists it."""
     module = models.torch_module
     first = {id(value): name for name, value in [*module.named_parameters(), *module.named_buffers()]}
     taken: set[int] = set()
@@ -106,7 +106,7 @@ def _lines(
 
 
 def _objects(side: Side, layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of all ``layers`` by full name."""
+    """Return the tensors of all ``layers`` by full name."""
     own = {path: side.own_tensors(layer) for path, layer in layers.items()}
     return {join(path, name): value for path, tensors in own.items() for name, value in tensors.items()}
 
@@ -123,7 +123,7 @@ def _ties(lines: list[PairedLine], ours: Mapping[str, Any], theirs: Mapping[str,
 
 
 def _account(found: TensorPairs, lines: list[PairedLine], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """What has no twin: parameters that are trained, and the rest."""
+    """Record the tensors without a twin: trained parameters, and the rest."""
     sides = (
         (REFERENCE, ours, {id(ours[line.torch]) for line in lines}, PORT),
         (PORT, theirs, {id(theirs[line.paddle]) for line in lines}, REFERENCE),
@@ -143,7 +143,7 @@ def _account(found: TensorPairs, lines: list[PairedLine], ours: Mapping[str, Any
 
 
 def _tied_by_value(found: TensorPairs, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """A parameter of one side alone that holds what another one holds: that one serves both on the other side."""
+    """Tie a parameter that exists on one side only to a parameter of equal value that serves both on the other side."""
     known = {name: twins[0] for name, twins in found.layout.names().items() if len(twins) == 1}
     back = {twin: name for name, twin in known.items()}
     for name in [*found.extra["Paddle"]]:
@@ -158,7 +158,7 @@ def _tied_by_value(found: TensorPairs, ours: Mapping[str, Any], theirs: Mapping[
 
 
 def _same_values(array: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
-    """The first of ``others`` with the same numbers, as they are or transposed; constants are alike by chance."""
+    """Return the first of ``others`` with the same values, as they are or transposed; constants are equal by chance."""
     if array.size < 2 or (array == array.flat[0]).all():
         return ""
     for name, other in others.items():

@@ -1,6 +1,7 @@
-"""``align_training``: does this Paddle layer train as that torch module does, and if not, what departs first, and why?
+"""``align_training``: compare the training of a Paddle layer with that of a torch module step by step.
 
-It knows no model and no optimizer. Both frameworks meet here; what is compared is in ``alignment.engine.records.run``.
+The module is independent of models and optimizers. It uses both frameworks; ``alignment.engine.records.run`` lists the
+compared quantities.
 """
 
 from __future__ import annotations
@@ -62,37 +63,38 @@ def align_training(
     max_memory: int = 256 * 2**20,
     progress: Progress = lambda line: None,
 ) -> Report:
-    """Train the port on the batches, judge every quantity of every step by the reference, and say what is at fault.
+    """Train the port on the batches, judge every quantity of every step by the reference, and find what is at fault.
 
-    ``batches``: (inputs, labels) for each step. Inputs are one array, a sequence of them, or a mapping by name; labels
-    are what both losses take: an array, or a list, tuple or dict of arrays. Tensors of either framework are taken as
-    arrays. What follows are pairs, one callable for torch and one for Paddle; each makes a new object whenever it is
-    called:
+    ``batches``: (inputs, labels) for each step. Inputs are one array, a sequence of arrays, or a mapping by name;
+    labels are what both losses take: an array, or a list, tuple or dict of arrays. Tensors of either framework are
+    converted to arrays. The next arguments are pairs, one callable for torch and one for Paddle; each makes a new
+    object whenever it is called:
 
     - ``loss(output, labels)``: a scalar.
     - ``optimizer(model)``: over ``model``'s parameters, in groups or not.
     - ``scheduler(optimizer)``: an object whose ``step_update(num_updates=k)``, as timm's, or else ``step()`` is called
-      after update k. Without one for Paddle, the ``LRScheduler`` which the optimizer has as its learning rate is.
-    - ``ema(model)``: an object whose ``update(model)``, or ``update(model, step=k)`` where it takes ``step``, is called
+      after update k. Without one for Paddle, the optimizer's ``LRScheduler`` is used if it has one as its learning
+      rate.
+    - ``ema(model)``: an object whose ``update(model)``, or ``update(model, step=k)`` if it takes ``step``, is called
       after update k. Averages are read from its ``module``, or else from its ``state_dict()``.
-    - ``grad_clip(parameters)``: called on those with a gradient, between the backward pass and the step. A Paddle
-      optimizer's own ``grad_clip`` is seen as well.
+    - ``grad_clip(parameters)``: called on the parameters with a gradient, between the backward pass and the step. A
+      Paddle optimizer's own ``grad_clip`` is compared as well.
 
     ``key_map`` and ``mode`` as in ``align``; a ``KeyMap``, as ``transfer`` returns it, pairs tensors, also packed ones
-    (q, k and v) with separate ones. Dropout is off. The port trains in ``dtype``. At each step torch, in
-    float64, starts from the weights and statistics that the port had, so that no error grows from step to step: its
-    outputs, loss, gradients and statistics are those of the port's own weights, its clip is given the port's gradients,
-    its optimizer the port's gradients and rates, its average the port's weights. Learning rates are the reference's
-    own. If all of that agrees at each step, and so does the start, the two trainings are the same but for rounding.
+    (q, k and v) with separate ones. Dropout is off. The port trains in ``dtype``. At each step torch, in float64,
+    starts from the port's weights and statistics, so that no error grows from step to step. Its outputs, loss,
+    gradients and statistics are those of the port's weights. Its clip receives the port's gradients, its optimizer the
+    port's gradients and rates, its average the port's weights. Learning rates are the reference's own. If all of that
+    agrees at each step, and so does the start, the two trainings are the same but for rounding.
 
-    Both models are given back as they came, Paddle's without gradients. A record of a step is about six times the
+    Both models are returned as they came, Paddle's without gradients. The record of a step is about six times the
     weights; ``max_memory`` bytes of each of the two records stay in memory, the rest goes to temporary files.
 
-    Rows are in the order of steps and of ``alignment.engine.records.run.KINDS``, in which one quantity makes the next:
-    ``result.first_difference`` is the first departure. ``result.culprits`` says why.
+    Rows are in the order of steps and of ``alignment.engine.records.run.KINDS``, in which each quantity determines the
+    next: ``result.first_difference`` is the first departure. ``result.culprits`` explain it.
 
     Raises ``AmbiguousMatch`` where a layer has several possible twins; ``ValueError`` for an unknown ``mode`` or
-    ``dtype``, for no batches or batches that are no pairs, and where a callable returns the same object twice;
+    ``dtype``, for no batches or batches that are not pairs, and where a callable returns the same object twice;
     ``StepError`` for whatever a model or a callable raises, with the side and the step at which it did.
     """
     batches = _arrays_of(torch_module, paddle_layer, batches, dtype)
@@ -102,7 +104,7 @@ def align_training(
 
 
 class TrainingSession:
-    """One comparison of two trainings: both models, the recipes, the runs, and what was found between them."""
+    """One comparison of two trainings: both models, the recipes, the runs, and the findings."""
 
     def __init__(
         self, models: Borrowed, batches: Sequence[Batch],
@@ -122,7 +124,7 @@ class TrainingSession:
         self.title = f"{name}: {len(batches)} steps of training, torch against Paddle"
 
     def compare(self) -> Report:
-        """All steps, from the port's run to the culprits."""
+        """Run all steps, from the port's run to the culprits."""
         if unstable := [*self.unrepeatable()]:
             return Report(self.title, self.dtype, missing=unstable, facts=dict(self.models.notes))
         with ExitStack() as stack:
@@ -137,11 +139,11 @@ class TrainingSession:
 
     @property
     def last(self) -> int:
-        """The last step that the reference can follow: without all of the port's weights it follows the first alone."""
+        """The last step that the reference can follow; only the first if not all of the port's weights are paired."""
         return 1 if self.pairs.ties or any(self.pairs.extra.values()) else len(self.batches)
 
     def unrepeatable(self) -> Iterator[str]:
-        """Sides whose outputs of the first batch are others when they run a second time."""
+        """Yield the sides whose outputs of the first batch change when they run a second time."""
         inputs, _ = self.batches[0]
         ours, theirs = self.models.torch_module, self.models.paddle_layer
         for side, model, dtype in ((REFERENCE, ours, "float64"), (PORT, theirs, self.dtype)):
@@ -159,7 +161,7 @@ class TrainingSession:
                 )
 
     def run_port(self, stack: ExitStack) -> None:
-        """The port trains, in its type; what it holds is given back when ``stack`` is left."""
+        """Train the port in its dtype; its state is restored when ``stack`` closes."""
         self.progress(f"Paddle in {self.dtype}, {len(self.batches)} steps")
         layer = self.models.paddle_layer
         stack.enter_context(PORT.in_type(layer, self.dtype))
@@ -173,7 +175,7 @@ class TrainingSession:
         self.changed = {"Paddle": training.changed()}
 
     def follow(self) -> None:
-        """The reference in float64 takes each of the port's steps."""
+        """Repeat each of the port's steps with the reference in float64."""
         self.progress("torch in float64, from the port's weights at each step")
         store = Store(Budget(self.max_memory))
         self.follower = self._follower()
@@ -185,7 +187,7 @@ class TrainingSession:
         self.reference = Run(steps, self.follower.given, self.follower.frozen, self.port.labels)
 
     def measure(self) -> None:
-        """The reference in float32 takes the same steps: what rounding does."""
+        """Repeat the same steps with the reference in float32 to measure rounding."""
         self.progress("torch in float32, for what rounding does")
         with REFERENCE.in_type(self.models.torch_module, "float32"):
             rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
@@ -193,7 +195,7 @@ class TrainingSession:
                 self.limits = StepLimits(measure_spread(self.reference, rounded), self.dtype, self.inexact)
 
     def with_leaks(self, result: Report) -> Report:
-        """``result``, or where constants that Paddle keeps in float32 may be what differs, the one that allows them."""
+        """Return ``result``, or one that allows for Paddle's float32 constants if these may explain the differences."""
         if not self.constants.used or not any(row.differs for row in result.rows):
             return result
         self.progress("torch in float64, with the constants that Paddle keeps in float32")
@@ -220,7 +222,7 @@ class TrainingSession:
         return self.batches[: self.last]
 
     def judged(self) -> Report:
-        """Every quantity in its row; what was not compared; what the reader should know."""
+        """Judge every quantity; list what was not compared and the facts of the run."""
         result = Report(self.title, self.dtype)
         result.rows = [*compare_steps(self.reference, self.port, self.limits, self.pairs.names)]
         result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
@@ -233,7 +235,7 @@ class TrainingSession:
         return result
 
     def explained(self, result: Result) -> list[Culprit]:
-        """What is itself at fault."""
+        """Return the culprits."""
         normed: dict[str, Any] = {
             path: layer for path, layer in self.models.reference.items() if hasattr(layer, "running_mean")
         }
@@ -274,9 +276,9 @@ class TrainingSession:
 
 
 def _arrays_of(torch_module: TorchModule, paddle_layer: PaddleLayer, batches: Sequence[Any], dtype: str) -> list[Batch]:
-    """The batches as arrays.
+    """Convert the batches to arrays.
 
-    Raises ``TypeError`` for models of another framework, and ``ValueError`` for what is no batch.
+    Raises ``TypeError`` for models of another framework, and ``ValueError`` for anything that is not a batch.
     """
     if not isinstance(torch_module, TorchModule) or not isinstance(paddle_layer, PaddleLayer):
         kinds = f"{type(torch_module).__name__} and {type(paddle_layer).__name__}"
@@ -331,7 +333,7 @@ def _is_pair(pair: Any, required: bool) -> bool:
 
 
 def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
-    """Tensors of both sides that may be one another."""
+    """Yield a message if unpaired tensors of both sides may belong together."""
     if all(alone.values()):
         ours, theirs = (", ".join(alone[side]) for side in ("torch", "Paddle"))
         yield f"{what} were not paired: {ours} in torch, {theirs} in Paddle; name them or their layers in the key map"
@@ -339,7 +341,7 @@ def _missing(alone: Mapping[str, Sequence[str]], what: str) -> Iterator[str]:
 
 @contextmanager
 def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[set[float]]:
-    """Within it torch's BatchNorm has the momentum that Paddle's kernel makes of it; yields the values used."""
+    """Give torch's BatchNorm the momentum as Paddle's kernel rounds it, for this context; yields the values used."""
     kept: list[tuple[Any, float]] = []
     used = set()
     for path, twin in layers.items():
@@ -357,7 +359,7 @@ def _momenta_rounded(models: Borrowed, layers: Mapping[str, str]) -> Iterator[se
 
 
 def _name_first(result: Result) -> None:
-    """The first departure, and where the reference and the port still agreed."""
+    """Record the first departure, and where the reference and the port still agreed."""
     first = result.first_difference
     if first is None:
         return

@@ -1,4 +1,4 @@
-"""``transfer``: the weights of a torch module in a Paddle layer, and the key map by which they came there."""
+"""``transfer``: load the weights of a torch module into a Paddle layer and return the key map."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def transfer(
 ) -> KeyMap:
     """Find which tensor of ``torch_module`` is which of ``paddle_layer``, load them all, and return the key map.
 
-    ``inputs``: the arguments of both models, as ``align`` takes them, arrays or tensors of either framework. With them,
-    both models run: layers come in the order of calls, and where several could be one another, the run in float64
-    decides, which the lines then note. Without inputs, layers come in the order of definition.
+    ``inputs``: the arguments of both models, as ``align`` takes them, arrays or tensors of either framework. With
+    inputs, both models run: layers are ordered by their calls, and if several pairings are possible, the float64 run
+    decides, which the lines then note. Without inputs, layers are in the order of definition.
 
-    ``key_map``: a ``KeyMap``, which is taken as it is, or pairs ``{layer or tensor in torch: in Paddle}`` for what
+    ``key_map``: a ``KeyMap``, which is used unchanged, or pairs ``{layer or tensor in torch: in Paddle}`` for what
     cannot be told apart.
 
     Raises ``KeyMapError`` where the models are not of one architecture or a layer has several possible twins; its first
-    line says what differs, ``faults`` lists everything. Nothing is loaded then. Raises ``TypeError`` where an argument
-    is of the other framework.
+    line states what differs, ``faults`` lists everything. Nothing is loaded then. Raises ``TypeError`` where an
+    argument is of the other framework.
     """
     refuse_swapped(torch_module, paddle_layer)
     if key_map is not None and not isinstance(key_map, (KeyMap, Mapping)):
@@ -61,7 +61,7 @@ def transfer(
 
 
 def find(torch_module: TorchModule, paddle_layer: PaddleLayer, inputs: Inputs, given: Mapping[str, str]) -> KeyMap:
-    """The key map of both models. Raises ``KeyMapError``."""
+    """Find the key map of both models. Raises ``KeyMapError``."""
     ours, theirs = read_all_layers(torch_module), read_all_layers(paddle_layer)
     proposal = propose(ours, theirs, given)
     if inputs is None or settled_by_names(proposal):
@@ -92,7 +92,7 @@ def _found_by_running(
     torch_module: TorchModule, paddle_layer: PaddleLayer, inputs: Inputs, ours: Sequence[Layer],
     theirs: Sequence[Layer], given: Mapping[str, str],
 ) -> Proposal:  # fmt: skip
-    """The pairs in the order of calls, and settled by running both where that does not prove them."""
+    """Pair layers in the order of calls, and by running both models where the order does not prove a pair."""
     with (
         borrow(torch_module, paddle_layer, "eval"),
         threads_as_torch(),
@@ -113,7 +113,7 @@ def _found_by_running(
 
 
 def load(key_map: KeyMap, torch_module: TorchModule, paddle_layer: PaddleLayer) -> None:
-    """Load what the key map makes of torch's tensors, all or nothing. The port's types are kept.
+    """Load torch's tensors through the key map, all or none. The port's dtypes are kept.
 
     Raises ``KeyMapError``, which lists everything that does not fit.
     """
@@ -128,7 +128,7 @@ def load(key_map: KeyMap, torch_module: TorchModule, paddle_layer: PaddleLayer) 
 
 
 def _of_another_kind(name: str, array: np.ndarray, target: Any) -> Sequence[str]:
-    """Numbers for integers, complex ones for real ones, or what the port's type takes for infinity."""
+    """Describe what the target cannot hold: another kind of number (integer, real, complex), or values out of range."""
     kinds = np.issubdtype(array.dtype, np.floating), np.iscomplexobj(array)
     if kinds != (target.is_floating_point(), target.is_complex()):
         return [f"{name}: {array.dtype} in torch, {target.dtype} in Paddle"]
@@ -137,7 +137,7 @@ def _of_another_kind(name: str, array: np.ndarray, target: Any) -> Sequence[str]
 
 
 def _two_values(made: Mapping[str, np.ndarray], targets: Mapping[str, Any]) -> Iterator[str]:
-    """Tensors that the port has once, under two names, and that differ in torch."""
+    """Yield tensors that are one tensor with two names in the port, and differ in torch."""
     first: dict[int, str] = {}
     for name, array in made.items():
         known = first.setdefault(id(targets[name]), name)

@@ -1,1 +1,1 @@
-"""Mistakes of porting that are made on purpose, to see that the comparison finds them."""
+"""Porting mistakes that are injected on purpose, to check that the comparison finds them."""

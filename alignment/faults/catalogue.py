@@ -1,9 +1,9 @@
-"""Mistakes that are made in porting a network to Paddle, to be made on purpose in a correct port.
+"""Common mistakes in porting a network to Paddle, for injection into a correct port.
 
-Each ``Fault`` says where it goes, what it does to the layer and what a comparison must then report. The layers are
-found by what they are (a strided convolution, a residual block), so that a fault applies to any network that has such
-a layer. ``FAULTS`` are those of convolutional networks, with the wiring of Deep Layer Aggregation; ``ALL_FAULTS`` adds
-those of networks of any structure. Paddle only.
+Each ``Fault`` defines the target layers, the change, and what a comparison must report. The layers are found by what
+they are (a strided convolution, a residual block), so that a fault applies to any network that has such a layer.
+``FAULTS`` are those of convolutional networks, with the wiring of Deep Layer Aggregation; ``ALL_FAULTS`` adds those of
+networks of any structure. Paddle only.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ ALL_FAULTS = (*FAULTS, *GENERAL_FAULTS)
 
 
 def by_name(name: str) -> Fault:
-    """The fault of this name. Raises ``KeyError`` that lists the names."""
+    """Return the fault of this name. Raises ``KeyError`` that lists the names."""
     found = {fault.name: fault for fault in ALL_FAULTS}
     if name not in found:
         raise KeyError(f"no fault is called {name!r}; there are {', '.join(found)}")

@@ -1,4 +1,4 @@
-"""What is done to a layer to make a porting mistake: to its settings, its weights, its code. Paddle only."""
+"""The changes that make a porting mistake in a layer: to its settings, its weights, its code. Paddle only."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from alignment.faults.targets import (
 )
 
 Change = Callable[[Target], Sequence[str] | None]
-"""Makes the fault; returns the paths to be reported where that is not the target's alone."""
+"""A function that makes the fault; returns the paths to be reported if these are not the target's alone."""
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
 def set_to(**attributes: Any) -> Change:
-    """Give private attributes other values."""
+    """Set private attributes to other values."""
 
     def change(target: Target) -> None:
         for name, value in attributes.items():
@@ -44,7 +44,7 @@ def set_to(**attributes: Any) -> Change:
 
 
 def rebuilt(**options: Any) -> Change:
-    """The same convolution with the same weights and other settings."""
+    """Rebuild the convolution with the same weights and other settings."""
 
     def change(target: Target) -> None:
         target.replace(_like(target.layer, **options))
@@ -53,7 +53,7 @@ def rebuilt(**options: Any) -> Change:
 
 
 def without_bias(target: Target) -> None:
-    """The same convolution or linear layer without its bias."""
+    """Replace the convolution or linear layer by one without its bias."""
     layer = target.layer
     if not isinstance(layer, nn.Linear):
         target.replace(_like(layer, bias_attr=False))
@@ -74,7 +74,7 @@ def _like(conv: nn.Conv2D, **options: Any) -> nn.Conv2D:
     if made.weight.shape == conv.weight.shape:
         made.weight.set_value(conv.weight)
     else:
-        # other groups: the weights that fit, and their continuation
+        # other groups: the weights that fit, repeated
         made.weight.set_value(np.resize(conv.weight.numpy(), made.weight.shape))
     if made.bias is not None:
         made.bias.set_value(conv.bias)
@@ -82,7 +82,7 @@ def _like(conv: nn.Conv2D, **options: Any) -> nn.Conv2D:
 
 
 def move_stride(target: Target) -> list[str]:
-    """The stride of a block goes to its other convolution, as between two versions of ResNet."""
+    """Move the stride of a block to its other convolution, as between two versions of ResNet."""
     name = target.path.rpartition(".")[2]
     other = {"conv1": "conv2", "conv2": "conv1"}[name]
     neighbour = Target(target.model, target.sibling(other), getattr(target.parent, other))
@@ -93,13 +93,13 @@ def move_stride(target: Target) -> list[str]:
 
 
 def more_groups(target: Target) -> None:
-    """Half as many groups, or two instead of one."""
+    """Halve the number of groups, or use two instead of one."""
     groups = target.layer._groups
     target.replace(_like(target.layer, groups=groups // 2 if groups > 1 else 2))
 
 
 def another(make: Callable[[Any], nn.Layer]) -> Change:
-    """Another layer in its place."""
+    """Replace the layer by another one."""
 
     def change(target: Target) -> None:
         target.replace(make(target.layer))
@@ -108,12 +108,12 @@ def another(make: Callable[[Any], nn.Layer]) -> Change:
 
 
 def other_pool(pool: nn.MaxPool2D) -> nn.MaxPool2D:
-    """ResNet's pool of 3x3 in place of one of 2x2, and the reverse."""
+    """Return ResNet's pool of 3x3 instead of one of 2x2, and vice versa."""
     return nn.MaxPool2D(3, 2, 1) if pool.ksize == 2 else nn.MaxPool2D(2, 2)
 
 
 def plain_batch_norm(bn: nn.BatchNorm2D) -> nn.BatchNorm2D:
-    """Paddle's own layer with the same weights."""
+    """Return Paddle's own BatchNorm with the same weights."""
     if type(bn) in (nn.BatchNorm, nn.BatchNorm2D):
         raise NotApplicable("it is Paddle's own layer")
     plain = nn.BatchNorm2D(bn._num_features, bn._momentum, bn._epsilon)
@@ -126,7 +126,7 @@ def plain_batch_norm(bn: nn.BatchNorm2D) -> nn.BatchNorm2D:
 
 
 def weights(function: Callable[[np.ndarray], np.ndarray], name: str = "weight") -> Change:
-    """Another value for one tensor."""
+    """Change the value of one tensor."""
 
     def change(target: Target) -> None:
         tensor = getattr(target.layer, name)
@@ -140,18 +140,18 @@ def weights(function: Callable[[np.ndarray], np.ndarray], name: str = "weight") 
 
 
 def shuffled(array: np.ndarray, axis: int) -> np.ndarray:
-    """Slices along an axis in another order, always the same one."""
+    """Permute the slices along an axis, always in the same order."""
     order = np.random.RandomState(0).permutation(array.shape[axis])
     return np.take(array, order, axis)
 
 
 def features_shuffled(target: Target) -> None:
-    """Output features in another order."""
+    """Permute the output features."""
     weights(lambda w: shuffled(w, 1 if isinstance(target.layer, nn.Linear) else 0))(target)
 
 
 def exchange(one: str, other: str) -> Change:
-    """Two tensors of one layer swapped."""
+    """Swap two tensors of one layer."""
 
     def change(target: Target) -> None:
         a, b = getattr(target.layer, one), getattr(target.layer, other)
@@ -163,7 +163,7 @@ def exchange(one: str, other: str) -> Change:
 
 
 def default_statistics(target: Target) -> None:
-    """Running statistics as a fresh layer has them."""
+    """Reset the running statistics to those of a new layer."""
     mean, variance = target.layer._mean, target.layer._variance
     if not mean.numpy().any():
         raise NotApplicable("the statistics are the defaults")
@@ -172,7 +172,7 @@ def default_statistics(target: Target) -> None:
 
 
 def swap_layers(target: Target) -> list[str]:
-    """The weights of this layer and of the next one of the same shape."""
+    """Swap the weights of this layer and of the next one of the same shape."""
     same = [
         (path, layer)
         for path, layer in target.model.named_sublayers()
@@ -189,17 +189,17 @@ def swap_layers(target: Target) -> list[str]:
 
 
 def to_train(target: Target) -> None:
-    """Into training mode."""
+    """Put the layer into training mode."""
     target.layer.train()
 
 
 def to_eval(target: Target) -> None:
-    """Into evaluation mode."""
+    """Put the layer into evaluation mode."""
     target.layer.eval()
 
 
 def frozen(target: Target) -> None:
-    """A weight that is not trained."""
+    """Freeze the weight."""
     target.layer.weight.stop_gradient = True
 
 
@@ -207,7 +207,7 @@ def frozen(target: Target) -> None:
 
 
 def computes(make: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Change:
-    """Another ``forward``; ``make`` gets the layer and its right ``forward``."""
+    """Replace ``forward``; ``make`` gets the layer and its right ``forward``."""
 
     def change(target: Target) -> None:
         target.layer.forward = make(target.layer, target.layer.forward)
@@ -216,22 +216,22 @@ def computes(make: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> C
 
 
 def of_input(function: Callable[[Tensor], Tensor]) -> Change:
-    """Another function of the input."""
+    """Replace ``forward`` by another function of the input."""
     return computes(lambda layer, right: function)
 
 
 def before(function: Callable[[Tensor], Tensor]) -> Change:
-    """Something done to the input first."""
+    """Apply a function to the input first."""
     return computes(lambda layer, right: lambda x, *args, **kwargs: right(function(x), *args, **kwargs))
 
 
 def after(function: Callable[[Tensor], Tensor]) -> Change:
-    """Something done to the output."""
+    """Apply a function to the output."""
     return computes(lambda layer, right: lambda *args, **kwargs: function(right(*args, **kwargs)))
 
 
 def convolved(**options: Any) -> Change:
-    """The convolution, called with other settings than the layer has."""
+    """Call the convolution with other settings than the layer has."""
 
     def make(conv: nn.Conv2D, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
         own = dict(stride=conv._stride, padding=conv._padding, dilation=conv._dilation, groups=conv._groups)
@@ -242,14 +242,14 @@ def convolved(**options: Any) -> Change:
 
 
 def padded_by_border(target: Target) -> None:
-    """Padding repeats the border; in the code alone."""
+    """Pad by repeating the border, in the code only."""
     conv = target.layer
     settings = dict(stride=conv._stride, dilation=conv._dilation, groups=conv._groups)
     conv.forward = lambda x: F.conv2d(F.pad(x, [1] * 4, "replicate"), conv.weight, conv.bias, padding=0, **settings)
 
 
 def called_with(**attributes: Any) -> Change:
-    """The layer has the right settings, and is called with others."""
+    """Call the layer with other settings than the right ones that it has."""
 
     def make(layer: Any, right: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -266,14 +266,14 @@ def called_with(**attributes: Any) -> Change:
 
 
 def without_its_bias(layer: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    """A convolution or linear layer whose code leaves its bias out."""
+    """Leave out the bias of a convolution or linear layer in the code."""
     if isinstance(layer, nn.Linear):
         return lambda x: right(x) - layer.bias
     return lambda x: right(x) - layer.bias.reshape([1, -1] + [1] * (x.ndim - 2))
 
 
 def keeping(share: Callable[[float], float]) -> Callable[[Any, Callable[..., Any]], Callable[[Tensor], Tensor]]:
-    """Running statistics that keep another share of what they were than the layer's momentum says."""
+    """Update running statistics with another kept share than the layer's momentum gives."""
 
     def make(bn: nn.BatchNorm2D, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
@@ -292,21 +292,21 @@ def keeping(share: Callable[[float], float]) -> Callable[[Any, Callable[..., Any
 
 
 def in_float32(layer: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    """Input and output rounded to float32."""
+    """Round input and output to float32."""
     return lambda x: right(x.astype("float32").astype(x.dtype)).astype("float32").astype(x.dtype)
 
 
 class Doubled(paddle.autograd.PyLayer):
-    """The identity, with twice the gradient: a backward pass of one's own that is wrong."""
+    """The identity with twice the gradient: a wrong custom backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """As it is."""
+        """Return the input unchanged."""
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Twice what it should be."""
+        """Return twice the right gradient."""
         return grad * 2
 
 
@@ -314,25 +314,25 @@ class Doubled(paddle.autograd.PyLayer):
 
 
 def other_epsilon(target: Target) -> None:
-    """1e-5 in place of 1e-6, and the reverse."""
+    """Use 1e-5 instead of 1e-6, and vice versa."""
     name = epsilon_name(target.layer)
     now = getattr(target.layer, name)
     setattr(target.layer, name, 1e-6 if np.isclose(now, 1e-5, rtol=1e-3, atol=0) else 1e-5)
 
 
 def calls_other_epsilon(target: Target) -> None:
-    """An epsilon of 1e-3, in the code alone."""
+    """Use an epsilon of 1e-3, in the code only."""
     called_with(**{epsilon_name(target.layer): 1e-3})(target)
 
 
 def as_made(target: Target) -> None:
-    """Weight and bias as a new normalisation has them."""
+    """Reset weight and bias to those of a new normalisation."""
     weights(np.ones_like)(target)
     weights(np.zeros_like, "bias")(target)
 
 
 def unbiased(layer: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    """Divided by the standard deviation that ``Tensor.std`` returns by default."""
+    """Divide by the standard deviation that ``Tensor.std`` returns by default."""
     share = (1 - 1 / layer.weight.size) ** 0.5
 
     def forward(x: Tensor) -> Tensor:
@@ -343,13 +343,13 @@ def unbiased(layer: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor
 
 
 def query_and_key_exchanged(array: np.ndarray) -> np.ndarray:
-    """The first third of the last axis and the second."""
+    """Swap the first and the second third of the last axis."""
     query, key, value = np.split(array, 3, -1)
     return np.concatenate([key, query, value], -1)
 
 
 def packed_otherwise(parts: Callable[[np.ndarray, int], np.ndarray]) -> Change:
-    """Weight and bias of a layer that makes query, key and value, in another order; ``parts`` gets the heads."""
+    """Reorder weight and bias of a layer that computes query, key and value; ``parts`` gets the heads."""
 
     def change(target: Target) -> None:
         heads = setting(target.parent, HEADS, int)
@@ -362,19 +362,19 @@ def packed_otherwise(parts: Callable[[np.ndarray, int], np.ndarray]) -> Change:
 
 
 def heads_first(array: np.ndarray, heads: int) -> np.ndarray:
-    """(..., three, heads, width) as (..., heads, three, width)."""
+    """Reorder (..., three, heads, width) to (..., heads, three, width)."""
     apart = array.reshape(*array.shape[:-1], 3, heads, -1)
     return apart.swapaxes(-3, -2).reshape(array.shape)
 
 
 def exchanged_in_code(y: Tensor) -> Tensor:
-    """Query and key, in the output."""
+    """Swap query and key in the output."""
     query, key, value = paddle.split(y, 3, -1)
     return paddle.concat([key, query, value], -1)
 
 
 def scaled_by_width(target: Target) -> None:
-    """Scores scaled by the width of all heads, not of one."""
+    """Scale scores by the width of all heads instead of one."""
     name = setting(target.layer, SCALES, float)
     width = linears(target.layer)[0].weight.shape[0]
     if np.isclose(getattr(target.layer, name), width**-0.5):
@@ -383,14 +383,14 @@ def scaled_by_width(target: Target) -> None:
 
 
 def other_heads(target: Target) -> None:
-    """Twice as many heads, or half as many."""
+    """Use twice as many heads, or half as many."""
     name = setting(target.layer, HEADS, int)
     heads, width = getattr(target.layer, name), linears(target.layer)[0].weight.shape[0]
     setattr(target.layer, name, 2 * heads if width % (2 * heads) == 0 else 1)
 
 
 def setting_to(names: tuple[str, ...], kind: type, value: Any) -> Change:
-    """Another value for the first of these settings that the layer has."""
+    """Change the first of these settings that the layer has."""
     return lambda target: setattr(target.layer, setting(target.layer, names, kind), value)
 
 
@@ -398,12 +398,12 @@ def setting_to(names: tuple[str, ...], kind: type, value: Any) -> Change:
 
 
 def own(shape: Shape, function: Callable[[np.ndarray], np.ndarray]) -> Change:
-    """Another value for a parameter of this shape."""
+    """Change a parameter of this shape."""
     return lambda target: weights(function, own_parameter(target.layer, shape))(target)
 
 
 def own_in_code(shape: Shape, function: Callable[[Tensor], Tensor]) -> Change:
-    """The code uses something else than the parameter's value."""
+    """Use another value than the parameter's in the code."""
 
     def make(layer: Any, right: Callable[..., Any]) -> Callable[..., Any]:
         name = own_parameter(layer, shape)
@@ -422,12 +422,12 @@ def own_in_code(shape: Shape, function: Callable[[Tensor], Tensor]) -> Change:
 
 
 def own_frozen(target: Target) -> None:
-    """A parameter that is not trained."""
+    """Freeze a parameter."""
     target.layer._parameters[own_parameter(target.layer, lambda parameter: True)].stop_gradient = True
 
 
 def index_transposed(target: Target) -> None:
-    """An index, rows for columns."""
+    """Transpose an index."""
     weights(np.transpose, index_name(target.layer))(target)
 
 
@@ -435,9 +435,10 @@ def index_transposed(target: Target) -> None:
 
 
 def operation(name: str, wrong: Callable[..., Any], call: int | None = None) -> Change:
-    """``wrong``, which gets the right operation and its arguments, in place of an operation that the code calls.
+    """Replace an operation that the code calls by ``wrong``, which gets the right operation and its arguments.
 
-    ``call`` is which of them in a call of the layer, from the end if it is negative; all if it is ``None``.
+    ``call`` is the number of the operation in a call of the layer, from the end if it is negative; all if it is
+    ``None``.
     """
 
     def change(target: Target) -> None:

@@ -1,4 +1,4 @@
-"""What a fault is, and how it is made in a model and taken back. Paddle only."""
+"""Define a fault, inject it into a model and remove it again. Paddle only."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from alignment.faults.operations import Seen
 from alignment.faults.targets import ROOT, NotApplicable, Target
 
 FIRST, MIDDLE, LAST = 0.0, 0.5, 1.0
-"""Where among the layers that qualify, in the order of the model: shallow, in between or deep."""
+"""The position among the matching layers, in the order of the model: shallow, in between or deep."""
 CODE = "code"
-"""The kind of a fault in a layer's code: ``computation`` where the layer calls no other, ``wiring`` where it does."""
+"""The kind of a fault in a layer's code: ``computation`` if the layer calls no other, else ``wiring``."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One mistake: ``change`` is made to the layer that ``among`` chooses ``at`` a depth.
+    """One mistake: ``change`` is made to the layer that ``among`` selects ``at`` a depth.
 
-    ``kind`` and ``cause`` (a word that the cause must contain) are what must be reported of it, ``mode`` the mode of
-    the comparison that shows it. ``operation`` is one of ``alignment.faults.operations`` that the code of the layer
-    must call; ``needs_twin`` that the reference has this layer, too, as where no value shows a setting.
+    ``kind`` and ``cause`` (a word that the cause must contain) must be reported; ``mode`` is the mode of the comparison
+    that shows the fault. ``operation`` is one of ``alignment.faults.operations`` that the code of the layer must call.
+    ``needs_twin``: the reference must have this layer, too, as for a setting that no value shows.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Fault:
     needs_twin: bool = False
 
     def is_kind(self, kind: str) -> bool:
-        """Whether ``kind`` is what must be reported."""
+        """Return whether ``kind`` is the kind to be reported."""
         return kind == self.kind or (self.kind == CODE and kind in (COMPUTATION, WIRING))
 
     def applies(self, path: str, layer: nn.Layer, seen: Seen | None) -> bool:
-        """Whether it can be made in this layer; ``seen`` is what the model calls."""
+        """Return whether the fault can be made in this layer; ``seen`` are the calls of the model."""
         if seen is not None and not seen.calls[id(layer)]:
             return False
         called = not self.operation or (seen is not None and seen.number(layer, self.operation) > 0)
@@ -57,11 +57,11 @@ class Fault:
 def injected(
     fault: Fault, model: nn.Layer, path: str | None = None, seen: Seen | None = None
 ) -> Iterator[tuple[str, ...]]:
-    """``model`` with the fault in it, at ``path`` or where the fault's rule puts it; yields the layers at fault.
+    """Inject the fault into ``model``, at ``path`` or by the fault's rule; yield the layers at fault.
 
-    With ``seen``, of ``operations.seen``, only layers that the model calls are considered, and faults in operations
-    apply. The model is in the fault's mode meanwhile, but for what the fault changes of that, and comes back as it
-    was. Raises ``NotApplicable``.
+    With ``seen``, from ``operations.seen``, only layers that the model calls are considered, and faults in operations
+    apply. Inside the context the model is in the fault's mode, except where the fault changes it; at exit it is
+    restored. Raises ``NotApplicable``.
     """
     chosen = [
         (name or ROOT, layer)
@@ -95,7 +95,7 @@ def _restored(model: nn.Layer) -> Iterator[None]:
 
 
 def _values(model: nn.Layer) -> list[Any]:
-    """Parameters and buffers, those that are not saved, too."""
+    """Return parameters and buffers, including those that are not saved."""
     return [value for value in (*model.parameters(), *model.buffers()) if value is not None]
 
 

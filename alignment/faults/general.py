@@ -1,6 +1,6 @@
-"""Mistakes that are made in porting networks of any structure: transformers, gates, residuals. Paddle only.
+"""Common mistakes in porting networks of any structure: transformers, gates, residuals. Paddle only.
 
-The layers are found by what they are, what they hold and what their code calls (``alignment.faults.operations``).
+The layers are found by what they are, what they contain and what their code calls (``alignment.faults.operations``).
 """
 
 from __future__ import annotations

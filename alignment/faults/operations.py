@@ -1,8 +1,8 @@
-"""What the code of a layer calls: operations are counted in a run, and exchanged for wrong ones. Paddle only.
+"""Count the operations that the code of a layer calls, and replace them by wrong ones. Paddle only.
 
-An operation belongs to the layer whose method called it, directly or through plain functions. Functions are exchanged
-where they are looked up (``paddle.nn.functional.softmax``, ``Tensor.__add__``), so that code which imported a function
-by name is not seen; then a fault that needs it does not apply.
+An operation belongs to the layer whose method called it, directly or through plain functions. Functions are replaced
+where they are looked up (``paddle.nn.functional.softmax``, ``Tensor.__add__``). Code that imported a function by name
+is therefore not seen; a fault that needs it does not apply.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Handler = Callable[[nn.Layer, Right, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def _two_tensors(x: Any, y: Any = None, *rest: Any, **kwargs: Any) -> bool:
-    """Neither of which is a parameter."""
+    """Return whether both arguments are tensors and neither is a parameter."""
     return all(isinstance(t, Tensor) and not isinstance(t, _PARAMETER) for t in (x, y))
 
 
@@ -35,7 +35,7 @@ def _of_one_shape(x: Any, y: Any = None, *rest: Any, **kwargs: Any) -> bool:
 
 
 def _gate(x: Any, y: Any = None, *rest: Any, **kwargs: Any) -> bool:
-    """A map times one value for each channel."""
+    """Return whether a map is multiplied by one value for each channel."""
     return _two_tensors(x, y) and x.shape[:2] == y.shape[:2] and x.ndim == 4 and (1, 1) in (_side(x), _side(y))
 
 
@@ -63,24 +63,24 @@ OPERATIONS: Mapping[str, tuple[tuple[tuple[Any, str], ...], Callable[..., bool]]
     "hardswish": (((F, "hardswish"),), _any),
     "hardsigmoid": (((F, "hardsigmoid"),), _any),
 }  # fmt: skip
-"""Name: where it is looked up, and which calls of these count."""
+"""For each name: where the operation is looked up, and which calls count."""
 
 
 @dataclass
 class Seen:
-    """What one run called: ``calls`` of each layer, and ``operations``, all calls of a layer together, both by id."""
+    """The calls of one run: ``calls`` of each layer, and ``operations`` over all calls of a layer, both by id."""
 
     calls: Counter[int] = field(default_factory=Counter)
     operations: Counter[tuple[int, str]] = field(default_factory=Counter)
 
     def number(self, layer: nn.Layer, operation: str) -> int:
-        """How often one call of ``layer`` calls ``operation``."""
+        """Return how often one call of ``layer`` calls ``operation``."""
         calls = self.calls[id(layer)]
         return self.operations[id(layer), operation] // calls if calls else 0
 
 
 def seen(model: nn.Layer, inputs: Any) -> Seen:
-    """Run ``model`` on ``inputs``, as ``align`` takes them, in the mode that it is in."""
+    """Run ``model`` on ``inputs``, as ``align`` takes them, in its current mode, and return its calls."""
     found = Seen()
 
     def count(name: str) -> Handler:
@@ -113,7 +113,7 @@ def seen(model: nn.Layer, inputs: Any) -> Seen:
 
 @contextmanager
 def handled(name: str, handler: Handler) -> Iterator[None]:
-    """``handler`` answers the calls of an operation, which gets the layer that calls, and the right operation."""
+    """Pass the calls of an operation to ``handler``, with the calling layer and the right operation."""
     places, counts = OPERATIONS[name]
     inside = False
 
@@ -142,7 +142,7 @@ def handled(name: str, handler: Handler) -> Iterator[None]:
 
 
 def _caller() -> nn.Layer | None:
-    """The layer whose method is innermost on the stack."""
+    """Return the layer whose method is innermost on the stack."""
     frame = sys._getframe(2)
     while frame is not None:
         layer = frame.f_locals.get("self")

@@ -1,7 +1,7 @@
-"""Residual blocks, aggregation nodes and trees that are wired otherwise than they should be. Paddle only.
+"""Wrong wirings of residual blocks, aggregation nodes and trees. Paddle only.
 
-The right wiring is that of DLA (``paddle_dla/models/blocks.py``); it is put together here from the layers that a
-block, a root or a tree holds.
+The right wiring is that of DLA (``paddle_dla/models/blocks.py``); it is reproduced here from the layers that a block, a
+root or a tree holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from alignment.faults.targets import NotApplicable, Target
 
 @dataclass
 class Block:
-    """The parts of a residual block from which a wrong ``forward`` is put together; each may be exchanged."""
+    """The parts of a residual block for a wrong ``forward``; each may be replaced."""
 
     block: Any
     between: Callable[[Tensor, int], Tensor] | None = None
@@ -27,11 +27,11 @@ class Block:
     order: Callable[[list[Tensor]], list[Tensor]] = lambda outs: outs
 
     def branch(self, x: Tensor) -> Tensor:
-        """All but the addition and the last activation."""
+        """Compute everything except the addition and the last activation."""
         return self._cascaded(x) if hasattr(self.block, "convs") else self._sequence(x)
 
     def activated(self, x: Tensor, number: int) -> Tensor:
-        """The activation behind the convolution of this number."""
+        """Apply the activation behind the convolution of this number."""
         return self.between(x, number) if self.between else self.block.relu(x)
 
     def _sequence(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Block:
 
 
 def joined(join: Callable[[Tensor, Tensor, Tensor], Tensor], **parts: Any) -> Change:
-    """A residual block that ends in the activation of ``join(branch, shortcut, input)``."""
+    """End a residual block in the activation of ``join(branch, shortcut, input)``."""
 
     def make(block: Any, right: Callable[..., Any]) -> Callable[..., Tensor]:
         wrong = Block(block, **parts)
@@ -66,12 +66,12 @@ def joined(join: Callable[[Tensor, Tensor, Tensor], Tensor], **parts: Any) -> Ch
 
 
 def add(out: Tensor, shortcut: Tensor, x: Tensor) -> Tensor:
-    """The right way to join branch and residual."""
+    """Join branch and residual correctly."""
     return out + shortcut
 
 
 def from_within(target: Target) -> None:
-    """The residual is what the first activation made, where the shapes allow it."""
+    """Use the output of the first activation as the residual, where the shapes allow it."""
     block = target.layer
     kept: list[Tensor] = []
 
@@ -88,22 +88,22 @@ def from_within(target: Target) -> None:
 
 
 def unactivated(x: Tensor, number: int) -> Tensor:
-    """No activation."""
+    """Apply no activation."""
     return x
 
 
 def rooted(join: Callable[[Any, list[Tensor]], Tensor]) -> Change:
-    """A root that ends in the activation of ``join(root, children)``."""
+    """End a root in the activation of ``join(root, children)``."""
     return computes(lambda root, right: lambda children: root.relu(join(root, list(children))))
 
 
 def aggregated(root: Any, children: Sequence[Tensor]) -> Tensor:
-    """What a root does before its activation."""
+    """Compute a root before its activation."""
     return root.bn(root.conv(paddle.concat(list(children), 1)))
 
 
 def planted(join: Callable[[Any, Tensor, Tensor, list[Tensor]], Tensor]) -> Change:
-    """A tree whose blocks and root are wired by ``join(tree, x, shortcut, children)``."""
+    """Wire the blocks and root of a tree by ``join(tree, x, shortcut, children)``."""
 
     def make(tree: Any, right: Callable[..., Any]) -> Callable[..., Tensor]:
         def forward(x: Tensor, shortcut: Tensor | None = None, children: list[Tensor] | None = None) -> Tensor:
@@ -117,32 +117,32 @@ def planted(join: Callable[[Any, Tensor, Tensor, list[Tensor]], Tensor]) -> Chan
 
 
 def shortcut_twice(tree: Any, x: Tensor, shortcut: Tensor, above: list[Tensor]) -> Tensor:
-    """Both blocks get the projected input as their residual."""
+    """Give both blocks the projected input as their residual."""
     x1 = tree.tree1(x, shortcut)
     return tree.root([tree.tree2(x1, shortcut), x1, *above])
 
 
 def children_exchanged(tree: Any, x: Tensor, shortcut: Tensor, above: list[Tensor]) -> Tensor:
-    """The root gets the two blocks in another order."""
+    """Give the root the two blocks in another order."""
     x1 = tree.tree1(x, shortcut)
     return tree.root([x1, tree.tree2(x1), *above])
 
 
 def last_child(tree: Any, x: Tensor, shortcut: Tensor, above: list[Tensor]) -> Tensor:
-    """The root is left out."""
+    """Leave out the root."""
     x1 = tree.tree1(x, shortcut)
     return tree.tree2(x1)
 
 
 def same_child(tree: Any, x: Tensor, shortcut: Tensor, above: list[Tensor]) -> Tensor:
-    """The root gets the first block twice."""
+    """Give the root the first block twice."""
     x1 = tree.tree1(x, shortcut)
     tree.tree2(x1)
     return tree.root([x1, x1, *above])
 
 
 def forgotten(tree: Any, right: Callable[..., Any]) -> Callable[..., Tensor]:
-    """The second subtree does not get the first one's output to aggregate, but its input's again."""
+    """Pass the second subtree its children in another order: the first one's output comes first."""
 
     def forward(x: Tensor, shortcut: Tensor | None = None, children: list[Tensor] | None = None) -> Tensor:
         bottom = tree.downsample(x)
@@ -156,7 +156,7 @@ def forgotten(tree: Any, right: Callable[..., Any]) -> Callable[..., Tensor]:
 
 
 def sequence(order: Callable[[list[nn.Layer]], list[nn.Layer]]) -> Change:
-    """The layers of a sequence, some left out or called again."""
+    """Leave out layers of a sequence, or call them again."""
 
     def make(sequence: Any, right: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
@@ -170,5 +170,5 @@ def sequence(order: Callable[[list[nn.Layer]], list[nn.Layer]]) -> Change:
 
 
 def half_detached(out: Tensor, shortcut: Tensor, x: Tensor) -> Tensor:
-    """The residual has the right value and twice the gradient."""
+    """Return the right value with twice the gradient of the residual."""
     return out + shortcut * 2 - shortcut.detach()

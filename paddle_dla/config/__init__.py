@@ -1,7 +1,7 @@
-"""Configs of training and evaluation: one typed schema, YAML files, overrides, and the names of older files.
+"""Configs of training and evaluation: one typed schema, YAML files, overrides, and older option names.
 
-``load_config(path, overrides)`` is the way in; what it returns is immutable, and ``to_yaml`` writes it so that it reads
-back the same. No framework; PyYAML comes with the extra ``train``.
+``load_config(path, overrides)`` is the entry point. Its result is immutable, and ``to_yaml`` writes it so that it reads
+back to the same value. No framework; PyYAML comes with the extra ``train``.
 """
 
 from paddle_dla.config.errors import ConfigError, Fault

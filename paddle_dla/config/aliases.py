@@ -1,7 +1,7 @@
-"""Older option names, those of PaddleClas 2.0's YAML files: each becomes today's option, or says which it is.
+"""Older option names from PaddleClas 2.0's YAML files: each is translated to a current option, or refused with advice.
 
 Source: PaddleClas release/2.0, ``docs/zh_CN/tutorials/config.md``, ``tools/program.py`` and
-``ppcls/optimizer/learning_rate.py``. One row a name; the table in ``docs/configs.md`` is made from them.
+``ppcls/optimizer/learning_rate.py``. One row per name; the table in ``docs/configs.md`` is generated from them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Old = Mapping[str, Any]
 
 
 class Refused(ValueError):
-    """An older option that has no equal today; the message says what to do instead."""
+    """An older option that has no current equivalent; the message says what to do instead."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """An older name. ``convert(value, all older values)`` gives today's options, or raises ``Refused``."""
+    """An older name. ``convert(value, all older values)`` returns current options, or raises ``Refused``."""
 
     old: str
     today: tuple[str, ...]
@@ -31,9 +31,9 @@ class Alias:
 
 
 def translate(given: Mapping[str, Given], known: Collection[str]) -> tuple[dict[str, Given], list[str], list[Fault]]:
-    """``given`` in today's names, a note for each older name, and what cannot be carried over.
+    """Return ``given`` with current names, a note for each older name, and a fault for each that has no equivalent.
 
-    An option that a later layer gives wins, under either name; both names in one layer are a fault.
+    An option in a later layer overrides an earlier one, under either name; both names in one layer are a fault.
     """
     result = {key: item for key, item in given.items() if key not in ALIASES and not _foreign(key)}
     old = {key: item.value for key, item in given.items() if key in ALIASES}
@@ -106,7 +106,7 @@ _WARMUP = "LEARNING_RATE.params.warmup_epoch"
 
 
 def _warmup(old: Old) -> float:
-    """Epochs of warm-up, which PaddleClas counts among ``epochs`` and gives 5 of where nothing is said."""
+    """Return the warm-up epochs, which PaddleClas counts among ``epochs``; its default is 5."""
     if old.get("LEARNING_RATE.function") != "CosineWarmup":
         return 0
     epochs = old.get(_WARMUP, 5)
@@ -160,14 +160,14 @@ def _topk(value: Any, old: Old) -> dict[str, Any]:
 
 
 def _use_mix(value: Any, old: Old) -> dict[str, Any]:
-    if value not in (True, False):  # -o use_mix=1 is in PaddleClas's own documents
+    if value not in (True, False):  # PaddleClas's own documents contain -o use_mix=1
         raise Refused("expected true or false; today's option is mixing.mixup_alpha, 0 for off")
     if not value:
         return {}
     alphas = {}
     for name, arguments in _operators(old.get("TRAIN.mix")):
         if name not in _MIXES:
-            raise Refused(f"{name} is not known; mixing.mixup_alpha and mixing.cutmix_alpha are")
+            raise Refused(f"{name} is unknown; use mixing.mixup_alpha or mixing.cutmix_alpha")
         alphas[_MIXES[name]] = arguments.get("alpha", 0.2)
     return alphas or {"mixing.mixup_alpha": 0.2}
 
@@ -176,7 +176,7 @@ _MIXES = {"MixupOperator": "mixing.mixup_alpha", "CutmixOperator": "mixing.cutmi
 
 
 def _operators(steps: Any) -> list[tuple[str, dict[str, Any]]]:
-    """``[{"Name": {arguments}}, ...]`` as pairs; whatever else stands there is left out."""
+    """Return ``[{"Name": {arguments}}, ...]`` as pairs; anything else in the list is skipped."""
     steps = steps if isinstance(steps, list) else []
     pairs = [pair for step in steps if isinstance(step, dict) for pair in step.items()]
     return [(str(name), arguments if isinstance(arguments, dict) else {}) for name, arguments in pairs]
@@ -217,7 +217,7 @@ _FILTERS = {0: "nearest", 1: "bilinear", 2: "bicubic", 3: "box", 4: "lanczos"}  
 
 
 def _sized(name: str, arguments: Mapping[str, Any], old: Old) -> dict[str, Any]:
-    """The size that a crop names, unless ``image_shape`` says it."""
+    """Return the size given by a crop, unless ``image_shape`` is given."""
     size = arguments.get("size")
     return {name: [3, size, size]} if type(size) is int and "image_shape" not in old else {}
 
@@ -254,7 +254,7 @@ _ROWS = (
         "last_epoch",
         (),
         "stored in the checkpoint",
-        _only((-1, None), "a checkpoint knows its epoch; set train.resume to its path"),
+        _only((-1, None), "a checkpoint records its epoch; set train.resume to its path"),
     ),
     Alias("pretrained_model", ("model.pretrained",), "empty text: `false`", _or_none("model.pretrained", False)),
     Alias(

@@ -1,8 +1,8 @@
-"""What a training costs, before it runs: epochs, images and multiply-accumulates (MACs). No framework.
+"""The cost of a training, computed in advance: epochs, images and multiply-accumulates (MACs). No framework.
 
 MACs are counted as in ``models/macs.py``.
-An update costs three times the forward pass: once forward, once for the gradients of the activations, once for those of
-the weights.
+An update costs three times the forward pass: one forward pass, one for the gradients of the activations, and one for
+those of the weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ IMAGENET_IMAGES = 1_281_167
 
 @dataclass(frozen=True)
 class Cost:
-    """``macs``: multiply-accumulates of the whole training, validation apart; ``image_macs``: of one forward
-    pass, which is known of DLA alone."""
+    """Cost of a training.
+
+    ``macs``: multiply-accumulates of the whole training without validation; ``image_macs``: those of one forward pass,
+    known only for DLA.
+    """
 
     epochs: int
     images: int
@@ -38,10 +41,10 @@ class Cost:
 
 
 def cost(config: Config, images: int = IMAGENET_IMAGES) -> Cost:
-    """What training by ``config`` on ``images`` images an epoch takes.
+    """Compute the cost of training with ``config`` on ``images`` images per epoch.
 
-    A pass counts 3 (forward, and two backward), 4 with recomputation, 1 for a linear probe, whose classifier alone is
-    trained. The teacher of a distillation is not counted.
+    An image costs 3 passes (forward, and two backward), 4 with recomputation, 1 for a linear probe, which trains only
+    the classifier. The teacher of a distillation is not counted.
     """
     passes = 1 if config.train.linear_probe else 4 if config.train.recompute else 3
     entry, size = find_model(config.model.name), config.train_input_size()

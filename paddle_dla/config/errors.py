@@ -1,4 +1,4 @@
-"""What can be wrong with a config: one fault a sentence, and one error that holds them all."""
+"""Errors in a config: one sentence per fault, and one error that holds all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paddle_dla.errors import WrongValue
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong. ``where``: file and line, or ``-o``; ``keys``: the options at fault, dotted."""
+    """One fault. ``where``: file and line, or ``-o``; ``keys``: the dotted options that cause it."""
 
     where: str
     keys: tuple[str, ...]
@@ -22,7 +22,7 @@ class Fault:
 
 
 class ConfigError(WrongValue):
-    """A config that cannot be used; the message lists every fault that was found, ``faults`` holds them."""
+    """A config cannot be used. The message lists every fault found; ``faults`` holds them."""
 
     def __init__(self, faults: Sequence[Fault]):
         self.faults = tuple(faults)

@@ -1,18 +1,18 @@
-"""What somebody gave for an option, and where."""
+"""A value given for an option, and its origin."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-OVERRIDE = "-o"  # the source of what the command line gives: it has no lines
+OVERRIDE = "-o"  # source of command-line values, which have no lines
 
 
 @dataclass(frozen=True)
 class Given:
-    """A value that somebody gave: where (file and line, or ``-o``), under which key, in which layer.
+    """A given value: its place (file and line, or ``-o``), its key, and its layer.
 
-    A later layer (a higher number) wins.
+    A later layer (a higher number) overrides an earlier one.
     """
 
     value: Any

@@ -1,7 +1,7 @@
-"""The types of options: pydantic checks them strictly, so that no text becomes a number and no number a truth.
+"""The types of options: pydantic checks them strictly, so a text never becomes a number, nor a number a boolean.
 
-Every type bounds what Paddle can hold, beside what its name says. Constraints are those of ``annotated_types``, which
-``option.py`` tells in words.
+In addition to its name, every type limits values to what Paddle can hold. Constraints are those of ``annotated_types``,
+which ``option.py`` describes in words.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, ConfigDict
 
 HIGHEST = 2**31 - 1
-"""Paddle's counters, seeds and shapes are ``int`` in many places, and end there."""
+"""Paddle's counters, seeds and shapes are ``int`` in many places, and limited to this."""
 LEAST = 2.0**-126
-"""Paddle computes in float32, of which this is the smallest normal number: processors may take less for 0."""
+"""The smallest normal number of float32, in which Paddle computes: processors may treat smaller ones as 0."""
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""How every section is checked."""
+"""The pydantic settings of every section."""
 
 Items = TypeVar("Items", bound=tuple)
 
@@ -34,7 +34,7 @@ def _usable(text: str) -> str:
 
 
 def ascending(values: Items) -> Items:
-    """``values``, if each is above the one before it. Raises ``ValueError``."""
+    """Return ``values`` if each is larger than the previous one. Raises ``ValueError``."""
     if list(values) != sorted(set(values)):
         raise ValueError("not ascending")
     return values

@@ -1,4 +1,4 @@
-"""What may be given for an option, in words: its type (``kinds.py``) says all of it."""
+"""Describe in words the values that an option accepts, derived from its type (``kinds.py``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paddle_dla.storage.shown import shown
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the schema. ``key`` is its dotted name, ``kind`` its type with what constrains it."""
+    """One option of the schema. ``key`` is its dotted name, ``kind`` its type with constraints."""
 
     key: str
     kind: Any
@@ -28,12 +28,12 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What may be given, in words: ``a number, at least 0, or null``."""
+        """Return the accepted values in words: ``a number, at least 0, or null``."""
         words = [_expected(kind) for kind in alternatives(self.kind)]
         return ", or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
     def refusal(self, value: Any) -> str:
-        """Why ``value``, as YAML gave it, is not taken: what it is, what is expected, and what to write instead."""
+        """Return why a ``value`` from YAML is refused: what it is, what is expected, and what to write instead."""
         return f"expected {self.expected}, not {_shown(value)}{self._advice(value)}"
 
     def _advice(self, value: Any) -> str:
@@ -47,19 +47,19 @@ class Option:
         return ""
 
 
-# what YAML 1.1 took for booleans; here they are texts, so that a class or a file may be called "no"
+# booleans in YAML 1.1; here they are texts, so that a class or a file may be called "no"
 _OLD_BOOLEANS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 
 
 def fields(section: type) -> dict[str, FieldInfo]:
-    """The options of ``section`` and the sections inside it, by name. Raises ``TypeError`` for another class."""
+    """Return the options of ``section`` and its subsections by name. Raises ``TypeError`` for another class."""
     if not is_pydantic_dataclass(section):
         raise TypeError(f"{section.__name__} is no section of the schema")
     return section.__pydantic_fields__
 
 
 def options(section: type, prefix: str = "") -> Iterator[Option]:
-    """Every option of ``section`` and of those inside it, in the order of their declaration."""
+    """Yield every option of ``section`` and its subsections, in the order of declaration."""
     for name, item in fields(section).items():
         key = f"{prefix}{name}"
         if isinstance(item.annotation, type) and is_dataclass(item.annotation):
@@ -70,12 +70,12 @@ def options(section: type, prefix: str = "") -> Iterator[Option]:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, or ``kind`` alone."""
+    """Return the types of a union, or ``kind`` alone."""
     return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
 
 
 def parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without its constraints, and these."""
+    """Split a type into the type without constraints, and the constraints."""
     if typing.get_origin(kind) is typing.Annotated:
         return kind.__origin__, kind.__metadata__
     return kind, ()

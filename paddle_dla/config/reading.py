@@ -1,7 +1,7 @@
-"""From a file and overrides to a ``Config``, or to one error that lists everything that is wrong.
+"""Read a file and overrides to a ``Config``, or raise one error that lists all faults.
 
-Layers, later ones win: the file that ``base:`` names (and its own base, first), the file itself, each override. All are
-read before anything is judged.
+Layers, later ones override earlier ones: the file named by ``base:`` (after its own base), the file itself, each
+override. All are read before anything is checked.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from paddle_dla.storage.regular import read_text
 
 BASE = "base"
 PATHS = ("model.pretrained", "loss.distillation.checkpoint", "train.output", "train.resume")
-"""In which ``~/`` is the user's folder, as in the options of ``data``: no shell sees it in a file or behind a ``=``."""
+"""Options in which ``~/`` is expanded, as in those of ``data``: no shell expands it in a file or after a ``=``."""
 MOST_TEXT = 2**20
-"""Bytes of a config: hundreds of times what all options take."""
+"""Largest config in bytes: hundreds of times the size of all options."""
 
 
 def in_home(path: str) -> str:
-    """``path``, with ``~/`` at its beginning as the user's folder. A path ``~`` alone stays: it may be a name."""
+    """Expand ``~/`` at the start of ``path`` to the user's folder. A path ``~`` alone is kept: it may be a name."""
     return os.path.expanduser(path) if path.startswith("~/") else path
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A config, and what its older option names are called today."""
+    """A config, and notes with the current names of its older options."""
 
     config: Config
     notes: tuple[str, ...]
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """The config in the YAML file ``path``, changed by ``overrides`` such as ``optimizer.lr=1e-3``.
+    """Read the config in the YAML file ``path``, changed by ``overrides`` such as ``optimizer.lr=1e-3``.
 
-    Older option names are accepted with a warning that says today's. Raises ``ConfigError``, with all faults at once,
-    for a file that cannot be read, unknown options, wrong types or values, and options that do not go together.
+    Older option names are accepted, with a warning that gives the current name. Raises ``ConfigError``, with all faults
+    at once, for an unreadable file, unknown options, wrong types or values, and options that exclude each other.
     """
     return _with_warning(read_config(path, overrides))
 
@@ -54,9 +54,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 def read_config(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> Reading:
-    """``load_config`` that hands the notes back instead of warning.
+    """Read a config like ``load_config``, but return the notes instead of warning.
 
-    ``options`` are values that a command line gives by options of its own: no YAML, a ``#`` in them is no comment.
+    ``options`` are values from dedicated command-line options. They are not YAML: a ``#`` in them starts no comment.
     """
     changes, faults = _read_overrides(overrides)
     changes |= {key: Given(value, OVERRIDE, key) for key, value in (options or {}).items()}
@@ -65,7 +65,7 @@ def read_config(
 
 
 def parse_config(text: str, source: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """The config in the YAML ``text``, which may name no base; ``source`` stands for it in messages."""
+    """Read the config in the YAML ``text``, which may name no base; ``source`` names it in messages."""
     changes, faults = _read_overrides(overrides)
     given, text_faults = _options(text, source)
     return _with_warning(_assembled([given, changes], [*text_faults, *faults]))
@@ -94,9 +94,9 @@ def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fa
 def _read_files(
     path: Path, base: Given | None, where: str = "", above: tuple[Path, ...] = ()
 ) -> tuple[list[dict[str, Given]], list[Fault]]:
-    """The layers of ``path`` and of its bases, the deepest first; ``base`` replaces the one that ``path`` names.
+    """Read the layers of ``path`` and of its bases, the deepest first; ``base`` replaces the one named by ``path``.
 
-    ``where`` says who named ``path``; ``above`` are the files that lead to it.
+    ``where`` is where ``path`` was named; ``above`` are the files that lead to it.
     """
     chain = (*above, path.resolve())
     if path.resolve() in above:
@@ -118,7 +118,7 @@ def _read_files(
 
 
 def _options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:
-    # PyYAML comes with an extra, which --help does without
+    # PyYAML comes with an extra; --help works without it
     from paddle_dla.config.yaml_text import read_options
 
     return read_options(text, source, prefix)
@@ -139,7 +139,7 @@ def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault]) -> R
 
 
 def _checked(given: dict[str, Given], known: dict[str, Option]) -> tuple[Config, list[Fault]]:
-    """The config of everything in ``given`` that can be taken, and what cannot, in the order in which it was given."""
+    """Return the config of all valid values in ``given``, and a fault for each other, in the order given."""
     config, refused = build({key: _plain(key, item.value) for key, item in given.items() if key in known})
     faults = []
     for key, item in given.items():
@@ -152,7 +152,7 @@ def _checked(given: dict[str, Given], known: dict[str, Option]) -> tuple[Config,
 
 
 def _plain(key: str, value: Any) -> Any:
-    """``value``, as YAML gave it, as a config holds it: lists are tuples, and ``~/`` is the user's folder."""
+    """Convert a ``value`` from YAML for a config: lists become tuples, and ``~/`` the user's folder."""
     if isinstance(value, list):
         return tuple(_plain(key, item) for item in value)
     return in_home(value) if key in PATHS and isinstance(value, str) else value
@@ -173,7 +173,7 @@ def _unknown(key: str, known: dict[str, Option]) -> str:
 
 
 def _combined(config: Config, given: dict[str, Given], faulty: set[str]) -> list[Fault]:
-    """What does not go together, apart from options that are faulty anyway, with the places that said so."""
+    """Return the options that exclude each other, without those that already have faults, and where they were given."""
     found = []
     for fault in faults_of(config):
         if not faulty & set(fault.keys):

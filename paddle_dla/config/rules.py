@@ -1,6 +1,6 @@
-"""Which options do not go together: one table, each row with the reason and the way out.
+"""Combinations of options that are not allowed: one table, each row with the reason and what to do.
 
-A row names the options that it looks at; it is left out where one of them is already at fault.
+A row names the options that it checks. It is skipped if one of them already has a fault.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Rule:
-    """``broken(config)`` says whether ``keys`` exclude each other; ``reason`` why, and what to do."""
+    """``broken(config)`` is true if ``keys`` exclude each other; ``reason`` states why, and what to do."""
 
     keys: tuple[str, ...]
     broken: Callable[[Config], bool]
@@ -35,7 +35,7 @@ def _unknown(name: str | None) -> bool:
 
 
 def _is_variant(config: Config) -> bool:
-    """Whether it is a DLA, whose layers and strides are known; a port's are its own, and it refuses what it cannot."""
+    """Return whether the model is a DLA, whose layers and strides are known; a port checks its own options."""
     return not _unknown(config.model.name) and find_model(config.model.name).published is not None
 
 
@@ -182,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("schedule.decay_epochs", "schedule.name"),
         lambda c: (c.schedule.name == "step") != (c.schedule.decay_epochs is not None),
-        "it belongs to step, and step needs it; set it, or null with another schedule",
+        "the schedule step requires it, and no other uses it; set it, or null with another schedule",
     ),
     Rule(
         ("schedule.decay_epochs", "train.epochs"),
@@ -192,7 +192,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("schedule.decay_milestones", "schedule.name"),
         lambda c: (c.schedule.name == "multistep") != bool(c.schedule.decay_milestones),
-        "they belong to multistep, and multistep needs them; set them, or null with another schedule",
+        "the schedule multistep requires them, and no other uses them; set them, or null with another schedule",
     ),
     Rule(
         ("schedule.decay_milestones", "train.epochs"),
@@ -212,13 +212,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("schedule.warmup_epochs", "schedule.warmup_prefix"),
         lambda c: c.schedule.warmup_prefix and c.schedule.warmup_epochs % 1 > 0,
-        "a prefix lengthens the run by whole epochs; round schedule.warmup_epochs",
+        "a warm-up prefix adds whole epochs to the run; round schedule.warmup_epochs",
     ),
     Rule(("ema.warmup", "ema.enabled"), lambda c: c.ema.warmup and not c.ema.enabled, "set ema.enabled: true, too"),
     Rule(
         ("train.linear_probe", "model.pretrained"),
         lambda c: c.train.linear_probe and c.model.pretrained is False and not isinstance(c.train.resume, str),
-        "a probe of untrained features says nothing; set model.pretrained",
+        "a linear probe needs trained features; set model.pretrained",
     ),
     Rule(
         ("train.linear_probe", "train.freeze"),
@@ -228,7 +228,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("train.linear_probe", "train.recompute"),
         lambda c: c.train.linear_probe and c.train.recompute,
-        "a linear probe keeps no activations to compute again; set train.recompute: false",
+        "a linear probe stores no activations, so there is nothing to recompute; set train.recompute: false",
     ),
     Rule(
         ("train.linear_probe", "optimizer.layer_decay"),
@@ -277,14 +277,14 @@ CPU_RULES: tuple[Rule, ...] = (
 
 
 def faults_of(config: Config) -> list[Fault]:
-    """What in ``config`` does not go together, where it was built from; all of it."""
+    """Return all disallowed combinations in ``config``, however it was built."""
     rules = RULES + (CPU_RULES if config.train.device == "cpu" else ())
     broken = [Fault("", rule.keys, rule.reason) for rule in rules if rule.broken(config)]
     return _model_faults(config) + broken
 
 
 def device_faults(config: Config, device: str) -> list[Fault]:
-    """What cannot run on ``device`` (``cpu`` or ``gpu``): to be asked once ``train.device: auto`` is decided."""
+    """Return what cannot run on ``device`` (``cpu`` or ``gpu``); call it once ``train.device: auto`` is decided."""
     rules = CPU_RULES if device == "cpu" else ()
     return [Fault("", rule.keys, rule.reason) for rule in rules if rule.broken(config)]
 

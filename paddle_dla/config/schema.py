@@ -1,4 +1,4 @@
-"""The config as one value: all sections, and what follows from more than one of them."""
+"""The config as one value: all sections, and values derived from several of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from paddle_dla.preprocessing import Preprocessing
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """Everything that a training run or an evaluation is told; immutable, comparable, written beside the results."""
+    """All settings of a training run or an evaluation; immutable, comparable, and written beside the results."""
 
     model: Model = Field(default_factory=Model)
     data: Data = Field(default_factory=Data)
@@ -44,13 +44,15 @@ class Config:
 
     @property
     def total_epochs(self) -> int:
-        """All epochs of the run: the schedule's, a warm-up prefix (a whole number) and a cool-down."""
+        """All epochs of the run: those of the schedule, a warm-up prefix (a whole number) and a cool-down."""
         before = int(self.schedule.warmup_epochs) if self.schedule.warmup_prefix else 0
         return self.train.epochs + before + self.schedule.cooldown_epochs
 
     def preprocessing(self) -> Preprocessing:
-        """How images are prepared for evaluation. Raises ``ValueError`` for an unknown model or an impossible
-        one, ``CheckpointError`` for a folder that is no port.
+        """Return the preprocessing of evaluation.
+
+        Raises ``ValueError`` for an unknown model or an impossible preprocessing, ``CheckpointError`` for a folder that
+        is not a port.
         """
         return self.transform.preprocessing(find_model(self.model.name).card.preprocessing)
 
@@ -60,12 +62,12 @@ class Config:
 
 
 def known_options() -> dict[str, Option]:
-    """Every option by its dotted key, in the order of the sections."""
+    """Return every option by its dotted key, in the order of the sections."""
     return {item.key: item for item in options(Config)}
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a config, or of one section, by dotted key."""
+    """Return the values of a config, or of one section, by dotted key."""
     values = {}
     for name in config.__dataclass_fields__:
         value = getattr(config, name)
@@ -74,9 +76,9 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def build(values: Mapping[str, Any], section: type = Config, prefix: str = "") -> tuple[Any, list[str]]:
-    """The config with ``values`` by dotted key, defaults for the rest; and the keys whose values are refused.
+    """Build a config from ``values`` by dotted key, with defaults for the rest; also return the refused keys.
 
-    What is refused is left at its default, so that all else can be looked at, too. Lists are tuples here.
+    A refused value is replaced by the default, so that all other values can be checked, too. Lists are tuples here.
     """
     own, refused = {}, []
     for name, item in fields(section).items():

@@ -1,8 +1,8 @@
-"""The schema: one frozen dataclass a section, one line an option. No framework.
+"""The schema: one frozen dataclass per section, one line per option. No framework.
 
 Names are those of timm 1.0.31 (``train.py``, ``timm.data.create_transform``, ``timm.data.Mixup``,
-``timm.scheduler.create_scheduler_v2``) where it has one. Defaults add nothing unasked: no augmentation, no smoothing,
-no EMA; a recipe says all that it does.
+``timm.scheduler.create_scheduler_v2``) where timm has one. Defaults switch nothing on: no augmentation, no smoothing,
+no EMA; a recipe states everything that it uses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WITH_MOMENTUM = ("momentum", "nesterov")
 
 MOST_CLASSES = 2**20  # ImageNet-21k, the largest that networks of this family were trained on, has 21,843
 MOST_PROCESSES = 1024  # no machine has as many cores for one process
-MOST_REPEATS = 1000  # each takes time in every image, or a place in the order of an epoch
+MOST_REPEATS = 1000  # each costs time for every image, or an entry in the order of an epoch
 
 Side = Annotated[int, Ge(1), Le(MAX_SIDE)]
 ImageSize = tuple[Side, Side, Side]
@@ -166,9 +166,9 @@ class Transform:
     eval: EvalTransform = Field(default_factory=EvalTransform)
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
-        """The model's ``own`` record with what this section sets instead.
+        """Return the model's ``own`` record with the values that this section overrides.
 
-        Raises ``ValueError`` where the two do not go together, as one channel with three means.
+        Raises ``ValueError`` if the two are inconsistent, for example one channel with three means.
         """
         chosen = {
             "input_size": self.eval.input_size,
@@ -200,7 +200,7 @@ class Mixing:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is mixed at all."""
+        """Whether batches are mixed."""
         return self.prob > 0 and bool(self.mixup_alpha or self.cutmix_alpha or self.cutmix_minmax)
 
 
@@ -286,8 +286,9 @@ class Optimizer:
     )
 
     def learning_rate(self, global_batch: int) -> float:
-        """The highest rate of the schedule at ``global_batch`` images a step, over all processes and accumulation.
+        """Return the highest rate of the schedule for ``global_batch`` images per step.
 
+        These are counted over all processes and accumulated batches.
         timm 1.0.31 ``train.py``: ``lr``, or ``lr_base`` times the ratio of the batches, or its root.
         """
         if self.lr is not None:

@@ -21,13 +21,13 @@ from paddle_dla.terminal import run_command
 
 
 def shown(reading: Reading, images: int) -> str:
-    """The config as YAML, headed by comments: older names in it, and what a training would cost."""
+    """Return the config as YAML, with comments at the top: notes on older names, and the cost of a training."""
     comments = [*reading.notes, f"cost: {cost(reading.config, images)}"]
     return "".join(f"# {line}\n" for line in comments) + to_yaml(reading.config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
         print(shown(read_config(arguments.config, arguments.override), arguments.images), end="")

@@ -1,4 +1,4 @@
-"""Which option was meant by one that does not exist."""
+"""Suggest an option for one that does not exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:
-    """The key of ``known`` most likely meant by ``key``: the same last name elsewhere, or a similar spelling."""
+    """Return the most similar key of ``known``: the same last name in another section, or a similar spelling."""
     known = list(known)
     namesakes = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
     if namesakes:

@@ -1,4 +1,4 @@
-"""A config as text that reads back to the same value, and what differs between two."""
+"""Write a config as text that reads back to the same value, and compare two configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paddle_dla.config.schema import Config, flat
 
 @dataclass(frozen=True)
 class Change:
-    """One option that two configs disagree in."""
+    """One option whose value differs between two configs."""
 
     key: str
     before: Any
@@ -21,18 +21,18 @@ class Change:
 
 
 def to_yaml(config: Config) -> str:
-    """Every option of ``config``, those at their defaults too, as YAML; ``parse_config`` gives an equal config back."""
+    """Return all options of ``config`` as YAML, with defaults; ``parse_config`` reads it back to an equal config."""
     return _written(config)
 
 
 def difference(before: Config, after: Config) -> tuple[Change, ...]:
-    """The options in which the two differ, in the order of the schema."""
+    """Return the options that differ between the two, in the order of the schema."""
     old, new = flat(before), flat(after)
     return tuple(Change(key, old[key], new[key]) for key in old if old[key] != new[key])
 
 
 def _written(value: Any) -> str:
-    # PyYAML comes with an extra, which --help does without
+    # PyYAML comes with an extra; --help works without it
     from paddle_dla.config.yaml_text import write_yaml
 
     return write_yaml(_nested(value))
@@ -45,5 +45,5 @@ def _nested(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """``value`` as YAML writes it, in one line."""
+    """Return ``value`` in YAML, in one line."""
     return _written(value).removesuffix("...\n").strip()

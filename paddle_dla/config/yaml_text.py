@@ -1,8 +1,8 @@
-"""YAML in and out: the plain subset that configs are written in, read by the rules of YAML 1.2.
+"""Read and write YAML: the plain subset for configs, with the rules of YAML 1.2.
 
 PyYAML follows YAML 1.1, where ``1e-3`` is a text, ``no`` is false, ``010`` is 8, ``12:30`` is 750 and the second of two
-equal keys wins in silence. Here ``1e-3`` is a number, only ``true`` and ``false`` are booleans, numbers are decimal,
-and a key that is said twice is an error. Nothing but null, booleans, numbers, texts, lists and mappings can be read.
+equal keys silently overrides the first. Here ``1e-3`` is a number, only ``true`` and ``false`` are booleans, numbers
+are decimal, and a duplicate key is an error. Only null, booleans, numbers, texts, lists and mappings can be read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCALARS = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, without anchors (a file of two lines could otherwise grow to gigabytes)."""
+    """Safe loader without anchors (with them, a file of two lines could grow to gigabytes)."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what ``_Loader`` would read as something else."""
+    """Quote texts that ``_Loader`` would read as another type."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
@@ -61,9 +61,9 @@ _Loader.add_constructor(_FLOAT, _number)
 
 
 def read_options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Given], list[Fault]]:
-    """The values in ``text`` by dotted key, under ``prefix``, and what is wrong with it as YAML.
+    """Read the values in ``text`` by dotted key, under ``prefix``, and its faults as YAML.
 
-    ``source`` names the text in messages. A section without anything in it gives no options, as an empty text does.
+    ``source`` names the text in messages. An empty section gives no options, and neither does an empty text.
     """
     try:
         reader = _Reader(text, source)
@@ -77,7 +77,7 @@ def read_options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Gi
 
 
 class _Reader:
-    """Flattens one document into ``found``, noting the line of each value and, in ``faults``, what is said twice."""
+    """Flatten one document into ``found`` with the line of each value; duplicates are added to ``faults``."""
 
     def __init__(self, text: str, source: str):
         self.loader, self.source = _Loader(text), source
@@ -85,7 +85,7 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def read(self, node: Any, key: str) -> None:
-        """Take in ``node``, which stands under the dotted ``key`` (the document itself under an empty one)."""
+        """Read ``node`` at the dotted ``key`` (the document itself has an empty one)."""
         if isinstance(node, yaml.MappingNode):
             self._read_section(node, key)
         elif key:
@@ -127,7 +127,7 @@ def _one_line(error: Exception) -> str:
 
 
 def write_yaml(sections: dict[str, Any]) -> str:
-    """``sections`` as text, that ``read_options`` reads to the same values, floats to the last bit."""
+    """Write ``sections`` as text that ``read_options`` reads to the same values, floats to the last bit."""
     return yaml.dump(
         sections, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=math.inf
     )

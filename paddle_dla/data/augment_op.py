@@ -1,9 +1,9 @@
-"""One operation of an augmentation policy: a name, how often, how strong; and what a strength means for each name.
+"""One operation of an augmentation policy: name, probability, strength; and the meaning of a strength for each name.
 
-Names, meanings and the order of random draws are those of timm 1.0.31 (``timm/data/auto_augment.py``:
-``LEVEL_TO_ARG``, ``NAME_TO_OP``, ``AugmentOp``). Strengths ("magnitudes") run from 0 to 10. Of the names that
-come twice, those ending in ``Increasing`` change the image more, the higher the magnitude; the others follow older
-sources, in which it is the other way about.
+Names, meanings and the order of random draws are those of timm 1.0.31 (``timm/data/auto_augment.py``: ``LEVEL_TO_ARG``,
+``NAME_TO_OP``, ``AugmentOp``). Strengths ("magnitudes") run from 0 to 10. Some names exist in two versions: those
+ending in ``Increasing`` change the image more for a higher magnitude; the others follow older sources, in which it is
+the reverse.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ WARP_FILTERS = (Image.Resampling.NEAREST, *RANDOM_FILTERS)
 
 
 def check_warp_filter(interpolation: Image.Resampling) -> None:
-    """Raises ``ValueError`` for a filter that PIL can resize with, but not warp."""
+    """Raise ``ValueError`` for a filter with which PIL can resize but not warp."""
     if interpolation not in WARP_FILTERS:
         names = ", ".join(known.name.lower() for known in WARP_FILTERS)
         raise WrongValue(f"an image is sheared, moved and rotated with {names}, not with {interpolation.name.lower()}")
 
 
 class ImageTransform(Protocol):
-    """What all augmentation is: picklable, and drawing from the generator that it is given alone."""
+    """Interface of all augmentation: picklable, and drawing only from the generator that it is given."""
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
 class OpSettings:
-    """What all operations of one policy share.
+    """Settings shared by all operations of one policy.
 
-    ``translate_const``: pixels that ``TranslateX`` and ``TranslateY`` move at full magnitude; ``translate_pct``: the
-    share of the side for ``TranslateXRel`` and ``TranslateYRel``. ``fill``: the colour of what comes into view.
-    ``interpolation``: one filter of PIL, or ``None`` to draw bilinear or bicubic each time. ``magnitude_std``: the
-    magnitude is drawn from a normal distribution of that width around the policy's; infinity: uniformly from 0 up to
-    it. ``magnitude_max``: where the magnitude is cut off instead of at 10.
+    ``translate_const``: pixels that ``TranslateX`` and ``TranslateY`` move at full magnitude. ``translate_pct``: the
+    fraction of the side for ``TranslateXRel`` and ``TranslateYRel``. ``fill``: the colour of pixels that come into
+    view. ``interpolation``: one filter of PIL, or ``None`` to draw bilinear or bicubic each time. ``magnitude_std``:
+    the magnitude is drawn from a normal distribution of that width around the policy's; infinity: uniformly from 0 up
+    to it. ``magnitude_max``: the limit of the magnitude instead of 10.
     """
 
     translate_const: float = 250
@@ -66,7 +66,7 @@ def _negated_half_the_time(value: float, rng: random.Random) -> float:
     return -value if rng.random() > 0.5 else value
 
 
-# A level turns a share (magnitude / 10) into the argument of the operation; only those that negate draw anything.
+# A level converts a fraction (magnitude / 10) to the operation's argument; only those that negate draw anything.
 
 
 def _rotation(share: float, rng: random.Random, _: OpSettings) -> float:
@@ -135,7 +135,7 @@ def _random_radius(share: float, rng: random.Random, _: OpSettings) -> float:
 
 @dataclass(frozen=True)
 class _Row:
-    """``apply(image, [argument], [filter, fill])``: an argument where there is a level, the rest where it warps."""
+    """``apply(image, [argument], [filter, fill])``: an argument if there is a level, the rest if it warps."""
 
     apply: Callable[..., Image.Image]
     level: Callable[[float, random.Random, OpSettings], float] | None = None
@@ -175,7 +175,7 @@ OPERATIONS: dict[str, _Row] = {
 
 @dataclass(frozen=True)
 class AugmentOp:
-    """Applies the operation ``name`` with probability ``prob`` at ``magnitude``. Raises ``ValueError`` if unknown."""
+    """Apply the operation ``name`` with probability ``prob`` at ``magnitude``. Raises ``ValueError`` if unknown."""
 
     name: str
     prob: float = 0.5
@@ -189,7 +189,7 @@ class AugmentOp:
             raise WrongValue(f"the probability of {self.name} is within [0, 1], not {self.prob}")
 
     def draw(self, rng: random.Random) -> tuple[Any, ...] | None:
-        """The arguments that the operation gets beside the image; ``None`` where it is left out this time."""
+        """Draw the operation's arguments besides the image; ``None`` if it is skipped this time."""
         if self.prob < 1.0 and rng.random() > self.prob:
             return None
         row = OPERATIONS[self.name]

@@ -1,11 +1,11 @@
-"""AutoAugment, RandAugment and AugMix, and the configuration strings that name these and TrivialAugment.
+"""AutoAugment, RandAugment and AugMix, and the configuration strings for these and TrivialAugment.
 
 AutoAugment (arXiv:1805.09501), RandAugment (arXiv:1909.13719) and AugMix (arXiv:1912.02781) are those of timm 1.0.31
-(``timm/data/auto_augment.py``), and so are the strings, two things apart: ``ta-wide`` names TrivialAugment, which
-timm has not; and what timm ignores (an unknown set of operations, an option without a number, an option given
-twice) is an error here.
+(``timm/data/auto_augment.py``), and so are the strings, with two exceptions: ``ta-wide`` selects TrivialAugment, which
+timm lacks; and what timm ignores (an unknown set of operations, an option without a number, an option given twice) is
+an error here.
 
-Each is a transform of images, ``transform(image, rng)``, that draws from ``rng`` alone.
+Each is a transform of images, ``transform(image, rng)``, that draws only from ``rng``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from paddle_dla.errors import WrongValue
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """Draws one of the ``policy``'s sequences and applies it."""
+    """Draw one of the ``policy``'s sequences and apply it."""
 
     policy: tuple[tuple[AugmentOp, ...], ...]
 
@@ -44,10 +44,10 @@ class AutoAugment:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Draws ``num_layers`` of ``ops`` and applies them in the order drawn.
+    """Draw ``num_layers`` of ``ops`` and apply them in the order drawn.
 
-    Without ``weights`` all are alike and one may come twice; with them each comes at most once, the next drawn from
-    those left in proportion to their weights (the rule of ``numpy.random.choice``).
+    Without ``weights``, all are equally likely and one may occur twice. With weights, each occurs at most once, and the
+    next is drawn from the remaining ones in proportion to their weights (the rule of ``numpy.random.choice``).
     """
 
     ops: tuple[AugmentOp, ...]
@@ -62,7 +62,7 @@ class RandAugment:
         return _apply_all(self.draw(rng), image, rng)
 
     def draw(self, rng: random.Random) -> list[AugmentOp]:
-        """The operations of one image, in order."""
+        """Draw the operations of one image, in order."""
         if self.weights is None:
             return rng.choices(self.ops, k=self.num_layers)
         left, drawn = list(zip(self.ops, self.weights)), []
@@ -74,11 +74,11 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class AugMix:
-    """Mixes ``width`` chains of ``depth`` operations with each other and with the image.
+    """Mix ``width`` chains of ``depth`` operations with each other and with the image.
 
-    The chains' weights are drawn from Dirichlet(alpha), the share of the mixture from Beta(alpha, alpha). A
-    ``depth`` of -1 draws 1 to 3 operations for each chain. ``blended`` lays the chains over the image one by one,
-    which rounds to 8 bits after each: cheaper, and not exactly the same.
+    The chains' weights are drawn from Dirichlet(alpha), the weight of the mixture from Beta(alpha, alpha). A ``depth``
+    of -1 draws 1 to 3 operations for each chain. ``blended`` blends the chains over the image one by one, rounding to 8
+    bits after each: cheaper, and not exactly the same.
     """
 
     ops: tuple[AugmentOp, ...]
@@ -93,7 +93,7 @@ class AugMix:
         return (self._blend if self.blended else self._mix)(image, weights, share, rng)
 
     def _draw_weights(self, rng: random.Random) -> np.ndarray:
-        """(width,) float32 that sum to 1: a Dirichlet variate is a normalised list of gamma variates."""
+        """Draw (width,) float32 that sum to 1: a Dirichlet variate is a normalised list of gamma variates."""
         gammas = [rng.gammavariate(self.alpha, 1.0) for _ in range(self.width)]
         return np.array([gamma / sum(gammas) for gamma in gammas], np.float32)
 
@@ -116,7 +116,7 @@ class AugMix:
 
 
 def _blending_weights(weights: np.ndarray) -> list[np.float32]:
-    """The alphas with which layers laid over one another in turn end up with ``weights``: last first."""
+    """Return the alphas for blending layers in turn such that their final weights are ``weights``: last first."""
     uncovered, alphas = np.float32(1), []
     for weight in weights[::-1]:
         alphas.append(weight / uncovered)
@@ -131,16 +131,16 @@ def _apply_all(ops: Iterable[AugmentOp], image: Image.Image, rng: random.Random)
 
 
 def auto_augment(config: str, settings: OpSettings | None = None) -> ImageTransform:
-    """The transform that ``config`` names: a scheme, then options, divided by dashes.
+    """Create the transform for the string ``config``: a scheme, then options, separated by dashes.
 
     - ``original``, ``originalr``, ``v0``, ``v0r``, ``3a``: an AutoAugment policy. ``mstd``: the magnitude's standard
       deviation.
-    - ``rand``: RandAugment. ``m``: magnitude (10), ``n``: operations an image (2), ``p``: probability of each (0.5),
-      ``mstd`` (above 100: the magnitude is uniform from 0 to ``m``), ``mmax``: where it is cut off (10), ``inc1``:
-      operations that increase with it, ``t``: a named set of operations (``3a``, ``3aw``, ``weights``).
+    - ``rand``: RandAugment. ``m``: magnitude (10), ``n``: operations per image (2), ``p``: probability of each (0.5),
+      ``mstd`` (above 100: the magnitude is uniform from 0 to ``m``), ``mmax``: its limit (10), ``inc1``: operations
+      that increase with it, ``t``: a named set of operations (``3a``, ``3aw``, ``weights``).
     - ``augmix``: AugMix. ``m``: magnitude (3), ``w``: chains (3), ``d``: operations in each (1 to 3), ``a``: alpha
-      (1), ``b1``: blended, ``mstd`` (uniform from 0 to ``m`` where it is not given).
-    - ``ta-wide``: TrivialAugment, with the settings' filter (bilinear where that is drawn) and black beyond the edge.
+      (1), ``b1``: blended, ``mstd`` (if not given: uniform from 0 to ``m``).
+    - ``ta-wide``: TrivialAugment, with the settings' filter (bilinear if that is drawn) and black beyond the edge.
 
     For example ``rand-m9-mstd0.5-inc1``. Raises ``ValueError`` that names the wrong part and the known ones.
     """
@@ -188,7 +188,7 @@ def _aug_mix(options: dict[str, Any], settings: OpSettings) -> AugMix:
 
 
 class _Value(NamedTuple):
-    """What may follow an option's letters."""
+    """The value that may follow an option's letters."""
 
     pattern: str
     convert: Callable[[str], Any]
@@ -218,10 +218,10 @@ _AUGMIX_FIELDS = {"w": "width", "d": "depth", "a": "alpha", "b": "blended"}
 
 
 def _parse(config: str, sections: list[str], known: Mapping[str, _Value]) -> dict[str, Any]:
-    """``["m9", "inc1"]`` as ``{"m": 9, "inc": 1}``; raises ``ValueError`` that quotes the section that is wrong."""
+    """Parse ``["m9", "inc1"]`` to ``{"m": 9, "inc": 1}``. Raises ``ValueError`` that quotes the invalid section."""
     options: dict[str, Any] = {}
     for section in sections:
-        # a set's name follows its letter at once, in letters or digits
+        # the name of a set follows its letter directly, in letters or digits
         [key] = re.findall("^(?:t|[a-z]*)", section)
         where = f"auto_augment {config!r}, section {section!r}"
         if key not in known:

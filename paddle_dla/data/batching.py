@@ -1,4 +1,4 @@
-"""How one batch is made: read, decode, transform, stack, mix. The same in a worker and in the main process."""
+"""Make one batch: read, decode, transform, stack, mix. The same in a worker and in the main process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class SampleTransform(Protocol):
 
 
 class BatchTransform(Protocol):
-    """A batch of transformed images -> the batch as handed on. It may change its input in place.
+    """A batch of transformed images -> the finished batch. It may change its input in place.
 
-    One with a further parameter ``out`` is given the array into which the images are to be written, which spares a
-    copy.
+    If it has a parameter ``out``, it receives the array into which the images are to be written, which saves a copy.
     """
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch: ...
@@ -37,7 +36,7 @@ class BatchTransform(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """All that a process must know to make batches; it is pickled into every worker. ``rising``: indices rise."""
+    """Everything that a process needs to make batches; it is pickled into every worker. ``rising``: indices rise."""
 
     source: Source
     transform: SampleTransform
@@ -51,20 +50,20 @@ class Job:
     rising: bool
 
     def numbers(self, worker: int) -> list[int]:
-        """The batches that a worker makes, in order."""
+        """Return the numbers of the batches that a worker makes, in order."""
         return [number for number, by in self.plan.deliveries(self.start) if by == worker]
 
     def sample_rng(self, index: int, turn: int) -> random.Random:
-        """The randomness of one sample, whoever transforms it (text is hashed, so that no two of them are alike)."""
+        """Return the random generator of one sample, the same in any process (text is hashed, so that all differ)."""
         return random.Random(f"{self.seed} {self.epoch} {index} {turn}")
 
     def batch_rng(self, number: int) -> np.random.Generator:
-        """The randomness of one batch of this rank."""
+        """Return the random generator of one batch of this rank."""
         return np.random.default_rng([self.seed, self.epoch, self.rank, number])
 
 
 class BatchMaker:
-    """Makes the batches of a job, one at a time. ``note`` is told what comes next: a sample's index, or a state."""
+    """Make the batches of a job, one at a time. ``note`` receives the next step: a sample's index, or a state."""
 
     def __init__(self, job: Job, note: Callable[[int], None] = lambda state: None):
         self._job = job
@@ -80,10 +79,10 @@ class BatchMaker:
         self._reader.close()
 
     def make(self, number: int, arrays: Arrays) -> tuple[int, list[tuple[str, str]]]:
-        """Write batch ``number`` to ``arrays``; returns how many samples it has, and (name, reason) of those left out.
+        """Write batch ``number`` to ``arrays``. Returns its number of samples, and (name, reason) of those left out.
 
-        Raises ``DataError`` for a source that is broken, and ``WorkerError`` (from the original exception) where a
-        transform raises or returns something else than was declared.
+        Raises ``DataError`` for a broken source, and ``WorkerError`` (from the original exception) if a transform
+        raises or returns something else than declared.
         """
         images, labels, indices = arrays
         given_labels = np.empty(len(indices), np.int64)
@@ -115,7 +114,7 @@ class BatchMaker:
             raise WorkerError(f"the transform failed at sample {sample.name!r}: {_described(error)}") from error
 
     def _target(self, images: np.ndarray, image: np.ndarray, index: int) -> np.ndarray:
-        """Where transformed images go: into the slot itself, or into a stack of what the batch transform takes."""
+        """Return the array for transformed images: the slot itself, or a stack of inputs for the batch transform."""
         if self._job.batch_transform is None:
             target = images
         else:
@@ -132,10 +131,10 @@ class BatchMaker:
     def _finish(
         self, number: int, images: np.ndarray, labels: np.ndarray, given_labels: np.ndarray, indices: np.ndarray
     ) -> None:
-        """Apply the batch transform, if there is one, and put what is handed on into ``images`` and ``labels``."""
+        """Apply the batch transform, if any, and write the result into ``images`` and ``labels``."""
         made_labels = given_labels
         if self._job.batch_transform is not None:
-            assert self._stack is not None  # _target has made it for the first image
+            assert self._stack is not None  # _target has created it for the first image
             given = Batch(self._stack[: len(images)], given_labels, indices.copy())
             batch = self._mixed(self._job.batch_transform, number, given, images)
             _place(batch.images, images, "images", "output_shape and output_dtype")

@@ -1,6 +1,6 @@
-"""What the labels are called.
+"""The names of the labels.
 
-A file of class names has one class a line, in the order of the labels: a name, or an identifier (ImageNet's
+A file of class names has one class per line, in the order of the labels: a name, or an identifier (ImageNet's
 ``n01440764``), a tab and a name. ``imagenet_classes.tsv`` is made from WordNet by ``scripts/make_imagenet_classes.py``.
 """
 
@@ -20,7 +20,7 @@ IMAGENET = Path(__file__).parent / "imagenet_classes.tsv"
 
 
 class NamedBy(Enum):
-    """Who says what the classes of a model are called."""
+    """Where the class names of a model come from."""
 
     FILE = "a file that the user names"
     WEIGHTS = "the record that lies beside the weights"
@@ -30,7 +30,7 @@ class NamedBy(Enum):
 
 @dataclass(frozen=True)
 class ClassNames:
-    """``ids[label]`` is what folders are called, ``names[label]`` what people read; the same where there is but one."""
+    """``ids[label]`` is the folder name, ``names[label]`` the display name; equal if there is only one."""
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -39,16 +39,16 @@ class ClassNames:
         return len(self.names)
 
     def of(self, labels: Sequence[int]) -> ClassNames:
-        """Those of some labels, in their order."""
+        """Return the names of some labels, in their order."""
         return ClassNames(tuple(self.ids[label] for label in labels), tuple(self.names[label] for label in labels))
 
     def short(self, label: int) -> str:
-        """The first of the synonyms."""
+        """Return the first of the synonyms."""
         return self.names[label].split(",")[0]
 
 
 def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
-    """Raises ``DataError`` where the file is missing, empty, or names a class twice."""
+    """Read a file of class names. Raises ``DataError`` if it is missing, empty, or names a class twice."""
     try:
         lines = lines_of(read_text(path))
     except OSError as error:
@@ -66,20 +66,20 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
 
 
 def imagenet_class_names() -> ClassNames:
-    """The 1,000 classes of ImageNet-1k (ILSVRC 2012)."""
+    """Return the 1,000 classes of ImageNet-1k (ILSVRC 2012)."""
     return read_class_names(IMAGENET)
 
 
 def default_class_names(num_classes: int) -> tuple[ClassNames | None, NamedBy]:
-    """ImageNet's where a model has 1,000 classes, else none."""
+    """Return ImageNet's names for a model with 1,000 classes, else none."""
     return (imagenet_class_names(), NamedBy.IMAGENET) if num_classes == 1000 else (None, NamedBy.NOBODY)
 
 
 def recorded_class_names(ids: Sequence[str], num_classes: int) -> ClassNames:
-    """The names that were recorded with weights; ImageNet's identifiers get the names that people read.
+    """Return the names recorded with weights; ImageNet's identifiers get their display names.
 
-    Where fewer are recorded than the model has classes, the last ones are called by their number. Raises
-    ``ValueError`` for more names, equal ones, and what is no list of texts.
+    If fewer names are recorded than the model has classes, the last classes are named by their number. Raises
+    ``ValueError`` for more names, equal ones, and anything but a list of texts.
     """
     if not isinstance(ids, (list, tuple)) or not all(isinstance(name, str) for name in ids):
         raise WrongValue(f"class names are a list of texts, not {str(ids)[:80]}")
@@ -94,10 +94,10 @@ def recorded_class_names(ids: Sequence[str], num_classes: int) -> ClassNames:
 def chosen_class_names(
     file: str | None, known: ClassNames | None, known_by: NamedBy, num_classes: int
 ) -> tuple[ClassNames | None, NamedBy]:
-    """Those of ``file``, where the user names one, else those that are ``known``.
+    """Return the names in ``file``, if the user gives one, else those that are ``known``.
 
-    Raises ``ValueError`` for a file with another number of names than the model has classes, or one that numbers
-    classes otherwise than the weights were trained on.
+    Raises ``ValueError`` if the number of names in the file is not the model's number of classes, or if their order
+    differs from that of the training.
     """
     if file is None:
         return known, known_by

@@ -1,4 +1,4 @@
-"""The main process's side of the workers: starts them, hears from them, tells how they failed, ends them."""
+"""The main process's side of the workers: start them, receive batches, report failures, end them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _START = (
     "sys.path[:] = connection.recv(); from paddle_dla.data.worker import main; "
     "main(connection, {worker}, {memory}, {job}, {lifeline})"
 )
-# a worker computes in one thread: there are as many workers as wanted threads
+# a worker computes in one thread: there are as many workers as requested threads
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_LOOK = 0.5  # seconds between two looks whether a silent worker is stuck
-_STARTED = 60.0  # seconds until a worker has imported what it needs; a tenth of one is usual
+_LOOK = 0.5  # seconds between two checks whether a silent worker is stuck
+_STARTED = 60.0  # seconds in which a worker must have imported what it needs; it usually takes a tenth of one
 _END = 5.0  # seconds that the system may take to end a killed process; it takes milliseconds
 
 
 class _Pickler(pickle.Pickler):
     def persistent_id(self, thing: object) -> None:
-        """Refuses what a worker could not find again."""
+        """Refuse objects that a worker could not import."""
         if getattr(thing, "__module__", None) == "__main__" and (name := getattr(thing, "__qualname__", None)):
             raise pickle.PicklingError(f"{name} is defined in the program that was started")
 
 
 def pickled(job: Job) -> bytes:
-    """The job for workers; raises ``DataError`` where something in it cannot go to another process."""
+    """Pickle the job for the workers. Raises ``DataError`` if part of it cannot be sent to another process."""
     data = io.BytesIO()
     try:
         _Pickler(data, pickle.HIGHEST_PROTOCOL).dump(job)
@@ -50,7 +50,7 @@ def pickled(job: Job) -> bytes:
 
 
 class Crew:
-    """The running workers of one job. Whoever starts a crew closes it."""
+    """The running workers of one job. The code that starts a crew must close it."""
 
     def __init__(self, job: Job, timeout: float):
         self._job = job
@@ -82,18 +82,18 @@ class Crew:
         descriptors = {"connection": theirs.fileno(), "memory": memory, "job": job, "lifeline": lifeline}
         try:
             process = subprocess.Popen(
-                # -P: a file random.py where the user works is not Python's
+                # -P: a file random.py in the current folder must not replace Python's module
                 [sys.executable, "-P", "-c", _START.format(worker=worker, **descriptors)],
                 pass_fds=tuple(descriptors.values()),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **_ENVIRONMENT},
-                process_group=0,  # Ctrl-C is for the main process, which ends the workers
+                process_group=0,  # Ctrl-C goes to the main process only, which ends the workers
             )
         finally:
             theirs.close()
             os.close(lifeline)
         self._processes.append(process)
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has died already: see receive()
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has already died: see receive()
             ours.send(sys.path)
 
     @property
@@ -102,7 +102,7 @@ class Crew:
         return [process.pid for process in self._processes]
 
     def receive(self, worker: int) -> Done:
-        """The next batch of a worker. Raises ``WorkerError`` for one that is dead, stuck or has failed."""
+        """Return the next batch of a worker. Raises ``WorkerError`` if it is dead, stuck or has failed."""
         connection = self._connections[worker]
         try:
             self._await(worker)
@@ -114,18 +114,18 @@ class Crew:
         return message
 
     def arrays(self, worker: int, slot: int) -> Arrays:
-        """A slot's arrays, as views."""
+        """Return a slot's arrays as views."""
         return self.slots.arrays(worker, slot)
 
     def release(self, worker: int, slot: int) -> None:
-        """Give a slot back to its worker, which writes the next batch there."""
+        """Return a slot to its worker, which writes the next batch there."""
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: after its last batch, or see receive()
             self._connections[worker].send(slot)
 
     def _await(self, worker: int) -> None:
-        """Wait until a worker says something. Raises ``WorkerError`` where it gets no further with what it is at.
+        """Wait for a message of a worker. Raises ``WorkerError`` if it makes no progress.
 
-        What counts is the time of this wait: while the whole job is suspended, nobody looks, and nobody is late.
+        Only the time of this wait counts: while the whole job is suspended, nothing is measured, and no worker is late.
         """
         look = min(_LOOK, self._timeout / 4)
         last, silent = None, 0.0
@@ -168,7 +168,7 @@ class Crew:
         return {STARTING: "while it started", MIXING: "in the batch transform"}.get(state, "between two batches")
 
     def close(self) -> None:
-        """End all workers and wait for it. Calling it again, or in a fork of the main process, does nothing."""
+        """End all workers and wait for them. Does nothing if called again, or in a fork of the main process."""
         if os.getpid() != self._owner:
             return
         for process in self._processes:
@@ -184,6 +184,6 @@ class Crew:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """All of ``data``: one call writes 2 GiB at most."""
+    """Write all of ``data``: one call writes at most 2 GiB."""
     with open(descriptor, "wb", closefd=False) as file:
         file.write(data)

@@ -1,8 +1,8 @@
-"""Resize and crop: from pixels of any size to the square that a model sees, byte for byte as timm crops it.
+"""Resize and crop: from pixels of any size to the model's input size, byte for byte as timm does it.
 
 Sources: timm 1.0.31 ``transforms_imagenet_eval`` (crop mode ``center``) and, underneath, torchvision's ``resize`` and
-``center_crop`` on PIL images. ``resize_crop`` gives what the installed Pillow gives, and does it by the compiled
-``_pixels`` where that was built.
+``center_crop`` on PIL images. ``resize_crop`` returns what the installed Pillow returns, computed by the compiled
+``_pixels`` if it was built.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 COMPILED = ("box", "bilinear", "bicubic")  # by their number in _pixels.c
-LONGEST = 16  # times as long as high an image may be that is resized to more pixels than any may have
+LONGEST = 16  # largest ratio of the sides of an image that is resized to more pixels than ``MAX_PIXELS``
 PILLOW = int(pillow_version.split(".")[0])
 
 Box = tuple[int, int, int, int]
@@ -42,16 +42,16 @@ Box = tuple[int, int, int, int]
 def resize_crop(
     image: np.ndarray, size: tuple[int, int], crop: Box, interpolation: str, region: Box | None = None
 ) -> np.ndarray:
-    """``crop`` of ``image`` resized to ``size``: (h, w, 3) uint8.
+    """Return ``crop`` of ``image`` resized to ``size``: (h, w, 3) uint8.
 
     ``image``: (H, W, 3) uint8. ``size``: (height, width) of the whole resized image. ``crop``: (top, left, h, w) in the
-    resized image, within it. ``region``: (top, left, h, w) of ``image`` to which all of this applies, the whole by
-    default; pixels outside it have no influence. Equals, bit for bit,
-    ``PIL.Image.fromarray(region of image).resize(size, interpolation).crop(crop)``.
+    resized image, within it. ``region``: (top, left, h, w) of ``image`` to which all of this applies, by default the
+    whole image; pixels outside of it have no influence. Equals, bit for bit, ``PIL.Image.fromarray(region of
+    image).resize(size, interpolation).crop(crop)``.
     """
     height, width = image.shape[:2]
     region = region or (0, 0, height, width)
-    # some versions of Pillow before 13 treat images more than a hundred times as high as wide in their own way
+    # some versions of Pillow before 13 treat images differently that are more than a hundred times as high as wide
     if _pixels is None or interpolation not in COMPILED or region[2] > 100 * region[3]:
         return _with_pillow(image, size, crop, interpolation, region)
     out = np.empty((*crop[2:], 3), np.uint8)
@@ -61,7 +61,7 @@ def resize_crop(
 
 
 def _vertical_first(region: Box, size: tuple[int, int]) -> bool:
-    """Whether Pillow filters columns before rows; from version 13 on it does so where the height loses much more."""
+    """Return whether Pillow filters columns before rows: from version 13 on, if the height shrinks much more."""
     fewer_rows, fewer_columns = region[2] - size[0], region[3] - size[1]
     return PILLOW >= 13 and fewer_rows > 0 and fewer_rows > 2 * fewer_columns
 
@@ -74,10 +74,10 @@ def _with_pillow(image: np.ndarray, size: tuple[int, int], crop: Box, interpolat
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """timm's evaluation transform up to, not including, the scaling to [0, 1]; the same for every call.
+    """timm's evaluation transform up to, not including, the scaling to [0, 1]; deterministic.
 
-    Raises ``DataError`` for other than 1 or 3 channels; a call, ``ImageError`` for an image so narrow that it would
-    become larger than any image may be.
+    Raises ``DataError`` for other than 1 or 3 channels. A call raises ``ImageError`` for an image so narrow that
+    resizing would exceed the pixel limit.
     """
 
     preprocessing: Preprocessing
@@ -104,7 +104,7 @@ class EvalTransform:
         return _padded(cropped, target)[..., :channels]
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) after the resize."""
+        """Return (height, width) after the resize."""
         _, *target = self.preprocessing.input_size
         scaled = [math.floor(side / self.preprocessing.crop_pct) for side in target]
         if scaled[0] != scaled[1]:
@@ -118,7 +118,7 @@ class EvalTransform:
 
 
 def _padded(image: np.ndarray, target: list[int]) -> np.ndarray:
-    """Black around an image that is smaller than the crop (``crop_pct`` above 1)."""
+    """Pad an image that is smaller than the crop (``crop_pct`` above 1) with black."""
     missing = [wanted - there for wanted, there in zip(target, image.shape)]
     if not any(missing):
         return image
@@ -126,5 +126,5 @@ def _padded(image: np.ndarray, target: list[int]) -> np.ndarray:
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) RGB -> its luminance, Pillow's mode ``L``, in all three channels."""
+    """Convert (H, W, 3) RGB to its luminance, Pillow's mode ``L``, in all three channels."""
     return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))

@@ -1,4 +1,4 @@
-"""Random erasing (arXiv:1708.04896) as timm 1.0.31 has it (``timm/data/random_erasing.py``), on a normalised batch."""
+"""Random erasing (arXiv:1708.04896) as in timm 1.0.31 (``timm/data/random_erasing.py``), on a normalised batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Overwrites rectangles of each image with probability ``probability``.
+    """Overwrite rectangles of each image with probability ``probability``.
 
     ``mode``: ``const`` writes 0 (the mean colour, once normalised), ``rand`` one normal variate for each channel of a
     rectangle, ``pixel`` one for each value. An image gets ``min_count`` to ``max_count`` (``None``: as many)
-    rectangles, which share an area of ``min_area`` to ``max_area`` of the image; height / width is drawn from
-    ``min_aspect`` to ``max_aspect`` (``None``: 1 / ``min_aspect``), uniform in the logarithm. A rectangle that does
-    not fit in ten attempts is left out. Raises ``ValueError`` for values that mean nothing.
+    rectangles, which share an area of ``min_area`` to ``max_area`` of the image. height / width is drawn from
+    ``min_aspect`` to ``max_aspect`` (``None``: 1 / ``min_aspect``), uniform in the logarithm. A rectangle that does not
+    fit in ten attempts is left out. Raises ``ValueError`` for invalid values.
     """
 
     probability: float = 0.5
@@ -49,7 +49,7 @@ class RandomErasing:
                 raise WrongValue(f"random erasing's min_{what} and max_{what} are above 0 and rise, not {low}, {high}")
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch:
-        """The batch with rectangles erased in place; ``images`` are (B, C, H, W) float32 and normalised."""
+        """Erase rectangles of the batch in place; ``images`` are (B, C, H, W) float32 and normalised."""
         if batch.images.ndim != 4 or batch.images.dtype != np.float32:
             found = f"{batch.images.dtype} of shape {batch.images.shape}"
             raise WrongValue(f"random erasing takes normalised float32 images (B, C, H, W), not {found}")
@@ -58,10 +58,10 @@ class RandomErasing:
         return batch
 
     def _erase(self, image: np.ndarray, rng: np.random.Generator) -> None:
-        """Overwrites rectangles of ``image`` (C, H, W), in place."""
+        """Overwrite rectangles of ``image`` (C, H, W) in place."""
         if rng.random() > self.probability:
             return
-        assert self.max_count is not None  # __post_init__ has filled it in
+        assert self.max_count is not None  # __post_init__ has set it
         count = self.min_count
         if self.max_count > count:
             count = int(rng.integers(count, self.max_count, endpoint=True))
@@ -73,8 +73,8 @@ class RandomErasing:
                 patch[...] = self._draw_colour(patch.shape, rng)
 
     def _draw_box(self, height: int, width: int, count: int, rng: np.random.Generator) -> tuple[slice, slice] | None:
-        """Rows and columns of one of ``count`` rectangles, or ``None`` where none of the attempts fits."""
-        assert self.max_aspect is not None  # __post_init__ has filled it in
+        """Return rows and columns of one of ``count`` rectangles, or ``None`` if none of the attempts fits."""
+        assert self.max_aspect is not None  # __post_init__ has set it
         aspects = math.log(self.min_aspect), math.log(self.max_aspect)
         for _ in range(ATTEMPTS):
             area = rng.uniform(self.min_area, self.max_area) * (height * width) / count
@@ -87,7 +87,7 @@ class RandomErasing:
         return None
 
     def _draw_colour(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """What fills a patch of ``shape`` (C, h, w): an array that broadcasts to it."""
+        """Return the content of a patch of ``shape`` (C, h, w): an array that broadcasts to it."""
         if self.mode == "const":
             return np.zeros((), np.float32)
         return rng.standard_normal(shape if self.mode == "pixel" else (shape[0], 1, 1), dtype=np.float32)

@@ -1,15 +1,15 @@
-"""What can be wrong with data; each message says what, where and what to do."""
+"""Errors in data. Each message says what is wrong, where, and what to do."""
 
 from paddle_dla.errors import UserError
 
 
 class DataError(UserError):
-    """A data set that cannot be used as asked: a missing folder, an empty class, a bad line, a label out of range."""
+    """A data set cannot be used as requested: a missing folder, an empty class, a bad line, a label out of range."""
 
 
 class ImageError(DataError):
-    """One image that cannot be decoded: truncated, unknown, or too large to be honest."""
+    """An image cannot be decoded: truncated, unknown, or implausibly large."""
 
 
 class WorkerError(DataError):
-    """A loader process that died or hung; the message names the worker and the sample it was at."""
+    """A loader process died or hung; the message names the worker and the sample that it was reading."""

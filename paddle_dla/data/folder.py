@@ -1,9 +1,10 @@
 """A tree of class folders, ``root/class/**/image.ext``, as a source.
 
-Order of classes and images, and which files are images: timm 1.0.31 (``timm/data/readers/reader_image_folder.py``),
-so that sample k is timm's sample k. Three deviations, all where timm would go on with wrong labels: a folder inside a
-class folder belongs to that class (timm: a class of its own), a class folder without images is an error (timm: every
-later class moves down by one), and so is one that the class map does not know (timm: left out).
+The order of classes and images, and which files are images, follow timm 1.0.31
+(``timm/data/readers/reader_image_folder.py``), so that sample k is timm's sample k. There are three deviations, all
+where timm would continue with wrong labels. A folder inside a class folder belongs to that class (timm: a class of its
+own). A class folder without images is an error (timm: every later class moves down by one). A class folder that is
+missing in the class map is an error (timm: left out).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def natural_key(text: str) -> list[str | int]:
-    """Sorts "9" before "10": timm 1.0.31, ``timm/utils/misc.py``."""
+    """Sort "9" before "10": timm 1.0.31, ``timm/utils/misc.py``."""
     return [int(part) if part.isdecimal() else part for part in _DIGITS.split(text.lower())]
 
 
 def sorting_key(text: str) -> tuple[list[str | int], str]:
-    """Names that differ in case or leading zeros alone, which timm leaves in any order, are told apart."""
+    """Distinguish names that differ only in case or leading zeros, whose order timm leaves undefined."""
     return natural_key(text), text
 
 
 def class_names(indices: Mapping[str, int]) -> list[str]:
-    """The names of classes 0 to the largest index; an index that the map leaves out has an empty name."""
+    """Return the names of classes 0 to the largest index; an index missing in the map has an empty name."""
     names = [""] * (max(indices.values()) + 1)
     for name, index in indices.items():
         names[index] = name
@@ -47,19 +48,19 @@ def open_folder(
     classes: ClassMap = None,
     num_classes: int | None = None,
 ) -> FileSource:
-    """The images of a tree of class folders.
+    """Open the images of a tree of class folders.
 
-    ``classes``: a class map (folder -> index) or a file of class names (see ``class_names.py``); a tree that has some
-    of its folders only then keeps the map's indices. Without it the folders are numbered in natural order.
-    Raises ``DataError`` for a missing folder, one without class folders, an empty class, a folder that the map lacks,
-    a label that ``num_classes`` excludes, and what ``Walk`` refuses.
+    ``classes``: a class map (folder -> index) or a file of class names (see ``class_names.py``); a tree with only some
+    of its folders keeps the map's indices. Without it the folders are numbered in natural order.
+    Raises ``DataError`` for a missing folder, one without class folders, an empty class, a folder that the map lacks, a
+    label that ``num_classes`` excludes, and the errors of ``Walk``.
     """
     root = os.path.expanduser(os.fspath(root))
     folders = class_folders(root)
     indices = _class_indices(root, folders, classes)
     names: list[str] = []
     counts, walk, above = [], Walk(), len(os.path.join(root, ""))
-    # images go by their whole path, in which "a b/" sorts before "a/", although class "a" comes before "a b"
+    # images are sorted by their whole path, in which "a b/" is before "a/", although class "a" is before "a b"
     by_path = sorted(folders, key=lambda folder: sorting_key(folder + os.sep))
     for folder in by_path:
         paths = walk.images(os.path.join(root, folder))
@@ -94,7 +95,7 @@ def _class_indices(root: str, folders: list[str], classes: ClassMap) -> Mapping[
 
 
 def class_folders(root: str) -> list[str]:
-    """Names of the folders in ``root`` in natural order. Raises ``DataError`` where they can be no classes."""
+    """Return the names of the folders in ``root`` in natural order. Raises ``DataError`` if they cannot be classes."""
     try:
         with os.scandir(root) as entries:
             listed = [(entry.name, is_folder(entry)) for entry in entries]

@@ -1,4 +1,4 @@
-"""A new folder of data: complete or absent, and never in the place of anything that is there."""
+"""Create a new folder of data: complete or absent, and never replacing anything."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from paddle_dla.storage.folders import atomic_folder
 
 @contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty hidden folder beside ``path`` to fill; it becomes ``path`` when the block ends without an exception.
+    """Yield an empty hidden folder beside ``path``; it becomes ``path`` when the block ends without an exception.
 
-    Raises ``DataError`` where ``path`` is already something, or where the system refuses to write; ``path`` is then as
-    it was.
+    Raises ``DataError`` if ``path`` already exists, or if the system refuses to write; ``path`` is then unchanged.
     """
     target = Path(path).expanduser()
     check_new(target)
@@ -32,7 +31,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
-    """Raises ``DataError`` unless ``path`` is free or an empty folder."""
+    """Raise ``DataError`` unless ``path`` is free or an empty folder."""
     target = Path(path)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(f"{target}: is there already; remove it or name another folder")

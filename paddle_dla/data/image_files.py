@@ -14,10 +14,10 @@ from paddle_dla.data.walk import Walk, is_image
 
 
 def open_images(paths: Sequence[str]) -> FileSource:
-    """All images that ``paths`` name, in their order: files, folders (with all that is in them), shell patterns.
+    """Open all images given by ``paths``, in their order: files, folders (recursively), shell patterns.
 
-    One that is named twice, or reached through a link as well, is there once, and noted. Raises ``DataError`` for a
-    path that names nothing, a folder or pattern without images, and what ``Walk`` refuses.
+    An image that is named twice, or reached through a link as well, is included once, and a note says so. Raises
+    ``DataError`` for a path that does not exist, a folder or pattern without images, and the errors of ``Walk``.
     """
     found, notes = [], []
     for path in map(os.path.expanduser, paths):
@@ -31,7 +31,7 @@ def open_images(paths: Sequence[str]) -> FileSource:
 
 
 def _once(names: Sequence[str]) -> list[str]:
-    """The first name of each file; which folders are one is asked once for each."""
+    """Return the first name of each file. Whether two folders are the same is checked once for each."""
     folders = {folder: os.path.realpath(folder) for folder in {os.path.dirname(name) for name in names}}
     first = {}
     for name in names:
@@ -41,7 +41,7 @@ def _once(names: Sequence[str]) -> list[str]:
 
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a folder with images of its own, not in class folders."""
+    """Return whether ``path`` is a folder that directly contains images, not in class folders."""
     folder = os.path.expanduser(path)
     return os.path.isdir(folder) and any(is_image(name) for name in os.listdir(folder))
 

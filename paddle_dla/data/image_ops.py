@@ -1,9 +1,9 @@
-"""Operations on one PIL image (RGB or grey), each a pure function of its arguments; nothing is drawn here.
+"""Operations on one PIL image (RGB or grey), each a pure function of its arguments; nothing is random here.
 
 They are the operations of timm 1.0.31 (``timm/data/auto_augment.py``) and, for ``adjust_hue`` and ``grayscale``, of
-torchvision 0.28 (``torchvision/transforms/_functional_pil.py``). Each returns an image of the same size and mode;
-the image that goes in is never changed. Those that move pixels take a filter of PIL and the colour of what comes
-into view, one value for each channel.
+torchvision 0.28 (``torchvision/transforms/_functional_pil.py``). Each returns an image of the same size and mode; the
+input is never changed. Operations that move pixels take a filter of PIL and the colour of pixels that come into view,
+one value for each channel.
 """
 
 from __future__ import annotations
@@ -18,128 +18,128 @@ LEVELS = Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Pixel (x, y) of the result is that at (a x + b y + c, d x + e y + f), ``matrix`` being (a, b, c, d, e, f)."""
+    """Set pixel (x, y) to that at (a x + b y + c, d x + e y + f), with ``matrix`` (a, b, c, d, e, f)."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=fill)
 
 
 def shear_x(image: Image.Image, factor: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Shears sideways: each row moves to the left by ``factor`` times its distance from the top."""
+    """Shear sideways: each row moves left by ``factor`` times its distance from the top."""
     return _affine(image, (1, factor, 0, 0, 1, 0), resample, fill)
 
 
 def shear_y(image: Image.Image, factor: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Shears downwards: each column moves up by ``factor`` times its distance from the left."""
+    """Shear vertically: each column moves up by ``factor`` times its distance from the left."""
     return _affine(image, (1, 0, 0, factor, 1, 0), resample, fill)
 
 
 def translate_x(image: Image.Image, pixels: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Moves to the left by ``pixels``."""
+    """Move left by ``pixels``."""
     return _affine(image, (1, 0, pixels, 0, 1, 0), resample, fill)
 
 
 def translate_y(image: Image.Image, pixels: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Moves upwards by ``pixels``."""
+    """Move up by ``pixels``."""
     return _affine(image, (1, 0, 0, 0, 1, pixels), resample, fill)
 
 
 def translate_x_relative(image: Image.Image, share: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Moves to the left by a share of the width."""
+    """Move left by a fraction of the width."""
     return translate_x(image, share * image.width, resample, fill)
 
 
 def translate_y_relative(image: Image.Image, share: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Moves upwards by a share of the height."""
+    """Move up by a fraction of the height."""
     return translate_y(image, share * image.height, resample, fill)
 
 
 def rotate(image: Image.Image, degrees: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """Turns anticlockwise about the centre."""
+    """Rotate anticlockwise about the centre."""
     return image.rotate(degrees, resample=resample, fillcolor=fill)
 
 
 def auto_contrast(image: Image.Image) -> Image.Image:
-    """Stretches each channel to the whole range of values."""
+    """Stretch each channel to the whole range of values."""
     return ImageOps.autocontrast(image)
 
 
 def equalize(image: Image.Image) -> Image.Image:
-    """Spreads the values of each channel evenly."""
+    """Equalise the histogram of each channel."""
     return ImageOps.equalize(image)
 
 
 def invert(image: Image.Image) -> Image.Image:
-    """255 less each value."""
+    """Replace each value by 255 minus it."""
     return ImageOps.invert(image)
 
 
 def identity(image: Image.Image) -> Image.Image:
-    """The image itself."""
+    """Return the image itself."""
     return image
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
-    """Inverts values from ``threshold`` on; 256 changes nothing."""
+    """Invert values from ``threshold`` on; 256 changes nothing."""
     return ImageOps.solarize(image, math.ceil(threshold))
 
 
 def solarize_add(image: Image.Image, add: int, threshold: int = 128) -> Image.Image:
-    """Adds to values below ``threshold``, up to white."""
+    """Add to values below ``threshold``, up to white."""
     table = [min(255, value + add) if value < threshold else value for value in range(256)]
     return image.point(table * len(image.getbands()))
 
 
 def posterize(image: Image.Image, bits: int) -> Image.Image:
-    """Keeps the highest ``bits`` of each value: 8 changes nothing, 0 is black.
+    """Keep the highest ``bits`` of each value: 8 changes nothing, 0 is black.
 
-    Policies do ask for 0 bits, which ``ImageOps.posterize`` refuses from Pillow 13 on.
+    Policies do request 0 bits, which ``ImageOps.posterize`` refuses from Pillow 13 on.
     """
     dropped = 0xFF >> bits
     return image.point([value & ~dropped for value in range(256)] * len(image.getbands()))
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
-    """0 is black, 1 changes nothing."""
+    """Scale the brightness: 0 is black, 1 changes nothing."""
     return _blended_with(image, 0, factor)
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
-    """0 is an even grey, 1 changes nothing."""
+    """Scale the contrast: 0 is an even grey, 1 changes nothing."""
     counts = image.convert("L").histogram()
     mean = sum(level * count for level, count in enumerate(counts)) / sum(counts)
     return _blended_with(image, int(mean + 0.5), factor)
 
 
 def _blended_with(image: Image.Image, level: int, factor: float) -> Image.Image:
-    """``Image.blend`` of an even image of this grey ``level`` and ``image``, as ``ImageEnhance`` does it.
+    """Blend an even image of the grey ``level`` with ``image``, as ``ImageEnhance`` does.
 
-    What becomes of a value depends on nothing else: the 256 values are blended once, and looked up.
+    The result of a pixel depends only on its value: the 256 values are blended once, and looked up.
     """
     table = Image.blend(Image.new("L", LEVELS.size, level), LEVELS, factor).tobytes()
     return image.point(list(table) * len(image.getbands()))
 
 
 def color(image: Image.Image, factor: float) -> Image.Image:
-    """Saturation: 0 is grey, 1 changes nothing."""
+    """Scale the saturation: 0 is grey, 1 changes nothing."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    """0 is smoothed, 1 changes nothing, 2 is sharpened."""
+    """Scale the sharpness: 0 is smoothed, 1 changes nothing, 2 is sharpened."""
     return ImageEnhance.Sharpness(image).enhance(factor)
 
 
 def desaturate(image: Image.Image, amount: float) -> Image.Image:
-    """0 changes nothing, 1 is grey."""
+    """Reduce the saturation: 0 changes nothing, 1 is grey."""
     return color(image, min(1.0, max(0.0, 1.0 - amount)))
 
 
 def gaussian_blur(image: Image.Image, radius: float) -> Image.Image:
-    """``radius`` is the standard deviation in pixels."""
+    """Blur; ``radius`` is the standard deviation in pixels."""
     return image.filter(ImageFilter.GaussianBlur(radius=radius))
 
 
 def adjust_hue(image: Image.Image, turn: float) -> Image.Image:
-    """Turns the colour circle by ``turn`` in [-0.5, 0.5] of a full turn; a grey image has no hue to change."""
+    """Rotate the hue by ``turn`` in [-0.5, 0.5] of a full turn; a grey image has no hue to change."""
     if image.mode == "L":
         return image
     hue, saturation, value = image.convert("HSV").split()
@@ -149,5 +149,5 @@ def adjust_hue(image: Image.Image, turn: float) -> Image.Image:
 
 
 def grayscale(image: Image.Image) -> Image.Image:
-    """Luma (ITU-R 601) in every channel."""
+    """Set every channel to the luma (ITU-R 601)."""
     return image.convert("L").convert(image.mode)

@@ -1,8 +1,8 @@
-"""Bytes of an image file -> RGB pixels, exactly those of ``PIL.Image.open(file).convert("RGB")``, as timm reads them.
+"""Decode an image file to RGB pixels, exactly those of ``PIL.Image.open(file).convert("RGB")``, as timm reads them.
 
-What that means, since it is the definition: EXIF orientation is not applied, an alpha channel is dropped, palettes and
-CMYK are converted by Pillow. JPEG goes through simplejpeg where that is installed: the same library underneath, the
-same bytes, without Pillow's detour. Where it hesitates (CMYK, a damaged file) Pillow decides.
+This defines the details: EXIF orientation is not applied, an alpha channel is dropped, palettes and CMYK are converted
+by Pillow. JPEG is decoded by simplejpeg if it is installed: the same underlying library, the same bytes, less overhead.
+Files that simplejpeg does not handle (CMYK, damaged ones) are decoded by Pillow.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ try:
 except ImportError:
     simplejpeg = None
 
-# Pillow's own limit, at which it speaks of a decompression bomb: 1/4 GiB of RGB pixels
+# Pillow's own limit for its warning of a decompression bomb: 1/4 GiB of RGB pixels
 MAX_PIXELS = 1024**3 // 4 // 3
 JPEG = b"\xff\xd8\xff"
 PROGRAMS = ("EPS",)
-"""Formats that Pillow hands to another program, whatever the file is called."""
+"""Formats that Pillow passes to another program, whatever the name of the file."""
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
     *(RuntimeError, AttributeError, AssertionError, struct.error, zlib.error),
 )
-"""What Pillow's readers of many formats raise over damaged bytes."""
+"""Exceptions that Pillow's readers of many formats raise for damaged bytes."""
 
 
 def decode(data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises ``ImageError`` for what is truncated, damaged, unknown or beyond ``MAX_PIXELS``."""
+    """Decode to (H, W, 3) uint8 RGB. Raises ``ImageError`` if truncated, damaged, unknown or beyond ``MAX_PIXELS``."""
     return Decoder().decode(data)
 
 
 class Decoder:
-    """``decode`` for many images in a row: the pixels of a JPEG stay in one buffer, which saves a fifth of the time.
+    """``decode`` for many images in a row: the pixels of JPEGs reuse one buffer, which saves a fifth of the time.
 
-    What ``decode`` returns is valid until the next call.
+    The result of ``decode`` is valid until the next call.
     """
 
     def __init__(self):
         self._buffer = np.empty(0, np.uint8)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """As the function of this name."""
+        """Decode an image like the function of this name."""
         pixels = self._decode_jpeg(data) if data[:3] == JPEG else None
         return _decode_with_pillow(data) if pixels is None else pixels
 
     def _decode_jpeg(self, data: bytes) -> np.ndarray | None:
-        """The pixels, or ``None`` where Pillow must have the last word."""
+        """Return the pixels, or ``None`` if Pillow must decode the file."""
         if simplejpeg is None:
             return None
         try:
@@ -73,7 +73,7 @@ class Decoder:
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            # between one and two times its limit Pillow only warns; here the limit is one
+            # between one and two times its limit Pillow only warns; here it is an error
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
                 _refuse_bomb(*image.size)

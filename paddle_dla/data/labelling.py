@@ -1,8 +1,8 @@
-"""Which label a sample has, and who says so.
+"""Assign labels to the samples of a data set, and report how they were assigned.
 
-The index of a class means nothing without its weights: a tree of class folders that lacks one of them, numbered in
-its own order, gives every later class the index of another. So names decide where they are known, and where they are
-not, the number of classes must be that of the model, and the user hears how labels were assigned.
+The index of a class is meaningful only with its weights: if a tree of class folders lacks a class and is numbered in
+its own order, every later class gets the index of another one. Labels are therefore assigned by name if the names are
+known. Otherwise the number of classes must be that of the model, and the user is informed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def open_labelled(
     num_classes: int,
     strict: bool = True,
 ) -> FileSource | ShardSource:
-    """``open_source`` for a model with ``num_classes`` classes; its ``notes`` say how labels were assigned.
+    """Open a source for a model with ``num_classes`` classes; its ``notes`` say how labels were assigned.
 
-    ``names`` are those of the model's classes, in the order of the labels, as ``named_by`` says. ``strict=False`` is
-    for whoever reads no label as a class of the model: data with other classes is then numbered in its own order.
-    Raises ``DataError`` where the classes of the data are not those of the model, and what ``open_source`` raises.
+    ``names`` are those of the model's classes, in the order of the labels, and come from ``named_by``. ``strict=False``
+    is for callers that do not use labels as classes of the model: data with other classes is then numbered in its own
+    order. Raises ``DataError`` if the classes of the data are not those of the model, and the errors of
+    ``open_source``.
     """
     if is_tree(path) and root is None:
         source, how = _open_tree(os.path.expanduser(os.fspath(path)), names, named_by, num_classes, strict)
@@ -61,7 +62,7 @@ def _open_tree(
             f"{path}: {SAID_BY[named_by]} does not name the folder {shortened(strangers)}; it names {shortened(ids)}. "
             "Rename the folder, or name the model's classes with --classes FILE"
         )
-    if strangers and strict and len(folders) < num_classes:  # of more, one has a label that is out of range
+    if strangers and strict and len(folders) < num_classes:  # with more, one has a label out of range
         raise DataError(
             f"{path}: has {len(folders)} class folders, the model has {num_classes} classes, and nothing tells which "
             "of them these are. Name the model's classes with --classes FILE, one a line in the order of the labels, "
@@ -91,7 +92,7 @@ def _check_recorded(
     named_by: NamedBy,
     num_classes: int,
 ) -> str:
-    """How labels are assigned by data that number their classes themselves. Raises ``DataError`` for other classes."""
+    """Describe the labels of data that number their classes themselves. Raises ``DataError`` for other classes."""
     if isinstance(source, FileSource) and names is not None:
         check_folders(source, path, names.ids, SAID_BY[named_by])
     if source.classes is None:
@@ -110,30 +111,30 @@ def _check_recorded(
 
 
 def check_folders(source: FileSource, path: str | os.PathLike[str], ids: Sequence[str], said_by: str) -> None:
-    """Raises ``DataError`` where a list gives a file another label than the class has in whose folder it lies.
+    """Raise ``DataError`` if a list gives a file another label than that of the class folder that contains it.
 
-    ``ids`` are what folders of the classes are called, in the order of the labels, as ``said_by`` says.
+    ``ids`` are the folder names of the classes, in the order of the labels, and come from ``said_by``.
     """
     labels = {name: label for label, name in enumerate(ids)}
     for name, label in zip(source.names, source.labels.tolist()):
         folder = os.path.basename(os.path.dirname(name))
         if labels.get(folder, label) != label:
             raise DataError(
-                f"{path}: {printable(name)} has label {label}, and {folder} is {labels[folder]} by {said_by}: the list "
-                "numbers its classes otherwise; write it again"
+                f"{path}: {printable(name)} has label {label}, but {folder} is {labels[folder]} by {said_by}: the list "
+                "numbers its classes differently; write it again"
             )
 
 
 def comparable(classes: Sequence[str], names: ClassNames, named_by: NamedBy) -> bool:
-    """Whether the ``classes`` of data and the ``names`` of a model are of one language.
+    """Return whether the ``classes`` of data and the ``names`` of a model use the same naming.
 
-    ImageNet's are only supposed, of a model with as many classes: data that use none of them have names of their own.
+    ImageNet's names are only assumed for a model with as many classes: data that use none of them have their own names.
     """
     return named_by is not NamedBy.IMAGENET or set(classes) <= set(names.ids)
 
 
 def differences(classes: Sequence[str], names: ClassNames) -> list[str]:
-    """Labels that are one class in the data and another one in the model, in words; an empty name is any."""
+    """Describe the labels whose class differs between data and model; an empty name matches any."""
     theirs = [*names.ids, *["nothing"] * (len(classes) - len(names.ids))]
     return [
         f"{label} is {data} in the data, {model} in the model"

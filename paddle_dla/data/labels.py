@@ -1,4 +1,4 @@
-"""Labels that a user brings along: reassessed ones, and the classes of ImageNet's variants."""
+"""Labels supplied by the user: reassessed ones, and the classes of ImageNet's variants."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from paddle_dla.storage.regular import lines_of, read_text
 
 
 def read_real_labels(path: str | os.PathLike[str]) -> dict[str, list[int]]:
-    """``{file name: labels}`` of ReaL's ``real.json``: a list for ``ILSVRC2012_val_00000001.JPEG`` and so on, or a
-    mapping of names.
+    """Read ``{file name: labels}`` from ReaL's ``real.json``.
 
+    The file is a list for ``ILSVRC2012_val_00000001.JPEG`` and so on, or a mapping of names.
     Source: https://github.com/google-research/reassessed-imagenet. Raises ``DataError`` for any other content.
     """
     content = _read_json(path)
@@ -25,11 +25,11 @@ def read_real_labels(path: str | os.PathLike[str]) -> dict[str, list[int]]:
 
 
 def read_subset(path: str | os.PathLike[str], class_ids: Sequence[str], num_classes: int) -> list[int]:
-    """The classes of a model that a data set knows, one a line: numbers, or identifiers such as ``n01440764``.
+    """Read the classes of a model that occur in a data set, one per line: numbers, or identifiers like ``n01440764``.
 
     Their order is that of the data's own labels, 0 for the first line, and so on. ``class_ids`` are the identifiers of
-    the model's ``num_classes`` classes, empty where they are unknown. Raises ``DataError`` for an unknown class, or one
-    that is named twice.
+    the model's ``num_classes`` classes, empty if unknown. Raises ``DataError`` for an unknown class, or one that is
+    named twice.
     """
     numbers = {name: label for label, name in enumerate(class_ids)} | {str(n): n for n in range(num_classes)}
     subset: list[int] = []

@@ -1,8 +1,8 @@
 """A list file, ``path label`` on each line, as a source: PaddleClas's format (``ImageNetDataset``, delimiter space).
 
 The last space or tab of a line ends the path, so paths may contain spaces. Paths are relative to the folder of the
-list, or to ``root``. Empty lines are left out. A line that starts with ``#`` is a sample where it names a file that is
-there, else a comment.
+list, or to ``root``. Empty lines are skipped. A line that starts with ``#`` is a sample if it names an existing file,
+else a comment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paddle_dla.storage.regular import open_regular
 
 MOST_DIGITS = 18
 MOST_LINE = 2**13
-"""Bytes of a line: twice what a path may have in Linux."""
+"""Largest line in bytes: twice the longest path of Linux."""
 
 
 def open_list(
@@ -31,10 +31,10 @@ def open_list(
     classes: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
 ) -> FileSource:
-    """The images that a list file names, in its order; ``classes`` is a file of class names, one a line.
+    """Open the images named in a list file, in its order; ``classes`` is a file of class names, one per line.
 
-    Raises ``DataError``, with file, line number and line, for a line without a path or a whole number at its end and
-    for a label that ``num_classes`` (or the class file) excludes; and for image files that are not there.
+    Raises ``DataError``, with file, line number and line, for a line without a path or without a whole number at its
+    end, for a label that ``num_classes`` (or the class file) excludes, and for missing image files.
     """
     path = Path(path).expanduser()
     known = None if classes is None else list(read_class_names(classes).ids)
@@ -68,7 +68,7 @@ def _notes(path: Path, names: list[str], comments: int) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line; bytes that are no UTF-8 stay what they are, as in the names of files."""
+    """Yield number and text of each line; bytes that are not UTF-8 are kept, as in file names."""
     try:
         with BufferedReader(open_regular(path)) as file:
             number = 0
@@ -89,7 +89,7 @@ def _parsed(path: Path, number: int, line: str, num_classes: int | None) -> tupl
     if len(parts) != 2:
         raise DataError(f"{where} is not 'path label'")
     name, text = parts
-    # int() alone would take "1_000" as well, and labels become 64-bit numbers
+    # int() alone would also accept "1_000", and labels become 64-bit numbers
     if not text.removeprefix("-").isdecimal() or len(text) > MOST_DIGITS:
         raise DataError(f"{where} does not end with a class index, a whole number")
     label = int(text)
@@ -100,20 +100,20 @@ def _parsed(path: Path, number: int, line: str, num_classes: int | None) -> tupl
 
 
 class _Files:
-    """What is there below ``root``. Each folder is listed once: a million files are not asked for one by one."""
+    """The files below ``root``. Each folder is listed once, instead of one system call for each of a million files."""
 
     def __init__(self, root: str):
         self.root = root
         self._present: dict[str, set[str]] = {}
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name, relative to the root."""
+        """Return whether a file of this name, relative to the root, exists."""
         path = os.path.join(self.root, name)
         folder, file = os.path.split(path)
         if folder not in self._present:
             self._present[folder] = self._listed(folder)
         present = self._present[folder]
-        # a system that ignores case has files that it does not list
+        # a case-insensitive system has files that it does not list under this name
         return bool(file) and (file in present or (bool(present) and os.path.isfile(path)))
 
     def _listed(self, folder: str) -> set[str]:

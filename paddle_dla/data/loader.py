@@ -1,4 +1,4 @@
-"""Batches of a source, made by worker processes, in an order and with a randomness that know nothing of workers."""
+"""Batches of a source, made by worker processes. Order and random numbers do not depend on the workers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from paddle_dla.data.slots import Layout
 from paddle_dla.data.source import Source
 from paddle_dla.errors import WrongValue
 
-SHOWN = 20  # images that an error lists
+SHOWN = 20  # images listed in an error
 
 
 class Loader:
-    """Iterates over one epoch's batches of one rank; each iteration starts its own workers and ends them.
+    """Iterate over one epoch's batches of one rank; each iteration starts its own workers and ends them.
 
-    Order and randomness. Batches come in order; sample transforms draw from (seed, epoch, index, turn), batch
-    transforms from (seed, epoch, rank, batch): any number of workers gives the same batches, also from
-    ``start_batch`` on. Of a sequential source (shards) the batches are the same too, but each worker makes a run of
-    neighbours, so that it alone reads its files, and the workers are heard in turn: there the order of the batches,
-    and what ``start_batch`` leaves out, depends on ``workers``.
+    Order and randomness. Batches come in order. Sample transforms draw from (seed, epoch, index, turn), batch
+    transforms from (seed, epoch, rank, batch): any number of workers gives the same batches, also from ``start_batch``
+    on. For a sequential source (shards) the batches are the same too, but each worker makes a run of neighbouring
+    batches, so that only it reads those files, and workers deliver in turn. The order of the batches, and what
+    ``start_batch`` skips, then depends on ``workers``.
 
-    Lifetime. With workers, a batch's arrays are views into their memory, valid until the next batch is asked for:
-    copy what is kept longer. With ``workers=0`` they are the caller's own.
+    Lifetime. With workers, a batch's arrays are views into shared memory, valid until the next batch is requested: copy
+    what is kept longer. With ``workers=0`` they belong to the caller.
 
-    Corrupt images are left out, up to ``max_skipped`` on this rank, and listed in ``skipped``; their batch is shorter
-    by them (one of which nothing is left does not come), so a training step must not rely on ``batch_size``.
+    Corrupt images are left out, up to ``max_skipped`` on this rank, and listed in ``skipped``. Their batch is shorter
+    (an empty batch is dropped), so a training step must not rely on ``batch_size``.
     """
 
     def __init__(
@@ -58,17 +58,18 @@ class Loader:
         seed: int = 0,
         prefetch: int = 2,
     ):
-        """Check all options; nothing is started before the first batch is asked for.
+        """Check all options; nothing is started before the first batch is requested.
 
         ``transform`` and ``batch_transform``: see ``SampleTransform`` and ``BatchTransform``. ``output_shape`` and
-        ``output_dtype``: of one image as handed on, (H, W, C) or (C, H, W). ``soft_labels``: K where the batch
+        ``output_dtype``: of one image in a finished batch, (H, W, C) or (C, H, W). ``soft_labels``: K if the batch
         transform makes labels of (B, K).
-        ``order``: this rank's samples (see ``sampling.py``); ``turns``, of the same length, tells the repeats of a
-        sample apart. Without ``order`` the source is split over ``ranks`` into runs of neighbours, each sample on
-        exactly one of them: what evaluation wants.
-        ``start_batch``: how many batches to leave out, to go on in the middle of an epoch. ``timeout``: seconds that a
-        worker may spend on one sample or batch transform. ``prefetch``: batches that each worker has room for.
-        Raises ``ValueError`` for options that make no sense.
+        ``order``: this rank's samples (see ``sampling.py``); ``turns``, of the same length, distinguishes the repeats
+        of a sample. Without ``order`` the source is split over ``ranks`` into runs of neighbours, each sample on
+        exactly one of them, as evaluation needs.
+        ``start_batch``: number of batches to skip, to resume in the middle of an epoch. ``timeout``: seconds that a
+        worker may spend on one sample or batch transform. ``prefetch``: number of batches that each worker has room
+        for.
+        Raises ``ValueError`` for invalid options.
         """
         _check(batch_size=(batch_size, 1), ranks=(ranks, 1), workers=(workers, 0), max_skipped=(max_skipped, 0))
         _check(seed=(seed, 0), epoch=(epoch, 0), prefetch=(prefetch, 1), soft_labels=(soft_labels, 0))
@@ -91,11 +92,11 @@ class Loader:
 
     @property
     def num_batches(self) -> int:
-        """Batches of the whole epoch on this rank."""
+        """Number of batches of the whole epoch on this rank."""
         return self._job.plan.num_batches
 
     def __len__(self) -> int:
-        """Batches that an iteration gives, if no batch loses all of its images."""
+        """Number of batches of an iteration, if no batch loses all of its images."""
         return self.num_batches - self._job.start
 
     def __iter__(self) -> Generator[Batch, None, None]:
@@ -130,7 +131,7 @@ class Loader:
             if len(self.skipped) > SHOWN:
                 lines.append(f"  ... and {len(self.skipped) - SHOWN} more")
             raise DataError(
-                f"unusable images: {len(self.skipped)}, where {self._max_skipped} may be skipped; mend or remove "
+                f"unusable images: {len(self.skipped)}, at most {self._max_skipped} may be skipped; repair or remove "
                 "them, or let more be skipped:\n" + "\n".join(lines)
             )
 

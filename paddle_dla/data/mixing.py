@@ -1,8 +1,8 @@
-"""Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899) as timm 1.0.31 has them (``timm/data/mixup.py``).
+"""Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899) as in timm 1.0.31 (``timm/data/mixup.py``).
 
-Sample i of a batch of B is mixed with sample B - 1 - i. The arithmetic is timm's: what is drawn for each sample is
-float32, what is drawn for a whole batch float64, images and targets are float32; with the same random numbers the
-results are equal. A deviation: timm refuses odd batches; here the middle sample, its own partner, stays as it is.
+Sample i of a batch of B is mixed with sample B - 1 - i. The arithmetic is timm's: random numbers per sample are
+float32, random numbers per batch float64, images and targets float32. With the same random numbers the results are
+equal. Deviation: timm refuses odd batches; here the middle sample, its own partner, is unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODES = ("batch", "pair", "elem")
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels; ``bottom`` and ``right`` are the first beyond it."""
+    """A rectangle in pixels; ``bottom`` and ``right`` are exclusive."""
 
     top: int
     bottom: int
@@ -30,12 +30,12 @@ class Box(NamedTuple):
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Rows and columns."""
+        """Return slices of rows and columns."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-    """Raises ``DataError`` unless ``labels`` are whole numbers (B,) within [0, num_classes)."""
+    """Raise ``DataError`` unless ``labels`` are whole numbers (B,) within [0, num_classes)."""
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"mixing takes class indices (B,), not {labels.dtype} of shape {labels.shape}")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
@@ -47,10 +47,10 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 def soft_targets(
     labels: np.ndarray, num_classes: int, lam: float | np.ndarray = 1.0, smoothing: float = 0.0
 ) -> np.ndarray:
-    """(B, K) float32 probabilities of ``labels`` (B,), smoothed, then mixed with those of the reversed batch.
+    """Return (B, K) float32 probabilities of ``labels`` (B,), smoothed, then mixed with those of the reversed batch.
 
-    A label keeps ``1 - smoothing``, and ``smoothing`` is spread evenly over all K classes; ``lam`` is the share of a
-    sample's own label, one for all or (B, 1). Raises ``DataError`` for a label that is no class.
+    A label keeps ``1 - smoothing``, and ``smoothing`` is spread evenly over all K classes. ``lam`` is the weight of a
+    sample's own label, a scalar or (B, 1). Raises ``DataError`` for a label that is not a class.
     """
     check_labels(labels, num_classes)
     off = smoothing / num_classes
@@ -62,16 +62,16 @@ def soft_targets(
 
 @dataclass(frozen=True)
 class Mixup:
-    """Mixes the samples of a batch, and their labels to match.
+    """Mix the samples of a batch, and their labels accordingly.
 
-    ``mixup_alpha`` and ``cutmix_alpha``: the share lam of a sample's own image is drawn from Beta(alpha, alpha); 0
-    switches that kind off, and where both are on ``switch_prob`` is the probability of CutMix. ``cutmix_minmax``:
-    the box's sides are drawn from that range of shares of the image's instead of from lam. ``prob``: of mixing at
-    all. ``mode``: all of this drawn once for the ``batch``, for each ``pair`` of partners, or for each ``elem``ent.
-    ``correct_lam``: lam becomes the share of the image that a box, cut off at the edge, really leaves.
-    ``off_epoch``: from this epoch on nothing is mixed, labels are still smoothed; 0: never.
+    ``mixup_alpha`` and ``cutmix_alpha``: the weight lam of a sample's own image is drawn from Beta(alpha, alpha); 0
+    switches that kind off. If both are on, ``switch_prob`` is the probability of CutMix. ``cutmix_minmax``: the sides
+    of the box, as fractions of the image's, are drawn from that range instead of derived from lam. ``prob``: the
+    probability of mixing at all. ``mode``: all of this is drawn once for the ``batch``, for each ``pair`` of partners,
+    or for each ``elem``ent. ``correct_lam``: lam becomes the fraction of the image that the box, cut off at the edge,
+    actually leaves. ``off_epoch``: from this epoch on nothing is mixed, labels are still smoothed; 0: never.
 
-    Raises ``ValueError`` for an option that is wrong.
+    Raises ``ValueError`` for an invalid option.
     """
 
     mixup_alpha: float = 1.0
@@ -109,9 +109,9 @@ class Mixup:
         object.__setattr__(self, "cutmix_minmax", minmax)
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int) -> Batch:
-        """The batch with (B, C, H, W) float32 images mixed in place, and (B,) labels made (B, K) float32 probabilities.
+        """Mix the batch: its (B, C, H, W) float32 images in place, its (B,) labels to (B, K) float32 probabilities.
 
-        Raises ``ValueError`` for images of another kind, ``DataError`` for labels that are no class.
+        Raises ``ValueError`` for images of another kind, ``DataError`` for labels that are not classes.
         """
         images = batch.images
         if images.ndim != 4 or images.dtype != np.float32:
@@ -123,7 +123,7 @@ class Mixup:
         return replace(batch, labels=soft_targets(batch.labels, self.num_classes, lam, self.label_smoothing))
 
     def _mix_batch(self, images: np.ndarray, rng: np.random.Generator) -> float:
-        """Mixes ``images`` and returns the one lam."""
+        """Mix ``images`` in place and return the single lam."""
         lam, cut = self._draw_one(rng)
         if lam == 1.0:
             return lam
@@ -139,7 +139,7 @@ class Mixup:
         return float(lam)
 
     def _mix_each(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Mixes ``images`` and returns (B, 1) float32 lam, by pair or by element."""
+        """Mix ``images`` in place and return (B, 1) float32 lam, by pair or by element."""
         pairs = self.mode == "pair"
         lams, cut = self._draw_each(len(images) // 2 if pairs else len(images), rng)
         before, (height, width) = images.copy(), images.shape[-2:]
@@ -161,7 +161,7 @@ class Mixup:
         return lams[:, np.newaxis]
 
     def _draw_one(self, rng: np.random.Generator) -> tuple[float, bool]:
-        """lam, and whether it is CutMix's."""
+        """Return lam, and whether it is for CutMix."""
         if rng.random() >= self.prob:
             return 1.0, False
         cut = self.cutmix_alpha > 0
@@ -171,11 +171,11 @@ class Mixup:
         return rng.beta(alpha, alpha), cut
 
     def _draw_each(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(count,) float32 lam, and (count,) whether it is CutMix's."""
+        """Return (count,) float32 lam, and (count,) whether it is for CutMix."""
         cut = np.full(count, self.cutmix_alpha > 0)
         if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
             cut = rng.random(count) < self.switch_prob
-            # as timm: both kinds are drawn for all, in this order
+            # as in timm: both kinds are drawn for all samples, in this order
             lams = np.where(cut, *(rng.beta(alpha, alpha, count) for alpha in (self.cutmix_alpha, self.mixup_alpha)))
         else:
             alpha = self.cutmix_alpha or self.mixup_alpha
@@ -184,7 +184,7 @@ class Mixup:
         return np.where(mixed, lams, 1.0).astype(np.float32), cut
 
     def _draw_box(self, height: int, width: int, lam: np.floating, rng: np.random.Generator) -> tuple[Box, np.floating]:
-        """What is cut out of the partner, and the lam that goes with it."""
+        """Return the box to cut out of the partner, and the corresponding lam."""
         if self.cutmix_minmax is not None:
             box = draw_box_minmax(height, width, self.cutmix_minmax, rng)
         else:
@@ -196,7 +196,7 @@ class Mixup:
 
 
 def draw_box(height: int, width: int, lam: np.floating, rng: np.random.Generator) -> Box:
-    """A box of the image's proportions and ``1 - lam`` of its area, cut off where it reaches over the edge.
+    """Draw a box with the image's proportions and ``1 - lam`` of its area, cut off at the edge of the image.
 
     Its centre is uniform over the image. Computed in lam's own precision.
     """
@@ -213,9 +213,9 @@ def draw_box(height: int, width: int, lam: np.floating, rng: np.random.Generator
 
 
 def draw_box_minmax(height: int, width: int, minmax: tuple[float, float], rng: np.random.Generator) -> Box:
-    """A box whose sides are each within ``minmax`` of the image's, anywhere inside it.
+    """Draw a box whose sides are each within ``minmax`` of the image's, anywhere inside it.
 
-    Raises ``ValueError`` where no whole number of pixels is within that range.
+    Raises ``ValueError`` if no whole number of pixels is within that range.
     """
     ranges = [[int(side * share) for share in minmax] for side in (height, width)]
     if any(low >= high for low, high in ranges):

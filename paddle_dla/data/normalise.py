@@ -1,7 +1,7 @@
-"""Pixels to the floats of the model: scale to [0, 1], subtract the mean, divide by the deviation, channels first.
+"""Convert pixels to a model's floats: scale to [0, 1], subtract the mean, divide by the deviation, channels first.
 
-Exactly torchvision's ``ToTensor`` and ``Normalize``, rounding included: three float32 operations, each rounded. A pixel
-has only 256 values, so they are done once for each and looked up.
+Equal to torchvision's ``ToTensor`` and ``Normalize``, rounding included: three float32 operations, each rounded. A
+pixel has only 256 values, so the results are computed once for each value and looked up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ except ImportError:
 
 
 class Normalise:
-    """Batches of pixels to batches of normalised floats."""
+    """Convert batches of pixels to batches of normalised floats."""
 
     def __init__(self, preprocessing: Preprocessing):
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -25,7 +25,7 @@ class Normalise:
         self._table = (levels - mean) / std  # (C, 256)
 
     def __call__(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(B, H, W, C) uint8 -> (B, C, H, W) float32, written to ``out`` where that is given."""
+        """(B, H, W, C) uint8 -> (B, C, H, W) float32, written to ``out`` if given."""
         batch, height, width, channels = images.shape
         if out is None:
             out = np.empty((batch, channels, height, width), np.float32)
@@ -38,11 +38,11 @@ class Normalise:
 
     def _look_up(self, image: np.ndarray, out: np.ndarray) -> None:
         for channel, table in enumerate(self._table):
-            # pixels are valid indices: "clip" only spares numpy its buffered check
+            # pixels are valid indices: "clip" only avoids numpy's buffered check
             np.take(table, image[..., channel], out=out[channel], mode="clip")
 
     def undo(self, images: np.ndarray) -> np.ndarray:
-        """(B, C, H, W) float32 -> the nearest pixels, (B, H, W, C) uint8: for looking at what a model sees."""
+        """(B, C, H, W) float32 -> the nearest pixels, (B, H, W, C) uint8, for viewing a model's input."""
         # the table's ends are the normalised 0 and 1
         low, high = self._table[:, 0], self._table[:, -1]
         pixels = (np.moveaxis(images, 1, -1) - low) / (high - low) * 255

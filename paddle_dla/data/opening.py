@@ -1,4 +1,4 @@
-"""``--data DIR|LIST|TAR``: one function that tells them apart."""
+"""Open ``--data DIR|LIST|TAR``: one function that detects the form."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def open_source(
     classes: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
 ) -> FileSource | ShardSource:
-    """The samples of a class-folder tree, a list file, or tar shards (a file, a pattern, a folder of them).
+    """Open the samples of a class-folder tree, a list file, or tar shards (a file, a pattern, a folder of them).
 
-    ``root``: where the files of a list lie, if not beside it. ``classes``: a file with one class name a line, for the
-    indices of class folders and the names of labels. ``num_classes``: labels from there on are an error. Raises
-    ``DataError``, see ``open_folder``, ``open_list``, ``open_shards``.
+    ``root``: the folder of the files of a list, if not beside it. ``classes``: a file with one class name per line, for
+    the indices of class folders and the names of labels. ``num_classes``: labels from this number on are an error.
+    Raises ``DataError``, see ``open_folder``, ``open_list``, ``open_shards``.
     """
     text = os.path.expanduser(os.fspath(path))
     is_shards = text.endswith(".tar") or (os.path.isdir(text) and not is_tree(text))
@@ -39,7 +39,7 @@ def open_source(
 
 
 def is_tree(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a folder, and not one of tar shards: it is then a tree of class folders, or nothing."""
+    """Return whether ``path`` is a folder other than one of tar shards: a tree of class folders, or invalid."""
     text = os.path.expanduser(os.fspath(path))
     has_tars = next(glob.iglob(os.path.join(glob.escape(text), "*.tar")), None) is not None
     return os.path.isdir(text) and not text.endswith(".tar") and not has_tars

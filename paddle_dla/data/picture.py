@@ -1,4 +1,4 @@
-"""A grid of images with captions, drawn with Pillow alone."""
+"""A grid of images with captions, drawn with Pillow only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
-SMALLEST = 112  # pixels that a side is shown with at least, so that its caption has room
+SMALLEST = 112  # smallest side in pixels, so that a caption has room
 GAP = 6
 LINE = 14  # height of a line of text, in pixels
 BACKGROUND, INK, FAINT = "white", "black", "#606060"
 
 
 def grid(images: np.ndarray, captions: Sequence[Sequence[str]], columns: int | None = None) -> Image.Image:
-    """A picture of B images, row by row, each above its lines of caption; of lines after the first the end is kept.
+    """Draw B images in rows, each above the lines of its caption; lines after the first keep their end if cut.
 
-    ``images``: (B, H, W, C) uint8, C being 1 or 3, B at least 1. Small images are enlarged by a whole factor, pixel by
-    pixel, so that nothing is shown that is not there. ``columns``: by default about as many as there are rows.
+    ``images``: (B, H, W, C) uint8, C being 1 or 3, B at least 1. Small images are enlarged by a whole factor without
+    interpolation, so that every pixel shown exists. ``columns``: by default about as many as there are rows.
     """
     scale = max(1, math.ceil(SMALLEST / max(images.shape[1:3])))
     height, width = (side * scale for side in images.shape[1:3])
@@ -46,11 +46,11 @@ def _font() -> Font:
     try:
         return ImageFont.load_default(size=LINE - 3)
     except TypeError:
-        return ImageFont.load_default()  # before Pillow 10.1 it has one size
+        return ImageFont.load_default()  # before Pillow 10.1 it has a fixed size
 
 
 def fitted(text: str, width: int, font: Font, keep_end: bool = False) -> str:
-    """``text``, cut to ``width`` pixels with dots where the cut is. Letters that an old font lacks become ``?``."""
+    """Cut ``text`` to ``width`` pixels, with dots at the cut. Characters that an old font lacks become ``?``."""
     if not isinstance(font, ImageFont.FreeTypeFont):
         text = text.encode("latin-1", "replace").decode("latin-1")
     cut = text

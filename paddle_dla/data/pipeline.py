@@ -1,4 +1,4 @@
-"""The loader that each task needs, put together from a source and a model's preprocessing."""
+"""Create the loader for each task from a source and a model's preprocessing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paddle_dla.ranks import Ranks
 
 
 class NormaliseBatch:
-    """A loader's batch transform: pixels to the floats of the model."""
+    """A loader's batch transform: convert pixels to the floats of the model."""
 
     def __init__(self, preprocessing: Preprocessing):
         self._normalise = Normalise(preprocessing)
@@ -35,9 +35,9 @@ def evaluation_loader(
     ranks: Ranks,
     order: Sequence[int] | np.ndarray | None = None,
 ) -> Loader:
-    """Every sample of this rank once, in order, as the model was evaluated: timm's transform, to the bit.
+    """Create a loader of every sample of this rank once, in order, with timm's evaluation transform, bit for bit.
 
-    With ``order`` those samples instead, on this rank.
+    With ``order``, it loads those samples on this rank instead.
     """
     return Loader(
         source,

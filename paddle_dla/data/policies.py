@@ -1,4 +1,4 @@
-"""The tables of augmentation: which operations, how often, how strong (timm 1.0.31, ``timm/data/auto_augment.py``)."""
+"""Tables of augmentation: operations, probabilities, magnitudes (timm 1.0.31, ``timm/data/auto_augment.py``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ Policy = tuple[tuple[Step, ...], ...]
 
 
 def _with_increasing_posterize(policy: Policy) -> Policy:
-    """The variant ``r`` (Google's research code): the higher the magnitude, the fewer bits stay."""
+    """Return the variant ``r`` (Google's research code): the higher the magnitude, the fewer bits remain."""
     renamed = {"Posterize": "PosterizeIncreasing", "PosterizeOriginal": "PosterizeIncreasing"}
     return tuple(tuple((renamed.get(name, name), prob, level) for name, prob, level in steps) for steps in policy)
 
@@ -107,7 +107,7 @@ _HAVE_INCREASING = {"Posterize", "Solarize", "Color", "Contrast", "Brightness", 
 
 RAND_AUGMENT_INCREASING = tuple(f"{name}Increasing" if name in _HAVE_INCREASING else name for name in RAND_AUGMENT)
 
-# named sets of RandAugment: operation -> weight; None: all alike, and drawn with replacement
+# named sets of RandAugment: operation -> weight; None: all equal, drawn with replacement
 RAND_AUGMENT_SETS: dict[str, dict[str, float | None]] = {
     "3a": {"SolarizeIncreasing": None, "Desaturate": None, "GaussianBlur": None},
     "3aw": {

@@ -1,8 +1,8 @@
-"""Which samples a rank sees in an epoch, in which order: functions of whole numbers alone.
+"""The samples of a rank in an epoch, and their order: pure functions of whole numbers.
 
-An order is an array of places in the source. The twins are torch 2.13's ``DistributedSampler`` and timm 1.0.31's
-``OrderedDistributedSampler`` (``split_evenly``) and ``RepeatAugSampler`` (``repeat_augmented``), each given the same
-order. All functions raise ``ValueError`` for a rank that is not within [0, ranks).
+An order is an array of indices into the source. The counterparts are torch 2.13's ``DistributedSampler`` and timm
+1.0.31's ``OrderedDistributedSampler`` (``split_evenly``) and ``RepeatAugSampler`` (``repeat_augmented``), given the
+same order. All functions raise ``ValueError`` for a rank that is not within [0, ranks).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from paddle_dla.errors import WrongValue
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """(count,) int64: the places 0 to ``count - 1``, shuffled; the same for the same seed and epoch.
+    """Return the indices 0 to ``count - 1`` shuffled, (count,) int64; the same for the same seed and epoch.
 
-    Seed and epoch (0 or above, below 2**32) are used as two numbers: seed 1 in epoch 2 has nothing of seed 2 in
-    epoch 1. ``RandomState`` because NumPy promises never to change what it draws.
+    Seed and epoch (0 or above, below 2**32) are used as two separate numbers: seed 1 in epoch 2 shares nothing with
+    seed 2 in epoch 1. ``RandomState`` is used because NumPy promises never to change its random numbers.
     """
     return np.random.RandomState([seed, epoch]).permutation(count)
 
 
 def split_exactly(order: np.ndarray, rank: int, ranks: int) -> np.ndarray:
-    """This rank's part of ``order``, for evaluation: over all ranks each sample comes exactly once.
+    """Return this rank's part of ``order`` for evaluation: over all ranks, each sample occurs exactly once.
 
     Parts differ by at most one sample in length, and may be empty.
     """
@@ -34,9 +34,9 @@ def split_exactly(order: np.ndarray, rank: int, ranks: int) -> np.ndarray:
 
 
 def split_evenly(order: np.ndarray, rank: int, ranks: int, drop_last: bool = False) -> np.ndarray:
-    """This rank's part of ``order``, for training: as many on each rank, so that all take the same number of steps.
+    """Return this rank's part of ``order`` for training: equally many on each rank, so that all make the same steps.
 
-    The order is carried on from its beginning until it divides, or with ``drop_last`` cut short.
+    The order is extended from its beginning until it divides evenly, or with ``drop_last`` cut short.
     """
     _check_rank(rank, ranks)
     each = len(order) // ranks if drop_last else math.ceil(len(order) / ranks)
@@ -44,10 +44,10 @@ def split_evenly(order: np.ndarray, rank: int, ranks: int, drop_last: bool = Fal
 
 
 class Repeats(NamedTuple):
-    """A rank's part under repeated augmentation, two arrays of the same length.
+    """A rank's part under repeated augmentation: two arrays of the same length.
 
-    ``indices``: places in the source. ``turns``: which of the repeats of that sample this is, from 0. Who seeds the
-    augmentation by the sample must add the turn, or all repeats look the same.
+    ``indices``: indices into the source. ``turns``: the number of the repeat of that sample, from 0. An augmentation
+    that is seeded by the sample must include the turn, or all repeats are the same.
     """
 
     indices: np.ndarray
@@ -64,9 +64,9 @@ def repeat_augmented(
 ) -> Repeats:
     """Repeated augmentation (arXiv:1901.09335, as in DeiT): each sample ``num_repeats`` times, on different ranks.
 
-    Each sample is repeated in place, ranks take turns, and each stops after 1 / ``selected_ratio`` (0: 1 / ranks) of
-    the number of samples, rounded down to a multiple of ``selected_round`` before it is shared out (0, or fewer
-    samples than that: not rounded): an epoch stays about as long as without repeats, and sees about a
+    Each sample is repeated in place, and ranks take turns. Each rank stops after 1 / ``selected_ratio`` (0: 1 / ranks)
+    of the number of samples, which is rounded down to a multiple of ``selected_round`` before the division (0, or fewer
+    samples than that: not rounded). An epoch is therefore about as long as without repeats, and sees about a
     ``num_repeats``-th of the samples. Raises ``ValueError`` for fewer than one repeat.
     """
     _check_rank(rank, ranks)
@@ -74,7 +74,7 @@ def repeat_augmented(
         raise WrongValue(f"num_repeats is 1 or above, not {num_repeats}")
     total = math.ceil(num_repeats * len(order))
     source = (np.arange(total) // num_repeats).astype(np.int64)
-    # the place of each sample's first repeat, wherever the ratio puts it
+    # position of each sample's first repeat, for any ratio
     turns = np.arange(total) - np.searchsorted(source, source)
     each = math.ceil(len(order) * num_repeats / ranks)
     mine = np.arange(rank, each * ranks, ranks)[

@@ -1,6 +1,6 @@
-"""``shards.json``: what lies in a folder of tar shards, so that nobody has to count it again.
+"""``shards.json``: the content of a folder of tar shards, which saves counting it again.
 
-It bears no per-sample data: ``{"format": 1, "classes": [...] or null, "shards": [{"file", "samples", "bytes"}]}``.
+It has no data per sample: ``{"format": 1, "classes": [...] or null, "shards": [{"file", "samples", "bytes"}]}``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """``samples`` and ``sizes`` (bytes) of each file name; ``classes`` as in a source; ``folder`` where they lie."""
+    """``samples`` and ``sizes`` (bytes) by file name; ``classes`` as in a source; ``folder`` contains the shards."""
 
     folder: Path
     samples: dict[str, int]
@@ -31,11 +31,11 @@ class ShardIndex:
     classes: list[str] | None
 
     def covers(self, paths: Sequence[str]) -> bool:
-        """Whether every one of ``paths`` lies in the folder and is listed."""
+        """Return whether all of ``paths`` are in the folder and listed."""
         return all(Path(path).parent == self.folder and os.path.basename(path) in self.samples for path in paths)
 
     def check(self, paths: Sequence[str], whole: bool) -> None:
-        """Raises ``DataError`` where a file has another size than listed, or, if ``whole``, a listed one is missing."""
+        """Raise ``DataError`` if a file does not have its listed size or, if ``whole``, a listed file is missing."""
         names = {os.path.basename(path) for path in paths}
         missing = sorted(self.samples.keys() - names) if whole else []
         if missing:
@@ -50,7 +50,7 @@ class ShardIndex:
 
 
 def read_index(folder: Path) -> ShardIndex | None:
-    """The index of a folder, ``None`` where there is none; raises ``DataError`` for one that makes no sense."""
+    """Return the index of a folder, ``None`` if there is none. Raises ``DataError`` for an invalid one."""
     path = folder / INDEX_NAME
     try:
         content = json.loads(read_text(path))
@@ -69,21 +69,21 @@ def read_index(folder: Path) -> ShardIndex | None:
 
 
 def _number(value: object) -> int:
-    """A count as it was written. Raises ``ValueError`` for anything else."""
+    """Return a count in the form in which it was written. Raises ``ValueError`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(f"{value!r} is no count")
     return value
 
 
 def _text(value: object) -> str:
-    """A name as it was written. Raises ``ValueError`` for anything else."""
+    """Return a name in the form in which it was written. Raises ``ValueError`` for anything else."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no name")
     return value
 
 
 def write_index(folder: Path, samples: dict[str, int], classes: list[str] | None) -> None:
-    """Write ``shards.json`` beside the shards, whose number of samples ``samples`` tells by file name."""
+    """Write ``shards.json`` beside the shards; ``samples`` maps file names to their number of samples."""
     shards = [
         {"file": name, "samples": count, "bytes": os.path.getsize(folder / name)} for name, count in samples.items()
     ]

@@ -1,4 +1,4 @@
-"""One tar shard: its samples as a stream, or where each of them lies. Layout and grouping: webdataset 1.0."""
+"""One tar shard: its samples as a stream, or the position of each. Layout and grouping: webdataset 1.0."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from paddle_dla.data.errors import DataError
 from paddle_dla.data.source import Names, printable
 from paddle_dla.storage.regular import MOST_IMAGE, open_regular
 
-# extension of a member -> what it is of its sample
+# extension of a member -> its role in the sample
 ROLES = {"jpg": "image", "jpeg": "image", "png": "image", "webp": "image", "cls": "cls", "json": "json"}
-_BLOCK = 512  # a tar is made of blocks of this many bytes
-MOST_LABEL = 2**20  # bytes of a label: a number, or an object that holds one
-# zeros that may follow a tar: it is filled up to a whole record, of 10 KiB by default and of 1 MiB at most
+_BLOCK = 512  # block size of a tar in bytes
+MOST_LABEL = 2**20  # largest label in bytes: a number, or an object that contains one
+# zeros that may follow a tar: it is padded to a whole record, of 10 KiB by default and of 1 MiB at most
 _MOST_FILLING = 2**20
-_BUFFER = 1 << 16  # read at once: a smaller one makes more calls, and tarfile copies what is left of a larger one
+_BUFFER = 1 << 16  # bytes per read: a smaller buffer makes more calls, and tarfile copies the rest of a larger one
 
 
 @dataclass
@@ -40,9 +40,9 @@ class SampleFiles:
 
 @dataclass
 class Headers:
-    """Where N samples lie in their shard. ``images`` and ``labels``: (N, 2) int64, offset and size in bytes.
+    """Positions of N samples in their shard. ``images`` and ``labels``: (N, 2) int64, offset and size in bytes.
 
-    ``file``: device and inode of the shard that this is true of.
+    ``file``: device and inode of the shard for which they are valid.
     """
 
     keys: Names
@@ -55,7 +55,7 @@ class Headers:
         return len(self.keys)
 
     def read(self, file: BinaryIO, place: int) -> SampleFiles:
-        """One sample of the opened shard; raises ``DataError`` where the file ends too early."""
+        """Read one sample of the opened shard. Raises ``DataError`` if the file ends too early."""
         key, label_name = self.keys[place], self.label_names[place]
         image, label = (_read_at(file, *part) for part in ((self.images[place], key), (self.labels[place], label_name)))
         return SampleFiles(key, image, label, label_name)
@@ -77,14 +77,14 @@ def _truncated(path: str, member: str) -> DataError:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """("dir/key", "ext") of a member's name, split at the first dot of its last part, the extension in lower case."""
+    """Return ("dir/key", "ext") of a member's name: split at the first dot of its last part, "ext" in lower case."""
     folder, slash, base = name.rpartition("/")
     key, _, extension = base.partition(".")
     return folder + slash + key, extension.lower()
 
 
 def _samples(tar: tarfile.TarFile, path: str) -> Iterator[tuple[str, Iterator[tuple[str, str, tarfile.TarInfo]]]]:
-    """Key -> its neighbouring members, as (key, role, member), to the end of the file. Raises ``DataError``."""
+    """Yield each key and its neighbouring members (key, role, member), to the end of the file. Raises ``DataError``."""
 
     def members() -> Iterator[tuple[str, str, tarfile.TarInfo]]:
         last = None
@@ -100,7 +100,7 @@ def _samples(tar: tarfile.TarFile, path: str) -> Iterator[tuple[str, Iterator[tu
 
 
 def _check_member(path: str, member: tarfile.TarInfo, role: str) -> None:
-    """Raises ``DataError`` for a part of a sample that is no plain file, or larger than any honest one."""
+    """Raise ``DataError`` for a part of a sample that is not a plain file, or implausibly large."""
     where = f"{path}, member {printable(member.name)}"
     if not member.isreg() or member.sparse is not None:
         raise DataError(
@@ -113,7 +113,7 @@ def _check_member(path: str, member: tarfile.TarInfo, role: str) -> None:
 
 
 def _pair(path: str, names: dict[str, str]) -> tuple[str, str]:
-    """The roles of image and label; raises ``DataError`` where one is missing. ``names``: role -> member's name."""
+    """Return the roles of image and label. Raises ``DataError`` if one is missing. ``names``: role -> member's name."""
     label = "cls" if "cls" in names else "json"
     if "image" in names and label in names:
         return "image", label
@@ -134,7 +134,7 @@ def _add(path: str, names: dict[str, str], role: str, member: tarfile.TarInfo) -
 
 @contextmanager
 def _opened(path: str, mode: Literal["r:", "r|"]) -> Iterator[tuple[BinaryIO, tarfile.TarFile]]:
-    """A tar opened for reading, and its file; what it lacks becomes a ``DataError`` that names it."""
+    """Open a tar for reading and yield its file, too; defects raise a ``DataError`` that names it."""
     try:
         with BufferedReader(open_regular(path)) as file, tarfile.open(path, mode, file, bufsize=_BUFFER) as tar:
             yield file, tar
@@ -147,9 +147,9 @@ def _opened(path: str, mode: Literal["r:", "r|"]) -> Iterator[tuple[BinaryIO, ta
 
 
 def stream_samples(path: str, first: int = 0) -> Generator[SampleFiles, None, None]:
-    """The samples of a shard from number ``first`` on, read front to back; those before it are passed over.
+    """Yield the samples of a shard from number ``first`` on, read front to back; earlier ones are skipped.
 
-    Raises ``DataError``, naming shard and member, for a member that is cut off and for a sample that lacks a part.
+    Raises ``DataError``, naming shard and member, for a truncated member and for a sample that lacks a part.
     """
     with _opened(path, "r|") as (_, tar):
         for place, (key, members) in enumerate(_samples(tar, path)):
@@ -162,14 +162,14 @@ def stream_samples(path: str, first: int = 0) -> Generator[SampleFiles, None, No
                 data[role] = _extract(tar, member, path)
             image, label = _pair(path, names)
             yield SampleFiles(key, data[image], data[label], names[label])
-            # tarfile keeps every header that it has seen
+            # tarfile keeps every header that it has read
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - typeshed knows getmembers() alone
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes:
     try:
         file = tar.extractfile(member)
-        assert file is not None  # _check_member has passed plain files alone
+        assert file is not None  # _check_member allows only plain files
         data = file.read()
     except tarfile.ReadError as error:
         raise _truncated(path, member.name) from error
@@ -179,9 +179,9 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes:
 
 
 def read_headers(path: str) -> Headers:
-    """Where the samples of a shard lie, from its headers alone; the images are not read.
+    """Return the positions of the samples of a shard, from its headers alone; the images are not read.
 
-    Raises ``DataError``, naming shard and member, for a sample that lacks a part and for a file that is cut off.
+    Raises ``DataError``, naming shard and member, for a sample that lacks a part and for a truncated file.
     """
     keys, label_names, images, labels = [], [], [], []
     with _opened(path, "r:") as (file, tar):
@@ -208,16 +208,16 @@ def read_headers(path: str) -> Headers:
 
 
 def identity(file: BinaryIO) -> tuple[int, int]:
-    """Device and inode of an open file."""
+    """Return device and inode of an open file."""
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino
 
 
 def _check_end(path: str, end: int, last: str | None) -> None:
-    """A whole tar ends with a block of zeros, and zeros alone follow; tarfile stops at whatever looks like that.
+    """Check the end of a tar: a block of zeros, and only zeros after it. tarfile stops at whatever looks like that.
 
-    ``end`` is where the member ``last`` ends. Raises ``DataError`` where the block is missing, where there is more
-    behind it (another tar, or the rest of one with a hole in it), and for more zeros than fill a record.
+    ``end`` is the end of the member ``last``. Raises ``DataError`` if the block is missing, if other data follows
+    (another tar, or the rest of one with a hole in it), and for more zeros than fill a record.
     """
     where = f"after member {printable(last)}" if last else "at its start"
     with open_regular(path) as file:
@@ -236,7 +236,7 @@ def _check_end(path: str, end: int, last: str | None) -> None:
 
 
 def label_of(files: SampleFiles, path: str) -> int:
-    """The class index that a label member holds; raises ``DataError`` naming shard and member."""
+    """Return the class index in a label member. Raises ``DataError`` naming shard and member."""
     is_json = files.label_name.lower().endswith(".json")
     try:
         label = json.loads(files.label)["label"] if is_json else _number(files.label)
@@ -249,7 +249,7 @@ def label_of(files: SampleFiles, path: str) -> int:
 
 
 def _number(text: bytes) -> int:
-    """A whole number as it is written; ``int`` alone would take ``1_0`` for ten as well. Raises ``ValueError``."""
+    """Parse a whole number; ``int`` alone would also accept ``1_0`` as ten. Raises ``ValueError``."""
     if not text.strip().removeprefix(b"-").isdigit():
         raise ValueError(f"{text[:40]!r} is not a whole number")
     return int(text)

@@ -1,4 +1,4 @@
-"""Any source as tar shards in webdataset's layout, image bytes unchanged; equal sources give equal bytes."""
+"""Write any source as tar shards in webdataset's layout; image bytes are unchanged, equal sources give equal bytes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def write_shards(
 ) -> list[str]:
     """Write ``folder/shard-000000.tar`` and so on, and ``shards.json``; returns the file names.
 
-    Samples keep their order, or are put into ``order`` (what training reads should be shuffled: readers keep to a few
-    shards at a time). A key is ``{place:08d}_{file name}``. ``progress`` is called with the number of samples just
-    written. Raises ``DataError`` for a folder that is not empty and for a sample without a label; the folder
-    appears when all of it is written.
+    Samples keep their order, or are put into ``order`` (training data should be shuffled: readers keep to a few shards
+    at a time). A key is ``{place:08d}_{file name}``. ``progress`` is called with the number of samples just written.
+    Raises ``DataError`` for a folder that is not empty and for a sample without a label. The folder appears when all of
+    it is written.
     """
     if samples_per_shard < 1:
         raise DataError(f"a shard has at least 1 sample, not {samples_per_shard}")
@@ -64,13 +64,13 @@ def _write_shard(path: Path, reader: Reader, first: int, indices: Sequence[int] 
 
 
 def _key(place: int, name: str) -> str:
-    """Unique by its number; without dots, at the first of which readers cut off the key."""
+    """Return a key that is unique by its number, without dots: readers cut off the key at the first dot."""
     stem = os.path.splitext(os.path.basename(name))[0]
     return f"{place:08d}_{stem.replace('.', '_')}"
 
 
 def _extension(name: str, data: bytes) -> str:
-    """The file's own extension; where it has none that shards know (names out of other shards), by the first bytes."""
+    """Return the file's own extension; if shards have no images with it, the one for its first bytes."""
     extension = os.path.splitext(name)[1][1:].lower()
     if ROLES.get(extension) == "image":
         return extension
@@ -78,7 +78,7 @@ def _extension(name: str, data: bytes) -> str:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member with nothing of this machine or minute in it: time 0, owner 0, mode 644."""
+    """Add a member without data of this machine or time: time 0, owner 0, mode 644."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))

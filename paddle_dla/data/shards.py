@@ -1,9 +1,9 @@
-"""Tar shards as a source: webdataset's layout, read front to back as a cluster's storage likes it.
+"""Tar shards as a source: webdataset's layout, read front to back, which suits the storage of a cluster.
 
-Neighbouring members whose paths are equal up to the first dot of the file name are one sample: an image
-(``.jpg .jpeg .png .webp``) and its label (``.cls``, a number; or ``.json`` with "label"). Other members are left out.
-The global index of a sample is the number of samples in the shards before its own, plus its place there. How many a
-shard has is known from ``shards.json`` beside it (``shard_writer.py``) or by going through its headers once.
+Neighbouring members whose paths are equal up to the first dot of the file name are one sample: an image (``.jpg .jpeg
+.png .webp``) and its label (``.cls``, a number; or ``.json`` with "label"). Other members are ignored. The global index
+of a sample is the number of samples in the shards before its own, plus its index there. The number of samples in a
+shard is taken from ``shards.json`` beside it (``shard_writer.py``), or counted in its headers once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def expand_pattern(pattern: str) -> list[str]:
-    """The paths of ``shard-{000000..000009}.tar`` (ends included, zeros as in the first end), or of a glob."""
+    """Return the paths of ``shard-{000000..000009}.tar`` (ends included, zeros as in the first end), or of a glob."""
     match = _RANGE.search(pattern)
     if match is None:
         is_glob = glob.has_magic(pattern) and not os.path.exists(pattern)
@@ -49,7 +49,7 @@ def expand_pattern(pattern: str) -> list[str]:
 
 
 class ShardSource:
-    """Samples in tar files; ``counts`` says how many each file has."""
+    """Samples in tar files; ``counts`` are their numbers of samples."""
 
     sequential = True
     notes: tuple[str, ...] = ()
@@ -70,18 +70,18 @@ class ShardSource:
         self._headers = dict(enumerate(headers))
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Which shard a sample is in, and its place there."""
+        """Return the shard of a sample, and its index there."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         return shard, index - int(self.starts[shard])
 
     def count(self, shard: int) -> int:
-        """How many samples a shard has."""
+        """Return the number of samples in a shard."""
         return int(self.starts[shard + 1] - self.starts[shard])
 
     def headers(self, shard: int) -> Headers:
-        """Where the samples of a shard lie; its headers are read at the first call and kept."""
+        """Return the positions of the samples of a shard; its headers are read on the first call and kept."""
         if shard not in self._headers:
             found = read_headers(self.paths[shard])
             if len(found) != self.count(shard):
@@ -97,7 +97,7 @@ class ShardSource:
         return StreamReader(self) if rising else SeekReader(self)
 
     def as_sample(self, shard: int, files: SampleFiles) -> Sample:
-        """Checks what a shard holds for a sample; raises ``DataError`` naming shard and member."""
+        """Convert the members of a sample. Raises ``DataError`` naming shard and member if they are invalid."""
         path = self.paths[shard]
         label = label_of(files, path)
         if not 0 <= label < (self.num_classes or 2**63):
@@ -108,10 +108,10 @@ class ShardSource:
         return Sample(printable(f"{os.path.basename(path)}/{files.key}"), label, files.image)
 
     def shuffled(self, seed: int, epoch: int, together: int = 8) -> np.ndarray:
-        """A training order, (N,) int64, that keeps to a few shards at a time.
+        """Return a training order, (N,) int64, that keeps to a few shards at a time.
 
-        Shards are shuffled, then the samples of ``together`` of them among each other. If shards hold one class each,
-        that is not enough: write them shuffled.
+        Shards are shuffled, then the samples within groups of ``together`` shards. If each shard holds only one class,
+        that is not enough: write the shards shuffled.
         """
         rng = np.random.default_rng([seed, epoch])
         shards = rng.permutation(len(self.paths))
@@ -121,7 +121,7 @@ class ShardSource:
 
 
 class StreamReader:
-    """Reads forwards only, each shard as one stream; samples that are passed over are not kept."""
+    """Reads forwards only, each shard as one stream; skipped samples are not kept."""
 
     def __init__(self, source: ShardSource):
         self._source = source
@@ -146,19 +146,19 @@ class StreamReader:
         raise miscounted(self._source.paths[shard], self._place, self._source.count(shard))
 
     def _finish(self, shard: int) -> None:
-        """After the last sample that a shard should have: raises ``DataError`` where there are more, or damage."""
+        """Check the end of a shard after its last sample. Raises ``DataError`` if there are more, or damage."""
         more = sum(1 for _ in self._samples)
         if more:
             raise miscounted(self._source.paths[shard], self._place + more, self._source.count(shard))
 
     def close(self) -> None:
-        """Close the shard that is open."""
+        """Close the open shard."""
         self._samples.close()
         self._samples = _nothing()
 
 
 class SeekReader:
-    """Reads in any order, by the places that a shard's headers tell; the shards used last stay open."""
+    """Reads in any order, by the positions in a shard's headers; recently used shards stay open."""
 
     def __init__(self, source: ShardSource):
         self._source = source
@@ -177,12 +177,12 @@ class SeekReader:
         if file is None:
             if len(self._files) == MOST_OPEN:
                 self._files.pop(next(iter(self._files))).close()
-            file = BufferedReader(open_regular(self._source.paths[shard]))  # until it is the one used longest ago
+            file = BufferedReader(open_regular(self._source.paths[shard]))  # until it is the least recently used one
         self._files[shard] = file
         return file
 
     def close(self) -> None:
-        """Close the shards that are open."""
+        """Close the open shards."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -193,7 +193,7 @@ def _nothing() -> Generator[SampleFiles, None, None]:
 
 
 def miscounted(path: str, found: int, expected: int) -> DataError:
-    """The error for a shard that does not have what its index says."""
+    """Return the error for a shard whose number of samples differs from its index."""
     return DataError(
         f"{path}: {found} samples were found where {expected} are expected: the file is truncated, damaged or was "
         f"replaced; copy it again, or write {INDEX_NAME} anew (scripts/make_shards.py --index)"
@@ -201,7 +201,7 @@ def miscounted(path: str, found: int, expected: int) -> DataError:
 
 
 def find_shards(path: str | os.PathLike[str]) -> list[str]:
-    """The tar files of a file, a pattern, or a folder, in order; raises ``DataError`` for those that are not there."""
+    """Return the tar files of a file, a pattern, or a folder, in order. Raises ``DataError`` for missing ones."""
     text = os.path.expanduser(os.fspath(path))
     if os.path.isdir(text):
         names = sorted((name for name in os.listdir(text) if name.endswith(".tar")), key=sorting_key)
@@ -220,10 +220,11 @@ def open_shards(
     classes: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
 ) -> ShardSource:
-    """The samples of one tar, a glob or brace pattern, or a folder of tars.
+    """Open the samples of one tar, a glob or brace pattern, or a folder of tars.
 
-    ``classes`` is a file of class names; without it the names come from ``shards.json``, if it is there. Raises
-    ``DataError`` for shards that are missing or do not fit ``shards.json``; without one, also for any that is broken.
+    ``classes`` is a file of class names; without it the names come from ``shards.json``, if it exists. Raises
+    ``DataError`` for shards that are missing or do not match ``shards.json``; without that file, also for any broken
+    shard.
     """
     paths = find_shards(path)
     _refuse_twice(paths)
@@ -247,17 +248,19 @@ def open_shards(
 
 
 def _refuse_twice(paths: Sequence[str]) -> None:
-    """Raises ``DataError`` for a file that is there under two names, through a link."""
+    """Raise ``DataError`` for a file that is listed under two names, through a link."""
     reached: dict[tuple[int, int], str] = {}
     for path in paths:
         found = os.stat(path)
         before = reached.setdefault((found.st_dev, found.st_ino), path)
         if before != path:
-            raise DataError(f"{path}: is {before} again, through a link; remove one, or its samples count twice")
+            raise DataError(
+                f"{path} and {before} are the same file, through a link; remove one, or its samples count twice"
+            )
 
 
 def _left_out(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """What a user should hear of what lies in a folder beside its shards: a shard that was compressed, for one."""
+    """Return a message for the user on other files in a folder of shards, such as a compressed shard."""
     if not os.path.isdir(path):
         return ()
     others = sorted(name for name in os.listdir(path) if not name.endswith(".tar") and name != INDEX_NAME)
@@ -265,7 +268,7 @@ def _left_out(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _check_empty(source: ShardSource) -> None:
-    """Raises ``DataError`` where a shard has samples of which the index says that there are none: nobody would look."""
+    """Raise ``DataError`` if a shard that is empty in the index has samples, which would never be read."""
     for shard in range(len(source.paths)):
         if source.count(shard) == 0:
             source.headers(shard)

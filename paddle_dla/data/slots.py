@@ -1,7 +1,7 @@
-"""The memory that workers write batches to and the main process reads them from.
+"""The shared memory that workers write batches to and the main process reads them from.
 
-It is an anonymous file, shared by descriptor: it has no name that could be left behind, whoever dies, and does not
-count against the size of ``/dev/shm``, which containers keep at 64 MB.
+It is an anonymous file, shared by descriptor. It has no name that could be left behind when a process dies, and does
+not count against the size of ``/dev/shm``, which containers limit to 64 MB.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 _ALIGNMENT = 4096
-# what a worker is doing, if not at a sample (whose index is 0 or more)
+# states of a worker that is not at a sample (whose index is 0 or more)
 STARTING, WAITING, MIXING = -1, -2, -3
 
 
 def anonymous_file(size: int) -> int:
-    """Descriptor of a new file of ``size`` zero bytes that is gone when the last process closes it."""
+    """Return a descriptor of a new file of ``size`` zero bytes, which is deleted when the last process closes it."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("paddle_dla_batches", os.MFD_CLOEXEC)
     else:
@@ -33,10 +33,10 @@ def anonymous_file(size: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the shared memory holds: of each worker its state and ``slots`` batches.
+    """Layout of the shared memory: for each worker its state and ``slots`` batches.
 
-    ``image_shape`` and ``image_dtype`` are of one image as handed on; ``soft_labels`` is K for labels of (B, K)
-    float32, 0 for (B,) int64.
+    ``image_shape`` and ``image_dtype`` are those of one image in a finished batch. ``soft_labels`` is K for labels of
+    (B, K) float32, 0 for (B,) int64.
     """
 
     workers: int
@@ -47,7 +47,7 @@ class Layout:
     soft_labels: int = 0
 
     def fields(self) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of a batch's images, labels and indices."""
+        """Return shape and type of a batch's images, labels and indices."""
         images = ((self.batch_size, *self.image_shape), np.dtype(self.image_dtype))
         labels = ((self.batch_size,), np.dtype(np.int64))
         if self.soft_labels:
@@ -55,7 +55,7 @@ class Layout:
         return [images, labels, ((self.batch_size,), np.dtype(np.int64))]
 
     def _sizes(self) -> list[int]:
-        """Bytes of each field, with what keeps the next one at a page's start."""
+        """Return the bytes of each field, padded so that the next one starts on a page boundary."""
         raw = (math.prod(shape) * dtype.itemsize for shape, dtype in self.fields())
         return [-(-size // _ALIGNMENT) * _ALIGNMENT for size in raw]
 
@@ -65,12 +65,12 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total size in bytes."""
         return self._start + self.workers * self.slots * sum(self._sizes())
 
 
 class State(NamedTuple):
-    """What a worker is at (a sample's index, or one of the states), and how often it has said so."""
+    """State of a worker (a sample's index, or one of the states), and how many times it was set."""
 
     doing: int
     count: int
@@ -80,7 +80,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Slots:
-    """The arrays that lie in shared memory; they stay valid as long as anyone holds them."""
+    """Arrays in shared memory; they stay valid as long as anything references them."""
 
     def __init__(self, layout: Layout, descriptor: int):
         self._layout = layout
@@ -88,7 +88,7 @@ class Slots:
         self._states = np.frombuffer(self._memory, np.int64, layout.workers * 2).reshape(layout.workers, 2)
 
     def arrays(self, worker: int, slot: int) -> Arrays:
-        """Images, labels and indices of one slot, each of ``batch_size``."""
+        """Return images, labels and indices of one slot, each of length ``batch_size``."""
         sizes = self._layout._sizes()
         offset = self._layout._start + (worker * self._layout.slots + slot) * sum(sizes)
         found = []
@@ -98,9 +98,9 @@ class Slots:
         return tuple(found)
 
     def note(self, worker: int, doing: int) -> None:
-        """Say what a worker is at from now on: a sample's index, or one of the states."""
+        """Set the state of a worker: a sample's index, or one of the states."""
         self._states[worker] = doing, self._states[worker, 1] + 1
 
     def state(self, worker: int) -> State:
-        """What a worker is at."""
+        """Return the state of a worker."""
         return State(*self._states[worker].tolist())

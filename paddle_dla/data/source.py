@@ -1,6 +1,6 @@
-"""What a source of samples is: the one interface that the loader knows, and the source whose samples are files.
+"""The interface of a source of samples, which the loader uses, and the source whose samples are files.
 
-A source is pickled into every worker once, so what it knows of each sample is kept in arrays and in one block of
+A source is pickled into every worker once. Its facts about each sample are therefore kept in arrays and in one block of
 text (``Names``), never in one Python object for each of a million images.
 """
 
@@ -18,7 +18,7 @@ from paddle_dla.storage.shown import shown
 
 
 class Sample(NamedTuple):
-    """One undecoded image. ``label`` is its class index, -1 where the source has none."""
+    """One undecoded image. ``label`` is its class index, -1 if the source has none."""
 
     name: str
     label: int
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
 
 class Reader(Protocol):
-    """Reads samples in one process. ``sample`` raises ``ImageError`` for one bad file, ``DataError`` for a source."""
+    """Reads samples in one process. ``sample`` raises ``ImageError`` for a bad file, ``DataError`` for a bad source."""
 
     def sample(self, index: int) -> Sample: ...
 
@@ -36,9 +36,9 @@ class Reader(Protocol):
 class Source(Protocol):
     """Samples numbered 0 to ``num_samples - 1``, the same on every machine.
 
-    ``classes`` are the names of the class indices, where they are known; ``notes`` are what a user should hear of what
-    was found, a sentence each. ``sequential`` says that reading in rising
-    order is much cheaper than in any other: such a source is split into runs of neighbours.
+    ``classes`` are the names of the class indices, if known. ``notes`` are messages for the user on what was found, a
+    sentence each. ``sequential`` means that reading in rising order is much cheaper than in any other: such a source is
+    split into runs of neighbours.
     """
 
     classes: list[str] | None
@@ -47,16 +47,16 @@ class Source(Protocol):
     notes: tuple[str, ...]
 
     def name(self, index: int) -> str:
-        """What a report calls the sample: a path relative to the root, or ``shard.tar/key``."""
+        """Return the name of the sample in reports: a path relative to the root, or ``shard.tar/key``."""
         ...
 
     def reader(self, rising: bool = False) -> Reader:
-        """A reader; with ``rising`` it is only asked for indices that rise."""
+        """Return a reader; with ``rising``, indices must be requested in rising order."""
         ...
 
 
 def iterate(source: Source) -> Iterator[tuple[int, str, int, bytes]]:
-    """All samples in order: (index, name, label, bytes)."""
+    """Yield all samples in order: (index, name, label, bytes)."""
     reader = source.reader(rising=True)
     try:
         for index in range(source.num_samples):
@@ -95,8 +95,8 @@ class Names(Sequence[str]):
 class FileSource:
     """Samples that are files below ``root``; any order costs the same.
 
-    ``names``: paths relative to ``root``; ``labels``: (N,) int64 class indices, -1 for none; ``notes``: what a user
-    should hear of what was found.
+    ``names``: paths relative to ``root``; ``labels``: (N,) int64 class indices, -1 for none; ``notes``: messages for
+    the user on what was found.
     """
 
     sequential = False
@@ -120,25 +120,25 @@ class FileSource:
         return printable(self.names[index])
 
     def path(self, index: int) -> str:
-        """Where the file of a sample lies."""
+        """Return the path of the file of a sample."""
         return os.path.join(self.root, self.names[index])
 
     def read(self, index: int) -> bytes:
-        """The bytes of a file; raises ``ImageError`` where it is none, too large, or cannot be read."""
+        """Read a file. Raises ``ImageError`` if it is missing, too large, or cannot be read."""
         try:
             return read_regular(self.path(index), MOST_IMAGE)
         except OSError as error:
             raise ImageError(f"{printable(self.path(index))}: cannot be read: {error.strerror or error}") from error
 
     def sample(self, index: int) -> Sample:
-        """One sample; see ``Reader``."""
+        """Return one sample; see ``Reader``."""
         return Sample(self.name(index), int(self.labels[index]), self.read(index))
 
     def reader(self, rising: bool = False) -> Reader:
         return self
 
     def close(self) -> None:
-        """Nothing stays open between two samples."""
+        """Does nothing: no file stays open between two samples."""
 
 
 def printable(name: str) -> str:
@@ -147,15 +147,15 @@ def printable(name: str) -> str:
 
 
 def is_printable(name: str) -> bool:
-    """Whether a file's name is UTF-8."""
+    """Return whether a file's name is UTF-8."""
     return printable(name) == name
 
 
 def range_of(num_classes: int) -> str:
-    """How messages state which labels are possible."""
+    """Return the range of possible labels for messages."""
     return f"with {num_classes} classes a label is 0 to {num_classes - 1}"
 
 
 def shortened(items: Sequence[str], most: int = 5) -> str:
-    """The first few of many, and how many there are."""
+    """Return the first items of many, and their number."""
     return ", ".join(map(shown, items[:most])) + (f", ... ({len(items)} in all)" if len(items) > most else "")

@@ -1,4 +1,4 @@
-"""What a loader is given for training: a sample transform and a batch transform, as ``batching.py`` declares them."""
+"""Transforms of a loader for training: a sample transform and a batch transform, as declared in ``batching.py``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from paddle_dla.data.transforms import Compose, RandomResizedCrop
 
 @dataclass(frozen=True)
 class FromPixels:
-    """Runs transforms of PIL images on decoded pixels, which for one of ``channels`` are made grey first.
+    """Run transforms of PIL images on decoded pixels; for one of ``channels`` these are made grey first.
 
-    A crop that comes first is made of the pixels themselves: only what is left of them becomes a PIL image.
+    A crop at the start works on the pixels themselves: only the cropped part becomes a PIL image.
     """
 
     transform: Compose
@@ -42,9 +42,9 @@ class FromPixels:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Normalises a batch, erases, then mixes: timm's order without its prefetcher.
+    """Normalise a batch, erase, then mix: timm's order without its prefetcher.
 
-    With the prefetcher timm mixes first, and rounds what it mixed to 8 bits.
+    With the prefetcher, timm mixes first and rounds the result to 8 bits.
     """
 
     normalise: Normalise
@@ -52,7 +52,7 @@ class TrainingBatch:
     mix: Mixup | None = None
 
     def __call__(self, batch: Batch, rng: np.random.Generator, epoch: int, out: np.ndarray | None = None) -> Batch:
-        """(B, H, W, C) uint8 -> (B, C, H, W) float32, in ``out`` where that is given; see ``Mixup`` for labels."""
+        """(B, H, W, C) uint8 -> (B, C, H, W) float32, in ``out`` if given; see ``Mixup`` for labels."""
         batch = replace(batch, images=self.normalise(batch.images, out))
         for transform in (self.erase, self.mix):
             if transform is not None:

@@ -3,8 +3,8 @@
 Definitions are those of timm 1.0.31 (``timm/data/transforms.py``, ``transforms_factory.py``:
 ``transforms_imagenet_train``) and of torchvision 0.28 for flips, colour jitter and greyscale
 (``torchvision/transforms/transforms.py``, on PIL images). A transform takes a PIL image (RGB or grey) and a
-``random.Random`` and returns a PIL image; equal generators give equal images. Normalisation and erasing come later,
-on the batch. Not taken over: timm's other ways to crop (``rkrc``, ``rkrr``) and Gaussian blur beside 3-Augment's.
+``random.Random`` and returns a PIL image; equal generators give equal images. Normalisation and erasing come later, on
+the batch. Not included: timm's other crops (``rkrc``, ``rkrr``) and Gaussian blur except that of 3-Augment.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Crops a random part and resizes it to ``size`` (height, width) in pixels.
+    """Crop a random part and resize it to ``size`` (height, width) in pixels.
 
-    ``scale``: range of the part's area as a share of the image's; ``ratio``: range of its width / height, uniform in
-    the logarithm. After ten parts that do not fit, the largest centred one within ``ratio``. ``interpolation``: a
-    filter of PIL by name, or ``random`` for bilinear or bicubic. A deviation from timm: a part is at least one pixel
-    wide and high, where timm, in an image of up to four pixels, may crop nothing and return black.
+    ``scale``: range of the part's area as a fraction of the image's. ``ratio``: range of its width / height, uniform in
+    the logarithm. After ten parts that do not fit, the largest centred one within ``ratio`` is used. ``interpolation``:
+    the name of a PIL filter, or ``random`` for bilinear or bicubic. Deviation from timm: a part is at least one pixel
+    wide and high; timm may crop nothing and return black for an image of up to four pixels.
     """
 
     size: tuple[int, int]
@@ -59,7 +59,7 @@ class RandomResizedCrop:
             raise WrongValue(f"interpolation is one of {', '.join(INTERPOLATIONS)}, random; not {self.interpolation!r}")
 
     def draw(self, width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
-        """The part as (left, top, width, height) in pixels of an image of that size."""
+        """Draw the part as (left, top, width, height) in pixels of an image of that size."""
         for _ in range(CROP_ATTEMPTS):
             area = rng.uniform(*self.scale) * (width * height)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -81,12 +81,12 @@ class RandomResizedCrop:
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
         left, top, width, height = self.draw(*image.size, rng)
-        # cropped first: resizing within a box would let the filter see pixels beside it
+        # cropped first: resizing with a box would let the filter see pixels outside of it
         part = image.crop((left, top, left + width, top + height))
         return part.resize((self.size[1], self.size[0]), self._draw_filter(rng))
 
     def of_pixels(self, pixels: np.ndarray, rng: random.Random) -> np.ndarray:
-        """The same of (H, W, 3) uint8 pixels, which spares the rest of them the way through Pillow."""
+        """Do the same for (H, W, 3) uint8 pixels; only the cropped part is converted to a PIL image."""
         rows, columns, _ = pixels.shape
         left, top, width, height = self.draw(columns, rows, rng)
         interpolation = self._draw_filter(rng).name.lower()
@@ -105,7 +105,7 @@ def _check_probability(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class RandomHorizontalFlip:
-    """Mirrors left and right with probability ``p``."""
+    """Flip left and right with probability ``p``."""
 
     p: float = 0.5
 
@@ -118,7 +118,7 @@ class RandomHorizontalFlip:
 
 @dataclass(frozen=True)
 class RandomVerticalFlip:
-    """Mirrors top and bottom with probability ``p``."""
+    """Flip top and bottom with probability ``p``."""
 
     p: float = 0.5
 
@@ -131,7 +131,7 @@ class RandomVerticalFlip:
 
 @dataclass(frozen=True)
 class RandomGrayscale:
-    """Takes the colours away with probability ``p``."""
+    """Convert to greyscale with probability ``p``."""
 
     p: float = 0.1
 
@@ -146,7 +146,7 @@ _JITTERS = (image_ops.brightness, image_ops.contrast, image_ops.color, image_ops
 
 
 def _factors(name: str, amount: float | Range | None, neutral: float, bounds: Range) -> Range | None:
-    """The range that an amount stands for; ``None`` where it changes nothing."""
+    """Return the range of factors for an amount; ``None`` if it changes nothing."""
     if amount is None:
         return None
     if isinstance(amount, Sequence):
@@ -163,11 +163,11 @@ def _factors(name: str, amount: float | Range | None, neutral: float, bounds: Ra
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Changes brightness, contrast, saturation and hue, in a random order, by factors drawn uniformly.
+    """Change brightness, contrast, saturation and hue, in a random order, by factors drawn uniformly.
 
-    Each of the four is given as an amount a (factors from max(0, 1 - a) to 1 + a; hue: from -a to a of a full turn,
-    at most 0.5) or as a range (lowest, highest) of the factor, and kept as a range; 0 or ``None`` changes nothing.
-    With probability ``p`` anything is changed at all; ``None``: always, and nothing is drawn for it.
+    Each of the four is given as an amount a (factors from max(0, 1 - a) to 1 + a; hue: from -a to a of a full turn, at
+    most 0.5) or as a range (lowest, highest) of the factor, and stored as a range; 0 or ``None`` changes nothing. The
+    transform is applied with probability ``p``; ``None``: always, and no random number is drawn for it.
     """
 
     brightness: float | Range | None = 0
@@ -184,12 +184,12 @@ class ColorJitter:
             _check_probability("color_jitter_prob", self.p)
 
     def draw(self, rng: random.Random) -> list[tuple[int, float]]:
-        """What to change, in order: places in (brightness, contrast, saturation, hue), and factors."""
+        """Draw the changes, in order: indices into (brightness, contrast, saturation, hue), and factors."""
         if self.p is not None and self.p < rng.random():
             return []
         order = rng.sample(range(4), 4)
         ranges = (self.brightness, self.contrast, self.saturation, self.hue)
-        # __post_init__ has left ranges and None alone
+        # __post_init__ leaves only ranges and None
         factors = {place: rng.uniform(*limits) for place, limits in enumerate(ranges) if isinstance(limits, tuple)}
         return [(place, factors[place]) for place in order if place in factors]
 
@@ -201,7 +201,7 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class Compose:
-    """Transforms one after the other."""
+    """Apply transforms one after the other."""
 
     transforms: tuple[ImageTransform, ...]
 
@@ -213,9 +213,9 @@ class Compose:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """``sample`` is for each image; ``erase``, if anything is to be erased, for the normalised batch.
+    """``sample`` transforms each image; ``erase``, if anything is to be erased, the normalised batch.
 
-    ``training.py`` makes of them what a loader takes.
+    ``training.py`` turns them into the transforms of a loader.
     """
 
     sample: Compose
@@ -239,13 +239,13 @@ def training_transform(
     re_mode: str = "const",
     re_count: int = 1,
 ) -> TrainingTransform:
-    """timm's training transforms, by timm's names and defaults (``transforms_imagenet_train``).
+    """Create timm's training transforms, with timm's names and defaults (``transforms_imagenet_train``).
 
-    ``preprocessing`` gives the size of the result and the mean, which fills what augmentation moves into view; its
-    interpolation is for evaluation, here ``interpolation`` counts. ``color_jitter``: an amount for brightness,
-    contrast and saturation alike, or three or four values with hue. ``auto_augment`` (see ``auto_augment``) takes
-    the place of colour jitter, but for 3-Augment, of which it is a part, and where ``force_color_jitter`` is set.
-    ``re_prob``, ``re_mode``, ``re_count``: see ``RandomErasing``. Raises ``ValueError`` for an option that is wrong.
+    ``preprocessing`` gives the size of the result and the mean, which fills pixels that augmentation moves into view.
+    Its interpolation is for evaluation; ``interpolation`` is used here. ``color_jitter``: an amount for brightness,
+    contrast and saturation, or three or four values with hue. ``auto_augment`` (see ``auto_augment``) replaces colour
+    jitter, except for 3-Augment, of which it is a part, and if ``force_color_jitter`` is set. ``re_prob``, ``re_mode``,
+    ``re_count``: see ``RandomErasing``. Raises ``ValueError`` for an invalid option.
     """
     size = preprocessing.input_size[1:]
     steps: list[ImageTransform] = [
@@ -268,7 +268,7 @@ def training_transform(
 def _build_auto_augment(config: str, preprocessing: Preprocessing, interpolation: str) -> ImageTransform:
     settings = OpSettings(
         translate_const=int(min(preprocessing.input_size[1:]) * 0.45),
-        # timm narrows AugMix's moves here, and here alone
+        # timm limits AugMix's translations here, and only here
         translate_pct=0.3 if config.startswith("augmix") else 0.45,
         fill=tuple(min(255, round(255 * mean)) for mean in preprocessing.mean),
         interpolation=None if interpolation == "random" else Image.Resampling[interpolation.upper()],

@@ -1,7 +1,7 @@
-"""TrivialAugment (arXiv:2103.10158) as torchvision 0.28 has it: ``TrivialAugmentWide``; timm has none.
+"""TrivialAugment (arXiv:2103.10158) as in torchvision 0.28: ``TrivialAugmentWide``; timm has none.
 
-A deviation: torch counts the 31 strengths in float32, and how it rounds depends on the processor. Where the 16th of
-TranslateX comes out as 15.999999 (AVX2), its images move by 15 pixels, elsewhere by 16. Here strengths are exact.
+Deviation: torch computes the 31 strengths in float32, and their rounding depends on the processor. If the 16th of
+TranslateX becomes 15.999999 (AVX2), its images move by 15 pixels, elsewhere by 16. Here strengths are exact.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from PIL import Image
 from paddle_dla.data import image_ops
 from paddle_dla.data.augment_op import check_warp_filter
 
-FULL_STRENGTH = 30  # strengths are 0 (nothing), 1, ... 30
+FULL_STRENGTH = 30  # strengths are 0 (no change), 1, ... 30
 
-# An argument is made of the strength and the drawn sign.
+# The argument is computed from the strength and the drawn sign.
 
 
 def _shear_angle(strength: int, sign: int) -> float:
-    """By way of degrees and, below, of tangent or sine, as torchvision: the last bit of a shear can turn a byte."""
+    """Convert by way of degrees and tangent or sine, as torchvision: the last bit of a shear can change a byte."""
     return math.radians(math.degrees(math.atan(sign * 0.99 * strength / FULL_STRENGTH)))
 
 
@@ -37,7 +37,7 @@ def _shear_y(strength: int, sign: int) -> float:
 
 
 def _translation(strength: int, sign: int) -> int:
-    """Whole pixels; torchvision moves to the right and down, ``image_ops`` to the left and up."""
+    """Return whole pixels; torchvision moves right and down, ``image_ops`` left and up."""
     return -sign * (32 * strength // FULL_STRENGTH)
 
 
@@ -59,7 +59,7 @@ def _threshold(strength: int, _: int) -> float:
 
 @dataclass(frozen=True)
 class _Row:
-    """``apply(image, [argument], [filter, fill])``; the strength is drawn where there is an argument."""
+    """``apply(image, [argument], [filter, fill])``; the strength is drawn if there is an argument."""
 
     apply: Callable[..., Image.Image]
     argument: Callable[[int, int], float] | None = None
@@ -67,7 +67,7 @@ class _Row:
     warps: bool = False
 
 
-# the order counts: operations are drawn by their place
+# the order matters: operations are drawn by index
 OPERATIONS: dict[str, _Row] = {
     "Identity": _Row(image_ops.identity, signed=False),
     "ShearX": _Row(image_ops.shear_x, _shear_x, warps=True),
@@ -88,9 +88,9 @@ OPERATIONS: dict[str, _Row] = {
 
 @dataclass(frozen=True)
 class TrivialAugment:
-    """One operation of fourteen at one of 31 strengths and, where it has two directions, either: all drawn uniformly.
+    """One of fourteen operations at one of 31 strengths and, if it has two directions, either: all drawn uniformly.
 
-    ``interpolation`` and ``fill`` (black where ``None``) are for operations that move pixels.
+    ``interpolation`` and ``fill`` (black if ``None``) apply to operations that move pixels.
     """
 
     interpolation: Image.Resampling = Image.Resampling.NEAREST
@@ -100,7 +100,7 @@ class TrivialAugment:
         check_warp_filter(self.interpolation)
 
     def draw(self, rng: random.Random) -> tuple[str, int, int]:
-        """The operation's name, strength and sign (1 or -1); what an operation has not is 0 and 1, undrawn."""
+        """Draw the operation's name, strength and sign (1 or -1); if it has none, they are 0 and 1 without a draw."""
         name = list(OPERATIONS)[rng.randrange(len(OPERATIONS))]
         row = OPERATIONS[name]
         strength = 0 if row.argument is None else rng.randrange(FULL_STRENGTH + 1)

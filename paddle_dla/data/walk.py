@@ -1,4 +1,4 @@
-"""The images below a folder: each folder once, links to folders followed, and nothing passed over in silence."""
+"""Find the images below a folder: each folder once, links to folders followed, and nothing skipped silently."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
+    """Return whether a file of this name counts as an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def refuse_picture_in(data: str | os.PathLike[str] | None, picture: str | os.PathLike[str]) -> None:
-    """Raises ``DataError`` where a ``picture`` that is to be written would be one of the images below ``data``."""
+    """Raise ``DataError`` if a ``picture`` to be written would become one of the images below ``data``."""
     tree = None if data is None else os.path.realpath(os.path.expanduser(data))
     if tree is None or not os.path.isdir(tree) or not is_image(os.fspath(picture)):
         return
@@ -27,9 +27,9 @@ def refuse_picture_in(data: str | os.PathLike[str] | None, picture: str | os.Pat
 
 
 def refuse_folder_in(data: str | os.PathLike[str] | None, folder: str | os.PathLike[str], what: str) -> None:
-    """Raises ``DataError`` where ``what``, a ``folder`` to be written, would lie in the tree of images ``data``.
+    """Raise ``DataError`` if ``what``, a ``folder`` to be written, would be inside the tree of images ``data``.
 
-    It would be a class of its own there, or add pictures to one.
+    It would become a class of its own, or add pictures to one.
     """
     tree = None if data is None else os.path.realpath(os.path.expanduser(data))
     if tree is not None and os.path.isdir(tree) and is_below(folder, tree):
@@ -37,22 +37,22 @@ def refuse_folder_in(data: str | os.PathLike[str] | None, folder: str | os.PathL
 
 
 def is_below(path: str | os.PathLike[str], tree: str) -> bool:
-    """Whether ``path`` is the real path ``tree``, or leads into it."""
+    """Return whether ``path`` is the real path ``tree``, or inside it."""
     return os.path.commonpath([tree, os.path.realpath(path)]) == tree
 
 
 class Walk:
-    """A way through any number of trees. ``left_out``: extension -> files that are no images by their names."""
+    """A walk through any number of trees. ``left_out``: extension -> number of files whose names are not images'."""
 
     def __init__(self):
         self.left_out: Counter[str] = Counter()
         self._reached: dict[tuple[int, int], str] = {}
 
     def images(self, top: str) -> Iterator[str]:
-        """Paths of all images below ``top``, in any order.
+        """Yield the paths of all images below ``top``, in any order.
 
-        Raises ``DataError`` for a folder that cannot be listed, a link that leads nowhere, and a folder that is
-        reached twice, through a link: its images would count twice, in a loop without end.
+        Raises ``DataError`` for a folder that cannot be listed, a broken link, and a folder that is reached twice,
+        through a link: its images would count twice, or without end in a loop.
         """
         folders = [top]
         while folders:
@@ -72,12 +72,14 @@ class Walk:
         except OSError as error:
             raise _unlisted(folder, error) from error
         before = self._reached.setdefault((found.st_dev, found.st_ino), folder)
-        # some network file systems give folders one number: where they lie says whether they are the same
+        # some network file systems give different folders the same number: compare their paths too
         if before != folder and os.path.realpath(before) == os.path.realpath(folder):
-            raise DataError(f"{folder}: is {before} again, through a link; remove one, or its images count twice")
+            raise DataError(
+                f"{folder} and {before} are the same folder, through a link; remove one, or its images count twice"
+            )
 
     def notes(self, root: str) -> tuple[str, ...]:
-        """What a user should hear of what was left out."""
+        """Return messages for the user on the files left out."""
         if not self.left_out:
             return ()
         kinds = [f"{count} {extension or 'without extension'}" for extension, count in self.left_out.most_common()]
@@ -86,7 +88,7 @@ class Walk:
 
 
 def _listed(folder: str) -> list[tuple[str, bool]]:
-    """Path of each entry, and whether it is a folder."""
+    """Return the path of each entry, and whether it is a folder."""
     try:
         with os.scandir(folder) as entries:
             return [(entry.path, is_folder(entry)) for entry in entries]
@@ -95,11 +97,11 @@ def _listed(folder: str) -> list[tuple[str, bool]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or a link to one. Raises ``OSError`` for a link to nothing, unless named as an image."""
+    """Return whether it is a folder, or a link to one. Raises ``OSError`` for a broken link not named as an image."""
     if entry.is_dir():
         return True
     if entry.is_symlink() and not is_image(entry.name):
-        entry.stat()  # raises where it leads nowhere: it may have been a folder of images
+        entry.stat()  # raises for a broken link: it may have led to a folder of images
     return False
 
 

@@ -1,7 +1,7 @@
-"""A loader process: what it runs, and what it says to the main process. Imports no framework.
+"""A loader process, and its messages to the main process. Imports no framework.
 
-It is a plain new interpreter, not a fork and not a child of ``multiprocessing``: nothing of the main process (Paddle,
-its threads, the program's main module) is in it.
+It is a new interpreter, not a fork and not a child of ``multiprocessing``: it contains nothing of the main process
+(Paddle, its threads, the program's main module).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from paddle_dla.data.slots import WAITING, Slots
 
 
 class Done(NamedTuple):
-    """A batch lies in a slot: ``count`` samples; ``skipped`` are (name, reason) of those left out."""
+    """A batch is in a slot: ``count`` samples; ``skipped`` are (name, reason) of those left out."""
 
     number: int
     slot: int
@@ -32,23 +32,23 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The worker ends. ``data_error``: the message, where the source is at fault; ``trace``: the whole traceback."""
+    """The worker has failed. ``data_error`` is the message if the source is the cause; ``trace`` the full traceback."""
 
     data_error: str | None
     trace: str
 
 
 def main(connection: Connection, worker: int, memory: int, job: int, lifeline: int) -> None:
-    """Make the batches of worker number ``worker``; the numbers after it are open descriptors.
+    """Make the batches of worker number ``worker``; the arguments after it are open descriptors.
 
-    ``memory``: the slots; ``job``: a file that holds the pickled ``Job``; ``lifeline``: a pipe whose other end the
-    main process keeps.
+    ``memory``: the slots; ``job``: a file that holds the pickled ``Job``; ``lifeline``: a pipe whose other end the main
+    process keeps open.
     """
     _die_with(lifeline)
     try:
         _run(connection, worker, memory, _read_job(job))
     except (BrokenPipeError, ConnectionResetError, EOFError):
-        sys.exit(1)  # the main process is gone
+        sys.exit(1)  # the main process has exited
     except DataError as error:
         data_error = None if isinstance(error, WorkerError) else str(error)
         connection.send(Failed(data_error, traceback.format_exc()))
@@ -79,13 +79,13 @@ def _read_job(descriptor: int) -> Job:
 
 
 def _die_with(lifeline: int) -> None:
-    """End this process when the main process ends, however busy or stuck it is then.
+    """End this process when the main process ends, even while it is busy or stuck.
 
-    The kernel sends SIGIO, which ends a process, when the pipe's other end closes; a thread that waits for that would
-    wait for Python's lock as well.
+    When the pipe's other end closes, the kernel sends SIGIO, which ends the process. A thread that waits for the pipe
+    would also wait for Python's lock.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:
-        sys.exit(1)  # it closed before
+        sys.exit(1)  # the main process exited before

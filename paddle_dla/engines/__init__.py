@@ -1,4 +1,4 @@
-"""Four ways to run a network, one interface; a framework is imported only when its engine is opened."""
+"""Four engines that run a network, with one interface. A framework is imported only when its engine is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AUTO", "ENGINES", "Engine", "EngineError", "open_engine", "open_fast
 
 ENGINES = ("paddle", "inference", "onnxruntime", "openvino")
 AUTO = "auto"
-"""The fastest of them; see ``open_fastest``."""
+"""The fastest engine; see ``open_fastest``."""
 
 
 def open_engine(
@@ -27,15 +27,15 @@ def open_engine(
     threads: int | None = None,
     input_size: tuple[int, int, int] = (3, 224, 224),
 ) -> Engine:
-    """An engine of ``ENGINES`` for ``source``, a Paddle layer or the folder of an export.
+    """Open an engine of ``ENGINES`` for ``source``, a Paddle layer or the folder of an export.
 
-    ``paddle`` (the eager network) takes a layer; the others take a folder, or a layer, which is then exported for
-    images of ``input_size`` (C, H, W) into a folder that is gone when this returns. ``threads``: as many as the
-    process may use cores, if not given.
+    ``paddle`` (the eager network) takes a layer. The others take a folder, or a layer, which is then exported for
+    images of ``input_size`` (C, H, W) into a temporary folder that is removed before this returns. ``threads`` defaults
+    to the number of cores that the process may use.
 
-    Raises ``ValueError`` for another kind, ``EngineError`` where a package is missing, the files cannot be run or a
-    weight of the layer is not finite,
-    ``ExportError`` where the folder is no export, is damaged, or lacks what the engine needs.
+    Raises ``ValueError`` for another kind, ``EngineError`` if a package is missing, the files cannot be run or a weight
+    of the layer is not finite, ``ExportError`` if the folder is not an export, is damaged, or lacks what the engine
+    needs.
     """
     if kind not in ENGINES:
         raise WrongValue(f"unknown engine {kind!r}; one of {', '.join(ENGINES)}")
@@ -62,9 +62,9 @@ def open_fastest(
     threads: int | None = None,
     input_size: tuple[int, int, int] = (3, 224, 224),
 ) -> Engine:
-    """The fastest engine that is installed and ranks the classes of the first batch as ``layer`` does.
+    """Open the fastest installed engine that ranks the classes of the first batch as ``layer`` does.
 
-    ``tell`` gets a line on which that is. Arguments and errors otherwise as of ``open_engine``.
+    ``tell`` receives a line with its name. Other arguments and errors are those of ``open_engine``.
     """
     from paddle_dla.engines.auto import AutoEngine
 

@@ -1,4 +1,4 @@
-"""The fastest engine that is installed and agrees with the network itself, chosen on the data's own first batch."""
+"""The fastest installed engine that agrees with the network itself, chosen on the first batch of the data."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ ONNX = ("onnx", "onnxruntime", "paddle2onnx")
 CANDIDATES = {"openvino": (*ONNX, "openvino"), "onnxruntime": ONNX, "inference": ("paddle",)}
 """Engines, the fastest first, and the packages that each needs to run a network that was not exported before."""
 FEW = 128
-"""Images that are sooner evaluated than another engine is opened, which takes some seconds."""
+"""Number of images below which the network itself is faster: opening another engine takes some seconds."""
 COMPARED = 5
-"""Classes of the ranking that must be the same, in the same order."""
+"""Number of the likeliest classes that must be the same, in the same order."""
 
 Open = Callable[[str], Engine]
 
 
 class AutoEngine:
-    """The network itself for the first batch, and from the second on the first of ``CANDIDATES`` that ranks it equally.
+    """Runs the network itself on the first batch, and from then on the fastest engine that agrees with it.
 
-    ``expected`` is how many images are to come, if that is known: for few the network itself is the fastest.
-    ``open`` makes the engine of a name; ``tell`` gets a line on what was chosen, or refused and why.
+    That is the first of ``CANDIDATES`` that ranks the classes of the first batch as the network does. ``expected`` is
+    the number of images to come, if known: for few images the network itself is the fastest. ``open`` creates the
+    engine of a name. ``tell`` receives a line on the choice, or on a refused engine and the reason.
     """
 
     def __init__(self, layer: nn.Layer, threads: int | None, open_named: Open, tell: Callable[[str], None]):
@@ -42,12 +43,12 @@ class AutoEngine:
 
     @property
     def name(self) -> str:
-        """Of the engine that was chosen; until then the network itself runs."""
+        """Name of the chosen engine; before the choice, that of the network itself."""
         return (self._chosen or self._eager).name
 
     @property
     def num_classes(self) -> int:
-        """Of the network."""
+        """Number of classes of the network."""
         return self._eager.num_classes
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ class AutoEngine:
         return self._eager if few else next(self._agreeing(images, logits), self._eager)
 
     def _agreeing(self, images: np.ndarray, logits: np.ndarray) -> Iterator[Engine]:
-        """The engines that can be opened and rank ``images`` as ``logits`` do, opened one after the other."""
+        """Open the engines one after the other, and yield those that rank ``images`` as ``logits`` do."""
         for name, packages in CANDIDATES.items():
             why = missing(*packages)
             if not why:
@@ -75,7 +76,7 @@ class AutoEngine:
                 except UserError as error:
                     why = str(error).splitlines()[0]
             if not why:
-                self._tell(f"engine: {name}, whose top {COMPARED} are the network's on {len(images)} images")
+                self._tell(f"engine: {name}, which has the same top {COMPARED} as the network on {len(images)} images")
                 yield engine
             self._tell(f"engine: not {name}: {shown(why)}")
 

@@ -1,4 +1,4 @@
-"""What runs a network: one interface, whatever computes behind it. No framework.
+"""The interface of all engines that run a network. No framework.
 
 Legend: B batch, C channels, H height, W width, K classes.
 """
@@ -19,11 +19,11 @@ from paddle_dla.errors import UserError, WrongValue
 
 
 class EngineError(UserError):
-    """An engine that cannot be opened: a package or a file is missing, or the file is not one of its own."""
+    """An engine cannot be opened: a package or a file is missing, or the file is in another format."""
 
 
 class NetworkError(EngineError, ValueError):
-    """A network that raises, or returns no logits. A ``ValueError`` too: it may not take the images that it gets."""
+    """A network raises, or returns no logits. Also a ``ValueError``, because the network may not accept the images."""
 
 
 class Engine(Protocol):
@@ -38,19 +38,19 @@ class Engine(Protocol):
     def run(self, images: np.ndarray) -> np.ndarray:
         """Normalised images (B, C, H, W) float32 -> logits (B, K) float32.
 
-        Raises ``ValueError`` for images that the network does not take.
+        Raises ``ValueError`` for images that the network does not accept.
         """
         ...
 
 
 def require(package: str, extra: str) -> None:
-    """Raises ``EngineError`` that names the extra of this project which brings ``package``, where it is missing."""
+    """Raise ``EngineError`` with the extra of this project that installs ``package``, if it is missing."""
     if find_spec(package) is None:
         raise EngineError(f'{package} is not installed; it comes with: pip install -e ".[{extra}]"')
 
 
 def check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
-    """``images`` as a contiguous float32 array; ``expected`` is (C, H, W), -1 for a side that may vary.
+    """Return ``images`` as a contiguous float32 array; ``expected`` is (C, H, W), -1 for a side that may vary.
 
     Raises ``ValueError`` for another shape, an empty batch or another type.
     """
@@ -62,9 +62,9 @@ def check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
 
 
 def check_outputs(outputs: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """``outputs`` (B, ...) of the samples ``indices`` (B,), if all are numbers; raises ``EngineError`` that names one.
+    """Return ``outputs`` (B, ...) of the samples ``indices`` (B,). Raises ``EngineError`` if one is not finite.
 
-    A NaN has a place in every ranking, and an infinity a probability: nothing later on would notice.
+    Without this check nothing later would fail: a NaN can be ranked, and an infinity has a probability.
     """
     finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
     if not finite.all():
@@ -77,7 +77,7 @@ def check_outputs(outputs: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """What native libraries print to stdout meanwhile goes to stderr: stdout belongs to the results of a command."""
+    """Redirect what native libraries print to stdout within the block to stderr; stdout is for a command's results."""
     flush = ctypes.CDLL(None).fflush
     sys.stdout.flush()
     saved = os.dup(1)

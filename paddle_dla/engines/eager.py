@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class EagerEngine:
     """A Paddle layer in evaluation mode, without gradients.
 
-    The layer is put into evaluation mode. ``threads`` are those of Paddle's CPU kernels, which belong to the process:
-    opening another engine with another number changes it for both. Paddle itself starts with one.
+    The layer is put into evaluation mode. ``threads`` sets the number of threads of Paddle's CPU kernels, which is a
+    setting of the process: opening another engine with another number changes it for both. Paddle's own default is one.
     """
 
     name = "paddle"
@@ -38,8 +38,8 @@ class EagerEngine:
     def run(self, images: np.ndarray) -> np.ndarray:
         """(B, C, H, W) float32 -> logits (B, K) float32.
 
-        Raises ``NetworkError`` where the network raises, returns something else, or, in its first batch, other numbers
-        when it is called once more.
+        Raises ``NetworkError`` if the network raises or returns anything else. The first batch runs twice: different
+        results raise ``NetworkError``, too.
         """
         images = check_images(images, (self._channels, -1, -1))
         found = outputs_of(self._layer, images, self.num_classes)
@@ -50,9 +50,9 @@ class EagerEngine:
 
 
 def outputs_of(layer: nn.Layer, images: np.ndarray, num_classes: int = 0) -> np.ndarray:
-    """What ``layer`` returns for ``images`` (B, C, H, W): logits (B, K), or features (B, ...) where it has no classes.
+    """Run ``layer`` on ``images`` (B, C, H, W): logits (B, K), or features (B, ...) if it has no classes.
 
-    Raises ``NetworkError`` where it raises anything, or returns anything else.
+    Raises ``NetworkError`` if it raises anything, or returns anything else.
     """
     import paddle
 
@@ -71,16 +71,16 @@ def outputs_of(layer: nn.Layer, images: np.ndarray, num_classes: int = 0) -> np.
     if not fits or (num_classes and found.shape != [len(images), num_classes]):
         wanted = f"[{len(images)}, {num_classes or '...'}]"
         kind = str(found.dtype).rpartition(".")[2]
-        raise NetworkError(f"the network returns {kind} {list(found.shape)} and not {wanted}, floating-point")
+        raise NetworkError(f"the network returns {kind} {list(found.shape)} instead of floating-point {wanted}")
     return found.numpy()
 
 
 STEADY = 2.0**-10
-"""Of the largest value: what kernels that add in another order each time may change, and nothing else."""
+"""Relative to the largest value: the variation allowed for kernels that add in a different order each time."""
 
 
 def _refuse_unsteady(first: np.ndarray, second: np.ndarray) -> None:
-    """Raises ``NetworkError`` for a network that draws at random, or changes itself, in evaluation."""
+    """Raise ``NetworkError`` for a network that is random, or changes itself, in evaluation."""
     with np.errstate(invalid="ignore"):
         change = np.abs(first - second)
     if np.any(change > STEADY * np.abs(first).max(initial=0)):

@@ -17,14 +17,14 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None):
-        """Raises ``EngineError`` where the file cannot be run."""
+        """Raises ``EngineError`` if the file cannot be run."""
         require("onnxruntime", "onnx")
         import onnxruntime
         import onnxruntime.capi.onnxruntime_pybind11_state as faults
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_threads()
-        options.log_severity_level = 3  # errors; its warnings are about its own choices
+        options.log_severity_level = 3  # errors only; its warnings concern its own choices
         known = (faults.Fail, faults.InvalidGraph, faults.InvalidProtobuf, faults.NoSuchFile, faults.RuntimeException)
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
@@ -38,4 +38,4 @@ class OnnxRuntimeEngine:
     def run(self, images: np.ndarray) -> np.ndarray:
         """(B, C, H, W) float32 -> logits (B, K) float32."""
         logits = self._session.run(None, {self._input: check_images(images, self._expected)})[0]
-        return cast("np.ndarray", logits)  # others are sparse, lists or maps
+        return cast("np.ndarray", logits)  # other kinds of outputs are sparse tensors, lists or maps

@@ -16,13 +16,13 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None):
-        """Raises ``EngineError`` where the file cannot be run."""
+        """Raises ``EngineError`` if the file cannot be run."""
         require("openvino", "openvino")
         import openvino
 
         settings = {
             "INFERENCE_NUM_THREADS": threads or usable_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",  # its default is bfloat16 where the processor has it
+            "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 if the processor supports it
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, with all threads
         }
         try:
@@ -35,5 +35,5 @@ class OpenVinoEngine:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """(B, C, H, W) float32 -> logits (B, K) float32."""
-        # a copy: the array that it returns is written again in the next run
+        # copied: the next run overwrites the returned array
         return np.array(self._network(check_images(images, self._expected))[0])

@@ -1,6 +1,6 @@
 """Paddle Inference with oneDNN: the exported program, optimised when it is opened.
 
-Paddle 3 writes a program as ``.json``, Paddle 2.6 as ``.pdmodel``; 3 reads both.
+Paddle 3 writes a program as ``.json``, Paddle 2.6 as ``.pdmodel``; Paddle 3 reads both.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ WEIGHTS = ".pdiparams"
 class PaddleInferenceEngine:
     """The program ``FOLDER/model.json`` (or ``.pdmodel``) with ``FOLDER/model.pdiparams``.
 
-    Not to be shared by threads: a predictor has one input and one output buffer.
+    Not thread-safe: a predictor has one input and one output buffer.
     """
 
     name = "inference"
 
     def __init__(self, prefix: str | os.PathLike[str], input_size: tuple[int, int, int], threads: int | None = None):
-        """``prefix`` is the path of the files less their suffix, ``input_size`` the (C, H, W) it was written for.
+        """``prefix`` is the path of the files without suffix, ``input_size`` the (C, H, W) of the export.
 
-        A predictor tells neither before it has run. Raises ``EngineError`` where the files cannot be run.
+        A predictor shows neither before its first run. Raises ``EngineError`` if the files cannot be run.
         """
         require("paddle", "cpu")
         from paddle import inference
@@ -66,7 +66,7 @@ class PaddleInferenceEngine:
 
 
 def program_path(prefix: str | os.PathLike[str]) -> Path:
-    """The program at ``prefix``, of either version. Raises ``EngineError`` where there is none."""
+    """Return the path of the program at ``prefix``, of either version. Raises ``EngineError`` if there is none."""
     for suffix in PROGRAMS:
         path = Path(f"{os.fspath(prefix)}{suffix}")
         if path.is_file() and Path(f"{os.fspath(prefix)}{WEIGHTS}").is_file():

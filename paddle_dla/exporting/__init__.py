@@ -1,1 +1,1 @@
-"""A network as files that run without this package: made, described, checked, and opened again."""
+"""Exports: a network as files that run without this package. They are written, described, checked and reopened."""

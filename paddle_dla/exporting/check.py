@@ -1,7 +1,7 @@
-"""Does an engine compute what the network computes? Judged by the rounding that the network itself does in float32.
+"""Check that an engine computes what the network computes, up to the network's own rounding in float32.
 
-The network runs in float64 and in float32. What separates the two is what float32 costs; another correct order of
-the same sums costs about as much. ``MARGIN`` times that is granted to an engine, and no constant.
+The network runs in float64 and in float32. The difference is the cost of float32; the same sums in another correct
+order cost about as much. The limit for an engine is ``MARGIN`` times that difference, not a constant.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from paddle import nn
 
 BATCHES = (1, 2, 5)
-"""Batch sizes that an engine is asked for: one, the smallest other, and one that leaves a remainder."""
+"""Batch sizes that are tested: one, the smallest other, and one that leaves a remainder."""
 MARGIN = 8.0
-"""Twice the largest error that was measured, in floors, up to a power of two.
+"""Twice the largest measured error, in floors, rounded up to a power of two.
 
 Measured: 2.6, over the twelve networks, fresh and with BN statistics as training leaves them, Paddle Inference (Paddle
 2.6.2 and 3.3.1) and ONNX Runtime, 7 images of 64x64.
 """
 ROUNDOFF = 2.0**-24
-"""Of float32: the floor where the network happens to be exact."""
+"""Roundoff of float32: the floor if the network happens to be exact."""
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the eager network says of some images.
+    """Outputs of the eager network for some images.
 
-    ``logits`` (N, K) float64; ``scale`` is their largest magnitude, ``floor`` the largest error of the float32 run,
-    over ``scale``.
+    ``logits`` (N, K) float64; ``scale`` is their largest magnitude, ``floor`` the largest error of the float32 run
+    relative to ``scale``.
     """
 
     images: np.ndarray
@@ -46,13 +46,13 @@ class Reference:
 
     @property
     def limit(self) -> float:
-        """The largest error, over ``scale``, that is taken for rounding."""
+        """The largest error, relative to ``scale``, that counts as rounding."""
         return MARGIN * max(self.floor, ROUNDOFF)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an engine agrees with the network: relative errors, and on how many images the top-5 are the same."""
+    """Agreement of an engine with the network: relative errors, and the number of images with the same top-5."""
 
     engine: str
     images: int
@@ -70,14 +70,14 @@ class Agreement:
 
 
 def random_images(input_size: tuple[int, int, int], count: int = 8) -> np.ndarray:
-    """Normal noise, (count, C, H, W) float32, always the same: for a check without images."""
+    """Return normal noise, (count, C, H, W) float32, always the same, for a check without images."""
     return np.random.RandomState(0).standard_normal((count, *input_size)).astype(np.float32)
 
 
 def measure(layer: nn.Layer, images: np.ndarray) -> Reference:
     """Run ``layer`` (evaluation mode; not changed) on ``images`` (N, C, H, W) float32, in both precisions.
 
-    Raises ``ExportError`` where its logits are not finite.
+    Raises ``ExportError`` if its logits are not finite.
     """
     exact = copy.deepcopy(layer)
     _to_float64(exact)
@@ -92,7 +92,7 @@ def measure(layer: nn.Layer, images: np.ndarray) -> Reference:
 
 
 def _to_float64(layer: nn.Layer) -> None:
-    """Cast weights and buffers; ``Layer.to`` also casts tables of indices, which are put back."""
+    """Cast weights and buffers. ``Layer.to`` also casts index tables; they are restored."""
     owners = layer.sublayers(include_self=True)
     tables = [(owner, name, value) for owner in owners for name, value in owner._buffers.items()
               if value is not None and not value.is_floating_point()]  # fmt: skip
@@ -110,10 +110,10 @@ def _run(layer: nn.Layer, images: np.ndarray) -> np.ndarray:
 
 
 def compare(engine: Engine, reference: Reference) -> Agreement:
-    """Hold ``engine`` against ``reference`` in each of ``BATCHES``.
+    """Compare ``engine`` with ``reference`` in each of ``BATCHES``.
 
-    Raises ``ExportError`` where it departs by more than rounding explains; within that limit two classes can change
-    places in the top-5 only if they tie to twice the limit, so what differs there differs for no other reason.
+    Raises ``ExportError`` if the difference is larger than rounding explains. Within that limit, two classes can swap
+    in the top-5 only if they tie to twice the limit, so no difference in the top-5 has another cause.
     """
     same, worst, worst_size = len(reference.images), 0.0, BATCHES[0]
     for size in BATCHES:
@@ -134,11 +134,11 @@ def compare(engine: Engine, reference: Reference) -> Agreement:
 
 
 def run_in_batches(engine: Engine, images: np.ndarray, size: int) -> np.ndarray:
-    """Logits (N, K) float64 of ``images`` (N, C, H, W) float32, ``size`` at a time."""
+    """Return the logits (N, K) float64 of ``images`` (N, C, H, W) float32, run ``size`` at a time."""
     starts = range(0, len(images), size)
     return np.concatenate([engine.run(images[start : start + size]) for start in starts]).astype(np.float64)
 
 
 def top(logits: np.ndarray, count: int = TOP) -> np.ndarray:
-    """(N, K) -> the ``count`` best classes, best first, (N, count); the lower index first where two are equal."""
+    """(N, K) -> the ``count`` best classes, best first, (N, count); the lower index first if two are equal."""
     return np.argsort(-logits, axis=1, kind="stable")[:, :count]

@@ -1,4 +1,4 @@
-"""The export in 8 bits: a float network that is checked, quantised, and measured beside it."""
+"""Export in 8 bits: check the float network, quantise it, and measure both."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def export_int8(
     overwrite: bool = False,
     progress: Progress = lambda line: None,
 ) -> tuple[Agreement, Measured]:
-    """As ``export_model``, with ``model.onnx`` in 8 bits.
+    """Export like ``export_model``, with ``model.onnx`` in 8 bits.
 
-    ``calibration`` (N, C, H, W) float32; ``judged`` are images like those, and labels (N,), -1 where there is none.
-    Returns how the float network agrees with ``layer``, and int8 beside it. Raises ``ExportError``, too, where int8
-    loses more than ``max_loss`` points of top-1.
+    ``calibration`` (N, C, H, W) float32; ``judged`` are such images, and labels (N,), -1 for none. Returns the
+    agreement of the float network with ``layer``, and the measurement of int8 against it. Also raises ``ExportError``
+    if int8 loses more than ``max_loss`` points of top-1.
     """
     if not 0 <= max_loss <= 100:
         raise WrongValue(f"max_loss is in points of top-1, 0 to 100, not {max_loss}")
@@ -60,7 +60,7 @@ def export_int8(
         measured = measure_int8(float32, int8, *judged)
         if measured.loss > max_loss:
             raise ExportError(
-                f"more than {max_loss:g} points are lost: {measured}; calibrate on more, or better, images"
+                f"int8 loses more than {max_loss:g} points: {measured}; calibrate on more, or better, images"
             )
         (part / "float32.onnx").unlink()
         add_record(
@@ -70,7 +70,7 @@ def export_int8(
 
 
 def check_batches(engine: Engine, images: np.ndarray) -> None:
-    """Raises ``ExportError`` unless each batch size gives the same class for each image, with finite logits."""
+    """Raise ``ExportError`` unless each batch size gives the same class for each image, with finite logits."""
     runs = [run_in_batches(engine, images, size) for size in BATCHES]
     if not all(np.isfinite(run).all() for run in runs):
         raise ExportError("the int8 network's logits are not finite")

@@ -1,4 +1,4 @@
-"""A network becomes a folder that runs without this package: written, checked, and only then put in place."""
+"""Export a network as a folder that runs without this package: written, checked, and only then put in place."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from paddle import nn
 
 Progress = Callable[[str], None]
-ENGINE_OF = {form: engine for engine, (form, _) in reversed(NEEDS.items())}  # the first of each form
+ENGINE_OF = {form: engine for engine, (form, _) in reversed(NEEDS.items())}  # the first engine of each format
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx", "onnxruntime", "numpy")
-"""Whose versions the record tells."""
+"""Packages whose versions are recorded."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to export: ``formats`` of ``FORMATS``, and what the record says of the network.
+    """What to export: ``formats`` of ``FORMATS``, and the facts to record about the network.
 
-    ``images`` (N, C, H, W) float32, normalised, are those of the check; seeded noise where there are none.
-    ``class_ids`` are what folders of the classes are called, where that is not ``class_names``.
+    ``images`` (N, C, H, W) float32, normalised, are used by the check; seeded noise by default. ``class_ids`` are the
+    folder names of the classes, if they differ from ``class_names``.
     """
 
     model: str
@@ -57,17 +57,17 @@ def export_model(
     overwrite: bool = False,
     progress: Progress = lambda line: None,
 ) -> list[Agreement]:
-    """Write ``layer`` (left as it is) to ``folder``; returns how each format agrees with it.
+    """Write ``layer`` (not changed) to ``folder``. Returns the agreement of each format with it.
 
-    Raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a missing package, ``CheckpointError``
-    where the folder cannot be written (all before any work), and ``ExportError`` where the check fails. Whatever is
-    raised, ``folder`` is as it was before.
+    Raises ``ValueError`` for an invalid request, ``EngineError`` for a missing package, ``CheckpointError`` if the
+    folder cannot be written (all before any work), and ``ExportError`` if the check fails. If anything is raised,
+    ``folder`` is unchanged.
     """
     num_classes = check_wanted(layer, wanted)
     check_target(folder, overwrite)
     network = frozen(layer)
     images = random_images(wanted.preprocessing.input_size) if wanted.images is None else wanted.images
-    outputs_of(network, images[:1], num_classes)  # what returns no logits cannot be exported as a classifier
+    outputs_of(network, images[:1], num_classes)  # a network that returns no logits cannot be exported as a classifier
     with export_folder(folder, overwrite) as part:
         for form in wanted.formats:
             progress(f"writing {form}")
@@ -79,10 +79,10 @@ def export_model(
 
 
 def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
-    """The number of classes.
+    """Check the request and return the number of classes.
 
-    Raises ``ValueError`` for a wish that makes no sense, ``EngineError`` for a package, ``CheckpointError`` for
-    weights that are not finite.
+    Raises ``ValueError`` for an invalid request, ``EngineError`` for a missing package, ``CheckpointError`` for weights
+    that are not finite.
     """
     num_classes, channels = getattr(layer, "num_classes", 0), getattr(layer, "in_chans", None)
     multiple, sides = getattr(layer, "side_multiple", 1), wanted.preprocessing.input_size[1:]
@@ -109,7 +109,7 @@ def check_wanted(layer: nn.Layer, wanted: Wanted) -> int:
 
 
 def check_files(layer: nn.Layer, folder: Path, formats: Sequence[str], images: np.ndarray) -> list[Agreement]:
-    """Run what was written in each format and hold it against ``layer``. Raises ``ExportError`` where they differ."""
+    """Run the files of each format and compare them with ``layer``. Raises ``ExportError`` if they differ."""
     reference = measure(layer, images)
     input_size = images.shape[1:]
     return [compare(open_files(folder / STEM, ENGINE_OF[form], input_size), reference) for form in formats]
@@ -124,7 +124,7 @@ def add_record(
     precision: str = "float32",
     measured: Mapping[str, Any] | None = None,
 ) -> None:
-    """Put the runner and the record beside the files of the network."""
+    """Write the runner and the record beside the files of the network."""
     shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUNNER)
     record = Record(
         model=wanted.model,
@@ -142,12 +142,12 @@ def add_record(
 
 
 def weights_of(layer: nn.Layer, wanted: Wanted) -> Mapping[str, Any]:
-    """What the record says of the weights: what was given, or the checksum of the tensors as they are."""
+    """Return the record of the weights: the given one, or the checksum of the current tensors."""
     return wanted.weights or {"source": None, "sha256": state_sha256(layer)}
 
 
 def state_sha256(layer: nn.Layer) -> str:
-    """SHA-256 over name, type, shape and bytes of every tensor, in the order of their names."""
+    """Return the SHA-256 over name, type, shape and bytes of every tensor, in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(layer.state_dict().items()):
         array = np.ascontiguousarray(tensor.numpy())
@@ -157,7 +157,7 @@ def state_sha256(layer: nn.Layer) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what wrote the export."""
+    """Return the versions of the packages that wrote the export."""
     import paddle_dla
 
     found = {"python": platform.python_version(), "paddle_dla": paddle_dla.__version__}

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it.
+"""Fold batch normalisation into the preceding convolution.
 
 In evaluation BN is an affine map of each channel, so ``BN(conv(x))`` is one convolution::
 
@@ -21,30 +21,31 @@ import paddle
 from paddle import Tensor, nn
 
 SAME = 1e-4
-"""Relative. Some roundings of float32 are 4e-7; what cancels in the affine map multiplies that, by 100 where the mean
-is 100 deviations away. An activation that is missed is an error of the order of 1."""
+"""Relative tolerance. A few roundings of float32 are 4e-7; cancellation in the affine map multiplies that, by 100 if
+the mean is 100 deviations away. A missed activation is an error of the order of 1.
+"""
 
 
 def fold_batch_norms(layer: nn.Layer, images: np.ndarray) -> tuple[nn.Layer, list[str]]:
-    """A copy of ``layer`` in evaluation mode with its BN folded, and the names of the BN that were.
+    """Return a copy of ``layer`` in evaluation mode with its BN folded, and the names of the folded BN.
 
-    ``images`` (B, C, H, W), of the type of the weights, are run once to see which convolution feeds which BN. A pair
-    is folded only where the two always follow each other and nothing else reads what is between them; every other BN
-    stays as it is. The arithmetic is done in float64 and rounded once. ``layer`` itself is left alone.
+    ``images`` (B, C, H, W), of the type of the weights, are run once to find which convolution feeds which BN. A pair
+    is folded only if the two always follow each other and nothing else reads the value between them; every other BN is
+    kept. The arithmetic is done in float64 and rounded once. ``layer`` itself is not changed.
     """
     folded = copy.deepcopy(layer)
     folded.eval()
     pairs = _foldable(folded, paddle.to_tensor(images))
-    for norm_name, (conv, norm) in pairs.items():  # what is not affine in a norm of one's own stays behind
+    for norm_name, (conv, norm) in pairs.items():  # the part of a norm subclass that is not affine remains
         _absorb(conv, norm)
         rest = rest_of(norm)
-        assert rest is not None  # _is_fixed_norm has asked
+        assert rest is not None  # _is_fixed_norm has checked it
         _replace(folded, norm_name, rest)
     return folded, list(pairs)
 
 
 def _foldable(model: nn.Layer, images: Tensor) -> dict[str, tuple[nn.Conv2D, nn.BatchNorm2D]]:
-    """``{name of the BN: (convolution, BN)}`` of the pairs that may become one."""
+    """Return ``{name of the BN: (convolution, BN)}`` of the pairs that can be folded."""
     layers = dict(model.named_sublayers())
     convs = {name: layer for name, layer in layers.items() if _is_plain_convolution(layer)}
     norms = {name: layer for name, layer in layers.items() if _is_fixed_norm(layer)}
@@ -57,25 +58,26 @@ def _foldable(model: nn.Layer, images: Tensor) -> dict[str, tuple[nn.Conv2D, nn.
 
 
 def _is_plain_convolution(layer: nn.Layer) -> TypeGuard[nn.Conv2D]:
-    """A convolution that does what its weights say: no method of its own, no hook (weight norm is one)."""
+    """Return whether the layer is a plain convolution: no overridden method, no hook (weight norm is one)."""
     hooked = layer._forward_pre_hooks or layer._forward_post_hooks
     return isinstance(layer, nn.Conv2D) and type(layer).forward is nn.Conv2D.forward and not hooked
 
 
 def _is_fixed_norm(layer: nn.Layer) -> TypeGuard[nn.BatchNorm2D]:
-    """A BN that, in evaluation, applies its running statistics; ``use_global_stats=False`` takes the batch's own."""
+    """Return whether BN applies its running statistics in evaluation; ``use_global_stats=False`` uses the batch's."""
     return isinstance(layer, nn.BatchNorm2D) and layer._use_global_stats is not False and rest_of(layer) is not None
 
 
 @paddle.no_grad()
 def rest_of(norm: nn.BatchNorm2D) -> nn.Layer | None:
-    """What ``norm`` (evaluation mode) does to its affine map: nothing, or its activation ``act``; else ``None``.
+    """Return what ``norm`` (evaluation mode) applies after its affine map: nothing, or its activation; else ``None``.
 
-    timm's BatchNormAct2d is one layer for both. Which it is is found by running it on values of both signs.
+    timm's BatchNormAct2d combines both in one layer. The activation ``act`` is verified by running the layer on values
+    of both signs.
     """
     dtype = norm._mean.numpy().dtype
     scale, shift = (values[None, :, None, None] for values in _affine(norm))
-    wanted = np.linspace(-8, 8, 8 * shift.size).reshape(1, -1, 2, 4)  # of the affine map; beyond the 6 of ReLU6
+    wanted = np.linspace(-8, 8, 8 * shift.size).reshape(1, -1, 2, 4)  # inputs of the activation; beyond the 6 of ReLU6
     x = np.divide(wanted - shift, scale, out=np.zeros_like(wanted), where=scale != 0).astype(dtype)
     affine = paddle.to_tensor((x * scale + shift).astype(dtype))
     found = norm(paddle.to_tensor(x))
@@ -84,13 +86,13 @@ def rest_of(norm: nn.BatchNorm2D) -> nn.Layer | None:
 
 
 def _same(ours: Tensor, found: Tensor) -> bool:
-    """Whether two results of some roundings each are one: an activation changes them by their own size."""
+    """Return whether two results are equal up to a few roundings; an activation changes them by their own size."""
     return bool((ours - found).abs().max() <= SAME * max(float(found.abs().max()), 1.0))
 
 
 def _affine(norm: nn.BatchNorm2D) -> tuple[np.ndarray, np.ndarray]:
-    """``scale`` and ``shift`` of each channel, (C,) float64."""
-    # Paddle's kernels take epsilon as float32, whatever they compute in
+    """Return ``scale`` and ``shift`` of each channel, (C,) float64."""
+    # Paddle's kernels use epsilon as float32, whatever type they compute in
     scale = 1 / np.sqrt(_float64(norm._variance) + np.float64(np.float32(norm._epsilon)))
     scale = scale if norm.weight is None else scale * _float64(norm.weight)
     shift = 0.0 if norm.bias is None else _float64(norm.bias)
@@ -100,11 +102,11 @@ def _affine(norm: nn.BatchNorm2D) -> tuple[np.ndarray, np.ndarray]:
 def _trace(
     model: nn.Layer, images: Tensor, convs: Mapping[str, nn.Layer], norms: Mapping[str, nn.Layer]
 ) -> tuple[list[tuple[str, str | None]], set[str]]:
-    """One run of ``model``: (BN, convolution that it read or None) of each call, and the convolutions that leak.
+    """Run ``model`` once; return (BN, convolution that it read or None) of each call, and the convolutions that leak.
 
-    The graph of gradients is cut where a convolution ends, and again behind a BN that reads one. A convolution on
-    whose output the result, or the next cut, still depends is read by something besides that BN, be it only a ``+``,
-    which no hook would see.
+    The gradient graph is cut after each convolution, and again after a BN that reads one. If the result, or the next
+    cut, still depends on a convolution's output, something besides that BN reads it, possibly only a ``+``, which no
+    hook would see.
     """
     outputs: list[tuple[str, Tensor]] = []
     ends: list[Tensor] = []
@@ -135,7 +137,7 @@ def _trace(
 
 
 def _reached(ends: list[Tensor], outputs: list[tuple[str, Tensor]]) -> set[str]:
-    """Names of the ``outputs`` that the ``ends`` depend on."""
+    """Return the names of the ``outputs`` that the ``ends`` depend on."""
     if not ends or not outputs:
         return set()
     gradients = paddle.grad(ends, [leaf for _, leaf in outputs], allow_unused=True)
@@ -153,7 +155,7 @@ def _hooked(hooks: dict[nn.Layer, Callable[..., Tensor]]) -> Iterator[None]:
 
 
 def _tensors(value: object) -> list[Tensor]:
-    """All tensors in what a layer returned."""
+    """Return all tensors in the result of a layer."""
     if isinstance(value, Tensor):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
@@ -161,7 +163,7 @@ def _tensors(value: object) -> list[Tensor]:
 
 
 def _one_to_one(feeds: list[tuple[str, str | None]]) -> Iterator[tuple[str, str]]:
-    """(BN, convolution) where every call of the BN reads that convolution, and no other BN reads it."""
+    """Yield (BN, convolution) if every call of the BN reads that convolution, and no other BN reads it."""
     sources, readers = defaultdict(set), defaultdict(set)
     for norm, conv in feeds:
         sources[norm].add(conv)
@@ -172,7 +174,7 @@ def _one_to_one(feeds: list[tuple[str, str | None]]) -> Iterator[tuple[str, str]
 
 
 def _absorb(conv: nn.Conv2D, norm: nn.BatchNorm2D) -> None:
-    """Give ``conv`` the weights of ``norm(conv(x))``, as parameters of its own."""
+    """Give ``conv`` the weights of ``norm(conv(x))``, as its own parameters."""
     weight = _float64(conv.weight)
     bias = 0.0 if conv.bias is None else _float64(conv.bias)
     scale, shift = _affine(norm)
@@ -195,7 +197,7 @@ def _parameter(layer: nn.Layer, value: np.ndarray) -> Tensor:
 
 
 def _replace(model: nn.Layer, name: str, layer: nn.Layer) -> None:
-    """Put ``layer`` where the sublayer ``name`` (dotted) stood."""
+    """Replace the sublayer ``name`` (dotted) by ``layer``."""
     parent, _, key = name.rpartition(".")
     owner = dict(model.named_sublayers(include_self=True))[parent]
     owner.add_sublayer(key, layer)

@@ -1,7 +1,7 @@
-"""The folder of an export: complete or absent, and a record that proves its files to be what was written.
+"""The folder of an export: complete or absent, with a record that verifies its files.
 
-No framework. ``preprocessing.json`` is the record; ``run.py`` reads it too, so a key of it that changes its meaning
-raises ``FORMAT``.
+No framework. ``preprocessing.json`` is the record. ``run.py`` reads it too, so increase ``FORMAT`` if the meaning of a
+key changes.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ FORMAT = 1
 RECORD = "preprocessing.json"
 RUNNER = "run.py"
 STEM = "model"
-"""Of the model's files: ``model.json``, ``model.pdiparams``, ``model.onnx``."""
+"""Stem of the model's files: ``model.json``, ``model.pdiparams``, ``model.onnx``."""
 FORMATS = ("inference", "onnx")
 NETWORKS = {"inference": f"{STEM}.pdiparams", "onnx": f"{STEM}.onnx"}
-"""Format: the file that holds its weights."""
+"""Format: the file that contains its weights."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What ``preprocessing.json`` holds.
+    """The content of ``preprocessing.json``.
 
-    ``class_names`` has ``num_classes`` names, or is ``None``; ``class_ids`` likewise, what folders of the classes are
-    called; ``weights`` says where they came from, with their SHA-256; ``precision`` is that of the ONNX file,
-    ``float32`` or ``int8``; ``check`` is what was measured after the export; ``files`` holds size and SHA-256 of every
-    other file of the folder.
+    ``class_names`` has ``num_classes`` names, or is ``None``. ``class_ids`` likewise has the folder names of the
+    classes. ``weights`` is the origin of the weights, with their SHA-256. ``precision`` is that of the ONNX file,
+    ``float32`` or ``int8``. ``check`` is the result of the check after the export. ``files`` holds size and SHA-256 of
+    every other file of the folder.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Record:
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def known_classes(self) -> tuple[ClassNames | None, NamedBy]:
-        """What the classes are called, by folders and by people, and who says so."""
+        """Return the names of the classes, for folders and for display, and their origin."""
         if self.class_names is None:
             return None, NamedBy.NOBODY
         imagenet = imagenet_class_names()
@@ -85,21 +85,21 @@ class _Stored(_Optional):
 
 
 def export_files(folder: str | os.PathLike[str] | None) -> list[Path]:
-    """The files of the export ``folder``, none without one."""
+    """Return the files of the export ``folder``, none if there is no export."""
     return [] if folder is None else [Path(folder, RECORD), Path(folder, RUNNER), *Path(folder).glob(f"{STEM}.*")]
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write ``preprocessing.json``; ``files`` are taken from what lies in the folder."""
+    """Write ``preprocessing.json``; ``files`` are read from the folder."""
     files = {path.name: describe_file(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
     content = {"format": FORMAT, **asdict(record), "preprocessing": record.preprocessing.as_dict(), "files": files}
     (folder / RECORD).write_text(to_json(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_record(folder: str | os.PathLike[str]) -> Record:
-    """The record of an export, its files verified.
+    """Read the record of an export and verify its files.
 
-    Raises ``ExportError`` where ``folder`` is no export, was written by a later version, or is damaged.
+    Raises ``ExportError`` if ``folder`` is not an export, was written by a later version, or is damaged.
     """
     root = Path(folder)
     content = _read_json(root)
@@ -114,7 +114,7 @@ def read_record(folder: str | os.PathLike[str]) -> Record:
 
 
 def _refuse_unlisted(root: Path, record: Record) -> None:
-    """What an engine would run must be in the record, or nobody has verified it. Raises ``ExportError``."""
+    """Raise ``ExportError`` for a file that an engine would run but the record does not list: it was never verified."""
     needed = {*(path.name for path in root.glob(f"{STEM}.*")), *(NETWORKS[form] for form in record.formats)}
     unlisted = sorted(needed - record.files.keys())
     if unlisted:
@@ -183,7 +183,7 @@ def _verify(path: Path, expected: Mapping[str, Any]) -> None:
 
 
 def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raises ``ExportError`` or ``CheckpointError`` where ``folder`` cannot be made, before any work is done for it.
+    """Raise ``ExportError`` or ``CheckpointError`` if ``folder`` cannot be created, before any work is done for it.
 
     Only an export is ever replaced, and only with ``overwrite``.
     """
@@ -198,7 +198,7 @@ def check_target(folder: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 def _refuse_foreign(target: Path) -> None:
-    """A folder is replaced whole, with whatever somebody has put into it. Raises ``ExportError`` where there is any."""
+    """Raise ``ExportError`` if a folder contains files of the user: replacing the folder would remove them."""
     own = {path.name for path in export_files(target)}
     foreign = sorted(shown(path.name) for path in target.iterdir() if path.name not in own or path.is_dir())
     if foreign:
@@ -210,9 +210,9 @@ def _refuse_foreign(target: Path) -> None:
 
 @contextmanager
 def export_folder(folder: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder beside ``folder`` to fill; when the block ends without an exception it becomes ``folder``.
+    """Yield an empty folder beside ``folder`` to fill. It becomes ``folder`` if the block ends without an exception.
 
-    Raises ``CheckpointError`` where the system refuses; what stood at ``folder`` is then still there.
+    Raises ``CheckpointError`` if the system refuses; the previous content of ``folder`` is then still there.
     """
     target = Path(folder)
     recover(target.absolute().parent, re.escape(target.name))

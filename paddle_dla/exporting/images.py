@@ -1,4 +1,4 @@
-"""Images that the user points at, for calibration and for the check: prepared as evaluation prepares them."""
+"""Read images given by the user, for calibration and for the check; prepared as in evaluation."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def read_images(
     num_classes: int,
     tell: Callable[[str], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``limit`` images, evenly spread over ``data``: (N, C, H, W) float32, normalised, and labels (N,).
+    """Read at most ``limit`` images, evenly spread over ``data``: (N, C, H, W) float32, normalised, and labels (N,).
 
-    ``data`` is what evaluation takes (class folders, a list file, tar shards), or a folder of images, whose labels
-    are -1. ``names``, ``named_by`` and ``num_classes`` are the model's: see ``open_labelled``; ``tell`` is given what
-    a user should hear. Raises ``DataError`` where there are none, or one cannot be read.
+    ``data`` is what evaluation takes (class folders, a list file, tar shards), or a folder of images, whose labels are
+    -1. ``names``, ``named_by`` and ``num_classes`` are the model's: see ``open_labelled``. ``tell`` receives messages
+    for the user. Raises ``DataError`` if there are none, or one cannot be read.
     """
     labelled = not holds_images(data)
     source = open_labelled(data, None, names, named_by, num_classes) if labelled else open_images([data])
     for note in source.notes:
         tell(note)
-    # classes lie one after the other: the first samples alone would tell of few of them
+    # samples are sorted by class: the first ones would cover only few classes
     count = min(limit, source.num_samples)
     order = np.linspace(0, source.num_samples - 1, count).astype(np.int64)
     batches = list(evaluation_loader(source, preprocessing, Loading(BATCH), Ranks(), order))

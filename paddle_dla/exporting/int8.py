@@ -1,23 +1,23 @@
-"""An ONNX network in 8 bits: post-training static quantisation, calibrated on the user's images.
+"""Quantise an ONNX network to 8 bits: post-training static quantisation, calibrated on the user's images.
 
 ONNX Runtime's quantisation in the QDQ form, with activations in uint8 and weights in int8, one scale for each output
-channel, ranges by minimum and maximum. What was measured on the way there (a CPU with AVX512-VNNI; dla46_c trained on
-Fashion-MNIST, 10,000 test images, float 87.11 %; the others with random weights, for speed alone):
+channel, ranges by minimum and maximum. The choices were measured on a CPU with AVX512-VNNI, with dla46_c trained on
+Fashion-MNIST (10,000 test images, float 87.11 %), and with random weights for the speed of the others:
 
 - int8 activations give the same 87.23 % but are slower than float; with uint8, one thread, 224x224, dla60 is 3.1,
   dla34 2.9 and dla46x_c 1.7 times as fast as float;
 - ranges by entropy score the same 87.23 %, by percentile (99.99) 87.08 % (500 images of calibration; with 256, the
   ranges by minimum and maximum score 87.01 %);
-- all operators are quantised, the first convolution and the classifier too: pooling, addition and concatenation
-  between two convolutions then stay in 8 bits. The first convolution, with its three channels, is no faster for it,
-  but leaving it in float changes the whole by 3 % at most, either way;
-- grouped convolutions are slow in 8 bits where a group has few channels (dla46x_c: 0.7 times the speed of float), so
-  groups are merged into wider ones with zeros in between (``merge_groups``), which computes the same.
+- all operators are quantised, including the first convolution and the classifier: pooling, addition and concatenation
+  between two convolutions then stay in 8 bits. The first convolution, with its three channels, becomes no faster, but
+  leaving it in float changes the total by 3 % at most, in either direction;
+- grouped convolutions are slow in 8 bits if a group has few channels (dla46x_c: 0.7 times the speed of float), so
+  groups are merged into wider ones with zeros in between (``merge_groups``), with the same result.
 
-On CPUs without VNNI the products of uint8 and int8 may saturate; the measured loss, which the export prints, tells.
+On CPUs without VNNI the products of uint8 and int8 may saturate; the measured loss, which the export prints, shows it.
 
-Paddle Inference has an int8 mode too (``enable_mkldnn_int8``), but it runs programs that were quantised by other tools
-beforehand, and PaddleSlim, which makes them, is no part of Paddle.
+Paddle Inference has an int8 mode too (``enable_mkldnn_int8``), but it runs programs that other tools have quantised,
+and PaddleSlim, which makes them, is not part of Paddle.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     from onnxruntime.quantization import CalibrationDataReader
 
 GROUP_CHANNELS = 32
-"""Input channels of a group below which groups are merged: dla60x is fastest there among 16, 32 and 64."""
+"""Groups with fewer input channels are merged: dla60x is fastest with this value among 16, 32 and 64."""
 RUNS = 7
-"""Of each network, by turns, for the ratio of speeds: the median of an odd number is one of them."""
+"""Alternating runs of each network for the ratio of speeds. The median of an odd number is one of them."""
 BATCH = 8
-"""Images in a batch, of calibration and of the measurements."""
+"""Images per batch, in calibration and in the measurements."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """int8 beside float32, on the same images and threads.
+    """int8 compared with float32, on the same images and threads.
 
-    ``top1_*`` are percentages of the ``labelled`` images, NaN where there are none; ``same_top1`` is the percentage
-    of all images on which both say the same; ``speed`` is how many times as fast int8 is.
+    ``top1_*`` are percentages of the ``labelled`` images, NaN if there are none. ``same_top1`` is the percentage of all
+    images with the same prediction. ``speed`` is the speed of int8 relative to float32.
     """
 
     images: int
@@ -68,7 +68,7 @@ class Measured:
 
     @property
     def loss(self) -> float:
-        """Points of top-1 that int8 loses; negative where it gains; NaN without labels."""
+        """Points of top-1 that int8 loses; negative if it gains; NaN without labels."""
         return self.top1_float32 - self.top1_int8
 
     def __str__(self) -> str:
@@ -86,16 +86,16 @@ class Measured:
 
 
 def require_int8() -> None:
-    """Raises ``EngineError`` where a package that quantisation needs is missing."""
+    """Raise ``EngineError`` if a package needed for quantisation is missing."""
     require_onnx()
-    require("ml_dtypes", "onnx")  # onnxruntime.quantization imports it without asking for it
+    require("ml_dtypes", "onnx")  # onnxruntime.quantization imports it without declaring it
 
 
 def quantise(source: str | os.PathLike[str], target: str | os.PathLike[str], batches: Iterable[np.ndarray]) -> None:
     """Write the float network ``source`` in 8 bits to ``target``.
 
-    ``batches`` are normalised images (B, C, H, W) float32; the range of each activation is what they reach. Raises
-    ``ExportError`` where there are none, ``EngineError`` for a missing package.
+    ``batches`` are normalised images (B, C, H, W) float32; they determine the range of each activation. Raises
+    ``ExportError`` if there are none, ``EngineError`` for a missing package.
     """
     require_int8()
     import onnx
@@ -120,7 +120,7 @@ def quantise(source: str | os.PathLike[str], target: str | os.PathLike[str], bat
 
 
 def _reader(batches: Iterable[np.ndarray]) -> CalibrationDataReader:
-    """``batches`` as ONNX Runtime wants to be fed. Raises ``ExportError`` where there are none."""
+    """Wrap ``batches`` for ONNX Runtime's calibration. Raises ``ExportError`` if there are none."""
     from onnxruntime.quantization import CalibrationDataReader
 
     feeds = _feeds(batches)
@@ -146,7 +146,7 @@ def _feeds(batches: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the advice to optimise the network first, which has been done."""
+    """Suppress the advice to optimise the network first, which has been done."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -159,8 +159,8 @@ def _quiet() -> Iterator[None]:
 def merge_groups(model: onnx.ModelProto, channels: int = GROUP_CHANNELS) -> None:
     """Rewrite each grouped convolution of ``model`` with groups of at least ``channels`` input channels, in place.
 
-    Neighbouring groups become one whose weights are zero between channels of different groups: the same sums, with
-    zeros added to them.
+    Neighbouring groups are merged into one whose weights are zero between channels of different groups: the same sums,
+    plus zeros.
     """
     from onnx import numpy_helper
 
@@ -177,7 +177,7 @@ def merge_groups(model: onnx.ModelProto, channels: int = GROUP_CHANNELS) -> None
 
 
 def _merge_factor(groups: int, width: int, channels: int) -> int:
-    """How many groups of ``width`` channels become one: the fewest, of those that divide ``groups``, that suffice."""
+    """Return how many groups of ``width`` channels to merge: the smallest divisor of ``groups`` that suffices."""
     divisors = [factor for factor in range(1, groups + 1) if groups % factor == 0]
     return next((factor for factor in divisors if factor * width >= channels), groups)
 
@@ -195,7 +195,7 @@ def _block_diagonal(weight: np.ndarray, groups: int, factor: int) -> np.ndarray:
 
 
 def measure_int8(float32: Engine, int8: Engine, images: np.ndarray, labels: np.ndarray) -> Measured:
-    """Run both on ``images`` (N, C, H, W) float32; ``labels`` (N,), -1 where there is none."""
+    """Run both on ``images`` (N, C, H, W) float32; ``labels`` (N,), -1 for none."""
     runs = (run_in_batches(engine, images, BATCH) for engine in (float32, int8))
     exact, rounded = (check_outputs(run, np.arange(len(run))).argmax(1) for run in runs)
     known = labels >= 0
@@ -207,7 +207,7 @@ def measure_int8(float32: Engine, int8: Engine, images: np.ndarray, labels: np.n
 
 
 def _speed(engines: Sequence[Engine], images: np.ndarray) -> float:
-    """How many times as fast the second engine is: medians of runs by turns, so that both meet the same machine."""
+    """Return the relative speed of the second engine: medians of alternating runs, for equal load of the machine."""
     seconds: list[list[float]] = [[] for _ in engines]
     for _ in range(RUNS):
         for engine, taken in zip(engines, seconds):

@@ -1,4 +1,4 @@
-"""An export becomes an engine again, with what evaluation and prediction need to know of it."""
+"""Open an export as an engine, with the records that evaluation and prediction need."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ NEEDS = {
     "openvino": ("onnx", "openvino"),
     "inference": ("inference", "paddle"),
 }
-"""Engine: the format that it runs, the package that it is. First the one that is taken where none is named: it was
-held against the network when the export was made."""
+"""Engine: the format that it runs, and its package. The first one is the default: it was compared with the network when
+the export was made.
+"""
 
 
 CHECKED = 2
-"""Random images on which an engine that was not exported is held against the network."""
+"""Number of random images on which an engine without an export is compared with the network."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """An export that is open: ``engine`` runs it, ``preprocessing`` is how its images are made."""
+    """An open export: ``engine`` runs it, ``preprocessing`` describes its input images."""
 
     engine: Engine
     preprocessing: Preprocessing
@@ -44,11 +45,10 @@ class Export:
 
 
 def load_export(folder: str | os.PathLike[str], engine: str | None = None, threads: int | None = None) -> Export:
-    """Open ``folder`` with ``engine``, one of ``NEEDS``, or with the first of them that it has files for.
+    """Open ``folder`` with ``engine``, one of ``NEEDS``, or with the first of them for which it has files.
 
-    The files are verified first. Raises ``ExportError`` where the folder is no export, is damaged, is of a later
-    format, has weights that are not finite or no network for the engine, ``EngineError`` where the engine's package is
-    missing.
+    The files are verified first. Raises ``ExportError`` if the folder is not an export, is damaged, has a later format,
+    has weights that are not finite, or no network for the engine; ``EngineError`` if the engine's package is missing.
     """
     record = read_record(folder)
     kind = _choose(folder, record, engine)
@@ -71,12 +71,12 @@ def _choose(folder: str | os.PathLike[str], record: Record, engine: str | None) 
 
 
 def open_folder(folder: str | os.PathLike[str], kind: str, threads: int | None) -> Engine:
-    """The engine of ``load_export`` alone."""
+    """Return only the engine of ``load_export``."""
     return load_export(folder, kind, threads).engine
 
 
 def open_files(prefix: Path, kind: str, input_size: tuple[int, int, int], threads: int | None = None) -> Engine:
-    """The engine ``kind`` on the files at ``prefix``, as they are; ``input_size`` is (C, H, W)."""
+    """Open the engine ``kind`` on the files at ``prefix``, unverified; ``input_size`` is (C, H, W)."""
     if kind == "inference":
         from paddle_dla.engines.paddle_inference import PaddleInferenceEngine
 
@@ -91,10 +91,10 @@ def open_files(prefix: Path, kind: str, input_size: tuple[int, int, int], thread
 
 
 def open_layer(layer: nn.Layer, kind: str, input_size: tuple[int, int, int], threads: int | None) -> Engine:
-    """Write ``layer`` (left as it is) for ``kind`` into a folder, open it, remove the folder.
+    """Write ``layer`` (not changed) for ``kind`` into a temporary folder and open it.
 
-    Raises ``ExportError`` where the engine does not compute what the layer does, held against it as an export is:
-    paddle2onnx has written networks that score otherwise without a word.
+    Raises ``ExportError`` if the engine does not compute what the layer does, checked as for an export: paddle2onnx has
+    written networks with other results without an error.
     """
     network = frozen(layer)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def write_model(layer: nn.Layer, prefix: Path, form: str, input_size: tuple[int,
 
 
 def frozen(layer: nn.Layer) -> nn.Layer:
-    """A copy of ``layer`` in evaluation mode, whatever mode its parts were in."""
+    """Return a copy of ``layer`` with all its parts in evaluation mode."""
     result = copy.deepcopy(layer)
     result.eval()
     return result

@@ -2,9 +2,9 @@
 
     python run.py IMAGE [IMAGE ...] [--engine onnxruntime|inference] [--threads N] [--json]
 
-Needs numpy, Pillow and either onnxruntime (for model.onnx) or paddlepaddle (for model.json or model.pdmodel); nothing
-else of what made the folder. ``preprocessing.json`` says how an image becomes the network's input; the rules are those
-of timm's evaluation transform, to the byte.
+Needs numpy, Pillow and either onnxruntime (for model.onnx) or paddlepaddle (for model.json or model.pdmodel), and not
+the package that made the folder. ``preprocessing.json`` defines how an image becomes the network's input; the rules are
+those of timm's evaluation transform, byte for byte.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Run = Callable[[np.ndarray], np.ndarray]
 FORMAT = 1
 TOP = 5
 MOST_THREADS = 1024
-MOST_SHOWN = 300  # characters of what an engine says
-# what Pillow's readers of many formats raise over damaged bytes, beside OSError and ValueError
+MOST_SHOWN = 300  # characters of an engine's message
+# exceptions of Pillow's readers for damaged bytes, besides OSError and ValueError
 DAMAGED = (SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError, AttributeError, AssertionError,
            struct.error, zlib.error)  # fmt: skip
-MOST_BYTES = 2**28  # of an image, or of the record
-MOST_PIXELS = 1024**3 // 4 // 3  # of an image, as it comes and as it is resized: Pillow's own limit
-LONGEST = 16  # times as long as high an image may be that is resized to more
-# channels, height and width; mean, std and crop_pct: as what wrote this folder limits them
-UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # of Unicode: control, format, half a pair, ends of lines and paragraphs
+MOST_BYTES = 2**28  # largest image, or record
+MOST_PIXELS = 1024**3 // 4 // 3  # largest image, before and after resizing: Pillow's own limit
+LONGEST = 16  # largest ratio of the sides of an image that is resized to more
+# channels, height and width; mean, std and crop_pct: the limits of the package that wrote this folder
+UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode: control, format, surrogates, line and paragraph separators
 LIMITS = {
     "input_size": (1, 2**14),
     "mean": (-(2.0**15), 2.0**15),
@@ -51,7 +51,7 @@ LIMITS = {
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
-    """A regular file, opened for reading; a FIFO would wait for ever, and a device has no end."""
+    """Open a regular file for reading; a FIFO would wait forever, and a device has no end."""
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -60,7 +60,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The content of a regular file, up to ``MOST_BYTES``."""
+    """Read a regular file of up to ``MOST_BYTES``."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > MOST_BYTES:
             raise OSError(f"it has more than {MOST_BYTES:,} bytes")
@@ -68,20 +68,20 @@ def read_file(path: str | Path) -> bytes:
 
 
 def shown(text: object) -> str:
-    """``text`` in one line: what would move a cursor, end the line or turn its direction is as Python writes it."""
+    """Return ``text`` in one line; characters that move the cursor, end the line or change direction are escaped."""
     return "".join(c.encode("unicode_escape", "surrogatepass").decode() if unicodedata.category(c) in UNSHOWN else c
                    for c in str(text))  # fmt: skip
 
 
 def preprocess(path: str, spec: Mapping) -> np.ndarray:
-    """An image file -> (C, H, W) float32, normalised."""
+    """Read an image file -> (C, H, W) float32, normalised."""
     mean, std = (np.array(spec[key], np.float32) for key in ("mean", "std"))
     pixels = crop(path, spec).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
 def crop(path: str, spec: Mapping) -> np.ndarray:
-    """An image file -> (H, W, C) uint8: resized, the centre cropped, black around it where it is smaller."""
+    """Read an image file -> (H, W, C) uint8: resized, the centre cropped, padded with black if it is smaller."""
     channels, *target = spec["input_size"]
     data = read_file(path)
     try:
@@ -106,13 +106,13 @@ def crop(path: str, spec: Mapping) -> np.ndarray:
 
 
 def refuse_larger(width: int, height: int, most: int) -> None:
-    """Raises ``ValueError`` for more pixels than any image should have."""
+    """Raise ``ValueError`` for an image with too many pixels."""
     if width * height > most:
         raise ValueError(f"{width} x {height} pixels are more than {most:,}")
 
 
 def resized(width: int, height: int, scaled: list[int]) -> tuple[int, int]:
-    """(width, height) so that the short side is ``scaled``, or both cover a ``scaled`` (height, width) not square."""
+    """Return (width, height) with the short side ``scaled``, or both covering a non-square (height, width)."""
     if scaled[0] != scaled[1]:
         ratio = min(height / scaled[0], width / scaled[1])
         return round(width / ratio), round(height / ratio)
@@ -123,7 +123,7 @@ def resized(width: int, height: int, scaled: list[int]) -> tuple[int, int]:
 
 
 def open_onnxruntime(folder: Path, threads: int) -> Run:
-    """A function from images (B, C, H, W) to logits (B, K)."""
+    """Return a function from images (B, C, H, W) to logits (B, K)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -134,7 +134,7 @@ def open_onnxruntime(folder: Path, threads: int) -> Run:
 
 
 def open_inference(folder: Path, threads: int) -> Run:
-    """A function from images (B, C, H, W) to logits (B, K)."""
+    """Return a function from images (B, C, H, W) to logits (B, K)."""
     from paddle import inference
 
     program = next(path for name in ("model.json", "model.pdmodel") if (path := folder / name).is_file())
@@ -156,7 +156,7 @@ def open_inference(folder: Path, threads: int) -> Run:
     return run
 
 
-# engine: its format in the record, the package that runs it, how it is opened; the fastest first
+# engine: its format in the record, its package, and the function that opens it; the fastest first
 ENGINES = {
     "onnxruntime": ("onnx", "onnxruntime", open_onnxruntime),
     "inference": ("inference", "paddle", open_inference),
@@ -164,7 +164,7 @@ ENGINES = {
 
 
 def open_engine(folder: Path, record: Mapping, wanted: str | None, threads: int) -> Run:
-    """The engine ``wanted``, or the first that the folder has a network for and that is installed."""
+    """Open the engine ``wanted``, or the first that is installed and for which the folder has a network."""
     there = {name: rest for name, rest in ENGINES.items() if rest[0] in record["formats"]}
     if not there:
         raise SystemExit(f"error: this export has no network that this runner knows: {shown(record['formats'])}")
@@ -179,7 +179,7 @@ def open_engine(folder: Path, record: Mapping, wanted: str | None, threads: int)
 
 
 def logits_of(run: Run, image: np.ndarray, classes: int) -> np.ndarray:
-    """What the network says of one image, a number for each of ``classes``; ends the program where it has others."""
+    """Return the logits of one image, one for each of ``classes``; exits if their number differs."""
     try:
         logits = run(image[None])[0]
     except Exception as error:  # noqa: BLE001 - engines raise what they like
@@ -191,9 +191,9 @@ def logits_of(run: Run, image: np.ndarray, classes: int) -> np.ndarray:
 
 
 def best(logits: np.ndarray, names: list[str] | None) -> list[dict]:
-    """The five best classes of one image, best first: index, name and probability.
+    """Return the five best classes of one image, best first: index, name and probability.
 
-    Raises ``ValueError`` where the logits are no numbers.
+    Raises ``ValueError`` if the logits are not finite.
     """
     if not np.isfinite(logits).all():
         raise ValueError("the network's output is not finite: its files or the preprocessing are broken")
@@ -204,7 +204,7 @@ def best(logits: np.ndarray, names: list[str] | None) -> list[dict]:
 
 
 def read_record(folder: Path) -> dict:
-    """What ``preprocessing.json`` says, held against the files beside it."""
+    """Read ``preprocessing.json`` and verify the files beside it."""
     path = folder / "preprocessing.json"
     try:
         record = json.loads(read_file(path).decode("utf-8-sig"), object_pairs_hook=each_key_once)
@@ -226,7 +226,7 @@ def read_record(folder: Path) -> dict:
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ``ValueError`` where it names a key twice, of which readers take one or the other."""
+    """Return a JSON object. Raises ``ValueError`` for a duplicate key, for which readers use one value or the other."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is named twice")
@@ -234,7 +234,7 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_preprocessing(spec: Mapping) -> None:
-    """Raises ``ValueError`` for what no image could go through."""
+    """Raise ``ValueError`` for a preprocessing that cannot be applied to any image."""
     for key, (low, high) in LIMITS.items():
         values = [spec[key]] if key == "crop_pct" else spec[key]
         kinds = (int,) if key == "input_size" else (int, float)
@@ -249,7 +249,7 @@ def check_preprocessing(spec: Mapping) -> None:
 
 
 def check_files(folder: Path, files: Mapping) -> None:
-    """Raises ``ValueError`` where a file of the network is not what was exported, or not listed."""
+    """Raise ``ValueError`` if a file of the network differs from the exported one, or is not listed."""
     networks = sorted(path.name for path in folder.glob("model.*"))
     unlisted = [name for name in networks if name not in files]
     if unlisted or not networks:
@@ -262,12 +262,12 @@ def check_files(folder: Path, files: Mapping) -> None:
 
 
 def usable_threads() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(text: str) -> int:
-    """A number of threads that a machine can have."""
+    """Convert an argument to a possible number of threads."""
     value = int(text)
     if not 1 <= value <= MOST_THREADS:
         raise argparse.ArgumentTypeError(f"{value} is not from 1 to {MOST_THREADS:,}")
@@ -275,8 +275,8 @@ def threads(text: str) -> int:
 
 
 def own_stdout() -> TextIO:
-    """stdout for the results alone: what libraries print to it from now on goes to stderr."""
-    # a file that is opened where one of the three was closed would get its number, and all that is printed
+    """Return stdout for the results only: whatever libraries print to it from now on goes to stderr."""
+    # if one of the three is closed, the next opened file would get its number, and all printed text
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -286,7 +286,7 @@ def own_stdout() -> TextIO:
 
 
 def main() -> int:
-    """The script: returns 0, or 1 where an image could not be read."""
+    """Run the script: returns 0, or 1 if an image could not be read."""
     parser = argparse.ArgumentParser(description="Classify images with the network in this folder.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--engine", choices=ENGINES, help="engine (default: the first that is installed)")
@@ -317,7 +317,7 @@ def main() -> int:
 
 
 def guarded() -> int:
-    """``main``, in one line where what it prints cannot be written; 141 without a word where nobody reads it."""
+    """Run ``main``: one line if its output cannot be written; 141 and no message if the reader has exited."""
     try:
         return main()
     except BrokenPipeError:

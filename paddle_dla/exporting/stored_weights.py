@@ -1,9 +1,9 @@
-"""The weights inside the files of an export, as far as to see that they are numbers: no framework, no package of ONNX.
+"""Read the weights in the files of an export, to check that they are finite: no framework, no package of ONNX.
 
-An engine does not tell that a weight is NaN (see ``paddle_dla/storage/values.py``), and hands out none of its weights.
-Formats: Paddle's combined parameters as ``SerializeToStream`` and ``TensorToStream`` write them
+An engine does not report that a weight is NaN (see ``paddle_dla/storage/values.py``), and gives no access to its
+weights. Formats: Paddle's combined parameters as written by ``SerializeToStream`` and ``TensorToStream``
 (``paddle/phi/core/framework/dense_tensor_serialize.cc`` and ``dense_tensor_tostream.cc``), and ONNX's protobuf
-(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), of which initialisers and constants are looked at.
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), of which initialisers and constants are read.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from paddle_dla.storage.values import SHOWN, non_finite
 
 Array = tuple[str, np.ndarray]
 
-# Paddle's VarType.Type -> numpy's type; bfloat16 is not among them, and no export has it
+# Paddle's VarType.Type -> numpy's type; without bfloat16, which no export has
 _PADDLE_TYPES = {0: "|b1", 1: "<i2", 2: "<i4", 3: "<i8", 4: "<f2", 5: "<f4", 6: "<f8", 20: "|u1", 21: "|i1"}
-# ONNX's TensorProto.DataType, of numbers with a fraction, and where such a tensor keeps them if not as raw bytes
+# ONNX's floating-point TensorProto.DataType, and the field of such a tensor's values if they are not raw bytes
 _ONNX_FLOATS = {1: ("<f4", 4), 10: ("<f2", None), 11: ("<f8", 10)}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def refuse_broken(path: Path) -> None:
-    """Raises ``ExportError`` where ``path`` (``.pdiparams`` or ``.onnx``) holds NaN or infinity, or no weights."""
+    """Raise ``ExportError`` if ``path`` (``.pdiparams`` or ``.onnx``) holds NaN or infinity, or no weights."""
     read = pdiparams if path.suffix == ".pdiparams" else onnx_weights
     try:
         faults = [f"{name}: {fault}" for name, array in read(mapped(path)) if (fault := non_finite(array))]
@@ -42,13 +42,13 @@ def refuse_broken(path: Path) -> None:
 
 
 def mapped(path: Path) -> memoryview:
-    """The bytes of a file, which is not read before they are looked at."""
+    """Map the bytes of a file, which are read on access."""
     with open_regular(path) as file:
         return np.memmap(file, np.uint8, mode="r").data
 
 
 def pdiparams(data: memoryview) -> Iterator[Array]:
-    """Place and shape, as a name, and the numbers of each tensor: names are in the program alone."""
+    """Yield position and shape of each tensor, as a name, and its values; the names are only in the program."""
     position, number = 0, 0
     while position < len(data):
         version, levels = struct.unpack_from("<IQ", data, position)
@@ -67,7 +67,7 @@ def pdiparams(data: memoryview) -> Iterator[Array]:
 
 
 def _description(data: memoryview) -> tuple[int, list[int]]:
-    """Type and shape that a Paddle ``TensorDesc`` says."""
+    """Return type and shape of a Paddle ``TensorDesc``."""
     kind, shape = -1, []
     for field, value in _fields(data):
         if field == 1:
@@ -78,7 +78,7 @@ def _description(data: memoryview) -> tuple[int, list[int]]:
 
 
 def onnx_weights(data: memoryview) -> Iterator[Array]:
-    """Name and numbers of each initialiser and constant of a graph that has a fraction."""
+    """Yield name and values of each floating-point initialiser and constant of a graph."""
     for graph in _all(data, 7):
         tensors = list(_all(graph, 5))
         for node in _all(graph, 1):
@@ -100,12 +100,12 @@ def _onnx_tensor(data: memoryview) -> Iterator[Array]:
 
 
 def _all(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The messages of a field."""
+    """Yield the messages of a field."""
     return (value for field, value in _fields(data) if field == wanted and isinstance(value, memoryview))
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a protobuf message: a number, or bytes.
+    """Yield number and value of each field of a protobuf message: a number, or bytes.
 
     https://protobuf.dev/programming-guides/encoding/
     """

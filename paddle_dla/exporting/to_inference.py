@@ -1,8 +1,8 @@
-"""A Paddle layer as a program for Paddle Inference.
+"""Write a Paddle layer as a program for Paddle Inference.
 
 BN stays in the program. With oneDNN, Paddle Inference folds it on opening: of the 48 BN of dla46x_c its pass
-``conv2d_bn_onednn_fuse_pass`` takes 48, and both programs then run alike. Without oneDNN a program that was folded
-beforehand is even slower (dla60: 1.3 times), because the bias becomes an addition of its own.
+``conv2d_bn_onednn_fuse_pass`` folds 48, and both programs then have the same speed. Without oneDNN a program that was
+folded beforehand is even slower (dla60: 1.3 times), because the bias becomes a separate addition.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ INPUT = "images"
 def write_inference(layer: nn.Layer, prefix: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
     """Write ``PREFIX.json`` (Paddle 2.6: ``.pdmodel``) and ``PREFIX.pdiparams``: images (B, C, H, W), any B.
 
-    ``layer`` is in evaluation mode; it is not changed. Raises ``ExportError`` where the files are incomplete.
+    ``layer`` is in evaluation mode; it is not changed. Raises ``ExportError`` if the files are incomplete.
     """
     require("paddle", "cpu")
     import paddle
 
     spec = paddle.static.InputSpec([-1, *input_size], "float32", INPUT)
     paddle.jit.save(layer, os.fspath(prefix), input_spec=[spec])
-    # for paddle.jit.load of Paddle 2.6 alone
+    # only for paddle.jit.load of Paddle 2.6
     Path(f"{os.fspath(prefix)}.pdiparams.info").unlink(missing_ok=True)
     _check_complete(layer, prefix)
 
 
 def _check_complete(layer: nn.Layer, prefix: str | os.PathLike[str]) -> None:
-    """Raises ``ExportError`` where a file was cut short, which Paddle does not notice, nor paddle2onnx survive."""
+    """Raise ``ExportError`` for a truncated file, which Paddle does not notice and which crashes paddle2onnx."""
     program, weights = program_path(prefix), Path(f"{os.fspath(prefix)}{WEIGHTS}")
     expected = sum(tensor.numpy().nbytes for tensor in layer.state_dict().values())
     try:

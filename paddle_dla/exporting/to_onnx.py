@@ -1,10 +1,10 @@
-"""A Paddle layer as an ONNX file: standard operators only, input ``images``, output ``logits``, any batch size.
+"""Write a Paddle layer as an ONNX file: standard operators only, input ``images``, output ``logits``, any batch size.
 
-paddle2onnx writes the program that Paddle saved; each bias is then a reshape and an addition, each weight passes
-through an identity. ONNX Runtime's basic optimisations, which stay within standard operators, put that right: one
-``Conv`` with bias for a convolution. BN is folded before, in float64 (``fold.py``). ONNX Runtime would fold it too,
-on every opening and in float32; the graphs come out the same, with errors alike. Folded here, the file serves runtimes
-that do not fold, and quantisation starts from the weights that are really used.
+paddle2onnx translates the program that Paddle saved. In its output each bias is a reshape and an addition, and each
+weight passes through an identity. ONNX Runtime's basic optimisations, which use only standard operators, simplify this
+to one ``Conv`` with bias per convolution. BN is folded before, in float64 (``fold.py``). ONNX Runtime would fold it
+too, whenever the file is opened and in float32; the graphs are then the same, with similar errors. Folding here also
+serves runtimes that do not fold, and quantisation starts from the weights that are really used.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 OUTPUT = "logits"
 OPSET = 17
 ZERO = "paddle_dla.zero"
-"""The value of every ``Pad``."""
+"""Name of the value of every ``Pad``."""
 PACKAGES = ("paddle2onnx", "onnx", "onnxruntime")
 
 
 def require_onnx() -> None:
-    """Raises ``EngineError`` where a package that the export needs is missing."""
+    """Raise ``EngineError`` if a package that the export needs is missing."""
     for package in PACKAGES:
         require(package, "onnx")
 
@@ -43,7 +43,7 @@ def require_onnx() -> None:
 def write_onnx(layer: nn.Layer, path: str | os.PathLike[str], input_size: tuple[int, int, int]) -> None:
     """Write ``layer`` (evaluation mode; not changed) for images (B, C, H, W).
 
-    Raises ``ExportError`` where paddle2onnx cannot translate it, ``EngineError`` where a package is missing.
+    Raises ``ExportError`` if paddle2onnx cannot translate it, ``EngineError`` if a package is missing.
     """
     require_onnx()
     folded, _ = fold_batch_norms(layer, np.zeros((1, *input_size), np.float32))
@@ -55,12 +55,12 @@ def write_onnx(layer: nn.Layer, path: str | os.PathLike[str], input_size: tuple[
 
 
 def _translated(prefix: Path) -> bytes:
-    """The program at ``prefix`` as paddle2onnx writes it."""
+    """Translate the program at ``prefix`` by paddle2onnx."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of compilers, which nothing here needs
+        warnings.simplefilter("ignore")  # warnings about compilers, which are not needed here
         import paddle2onnx
     try:
-        # one fixed opset: what the check has measured is what every user gets
+        # a fixed opset: every user gets what the check has measured
         with stdout_to_stderr():
             return paddle2onnx.export(
                 os.fspath(program_path(prefix)),
@@ -70,16 +70,16 @@ def _translated(prefix: Path) -> bytes:
                 auto_upgrade_opset=False,
                 optimize_tool="none",
             )
-    # it logs the cause of a failure and then trips over its own missing result
+    # it logs the cause of a failure, then fails on its own missing result
     except (RuntimeError, UnboundLocalError) as error:
         raise ExportError(f"paddle2onnx cannot translate the network; it logged why ({error})") from error
 
 
 def _padded_with_zeros(content: bytes) -> bytes:
-    """The same network, whose ``Pad`` nodes pad with 0, as the networks do.
+    """Return the same network with ``Pad`` nodes that pad with 0, as the networks do.
 
-    paddle2onnx 2.1 writes a value that it never set: another one in every run. The check after the export refuses a
-    network that pads with something else.
+    paddle2onnx 2.1 writes an uninitialised value, a different one in every run. The check after the export refuses a
+    network that pads with anything else.
     """
     import onnx
 
@@ -93,7 +93,7 @@ def _padded_with_zeros(content: bytes) -> bytes:
 
 
 def _tidied(content: bytes, scratch: Path) -> onnx.ModelProto:
-    """The same network in as few standard nodes as possible, with our names."""
+    """Return the same network in as few standard nodes as possible, with our names."""
     import onnx
     import onnxruntime
 

@@ -1,10 +1,10 @@
-"""Several processes as one job: Paddle's launcher starts them, this package watches them and says what went wrong.
+"""Run several processes as one job: Paddle's launcher starts them, this package watches them and reports failures.
 
-``ends``      how a process ends: with its parent, and by which exit code
-``heartbeat`` how a process shows that it lives
-``meeting``   where processes wait for each other, without a limit but for the end of one
-``one_rank``  stands between the launcher and each process, to see how it ends
-``ranks``     what is known of each process: its place, its log, its end; and whether its guardian is there
+``ends``      the end of a process: with its parent, and its exit code
+``heartbeat`` how a process shows that it is alive
+``meeting``   where processes wait for each other, without a time limit, until one ends
+``one_rank``  stands between the launcher and each process, and records how it ends
+``ranks``     the state of each process: rank, log, end; and whether its guardian is running
 ``verdict``   which process was at fault, in words
-``watch``     looks for processes that no longer move
+``watch``     finds processes that hang
 """

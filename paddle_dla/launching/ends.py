@@ -1,4 +1,4 @@
-"""How a process of a job ends: with the process that started it, and by an exit code that a shell understands."""
+"""The end of a process of a job: it ends with its parent, and its exit code follows the shell's convention."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import ctypes
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal that this process gets when its parent dies
+PR_SET_PDEATHSIG = 1  # linux/prctl.h: the signal sent to this process when its parent dies
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it is gone (Linux)."""
+    """Make the kernel kill this process when its parent exits (Linux)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
-    """What asks a process to end: ``kill``, Ctrl-C, and a terminal that is closed, unless ``nohup`` keeps that away."""
+    """Return the signals that ask a process to end: ``kill``, Ctrl-C, and a closed terminal (not with ``nohup``)."""
     hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     return (signal.SIGTERM, signal.SIGINT, *hung_up)
 
 
 def exit_code(code: int) -> int:
-    """What a shell says of a process that ended with ``code``, which is less a signal's number where one ended it."""
+    """Return the shell's exit code for ``code`` of a process; ``code`` is negative if a signal ended it."""
     return 128 - code if code < 0 else code

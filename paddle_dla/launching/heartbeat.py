@@ -1,6 +1,6 @@
-"""Signs of life: each rank says at every step where it is, so that one that hangs can be told from those that wait.
+"""Heartbeats: each rank reports its place at every step, so that a hanging rank can be told from those that wait.
 
-A beat is one small write to a file that stays open: it costs microseconds and no disk. No framework.
+A beat is one small write to a file that stays open: it costs microseconds and no disk access. No framework.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 
 from paddle_dla.storage.json_text import to_json
 
-FOLDER_VARIABLE = "PADDLE_DLA_HEARTBEAT"  # how a launcher tells the folder
-WIDTH = 256  # bytes of a beat: one write, which a reader sees whole
-DUMP = signal.SIGUSR1  # asks a rank to write to stderr where it is
+FOLDER_VARIABLE = "PADDLE_DLA_HEARTBEAT"  # set by a launcher to the folder
+WIDTH = 256  # bytes of a beat: a single write, which a reader sees as a whole
+DUMP = signal.SIGUSR1  # asks a rank to write its stacks to stderr
 
 
 @dataclass(frozen=True)
 class Beat:
-    """``count`` of the beats so far, the last of them at ``since``; ``when``: the last sign of life, beat or not.
+    """``count`` beats so far, the last of them at ``since``; ``when``: the last sign of life of any kind.
 
-    Both are seconds of this machine's monotonic clock; infinite for a rank that need not show any.
+    Both are seconds of this machine's monotonic clock; infinite for a rank that need not send any.
     """
 
     rank: int
@@ -39,9 +39,9 @@ class Beat:
 
 
 class Heartbeat:
-    """The beats of one rank, in ``folder``; without a folder it does nothing, and costs nothing.
+    """The beats of one rank, in ``folder``; without a folder it does nothing, at no cost.
 
-    From then on the signal ``DUMP`` makes this process write the stacks of its threads to stderr.
+    Once it is created, the signal ``DUMP`` makes this process write the stacks of its threads to stderr.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, rank: int):
@@ -49,23 +49,23 @@ class Heartbeat:
         if folder is None:
             return
         self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
-        if sys.__stderr__ is not None:  # a process may be started without one
+        if sys.__stderr__ is not None:  # a process may be started without stderr
             faulthandler.register(DUMP, file=sys.__stderr__)
 
     @classmethod
     def from_environment(cls, rank: int) -> Heartbeat:
-        """Beats for the launcher that started this process, if one did that listens to them."""
+        """Create the heartbeat for the launcher that started this process, if it is one that reads beats."""
         return cls(os.environ.get(FOLDER_VARIABLE), rank)
 
     @property
     def is_heard(self) -> bool:
-        """Whether a launcher listens."""
+        """Whether a launcher reads the beats."""
         return self._file is not None
 
     def beat(self, place: str | None = None, step: int | None = None) -> None:
-        """This rank has come to ``place`` in ``step``, by default the last that a beat has told.
+        """Report that this rank has reached ``place`` in ``step``, by default the step of the last beat.
 
-        All ranks beat at the same places in the same order: the one with the fewest beats is where a job hangs.
+        All ranks beat at the same places in the same order: the rank with the fewest beats is where a job hangs.
         """
         self._count, self._since = self._count + 1, time.monotonic()
         self._step = self._step if step is None else step
@@ -73,12 +73,12 @@ class Heartbeat:
         self.alive()
 
     def alive(self, place: str | None = None, step: int | None = None) -> None:
-        """This rank is busy with what the others wait for, as writing a checkpoint: not counted as a beat."""
+        """Report that this rank is doing work that the others wait for, such as a checkpoint. Not counted as a beat."""
         place, step = self._place if place is None else place, self._step if step is None else step
         self._write(step, place, time.monotonic())
 
     def rest(self, place: str) -> None:
-        """This rank does what may take any time, as opening data, and shows nothing until its next sign of life."""
+        """Report that this rank starts work of unknown length, such as opening data; it is then silent for a while."""
         self._write(self._step, place, math.inf)
 
     def _write(self, step: int, place: str, when: float) -> None:
@@ -88,7 +88,7 @@ class Heartbeat:
         os.pwrite(self._file, to_json(beat).encode("ascii").ljust(WIDTH), 0)
 
     def close(self) -> None:
-        """The rank is done: its silence means nothing from now on."""
+        """Report that the rank is done: from now on its silence is ignored."""
         if self._file is not None:
             self._since = math.inf
             self._write(-1, "done", math.inf)
@@ -98,7 +98,7 @@ class Heartbeat:
 
 
 def read_beat(folder: str | os.PathLike[str], rank: int) -> Beat | None:
-    """The last beat of ``rank``; ``None`` where it has made none."""
+    """Return the last beat of ``rank``; ``None`` if there is none."""
     try:
         pid, count, step, place, when, since = json.loads(_path(folder, rank).read_bytes())
     except (FileNotFoundError, ValueError):

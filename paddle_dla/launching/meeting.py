@@ -1,11 +1,11 @@
-"""Where ranks wait for each other: as long as it takes, but not for one that is gone.
+"""A barrier for ranks: it waits as long as necessary, but not for a rank that has exited.
 
-gloo's own wait ends a job after 30 seconds, whatever the other rank is doing: writing a checkpoint, evaluating a larger
-share, standing still by a signal. Paddle offers no way to change that limit. So ranks meet here first and exchange
-afterwards, when all of them are there.
+gloo's own wait ends a job after 30 seconds, even if the other rank is only writing a checkpoint, evaluating a larger
+part, or stopped by a signal. Paddle offers no option for that limit. Ranks therefore meet here first and exchange
+afterwards, when all of them have arrived.
 
-Rank 0 has a connection to every other rank. Each sends a word when it comes; rank 0 answers all when all have come. The
-end of a process closes its connections, which ends the others' wait at once and names the rank.
+Rank 0 has a connection to every other rank. Each rank sends a word when it arrives; rank 0 answers all when all have
+arrived. When a process ends, its connections close, which ends the others' wait at once and identifies the rank.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from typing import Any
 
 from paddle_dla.errors import UserError
 
-PULSE = 1.0  # seconds between two signs of life of a rank that waits
-CONNECT = 60.0  # seconds to connect in, when all ranks are known to be there
-TOKEN = 16  # bytes that a rank shows, so that rank 0 takes no stranger for one
+PULSE = 1.0  # seconds between two heartbeats of a rank that waits
+CONNECT = 60.0  # seconds for connecting, when all ranks are known to be running
+TOKEN = 16  # bytes that identify a rank to rank 0
 WORD = struct.Struct("<i")
-GO = -1  # the word that all have come; another is the rank that was lost
-# a machine that is off says nothing: after 60 s of silence it is asked four times, every 15 s (tcp(7), Linux)
+GO = -1  # the word that all have arrived; any other is the number of the lost rank
+# a machine that is off sends nothing: after 60 s of silence it is probed four times, every 15 s (tcp(7), Linux)
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 120_000}
 
 Exchange = Callable[[Any], list[Any]]
 
 
 class LostRankError(UserError):
-    """``rank`` has ended, or its machine does not answer, while this one waited for it."""
+    """``rank`` has ended, or its machine does not respond, while this rank waited for it."""
 
     def __init__(self, rank: int, why: str):
         super().__init__(f"the connection to rank {rank} is lost: {why}")
@@ -43,9 +43,9 @@ class LostRankError(UserError):
 
 
 class Meeting:
-    """The connections of one rank: rank 0's to all others, every other rank's to rank 0.
+    """The connections of one rank: from rank 0 to all others, from every other rank to rank 0.
 
-    ``pulse`` is called every second while this rank waits. ``limit``: seconds after which a wait is given up.
+    ``pulse`` is called every second while this rank waits. ``limit``: seconds after which waiting fails.
     """
 
     def __init__(self, links: Mapping[int, socket.socket], pulse: Callable[[], None], limit: float = math.inf):
@@ -54,7 +54,7 @@ class Meeting:
             _prepare(link)
 
     def wait(self) -> None:
-        """Return when all ranks have called this as often as this one. Raises ``LostRankError``."""
+        """Return when all ranks have called this equally often. Raises ``LostRankError``."""
         if 0 in self._links:
             self._send(0, GO)
             self._receive_all()
@@ -76,7 +76,7 @@ class Meeting:
             raise LostRankError(rank, error.strerror or str(error)) from error
 
     def _receive_all(self) -> None:
-        """One word from every connection."""
+        """Receive one word from every connection."""
         began = time.monotonic()
         with selectors.DefaultSelector() as selector:
             for rank, link in self._links.items():
@@ -99,14 +99,14 @@ class Meeting:
             raise LostRankError(rank, "it has ended")
         (word,) = WORD.unpack(data)
         if word != GO:
-            raise LostRankError(word, f"rank {rank} tells so")
+            raise LostRankError(word, f"reported by rank {rank}")
 
     def _give_up(self, began: float, rank: int) -> None:
         if time.monotonic() - began > self._limit:
-            raise LostRankError(rank, f"no word from it for {self._limit:.0f} s")
+            raise LostRankError(rank, f"no message from it for {self._limit:.0f} s")
 
     def close(self) -> None:
-        """This rank comes no more."""
+        """Close the connections; this rank will not meet again."""
         for link in self._links.values():
             link.close()
         self._links = {}
@@ -115,10 +115,10 @@ class Meeting:
 def connect(
     rank: int, count: int, host: str, exchange: Exchange, pulse: Callable[[], None], limit: float = math.inf
 ) -> Meeting:
-    """The meeting of ``count`` ranks, of which this is ``rank``; all must call this at the same time.
+    """Connect ``count`` ranks, of which this is ``rank``; all must call this at the same time.
 
-    ``host``: how this machine is reached. ``exchange`` gives every rank the values of all. Raises ``LostRankError``
-    for one that does not connect.
+    ``host``: the address of this machine. ``exchange`` gives every rank the values of all. Raises ``LostRankError`` if
+    a rank does not connect.
     """
     with socket.create_server(("", 0), backlog=count) if rank == 0 else socket.socket() as server:
         port, token = (server.getsockname()[1], secrets.token_bytes(TOKEN)) if rank == 0 else (0, b"")
@@ -128,7 +128,7 @@ def connect(
 
 
 def _accept(server: socket.socket, count: int, token: bytes) -> dict[int, socket.socket]:
-    """The connections of all other ranks; whoever does not know the token is turned away."""
+    """Return the connections of all other ranks; connections without the token are refused."""
     links: dict[int, socket.socket] = {}
     end = time.monotonic() + CONNECT
     while len(links) < count - 1:
@@ -147,7 +147,7 @@ def _accept(server: socket.socket, count: int, token: bytes) -> dict[int, socket
 
 
 def _introduced(link: socket.socket, token: bytes) -> int | None:
-    """The rank that has connected; ``None`` for a stranger."""
+    """Return the rank that has connected; ``None`` for a stranger."""
     link.settimeout(CONNECT / 10)
     try:
         data = link.recv(TOKEN + WORD.size, socket.MSG_WAITALL)

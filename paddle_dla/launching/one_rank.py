@@ -1,9 +1,10 @@
-"""What Paddle's launcher starts in place of a rank: it starts the rank, waits for it, and notes how it ended.
+"""The process that Paddle's launcher starts instead of a rank: it starts the rank, waits for it, and records its end.
 
     python -m paddle_dla.launching.one_rank FOLDER LOGS SCRIPT|-m MODULE ARGUMENTS...
 
-The launcher alone loses who died first, and of what. The rank's output goes to ``LOGS/rank<N>.log``. Whoever is killed,
-nothing is left running: the rank dies with this process, and this process with the launcher.
+The launcher alone does not record which rank died first, and why. The rank's output goes to ``LOGS/rank<N>.log``.
+Whichever process is killed, nothing is left running: the rank dies with this process, and this process with the
+launcher.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from paddle_dla.launching.ranks import RankState, guard, read_states
 
 
 def forget_environment(folder: Path) -> dict[str, str]:
-    """Remove the copies of the environment that the launcher has put into ``folder``; the environment itself.
+    """Remove the copies of the environment that the launcher has written to ``folder``. Returns the environment.
 
-    Variables too long for the environment of a process are in the copy alone: they are in what is returned.
+    Variables too long for the environment of a process are only in the copy; they are included in the result.
     """
     environment = dict(os.environ)
     backup = environment.pop("PADDLE_BACKUP_ENV_PATH", None)
@@ -43,7 +44,7 @@ def forget_environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
-    """Run ``command`` as this process's rank; its exit code, or less the number of the signal that ended it."""
+    """Run ``command`` as this process's rank. Returns its exit code, or the negative number of a signal."""
     die_with_parent()
     environment = forget_environment(folder)
     rank, ranks = int(environment["PADDLE_TRAINER_ID"]), int(environment["PADDLE_TRAINERS_NUM"])
@@ -51,7 +52,7 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
     log = logs / f"rank{rank}.log"
     with open(log, "ab", buffering=0) as output:
         output.write(f"--- {time.strftime('%F %T')} rank {rank} of {ranks} on {platform.node()}\n".encode())
-        # a session of its own: the launcher's signals reach the rank alone, not the loaders that it still needs
+        # its own session: the launcher's signals reach only the rank, not the loaders that it still needs
         child = subprocess.Popen(
             [sys.executable, "-u", *command],
             stdout=output,
@@ -71,7 +72,7 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
 
 
 def _life(child: subprocess.Popen, state: RankState) -> Iterator[RankState]:
-    """The state of ``child`` each time that it changes: stopped, continued, ended."""
+    """Yield the state of ``child`` whenever it changes: stopped, continued, ended."""
     while state.code is None:
         _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)
         now = time.monotonic()
@@ -86,23 +87,24 @@ def _life(child: subprocess.Popen, state: RankState) -> Iterator[RankState]:
 
 
 def _pass_on(number: int, child: subprocess.Popen, folder: Path) -> None:
-    """The first signal ``number`` goes to ``child``; the launcher repeats it within the second, for no reason.
+    """Pass the first signal ``number`` on to ``child``; the launcher needlessly repeats it within the second.
 
-    The launcher sends it where another guardian has ended: one that was killed is noted before ``child`` ends of this.
+    The launcher sends it when another guardian has ended. A killed guardian is recorded before ``child`` ends by the
+    signal.
     """
 
     def once(received: int, frame: FrameType | None) -> None:
         signal.signal(received, lambda *_: None)
         with suppress(ProcessLookupError):
             os.kill(child.pid, received)
-        with suppress(OSError):  # as on a full disk: the launch itself looks later
+        with suppress(OSError):  # as on a full disk: the launch itself checks later
             read_states(folder)
 
     signal.signal(number, once)
 
 
 def main() -> int:
-    """Run from the launcher; the exit code of the rank, 128 more than a signal's number where one ended it."""
+    """Run for the launcher. Returns the exit code of the rank, or 128 plus the number of the signal that ended it."""
     folder, logs, *command = sys.argv[1:]
     return exit_code(run(Path(folder), Path(logs), command))
 

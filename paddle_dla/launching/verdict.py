@@ -1,4 +1,4 @@
-"""Which rank was at fault, and the words for it."""
+"""Find the rank at fault, and describe it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from paddle_dla.launching.ranks import RankState
 
-# what gloo and NCCL say of a rank that they have waited for in vain
+# messages of gloo and NCCL about a rank that they have waited for in vain
 GAVE_UP = re.compile(r"time-?out|timed out", re.IGNORECASE)
-LINES = 15  # of a log that are shown
-# seconds from the first failure in which nobody but the user can have killed a guardian: Paddle's launcher asks first,
-# and gives the ranks 3 seconds at least
+LINES = 15  # lines of a log that are shown
+# seconds from the first failure in which only the user can have killed a guardian: Paddle's launcher asks first, and
+# gives the ranks at least 3 seconds
 ASKED = 2.0
-# what a rank that is well says, in its last lines, when another one is gone
+# messages in the last lines of an intact rank when another one has gone
 PEER_LOST = re.compile(
     r"gloo/transport/.*(Connection|TIMEOUT|error|closed)|Connection (reset|closed) by peer|Broken pipe"
     r"|connection to (another rank|rank \d+) is lost|ncclRemoteError|ncclSystemError|NCCL error.*(remote|timeout)",
@@ -23,10 +23,10 @@ PEER_LOST = re.compile(
 
 
 def culprit(states: Sequence[RankState]) -> RankState | None:
-    """The rank that failed first and not because another was gone; ``None`` where none has failed.
+    """Return the rank that failed first and not because another had gone; ``None`` if none has failed.
 
-    The order of the ends alone would not do: a rank that raises takes a while to end, and one that waited for it, which
-    then raises too, may be faster.
+    The order of the ends is not enough: a rank that raises takes a while to end, and a rank that waited for it, which
+    then raises too, may end earlier.
     """
     failed = _failed(states)
     if not failed:
@@ -36,23 +36,23 @@ def culprit(states: Sequence[RankState]) -> RankState | None:
 
 
 def _failed(states: Sequence[RankState]) -> list[RankState]:
-    """The ranks that failed, in the order of their ends."""
+    """Return the ranks that failed, in the order of their ends."""
     return sorted((state for state in states if state.failed), key=lambda state: state.ended)
 
 
 def first_to_give_up(states: Sequence[RankState]) -> RankState | None:
-    """The rank that has ended because another did not come in time; ``None`` where no rank has."""
+    """Return the rank that ended because another did not arrive in time; ``None`` if there is none."""
     return next((state for state in _failed(states) if lost_a_peer(state) and _says(state, GAVE_UP)), None)
 
 
 def _by_itself(state: RankState, first: RankState) -> bool:
-    """Whether the rank's end is its own: the launcher ends the others by SIGTERM and SIGKILL."""
+    """Return whether the rank ended by itself: the launcher ends the others by SIGTERM and SIGKILL."""
     early = state.orphaned and state.ended - first.ended < ASKED
     return (state.code or 0) > 0 or state is first or early
 
 
 def lost_a_peer(state: RankState) -> bool:
-    """Whether the rank raised because the connection to another broke."""
+    """Return whether the rank raised because the connection to another one broke."""
     return state.code == 1 and _says(state, PEER_LOST)
 
 
@@ -61,7 +61,7 @@ def _says(state: RankState, pattern: re.Pattern[str]) -> bool:
 
 
 def explain(states: Sequence[RankState]) -> list[str]:
-    """The lines that tell what went wrong: the rank, its end, the last that it printed, the other ranks' ends."""
+    """Return the messages on a failure: the rank, its end, its last output, the ends of the other ranks."""
     guilty = culprit(states)
     if guilty is None:
         return []
@@ -75,12 +75,12 @@ def explain(states: Sequence[RankState]) -> list[str]:
 
 
 def tail(state: RankState) -> list[str]:
-    """The last lines that a rank has printed, under a heading."""
+    """Return the last lines that a rank has printed, under a heading."""
     return [f"the last lines of {state.log}:", *(f"    {line}" for line in state.last_lines(LINES))]
 
 
 def how(state: RankState) -> str:
-    """The end of a rank, in words."""
+    """Describe the end of a rank."""
     if state.code is None or state.code >= 0:
         return f"ended with exit code {state.code}"
     name = signal.Signals(-state.code).name

@@ -1,4 +1,4 @@
-"""Looks for ranks that no longer move."""
+"""Find ranks that hang."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from paddle_dla.launching.heartbeat import DUMP, Beat, read_beat
 from paddle_dla.launching.ranks import RankState
 from paddle_dla.launching.verdict import first_to_give_up, tail
 
-# seconds that a rank has to start in at least: importing Paddle and connecting takes 5, on a busy machine 20
+# shortest time in seconds that a rank has for starting: importing Paddle and connecting takes 5, on a busy machine 20
 STARTING = 60.0
-STACKS = 1.0  # seconds that ranks have to write where they are
-# gloo ends a collective that has waited for 30 seconds, and no option of Paddle changes that; a rank that was silent
-# for nearly as long when another failed is what that one waited for
+STACKS = 1.0  # seconds that ranks have for writing their stacks
+# gloo ends a collective after 30 seconds of waiting, and Paddle has no option for that; if a rank was silent for nearly
+# as long when another failed, the other one waited for it
 GLOO = 25.0
 
 Beats = list[tuple[RankState, Beat]]
 
 
 def hanging(folder: Path, states: Sequence[RankState], timeout: float, watched: float = 0.0) -> Beats:
-    """The ranks that hold the job up, once one of them has been silent for ``timeout`` seconds: mostly one or none.
+    """Return the ranks that block the job, once one has been silent for ``timeout`` seconds: mostly one or none.
 
-    A rank that waits in a meeting shows that it lives; one that waits in a collective is as silent as the one that it
-    waits for. Where no rank ever beats none is watched: the program knows nothing of beats. Silence counts from
-    ``watched`` on: before that a scheduler may have stopped the whole job.
+    A rank that waits in a meeting sends heartbeats; one that waits in a collective is as silent as the rank that it
+    waits for. If no rank ever sends a beat, none is watched: the program does not support it. Silence counts from
+    ``watched`` on, because a scheduler may have stopped the whole job before.
     """
     beats = [(state, last_beat(folder, state)) for state in states if state.code is None]
     if not any(beat.count for _, beat in beats):
@@ -49,7 +49,7 @@ def _limit(beat: Beat, timeout: float) -> float:
 
 
 def silent_since(state: RankState, beat: Beat, farthest: Beat) -> float:
-    """When the rank's silence began; that of one at rest begins when another has gone ahead, which waits for it."""
+    """Return when the rank's silence began. For a rank at rest, that is when another went ahead, which waits for it."""
     if state.stopped:
         return max(state.stopped, beat.when if beat.when < math.inf else 0.0)
     if beat.when < math.inf or beat.count >= farthest.count:
@@ -58,9 +58,9 @@ def silent_since(state: RankState, beat: Beat, farthest: Beat) -> float:
 
 
 def stalled(folder: Path, states: Sequence[RankState]) -> Beats:
-    """The ranks that others have given up waiting for, in a job that has ended; none where it ended for another reason.
+    """Return the ranks that others gave up waiting for, in a job that has ended; none if it ended for another reason.
 
-    Told by what they left: these had been silent, or stopped, when the first gave up.
+    These are the ranks that had been silent, or stopped, when the first one gave up, according to their recorded state.
     """
     first = first_to_give_up(states)
     if first is None:
@@ -71,7 +71,7 @@ def stalled(folder: Path, states: Sequence[RankState]) -> Beats:
 
 
 def _guilty(beats: Beats, silent: Callable[[RankState, Beat], bool]) -> Beats:
-    """Of those that are ``silent`` the ones that a signal has stopped, else those that no other is behind."""
+    """Return the ``silent`` ranks that a signal has stopped, else those with the fewest beats of all."""
     found = [(state, beat) for state, beat in beats if silent(state, beat)]
     stopped = [(state, beat) for state, beat in found if state.stopped]
     fewest = min((beat.count for _, beat in beats), default=0)
@@ -79,20 +79,20 @@ def _guilty(beats: Beats, silent: Callable[[RankState, Beat], bool]) -> Beats:
 
 
 def last_beat(folder: Path, state: RankState) -> Beat:
-    """The last beat of a rank, or what stands for the beats of one that has made none."""
+    """Return the last beat of a rank, or a substitute for a rank without one."""
     begun = state.started
     return read_beat(folder, state.rank) or Beat(state.rank, state.pid, 0, 0, "before its first beat", begun, begun)
 
 
 def wake_guardians(states: Sequence[RankState]) -> None:
-    """Let guardians go on that a signal has stopped, once their ranks have ended: they have only that left to tell."""
+    """Continue guardians that a signal has stopped, once their ranks have ended, so that they can record it."""
     for state in states:
         if state.code is None and has_ended(state.pid):
             _send(state.guardian, signal.SIGCONT)
 
 
 def has_ended(pid: int) -> bool:
-    """Whether the process is gone, or waits for its parent to notice (Linux: proc(5), the states ``Z`` and ``X``)."""
+    """Return whether the process has exited or is a zombie (Linux: proc(5), the states ``Z`` and ``X``)."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -101,11 +101,11 @@ def has_ended(pid: int) -> bool:
 
 
 def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> list[str]:
-    """Have every rank write its stacks to its log, then kill the ``guilty``; the lines that tell of it."""
+    """Make every rank write its stacks to its log, then kill the ``guilty`` ones. Returns the messages about them."""
     now, farthest = time.monotonic(), max((last_beat(folder, state) for state in states), key=lambda beat: beat.count)
     lines = [describe(state, beat, now - silent_since(state, beat, farthest)) for state, beat in guilty]
     if len(guilty) > 1:
-        lines.append("they have come equally far: the stacks in their logs tell who waits for whom")
+        lines.append("they have reached the same place: the stacks in their logs show which waits for which")
     for state in states:
         if state.code is None and read_beat(folder, state.rank) is not None:
             _send(state.pid, DUMP)
@@ -117,16 +117,16 @@ def end_hanging(folder: Path, states: Sequence[RankState], guilty: Beats) -> lis
 
 
 def explain_stalled(states: Sequence[RankState], guilty: Beats) -> list[str]:
-    """The lines that tell of ``guilty`` ranks, for which others have waited in vain."""
+    """Return the messages about ``guilty`` ranks, for which others have waited in vain."""
     first = first_to_give_up(states)
-    assert first is not None  # without it ``stalled`` finds nobody guilty
+    assert first is not None  # without it ``stalled`` returns no rank
     lines = [describe(state, beat, first.ended - (state.stopped or beat.when)) for state, beat in guilty]
-    lines.append(f"{first} has waited for it within a collective, which gloo allows for 30 s, and gave up")
+    lines.append(f"{first} waited for it in a collective and gave up after gloo's limit of 30 s")
     return lines + [line for state, _ in guilty for line in tail(state)]
 
 
 def describe(state: RankState, beat: Beat, silence: float) -> str:
-    """The rank, for how many seconds it has been silent, and where."""
+    """Describe the rank, the seconds for which it has been silent, and where."""
     where = f"step {beat.step}" + (f", {beat.place}" if beat.place else "")
     stopped = "; a signal has stopped it" if state.stopped else ""
     return f"error: {state} hangs: no sign of life for {silence:.0f} s, the last at {where}{stopped}"

@@ -1,4 +1,4 @@
-"""timm's rules for weights whose stem or head has another size. Arrays alone, no framework."""
+"""timm's rules for weights whose stem or head has another size. Arrays only, no framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = ("fc.weight", "fc.bias")
 
 
 class Shaped(Protocol):
-    """An array, of whatever framework."""
+    """An array of any framework."""
 
     @property
     def shape(self) -> Sequence[int]: ...
@@ -31,28 +31,28 @@ class Ends:
 
     @classmethod
     def of(cls, card: Described) -> Ends:
-        """Those of the layers that ``card`` names."""
+        """Return those of the layers named by ``card``."""
         classifier = card.classifier
         head = () if classifier is None else (f"{classifier}.weight", f"{classifier}.bias")
         return cls("" if card.first_conv is None else f"{card.first_conv}.weight", head)
 
     def channels(self, arrays: Mapping[str, Shaped]) -> int | None:
-        """Input channels of the weights; ``None`` where they do not say."""
+        """Return the input channels of the weights, or ``None`` if they cannot be determined."""
         return arrays[self.stem].shape[1] if self.stem in arrays else None
 
     def classes(self, arrays: Mapping[str, Shaped]) -> int | None:
-        """Classes of the weights in Paddle's layout, a linear layer's being (features, classes)."""
+        """Return the number of classes of the weights in Paddle's layout: a linear layer is (features, classes)."""
         weight = arrays.get(self.head[0]) if self.head else None
         return None if weight is None else weight.shape[1 if len(weight.shape) == 2 else 0]
 
 
 def adapt_stem(weight: np.ndarray, in_chans: int, name: str = STEM) -> np.ndarray:
-    """A stem for ``in_chans`` input channels out of one for RGB: (O, 3, K, K) -> (O, in_chans, K, K).
+    """Adapt the stem's weight from RGB to ``in_chans`` input channels: (O, 3, K, K) -> (O, in_chans, K, K).
 
-    One channel: the sum over RGB. Otherwise RGB repeated as often as needed, cut, and scaled by ``3 / in_chans``, so
-    that the response to a grey image stays. Source: ``timm.models._manipulate.adapt_input_conv``.
+    For one channel: the sum over RGB. Otherwise RGB is repeated as often as needed, cut, and scaled by ``3 /
+    in_chans``, so that the response to a grey image is unchanged. Source: ``timm.models._manipulate.adapt_input_conv``.
 
-    Raises ``CheckpointError`` where the weight is neither for RGB nor for ``in_chans`` channels.
+    Raises ``CheckpointError`` if the weight has neither 3 nor ``in_chans`` input channels.
     """
     channels = weight.shape[1]
     if channels == in_chans:
@@ -68,9 +68,10 @@ def adapt_stem(weight: np.ndarray, in_chans: int, name: str = STEM) -> np.ndarra
 
 
 def new_head(num_classes: int, features: int, seed: int) -> dict[str, np.ndarray]:
-    """A fresh classifier as timm initialises DLA's: weight N(0, sqrt(2 / num_classes)), bias U(-1, 1) / sqrt(features).
+    """Create a classifier with timm's initialisation for DLA.
 
-    float32, shapes (num_classes, features, 1, 1) and (num_classes,).
+    The weight is N(0, sqrt(2 / num_classes)), the bias U(-1, 1) / sqrt(features); float32, shapes (num_classes,
+    features, 1, 1) and (num_classes,).
     """
     rng = np.random.default_rng(seed)
     weight = rng.normal(0.0, (2.0 / num_classes) ** 0.5, (num_classes, features, 1, 1))

@@ -1,10 +1,10 @@
 """The building blocks of Deep Layer Aggregation: residual blocks, aggregation nodes and trees.
 
 Source: Yu et al., "Deep Layer Aggregation", https://arxiv.org/abs/1707.06484, and Gao et al., "Res2Net",
-https://arxiv.org/abs/1904.01169, as timm 1.0.31 defines them (``timm/models/dla.py``), under its attribute names.
+https://arxiv.org/abs/1904.01169, as timm 1.0.31 defines them (``timm/models/dla.py``), with its attribute names.
 
-Deviation: a level's stride can be traded for dilation. The result is dense in the exact sense: sampled at the grid of
-the strided level, it equals the strided level's output.
+Deviation: dilation can replace the stride of a level. The result is exactly dense: sampled at the grid of the strided
+level, it equals the output of the strided level.
 
 Legend: B batch, C channels, H height, W width; ``s`` is the stride of a block or tree.
 """
@@ -25,7 +25,7 @@ from paddle_dla.models.variants import Variant
 def conv2d(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Conv2D:
-    """A convolution without bias that keeps the size at stride 1."""
+    """Create a convolution without bias that keeps the size at stride 1."""
     return nn.Conv2D(
         in_channels,
         out_channels,
@@ -41,8 +41,8 @@ def conv2d(
 class DlaBasic(nn.Layer):
     """Two 3x3 convolutions and a residual (DLA-34).
 
-    ``first_dilation`` is the dilation of the strided convolution, ``dilation`` that of what follows it; they differ
-    only in the first block of a level whose stride was traded for dilation.
+    ``first_dilation`` is the dilation of the strided convolution, ``dilation`` that of the later one. They differ only
+    in the first block of a level whose stride was replaced by dilation.
     """
 
     def __init__(self, inplanes: int, planes: int, stride: int, first_dilation: int, dilation: int, variant: Variant):
@@ -91,8 +91,8 @@ class DlaBottleneck(nn.Layer):
 class DlaBottle2neck(nn.Layer):
     """The Res2Net bottleneck: the 3x3 is a cascade over ``scale`` groups of channels.
 
-    In the first block of a level (``is_first``) the groups are independent and the last one is pooled. That is a
-    matter of the architecture, not of the stride, so it stays when the stride is traded for dilation.
+    In the first block of a level (``is_first``) the groups are independent and the last one is pooled. This belongs to
+    the architecture, not to the stride, so it remains when dilation replaces the stride.
     """
 
     expansion = 2
@@ -142,7 +142,7 @@ class DlaBottle2neck(nn.Layer):
 
 
 def bottleneck_width(outplanes: int, variant: Variant, expansion: int) -> int:
-    """Channels of the grouped 3x3 convolution(s) in a bottleneck."""
+    """Return the number of channels of the grouped 3x3 convolution(s) in a bottleneck."""
     return math.floor(outplanes * (variant.base_width / 64)) * variant.cardinality // expansion
 
 
@@ -170,11 +170,11 @@ class DlaRoot(nn.Layer):
 
 
 class DlaTree(nn.Layer):
-    """A tree of ``levels`` levels: two blocks and a root, or two trees of which the second aggregates.
+    """A tree of ``levels`` levels: two blocks and a root, or two trees, the second of which aggregates.
 
-    ``first_dilation`` is the dilation of the incoming grid. Where ``stride`` is 1 although the tree is the first of
-    its level (``is_first``), its stride was traded for dilation: everything after the formerly strided operation
-    works at ``dilation = 2 * first_dilation``.
+    ``first_dilation`` is the dilation of the incoming grid. If ``stride`` is 1 although the tree is the first of its
+    level (``is_first``), dilation has replaced its stride: everything after the formerly strided operation uses
+    ``dilation = 2 * first_dilation``.
     """
 
     def __init__(
@@ -231,8 +231,8 @@ class DlaTree(nn.Layer):
     def forward(self, x: Tensor, shortcut: Tensor | None = None, children: list[Tensor] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, out_channels, H/s, W/s).
 
-        ``children`` are the outputs that the root of this tree aggregates besides its own. ``shortcut`` is unused,
-        as in timm: a tree makes its own.
+        ``children`` are the outputs that the root of this tree aggregates besides its own. ``shortcut`` is unused, as
+        in timm: a tree computes its own.
         """
         children = [] if children is None else children
         bottom = self.downsample(x)
@@ -256,7 +256,7 @@ def _downsample(stride: int, first_dilation: int) -> nn.Layer:
 
 
 def conv_level(inplanes: int, planes: int, convs: int, stride: int = 1) -> nn.Sequential:
-    """``convs`` times 3x3 convolution, BN, ReLU; the first one strided."""
+    """Create ``convs`` times 3x3 convolution, BN, ReLU; the first one strided."""
     layers: list[nn.Layer] = []
     for i in range(convs):
         layers += [conv2d(inplanes, planes, 3, stride if i == 0 else 1), BatchNorm2D(planes), nn.ReLU()]

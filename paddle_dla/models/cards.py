@@ -1,6 +1,6 @@
-"""The card of a model: what is known of it without building it. A port's is ``card.json`` in its folder. No framework.
+"""The card of a model: facts about it that are read without building it. A port's is ``card.json``. No framework.
 
-A network written by hand has the same card as a mapping; ``docs/port-your-own-model.md`` shows one.
+A hand-written network has the same card as a mapping; ``docs/port-your-own-model.md`` shows one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Optional(TypedDict, total=False):
 class Card(_Optional):
     """``card.json`` of a port; see ``convert.porting.folder``.
 
-    ``files`` holds size and SHA-256 of source and weights, ``sha256`` the sum of everything else in the card.
+    ``files`` holds the size and SHA-256 of source and weights, ``sha256`` the checksum of the rest of the card.
     """
 
     format: int
@@ -45,7 +45,7 @@ class Card(_Optional):
 
 
 def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The card of the port in ``folder``. Raises ``CheckpointError`` where it is missing, edited or damaged."""
+    """Read the card of the port in ``folder``. Raises ``CheckpointError`` if it is missing, edited or damaged."""
     path = Path(folder) / CARD
     if not path.is_file():
         raise CheckpointError(f"{os.fspath(folder)} is no port: it has no {CARD}; convert/port.py makes one")
@@ -61,19 +61,19 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def sealed(card: Mapping[str, Any]) -> dict[str, Any]:
-    """``card`` with its own sum."""
-    content = json.loads(to_json(card))  # as it is read again
+    """Return ``card`` with its own checksum."""
+    content = json.loads(to_json(card))  # as a reader will parse it
     return {**content, "sha256": json_sha256(content)}
 
 
 def is_whole(card: Mapping[str, Any]) -> bool:
-    """Whether the ``card`` is what ``sealed`` gave, and has the sums of source and weights."""
+    """Return whether ``card`` matches its own checksum and has those of source and weights."""
     content = {key: value for key, value in card.items() if key != "sha256"}
     return {SOURCE, WEIGHTS} <= card["files"].keys() and card["sha256"] == json_sha256(content)
 
 
 def golden_inputs(golden: Mapping[str, Any]) -> list[np.ndarray]:
-    """The inputs of the ``golden`` outputs of a card: drawn from a normal distribution, or as they were kept."""
+    """Return the inputs for the ``golden`` outputs of a card: drawn from a normal distribution, or as stored."""
     generator = np.random.RandomState(golden["seed"])
     return [
         np.array(one["values"] if "values" in one else generator.standard_normal(one["shape"]), one["dtype"])
@@ -84,12 +84,12 @@ def golden_inputs(golden: Mapping[str, Any]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Described:
-    """A card as the pipeline reads it. ``None`` and empty: the card does not say.
+    """A card as the pipeline reads it. ``None`` and empty values mean that the card has no entry.
 
-    ``classifier`` and ``first_conv`` are names of layers, ``features`` is the layer that returns what timm's
-    ``forward_features`` does; ``layer_groups`` is the depth of each parameter, 0 at the input; ``no_weight_decay`` are
-    names of parameters; ``levels`` are ``module``, ``num_chs`` and ``reduction`` of each feature map. All names are
-    those of the Paddle network. ``assumed`` says why, where ``preprocessing`` is a guess.
+    ``classifier`` and ``first_conv`` are names of layers. ``features`` is the layer that returns the result of timm's
+    ``forward_features``. ``layer_groups`` is the depth of each parameter, 0 at the input. ``no_weight_decay`` are names
+    of parameters. ``levels`` are ``module``, ``num_chs`` and ``reduction`` of each feature map. All names are those of
+    the Paddle network. ``assumed`` gives the reason if ``preprocessing`` is a guess.
     """
 
     name: str
@@ -106,9 +106,9 @@ class Described:
 
 
 def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Described:
-    """``card`` with the names of the Paddle network; ``names`` are ``{name in the card: name in Paddle}`` that differ.
+    """Read ``card`` with the names of the Paddle network; ``names`` maps the names that differ, card to Paddle.
 
-    Raises ``ValueError`` for a preprocessing that no image could go through.
+    Raises ``ValueError`` for a preprocessing that cannot be applied to any image.
     """
     names = names or {}
     shape = _image_shape(card)
@@ -134,7 +134,7 @@ def describe(card: Mapping[str, Any], names: Mapping[str, str] | None = None) ->
 
 
 def describe_port(folder: str | os.PathLike[str]) -> Described:
-    """The card of the port in ``folder``. Raises ``CheckpointError`` where it is no port, or its card is damaged."""
+    """Read the card of the port in ``folder``. Raises ``CheckpointError`` if it is no port or its card is damaged."""
     manifest = read_manifest(Path(folder) / WEIGHTS) or {"tensors": {}}
     renamed = {record.get("from"): name for name, record in manifest["tensors"].items() if record.get("from") != name}
     try:
@@ -144,7 +144,7 @@ def describe_port(folder: str | os.PathLike[str]) -> Described:
 
 
 def _image_shape(card: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """(C, H, W) of the images that the reference was traced with; ``None`` for a model of anything else."""
+    """Return the (C, H, W) of the images that the reference was traced with; ``None`` if its inputs are not images."""
     inputs = card.get("inputs") or ()
     return tuple(inputs[0]["shape"]) if len(inputs) == 1 and len(inputs[0]["shape"]) == 3 else None
 
@@ -162,11 +162,14 @@ def _preprocessing(card: Mapping[str, Any], shape: tuple[int, ...] | None) -> tu
 
 
 def _one_name(value: Any) -> str | None:
-    """A card of timm's may name several classifiers; what is none of one name is not used."""
+    """Return ``value`` if it is a single name, else ``None``.
+
+    Some of timm's cards name several classifiers, which is not supported.
+    """
     return value if isinstance(value, str) and value else None
 
 
 def missing(described: Described) -> Iterable[str]:
-    """What the card must say for everything that the commands do, and does not."""
+    """Return the entries that the commands need and the card lacks."""
     required = ("num_classes", "in_chans", "classifier", "first_conv")
     return [name for name in required if getattr(described, name) is None]

@@ -1,10 +1,10 @@
 """Deep Layer Aggregation networks in Paddle: the classifier and the feature extractor.
 
-Source: as ``blocks.py``; the interface is that of ``timm.models.dla.DLA`` (timm 1.0.31), with its attribute names, so
-that a state dict differs in the names of BN buffers only.
+Source: as for ``blocks.py``. The interface and the attribute names are those of ``timm.models.dla.DLA`` (timm 1.0.31);
+a state dict differs only in the names of BN buffers.
 
-Deviations from timm: ``output_stride`` 8 and 16 (there: 32 only), recomputation of activations (there: refused),
-inputs checked before any computation.
+Deviations from timm: ``output_stride`` 8 and 16 (timm: 32 only), recomputation of activations (timm refuses it),
+validation of inputs before any computation.
 
 Legend: B batch, C channels, H height, W width.
 """
@@ -30,7 +30,7 @@ LEVELS = ("level0", "level1", "level2", "level3", "level4", "level5")
 
 
 class FeatureInfo(TypedDict):
-    """A feature map: its channels, how many times smaller than the image it is, the level that makes it."""
+    """A feature map: its channels, its reduction relative to the image, and the level that computes it."""
 
     num_chs: int
     reduction: int
@@ -38,10 +38,10 @@ class FeatureInfo(TypedDict):
 
 
 class DLABackbone(nn.Layer):
-    """Stem and the six levels; what the classifier and the feature extractor share.
+    """Stem and the six levels, shared by the classifier and the feature extractor.
 
-    ``depth`` levels are built (all six by default). Raises ``ValueError`` for an ``output_stride`` other than 8, 16
-    or 32.
+    ``depth`` levels are built (all six by default). Raises ``ValueError`` for an ``output_stride`` other than 8, 16 or
+    32.
     """
 
     def __init__(self, variant: Variant, in_chans: int = 3, output_stride: int = 32, depth: int = len(LEVELS)):
@@ -80,18 +80,18 @@ class DLABackbone(nn.Layer):
             self.add_sublayer(name, level)
             reduction, dilation = reduction * stride, after
             self.feature_info.append(FeatureInfo(num_chs=channels[index], reduction=reduction, module=name))
-        # the trees halve the size by a pool and by a convolution side by side, which agree only where it is even
+        # the trees halve the size by a pool and by a convolution in parallel; both agree only for even sizes
         self.side_multiple = reduction
 
     def check_input(self, x: Tensor) -> None:
-        """Raises ``ValueError`` unless ``x`` is (B, in_chans, H, W) with sides that the levels can halve evenly."""
+        """Raise ``ValueError`` unless ``x`` is (B, in_chans, H, W) with sides that the levels can halve evenly."""
         shape = list(x.shape)
         if len(shape) != 4:
             raise WrongValue(f"expected a batch of images (B, {self.in_chans}, H, W), got shape {shape}")
         if shape[1] not in (self.in_chans, -1):
             raise WrongValue(f"expected {self.in_chans} input channels (B, C, H, W), got {shape[1]} in shape {shape}")
         for side in shape[2:]:
-            # -1: unknown while a program is exported
+            # -1: unknown while a program is being exported
             if side != -1 and (side == 0 or side % self.side_multiple):
                 raise WrongValue(
                     f"image sides must be multiples of {self.side_multiple}, got {shape[2]}x{shape[3]}; "
@@ -99,9 +99,10 @@ class DLABackbone(nn.Layer):
                 )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in backward instead of keeping them: less memory, nearly one more forward.
+        """Recompute activations in the backward pass instead of storing them.
 
-        Kept are the outputs of the stem, of each block, and of each root.
+        Saves memory and costs nearly one more forward pass. The outputs of the stem, of each block, and of each root
+        are still stored.
         """
         self.grad_checkpointing = enable
         for layer in self.sublayers():
@@ -109,7 +110,7 @@ class DLABackbone(nn.Layer):
                 layer.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> Matcher:
-        """timm's regular expressions that sort parameters into layer groups; see ``grouping.layer_groups``."""
+        """Return timm's regular expressions for sorting parameters into layer groups; see ``grouping.layer_groups``."""
         return dict(
             stem=r"^base_layer",
             blocks=r"^level(\d+)"
@@ -122,16 +123,16 @@ class DLABackbone(nn.Layer):
         )
 
     def layer_groups(self) -> dict[str, int]:
-        """``{parameter: depth}`` for layer decay, 0 at the input, as timm groups them."""
+        """Return ``{parameter: depth}`` for layer decay, 0 at the input, as timm groups them."""
         names = [name for name, _ in self.named_parameters() if not name.endswith(STATISTICS)]
         return layer_groups(names, self.group_matcher(coarse=False))
 
     def no_weight_decay(self) -> frozenset[str]:
-        """Names of parameters that are never decayed: none, as in timm."""
+        """Return the names of parameters without weight decay: none, as in timm."""
         return frozenset()
 
     def iter_levels(self, x: Tensor) -> Iterator[Tensor]:
-        """Run the network; yields the output of each level: (B, num_chs, H / reduction, W / reduction)."""
+        """Run the network and yield the output of each level: (B, num_chs, H / reduction, W / reduction)."""
         self.check_input(x)
         x = self._run(self.base_layer, x)
         for info in self.feature_info:
@@ -139,7 +140,7 @@ class DLABackbone(nn.Layer):
             yield x
 
     def _run(self, part: nn.Layer, x: Tensor) -> Tensor:
-        # trees recompute by themselves
+        # trees recompute their own activations
         if self.grad_checkpointing and not isinstance(part, DlaTree):
             return recomputed(part, x)
         return part(x)
@@ -170,11 +171,11 @@ class DLA(DLABackbone):
         init_weights(self)
 
     def get_classifier(self) -> nn.Layer:
-        """The 1x1 convolution that makes logits, or an identity."""
+        """Return the 1x1 convolution that computes the logits, or an identity."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, initialised as torch initialises a convolution; 0 classes leave the features.
+        """Replace the classifier, with torch's initialisation for a convolution; 0 classes return the features.
 
         ``global_pool=None`` keeps the pooling.
         """
@@ -193,7 +194,7 @@ class DLA(DLABackbone):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, C, H / output_stride, W / output_stride)."""
-        # a deque of one: only the last level's output is kept alive
+        # a deque of length one keeps only the last level's output alive
         return deque(self.iter_levels(x), maxlen=1).pop()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -202,7 +203,7 @@ class DLA(DLABackbone):
         return self.flatten(x if pre_logits else self.fc(x))
 
     def pre_logits(self, x: Tensor) -> Tensor:
-        """What the classifier reads: (B, in_chans, H, W) -> (B, C, 1, 1)."""
+        """Return the input of the classifier: (B, in_chans, H, W) -> (B, C, 1, 1)."""
         return self.head_drop(self.global_pool(self.forward_features(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,10 +219,10 @@ class DLA(DLABackbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The last map that was computed and the outputs of the chosen levels, or these alone.
+        """Return the last computed map and the outputs of the chosen levels, or only the latter.
 
-        ``indices``: the last n levels, a selection (negative ones count from the end), or all. ``norm`` is accepted
-        and means nothing, as in timm: there is no final norm. Raises ``ValueError`` for an index out of range or an
+        ``indices``: the last n levels, a selection (negative ones count from the end), or all. ``norm`` is accepted and
+        ignored, as in timm: there is no final norm. Raises ``ValueError`` for an index out of range or an
         ``output_fmt`` other than ``NCHW``.
         """
         if output_fmt != "NCHW":
@@ -241,7 +242,7 @@ class DLA(DLABackbone):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the levels behind the last chosen one, and the head unless it still fits; returns the indices kept."""
+        """Drop the levels after the last chosen one, and the head unless it still fits. Returns the indices kept."""
         take = take_indices(len(self.feature_info), indices)
         kept = self.feature_info[: max(take) + 1]
         pruned = self.feature_info[max(take) + 1 :]
@@ -259,7 +260,7 @@ class DLA(DLABackbone):
 class DLAFeatures(DLABackbone):
     """The feature extractor: images (B, in_chans, H, W) -> the maps of the chosen levels, finest first.
 
-    Levels behind the last chosen one are not built. ``feature_info`` describes the chosen maps alone.
+    Levels after the last chosen one are not built. ``feature_info`` describes the chosen maps only.
     Raises ``ValueError`` for an index out of range and, in ``forward``, for images of the wrong shape.
     """
 
@@ -282,9 +283,9 @@ class DLAFeatures(DLABackbone):
 
 
 def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Absolute indices out of ``count`` levels: the last n, a selection (negative from the end), or all.
+    """Return absolute indices into ``count`` levels: the last n, a selection (negative from the end), or all.
 
-    Raises ``ValueError`` for one that is out of range, or an empty selection.
+    Raises ``ValueError`` for an index out of range or an empty selection.
     """
     if indices is None:
         return list(range(count))
@@ -301,9 +302,9 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
 
 @paddle.no_grad()
 def init_weights(model: nn.Layer) -> None:
-    """timm's initialisation for DLA: convolutions N(0, sqrt(2 / (kernel area * out_channels))), biases as torch.
+    """Initialise DLA as timm does: convolutions N(0, sqrt(2 / (kernel area * out_channels))), biases as torch.
 
-    BN starts with weight 1 and bias 0, which is Paddle's default too.
+    BN starts with weight 1 and bias 0, which is also Paddle's default.
     """
     for layer in model.sublayers():
         if isinstance(layer, nn.Conv2D):
@@ -314,7 +315,7 @@ def init_weights(model: nn.Layer) -> None:
 
 @paddle.no_grad()
 def uniform_by_fan_in(conv: nn.Conv2D) -> None:
-    """torch's default for a convolution's weight and bias: U(-1, 1) / sqrt(fan_in)."""
+    """Initialise weight and bias of a convolution as torch does by default: U(-1, 1) / sqrt(fan_in)."""
     _, in_channels, kh, kw = conv.weight.shape
     bound = 1 / math.sqrt(in_channels * kh * kw)
     for parameter in (conv.weight, conv.bias):

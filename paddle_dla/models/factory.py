@@ -1,4 +1,4 @@
-"""``create_model`` and ``list_models``: a name or a folder becomes a Paddle network, with weights if asked for."""
+"""``create_model`` and ``list_models``: build a Paddle network from a name or a folder, optionally with weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEVELS_OF_DLA = (1, 2, 3, 4, 5)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """What ``create_model`` takes: names of variants, and folders of ports, that match a shell pattern."""
+    """List the names of variants and folders of ports that ``create_model`` takes and that match a shell pattern."""
     return list_places(pattern)
 
 
@@ -41,22 +41,24 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     output_stride: int = 32,
 ) -> nn.Layer:
-    """A network: a DLA by timm's name (``dla60``) or PaddleClas's (``DLA60``), a port by its folder, or
-    ``package.module:function`` for one written by hand that has a card.
+    """Create a network: a DLA, a port, or a hand-written network that has a card.
 
-    ``pretrained``: ``True`` for timm's weights from the hub, or the port's own; a hub id (``timm/dla60.in1k``); or a
+    ``name`` is timm's name of a DLA (``dla60``) or PaddleClas's (``DLA60``), the folder of a port, or
+    ``package.module:function`` for a network written by hand.
+
+    ``pretrained`` is ``True`` for timm's weights from the hub, or the port's own; a hub id (``timm/dla60.in1k``); or a
     file: a converted ``.pdparams`` or ``.safetensors``, whose manifest is verified, or a timm checkpoint, which is
-    converted in memory. Another number of classes starts a new head, other input channels fold or repeat the stem's
-    weights, both by timm's rules. ``drop_rate`` is the dropout of what the classifier reads, ``drop_path_rate`` the
-    stochastic depth of the last block, for ports that have it (``None``: as it was ported). ``features_only`` returns
-    the maps of the levels ``out_indices`` instead of logits: of a DLA 0 (stride 1) to 5 (stride 32), of a port those
-    of its card. For DLA alone, ``output_stride`` 8 or 16 trades the last strides for dilation: the denser map, sampled
-    at the original grid, is the original map.
+    converted in memory. If the number of classes differs, a new head is initialised; if the number of input channels
+    differs, the stem's weights are summed or repeated, both by timm's rules. ``drop_rate`` is the dropout in front of
+    the classifier. ``drop_path_rate`` is the stochastic depth of the last block, for ports that have it (``None``: as
+    ported). ``features_only`` returns the maps of the levels ``out_indices`` instead of logits: for a DLA 0 (stride 1)
+    to 5 (stride 32), for a port those of its card. For DLA only, ``output_stride`` 8 or 16 replaces the last strides by
+    dilation: the denser map, sampled at the original grid, equals the original map.
 
-    Without ``pretrained`` a port begins as Paddle initialises its layers, not as timm does; DLA as timm does.
+    Without ``pretrained``, a DLA is initialised as in timm, a port with Paddle's defaults, which differ from timm's.
 
     Raises ``ValueError`` for an unknown name or an unsupported option, before anything is built or read, and
-    ``CheckpointError`` for weights that cannot be had or do not fit, with the way out.
+    ``CheckpointError`` for weights that are unavailable or do not fit; the message says what to do.
     """
     entry = find_model(name)
     classes, channels = num_classes, in_chans
@@ -86,7 +88,7 @@ def create_model(
 def _with_card(
     entry: Entry, num_classes: int | None, in_chans: int | None, drop_rate: float, drop_path_rate: float | None
 ) -> nn.Layer:
-    """A port or a network written by hand, as its card lets it be changed; weights as Paddle initialises them."""
+    """Build a port or a hand-written network, changed as its card allows and initialised by Paddle's defaults."""
     if entry.folder is not None:
         network = proved_network(entry.folder)
     else:
@@ -109,7 +111,7 @@ def _with_card(
 
 @contextmanager
 def _paddle_as_before() -> Iterator[None]:
-    """Put back what a user's code changes of Paddle: the mode in which it runs, the type of what it makes."""
+    """Restore global state of Paddle that a user's code may change: dynamic or static mode, and the default type."""
     dtype = paddle.get_default_dtype()
     try:
         yield
@@ -120,7 +122,7 @@ def _paddle_as_before() -> Iterator[None]:
 
 
 def _refuse_other_types(model: nn.Layer, place: str) -> None:
-    """Raises ``ModelError`` for parameters of a type in which no images come, as after ``set_default_dtype``."""
+    """Raise ``ModelError`` for parameters whose type differs from that of images, as after ``set_default_dtype``."""
     other = [f"{name}: {str(value.dtype).rpartition('.')[2]}" for name, value in model.named_parameters()
              if value.dtype != paddle.float32]  # fmt: skip
     if other:
@@ -128,9 +130,9 @@ def _refuse_other_types(model: nn.Layer, place: str) -> None:
 
 
 def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Put ``{Paddle name: array}`` into ``model``, by the rules of ``create_model``; ``source`` is for messages.
+    """Load ``{Paddle name: array}`` into ``model`` by the rules of ``create_model``; ``source`` is for messages.
 
-    Raises ``CheckpointError`` where they do not fit; then nothing was loaded.
+    Raises ``CheckpointError`` if the arrays do not fit; in that case nothing was loaded.
     """
     ends = ends_of(model)
     expected = shapes_of(model)
@@ -145,17 +147,17 @@ def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) 
         for key in head:
             del arrays[key], expected[key]
     check_fit(arrays, expected, source, tables_of(model), tied_in(model))
-    # Paddle warns of each tensor that it is not given
+    # Paddle warns about each tensor that is not given
     set_state(model, {**model.state_dict(), **arrays})
 
 
 def ends_of(model: nn.Layer) -> Ends:
-    """Which tensors of ``model`` depend on its input channels and classes."""
+    """Return the tensors of ``model`` that depend on its input channels and classes."""
     return Ends(STEM, HEAD) if isinstance(model, DLABackbone) else Ends.of(model.card)
 
 
 def _without_unbuilt(arrays: Mapping[str, np.ndarray], model: nn.Layer, ends: Ends) -> dict[str, np.ndarray]:
-    """``arrays`` less what the model has no room for: a head where it has none, levels that are needless for it."""
+    """Drop ``arrays`` for parts that ``model`` was built without: the head, or levels that it does not need."""
     left_out = set() if getattr(model, "num_classes", 0) else {*ends.head}
     unbuilt = set()
     if isinstance(model, DLABackbone):

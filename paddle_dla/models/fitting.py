@@ -1,4 +1,4 @@
-"""What a network expects of a file of weights: shapes, and tables of indices that some keep beside them."""
+"""The tensors that a network expects in a weight file: shapes, and index tables stored among the weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from paddle_dla.storage.values import VARIANCE
 
 
 def shapes_of(network: nn.Layer) -> dict[str, tuple[int, ...]]:
-    """``{name: shape}`` of every tensor that is saved."""
+    """Return ``{name: shape}`` of every tensor that is saved."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def tables_of(network: nn.Layer) -> dict[str, str]:
-    """``{name: type}`` of those that are no weights: buffers, and integers, as Swin's ``relative_position_index``.
+    """Return ``{name: type}`` of tensors that are not weights: buffers, and integers such as Swin's index tables.
 
-    Statistics of normalisation are weights, whoever registers them as buffers.
+    An example is ``relative_position_index``. Statistics of normalisation count as weights even if they are buffers.
     """
     state, buffers = network.state_dict(), {name for name, _ in network.named_buffers()}
     masks = {name for name in buffers if not name.endswith((VARIANCE, "_mean"))}
@@ -28,12 +28,12 @@ def tables_of(network: nn.Layer) -> dict[str, str]:
 
 
 def set_state(network: nn.Layer, state: Mapping[str, Tensor | np.ndarray]) -> None:
-    """Give ``network`` the tensors and arrays in ``state``."""
+    """Load the tensors and arrays in ``state`` into ``network``."""
     network.set_state_dict(dict(state))  # pyright: ignore[reportArgumentType] - Paddle takes arrays and does not say so
 
 
 def tied_in(network: nn.Layer) -> list[list[str]]:
-    """The names of each tensor that has several, as an embedding has that is the classifier's weight, too."""
+    """Return the names of each tensor that has several, such as an embedding that is also the classifier's weight."""
     names: dict[int, list[str]] = defaultdict(list)
     for name, tensor in network.state_dict().items():
         names[id(tensor)].append(name)

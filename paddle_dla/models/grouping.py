@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 STATISTICS = ("_mean", "_variance")
-"""BatchNorm's buffers, which Paddle counts among the parameters."""
-# a suffix that ends in this ordinal joins the group before it instead of opening one (timm: MATCH_PREV_GROUP)
+"""BatchNorm's buffers, which Paddle counts as parameters."""
+# a suffix ending in this ordinal joins the previous group instead of starting one (timm: MATCH_PREV_GROUP)
 JOIN_PREVIOUS = 99999
 
 
@@ -18,8 +18,8 @@ Matcher = Mapping[str, str | Sequence[tuple[str, tuple[int, ...] | None]]]
 def layer_groups(names: Iterable[str], matcher: Matcher) -> dict[str, int]:
     """Sort parameter names into consecutive groups from the input to the output.
 
-    ``matcher`` maps a section to one regular expression, or to a list of ``(expression, suffix)``; the first that
-    matches gives the ordinal ``(section, *captured numbers, *suffix)``. What nothing matches (the head) comes last.
+    ``matcher`` maps a section to one regular expression, or to a list of ``(expression, suffix)``. The first match
+    gives the ordinal ``(section, *captured numbers, *suffix)``. Names without a match (the head) come last.
     Returns ``{name: group}``, groups numbered from 0.
     """
     rules = list(_rules(matcher))

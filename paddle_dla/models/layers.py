@@ -1,4 +1,4 @@
-"""Layers whose Paddle counterpart behaves unlike torch's, and the two pools that dilation needs.
+"""Layers whose Paddle counterpart differs from torch's, and the two pools needed for dilation.
 
 Legend: B batch, C channels, H height, W width.
 """
@@ -13,20 +13,21 @@ from paddle_dla.errors import WrongValue
 
 
 class BatchNorm2D(nn.BatchNorm2D):
-    """Batch normalisation that leaves the running statistics which ``torch.nn.BatchNorm2d`` leaves.
+    """Batch normalisation with the running statistics of ``torch.nn.BatchNorm2d``.
 
-    In evaluation it is Paddle's own layer. In training Paddle folds the *biased* batch variance into the running
-    one, torch the unbiased one (times ``n / (n - 1)``, ``n = B * H * W``), and torch refuses ``n == 1``, where the
-    variance says nothing. Both follow torch here. ``momentum`` keeps Paddle's convention: 0.9 is torch's 0.1.
+    In evaluation it is Paddle's own layer. In training, Paddle updates the running variance with the *biased* batch
+    variance, torch with the unbiased one (times ``n / (n - 1)``, ``n = B * H * W``); torch refuses ``n == 1``, for
+    which the variance is meaningless. This layer follows torch in both. ``momentum`` keeps Paddle's convention: 0.9 is
+    torch's 0.1.
 
-    Cost: the kernel writes the batch statistics into two fresh vectors of C values, and the running ones are then
-    updated by four operations on such vectors; nothing of the size of the activation is read or kept twice.
+    Cost: the kernel writes the batch statistics into two new vectors of C values, and four operations on such vectors
+    update the running ones. No tensor of the size of the activation is read or stored twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (B, C, H, W); same shape and type.
 
-        Raises ``ValueError`` in training where there is only one value per channel.
+        Raises ``ValueError`` in training if there is only one value per channel.
         """
         if not self.training or self._use_global_stats:
             return super().forward(x)
@@ -37,7 +38,7 @@ class BatchNorm2D(nn.BatchNorm2D):
                 "use a larger batch or image, or eval()"
             )
         mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
-        # momentum 0: the buffers receive the statistics of this batch alone
+        # momentum 0: the buffers receive the statistics of this batch only
         out = F.batch_norm(
             x,
             mean,
@@ -79,7 +80,7 @@ class SelectAdaptivePool2D(nn.Layer):
         self.pool_type = pool_type
 
     def feat_mult(self) -> int:
-        """By how much the pool multiplies the channels."""
+        """Factor by which the pool multiplies the number of channels."""
         return 2 if self.pool_type == "catavgmax" else 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,15 +98,15 @@ class SelectAdaptivePool2D(nn.Layer):
         return paddle.concat([average, maximum], 1)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows of this layer."""
+        """Return the text that ``print(model)`` shows for this layer."""
         return f"pool_type={self.pool_type!r}"
 
 
 class DenseMaxPool2D(nn.Layer):
-    """The 2x2 stride-2 max pool on a dilated grid: stride 1, the four taps ``dilation`` apart, size kept.
+    """The 2x2 stride-2 max pool on a dilated grid: stride 1, the four taps ``dilation`` apart, same size.
 
-    At every position of the strided pool's output grid the value is the strided pool's. Taps beyond the lower and
-    right border read the lowest value, so they never win.
+    At every position of the strided pool's output grid the value equals that of the strided pool. Taps beyond the lower
+    and right border read the lowest value, so they are never the maximum.
     """
 
     def __init__(self, dilation: int):
@@ -121,13 +122,13 @@ class DenseMaxPool2D(nn.Layer):
 
 
 class AvgPool2D(nn.Layer):
-    """The 3x3 average pool with padding 1, zeros outside counted, as timm's ``nn.AvgPool2d(3, stride, padding=1)``.
+    """The 3x3 average pool with padding 1, counting zeros outside, as timm's ``nn.AvgPool2d(3, stride, padding=1)``.
 
-    ``dilation`` puts the nine taps that far apart, which no pool of Paddle can.
+    ``dilation`` is the distance of the nine taps, which Paddle's pools do not support.
 
-    A depthwise convolution with the constant weight 1/9: ``nn.AvgPool2D`` would do for the forward pass, but its
-    backward multiplies by a float32 1/9 also in float64, an error of 1e-8 in every gradient below it. On a CPU both
-    take the same time (25 ms a step for 8 x 28 x 112 x 112 inputs).
+    It is a depthwise convolution with the constant weight 1/9. ``nn.AvgPool2D`` would suffice for the forward pass, but
+    its backward pass multiplies by a float32 1/9 also in float64, an error of 1e-8 in every gradient below it. On a CPU
+    both take the same time (25 ms a step for 8 x 28 x 112 x 112 inputs).
     """
 
     kernel_size = 3
@@ -145,5 +146,5 @@ class AvgPool2D(nn.Layer):
         return F.conv2d(x, weight, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=channels)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` shows of this layer."""
+        """Return the text that ``print(model)`` shows for this layer."""
         return f"kernel_size=3, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

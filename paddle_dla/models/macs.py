@@ -1,7 +1,7 @@
 """Multiply-accumulates (MACs) of one forward pass. No framework.
 
-Those of the convolutions, the classifier among them, as they were counted in the built networks; a test counts them
-again. All but the stem's depend on the image alone through the number of 32x32 cells that it has.
+They include the convolutions and the classifier, and were counted in the built networks; a test counts them again.
+Except in the stem, they depend on the image only through its number of 32x32 cells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from paddle_dla.models.variants import VARIANTS, resolve_name
 
 STEM_TAPS, STEM_CHANNELS, CELL = 7 * 7, 16, 32
 
-# of the trunk, for each cell of 32x32 pixels of an RGB image
+# of the trunk, for each 32x32-pixel cell of an RGB image
 TRUNK_MACS = {
     "dla34": 62_439_424,
     "dla46_c": 11_714_560,
@@ -29,9 +29,9 @@ TRUNK_MACS = {
 
 
 def forward_macs(name: str, input_size: tuple[int, int, int], num_classes: int = 1000) -> int:
-    """MACs of one image through the variant ``name``; ``input_size`` is (C, H, W).
+    """Return the MACs of one image through the variant ``name``; ``input_size`` is (C, H, W).
 
-    Raises ``ValueError`` for an unknown variant, and for sides that are no multiples of 32, which it does not take.
+    Raises ``ValueError`` for an unknown variant, and for sides that are not multiples of 32, which DLA does not accept.
     """
     key = resolve_name(name)
     channels, height, width = input_size

@@ -1,8 +1,8 @@
-"""One protocol for every model: what a network's class does not offer, its card does. Paddle only.
+"""One interface for every model: methods that a network's class lacks are derived from its card. Paddle only.
 
-``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``, ``forward_features``, ``pre_logits``,
-``layer_groups``, ``no_weight_decay`` and ``set_grad_checkpointing`` are what evaluation, training and export ask of a
-network. DLA's class has them; a port's class has none, and its card says which layers are meant.
+Evaluation, training and export use ``num_classes``, ``in_chans``, ``get_classifier``, ``reset_classifier``,
+``forward_features``, ``pre_logits``, ``layer_groups``, ``no_weight_decay`` and ``set_grad_checkpointing``. The class of
+DLA defines them. The class of a port defines none of them; its card names the layers they need.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ CLASSIFIERS = (nn.Linear, nn.Conv2D)
 
 
 if TYPE_CHECKING:
-    Network = nn.Layer  # what both are mixed into
+    Network = nn.Layer  # the class that both are mixed into
 else:
     Network = object
 
 
 class Offered(Network):
-    """A network with its ``card``; mixed in behind the network's own class, whose methods go first."""
+    """A network with its ``card``. Mixed in after the network's own class, whose methods take precedence."""
 
     card: Described
     num_classes: int
     in_chans: int
 
     def get_classifier(self) -> nn.Layer:
-        """The layer that makes logits, or an identity where the network has no classes."""
+        """Return the layer that computes the logits, or an identity if the network has no classes."""
         return self.get_sublayer(self._named("classifier"))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, initialised as torch initialises its kind of layer; 0 classes leave the features.
+        """Replace the classifier, with torch's initialisation for its kind of layer; 0 classes return the features.
 
-        Raises ``ModelError`` for another ``global_pool`` than the network's own, which cannot be exchanged.
+        Raises ``ModelError`` if ``global_pool`` differs from the network's pooling, which cannot be replaced.
         """
         refuse_pool(self.card.name, global_pool)
         name, old = self._named("classifier"), self.get_classifier()
@@ -58,25 +58,25 @@ class Offered(Network):
         self.num_classes = num_classes
 
     def get_sublayer(self, name: str) -> nn.Layer:
-        """The layer ``name`` (dotted). Raises ``ModelError`` where there is none."""
+        """Return the layer ``name`` (dotted). Raises ``ModelError`` if there is none."""
         found = dict(self.named_sublayers()).get(name)
         if found is None:
             raise ModelError(f"{self.card.name} has no layer {name!r}, which its card names")
         return found
 
     def layer_groups(self) -> dict[str, int]:
-        """``{parameter: depth}`` for layer decay. Raises ``ModelError`` where the card has none."""
+        """Return ``{parameter: depth}`` for layer decay. Raises ``ModelError`` if the card has no depths."""
         groups = self._named("layer_groups")
         strange = [name for name, _ in self.named_parameters() if name not in groups]
-        # a new classifier may have a bias where the old one had none: it learns as the classifier does
+        # a new classifier may have a bias where the old one had none: it gets the depth of the classifier
         return {**groups, **{name: max(groups.values()) for name in strange}}
 
     def no_weight_decay(self) -> frozenset[str]:
-        """Names of parameters that are never decayed."""
+        """Return the names of parameters without weight decay."""
         return self.card.no_weight_decay
 
     def pre_logits(self, x: Tensor) -> Tensor:
-        """What the classifier reads for the images ``x`` (B, C, H, W): (B, features), or a map of 1 x 1."""
+        """Return the input of the classifier for images ``x`` (B, C, H, W): (B, features), or a 1 x 1 map."""
         seen: list[Tensor] = []
         handle = self.get_classifier().register_forward_pre_hook(partial(_note, seen))
         try:
@@ -86,9 +86,9 @@ class Offered(Network):
         return seen[-1]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What timm's method of this name returns for the images ``x`` (B, C, H, W); the layers behind do not run.
+        """Return the result of timm's method of this name for images ``x`` (B, C, H, W); later layers do not run.
 
-        Raises ``ModelError`` where the card names no layer that returns it.
+        Raises ``ModelError`` if the card names no layer that returns it.
         """
         layer = self.get_sublayer(self._named("features"))
         handle = layer.register_forward_post_hook(_stop)
@@ -101,10 +101,10 @@ class Offered(Network):
         raise ModelError(f"{self.card.name} never calls {self.card.features} as a layer")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the activations of the repeated blocks in backward instead of keeping them.
+        """Recompute the activations of the repeated blocks in the backward pass instead of storing them.
 
-        Less memory, nearly one more forward. A block that contains a layer whose output is asked for keeps its own.
-        Raises ``ModelError`` where no blocks repeat.
+        Saves memory and costs nearly one more forward pass. A block that contains a layer whose output is requested
+        keeps its activations. Raises ``ModelError`` if no blocks repeat.
         """
         wanted = [level["module"] for level in self.card.levels] if isinstance(self, Levels) else []
         if not recompute_blocks(self, enable, [*wanted, self.card.features or ""]) and enable:
@@ -121,7 +121,10 @@ class Offered(Network):
 
 
 class Levels(Offered):
-    """Mixed in before a network's class: it returns the maps of ``card.levels`` of ``out_indices``, finest first."""
+    """Mixed in before a network's class: returns the maps of the levels ``out_indices``, finest first.
+
+    The levels are those of ``card.levels``.
+    """
 
     out_indices: Sequence[int]
 
@@ -132,11 +135,11 @@ class Levels(Offered):
 
     @property
     def out_info(self) -> list[dict[str, Any]]:
-        """The same of each returned map."""
+        """``module``, ``num_chs`` and ``reduction`` of each returned map."""
         return [self.feature_info[index] for index in self.out_indices]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) -> a map of each chosen level, in the layout that the network itself has there."""
+        """Images (B, C, H, W) -> a map of each chosen level, in the layout that the network uses there."""
         found: dict[int, Tensor] = {}
         layers = {index: self.get_sublayer(self.card.levels[index]["module"]) for index in self.out_indices}
         handles = [layer.register_forward_post_hook(partial(_keep, found, index)) for index, layer in layers.items()]
@@ -174,9 +177,9 @@ def _keep(found: dict[int, Tensor], index: int, _layer: nn.Layer, _inputs: Any, 
 
 
 def offer(network: nn.Layer, card: Described) -> nn.Layer:
-    """``network`` itself, with everything that ``card`` can add to what its class offers.
+    """Return ``network`` itself, extended by the methods that ``card`` allows and its class lacks.
 
-    Raises ``ModelError`` where the card names layers or parameters that the network does not have.
+    Raises ``ModelError`` if the card names layers or parameters that the network does not have.
     """
     network.__class__ = _named_as(type(network), (type(network), Offered))
     network.card = card
@@ -188,14 +191,14 @@ def offer(network: nn.Layer, card: Described) -> nn.Layer:
 
 
 def _named_as(own: type, bases: tuple[type, ...]) -> type:
-    """A class of ``bases`` that goes by the name of ``own``."""
+    """Return a class with the bases ``bases`` and the name of ``own``."""
     return type(own.__name__, bases, {"__module__": own.__module__, "__doc__": own.__doc__})
 
 
 def features_of(network: nn.Layer, out_indices: Sequence[int]) -> nn.Layer:
-    """``network`` as one that returns the maps of its levels ``out_indices``; its classifier goes.
+    """Turn ``network`` into one that returns the maps of its levels ``out_indices``; its classifier is removed.
 
-    Raises ``ModelError`` where its card has no levels, or not these.
+    Raises ``ModelError`` if its card has no levels, or not these.
     """
     levels = len(network.card.levels)
     wrong = [index for index in out_indices if not -levels <= index < levels]
@@ -219,13 +222,13 @@ def _check(network: nn.Layer, card: Described) -> None:
 
 
 def refuse_pool(name: str, global_pool: str | None) -> None:
-    """Raises ``ModelError`` for a pooling that a network with a card cannot be given."""
+    """Raise ``ModelError`` for a pooling that cannot be set on a network with a card."""
     if global_pool not in (None, "avg"):
         raise ModelError(f"the pooling of {name} is part of its source; global_pool={global_pool!r} is DLA's alone")
 
 
 def _like(old: nn.Layer, num_classes: int, name: str) -> nn.Layer:
-    """A classifier of the kind of ``old``; an identity does not say what stood there."""
+    """Return a new classifier of the same kind as ``old``. An identity does not show which kind it replaced."""
     if type(old) is nn.Linear:
         new = nn.Linear(old.weight.shape[0], num_classes, bias_attr=None if old.bias is not None else False)
     elif type(old) is nn.Conv2D and list(old.weight.shape[2:]) == [1, 1]:
@@ -238,7 +241,7 @@ def _like(old: nn.Layer, num_classes: int, name: str) -> nn.Layer:
 
 @paddle.no_grad()
 def uniform_as_torch(layer: nn.Layer, fan_in: int) -> None:
-    """torch's default for the weight and bias of a linear layer or a convolution: U(-1, 1) / sqrt(fan_in)."""
+    """Initialise weight and bias of a linear layer or a convolution as torch does: U(-1, 1) / sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
     for parameter in (layer.weight, layer.bias):
         if parameter is not None:
@@ -246,7 +249,7 @@ def uniform_as_torch(layer: nn.Layer, fan_in: int) -> None:
 
 
 def replace_sublayer(network: nn.Layer, name: str, new: nn.Layer) -> None:
-    """Put ``new`` where the layer ``name`` (dotted) stands."""
+    """Replace the layer ``name`` (dotted) by ``new``."""
     parent, _, key = name.rpartition(".")
     owner = dict(network.named_sublayers(include_self=True))[parent]
     owner.add_sublayer(key, new)
@@ -255,7 +258,7 @@ def replace_sublayer(network: nn.Layer, name: str, new: nn.Layer) -> None:
 def set_in_chans(network: nn.Layer, in_chans: int) -> None:
     """Give the first convolution ``in_chans`` input channels, with new weights.
 
-    Raises ``ModelError`` where there is none that could.
+    Raises ``ModelError`` if there is no such convolution.
     """
     name = network.card.first_conv
     conv = None if name is None else network.get_sublayer(name)
@@ -268,7 +271,7 @@ def set_in_chans(network: nn.Layer, in_chans: int) -> None:
 
 
 def set_drop_rate(network: nn.Layer, rate: float) -> None:
-    """Dropout of what the classifier reads, which is what ``drop_rate`` means to timm's classifiers."""
+    """Set the dropout in front of the classifier, which is what ``drop_rate`` means for timm's classifiers."""
     if not 0 <= rate < 1:
         raise WrongValue(f"drop_rate must be in [0, 1), got {rate}")
     if rate:
@@ -280,9 +283,9 @@ def _dropped(rate: float, layer: nn.Layer, inputs: tuple[Tensor, ...]) -> tuple[
 
 
 def set_drop_path_rate(network: nn.Layer, rate: float) -> None:
-    """Scale the stochastic depth of all blocks so that the last one's is ``rate``, as timm spreads it over depth.
+    """Scale the stochastic depth of all blocks so that the last block's is ``rate``, growing over depth as in timm.
 
-    Raises ``ModelError`` for a network whose source has none: timm leaves it out of a model that is built without.
+    Raises ``ModelError`` for a network whose source has none: timm omits it from models that are built without.
     """
     if not 0 <= rate < 1:
         raise WrongValue(f"drop_path_rate must be in [0, 1), got {rate}")

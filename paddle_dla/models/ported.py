@@ -1,7 +1,7 @@
-"""Ports that the translator made: a folder becomes a Paddle network. Paddle only.
+"""Open ports that the translator wrote: a folder becomes a Paddle network. Paddle only.
 
-Opening a port runs the Python source in its folder, as importing a package does; its card says what that source is, and
-a port whose source or weights are others than the card and the manifest say is refused.
+Opening a port runs the Python source in its folder, as importing a package does. The card records the checksum of that
+source. A port is refused if its source or weights differ from its card and manifest.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular
 
 MOST_SOURCE = 2**24
-"""Bytes of a source: the longest that was written, of a network of 2,000 statements, has a hundredth of it."""
+"""Largest source in bytes: the longest one written so far, of a network of 2,000 statements, is a hundredth of it."""
 
 
 def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:
-    """The network in the port ``folder``, with its weights, in evaluation mode.
+    """Open the network in the port ``folder``, with its weights, in evaluation mode.
 
-    ``unproved`` opens a draft that is not aligned with its reference. Raises ``CheckpointError`` where the folder is no
-    port, is a draft, or holds another source or other weights than it records.
+    ``unproved`` also opens a draft that is not aligned with its reference. Raises ``CheckpointError`` if the folder is
+    not a port, is a draft, or holds another source or other weights than it records.
 
         model = open_port("ports/convnext_atto")
     """
@@ -42,9 +42,9 @@ def open_port(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Laye
 
 
 def proved_network(folder: str | os.PathLike[str], unproved: bool = False) -> nn.Layer:
-    """The network in the port ``folder``, without its weights, which are looked at nevertheless.
+    """Open the network in the port ``folder`` without loading its weights; their checksums are still verified.
 
-    Raises as ``open_port``.
+    Raises the errors of ``open_port``.
     """
     card = read_card(folder)
     if not card["proved"] and not unproved:
@@ -66,12 +66,12 @@ def _changed(path: Path) -> CheckpointError:
 
 
 def build_model(source: str | os.PathLike[str]) -> nn.Layer:
-    """The network that the Python file ``source`` builds, without its weights. Raises ``OSError`` for no file."""
+    """Build the network in the Python file ``source``, without its weights. Raises ``OSError`` if there is no file."""
     return _built(read_regular(source, MOST_SOURCE), source)
 
 
 class _Verified(ExecutionLoader):
-    """Runs the bytes that were looked at: neither what the file holds by now, nor a ``.pyc`` that lies beside it."""
+    """Loader that runs the verified bytes, not the file's present content or a ``.pyc`` beside it."""
 
     def __init__(self, code: bytes, path: str | os.PathLike[str]):
         self._text, self._path = code.decode("utf-8"), os.fspath(path)
@@ -86,7 +86,7 @@ class _Verified(ExecutionLoader):
 def _built(code: bytes, path: str | os.PathLike[str]) -> nn.Layer:
     loader = _Verified(code, path)
     spec = spec_from_file_location("ported_model", os.fspath(path), loader=loader)
-    assert spec is not None  # as there is a loader
+    assert spec is not None  # a loader is given
     module = module_from_spec(spec)
     loader.exec_module(module)
     return module.build_model()

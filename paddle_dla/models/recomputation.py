@@ -1,8 +1,8 @@
-"""Recomputation: layers keep no activations in training and run again in backward. Paddle only.
+"""Recomputation: layers store no activations in training and run again in the backward pass. Paddle only.
 
-Paddle's own ``recompute`` runs a function twice; it takes flat tensors, updates BatchNorm's statistics twice, and
-restores the random generator on GPUs alone. Here the second run draws what the first one drew, and changes nothing
-that outlives it.
+Paddle's own ``recompute`` runs a function twice. It accepts only flat tensors, updates BatchNorm's statistics twice,
+and restores the random generator on GPUs only. Here the second run draws the same random numbers as the first, and has
+no lasting side effects.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ CONTAINERS = (nn.Sequential, nn.LayerList, nn.LayerDict)
 
 
 class Recomputed(nn.Layer):
-    """Mixed in before a block's class: its ``forward`` is recomputed in backward."""
+    """Mixed in before a block's class: its ``forward`` is recomputed in the backward pass."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the block's own ``forward`` returns."""
+        """Return the result of the block's own ``forward``."""
         return _run_twice(self, super().forward, args, kwargs)
 
 
 def recompute_blocks(network: nn.Layer, enable: bool = True, visible: Iterable[str] = ()) -> list[str]:
-    """Let the repeated blocks of ``network`` be recomputed, or no longer; returns their names, see ``blocks_of``.
+    """Switch recomputation of the repeated blocks of ``network`` on or off. Returns their names, see ``blocks_of``.
 
-    A block is left out where one of the ``visible`` layers is inside: there no output has a gradient.
+    A block that contains one of the ``visible`` layers is left out: outputs inside a recomputed block have no gradient.
     """
     around = _all_above(visible)
     blocks = {name: block for name, block in blocks_of(network).items() if name not in around}
@@ -47,14 +47,15 @@ def recompute_blocks(network: nn.Layer, enable: bool = True, visible: Iterable[s
 
 
 def blocks_of(network: nn.Layer) -> dict[str, nn.Layer]:
-    """The repeated blocks of ``network``, none inside another; empty where nothing repeats.
+    """Return the repeated blocks of ``network``, none inside another; empty if nothing repeats.
 
-    A block stands in a container and has at least two weights of two or more dimensions. Several are of its class, in
-    its container or in one beside it: a stage of one block counts. Of nested ones the inner are taken, so a stage is
-    left out for its blocks. Where there are none, siblings of one class under any layer are taken, then those with a
-    single weight.
+    A block is a child of a container and has at least two weights of two or more dimensions. Several blocks of its
+    class are in its container or in a neighbouring one, so a stage of one block counts. Of nested candidates the inner
+    ones are taken: the blocks, not their stage. If there are none, siblings of one class under any layer are taken,
+    then those with a single weight.
 
-    Classes that differ in a number at the end are one: a port writes ``Block2`` for a ``Block`` of other structure.
+    Class names that differ only in a trailing number count as one: a port writes ``Block2`` for a ``Block`` of
+    different structure.
     """
     for weights in (2, 1):
         for repeated in (_in_containers, _siblings):
@@ -64,7 +65,7 @@ def blocks_of(network: nn.Layer) -> dict[str, nn.Layer]:
 
 
 def _in_containers(network: nn.Layer, weights: int) -> dict[str, nn.Layer]:
-    """What stands in a container, or in one beside it, with layers of which the network has several in containers."""
+    """Return children of containers whose class occurs several times in containers, and their neighbours."""
     held = [each for each in _children(network, weights) if isinstance(each[0], CONTAINERS)]
     count = Counter(_kind(child) for *_, child in held)
     beside = {_above(_above(name)) for _, name, child in held if count[_kind(child)] > 1}
@@ -72,14 +73,14 @@ def _in_containers(network: nn.Layer, weights: int) -> dict[str, nn.Layer]:
 
 
 def _siblings(network: nn.Layer, weights: int) -> dict[str, nn.Layer]:
-    """Children of one layer that are of one class."""
+    """Return the children of one layer that have the same class."""
     held = [*_children(network, weights)]
     count = Counter((_above(name), _kind(child)) for _, name, child in held)
     return {name: child for _, name, child in held if count[_above(name), _kind(child)] > 1}
 
 
 def _children(network: nn.Layer, weights: int) -> Iterator[tuple[nn.Layer, str, nn.Layer]]:
-    """``(parent, name, child)`` of each layer that has layers and at least ``weights`` weights of its own."""
+    """Yield ``(parent, name, child)`` of each layer that has sublayers and at least ``weights`` weights of its own."""
     for path, parent in network.named_sublayers(include_self=True):
         for name, child in parent.named_children():
             if _may_be_block(child, weights):
@@ -91,7 +92,7 @@ def _kind(layer: nn.Layer) -> str:
 
 
 def _above(name: str) -> str:
-    """The name of the layer that holds the layer ``name``; a container at the top stands in the network, ``""``."""
+    """Return the name of the layer that holds the layer ``name``; ``""`` is the network itself."""
     return name.rpartition(".")[0]
 
 
@@ -107,15 +108,15 @@ def _innermost(layers: dict[str, nn.Layer]) -> dict[str, nn.Layer]:
 
 
 def _all_above(names: Iterable[str]) -> set[str]:
-    """The names of all layers that hold one of the layers ``names``."""
+    """Return the names of all layers that hold one of the layers ``names``."""
     return {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
 
 
 def recomputed(layer: nn.Layer, *args: Any, **kwargs: Any) -> Any:
-    """What ``layer`` returns; in training it keeps its arguments alone, and runs again in backward.
+    """Return the output of ``layer``; in training, store only its arguments and run it again in the backward pass.
 
-    Arguments and outputs may be tensors, or sequences and mappings of them; what is no tensor is passed on. Evaluation,
-    and a layer of which nothing is trained, are as ever.
+    Arguments and outputs may be tensors, or sequences and mappings of tensors; other values are passed on. In
+    evaluation, and for a layer without trainable parameters, nothing changes.
     """
     return _run_twice(layer, layer, args, kwargs)
 
@@ -127,7 +128,7 @@ def _run_twice(layer: nn.Layer, run: Callable[..., Any], args: Sequence[Any], kw
     if not (layer.training and trained and paddle.in_dynamic_mode() and paddle.is_grad_enabled()):
         return run(*args, **kwargs)
     if not given:
-        # Paddle gives the weights no gradients unless an input has one
+        # Paddle computes no gradients of the weights unless an input requires one
         given.append(paddle.zeros([1]))
         given[0].stop_gradient = False
     before: _Before | None = None
@@ -146,7 +147,7 @@ def _run_twice(layer: nn.Layer, run: Callable[..., Any], args: Sequence[Any], kw
         found: list[Tensor] = []
         structure = _taken_out(outputs, found, _may_have_gradient)
         returned = structure if returned is None else returned
-        # what was there before gets no gradient node of this run: a copy does
+        # tensors that existed before must get no gradient node of this run: return a copy
         old = {id(tensor) for tensor in (*_tensors(given_args, given_kwargs), *layer.parameters(), *layer.buffers())}
         return tuple(paddle.assign(tensor) if id(tensor) in old else tensor for tensor in found)
 
@@ -169,11 +170,11 @@ def _tensors(*values: Any) -> list[Tensor]:
 
 
 class _Place(int):
-    """Stands for the tensor of this index."""
+    """Placeholder for the tensor of this index."""
 
 
 def _taken_out(value: Any, found: list[Tensor], wanted: Callable[[Tensor], bool]) -> Any:
-    """``value`` with a ``_Place`` for each tensor that is ``wanted``; these are added to ``found``."""
+    """Return ``value`` with a ``_Place`` for each ``wanted`` tensor; these tensors are appended to ``found``."""
     if isinstance(value, Tensor):
         if not wanted(value):
             return value
@@ -183,12 +184,12 @@ def _taken_out(value: Any, found: list[Tensor], wanted: Callable[[Tensor], bool]
 
 
 def _put_back(value: Any, tensors: Sequence[Tensor]) -> Any:
-    """``value`` with ``tensors`` in their places."""
+    """Return ``value`` with ``tensors`` in place of their placeholders."""
     return tensors[value] if isinstance(value, _Place) else _each(value, lambda item: _put_back(item, tensors))
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """``value`` with each of its items changed, if it is a sequence or a mapping."""
+    """Return ``value`` with ``change`` applied to each of its items, if it is a sequence or a mapping."""
     if isinstance(value, dict):
         return type(value)((key, change(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -208,13 +209,13 @@ class _Held:
     copied: Tensor | None
 
     def forget_unchanged(self) -> None:
-        """Drop the copy where the tensor is still what it was."""
+        """Drop the copy if the tensor has not changed."""
         if self.table[self.name] is self.tensor and self.tensor.inplace_version == self.version:
             self.copied = None
 
 
 class _Before:
-    """What a run of ``layer`` may read and change, as it is before the first one: generator, statistics, buffers."""
+    """State that a run of ``layer`` may read and change, from before the first run: generator, statistics, buffers."""
 
     def __init__(self, layer: nn.Layer):
         self._generator = paddle.get_rng_state()
@@ -224,16 +225,17 @@ class _Before:
         ]
 
     def forget_unchanged(self) -> None:
-        """After the first run: keep copies of what it changed in place, not of constant masks."""
+        """After the first run, keep only copies of tensors that it changed in place, not of constant masks."""
         for held in self._held:
             held.forget_unchanged()
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Within it everything is as before the first run; afterwards as it was found."""
+        """Within the block, restore the state from before the first run; afterwards restore the current state."""
         now, tensors = paddle.get_rng_state(), [held.table[held.name] for held in self._held]
         for held, tensor in zip(self._held, tensors, strict=True):
-            # a kernel of BatchNorm changes its statistics unseen; of these any copy will do, for it only writes them
+            # a kernel of BatchNorm changes its statistics without a new version; any copy serves, as they are only
+            # written
             held.table[held.name] = (tensor if held.copied is None else held.copied).detach().clone()
         paddle.set_rng_state(self._generator)
         try:
@@ -245,7 +247,7 @@ class _Before:
 
 
 def _changeable(layer: nn.Layer) -> Iterator[tuple[dict[str, Tensor], str, Tensor]]:
-    """``(table, name, tensor)`` of each buffer; Paddle's BatchNorm has its statistics among the parameters."""
+    """Yield ``(table, name, tensor)`` of each buffer; Paddle's BatchNorm stores its statistics as parameters."""
     for owner in layer.sublayers(include_self=True):
         for table in (owner._buffers, owner._parameters):
             for name, tensor in table.items():

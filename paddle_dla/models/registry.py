@@ -1,8 +1,8 @@
-"""Every model that the commands take, by one name: a variant of DLA, a port's folder, or ``package.module:function``.
+"""Find any model by one name: a variant of DLA, the folder of a port, or ``package.module:function``.
 
-What is known of a model is read without building it: DLA's tables, a port's card, the card of a network written by
-hand. A port is found by its folder alone, never by what a checkpoint says, because opening one runs its source.
-``PADDLE_DLA_PORTS`` names folders of ports beside ``./ports``, separated as in ``PATH``. No framework.
+The facts about a model are read without building it: from DLA's tables, a port's card, or the card of a hand-written
+network. A port is found only by its folder, never through a checkpoint, because opening a port runs its source.
+``PADDLE_DLA_PORTS`` lists folders of ports in addition to ``./ports``, separated as in ``PATH``. No framework.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ FOLDERS = "PADDLE_DLA_PORTS"
 HERE = "ports"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLASSIFIER, FIRST_CONV = "fc", "base_layer.0"
-"""The layers of every variant that have other sizes for other classes and images."""
+"""The layers of every variant whose sizes depend on the classes and the input channels."""
 
 
 class ModelError(WrongValue):
-    """A model that is not found, or does not offer what is asked of it."""
+    """A model is not found, or does not support the request."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """``place`` opens the model; ``card`` is what is known of it, ``card.name`` what checkpoints of it record.
+    """A model: ``place`` opens it, ``card`` describes it, and checkpoints of it record ``card.name``.
 
-    A variant has ``published`` weights, a port a ``folder``, a network written by hand a ``factory`` that builds it.
+    A variant has ``published`` weights, a port a ``folder``, a hand-written network a ``factory`` that builds it.
     """
 
     place: str
@@ -52,11 +52,11 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What checkpoints record."""
+        """The name that checkpoints record."""
         return self.card.name
 
     def default_weights(self) -> str:
-        """What ``pretrained=True`` loads: the port's own file, or timm's on the hub. Raises ``ModelError``."""
+        """Return what ``pretrained=True`` loads: the port's own file, or timm's on the hub. Raises ``ModelError``."""
         if self.folder is not None:
             return str(self.folder / WEIGHTS)
         if self.published is None:
@@ -65,10 +65,10 @@ class Entry:
 
 
 def find_model(place: str | os.PathLike[str]) -> Entry:
-    """What is known of the model ``place``: a name, a folder, or ``package.module:function``.
+    """Return the entry of the model ``place``: a name, a folder, or ``package.module:function``.
 
-    Raises ``ModelError`` for an unknown one, with the nearest known ones, and ``CheckpointError`` for a folder that is
-    no port.
+    Raises ``ModelError`` for an unknown model, with the nearest known ones, and ``CheckpointError`` for a folder that
+    is not a port.
     """
     text = os.fspath(place)
     if _is_variant(text):
@@ -81,17 +81,17 @@ def find_model(place: str | os.PathLike[str]) -> Entry:
 
 
 def model_name(place: str) -> str:
-    """The name that checkpoints of ``place`` record; see ``find_model`` for what is raised."""
+    """Return the name that checkpoints of ``place`` record. Raises the errors of ``find_model``."""
     return find_model(place).name
 
 
 def list_places(pattern: str = "*") -> list[str]:
-    """What ``find_model`` takes: the variants of DLA and the folders of the ports, that match a shell pattern."""
+    """List the variants of DLA and the folders of ports that match a shell pattern."""
     return fnmatch.filter([*VARIANTS, *map(str, port_folders())], pattern)
 
 
 def port_folders() -> Iterator[Path]:
-    """The ports in ``./ports`` and in the folders that ``PADDLE_DLA_PORTS`` names."""
+    """Yield the ports in ``./ports`` and in the folders of ``PADDLE_DLA_PORTS``."""
     parents = [HERE, *os.environ.get(FOLDERS, "").split(os.pathsep)]
     for parent in dict.fromkeys(filter(None, parents)):
         yield from sorted(card.parent for card in Path(parent).glob(f"*/{CARD}"))
@@ -127,9 +127,9 @@ def _written_by_hand(text: str) -> Entry:
 
 
 def import_named(text: str) -> tuple[Any, Any]:
-    """The module and the object of ``package.module:name``; the current folder is looked in, too.
+    """Import ``package.module:name`` and return the module and the object; the current folder is searched too.
 
-    Raises ``ModelError`` where either is not found, or importing the module raises anything.
+    Raises ``ModelError`` if either is not found, or if importing the module raises anything.
     """
     package, _, name = text.partition(":")
     if not package or not name:
@@ -140,7 +140,7 @@ def import_named(text: str) -> tuple[Any, Any]:
         with users_code(f"{text} is not found: importing {package}"):
             module = found = importlib.import_module(package)
     finally:
-        with suppress(ValueError):  # what was imported may change the list, too
+        with suppress(ValueError):  # the imported code may change the list, too
             sys.path.remove(here)
     for part in name.split("."):
         try:
@@ -152,10 +152,10 @@ def import_named(text: str) -> tuple[Any, Any]:
 
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Within the block a user's code runs, and ``what`` says which: whatever it raises is a ``ModelError``.
+    """Within the block a user's code runs. Any exception it raises becomes a ``ModelError`` that names ``what``.
 
-    ``SystemExit``, too: a script that ends when it is imported would end the command as if all had been done. What it
-    changes of the process is put back: see ``process_as_before``.
+    This includes ``SystemExit``: a script that exits on import would otherwise end the command with success. Process
+    state that the code changes is restored: see ``process_as_before``.
     """
     try:
         with process_as_before():
@@ -166,10 +166,10 @@ def users_code(what: str) -> Iterator[None]:
 
 @contextmanager
 def process_as_before() -> Iterator[None]:
-    """Put back what would change the command after the block.
+    """Restore process state that would affect the command after the block.
 
-    The current folder, or relative outputs would lie elsewhere; filters that make errors of warnings, which Paddle
-    gives as it is imported; the handlers of the signals by which a run ends.
+    That is the current folder, because relative outputs would go elsewhere; warning filters that raise errors, because
+    Paddle warns when it is imported; and the handlers of the signals that end a run.
     """
     folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     filters, handlers = [*warnings.filters], {number: signal.getsignal(number) for number in ENDING}

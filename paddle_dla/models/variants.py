@@ -1,9 +1,9 @@
-"""The DLA family as a table: one row a variant, no framework.
+"""The DLA family as a table: one row per variant, no framework.
 
 Source: Yu et al., "Deep Layer Aggregation", https://arxiv.org/abs/1707.06484, and Gao et al., "Res2Net",
-https://arxiv.org/abs/1904.01169, in the shape that timm 1.0.31 gives them (``timm/models/dla.py``).
+https://arxiv.org/abs/1904.01169, as timm 1.0.31 defines them (``timm/models/dla.py``).
 
-The table is data alone, so that whoever needs only names and shapes (the converter) pays for no framework.
+The table is pure data: code that needs only names and shapes, such as the converter, imports no framework.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ VARIANTS: dict[str, Variant] = {
 
 
 def resolve_name(name: str) -> str:
-    """The table's key for a name as timm or PaddleClas spells it.
+    """Return the table's key for a name as timm or PaddleClas spells it.
 
-    ``dla60``, ``dla60.in1k``, ``timm/dla60.in1k`` and ``DLA60`` are one. Raises ``ValueError`` for an unknown name,
-    with the nearest known ones.
+    ``dla60``, ``dla60.in1k``, ``timm/dla60.in1k`` and ``DLA60`` are the same. Raises ``ValueError`` for an unknown
+    name, with the nearest known ones.
     """
     key = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/").split(".")[0]
     key = "dla" + key[3:] if key.startswith("DLA") else key

@@ -1,8 +1,9 @@
-"""What all optimizers here share: named state, groups, and constants that are not rounded to float32.
+"""Shared parts of all optimizers here: named state, groups, and constants that are not rounded to float32.
 
-Paddle's own optimizers keep state under automatic names (``conv2d_0.w_0_velocity_0``), which count what was built
-before in the process, and hand hyperparameters to kernels as float32: 2.6e-8 of momentum 0.9, whatever the type of
-the weights. They write weight decay and rate of a group on the parameters, where the next optimizer finds them.
+Paddle's own optimizers store state under automatic names (``conv2d_0.w_0_velocity_0``), which depend on what was built
+before in the process. They pass hyperparameters to kernels as float32: an error of 2.6e-8 for momentum 0.9, whatever
+the type of the weights. They also store weight decay and rate of a group on the parameters, where the next optimizer
+finds them.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from paddle_dla.optim.groups import ParamGroup
 
 
 class NamedOptimizer(paddle.optimizer.Optimizer):
-    """Parameters and state by the names that they have in the model.
+    """An optimizer whose parameters and state have the names of the model's parameters.
 
-    ``state_dict`` has ``"{parameter}.{slot}"`` for each of ``slots``, and counts of steps; it is complete from the
-    beginning. Learning rate and hyperparameters are not in it: they belong to whoever makes the optimizer.
+    ``state_dict`` has ``"{parameter}.{slot}"`` for each of ``slots``, and step counts; it is complete from the start.
+    The learning rate and hyperparameters are not included: they belong to the code that creates the optimizer.
 
-    ``step``, ``clear_grad``, ``get_lr``, ``set_lr`` and Paddle's ``GradScaler`` work as with any optimizer of Paddle's.
-    There is no static graph and no ``LRScheduler``: ``set_lr`` before each step, see ``paddle_dla.schedule``.
+    ``step``, ``clear_grad``, ``get_lr``, ``set_lr`` and Paddle's ``GradScaler`` work as with any optimizer of Paddle.
+    Static graphs and ``LRScheduler`` are not supported: call ``set_lr`` before each step, see ``paddle_dla.schedule``.
     """
 
     slots: tuple[str, ...] = ()
 
     def __init__(self, groups: Sequence[ParamGroup], lr: float):
-        """Raises ``ValueError`` where there is nothing to train, or parameters of another type than float32 and 64."""
+        """Raises ``ValueError`` if there is nothing to train, or for parameters that are not float32 or float64."""
         _refuse(groups, lr)
         super().__init__(
             learning_rate=float(lr),
-            # their rate is written on the parameters for tools that ask Paddle's way; nothing here reads it
+            # the rate is stored on the parameters for tools that read Paddle's attributes; nothing here reads it
             parameters=[{"params": [*g.parameters.values()], "learning_rate": g.lr_scale} for g in groups],
         )
         self.groups = tuple(groups)
@@ -43,17 +44,17 @@ class NamedOptimizer(paddle.optimizer.Optimizer):
         for name, parameter in self.named_parameters():
             self.state[name] = {slot: paddle.zeros_like(parameter).detach() for slot in self.slots}
             for slot, tensor in self.state[name].items():
-                self._accumulators[slot][parameter.name] = tensor  # where tools look for Paddle's
+                self._accumulators[slot][parameter.name] = tensor  # where tools look for Paddle's state
         self._constants: dict[tuple[float, paddle.dtype], Tensor] = {}
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """All that is optimized, by name."""
+        """Yield all optimized parameters, by name."""
         for group in self.groups:
             yield from group.parameters.items()
 
     @paddle.no_grad()
     def step(self) -> None:
-        """Update every parameter that has a gradient; none where the loss scaler found an infinite one."""
+        """Update every parameter that has a gradient; none if the loss scaler found an infinite one."""
         skip = self._get_auxiliary_var("found_inf")
         if skip is not None:
             self._set_auxiliary_var("found_inf", bool(skip))
@@ -67,24 +68,24 @@ class NamedOptimizer(paddle.optimizer.Optimizer):
                     self.update(name, parameter, parameter.grad, lr, group.weight_decay)
 
     def begin(self) -> None:
-        """Once in each step, before any update."""
+        """Prepare a step; called once before its updates."""
 
     def update(self, name: str, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
-        """Change ``parameter`` and its state in place; ``lr`` is the parameter's own."""
+        """Change ``parameter`` and its state in place; ``lr`` is the parameter's own rate."""
         raise NotImplementedError
 
     def clear_grad(self, set_to_zero: bool = False) -> None:
-        """Forget all gradients. Paddle's default would leave zeros, which move what has momentum or decay."""
+        """Clear all gradients. Paddle's default sets them to 0, which still moves parameters with momentum or decay."""
         super().clear_grad(set_to_zero)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, by name; the tensors are the optimizer's own."""
+        """Return everything that a resumed run needs, by name; the tensors are not copied."""
         return self.state_tensors() | {name: paddle.to_tensor(count) for name, count in self.counts.items()}
 
     def set_state_dict(self, state_dict: Mapping[str, Tensor | np.ndarray]) -> None:
-        """Load what ``state_dict`` returned, tensors or arrays.
+        """Load the result of ``state_dict``, tensors or arrays.
 
-        Raises ``ValueError``, and changes nothing, where a name is missing or unknown, or a shape or type differs.
+        Raises ``ValueError``, and changes nothing, if a name is missing or unknown, or if a shape or type differs.
         """
         own = self.state_tensors()
         given = {name: np.asarray(value) for name, value in state_dict.items()}
@@ -97,7 +98,7 @@ class NamedOptimizer(paddle.optimizer.Optimizer):
         return {f"{name}.{slot}": tensor for name, slots in self.state.items() for slot, tensor in slots.items()}
 
     def constant(self, value: float, like: Tensor) -> Tensor:
-        """``value`` in the type of ``like``: a number that is added to a tensor is rounded to float32 by Paddle 2.6."""
+        """Return ``value`` in the type of ``like``: Paddle 2.6 rounds a number that is added to a tensor to float32."""
         key = (value, like.dtype)
         if key not in self._constants:
             self._constants[key] = paddle.full([], value, like.dtype)

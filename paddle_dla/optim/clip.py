@@ -1,4 +1,4 @@
-"""Gradient clipping in place, as torch and timm do it; Paddle's own clips each parameter group by a norm of its own."""
+"""Gradient clipping in place, as in torch and timm; Paddle's own clips each parameter group by a separate norm."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MODES = ("norm", "value", "agc")
 
 
 def clip_grad_(parameters: Iterable[Tensor], value: float, mode: str = "norm") -> Tensor | None:
-    """timm 1.0.31 ``dispatch_clip_grad``: clip by ``mode``; returns the norm from before where that is ``norm``.
+    """Clip gradients like timm 1.0.31 ``dispatch_clip_grad``. Returns the norm before clipping if ``mode`` is ``norm``.
 
     Raises ``ValueError`` for an unknown mode and for a value that is not above 0.
     """
     if mode not in MODES:
-        raise WrongValue(f"clipping is by one of {', '.join(MODES)}, not {mode!r}")
+        raise WrongValue(f"clipping mode must be one of {', '.join(MODES)}, not {mode!r}")
     if not value > 0:
         raise WrongValue(f"the limit of clipping is above 0, not {value}; to clip nothing, leave it out")
     if mode == "norm":
@@ -30,7 +30,7 @@ def clip_grad_(parameters: Iterable[Tensor], value: float, mode: str = "norm") -
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """``torch.nn.utils.clip_grad_norm_``: scale all gradients by one factor, ``max_norm / (norm + 1e-6)`` at most 1.
 
-    Returns the norm over all of them together, from before; 0 where there is no gradient.
+    Returns the norm over all gradients before clipping; 0 if there is no gradient.
     """
     gradients = _gradients(parameters)
     if not gradients:
@@ -45,7 +45,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 @paddle.no_grad()
 def clip_grad_value_(parameters: Iterable[Tensor], limit: float) -> None:
-    """``torch.nn.utils.clip_grad_value_``: each element to at most ``limit``, in either direction."""
+    """``torch.nn.utils.clip_grad_value_``: limit each element to [-limit, limit]."""
     for gradient in _gradients(parameters):
         most = paddle.full([], limit, gradient.dtype)
         paddle.assign(paddle.maximum(paddle.minimum(gradient, most), -most), gradient)
@@ -53,10 +53,11 @@ def clip_grad_value_(parameters: Iterable[Tensor], limit: float) -> None:
 
 @paddle.no_grad()
 def adaptive_clip_grad_(parameters: Iterable[Tensor], clip_factor: float = 0.01, eps: float = 1e-3) -> None:
-    """timm's ``adaptive_clip_grad`` (https://arxiv.org/abs/2102.06171): by the norm of the weights of each unit.
+    """timm's ``adaptive_clip_grad`` (https://arxiv.org/abs/2102.06171): clip by the norm of the weights of each unit.
 
-    A unit is an output channel of a convolution, or a whole tensor of one dimension. timm leaves the classifier out
-    (its two last parameters): so should the caller. A linear layer's weights would need turning; DLA has none.
+    A unit is an output channel of a convolution, or a whole tensor of one dimension. timm leaves out the classifier
+    (its two last parameters), and so should the caller. The weights of a linear layer would have to be transposed; DLA
+    has none.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -70,7 +71,7 @@ def adaptive_clip_grad_(parameters: Iterable[Tensor], clip_factor: float = 0.01,
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm over all elements of all tensors, a tensor without dimensions."""
+    """Return the Euclidean norm over all elements of all tensors, as a zero-dimensional tensor."""
     squares = [(tensor * tensor).sum() for tensor in tensors]
     return paddle.stack(squares).sum().sqrt()
 

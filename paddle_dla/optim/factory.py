@@ -1,4 +1,4 @@
-"""``create_optimizer``: timm's names and defaults."""
+"""``create_optimizer``, with timm's names and defaults."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def create_optimizer(
     layer_decay: float | None = None,
     layer_decay_min_scale: float = 0.0,
 ) -> NamedOptimizer:
-    """timm 1.0.31 ``create_optimizer_v2`` for the optimizers that its DLA and ResNet recipes use.
+    """Create an optimizer like timm 1.0.31 ``create_optimizer_v2``: those that its DLA and ResNet recipes use.
 
-    ``sgd`` is with Nesterov momentum, ``momentum`` without; ``lamb`` clips by ``max_grad_norm`` itself. What an
-    optimizer has no use for is ignored, as in timm. Without ``filter_bias_and_bn`` BatchNorm and biases are decayed,
-    too. ``layer_decay`` and the rest as in ``layer_decay_groups``. Unlike in timm, the scale of a layer's rate holds
-    without a schedule as well.
+    ``sgd`` uses Nesterov momentum, ``momentum`` does not. ``lamb`` clips by ``max_grad_norm`` itself. Arguments that do
+    not apply to an optimizer are ignored, as in timm. Without ``filter_bias_and_bn``, BatchNorm and biases are decayed,
+    too. ``layer_decay`` and ``layer_decay_min_scale`` are those of ``layer_decay_groups``. Unlike in timm, the scale of
+    a layer's rate also applies without a schedule.
 
-    ``model`` is the network itself, not what makes it parallel, whose names differ from those of its state dict.
+    ``model`` is the network itself, not its parallel wrapper, whose names differ from those of the state dict.
 
-    Raises ``ValueError`` for an unknown name, values that make no sense and a model with nothing to train.
+    Raises ``ValueError`` for an unknown name, invalid values and a model with nothing to train.
     """
     if name not in OPTIMIZERS:
         raise WrongValue(f"there is no optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")

@@ -1,8 +1,8 @@
-"""Which parameters are trained, with which weight decay and which share of the learning rate.
+"""Parameter groups: which parameters are trained, with which weight decay and learning-rate scale.
 
-The twins of ``param_groups_weight_decay`` and ``param_groups_layer_decay`` of timm 1.0.31
-(``timm/optim/_param_groups.py``). Parameters go by the names that they have in the model
-(``level2.tree1.conv1.weight``), which do not depend on what else was built in the process.
+They match ``param_groups_weight_decay`` and ``param_groups_layer_decay`` of timm 1.0.31
+(``timm/optim/_param_groups.py``). Parameters have their names in the model (``level2.tree1.conv1.weight``), which do
+not depend on what else was built in the process.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class ParamGroup:
 
 
 def weight_decay_groups(model: nn.Layer, weight_decay: float, exclude_1d: bool = True) -> list[ParamGroup]:
-    """Two groups: without weight decay what has at most one dimension or is a bias, with it the rest.
+    """Return two groups: parameters of at most one dimension and biases without weight decay, all others with it.
 
-    What ``model.no_weight_decay()`` names, where it has that method, is not decayed either.
+    Parameters named by ``model.no_weight_decay()``, if the model has that method, are not decayed either.
 
-    ``exclude_1d=False``, or no weight decay: one group. Frozen parameters are in none.
+    ``exclude_1d=False``, or no weight decay: one group. Frozen parameters are in no group.
     """
     kept, decayed, never = {}, {}, _never_decayed(model)
     for name, parameter in trainable(model):
@@ -44,16 +44,17 @@ def weight_decay_groups(model: nn.Layer, weight_decay: float, exclude_1d: bool =
 def layer_decay_groups(
     model: nn.Layer, weight_decay: float, layer_decay: float, min_scale: float = 0.0, exclude_1d: bool = True
 ) -> list[ParamGroup]:
-    """As BEiT's fine-tuning: each layer learns ``layer_decay`` times as fast as the next one, the head at full rate.
+    """Return groups with layer-wise rates, as in BEiT's fine-tuning.
 
-    The layers are those of the model's ``layer_groups``. No scale is below ``min_scale``. In each layer what has at
-    most one dimension has no weight decay (a bias of more is decayed, unlike in ``weight_decay_groups``; both as in
-    timm). Raises ``ValueError`` for a decay outside (0, 1] and for a model without ``layer_groups``.
+    Each layer learns ``layer_decay`` times as fast as the next one, the head at the full rate. The layers are those of
+    the model's ``layer_groups``. No scale is below ``min_scale``. In each layer, parameters of at most one dimension
+    have no weight decay (a bias of more dimensions is decayed, unlike in ``weight_decay_groups``; both as in timm).
+    Raises ``ValueError`` for a decay outside (0, 1] and for a model without ``layer_groups``.
     """
     if not 0 < layer_decay <= 1:
         raise WrongValue(f"layer_decay is above 0 and at most 1, not {layer_decay}")
     if not hasattr(model, "layer_groups"):
-        raise WrongValue(f"{type(model).__name__} has no layer_groups, which tells its layers apart for layer_decay")
+        raise WrongValue(f"{type(model).__name__} has no layer_groups, which layer_decay requires")
     layers, never = model.layer_groups(), _never_decayed(model)
     last = max(layers.values())
     members: dict[tuple[int, float], dict[str, Tensor]] = {}
@@ -65,13 +66,13 @@ def layer_decay_groups(
 
 
 def _never_decayed(model: nn.Layer) -> frozenset[str]:
-    """Names of parameters that match what ``model.no_weight_decay()`` says, which may have wildcards, as in timm."""
+    """Return the parameters that match ``model.no_weight_decay()``, which may contain wildcards, as in timm."""
     patterns = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     return frozenset(name for name, _ in model.named_parameters() if any(fnmatchcase(name, one) for one in patterns))
 
 
 def trainable(model: nn.Layer) -> Iterator[tuple[str, Tensor]]:
-    """The parameters that are trained, in the order of the model."""
+    """Yield the trainable parameters, in the order of the model."""
     for name, parameter in model.named_parameters():
         if not parameter.stop_gradient:
             yield name, parameter

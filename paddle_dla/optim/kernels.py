@@ -1,4 +1,4 @@
-"""Paddle's fused updates of one parameter, which have no public name: the same call for 2.6 and 3.x."""
+"""Paddle's fused updates of one parameter, which have no public name: the same call for Paddle 2.6 and 3.x."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-_C_ops = import_module("paddle._C_ops")  # generated: its stub is of one version alone
+_C_ops = import_module("paddle._C_ops")  # generated: its stub covers one version only
 _HAS_AMSGRAD = "amsgrad" in inspect.signature(paddle.optimizer.Adam.__init__).parameters
-"""Whether Adam's kernel takes a largest second moment, as from Paddle 3.0 on."""
+"""Whether Adam's kernel takes a largest second moment, as in Paddle 3.0 and later."""
 
 
 def rate(value: float, parameter: Tensor) -> Tensor:
-    """A learning rate as the kernels take it: in the type and the place of the parameter."""
+    """Return a learning rate as the kernels take it: in the type and on the device of the parameter."""
     return paddle.full([1], value, parameter.dtype)
 
 
 def taken(value: float, parameter: Tensor) -> float:
-    """A hyperparameter as Adam's kernel takes it: in the type of the parameter."""
+    """Return a hyperparameter as Adam's kernel takes it: rounded to the type of the parameter."""
     return float(np.float32(value)) if parameter.dtype == paddle.float32 else value
 
 
@@ -46,8 +46,8 @@ def adam_(
     betas: tuple[float, float],
     eps: float,
 ) -> None:
-    """Adam without bias correction in place; the numbers are taken in the type of the parameter."""
-    # powers of the betas that are 0 correct nothing: 1 - 0
+    """Adam without bias correction, in place; the hyperparameters are rounded to the type of the parameter."""
+    # with powers of the betas of 0, the bias correction is 1 - 0
     no_power = paddle.zeros([1], parameter.dtype)
     largest, amsgrad = ((None,), (False,)) if _HAS_AMSGRAD else ((), ())
     _C_ops.adam_(
@@ -59,10 +59,10 @@ def adam_(
         no_power,
         no_power.clone(),
         None,  # no copy in higher precision
-        None,  # nothing to skip for
+        None,  # no condition for skipping the update
         *betas,
         eps,
-        False,  # every row
+        False,  # all rows
         1000,
         False,  # no copy in higher precision
         True,  # the powers stay 0

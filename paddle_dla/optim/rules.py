@@ -1,7 +1,7 @@
-"""The optimizers themselves: how one parameter moves.
+"""The optimizers: the update of one parameter.
 
-In float32 what Paddle's fused kernels compute is what torch computes, and one kernel for each parameter is much
-cheaper on a GPU than ten operations; they are used wherever no constant would be rounded below the parameter's type.
+In float32 Paddle's fused kernels compute the same as torch, and on a GPU one kernel per parameter is much cheaper than
+ten operations. They are used wherever they round no constant below the parameter's type.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class SGD(NamedOptimizer):
     """``torch.optim.SGD``: weight decay is added to the gradient, before the momentum; no dampening.
 
     ``velocity = momentum * velocity + g`` and ``p -= lr * velocity``; with ``nesterov`` ``p -= lr * (g + momentum *
-    velocity)``. timm's ``sgd`` is with ``nesterov``, its ``momentum`` without.
+    velocity)``. timm's ``sgd`` is the version with ``nesterov``, its ``momentum`` the one without.
     """
 
     slots = ("velocity",)
 
     def __init__(self, groups: Sequence[ParamGroup], lr: float, momentum: float = 0.9, nesterov: bool = False):
-        """Raises ``ValueError`` for a momentum outside [0, 1), and for Nesterov's without momentum (as torch)."""
+        """Raises ``ValueError`` for a momentum outside [0, 1), and for Nesterov without momentum (as torch)."""
         if not 0 <= momentum < 1:
             raise WrongValue(f"momentum is from 0 on and below 1, not {momentum}")
         if nesterov and not momentum:
@@ -37,7 +37,7 @@ class SGD(NamedOptimizer):
         self.momentum, self.nesterov = momentum, nesterov
 
     def update(self, name: str, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
-        """One step of ``parameter``."""
+        """Update ``parameter`` by one step."""
         velocity = self.state[name]["velocity"]
         if parameter.dtype == paddle.float32:
             rate = kernels.rate(lr, parameter)
@@ -51,10 +51,10 @@ class SGD(NamedOptimizer):
 
 
 class AdamW(NamedOptimizer):
-    """``torch.optim.AdamW``: weight decay is ``p *= 1 - lr * weight_decay``, apart from the gradient.
+    """``torch.optim.AdamW``: weight decay is ``p *= 1 - lr * weight_decay``, separate from the gradient.
 
     Then ``p -= lr * m / (sqrt(v) + eps)`` with m and v divided by ``1 - beta ** step``. Steps are counted for each
-    parameter, so that one that is unfrozen later begins with its own first step.
+    parameter, so that one that is unfrozen later starts with its own first step.
     """
 
     slots = ("moment1", "moment2")
@@ -69,14 +69,14 @@ class AdamW(NamedOptimizer):
         self.counts = {f"{name}.step": 0 for name, _ in self.named_parameters()}
 
     def update(self, name: str, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
-        """One step of ``parameter``."""
+        """Update ``parameter`` by one step."""
         self.counts[f"{name}.step"] += 1
         count = self.counts[f"{name}.step"]
-        # 1 - 0.999 in float32 is 1.3e-5 too small: dividing by the same power of the same number takes that out again
+        # 1 - 0.999 in float32 is 1.3e-5 too small: dividing by the same power of the same number cancels that
         first, second = (1 - kernels.taken(beta, parameter) ** count for beta in self.betas)
         if weight_decay:
             parameter.scale_(1 - lr * weight_decay)
-        # the corrections of both moments, taken out of the fraction in double precision; the kernel makes none
+        # the bias corrections of both moments, computed in double precision; the kernel applies none
         rate = kernels.rate(lr * second**0.5 / first, parameter)
         moments = (self.state[name]["moment1"], self.state[name]["moment2"])
         kernels.adam_(parameter, gradient, rate, moments, self.betas, self.eps * second**0.5)
@@ -85,10 +85,10 @@ class AdamW(NamedOptimizer):
 class Lamb(NamedOptimizer):
     """timm's ``Lamb`` (1.0.31 ``timm/optim/lamb.py``): Adam's step plus decay, rescaled to the norm of the weights.
 
-    All gradients are first divided by ``max(1, global norm / max_grad_norm)``, with no epsilon (``None``: not at all).
-    Weight decay is added to Adam's step, and the whole is multiplied by ``norm(p) / norm(step)`` where both are above
-    0, at most 1 with ``trust_clip`` (timm's ``lambc``). Parameters without weight decay are not rescaled unless
-    ``always_adapt``. Steps are counted for all parameters together. Unlike Paddle's own ``Lamb`` in all of this but
+    All gradients are first divided by ``max(1, global norm / max_grad_norm)``, without an epsilon (``None``: no
+    clipping). Weight decay is added to Adam's step, and the sum is multiplied by ``norm(p) / norm(step)`` if both are
+    above 0, at most 1 with ``trust_clip`` (timm's ``lambc``). Parameters without weight decay are not rescaled unless
+    ``always_adapt``. Steps are counted for all parameters together. Paddle's own ``Lamb`` differs in all of this except
     the formula of Adam. timm's options ``decoupled_decay``, ``caution`` and ``grad_averaging=False`` are left out.
     """
 
@@ -115,7 +115,7 @@ class Lamb(NamedOptimizer):
         self._divisor: Tensor | None = None
 
     def begin(self) -> None:
-        """Count the step; measure the gradients."""
+        """Count the step, and measure the gradients."""
         self.counts["step"] += 1
         self._divisor = None
         gradients = [parameter.grad for _, parameter in self.named_parameters() if parameter.grad is not None]
@@ -124,7 +124,7 @@ class Lamb(NamedOptimizer):
             self._divisor = paddle.maximum(norm / self.max_grad_norm, self.constant(1.0, norm))
 
     def update(self, name: str, parameter: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
-        """One step of ``parameter``."""
+        """Update ``parameter`` by one step."""
         step = self._adam_step(name, gradient if self._divisor is None else gradient / self._divisor)
         if weight_decay:
             step = step + parameter * weight_decay

@@ -1,4 +1,4 @@
-"""What a command reads and what it writes, held apart: no file is written twice, and none replaced that is read."""
+"""Keep inputs and outputs of a command apart: no file is written twice, and no input is replaced."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PathLike = str | os.PathLike[str]
 
 
 def check_apart(written: Mapping[str, PathLike | None], read: Iterable[PathLike | None] = ()) -> None:
-    """Raises ``CheckpointError`` where two of the files ``written`` are one, or one of them is ``read``.
+    """Raise ``CheckpointError`` if two of the files ``written`` are the same, or one of them is ``read``.
 
-    ``written``: what each is, as ``--json``, and where it goes; of weights the manifest counts as well. What is
-    ``None`` is not asked for. A device or a pipe may be named more than once; whether a place can be written at all is
-    asked by ``check_writable``.
+    ``written`` maps options such as ``--json`` to paths; for weights the manifest is included. ``None`` means that the
+    output was not requested. A device or a pipe may be named more than once. ``check_writable`` checks whether a path
+    can be written at all.
     """
     sources = {}
     for path in filter(None, read):
@@ -38,9 +38,9 @@ def check_apart(written: Mapping[str, PathLike | None], read: Iterable[PathLike 
 
 
 def check_outside(written: Mapping[str, PathLike | None], folder: PathLike) -> None:
-    """Raises ``CheckpointError`` where one of the files ``written`` lies in ``folder``, which is written as a whole.
+    """Raise ``CheckpointError`` if one of the files ``written`` is in ``folder``, which is written as a whole.
 
-    Neither may it be the ``folder``, or one above it.
+    It must not be ``folder`` itself, or a folder above it, either.
     """
     target = Path(os.path.realpath(folder))
     for what, path in written.items():

@@ -1,8 +1,8 @@
 """Files that appear complete or not at all.
 
-The bytes go to a hidden file beside the target, reach the disk, and take the target's name in one rename. Whatever
-stood there before survives until then. A killed process leaves only its hidden file, which the next write to the
-same target removes. A symbolic link stays, what it leads to is written; a device or a pipe is written to.
+The bytes are written to a hidden file beside the target, flushed to the disk, and renamed to the target in one step.
+The previous file remains until then. A killed process leaves only its hidden file, which the next write to the same
+target removes. A symbolic link is kept and its target is written; devices and pipes are written in place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HINTS = {
 
 
 def process_runs(pid: str) -> bool:
-    """Whether a process of this number is there; a text that is no number is none."""
+    """Return whether a process with this number exists; false for a text that is not a number."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError, OverflowError):
@@ -45,12 +45,12 @@ def process_runs(pid: str) -> bool:
 
 
 def is_left_behind(pid: str) -> bool:
-    """Whether what bears ``pid`` in its name was left by a killed process: a number is given out again, to us too."""
+    """Return whether a file with ``pid`` in its name was left by a killed process; numbers are reused, even our own."""
     return pid == str(os.getpid()) or not process_runs(pid)
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the hidden files that killed writers of ``target`` left behind, and the folders that tried its place."""
+    """Remove the hidden files and folders that killed writers of ``target`` left behind."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(?:part|kept)")
     for name in os.listdir(target.parent):
         found = ours.fullmatch(name)
@@ -60,17 +60,16 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> CheckpointError:
-    """An ``OSError`` met while writing ``path``, as a message that says what to do."""
+    """Return the error for an ``OSError`` while writing ``path``, with a message that says what to do."""
     hint = _HINTS.get(error.errno or 0, "what stood there is kept")
     return CheckpointError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {hint}")
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside ``path`` to write to; what is there when the block ends without an exception becomes ``path``.
+    """Yield a path beside ``path`` to write to; it becomes ``path`` if the block ends without an exception.
 
-    Raises ``CheckpointError`` where the system refuses (no space, no permission, no folder); ``path`` is then as it
-    was before.
+    Raises ``CheckpointError`` if the system refuses (no space, no permission, no folder); ``path`` is then unchanged.
     """
     with atomic_paths(path) as (part,):
         yield part
@@ -78,10 +77,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
-    """The same for files that belong together: none is put in place before all have reached the disk.
+    """Like ``atomic_path`` for files that belong together: all are flushed to the disk before any is put in place.
 
-    Of two processes that write the same files, one puts all of its own in place, and then the other. Where one cannot
-    be put in place, those before it are as they were.
+    If two processes write the same files, one puts all of its files in place, then the other. If one file cannot be put
+    in place, the previous ones are restored.
     """
     named = " and ".join(os.fspath(path) for path in paths)
     parts: list[Path] = []
@@ -105,7 +104,7 @@ def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
 
 
 def _put(places: Sequence[Destination], parts: Sequence[Path]) -> None:
-    """Put every part in place, or none, as far as the system lets what was there be put back."""
+    """Put every part in place, or none, as far as the system allows the previous files to be restored."""
     with ExitStack() as undone:
         for number, (place, part) in enumerate(zip(places, parts), 1):
             if number == len(parts) or place.stream:
@@ -120,13 +119,13 @@ def _put(places: Sequence[Destination], parts: Sequence[Path]) -> None:
 
 
 def reach_disk(path: Path) -> None:
-    """Have the content of the file ``path`` on the disk. Raises ``OSError`` where it cannot be."""
+    """Flush the content of the file ``path`` to the disk. Raises ``OSError`` on failure."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def _prepared(place: Destination, stack: ExitStack) -> Path:
-    """Where the content of ``place`` is written first; the folder of a device is the system's, so not there."""
+    """Return the path for writing the content of ``place``: not beside a device, whose folder is the system's."""
     if place.stream:
         return Path(stack.enter_context(TemporaryDirectory(prefix="paddle-dla-")), "part")
     _remove_leftovers(place.file)
@@ -134,7 +133,7 @@ def _prepared(place: Destination, stack: ExitStack) -> Path:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises ``CheckpointError`` where ``path`` could not be written, before any work is done for it."""
+    """Raise ``CheckpointError`` if ``path`` could not be written, before any work is done for it."""
     try:
         Destination.of(path).check()
     except OSError as error:
@@ -142,7 +141,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def check_regular(path: str | os.PathLike[str], what: str) -> None:
-    """The same, for ``what`` cannot go to a device or a pipe, because it is read again, or grows."""
+    """Like ``check_writable``, for output that cannot go to a device or pipe because it is read again, or grows."""
     check_writable(path)
     if Destination.of(path).stream:
         raise CheckpointError(f"cannot write {os.fspath(path)}: {what} needs a regular file; name one")

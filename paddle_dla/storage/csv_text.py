@@ -1,7 +1,7 @@
-"""Rows as CSV that a spreadsheet reads as what they are: no cell becomes a formula.
+"""Write rows as CSV that a spreadsheet reads literally: no cell becomes a formula.
 
 A spreadsheet computes a cell that begins with ``=``, ``+``, ``-`` or ``@``, and a formula can fetch and send data
-(https://owasp.org/www-community/attacks/CSV_Injection). An apostrophe in front says that the cell is text.
+(https://owasp.org/www-community/attacks/CSV_Injection). A leading apostrophe marks the cell as text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where an output path leads: the file behind symbolic links, or a device or pipe, which is written to.
+"""Resolve an output path: the file behind symbolic links, or a device or pipe, which is written in place.
 
 A device or a link is never replaced by a file: a rename onto ``/dev/null`` would remove the device.
 """
@@ -18,15 +18,15 @@ from pathlib import Path
 from paddle_dla.storage.errors import CheckpointError
 
 _DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
-_MOST_LINKS = 40  # as many as Linux follows (path_resolution(7))
+_MOST_LINKS = 40  # the limit of Linux (path_resolution(7))
 
 
 @dataclass(frozen=True)
 class Destination:
-    """``file`` is what a path leads to, with every symbolic link resolved.
+    """``file`` is the target of a path, with every symbolic link resolved.
 
-    A ``stream`` (terminal, character device, pipe) is written to in place; anything else is a regular file, or nothing
-    yet. ``descriptor`` is the number of the open file that ``/dev/stdout`` and its like name.
+    A ``stream`` (terminal, character device, pipe) is written in place; anything else is a regular file, or does not
+    exist yet. ``descriptor`` is the number of the open file that paths like ``/dev/stdout`` name.
     """
 
     file: Path
@@ -35,7 +35,10 @@ class Destination:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Destination:
-        """Raises ``CheckpointError`` for a folder, a disk or a socket, and ``OSError`` where the system refuses."""
+        """Resolve a path.
+
+        Raises ``CheckpointError`` for a folder, a disk or a socket, and ``OSError`` if the system refuses.
+        """
         if "\0" in os.fspath(path):
             raise CheckpointError(f"cannot write {os.fspath(path)!r}: a name cannot hold a zero byte")
         file, descriptor = _followed(Path(path))
@@ -54,11 +57,11 @@ class Destination:
         raise CheckpointError(f"cannot write {path}: it is {what}")
 
     def part(self) -> Path:
-        """The hidden file beside the destination in which its content is prepared."""
+        """Return the path of the hidden file beside the destination in which its content is prepared."""
         return self.file.with_name(f".{self.file.name}.{os.getpid()}.part")
 
     def check(self) -> None:
-        """Raises ``OSError`` where the place refuses. A pipe is not opened: its reader would see the end of it."""
+        """Raise ``OSError`` if the destination refuses. A pipe is not opened: its reader would see the end of it."""
         if not self.stream:
             try:
                 self.part().touch()
@@ -70,9 +73,9 @@ class Destination:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def put(self, part: Path) -> None:
-        """Make the content of ``part`` that of the destination, whose permissions stay.
+        """Move the content of ``part`` to the destination, whose permissions are kept.
 
-        Raises ``OSError`` where the system refuses.
+        Raises ``OSError`` if the system refuses.
         """
         if self.stream:
             with open(part, "rb") as source, open(self._opened(), "wb", buffering=0) as stream:
@@ -83,9 +86,9 @@ class Destination:
             os.replace(part, self.file)
 
     def kept(self) -> bool | None:
-        """Keep what stands at the destination under a hidden name; whether anything does.
+        """Keep the existing file under a hidden name. Returns whether there is one.
 
-        ``None`` where a file system without hard links cannot keep it.
+        Returns ``None`` if a file system without hard links cannot keep it.
         """
         if not self.file.exists():
             return False
@@ -97,7 +100,7 @@ class Destination:
         return True
 
     def put_back(self, kept: bool | None) -> None:
-        """Make what was ``kept`` that of the destination again, or nothing where nothing was."""
+        """Restore the ``kept`` file at the destination, or remove the destination if there was none."""
         with suppress(OSError):
             if kept:
                 os.replace(self._kept, self.file)
@@ -106,7 +109,7 @@ class Destination:
                 self.file.unlink(missing_ok=True)
 
     def forget(self) -> None:
-        """Remove what was kept."""
+        """Remove the kept file."""
         if not self.stream:
             with suppress(OSError):
                 self._kept.unlink(missing_ok=True)
@@ -118,20 +121,20 @@ class Destination:
     def _opened(self) -> int:
         if self.descriptor is not None:
             sys.stdout.flush()
-            # the same open file, so that what is printed later follows
+            # the same open file, so that later output follows it
             return os.dup(self.descriptor)
-        # without O_NONBLOCK a pipe that nobody reads would wait for ever; with it the system refuses (ENXIO)
+        # without O_NONBLOCK a pipe without a reader would wait forever; with it the system refuses (ENXIO)
         descriptor = os.open(self.file, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         os.set_blocking(descriptor, True)
         return descriptor
 
 
 def refuse_unreplaceable(target: Path, beside: Path) -> None:
-    """Raises ``OSError`` where ``target``, which is there, could not be replaced; ``beside`` is a free name next to it.
+    """Raise ``OSError`` if the existing ``target`` could not be replaced; ``beside`` is a free name next to it.
 
-    A folder may be writable, and what lies in it not to be moved: it is immutable, or another user's where the sticky
-    bit is set. The system tells by being asked for what cannot be done: it refuses to put a folder in a file's place,
-    or a file in a folder's, only after it has found that both may be moved.
+    In a writable folder, a file may still not be movable: it is immutable, or belongs to another user in a sticky
+    folder. The check requests an impossible rename: the system refuses to put a folder in a file's place, or a file in
+    a folder's, only after it has found that both may be moved.
     """
     try:
         if target.is_dir():
@@ -140,7 +143,7 @@ def refuse_unreplaceable(target: Path, beside: Path) -> None:
         else:
             beside.mkdir()
             os.rename(beside, target)
-            target.rmdir()  # the file was gone by then, and the folder has taken its name
+            target.rmdir()  # the file had gone by then, and the folder has taken its name
     except NotADirectoryError:
         pass
     finally:
@@ -149,7 +152,7 @@ def refuse_unreplaceable(target: Path, beside: Path) -> None:
 
 
 def _followed(path: Path) -> tuple[Path, int | None]:
-    """The path behind all links; where it is an open file of this process (``/proc/self/fd/1``), its number, too."""
+    """Return the path behind all links and, for an open file of this process (``/proc/self/fd/1``), its number."""
     for _ in range(_MOST_LINKS):
         place = Path(os.path.realpath(path.parent), path.name)
         if _DESCRIPTORS.fullmatch(str(place.parent)) and path.name.isdecimal():

@@ -1,4 +1,4 @@
-"""The one error of everything that reads or writes weights, and those that damaged bytes cause underneath."""
+"""The error for all reading and writing of weights, and the underlying errors that damaged bytes cause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 
 from paddle_dla.errors import UserError
 
-# what an unpickler raises where the bytes make no sense, the constructors that it calls included
+# errors of an unpickler for invalid bytes, including those of the constructors that it calls
 UNPICKLING_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -28,4 +28,4 @@ UNPICKLING_ERRORS = (
 
 
 class CheckpointError(UserError):
-    """A file that cannot be read, trusted, matched or written; the message says what, where and what to do."""
+    """A file cannot be read, trusted, matched or written; the message says what is wrong, where, and what to do."""

@@ -1,8 +1,8 @@
-"""Folders that appear complete or not at all, as ``atomic`` does it for files.
+"""Folders that appear complete or not at all, like files in ``atomic``.
 
-A folder is filled under a hidden name and takes its own in one rename. A file system cannot exchange two folders at
-once: the one that stood there is set aside first, and ``recover`` brings it back where a process was killed between
-the two renames.
+A folder is filled under a hidden name and gets its own in one rename. A file system cannot exchange two folders at
+once, so the previous folder is set aside first. If the process is killed between the two renames, ``recover`` restores
+it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _HIDDEN = re.compile(rf"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<what>{PART}|{OLD}|{GON
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]:
-    """An empty folder beside ``path`` to fill; when the block ends without an exception it becomes ``path``.
+    """Yield an empty folder beside ``path`` to fill. It becomes ``path`` if the block ends without an exception.
 
-    Without ``replace`` a folder that holds anything is never replaced, whenever it appeared. Raises
-    ``CheckpointError`` where the system refuses; what stood at ``path`` is then still there.
+    Without ``replace``, a folder that is not empty is never replaced, even if it appeared meanwhile. Raises
+    ``CheckpointError`` if the system refuses; the previous content of ``path`` is then still there.
     """
     target = Path(os.path.realpath(path))
     part, old = hidden(target, PART), hidden(target, OLD)
@@ -52,9 +52,9 @@ def atomic_folder(path: str | os.PathLike[str], replace: bool) -> Iterator[Path]
 
 
 def check_folder(path: str | os.PathLike[str], parents: bool = False) -> None:
-    """Raises ``CheckpointError`` where a folder could not be put at ``path``, before any work is done for it.
+    """Raise ``CheckpointError`` if a folder cannot be put at ``path``, before any work is done for it.
 
-    ``parents``: folders above it that are not there yet will be made.
+    ``parents``: missing folders above it will be created.
     """
     target = Path(os.path.realpath(path))
     if not target.name:
@@ -73,7 +73,7 @@ def check_folder(path: str | os.PathLike[str], parents: bool = False) -> None:
 def recover(parent: Path, names: str) -> None:
     """Remove what killed processes left of the folders in ``parent`` whose names match the expression ``names``.
 
-    A folder that was set aside and not yet replaced gets its name back. Raises ``CheckpointError`` where the system
+    A folder that was set aside and not yet replaced gets its name back. Raises ``CheckpointError`` if the system
     refuses.
     """
     try:
@@ -95,7 +95,7 @@ def _put_right(leftover: Path, target: Path, what: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, such that none of that name is ever half there. One that cannot be removed stays."""
+    """Remove a folder such that it is never half there under its name. One that cannot be removed stays."""
     gone = hidden(path, GONE)
     with suppress(OSError):
         os.rename(path, gone)
@@ -103,14 +103,14 @@ def remove(path: Path) -> None:
 
 
 def hidden(target: Path, what: str) -> Path:
-    """The name under which this process keeps ``target`` while it is a ``PART``, ``OLD`` or ``GONE``."""
+    """Return the name under which this process keeps ``target`` while it is a ``PART``, ``OLD`` or ``GONE``."""
     return target.with_name(f".{target.name}.{os.getpid()}.{what}")
 
 
 def _take_place(part: Path, target: Path, old: Path) -> None:
     try:
         os.rename(part, target)
-        _sync(target.parent)  # before what stood there is removed
+        _sync(target.parent)  # before the previous content is removed
     except OSError:
         if not part.exists():
             os.rename(target, part)

@@ -1,7 +1,7 @@
-"""Records in JSON, read with limits and held against a type: what a key must hold is a ``TypedDict``, not code.
+"""Records in JSON, read with limits and validated against a type: keys are declared in a ``TypedDict``.
 
-The sixty lines stand here in place of pydantic because ``storage`` needs numpy and safetensors alone, and a compiled
-validator would be a dependency of every export and conversion.
+This replaces pydantic with sixty lines, because ``storage`` needs only numpy and safetensors, and a compiled validator
+would be a dependency of every export and conversion.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from paddle_dla.storage.regular import MOST_TEXT, read_text
 from paddle_dla.storage.shown import shown
 
 DEEPEST = 100
-"""Objects within objects. The deepest record that is written has six; Python's own writer stops at a thousand."""
+"""Nesting depth of objects. The deepest record written here has six levels; Python's own writer stops at a thousand."""
 
 
 class RecordError(ValueError):
-    """A record that is none; the message goes on after its name, as in ``state.json: plan.epochs is a text``."""
+    """An invalid record; the message follows the record's name, as in ``state.json: plan.epochs is a text``."""
 
 
 class FormatError(RecordError):
-    """A record of another format than is read here."""
+    """A record of a format that is not supported here."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Within:
     high: float
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` is."""
+        """Return whether ``value`` is in the range."""
         return self.low <= value <= self.high
 
     def __str__(self) -> str:
@@ -49,13 +49,13 @@ class Within:
 
 @dataclass(frozen=True)
 class Like:
-    """In ``Annotated``: a text that the whole of ``pattern`` matches, called ``what`` in messages."""
+    """In ``Annotated``: a text that ``pattern`` matches completely, called ``what`` in messages."""
 
     pattern: str
     what: str
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` is."""
+        """Return whether ``value`` matches."""
         return re.fullmatch(self.pattern, value) is not None
 
     def __str__(self) -> str:
@@ -64,14 +64,14 @@ class Like:
 
 Sha256 = Annotated[str, Like("[0-9a-f]{64}", "a SHA-256 in hexadecimal digits")]
 Count = Annotated[int, Within(0, 2**63 - 1)]
-"""A whole number that an array can have elements, or a file bytes."""
+"""A whole number that fits the element count of an array, or the size of a file."""
 
 
 def read_record(path: str | os.PathLike[str], kind: type, version: int, most: int = MOST_TEXT) -> dict[str, Any]:
-    """The object in ``path``, of the keys and types of the ``TypedDict`` ``kind``; keys that it lacks are let through.
+    """Read the object in ``path`` with the keys and types of the ``TypedDict`` ``kind``; missing keys are accepted.
 
-    Raises ``FormatError`` where its ``format`` is not ``version``, ``RecordError`` where it is of another type, is no
-    JSON or nested too deeply, and ``OSError`` for anything but a regular file of up to ``most`` bytes.
+    Raises ``FormatError`` if its ``format`` is not ``version``, ``RecordError`` if a type differs, or it is not JSON or
+    nested too deeply, and ``OSError`` for anything but a regular file of up to ``most`` bytes.
     """
     content = parse_json(_text(path, most))
     if isinstance(content, dict) and type(content.get("format")) is int and content["format"] != version:
@@ -88,10 +88,10 @@ def _text(path: str | os.PathLike[str], most: int) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value that ``text`` spells.
+    """Parse the value in ``text``.
 
-    Raises ``RecordError`` where it is no JSON, names a key twice, of which readers take one or the other, or is nested
-    too deeply.
+    Raises ``RecordError`` if it is not JSON, is nested too deeply, or names a key twice, for which readers use one or
+    the other value.
     """
     try:
         value = json.loads(text, object_pairs_hook=_each_key_once)
@@ -121,7 +121,7 @@ def _items(value: object) -> Iterator[Any]:
 
 
 def check_record(value: Any, kind: Any, where: str = "") -> None:
-    """Raises ``RecordError`` that names the first key of ``value`` that is not as the annotation ``kind`` says."""
+    """Raise ``RecordError`` with the first key of ``value`` that does not match the annotation ``kind``."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return
@@ -154,7 +154,7 @@ _NAMES |= {types.NoneType: "null", float: "a number"}
 
 
 def _check_either(value: Any, kinds: tuple[Any, ...], where: str) -> None:
-    """Against the kinds that are not ``None``, of which there is one."""
+    """Check against the kinds that are not ``None``, of which there is one."""
     if value is not None or types.NoneType not in kinds:
         for kind in kinds:
             if kind is not types.NoneType:

@@ -1,4 +1,4 @@
-"""Strict JSON: what is no number becomes ``null``, since a bare ``NaN`` is nothing that JSON knows.
+"""Strict JSON: numbers that are not finite become ``null``, because JSON has no ``NaN``.
 
 Python writes and reads ``NaN`` and ``Infinity`` by default; most other readers refuse the whole file.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 
 def to_json(content: Any, *, indent: int | None = None, ensure_ascii: bool = True, sort_keys: bool = False) -> str:
-    """``content`` as JSON text; numbers that are not finite are written as ``null``."""
+    """Return ``content`` as JSON text; numbers that are not finite are written as ``null``."""
     return json.dumps(_finite(content), indent=indent, ensure_ascii=ensure_ascii, sort_keys=sort_keys, allow_nan=False)
 
 
 def json_sha256(content: Any) -> str:
-    """SHA-256 of ``content`` as JSON, whatever the order of its keys."""
+    """Return the SHA-256 of ``content`` as JSON, independent of the order of its keys."""
     return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,8 +1,8 @@
-"""An unpickler for files of arrays: few opcodes, bounded steps, nesting and keys. It builds stand-ins and runs nothing.
+"""An unpickler for files of arrays: few opcodes, bounded steps, nesting and keys. It builds stand-ins and runs no code.
 
-A pickle of some hundred bytes can keep Python busy for ever: the hash or ``repr`` of a tuple that holds another twice,
-which holds another twice, takes 2**n steps; that of a deep one overflows the stack. So nothing but texts, numbers and
-flat tuples of these is ever hashed, and no value from a file is shown in a message.
+A pickle of a few hundred bytes can keep Python busy forever: the hash or ``repr`` of a tuple that contains another one
+twice, which contains another one twice, takes 2**n steps, and that of a deeply nested one overflows the stack.
+Therefore only texts, numbers and flat tuples of these are ever hashed, and no value from a file is shown in a message.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 from paddle_dla.storage.errors import CheckpointError
 
 MOST_STEPS = 2_000_000
-"""Opcodes of a file. An array takes about 50, so this is 40,000 arrays; a step makes at most some 150 bytes."""
+"""Opcodes per file. An array takes about 50, so this allows 40,000 arrays; a step makes at most some 150 bytes."""
 DEEPEST = 8
-"""Tuples within tuples. An array's state holds one in one; torch nests them three deep."""
+"""Nesting depth of tuples. An array's state has one in one; torch nests them three deep."""
 
 _OPCODES = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "
@@ -29,53 +29,54 @@ _SCALARS = (str, int, float, bool, type(None))
 
 
 class StandIn:
-    """What a pickle may build in place of an object; ``__setstate__`` takes the object's state."""
+    """What a pickle may build instead of an object; ``__setstate__`` receives the object's state."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        """Ignores it."""
+        """Ignore the state."""
 
 
 class Budget:
-    """Bytes that copies made from a file may take: an honest file is spelled out once, so its size is enough."""
+    """Limit in bytes for copies made from a file. A valid file needs each byte once, so its size is enough."""
 
     def __init__(self, left: int):
         self.left = left
 
     def take(self, count: int) -> None:
-        """Raises ``CheckpointError`` where less is left."""
+        """Use ``count`` bytes. Raises ``CheckpointError`` if fewer are left."""
         self.left -= count
         if self.left < 0:
             raise refused("the arrays in it are larger than the file")
 
 
 class LimitedUnpickler(pickle._Unpickler):
-    """Reads one pickle from ``file``; a subclass says in ``find_class`` what the names in it stand for.
+    """Read one pickle from ``file``; a subclass resolves the names in it by ``find_class``.
 
-    The unpickler written in Python: its C twin allocates whatever memo a damaged opcode asks for. Protocols 2 to 5;
-    opcodes that no dict of arrays needs are refused, those of sets among them, whose elements would be hashed.
+    This is the unpickler written in Python: the one in C allocates any memo that a damaged opcode requests. Protocols 2
+    to
+    5. Opcodes that a dict of arrays does not need are refused, including those of sets, whose elements would be hashed.
 
-    Raises ``CheckpointError`` for what is refused, and what ``UNPICKLING_ERRORS`` lists for what makes no sense.
+    Raises ``CheckpointError`` for refused content, and the ``UNPICKLING_ERRORS`` for invalid content.
     """
 
-    # what the unpickler written in Python has, and typeshed leaves out
+    # attributes of the Python unpickler that typeshed lacks
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: BinaryIO, size: int | None = None):
-        """``size``: of the file in bytes, where ``file`` is none of the system's."""
+        """``size``: size of the file in bytes, if ``file`` is not a file of the system."""
         super().__init__(file, encoding="latin1")
         self.budget = Budget(2 * (os.fstat(file.fileno()).st_size if size is None else size))
         self._steps, self._depths, self._kept = 0, {}, []
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """What a name stands for: a function that returns plain values or a ``StandIn``."""
+        """Resolve a name to a function that returns plain values or a ``StandIn``."""
         raise refused(f"it names {module}.{name}")
 
     def count_step(self) -> None:
-        """Raises ``CheckpointError`` where the file has taken too many."""
+        """Count a step. Raises ``CheckpointError`` if the file has taken too many."""
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise refused(f"it has more than {MOST_STEPS:,} opcodes")
@@ -83,7 +84,7 @@ class LimitedUnpickler(pickle._Unpickler):
     # --- what could be hashed ----------------------------------------------------------------------------------------
 
     def set_items(self, target: Any, items: list[Any]) -> None:
-        """Put keys and values, in turn, into ``target``; a stand-in ignores them."""
+        """Put alternating keys and values into ``target``; a stand-in ignores them."""
         if isinstance(target, StandIn):
             return
         if not isinstance(target, dict) or len(items) % 2:
@@ -93,7 +94,7 @@ class LimitedUnpickler(pickle._Unpickler):
             target[key] = value
 
     def check_key(self, key: object) -> None:
-        """Raises ``CheckpointError`` for a key that is no text."""
+        """Raise ``CheckpointError`` for a key that is not a text."""
         if type(key) is not str:
             raise refused(f"a key in it is a {type(key).__name__}, not a name")
 
@@ -114,7 +115,7 @@ class LimitedUnpickler(pickle._Unpickler):
         made = tuple(items)
         if depth > 1:
             self._depths[id(made)] = depth
-            self._kept.append(made)  # or another one could get its id
+            self._kept.append(made)  # or another object could get its id
         self.append(made)
 
     def load_tuple(self) -> None:
@@ -145,29 +146,29 @@ class LimitedUnpickler(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, StandIn):
             target.__setstate__(state)
-        elif not isinstance(target, dict):  # what a dict has beside its items is not kept
+        elif not isinstance(target, dict):  # attributes of a dict are not kept
             raise refused("it gives a state to something that has none")
 
 
 def refused(why: str) -> CheckpointError:
-    """The error for a file that no honest writer made."""
+    """Return the error for a file that no honest program wrote."""
     return CheckpointError(f"{why}: refused, nothing was run")
 
 
 def is_flat(key: object) -> bool:
-    """Whether the hash of ``key`` is bounded: a text, a number, or a tuple of these."""
+    """Return whether the hash of ``key`` is bounded: a text, a number, or a tuple of these."""
     return type(key) in _SCALARS or (type(key) is tuple and all(type(item) in _SCALARS for item in key))
 
 
 def handlers(more: Iterable[str] = ()) -> dict[int, Callable[[Any], None]]:
-    """The ``dispatch`` of an unpickler that knows the opcodes of arrays, and ``more``; all others are refused."""
+    """Return the ``dispatch`` of an unpickler for the opcodes of arrays, and ``more``; all others are refused."""
     known = {getattr(pickle, name)[0] for name in (*_OPCODES.split(), *more)}
     own = {getattr(pickle, name)[0]: method for name, method in _OWN.items()}
     python = pickle._Unpickler.dispatch
     return {code: _counted(own.get(code) or python[code]) if code in known else _refusal(code) for code in range(256)}
 
 
-# by name, so that a subclass may have its own
+# by name, so that a subclass can override them
 _OWN: dict[str, Callable[[Any], None]] = {
     "SETITEM": lambda self: self.load_setitem(),
     "SETITEMS": lambda self: self.load_setitems(),

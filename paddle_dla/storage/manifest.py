@@ -1,12 +1,11 @@
-"""The sidecar of a weight file: where every tensor came from, and checksums that prove it is still the same.
+"""The sidecar of a weight file: the origin of every tensor, and checksums that verify it.
 
-``dla60.pdparams`` has ``dla60.pdparams.manifest.json`` beside it. Both are replaced together although a file system
-can rename only one file at a time: the new manifest is put in place first and carries the old one along
-(``previous``), so whichever weight file is found, one of the two records fits it. The rename of the weight file is
-the moment at which the new state begins.
+``dla60.pdparams`` has ``dla60.pdparams.manifest.json`` beside it. Both are replaced together, although a file system
+can rename only one file at a time: the new manifest is put in place first and contains the old one (``previous``), so
+one of the two records matches whichever weight file is found. The new state begins with the rename of the weight file.
 
-The checksum of the whole file (``file``) is held against it before anything in it is interpreted; those of the
-tensors (``tensors``) say what was converted, whatever the format of the file.
+The checksum of the whole file (``file``) is verified before anything in it is interpreted. The checksums of the tensors
+(``tensors``) identify what was converted, in any file format.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from paddle_dla.storage.turn import in_turn
 FORMAT = 1
 SUFFIX = ".manifest.json"
 MOST_CLASSES = 2**20
-"""Of what was trained so far, ImageNet-21k has the most, 21,843."""
+"""The largest number of classes trained so far is that of ImageNet-21k, 21,843."""
 
 
 class FileRecord(TypedDict):
@@ -52,7 +51,7 @@ class PreprocessingRecord(TypedDict):
 
 
 class TensorRecord(TypedDict):
-    """``describe`` of a tensor; conversions add where it came from."""
+    """``describe`` of a tensor; conversions add its origin."""
 
     dtype: str
     shape: list[Count]
@@ -77,7 +76,7 @@ class _Optional(TypedDict, total=False):
 
 
 class Manifest(_Optional):
-    """What a manifest holds; ``previous`` is that of the file that is being replaced."""
+    """The content of a manifest; ``previous`` is that of the file that is being replaced."""
 
     format: int
     model: str
@@ -86,7 +85,7 @@ class Manifest(_Optional):
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:
-    """Where the manifest of the weight file ``path`` lies; of a link beside the link, else beside what it leads to."""
+    """Return the path of the manifest of ``path``: beside a link, if it exists there, else beside the link's target."""
     beside = Path(f"{os.fspath(path)}{SUFFIX}")
     if os.path.islink(path) and not os.path.lexists(beside):
         return _beside_target(path)
@@ -98,20 +97,20 @@ def _beside_target(path: str | os.PathLike[str]) -> Path:
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
-    """Type, shape and SHA-256 (of the little-endian C-order bytes) of one tensor."""
+    """Return type, shape and SHA-256 (of the little-endian C-order bytes) of one tensor."""
     flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
     digest = hashlib.sha256(flat.view(np.uint8).data).hexdigest()
     return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as model hubs publish it."""
+    """Return the SHA-256 of a file's bytes, as model hubs publish it."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Size and SHA-256 of a weight file, as its manifest records them."""
+    """Return size and SHA-256 of a weight file, as its manifest records them."""
     return {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}
 
 
@@ -121,14 +120,14 @@ def write_with_manifest(
     manifest: Mapping[str, Any],
     write: Callable[[Path, Mapping[str, np.ndarray]], None],
 ) -> None:
-    """Put ``arrays`` (through ``write``) and ``manifest`` in place together, or leave both as they were.
+    """Put ``arrays`` (written by ``write``) and ``manifest`` in place together, or leave both unchanged.
 
-    ``manifest["tensors"]`` must describe exactly ``arrays``; ``file`` is added. Raises ``CheckpointError`` where the
+    ``manifest["tensors"]`` must describe exactly ``arrays``; ``file`` is added. Raises ``CheckpointError`` if the
     system refuses.
     """
     check_weights_writable(path)
     target, sidecar = Path(path), manifest_path(path)
-    new = False  # whether there is nothing yet that the manifest could be of
+    new = False  # whether there is no file yet that the manifest could describe
     with ExitStack() as turn:
         try:
             with atomic_path(target) as part:
@@ -146,13 +145,13 @@ def write_with_manifest(
                 sidecar.unlink(missing_ok=True)
             raise
         if not new:
-            # both are the new ones by now; a record of the old one that cannot be dropped does no harm
+            # both are new by now; an old record that cannot be removed does no harm
             with suppress(CheckpointError):
                 _write_json(sidecar, manifest)
 
 
 def check_weights_writable(path: str | os.PathLike[str]) -> None:
-    """Raises ``CheckpointError`` where weights and their manifest could not be written, before any work for them."""
+    """Raise ``CheckpointError`` if weights and their manifest could not be written, before any work for them."""
     check_regular(path, "a weight file with a manifest")
     beside, behind = manifest_path(path), _beside_target(path)
     check_writable(beside)
@@ -163,9 +162,9 @@ def check_weights_writable(path: str | os.PathLike[str]) -> None:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The manifest of the weight file ``path``, or ``None`` where there is none.
+    """Read the manifest of the weight file ``path``; ``None`` if there is none.
 
-    Raises ``CheckpointError`` where it is unreadable or of another format.
+    Raises ``CheckpointError`` if it is unreadable or has another format.
     """
     sidecar = manifest_path(path)
     if not sidecar.exists():
@@ -183,9 +182,9 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The manifest record that the weight file ``path`` agrees with; ``None`` where there is no manifest.
+    """Return the manifest record that matches the weight file ``path``; ``None`` if there is no manifest.
 
-    Nothing in the file is interpreted. Raises ``CheckpointError`` where it is missing or not what was written.
+    Nothing in the file is interpreted. Raises ``CheckpointError`` if it is missing or differs from the record.
     """
     manifest = read_manifest(path)
     if manifest is None:
@@ -207,9 +206,9 @@ def verify(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def file_difference(path: str | os.PathLike[str], recorded: object) -> str | None:
-    """In what a file is not what ``describe_file`` said of it, in words; ``None`` where it still is.
+    """Describe how a file differs from its record by ``describe_file``; ``None`` if it matches.
 
-    The size first: nothing is read of a file that has another one. Raises ``OSError`` where it cannot be read.
+    The size is compared first: a file of another size is not read. Raises ``OSError`` if it cannot be read.
     """
     if not isinstance(recorded, Mapping):
         return "what is recorded of it is no size and checksum"
@@ -228,7 +227,7 @@ def _is_manifest(content: Mapping[str, Any]) -> bool:
 
 
 def _current_record(target: Path) -> dict[str, Any]:
-    """The record of the file that stands at ``target``; where it has none, what identifies it."""
+    """Return the record of the existing file at ``target``; if it has none, its identification."""
     with suppress(CheckpointError):
         record = verify(target)
         if record is not None:
@@ -237,9 +236,9 @@ def _current_record(target: Path) -> dict[str, Any]:
 
 
 def check_tensors(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Raises ``CheckpointError`` where a manifest is not of these ``arrays``: other names or shapes than it records.
+    """Raise ``CheckpointError`` if the names or shapes in a manifest are not those of ``arrays``.
 
-    Their values are the file's, whose checksum was held against it.
+    The values are covered by the checksum of the file, which was verified.
     """
     recorded = {
         name: tuple(entry.get("shape", ())) if isinstance(entry, dict) else None
@@ -260,7 +259,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _lines(content: Mapping[str, Any]) -> str:
-    """JSON with a line for each key, and for each tensor: to be read, and made by the encoder that is written in C."""
+    """Return JSON with one line for each key, and for each tensor: readable, and written by the encoder in C."""
     parts = []
     for key, value in content.items():
         if isinstance(value, dict) and len(value) > 1 and all(isinstance(item, dict) for item in value.values()):

@@ -1,4 +1,4 @@
-"""Arrays as ``.npy`` and ``.npz``: what the system refuses is said as it says it, and nothing is unpickled."""
+"""Read and write ``.npy`` and ``.npz``: errors of the system are kept, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from paddle_dla.storage.regular import open_regular
 from paddle_dla.storage.shown import shown
 
 MOST = 2**30
-"""Bytes of the arrays of a ``.npz``, which are not mapped: a file of a megabyte may hold a terabyte of zeros."""
+"""Bytes of the arrays in a ``.npz``, which are not mapped: a file of a megabyte may contain a terabyte of zeros."""
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` by name; that of a ``.npy`` has the name ``""``.
+    """Read the arrays of a ``.npz`` by name; that of a ``.npy`` has the name ``""``.
 
     Raises ``CheckpointError`` for anything else, for Python objects, and for a ``.npz`` of more than ``MOST`` bytes.
     """
     try:
         open_regular(path).close()
         if not _is_archive(path):
-            # mapped, so that a header that promises more than the file holds takes no memory
+            # mapped: a header that claims more than the file holds allocates no memory
             return {"": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
@@ -43,13 +43,13 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _is_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether ``numpy.load`` takes the file for a ``.npz``: by how it begins, whatever stands behind."""
+    """Return whether ``numpy.load`` would open the file as a ``.npz``: it looks only at the first bytes."""
     with open_regular(path) as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def write_npy(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Write ``array`` to ``path``. Raises ``OSError`` with its number, which ``numpy.save`` leaves out."""
+    """Write ``array`` to ``path``. Raises ``OSError`` with its error number, which ``numpy.save`` omits."""
     contiguous = np.asarray(array, order="C")
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(contiguous))

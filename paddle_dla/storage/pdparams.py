@@ -1,9 +1,9 @@
-"""``.pdparams`` files: a pickle of ``{name: numpy array}``, without Paddle and without trust.
+"""``.pdparams`` files: read and write a pickle of ``{name: numpy array}``, without Paddle and without executing it.
 
-``paddle.load`` runs whatever code a pickle names, so files are read through an unpickler that knows three names of
-numpy and refuses every other. Writing emits the pickle opcodes of a plain dict of arrays directly: the bytes of each
-array go from its buffer to the file without a copy, and the result does not depend on the numpy that wrote it
-(numpy 2's own pickles name ``numpy._core``, which numpy before 1.26 lacks).
+``paddle.load`` runs any code that a pickle names. Files are therefore read through an unpickler that accepts three
+names of numpy and refuses all others. Writing emits the pickle opcodes of a plain dict of arrays directly: the bytes of
+each array go from its buffer to the file without a copy, and the result does not depend on the version of numpy (numpy
+2's own pickles name ``numpy._core``, which numpy before 1.26 lacks).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from paddle_dla.storage.shown import shown
 
 _CODE = re.compile(r"[biufc]\d{1,2}")
 
-# what paddle.save adds beside the arrays: structured name -> the parameter's automatic name
+# paddle.save adds this entry to the arrays: structured name -> the parameter's automatic name
 _NAME_TABLE = "StructuredToParameterName@@"
 
 
 class StoredDtype(StandIn):
-    """Stands for ``numpy.dtype``: numbers alone. A dtype of objects would make pointers out of a file's bytes."""
+    """Stand-in for ``numpy.dtype``: numeric types only. A dtype of objects would turn a file's bytes into pointers."""
 
     __slots__ = ("value",)
 
@@ -46,7 +46,7 @@ class StoredDtype(StandIn):
 
 
 class StoredArray(StandIn):
-    """Stands for ``numpy.ndarray``: becomes a read-only view of the bytes in the file."""
+    """Stand-in for ``numpy.ndarray``: becomes a read-only view of the bytes in the file."""
 
     __slots__ = ("budget", "value")
 
@@ -55,7 +55,7 @@ class StoredArray(StandIn):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
-        raw = _bytes_of(data, self.budget) if isinstance(data, str) else data  # a str where Python 2 wrote the file
+        raw = _bytes_of(data, self.budget) if isinstance(data, str) else data  # a str if Python 2 wrote the file
         array = np.frombuffer(raw, dtype.value)
         self.value: np.ndarray | None = array.reshape(shape, order="F" if is_fortran else "C")
 
@@ -66,9 +66,9 @@ def _bytes_of(text: str, budget: Budget) -> bytes:
 
 
 def _encode(budget: Budget, text: str, encoding: str) -> bytes:
-    """Stands for ``codecs.encode``, by which protocol 2 spells bytes."""
+    """Stand-in for ``codecs.encode``, by which protocol 2 represents bytes."""
     if type(text) is not str or type(encoding) is not str or encoding != "latin1":
-        raise refused("it spells bytes as numpy never does")
+        raise refused("it encodes bytes in a way that numpy never uses")
     return _bytes_of(text, budget)
 
 
@@ -81,9 +81,9 @@ ALLOWED["_codecs", "encode"] = _encode
 
 
 class ArrayUnpickler(LimitedUnpickler):
-    """Resolves the names that arrays need, to the stand-ins above, and nothing else.
+    """Resolve the names that arrays need to the stand-ins above, and no others.
 
-    ``allowed`` are the names, ``format`` is what the file calls itself.
+    ``allowed`` are the names, ``format`` is the name of the file format in messages.
     """
 
     allowed = ALLOWED
@@ -99,10 +99,10 @@ class ArrayUnpickler(LimitedUnpickler):
 
 
 def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """``{name: array}`` of a file by ``paddle.save`` or ``write_pdparams``; nothing in it is executed.
+    """Read ``{name: array}`` from a file by ``paddle.save`` or ``write_pdparams``; nothing in it is executed.
 
-    Raises ``CheckpointError`` where the file is missing, damaged, holds something other than named arrays, or names
-    any code.
+    Raises ``CheckpointError`` if the file is missing, damaged, holds something other than named arrays, or names any
+    code.
     """
     try:
         with BufferedReader(open_regular(path)) as file:
@@ -120,7 +120,7 @@ def read_pdparams(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def named_arrays(content: object, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of what ``ArrayUnpickler`` loaded; raises ``CheckpointError`` where it is no dict of arrays."""
+    """Return the arrays loaded by ``ArrayUnpickler``. Raises ``CheckpointError`` if they are not a dict of arrays."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of named arrays")
     arrays = {}
@@ -144,10 +144,10 @@ def _is_utf8(name: str) -> bool:
 
 
 def write_pdparams(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write ``arrays`` as ``paddle.save`` would: ``paddle.load`` and ``pickle.load`` give back a dict of arrays.
+    """Write ``arrays`` as ``paddle.save`` would: ``paddle.load`` and ``pickle.load`` return a dict of arrays.
 
-    The opcodes are those of protocol 4 (https://peps.python.org/pep-3154/), the state of an array is what
-    ``ndarray.__reduce__`` documents: version, shape, dtype, Fortran order, bytes. Callers make it atomic.
+    The opcodes are those of protocol 4 (https://peps.python.org/pep-3154/). The state of an array is that documented
+    for ``ndarray.__reduce__``: version, shape, dtype, Fortran order, bytes. Callers make it atomic.
     """
     with open(path, "wb") as file:
         file.write(pickle.PROTO + b"\x04")
@@ -156,9 +156,9 @@ def write_pdparams(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray
 
 
 def write_object_array(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the pickle of an array of objects without dimensions, whose one element is the dict ``arrays``.
+    """Write the pickle of a zero-dimensional object array whose only element is the dict ``arrays``.
 
-    That is what ``numpy.save`` makes of a dict, behind the header of the format.
+    ``numpy.save`` writes the same for a dict, after the header of the format.
     """
     file.write(pickle.PROTO + b"\x04" + _begun_array((), "|O8", _OBJECT_FLAGS) + pickle.EMPTY_LIST)
     _write_dict(file, arrays)
@@ -166,7 +166,7 @@ def write_object_array(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None
 
 
 _OBJECT_FLAGS = 63
-"""Of numpy's dtype of objects (``numpy.dtype("O").flags``): counted references, among others."""
+"""Flags of numpy's dtype of objects (``numpy.dtype("O").flags``): counted references, among others."""
 
 
 def _write_dict(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
@@ -178,7 +178,7 @@ def _write_dict(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _begun_array(shape: tuple[int, ...], code: str, flags: int = 0) -> bytes:
-    """An array and the beginning of its state, of which the elements are missing."""
+    """Return the opcodes of an array and the start of its state, without the elements."""
     made = _global("numpy.core.multiarray", "_reconstruct") + _global("numpy", "ndarray")
     made += _tuple(_int(0)) + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE3 + pickle.REDUCE
     return made + pickle.MARK + _int(1) + _tuple(*map(_int, shape)) + _dtype(code, flags) + pickle.NEWFALSE
@@ -210,7 +210,7 @@ def _global(module: str, name: str) -> bytes:
 
 
 def _dtype(code: str, flags: int = 0) -> bytes:
-    """``numpy.dtype(code[1:])`` with its state: version 3, byte order, no fields, no subtype, no alignment."""
+    """Return ``numpy.dtype(code[1:])`` with its state: version 3, byte order, no fields, no subtype, no alignment."""
     arguments = _text(code[1:]) + pickle.NEWFALSE + pickle.NEWTRUE + pickle.TUPLE3
     build = _global("numpy", "dtype") + arguments + pickle.REDUCE
     state = _tuple(_int(3), _text(code[0]), pickle.NONE, pickle.NONE, pickle.NONE, _int(-1), _int(-1), _int(flags))

@@ -1,8 +1,8 @@
-"""Files that somebody else names, read only where they are files, and up to a stated size.
+"""Read files named by a user only if they are regular files, up to a given size.
 
-A FIFO waits for a writer who never comes, ``/dev/zero`` has no end, a sparse file of some bytes on the disk is as long
-as it likes. ``open`` takes all of them. What is refused here is an ``OSError`` as the system itself would raise, so
-whoever names the file in a message needs no second case.
+A FIFO waits for a writer that never comes, ``/dev/zero`` has no end, and a sparse file of a few bytes on the disk can
+have any length. ``open`` accepts all of them. Refusals are raised as the ``OSError`` that the system itself would
+raise, so callers need no second case in their messages.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import stat
 from io import FileIO
 
 MOST_IMAGE = 2**28
-"""Bytes of one image: those of the most pixels that are decoded (``paddle_dla.data.images``), not compressed at all."""
+"""Bytes of one image: the uncompressed size of the most pixels that are decoded (``paddle_dla.data.images``)."""
 MOST_TEXT = 2**26
-"""Bytes of a record or a table: the longest that is written here, of a hundred thousand shards, has a tenth of it."""
+"""Bytes of a record or a table: the longest written here, of a hundred thousand shards, is a tenth of it."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -26,8 +26,8 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str]) -> FileIO:
-    """``path`` opened for reading, without a buffer. Raises ``OSError`` where it is no regular file; never waits."""
-    # asked before it is opened, since opening a device can do things, and after, since it may be another one by then
+    """Open ``path`` for reading, without a buffer. Raises ``OSError`` if it is not a regular file; never waits."""
+    # checked before opening, because opening a device can have effects, and after, because the file may have changed
     _refuse(path, os.stat(path).st_mode)
     file = open(path, "rb", buffering=0, opener=_open_at_once)  # noqa: SIM115 - for the caller to close
     try:
@@ -39,7 +39,7 @@ def open_regular(path: str | os.PathLike[str]) -> FileIO:
 
 
 def read_regular(path: str | os.PathLike[str], most: int = MOST_TEXT) -> bytes:
-    """All of a regular file. Raises ``OSError`` for anything else, and for one of more than ``most`` bytes."""
+    """Read a whole regular file. Raises ``OSError`` for anything else, and for a file of more than ``most`` bytes."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
@@ -47,15 +47,15 @@ def read_regular(path: str | os.PathLike[str], most: int = MOST_TEXT) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int = MOST_TEXT) -> str:
-    """``read_regular`` as UTF-8, less the mark that editors of Windows put in front.
+    """Read a regular file as UTF-8, without the byte order mark that editors of Windows add.
 
-    Raises ``UnicodeDecodeError``, a ``ValueError``, for anything else.
+    Raises ``UnicodeDecodeError``, a ``ValueError``, for any other encoding.
     """
     return read_regular(path, most).decode("utf-8-sig")
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of ``text``, whatever system wrote it. ``str.splitlines`` would also divide at characters of names."""
+    """Split ``text`` into lines for any system. ``str.splitlines`` would also split at characters within names."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 

@@ -1,23 +1,23 @@
-"""Names from files as text for people: nothing in them moves a cursor, forges a line or fills the screen."""
+"""Names from files as safe text: nothing in them moves a cursor, forges a line or fills the screen."""
 
 from __future__ import annotations
 
 import re
 
 MOST_SHOWN = 200
-"""Characters of a name in a message: a long path fits, and a message stays readable."""
+"""Characters of a name in a message: enough for a long path, and the message stays readable."""
 
-# of Unicode: control characters, marks of direction and other format characters, separators of lines, and the
-# surrogates by which Python spells bytes that are no UTF-8
+# Unicode control characters, direction marks and other format characters, line separators, and the surrogates by which
+# Python represents bytes that are not UTF-8
 _FORMAT = "\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
 UNSHOWN = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_FORMAT}]")
-"""What no terminal should get, in a name, which is one line."""
+"""Characters to escape in a name, which is one line."""
 UNSHOWN_IN_LINES = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f{_FORMAT}]")
-"""What no terminal should get, in text that has lines and tabs."""
+"""Characters to escape in text that has lines and tabs."""
 
 
 def shown(text: object, most: int = MOST_SHOWN) -> str:
-    """``text`` with what no terminal should get escaped as Python writes it, and the middle of a long one left out.
+    """Return ``text`` with the characters that no terminal should get escaped, and the middle of a long text left out.
 
     >>> shown("a" + chr(27) + "[2Jb")
     'a\\\\x1b[2Jb'
@@ -30,7 +30,7 @@ def shown(text: object, most: int = MOST_SHOWN) -> str:
 
 
 def escaped(text: str, what: re.Pattern[str]) -> str:
-    """``text`` with every character that ``what`` matches as Python writes it."""
+    """Return ``text`` with every character that ``what`` matches escaped as in Python."""
     return what.sub(_as_python, text)
 
 

@@ -1,8 +1,8 @@
-"""safetensors files as read-only views of the mapped file, bfloat16 included, which numpy does not know.
+"""safetensors files as read-only views of the mapped file, including bfloat16, which numpy lacks.
 
-Format: https://github.com/huggingface/safetensors#format. The library validates the header (bounds, overlaps, sizes);
-the views are then made here, because its numpy interface copies and refuses bfloat16. Files are written here too: the
-library (0.8) writes to a hidden file of its own, which stays for ever where the process is killed.
+Format: https://github.com/huggingface/safetensors#format. The library validates the header (bounds, overlaps, sizes).
+The views are created here, because its numpy interface copies and refuses bfloat16. Files are also written here: the
+library (0.8) writes to a hidden file of its own, which is never removed if the process is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CODES = {np.dtype(layout).name: code for code, layout in _DTYPES.items() if cod
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it lies in a file: ``raw`` is a read-only view, bfloat16 seen as its 16-bit pattern."""
+    """One tensor as stored in a file: ``raw`` is a read-only view, bfloat16 as its 16-bit pattern."""
 
     raw: np.ndarray
     dtype: str
@@ -49,17 +49,17 @@ class StoredTensor:
         return self.raw.shape
 
     def array(self) -> np.ndarray:
-        """The numbers; bfloat16, which numpy does not know, as float32, which holds each of its values."""
+        """Return the values; bfloat16, which numpy lacks, as float32, which represents all of its values."""
         if self.dtype != "bfloat16":
             return self.raw
-        # numpy 1 gives a scalar that is shifted another type
+        # numpy 1 changes the type of a shifted scalar
         return np.asarray(np.left_shift(self.raw, 16, dtype=np.uint32)).view(np.float32)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
-    """``{name: tensor}`` in the order of the file, which stays mapped while the tensors live.
+    """Read ``{name: tensor}`` in the order of the file, which stays mapped while the tensors are referenced.
 
-    Raises ``CheckpointError`` where the file is missing, truncated, damaged, or of a type that no DLA weight has.
+    Raises ``CheckpointError`` if the file is missing, truncated, damaged, or of a type that no DLA weight has.
     """
     if os.path.isdir(path):
         raise CheckpointError(f"cannot read {path}: it is a folder")
@@ -89,7 +89,7 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, Any], path: str | os.
     begin, end = entry["data_offsets"]
     try:
         raw = data[begin:end].view(_DTYPES[code]).reshape(entry["shape"])
-    except ValueError as error:  # numpy knows 64 dimensions, before 2 only 32, and an empty array must have a size
+    except ValueError as error:  # numpy allows 64 dimensions, before 2 only 32, and an empty array must have a size
         raise CheckpointError(f"{path}: tensor '{shown(name)}' has a shape that no array has: {error}") from error
     return StoredTensor(raw.view(np.ndarray), "bfloat16" if code == "BF16" else raw.dtype.name)
 
@@ -97,10 +97,10 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, Any], path: str | os.
 def write_safetensors(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray | StoredTensor], framework: str = "np"
 ) -> None:
-    """Write ``tensors``, the widest types first, so that all lie aligned; callers make it atomic.
+    """Write ``tensors``, the widest types first, so that all are aligned; callers make it atomic.
 
-    ``framework`` is what the file says it was written by, which some readers insist on (``pt`` for torch). Raises
-    ``CheckpointError`` for a type that no weight has, and ``OSError`` where the system refuses.
+    ``framework`` is the recorded framework, which some readers require (``pt`` for torch). Raises ``CheckpointError``
+    for a type that no weight has, and ``OSError`` if the system refuses.
     """
     entries = [
         (name, tensor if isinstance(tensor, StoredTensor) else StoredTensor(tensor, tensor.dtype.name))

@@ -1,7 +1,7 @@
-"""Processes that put files which belong together in place do so one after the other.
+"""Serialise processes that put files belonging together in place.
 
-Each file takes its name in one rename; of two that belong together, two processes could leave one each. The lock is the
-kernel's, on the folder (``flock(2)``): it leaves no file, and ends with its process.
+Each file gets its name in one rename; without a lock, two processes could leave one file each of a pair. The lock is
+the kernel's, on the folder (``flock(2)``): it leaves no file, and ends with its process.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 from paddle_dla.storage.errors import CheckpointError
 
 LONGEST_S = 60
-"""Seconds. Two renames take a millisecond; who holds a folder for longer is stopped."""
+"""Seconds. Two renames take a millisecond; a process that holds a folder for longer is suspended."""
 EVERY_S = 0.01
 
 
 @contextmanager
 def in_turn(files: Iterable[Path]) -> Iterator[None]:
-    """Within the block no other process is in one for the same folders. A file system without locks holds nobody up.
+    """Within the block, no other process is in a block for the same folders. File systems without locks are not locked.
 
-    Raises ``CheckpointError`` where another process does not leave its block.
+    Raises ``CheckpointError`` if another process does not leave its block.
     """
     with ExitStack() as stack:
-        # in one order, so that no two processes wait for each other
+        # in a fixed order, so that no two processes wait for each other
         for folder in sorted({os.path.realpath(file.parent) for file in files}):
             _lock(folder, stack)
         yield
@@ -37,7 +37,7 @@ def in_turn(files: Iterable[Path]) -> Iterator[None]:
 def _lock(folder: str, stack: ExitStack) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # a folder that may be written and not listed
+    except OSError:  # a folder that is writable but not listable
         return
     stack.callback(os.close, descriptor)
     end = time.monotonic() + LONGEST_S

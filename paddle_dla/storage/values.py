@@ -1,6 +1,7 @@
-"""Which arrays can be weights: float32, finite, and no negative variance among them. numpy alone.
+"""Check that arrays can be weights: float32, finite, no negative variance. numpy only.
 
-A network does not tell: Paddle's ReLU makes 0 of NaN on a CPU, so the logits behind a NaN are finite and wrong.
+A network does not show such defects: on a CPU, Paddle's ReLU turns NaN into 0, so the logits after a NaN are finite and
+wrong.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import numpy as np
 from paddle_dla.storage.errors import CheckpointError
 
 VARIANCE = "_variance"
-"""How the names of BatchNorm's running variances end."""
+"""Suffix of the names of BatchNorm's running variances."""
 SHOWN = 20
-"""Faults that a message lists; files have hundreds of tensors, and a wrong one has often a fault in each."""
+"""Faults that a message lists; files have hundreds of tensors, and a wrong one often has a fault in each."""
 
 
 def widened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``arrays`` as float32 where that holds every value: float16 always, float64 where nothing is rounded.
+    """Return ``arrays`` as float32 if that represents every value: float16 always, float64 if nothing is rounded.
 
-    What would be changed is left as it is: ``refuse_unusable`` names it.
+    Arrays that would change are returned as they are; ``refuse_unusable`` reports them.
     """
     return {name: _widened(array) for name, array in arrays.items()}
 
@@ -35,9 +36,9 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 
 def refuse_unusable(arrays: Mapping[str, np.ndarray], source: str, tables: Mapping[str, str] | None = None) -> None:
-    """Raises ``CheckpointError`` that names every array that cannot be a weight, and why; ``source`` is their file.
+    """Raise ``CheckpointError`` with every array that cannot be a weight, and the reason; ``source`` is their file.
 
-    ``tables`` is ``{name: type}`` of arrays that are none, such as indices, and have another type for it.
+    ``tables`` is ``{name: type}`` of arrays that are not weights, such as indices, and therefore have another type.
     """
     found = ((name, _fault(name, array, (tables or {}).get(name))) for name, array in arrays.items())
     faults = [f"{name}: {fault}" for name, fault in found if fault]
@@ -46,7 +47,7 @@ def refuse_unusable(arrays: Mapping[str, np.ndarray], source: str, tables: Mappi
 
 
 def refuse_non_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises ``CheckpointError`` that names every array with NaN or infinity, of whatever type."""
+    """Raise ``CheckpointError`` with every array that contains NaN or infinity, of any type."""
     faults = [f"{name}: {fault}" for name, array in arrays.items() if (fault := non_finite(array))]
     if faults:
         raise CheckpointError(listed(f"{source} is not finite; take an older checkpoint:", faults))
@@ -56,7 +57,7 @@ def _fault(name: str, array: np.ndarray, table: str | None = None) -> str:
     if table is not None:
         if array.dtype.name != table:
             return f"of type {array.dtype.name}, the model's is {table}"
-        return f"{count} NaN" if (count := np.isnan(array).sum()) else ""  # a mask may hold infinity
+        return f"{count} NaN" if (count := np.isnan(array).sum()) else ""  # a mask may contain infinity
     if array.dtype == np.float64:
         return "float64 that float32 does not hold exactly; save it as float32"
     if array.dtype != np.float32:
@@ -68,10 +69,10 @@ def _fault(name: str, array: np.ndarray, table: str | None = None) -> str:
 
 
 def below_normal(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The weights of which every value is 0 or below float32's smallest normal number, and not all are 0.
+    """Return the weights whose values are all 0 or below float32's smallest normal number, and not all 0.
 
-    Engines differ in whether they compute with such numbers or take them for 0. Single ones beside larger ones are of
-    no account; weight decay leaves many.
+    Some engines compute with such numbers, others treat them as 0. Single ones beside larger ones do not matter; weight
+    decay produces many.
     """
     least = np.finfo(np.float32).tiny
     largest = {name: np.abs(array).max() for name, array in arrays.items() if array.dtype.kind == "f" and array.size}
@@ -79,13 +80,13 @@ def below_normal(arrays: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def non_finite(array: np.ndarray) -> str:
-    """How many NaN and infinities there are, in words; empty where there are none."""
+    """Describe the number of NaN and infinities; empty if there are none."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return ""
     return f"{int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite of {array.size} values"
 
 
 def listed(head: str, faults: list[str]) -> str:
-    """A message of one line for each fault, the first ``SHOWN`` of them."""
+    """Return a message with one line for each fault, limited to the first ``SHOWN``."""
     rest = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
     return "\n  ".join([head, *faults[:SHOWN], *rest])

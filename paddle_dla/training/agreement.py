@@ -1,4 +1,4 @@
-"""What all ranks must know of each other in every step: one small sum."""
+"""What the ranks exchange in every step: a small sum over all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paddle_dla.ranks import Ranks
 
 
 def total(values: Sequence[float], ranks: Ranks) -> list[float]:
-    """The sum of ``values`` over all ranks, on every rank, each number in float32; all must call this."""
+    """Return the sum of ``values`` over all ranks, on every rank, each number in float32; all must call this."""
     if ranks.count == 1:
         return list(values)
     ranks.meet()
@@ -21,7 +21,7 @@ def total(values: Sequence[float], ranks: Ranks) -> list[float]:
 
 
 def from_first(tensors: Sequence[Tensor], ranks: Ranks) -> None:
-    """Give every rank the tensors of the first; all must call this with tensors of the same shapes."""
+    """Copy the tensors of the first rank to every rank; all must call this with tensors of the same shapes."""
     if ranks.count > 1:
         ranks.meet()
         for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Objects as a config asks for them: network, loss, optimizer, schedule, average. Nothing is started or written."""
+"""Build the objects of a run from its config: network, loss, optimizer, schedule, average. Writes nothing."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from paddle_dla.training.errors import TrainingError
 from paddle_dla.training.modes import Frozen, freeze, freeze_all_but_head
 from paddle_dla.training.plan import Plan
 
-# config's name -> timm's, which create_optimizer has
+# name in the config -> timm's name in create_optimizer
 TIMM_OPTIMIZERS = {"nesterov": "sgd", "momentum": "momentum", "sgd": "momentum", "adamw": "adamw", "lamb": "lamb"}
 
 
 def create_network(config: Config, num_classes: int, fresh: bool = True) -> nn.Layer:
-    """The network, initialised from ``train.seed``, with its weights; ``fresh=False`` leaves ``model.pretrained`` out.
+    """Create the network, initialised from ``train.seed``, with its weights.
 
-    Raises ``CheckpointError`` for weights that cannot be had or do not fit, ``NetworkError`` for a network of a user's
-    own that returns no logits.
+    ``fresh=False`` skips ``model.pretrained``. Raises ``CheckpointError`` for weights that are unavailable or do not
+    fit, ``NetworkError`` for a user's network that returns no logits.
     """
     model = config.model
     paddle.seed(config.train.seed)
@@ -61,9 +61,9 @@ def create_network(config: Config, num_classes: int, fresh: bool = True) -> nn.L
 
 
 def _try_out(network: nn.Layer, config: Config, num_classes: int) -> None:
-    """Raises ``NetworkError`` where ``network`` returns no logits of ``num_classes`` for an image of evaluation's size.
+    """Raise ``NetworkError`` if ``network`` does not return ``num_classes`` logits for an image of evaluation's size.
 
-    It may be a user's code, which can do anything: before the start that is one sentence.
+    The network may be a user's code and fail in any way; here, before the start, that is reported in one line.
     """
     if isinstance(network, DLABackbone):
         return
@@ -73,14 +73,14 @@ def _try_out(network: nn.Layer, config: Config, num_classes: int) -> None:
 
 
 def freeze_as_told(config: Config, network: nn.Layer) -> Frozen:
-    """Freeze what ``train.freeze`` or ``train.linear_probe`` names."""
+    """Freeze the layers named by ``train.freeze`` or ``train.linear_probe``."""
     if config.train.linear_probe:
         return freeze_all_but_head(network)
     return freeze(network, config.train.freeze) if config.train.freeze else Frozen()
 
 
 def create_loss(config: Config) -> Loss:
-    """The loss of logits and labels. As in timm, smoothing is the mixing's where batches are mixed."""
+    """Create the loss of logits and labels. As in timm, mixing applies the smoothing if batches are mixed."""
     loss, mixed = config.loss, config.mixing.enabled
     if loss.name == "bce":
         return BinaryCrossEntropy(0.0 if mixed else loss.smoothing, loss.bce_target_thresh, loss.bce_sum)
@@ -91,14 +91,17 @@ def create_loss(config: Config) -> Loss:
 
 @dataclass(frozen=True)
 class Criterion:
-    """The loss of a batch: of its labels, and of a teacher's answers where there is a teacher."""
+    """The loss of a batch: from its labels and, if there is a teacher, from the teacher's logits."""
 
     loss: Loss
     teacher: nn.Layer | None = None
     distillation: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, logits: Tensor, target: Tensor, images: Tensor) -> Tensor:
-        """A scalar. ``logits`` (B, K); ``target`` as the loss takes it; ``images`` (B, C, H, W) for the teacher."""
+        """Return the scalar loss.
+
+        ``logits`` (B, K); ``target`` as the loss takes it; ``images`` (B, C, H, W) for the teacher.
+        """
         if self.teacher is None or self.distillation is None:
             return self.loss(logits, target)
         with paddle.no_grad():
@@ -107,10 +110,10 @@ class Criterion:
 
 
 def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | None = None) -> Criterion:
-    """The loss with the teacher that ``loss.distillation`` names, a timm checkpoint converted on the fly, too.
+    """Create the loss with the teacher of ``loss.distillation``; a timm checkpoint is converted in memory.
 
-    Raises ``CheckpointError`` where the teacher cannot be had or has another number of classes, ``TrainingError`` where
-    it expects images normalised otherwise, or numbers the ``classes`` of the data otherwise.
+    Raises ``CheckpointError`` if the teacher is unavailable or has another number of classes, ``TrainingError`` if it
+    expects another normalisation of images, or numbers the ``classes`` of the data differently.
     """
     loss, wanted = create_loss(config), config.loss.distillation
     if wanted.teacher is None:
@@ -121,7 +124,7 @@ def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | 
     own, its = config.preprocessing(), teacher.preprocessing
     if (own.mean, own.std) != (its.mean, its.std):
         raise TrainingError(
-            f"the teacher {teacher.source} learnt from images normalised by mean {its.mean} and std {its.std}, the "
+            f"the teacher {teacher.source} was trained on images normalised by mean {its.mean} and std {its.std}, the "
             f"student gets {own.mean} and {own.std}: set transform.mean and transform.std to the teacher's"
         )
     names = teacher.class_names
@@ -139,7 +142,7 @@ def create_criterion(config: Config, num_classes: int, classes: Sequence[str] | 
 
 
 def build_optimizer(config: Config, network: nn.Layer, lr: float) -> NamedOptimizer:
-    """The optimizer of what is trained. Lamb clips by itself, to ``optimizer.clip_grad`` (null: to a norm of 1)."""
+    """Create the optimizer. Lamb clips its own gradients, to ``optimizer.clip_grad`` (null: to a norm of 1)."""
     wanted = config.optimizer
     momentum = 0.9 if wanted.momentum is None else wanted.momentum
     return create_optimizer(
@@ -157,7 +160,7 @@ def build_optimizer(config: Config, network: nn.Layer, lr: float) -> NamedOptimi
 
 
 def build_schedule(config: Config, plan: Plan) -> Schedule:
-    """The rate of each update, at its highest as ``optimizer.learning_rate`` says for the global batch."""
+    """Create the learning-rate schedule; its highest rate is ``optimizer.learning_rate`` for the global batch."""
     wanted = config.schedule
     lengths = {"decay_epochs": wanted.decay_epochs, "decay_milestones": wanted.decay_milestones}
     return create_schedule(
@@ -177,5 +180,5 @@ def build_schedule(config: Config, plan: Plan) -> Schedule:
 
 
 def build_ema(config: Config, network: nn.Layer) -> ModelEma | None:
-    """The moving average, begun with the weights as they are; ``None`` where none is kept."""
+    """Create the moving average, starting with the current weights; ``None`` if the config has none."""
     return ModelEma(network, config.ema.decay, use_warmup=config.ema.warmup) if config.ema.enabled else None

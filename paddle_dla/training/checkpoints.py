@@ -1,4 +1,4 @@
-"""Checkpoints on disk: folders that appear whole or not at all, checked by sums, rotated. No framework.
+"""Checkpoints on disk: folders that appear whole or not at all, checked by checksums, rotated. No framework.
 
 ``epoch-0003-batch-000120/`` holds the state after 120 batches of epoch 3 (both from 0)::
 
@@ -7,9 +7,9 @@
     optimizer.pdopt     the optimizer's state
     state.json          position, best score, config, ..., and the SHA-256 of every file, its own content included
 
-All are written to a hidden folder, reach the disk, and take their name in one rename. ``best`` and ``last`` are
-symbolic links, for people: a resumed run looks for the newest folder that is whole. Names sort by age. Reading
-executes nothing: pickles go through ``storage.pdparams``.
+All files are written to a hidden folder and flushed to the disk; one rename then gives the folder its name. ``best``
+and ``last`` are symbolic links for people; a resumed run searches for the newest intact folder. Names sort by age.
+Reading executes no code: pickles go through ``storage.pdparams``.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from paddle_dla.training.plan import Position
 FORMAT = 1
 STATE, MODEL, EMA, OPTIMIZER = "state.json", "model.pdparams", "ema.pdparams", "optimizer.pdopt"
 BEST, LAST = "best", "last"
-NAME = r"epoch-([0-9]{4,18})-batch-([0-9]{6,18})"  # no number beyond what the plan of a run can hold
-KEPT_RECENT = 2  # the newest, and the one before it in case the newest is damaged
+NAME = r"epoch-([0-9]{4,18})-batch-([0-9]{6,18})"  # limits numbers to what the plan of a run can hold
+KEPT_RECENT = 2  # the newest, and its predecessor in case the newest is damaged
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -73,7 +73,7 @@ class _Optional(TypedDict, total=False):
 
 
 class State(_Optional):
-    """What the ``content`` of ``state.json`` holds, of what is read again."""
+    """The parts of the ``content`` of ``state.json`` that are read again."""
 
     format: int
     position: _Position
@@ -93,10 +93,10 @@ class _Stored(TypedDict):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a run remembers, as plain values.
+    """The complete state of a run as plain values.
 
-    ``record`` is what JSON can hold, with ``position`` and ``score`` (larger is better, ``None``: not validated).
-    ``facts``: what the manifests of the weights say beside their tensors.
+    ``record`` holds JSON values, with ``position`` and ``score`` (larger is better, ``None``: not validated). ``facts``
+    are stored in the manifests of the weights, in addition to their tensors.
     """
 
     model: Arrays
@@ -115,17 +115,17 @@ class Checkpoint:
 
     @property
     def position(self) -> Position:
-        """Where the run stood."""
+        """Position of the run at the checkpoint."""
         return Position(**self.record["position"])
 
     @property
     def is_renamed(self) -> bool:
-        """Whether its name says another position, as no run does."""
+        """Whether the folder's name differs from the recorded position, which a run never causes."""
         return self.path.name != folder_name(self.position)
 
 
 def folder_name(position: Position) -> str:
-    """The folder of a checkpoint at ``position``."""
+    """Return the folder name of a checkpoint at ``position``."""
     return f"epoch-{position.epoch:04d}-batch-{position.batch:06d}"
 
 
@@ -133,10 +133,10 @@ def folder_name(position: Position) -> str:
 
 
 def found(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, whole or not, the newest first.
+    """Return the checkpoints in ``folder``, intact or not, the newest first.
 
-    Only names that ``folder_name`` gives count: any other folder is the user's, and left alone. How new a checkpoint is
-    its record says, and its name only where the record cannot be read: somebody may have renamed it.
+    Only names that ``folder_name`` produces count; any other folder belongs to the user. The age is taken from the
+    record, and from the name only if the record cannot be read, because a folder may have been renamed.
     """
     named = {path: _position(path.name) for path in folder.glob("epoch-*-batch-*")}
     paths = [path for path in named if named[path] and path.is_dir() and not path.is_symlink()]
@@ -146,19 +146,19 @@ def found(folder: Path) -> list[Path]:
 
 
 def _position(name: str) -> Position | None:
-    """What a folder's name says; ``None`` where ``folder_name`` would not have given it."""
+    """Return the position in a folder's name, or ``None`` if ``folder_name`` does not produce that name."""
     digits = re.fullmatch(NAME, name)
     position = Position(*map(int, digits.groups())) if digits else None
     return position if position and folder_name(position) == name else None
 
 
 def recover(folder: Path) -> None:
-    """Bring back a checkpoint that a killed process had set aside, and remove what it left half written."""
+    """Restore a checkpoint that a killed process had set aside, and remove half-written ones."""
     folders.recover(folder, NAME)
 
 
 def read_record(path: Path) -> Checkpoint:
-    """The record of a checkpoint, checked against its own sum. Raises ``CheckpointError`` where it is none."""
+    """Read the record of a checkpoint and verify its own checksum. Raises ``CheckpointError`` if it is invalid."""
     try:
         stored = parse_json(read_text(path / STATE))
         check_record(stored, _Stored)
@@ -170,7 +170,7 @@ def read_record(path: Path) -> Checkpoint:
         check_record(content, State)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read {STATE}: {error.strerror}") from error
-    except ValueError as error:  # RecordError among them
+    except ValueError as error:  # includes RecordError
         raise CheckpointError(f"{path / STATE} is no record of a checkpoint: {error}") from error
     unlisted = [name for name in (MODEL, OPTIMIZER) if name not in content["files"]]
     if unlisted:
@@ -179,7 +179,7 @@ def read_record(path: Path) -> Checkpoint:
 
 
 def verify(path: Path) -> Checkpoint:
-    """The checkpoint, with every file held against its sum; nothing is interpreted. Raises ``CheckpointError``."""
+    """Verify the checksum of every file of a checkpoint; nothing is interpreted. Raises ``CheckpointError``."""
     result = read_record(path)
     for name, expected in result.record["files"].items():
         try:
@@ -192,7 +192,7 @@ def verify(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, or ``None``; and what is wrong with each of those that are newer."""
+    """Return the newest intact checkpoint, or ``None``, and the defect of each newer one."""
     faults = []
     for path in found(folder):
         try:
@@ -203,7 +203,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read(saved: Checkpoint) -> Snapshot:
-    """All of a checkpoint that was verified."""
+    """Read all of a verified checkpoint."""
     has_ema = EMA in saved.record["files"]
     return Snapshot(
         read_pdparams(saved.path / MODEL),
@@ -218,9 +218,9 @@ def read(saved: Checkpoint) -> Snapshot:
 
 
 def write(folder: Path, snapshot: Snapshot) -> Path:
-    """Put a checkpoint into ``folder``; one of the same position is replaced. Returns its path.
+    """Write a checkpoint into ``folder``, replacing one of the same position. Returns its path.
 
-    Raises ``CheckpointError`` where the system refuses; what was there before is then still there.
+    Raises ``CheckpointError`` if the system refuses; the previous content is then still there.
     """
     target = folder / folder_name(Position(**snapshot.record["position"]))
     try:
@@ -252,9 +252,9 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
 
 
 def rotate(folder: Path, best: int) -> None:
-    """Keep the two newest checkpoints and the ``best`` best ones, remove the others; ``best`` and ``last`` follow.
+    """Keep the two newest checkpoints and the ``best`` best ones, remove the others, and update ``best`` and ``last``.
 
-    One that somebody has renamed is left alone.
+    A renamed checkpoint is left alone.
     """
     saved = [item for item in _readable(found(folder)) if not item.is_renamed]
     ranked = by_score(saved)
@@ -269,7 +269,7 @@ def rotate(folder: Path, best: int) -> None:
 
 
 def by_score(saved: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Those that were validated, the best first; of equal ones the older."""
+    """Return the validated checkpoints, the best first; of equal ones the older first."""
     scored = [item for item in saved if item.record["score"] is not None]
     return sorted(scored, key=lambda item: (-item.record["score"], item.position))
 
@@ -281,7 +281,7 @@ def _readable(paths: Sequence[Path]) -> Iterator[Checkpoint]:
 
 
 def _link(link: Path, target: Path) -> None:
-    """A file system without symbolic links goes without: they are there for people alone."""
+    """Create a symbolic link for people; file systems without symbolic links have none."""
     part = link.with_name(f".{link.name}.{os.getpid()}.part")
     with suppress(OSError):
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The picture of a run: loss, accuracy and learning rate over its updates. Needs matplotlib (extra ``plots``)."""
+"""Plot loss, accuracy and learning rate of a run over its updates. Needs matplotlib (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 
 from paddle_dla.drawing import figure_in
 
-POINTS = 2000  # of a line: more than the pixels it has
-SMOOTHING = 50  # the smoothed loss is a mean over this part of the run
+POINTS = 2000  # of a line: more than its pixels
+SMOOTHING = 50  # the smoothed loss is a mean over this fraction of the run
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "#555555"
 
 
 class Curves:
-    """What the picture shows, in a few bytes an update."""
+    """The data of the picture, in a few bytes per update."""
 
     def __init__(self):
         self._steps, self._losses, self._rates = array("q"), array("d"), array("d")
@@ -28,17 +28,17 @@ class Curves:
 
     @staticmethod
     def can_draw() -> bool:
-        """Whether matplotlib is installed."""
+        """Return whether matplotlib is installed."""
         return find_spec("matplotlib") is not None
 
     def add_train(self, record: Mapping[str, Any]) -> None:
-        """``step``, ``loss`` and ``lr`` of an update; what is not known (``None``) leaves a gap."""
+        """Add ``step``, ``loss`` and ``lr`` of an update; an unknown value (``None``) leaves a gap."""
         self._steps.append(record["step"])
         self._losses.append(_number(record.get("loss")))
         self._rates.append(_number(record.get("lr")))
 
     def add_validation(self, record: Mapping[str, Any]) -> None:
-        """``step``, and whichever of ``loss``, ``top<k>`` in %, and the same of the EMA, ``ema_...``, there are."""
+        """Add ``step``, and any of ``loss``, ``top<k>`` in %, and those of the EMA, ``ema_...``."""
         for name, value in record.items():
             if re.fullmatch(r"(ema_)?(loss|top\d+)", name) and type(value) in (int, float):
                 steps, values = self._validations.setdefault(name, ([], []))
@@ -46,11 +46,11 @@ class Curves:
                 values.append(value)
 
     def add_resume(self, step: int) -> None:
-        """The run was stopped, and has gone on after update ``step``."""
+        """Mark that the run was stopped, and resumed after update ``step``."""
         self._resumed.append(step)
 
     def draw(self, path: Path) -> None:
-        """Write the picture, whole or not at all. Raises ``CheckpointError`` where it cannot be written."""
+        """Write the picture, whole or not at all. Raises ``CheckpointError`` if it cannot be written."""
         with figure_in(path, (15, 4.2)) as figure:
             loss, accuracy, rate = figure.subplots(1, 3)
             self._draw_loss(loss)
@@ -74,7 +74,7 @@ class Curves:
         self._draw_validation(axes, "ema_loss", ORANGE, "--", "validation, EMA")
         for number, step in enumerate(self._resumed):
             axes.axvline(step, color=GREY, linestyle=":", label=None if number else "stopped, and gone on")
-        if len(losses) and losses.min() > 0:  # the first updates would flatten all others
+        if len(losses) and losses.min() > 0:  # the first updates would flatten the rest of the curve
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
         _finish(axes, "loss")
@@ -90,7 +90,7 @@ class Curves:
     def _draw_validation(self, axes: Any, name: str, colour: str, style: str, label: str) -> None:
         if name in self._validations:
             steps, values = self._validations[name]
-            # whole at the edges, too, where the last one lies
+            # markers are not clipped at the edges, where the last one lies
             points = {"marker": "o", "markersize": 5, "clip_on": False}
             axes.plot(steps, values, color=colour, linestyle=style, label=f"{label}: {values[-1]:.4g}", **points)
 
@@ -100,7 +100,7 @@ class Curves:
 
 
 def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of each value and the ``window - 1`` before it, fewer at the beginning. (N,) -> (N,)."""
+    """Return the mean of each value and the ``window - 1`` before it, fewer at the start. (N,) -> (N,)."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)

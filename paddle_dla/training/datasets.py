@@ -1,4 +1,4 @@
-"""What a run reads: the sources of training and validation, and the loader of each epoch. Never imports Paddle."""
+"""The data of a run: sources for training and validation, and the loader of each epoch. Never imports Paddle."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from paddle_dla.training.errors import TrainingError
 
 @dataclass(frozen=True)
 class Datasets:
-    """``val`` is ``None`` where nothing is validated; ``classes`` where nobody named them."""
+    """Sources of a run. ``val`` is ``None`` without validation, ``classes`` if the class names are unknown."""
 
     train: FileSource | ShardSource
     val: FileSource | ShardSource | None
@@ -38,17 +38,17 @@ class Datasets:
 
     @property
     def validation(self) -> FileSource | ShardSource:
-        """``val``. Raises ``TrainingError`` where there is none."""
+        """Return ``val``. Raises ``TrainingError`` if there is none."""
         if self.val is None:
             raise TrainingError("there is nothing to validate on: set data.val")
         return self.val
 
 
 def open_datasets(config: Config) -> Datasets:
-    """The sources that ``config.data`` names, and how many classes they have.
+    """Open the sources named in ``config.data``, and determine the number of classes.
 
-    Raises ``TrainingError`` where no training data is named, where nothing tells the number of classes, and where
-    training and validation data number their classes differently; ``DataError`` for data that cannot be used.
+    Raises ``TrainingError`` if no training data is named, if the number of classes is unknown, and if training and
+    validation data number their classes differently; ``DataError`` for data that cannot be used.
     """
     data, classes = config.data, config.model.num_classes
     if data.train is None:
@@ -65,9 +65,9 @@ def open_datasets(config: Config) -> Datasets:
 
 
 def certain_scores(config: Config, datasets: Datasets) -> list[str]:
-    """What validation measures that says nothing, a line each.
+    """Return one line for each validation score that is trivially 100 %.
 
-    Raises ``TrainingError`` where that is what makes a checkpoint the best, and where there is one class.
+    Raises ``TrainingError`` if such a score selects the best checkpoint, and if there is only one class.
     """
     try:
         refuse_one_class(datasets.num_classes)
@@ -80,7 +80,7 @@ def certain_scores(config: Config, datasets: Datasets) -> list[str]:
 
 
 def count_classes(source: Source) -> int:
-    """How many classes a source has. Raises ``TrainingError`` where nothing tells."""
+    """Return the number of classes of a source. Raises ``TrainingError`` if it is unknown."""
     if source.classes:
         return len(source.classes)
     if isinstance(source, FileSource) and source.num_samples:
@@ -89,7 +89,7 @@ def count_classes(source: Source) -> int:
 
 
 def _refuse_other_classes(train: Source, val: Source, train_path: str, val_path: str) -> None:
-    """Two trees of class folders are numbered apart: one class less on one side, and all later labels are wrong."""
+    """Raise if two trees of class folders differ: one missing class would shift the label of every later class."""
     if not train.classes:
         return
     if val.classes is None and isinstance(val, FileSource):
@@ -98,18 +98,18 @@ def _refuse_other_classes(train: Source, val: Source, train_path: str, val_path:
         return
     only = sorted(set(train.classes) ^ set(val.classes))[:5]
     raise DataError(
-        f"{train_path} and {val_path} have different classes, so that equal labels mean different "
+        f"{train_path} and {val_path} have different classes, so equal labels mean different "
         f"things: {', '.join(only)}; mend the folders, or number both by one file with data.class_map"
     )
 
 
 def train_preprocessing(config: Config) -> Preprocessing:
-    """The model's record with the size that training crops to."""
+    """Return the model's preprocessing with the crop size of training."""
     return replace(config.preprocessing(), input_size=config.train_input_size())
 
 
 def sample_transform(config: Config) -> TrainingTransform:
-    """What is done to each image. Raises ``ValueError`` for a policy that is none, before anything is started."""
+    """Return the transform of each image. Raises ``ValueError`` for an unknown policy, before anything is started."""
     train = config.transform.train
     return training_transform(
         train_preprocessing(config),
@@ -127,7 +127,7 @@ def sample_transform(config: Config) -> TrainingTransform:
 
 
 def mixup(config: Config, num_classes: int) -> Mixup | None:
-    """What mixes batches, and smooths their labels; ``None`` where nothing does."""
+    """Return the batch mixing with label smoothing, or ``None`` if both are off."""
     mixing = config.mixing
     if not mixing.enabled:
         return None
@@ -145,9 +145,9 @@ def mixup(config: Config, num_classes: int) -> Mixup | None:
 
 
 def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 0, start_batch: int = 0) -> Loader:
-    """The batches of ``epoch`` on this rank, from ``start_batch`` on: as many on each rank, all of the same size.
+    """Return the batches of ``epoch`` on this rank from ``start_batch`` on; all ranks get equally many of equal size.
 
-    Raises ``TrainingError`` where the data are fewer than one batch, and for a batch that BatchNorm cannot learn from.
+    Raises ``TrainingError`` if there is less data than one batch, and for a batch that BatchNorm cannot learn from.
     """
     least = least_batch(config, ranks)
     if config.data.batch_size < least:
@@ -185,10 +185,10 @@ def train_loader(config: Config, datasets: Datasets, ranks: Ranks, epoch: int = 
 
 
 def least_batch(config: Config, ranks: Ranks) -> int:
-    """Images that a process needs in a batch.
+    """Return the smallest number of images per process in a batch.
 
-    Of one image, BatchNorm has the variance within that image alone; where a map has shrunk to one position that is 0,
-    and Paddle goes on with it. One suffices where no statistics are learnt, or where all processes share them.
+    With one image, BatchNorm has only the variance within that image. That is 0 for a map of one position, and Paddle
+    continues with it. One image is enough if no statistics are learnt, or if all processes share them.
     """
     shared = config.train.sync_bn and ranks.count > 1
     return 1 if shared or config.train.linear_probe else 2
@@ -197,7 +197,7 @@ def least_batch(config: Config, ranks: Ranks) -> int:
 def _order(
     config: Config, source: FileSource | ShardSource, ranks: Ranks, epoch: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """This rank's samples of an epoch, and which repeat of its sample each is."""
+    """Return this rank's samples of an epoch, and the number of the repeat for each of them."""
     seed, repeats = config.train.seed, config.transform.train.aug_repeats
     if isinstance(source, ShardSource):
         order = source.shuffled(seed, epoch)
@@ -209,7 +209,7 @@ def _order(
 
 
 def val_loader(config: Config, datasets: Datasets, ranks: Ranks) -> Loader:
-    """Every validation sample of this rank once."""
+    """Return a loader of this rank's validation samples, each once."""
     batch_size = config.evaluate.batch_size or config.data.batch_size
     loading = Loading(batch_size, config.data.workers, config.data.max_skipped, config.data.timeout)
     return evaluation_loader(datasets.validation, config.preprocessing(), loading, ranks)

@@ -1,4 +1,4 @@
-"""How a training can end before its end; each message says what, where and what to do."""
+"""Errors that end a training early. Each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from paddle_dla.errors import UserError
 
 
 class TrainingError(UserError):
-    """A run that cannot begin, go on or be trusted."""
+    """A run cannot start, continue or be trusted."""
 
     def with_notes_of(self, error: BaseException) -> TrainingError:
-        """This error, with what was noted on another."""
+        """Return this error with the notes of another one."""
         for note in getattr(error, "__notes__", ()):
             self.add_note(note)
         return self
 
 
 class ResumeError(TrainingError):
-    """A checkpoint that this run cannot go on from."""
+    """The run cannot resume from this checkpoint."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss or gradient that is NaN or infinite; the message names the step and the layer."""
+    """A loss or gradient is NaN or infinite; the message names the step and the layer."""
 
 
 class Stopped(Exception):
-    """Somebody asked the run to end: ``reason`` is the name of the signal."""
+    """The run was asked to stop: ``reason`` is the name of the signal."""
 
     def __init__(self, reason: str):
         super().__init__(f"stopped by {reason}")
@@ -42,7 +42,7 @@ class FolderInUseError(TrainingError):
 
 
 class FolderGoneError(TrainingError):
-    """``path``, which this run writes to, was taken away from it."""
+    """``path``, which this run writes to, was removed or moved."""
 
     def __init__(self, path: Path):
         super().__init__(f"{path} was removed, moved or replaced while this run was writing to it")

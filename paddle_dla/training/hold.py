@@ -1,7 +1,7 @@
-"""One run holds a folder, by a lock that ends with its process: a killed run leaves nothing to clear. No framework.
+"""The lock of a run on its folder. It ends with the process: a killed run leaves nothing to clear. No framework.
 
-The lock is the kernel's, on a file in the folder (``flock(2)``). The file is also how a run sees that its folder was
-taken away: it is then no longer found at its path.
+It is a lock of the kernel (``flock(2)``) on a file in the folder. The run also uses the file to detect that its folder
+was removed or moved: the file is then no longer found at its path.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from paddle_dla.storage.atomic import write_error
 from paddle_dla.training.errors import FolderGoneError, FolderInUseError
 
 LOCK = ".running"
-# what file systems without locks say, as Lustre mounted without the option flock
+# error numbers of file systems without locks, such as Lustre mounted without the option flock
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 def is_in_place(path: Path, descriptor: int) -> bool:
-    """Whether the open file ``descriptor`` is still what ``path`` names: neither removed nor moved nor replaced."""
+    """Return whether ``path`` still leads to the open file ``descriptor``: not removed, moved or replaced."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except (FileNotFoundError, NotADirectoryError):
@@ -32,7 +32,7 @@ def is_in_place(path: Path, descriptor: int) -> bool:
 
 
 class Hold:
-    """A run's place on disk: ``folder``. Without a lock, as on all ranks but the first, it is always in place."""
+    """The lock of a run on ``folder``. Without a lock, as on all ranks except the first, it is always in place."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -40,18 +40,18 @@ class Hold:
 
     @property
     def in_place(self) -> bool:
-        """Whether the folder is still the one whose lock this run holds; true where it holds none."""
+        """Whether the folder is still the one that this run has locked; true without a lock."""
         return self._lock is None or is_in_place(self.folder / LOCK, self._lock)
 
     def check(self) -> None:
-        """Raises ``FolderGoneError`` where the folder is no longer the one that this run began to write to."""
+        """Raise ``FolderGoneError`` if the folder is no longer the one that this run started to write to."""
         if not self.in_place:
             raise FolderGoneError(self.folder)
 
     def take(self) -> None:
-        """Lock the folder, which is made if need be.
+        """Lock the folder, and create it if necessary.
 
-        Raises ``FolderInUseError`` where another run has locked it, ``OSError`` where it cannot be made or locked.
+        Raises ``FolderInUseError`` if another run has locked it, ``OSError`` if it cannot be created or locked.
         """
         self.release()
         while self._lock is None:
@@ -66,7 +66,7 @@ class Hold:
         os.pwrite(self._lock, f"pid {os.getpid()} on {platform.node()}, since {time.strftime('%F %T')}\n".encode(), 0)
 
     def _lock_file(self, descriptor: int) -> None:
-        """Lock an open file; without effect where its last holder removed it just before."""
+        """Lock an open file. Has no effect if its last holder has just removed the file."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -80,10 +80,10 @@ class Hold:
             self._lock = descriptor
 
     def release(self) -> None:
-        """Let others have the folder; the lock's file goes, if it is there."""
+        """Release the folder and remove the lock file, if it is there."""
         if self._lock is not None:
             if self.in_place:
-                with suppress(OSError):  # it may stay: nobody has locked it
+                with suppress(OSError):  # it may remain: an unlocked file does no harm
                     (self.folder / LOCK).unlink()
             os.close(self._lock)
             self._lock = None
@@ -91,10 +91,10 @@ class Hold:
 
 @contextmanager
 def holding(folder: Path, first: bool, say: Callable[[str], None] = print) -> Iterator[Hold]:
-    """The hold on ``folder``, on the ``first`` rank with a lock; where none can be had, ``say`` is told.
+    """Lock ``folder`` on the ``first`` rank; if no lock is available, report it through ``say``.
 
-    Folders that were made for it and that nothing was put into are removed at the end: a run that is refused leaves
-    nothing. Raises ``FolderInUseError``, and ``CheckpointError`` for a folder that cannot be written to.
+    Folders that were created for it and are still empty are removed at the end: a refused run leaves nothing. Raises
+    ``FolderInUseError``, and ``CheckpointError`` for a folder that cannot be written to.
     """
     hold = Hold(folder)
     absent = [path for path in (folder, *folder.parents) if not path.exists()]

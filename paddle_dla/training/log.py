@@ -1,4 +1,4 @@
-"""What a run tells: the familiar lines or a bar, records of everything, tables, a picture. One log a rank.
+"""The output of a run: lines or a progress bar, records of everything, tables, a picture. One log per rank.
 
 In the folder of a run::
 
@@ -8,7 +8,7 @@ In the folder of a run::
     curves.png       of rank 0: loss, accuracy and learning rate, refreshed while the run goes on
     visualdl/        of rank 0: the same for VisualDL, where it is installed
 
-A run that goes on after a kill goes on with these files: each update appears in them once.
+A run that resumes after a kill continues these files; each update appears in them once.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from paddle_dla.training.memory import peak_gpu, peak_resident
 from paddle_dla.training.records import Record, Records, Table, read_records
 from paddle_dla.training.visual import VisualDL, is_installed
 
-REFRESH = 60.0  # seconds from one picture to the next, at least
-SHARE = 0.01  # of a run's time that pictures may take
+REFRESH = 60.0  # shortest time between two pictures
+SHARE = 0.01  # largest share of a run's time for drawing pictures
 MB = 2**20
 RECORDS, PICTURE = "rank{}.jsonl", "curves.png"
 TABLES = {"train": "train.csv", "validation": "validation.csv"}
 
 
 class RunLog:
-    """The log of one rank. A step is counted in updates since the beginning of the run: the first update is step 1.
+    """The log of one rank. Steps count updates since the start of the run; the first update is step 1.
 
-    ``resumed_at``: updates that are in the checkpoint which this process goes on from; what the files tell beyond them
-    is dropped, because it is done again. ``interval``: updates from one line to the next. ``stream``: where lines go
-    (default: stderr); on a terminal there is a bar instead. ``refresh``: seconds between two pictures, at least.
+    ``resumed_at``: number of updates in the checkpoint from which this process resumes; later records are dropped,
+    because those updates are repeated. ``interval``: updates between two lines. ``stream``: where lines are printed
+    (default: stderr); on a terminal there is a bar instead. ``refresh``: shortest time between two pictures, in
+    seconds.
 
-    Raises ``CheckpointError`` wherever a file cannot be written.
+    Raises ``CheckpointError`` if a file cannot be written.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class RunLog:
             self.event("note", "no curves.png, matplotlib is missing: pip install 'paddle-dla[plots]'")
 
     def train_step(self, epoch: int, step: int, values: Mapping[str, float | None], clock: StepClock) -> None:
-        """Tell of one update. ``values``: ``loss`` (mean over the batch), ``lr``, ``grad_norm`` if known, any other.
+        """Record one update. ``values``: ``loss`` (mean over the batch), ``lr``, ``grad_norm`` if known, any other.
 
-        ``clock`` times the batches; it begins a new interval at each line.
+        ``clock`` measures the batches; each printed line starts a new interval of it.
         """
         values = _plain(values)
         self._write({"kind": "train", "epoch": epoch, "step": step, **values, **self._costs(clock)})
@@ -83,18 +84,18 @@ class RunLog:
             self._seen = StepClock()
 
     def validation(self, epoch: int, step: int, values: Mapping[str, float | None], seconds: float) -> None:
-        """Tell of a validation after update ``step``: ``top1``, ``top5`` in %, ``loss``; the EMA's as ``ema_top1``."""
+        """Record a validation after update ``step``: ``top1``, ``top5`` in %, ``loss``; the EMA's as ``ema_top1``."""
         values = _plain(values)
         self._write({"kind": "validation", "epoch": epoch, "step": step, **values, "seconds": seconds})
         self._progress.say(f"END epoch:{epoch} valid {_shown(values)}, {seconds:.1f} s")
 
     def event(self, kind: str, message: str) -> None:
-        """Tell of anything else: ``kind`` is a word to search for, as ``checkpoint``, ``resume`` or ``nan``."""
+        """Record any other event. ``kind`` is a keyword such as ``checkpoint``, ``resume`` or ``nan``."""
         self._write({"kind": "event", "event": kind, "message": message})
         self._progress.say(f"{kind}: {message}")
 
     def close(self) -> None:
-        """Draw the last picture and leave terminal and files in order. May be called again."""
+        """Draw the last picture, restore the terminal and close the files. May be called again."""
         self._progress.close()
         if self._views is not None:
             self._views.close()
@@ -107,7 +108,7 @@ class RunLog:
             self._views.add(record, again)
 
     def _costs(self, clock: StepClock) -> Record:
-        """Means over the batches that were finished since the last update: ``None`` where none was."""
+        """Return the mean costs of the batches finished since the last update; ``None`` if there are none."""
         if clock is not self._clock or clock.steps < self._seen.steps:
             self._clock, self._seen = clock, StepClock()
         steps, seconds = clock.steps - self._seen.steps, clock.batch_cost - self._seen.batch_cost
@@ -120,7 +121,7 @@ class RunLog:
         }
 
     def _outlook(self, step: int) -> str:
-        """The time that is left if the rest goes as this process has gone so far, and memory at its highest."""
+        """Return the estimated remaining time at this process's speed so far, and the peak memory."""
         done = step - self._resumed_at
         left = (time.monotonic() - self._began) / done * (self._total - step) if done > 0 else 0.0
         text = f" eta: {timedelta(seconds=round(left))}, memory: {peak_resident() // MB} MB"
@@ -130,7 +131,7 @@ class RunLog:
 
 
 class _Views:
-    """What is made from rank 0's records: the tables, the picture."""
+    """The tables and the picture that are made from rank 0's records."""
 
     def __init__(self, folder: Path, records: Records, refresh: float):
         self._picture, self._refresh, self._path = folder / PICTURE, refresh, records.path
@@ -140,7 +141,7 @@ class _Views:
         self._reread()
 
     def add(self, record: Record, again: bool) -> None:
-        """Show one more record, which is in the file already."""
+        """Show one more record, which has already been written to the file."""
         kind = record["kind"]
         if kind in self._tables:
             self._tables[kind].append(record, again)
@@ -152,7 +153,7 @@ class _Views:
             self._draw()
 
     def _reread(self) -> None:
-        """Begin anew what cannot forget an update that is done again."""
+        """Rebuild the views that cannot drop a repeated update."""
         self._curves = Curves()
         if is_installed():
             self._close_dashboard()
@@ -190,7 +191,7 @@ class _Views:
 
 
 def _plain(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Python's own numbers, whatever kind they came as; what is not known is left out."""
+    """Convert values of any numeric type to Python's numbers; unknown values are left out."""
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

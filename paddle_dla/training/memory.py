@@ -1,4 +1,4 @@
-"""What a process has used at most of the machine's memory, and of the GPU's."""
+"""Peak memory use of a process, in main memory and on the GPU."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def peak_resident() -> int:
-    """Bytes of memory that this process has held at most: Linux's ``VmHWM``, 0 where the system has no such."""
+    """Return the peak resident memory of this process in bytes: Linux's ``VmHWM``, 0 on systems without it."""
     status = Path("/proc/self/status")
     found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
     return 1024 * int(found[1]) if found else 0
 
 
 def peak_gpu() -> int | None:
-    """Bytes that Paddle's tensors have held at most on the current GPU; ``None`` where the run is not on one."""
+    """Return the peak memory of Paddle's tensors on the current GPU in bytes; ``None`` if the run is not on a GPU."""
     import paddle
 
     if not paddle.device.get_device().startswith("gpu"):

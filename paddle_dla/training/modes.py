@@ -1,4 +1,4 @@
-"""What of a network is trained, and what stays as it is."""
+"""Which parts of a network are trained, and which are frozen."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.training.errors import TrainingError
 
 DROPOUT = "head_drop"
-"""DLA's dropout before the classifier, which a linear probe keeps."""
+"""DLA's dropout before the classifier, which stays active in a linear probe."""
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """``layers`` stay in evaluation mode: as in timm's ``freeze``, the BatchNorm of a frozen layer is frozen, too."""
+    """Frozen layers. ``layers`` stay in evaluation mode: as in timm's ``freeze``, this includes their BatchNorm."""
 
     layers: tuple[nn.Layer, ...] = field(default=())
 
     def train(self, network: nn.Layer) -> None:
-        """Training mode, but for what is frozen."""
+        """Switch ``network`` to training mode, except for the frozen layers."""
         network.train()
         for layer in self.layers:
             layer.eval()
 
 
 def freeze(network: nn.Layer, prefixes: Sequence[str]) -> Frozen:
-    """Freeze the layers and parameters whose names begin with one of ``prefixes``.
+    """Freeze the layers and parameters whose names start with one of ``prefixes``.
 
-    Raises ``TrainingError`` for a prefix that no layer has, and where nothing is left to train.
+    Raises ``TrainingError`` for a prefix that matches nothing, and if nothing is left to train.
     """
     names = [name for name, _ in network.named_parameters()]
     for prefix in prefixes:
@@ -46,7 +46,7 @@ def freeze(network: nn.Layer, prefixes: Sequence[str]) -> Frozen:
 
 
 def freeze_all_but_head(network: nn.Layer) -> Frozen:
-    """A linear probe: the classifier alone is trained, on features as in evaluation."""
+    """Freeze everything except the classifier (linear probe); features are computed as in evaluation."""
     classifier = network.get_classifier()
     head = next(name for name, layer in network.named_sublayers() if layer is classifier)
     for name, parameter in network.named_parameters():
@@ -60,5 +60,5 @@ def freeze_all_but_head(network: nn.Layer) -> Frozen:
 
 
 def running_statistics(network: nn.Layer) -> list[Tensor]:
-    """BatchNorm's buffers, which a forward pass in training changes."""
+    """Return BatchNorm's buffers, which a forward pass in training changes."""
     return [tensor for name, tensor in network.state_dict().items() if name.endswith(STATISTICS)]

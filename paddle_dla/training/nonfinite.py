@@ -1,4 +1,4 @@
-"""Where the first NaN or infinity came from."""
+"""Find the origin of the first NaN or infinity."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from paddle_dla.optim import NamedOptimizer
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether all elements are."""
+    """Return whether all elements are finite."""
     return bool(paddle.isfinite(tensor).all()) if tensor.is_floating_point() else True
 
 
 @paddle.no_grad()
 def first_non_finite(network: nn.Layer, forward: Callable[[], Any]) -> str | None:
-    """The first layer, in the order of computation, with an output that is not finite while ``forward`` runs.
+    """Return the first layer, in the order of computation, whose output is not finite while ``forward`` runs.
 
-    The text names the layer and its type, and says whether its own weights are at fault. ``None`` where all are
-    finite.
+    The text names the layer and its type, and says whether its own weights are the cause. ``None`` if all are finite.
     """
     found: list[str] = []
 
@@ -56,9 +55,9 @@ def _described(name: str, layer: nn.Layer) -> str:
 
 
 def last_bad_gradient(optimizer: NamedOptimizer) -> str:
-    """The parameter nearest to the output whose gradient is not finite: where backward met it first."""
+    """Return the parameter nearest to the output whose gradient is not finite: the first one in the backward pass."""
     names = [name for name, p in optimizer.named_parameters() if p.grad is not None and not finite(p.grad)]
-    # groups mix the order of the model up; fc comes after every level, and levels are numbered
+    # parameter groups change the order of the model; fc comes after every level, and levels are numbered
     return max(
         names, key=lambda name: (name.startswith("fc"), name.startswith("level"), name), default="the norm alone"
     )

@@ -1,4 +1,4 @@
-"""Where a run writes, looked at before it reads or writes anything: nobody else's files, no images, and writable."""
+"""Check the output folder of a run before anything is read or written: unused by others, no images in it, writable."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from paddle_dla.training.resuming import FOLDER
 
 CONFIG = "config.yaml"
 MARK = "# Every option as the run used it, by paddle-dla train. The next run into this folder replaces this file.\n"
-"""The first line of a ``config.yaml`` that a run wrote; any other is somebody's own."""
+"""The first line of a ``config.yaml`` that a run wrote; any other file belongs to the user."""
 
 
 def refuse_place(output: Path, data: Iterable[str | None]) -> None:
-    """Raises ``CheckpointError`` where a run could not write to the folder ``output``, or would replace what is there.
+    """Raise ``CheckpointError`` if a run could not write to the folder ``output``, or would replace foreign files.
 
-    ``DataError`` where it lies within one of the trees of images ``data``.
+    Raises ``DataError`` if it lies within one of the image trees ``data``.
     """
     for tree in data:
         refuse_folder_in(tree, output, "train.output")
@@ -39,7 +39,7 @@ def refuse_place(output: Path, data: Iterable[str | None]) -> None:
 
 
 def _refuse_others_files(output: Path, records: Path) -> None:
-    """What a run replaces must be a run's: its config bears a mark, the others come with records or checkpoints."""
+    """Refuse to replace files that no run wrote: a config without our mark, others without records or checkpoints."""
     names = [CONFIG] if _is_others_config(output / CONFIG) else []
     if next(read_records(records), None) is None and not found(output / FOLDER):
         names += [name for name in (*TABLES.values(), PICTURE) if (output / name).exists()]

@@ -1,7 +1,7 @@
-"""Where a run stands, and which updates there are. Whole numbers alone: nothing is counted while it trains.
+"""The position of a run, and its updates. Computed from whole numbers; nothing is counted during training.
 
 A *batch* is what one process reads at once; an *update* is one step of the optimizer, for which ``accumulation``
-batches are read. As in timm (1.0.31 ``train.py``), the last update of an epoch takes what batches are left.
+batches are read. As in timm (1.0.31 ``train.py``), the last update of an epoch uses the remaining batches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """``batch`` batches of epoch ``epoch`` are done, both counted from 0."""
+    """Position of a run: ``batch`` batches of epoch ``epoch`` are done, both counted from 0."""
 
     epoch: int = 0
     batch: int = 0
@@ -21,7 +21,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Plan:
-    """``batches``: of each process in an epoch; ``images``: of an update of ``accumulation`` batches, all processes."""
+    """The updates of a run. ``batches``: per process and epoch; an update has ``accumulation`` batches per process."""
 
     epochs: int
     batches: int
@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def updates_per_epoch(self) -> int:
-        """Updates in an epoch."""
+        """Updates per epoch."""
         return -(-self.batches // self.accumulation)
 
     @property
@@ -45,17 +45,17 @@ class Plan:
         return self.batch_size * self.ranks * self.accumulation
 
     def updates(self, position: Position) -> int:
-        """Updates made at ``position``, since the beginning of the run."""
+        """Return the number of updates from the start of the run to ``position``."""
         return position.epoch * self.updates_per_epoch + -(-position.batch // self.accumulation)
 
     def group(self, batch: int) -> int:
-        """How many batches the update takes that begins at ``batch``."""
+        """Return the number of batches in the update that starts at ``batch``."""
         return min(self.accumulation, self.batches - batch)
 
     def moved(self, position: Position, before: Plan) -> Position:
-        """The nearest beginning of an update to ``position`` of a run by the plan ``before``, not beyond it.
+        """Convert a ``position`` of the plan ``before`` to this plan: the last start of an update not beyond it.
 
-        As many images of the epoch are done; with the same plan it is the same position.
+        The same number of images of the epoch is done. With the same plan, the position is unchanged.
         """
         if position.batch == before.batches:
             return Position(position.epoch, self.batches)
@@ -65,9 +65,9 @@ class Plan:
 
 
 def step_seed(seed: int, rank: int, position: Position) -> int:
-    """What Paddle's generator is seeded with before each batch, 32 bits.
+    """Return the 32-bit seed that Paddle's generator gets before each batch.
 
-    Dropout so depends on seed, rank and position alone. Paddle 2.6 cannot write down the state of its generator on a
-    CPU; this needs none, and holds for any number of ranks.
+    Dropout therefore depends only on seed, rank and position. Paddle 2.6 cannot save the state of its generator on a
+    CPU; this scheme does not need it, and works for any number of ranks.
     """
     return int(np.random.SeedSequence([seed, rank, position.epoch, position.batch]).generate_state(1)[0])

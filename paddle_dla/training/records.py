@@ -1,7 +1,7 @@
-"""Files of records that only grow: one JSON object a line, handed to the system before the next step. No framework.
+"""Append-only record files: one JSON object per line, flushed to the system before the next step. No framework.
 
 A process killed at any moment leaves at most one half-written line, which is dropped when the file is opened again. The
-CSV tables show the same records and are made anew from them then.
+CSV tables hold the same records; they are rewritten from the records at that time.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class _Start(TypedDict):
 
 
 _KINDS = {"train": _Step, "validation": _Step, "start": _Start}
-"""What a record of a kind must say; anything else in it is shown, and not counted with."""
+"""Required keys of a record of each kind; other keys are displayed but not used in computations."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of ``path``, none where there is no file. Lines that are no record, as after a kill, are left out."""
+    """Yield the records of ``path``; none if there is no file. Invalid lines, as left by a kill, are skipped."""
     if not path.exists():
         return
     with TextIOWrapper(BufferedReader(open_regular(path)), encoding="utf-8", errors="replace") as file:
@@ -67,7 +67,7 @@ def _parsed(line: str) -> Record | None:
 
 
 class _Appended:
-    """A file that bytes are added to, each call's at once."""
+    """A file that is only appended to; each call writes at once."""
 
     def __init__(self, path: Path):
         self._path, self._file = path, io.FileIO(path, "a")
@@ -82,7 +82,7 @@ class _Appended:
 
     @property
     def in_place(self) -> bool:
-        """Whether what was added can be read at the path."""
+        """Whether the appended bytes can be read at the path."""
         return is_in_place(self._path, self._file.fileno())
 
     def close(self) -> None:
@@ -90,12 +90,12 @@ class _Appended:
 
 
 class Records:
-    """Appends to ``path`` the records of a run; those of a step that is done again replace the earlier ones.
+    """Append the records of a run to ``path``; records of a repeated step replace the earlier ones.
 
-    Records of the kinds ``repeatable`` belong to a ``step``, the number of updates until then; opening drops those
-    beyond ``resumed_at``, the updates that the run begins with. All others are history and stay.
+    Records of the kinds ``repeatable`` have a ``step``, the number of updates made so far. Opening drops those after
+    ``resumed_at``, the number of updates at which the run starts. All other records are history and are kept.
 
-    Raises ``CheckpointError`` where the file cannot be written, ``FolderGoneError`` where it was taken away.
+    Raises ``CheckpointError`` if the file cannot be written, ``FolderGoneError`` if it was removed or moved.
     """
 
     def __init__(self, path: Path, resumed_at: int, repeatable: Iterable[str] = ("train", "validation")):
@@ -104,11 +104,11 @@ class Records:
         self._replace(record for record in read_records(path) if self._step(record) <= resumed_at)
 
     def _step(self, record: Record) -> float:
-        """Where the record belongs; history is before everything."""
+        """Return the step of a record; records of history come before every step."""
         return record.get("step", -math.inf) if record["kind"] in self._repeatable else -math.inf
 
     def _replace(self, records: Iterable[Record]) -> None:
-        """Make these the content of the file, whole or not at all, and open it for more."""
+        """Replace the content of the file by these records, whole or not at all, and open it for appending."""
         self._last = dict.fromkeys(self._repeatable, -math.inf)
         with atomic_path(self.path) as part, open(part, "w", encoding="utf-8") as file:
             for record in records:
@@ -121,7 +121,7 @@ class Records:
             self._last[record["kind"]] = max(self._last[record["kind"]], self._step(record))
 
     def append(self, record: Record) -> bool:
-        """Write one record, which has a ``kind``. Whether earlier ones made room: it was done again."""
+        """Write one record, which has a ``kind``. Returns whether it replaced earlier records of a repeated step."""
         kind, step = record["kind"], self._step(record)
         again = kind in self._repeatable and step <= self._last[kind]
         if again:
@@ -134,16 +134,16 @@ class Records:
         return again
 
     def close(self) -> None:
-        """Close the file; all is written already."""
+        """Close the file; everything has been written already."""
         self._file.close()
 
 
 class Table:
-    """The records of one ``kind`` as CSV: a header, then a row each.
+    """The records of one ``kind`` as CSV: a header, then one row per record.
 
-    A new column, a step done again and an editor that has put another file in its place rewrite it.
+    The file is rewritten for a new column, a repeated step, and if an editor has replaced the file.
 
-    Raises ``CheckpointError`` where the file cannot be written.
+    Raises ``CheckpointError`` if the file cannot be written.
     """
 
     def __init__(self, path: Path, records: Records, kind: str):
@@ -168,7 +168,7 @@ class Table:
         return _csv(record.get(name) for name in self._columns)
 
     def append(self, record: Record, again: bool = False) -> None:
-        """Add the row of a ``record`` that ``Records.append`` has written; ``again`` is what that returned."""
+        """Add the row of a ``record`` written by ``Records.append``; ``again`` is the result of that call."""
         if again or not self._file.in_place or not record.keys() - {"kind"} <= set(self._columns):
             self.close()
             self._rewrite()
@@ -176,7 +176,7 @@ class Table:
             self._file.add(self._row(record))
 
     def close(self) -> None:
-        """Close the file; all is written already."""
+        """Close the file; everything has been written already."""
         self._file.close()
 
 

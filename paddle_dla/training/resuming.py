@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, what has changed since, and what cannot be gone on with. No framework."""
+"""Select the checkpoint that a run resumes from, and report or refuse what has changed since. No framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paddle_dla.training.errors import ResumeError
 from paddle_dla.training.plan import Plan, Position
 
 FOLDER = "checkpoints"
-# options that the state belongs to: with others it would not fit, or mean something else
+# options that the state depends on: with other values it would not fit, or have another meaning
 FIXED = (
     "model.in_chans",
     "model.global_pool",
@@ -27,25 +27,25 @@ FIXED = (
     "train.freeze",
     "train.linear_probe",
 )
-# options that say where a run is kept and what is shown of it: no news
+# options for output folders and display: changes are not reported
 SILENT = ("train.output", "train.resume", "train.log_interval", "model.name", "model.num_classes", "model.pretrained")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``checkpoint`` is ``None`` for a run that begins; ``notes`` are for the user."""
+    """The chosen checkpoint, ``None`` for a new run; ``notes`` are for the user."""
 
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
 
 
 def choose(output: Path, resume: bool | str) -> Choice:
-    """The checkpoint to go on from, as ``train.resume`` says.
+    """Return the checkpoint to resume from, as selected by ``train.resume``.
 
-    ``True``: the newest of ``output`` that is whole; a damaged one is named and passed over. A path: that one (or the
-    newest of that folder), unless ``output`` has checkpoints already: the same command, after it was killed, goes on.
-    ``False``: none. Raises ``ResumeError`` where nothing whole is left, where a path has none, and where a run is to
-    begin in a folder that has checkpoints; ``CheckpointError`` for a path that is damaged.
+    ``True``: the newest intact one of ``output``; a damaged one is reported and skipped. A path: that checkpoint (or
+    the newest of that folder), unless ``output`` has checkpoints already; the same command therefore resumes after it
+    was killed. ``False``: none. Raises ``ResumeError`` if no intact one is left, if a path has none, and if a new run
+    would start in a folder with checkpoints; ``CheckpointError`` for a path that is damaged.
     """
     folder = output / FOLDER
     recover(folder)
@@ -56,7 +56,7 @@ def choose(output: Path, resume: bool | str) -> Choice:
     if own is not None:
         if own.is_renamed:
             at = own.position
-            notes += (f"{own.path} was renamed: its record says epoch {at.epoch}, batch {at.batch}, which counts",)
+            notes += (f"{own.path} was renamed; its record, epoch {at.epoch}, batch {at.batch}, is used",)
         if isinstance(resume, str):
             notes += (f"{folder} has checkpoints, which go before {resume}",)
         return Choice(own, notes)
@@ -75,7 +75,7 @@ def _none_wanted(folder: Path) -> Choice:
 
 
 def _named(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``: its folder, a file in it, or the newest in an output folder."""
+    """Return the checkpoint at ``path``: its folder, a file in it, or the newest in an output folder."""
     place = path.parent if path.is_file() else path
     if (place / "state.json").exists():
         return verify(place.resolve())
@@ -89,9 +89,9 @@ def _named(path: Path) -> Checkpoint:
 
 
 def changes(checkpoint: Checkpoint, config: Config, num_classes: int, plan: Plan, threads: int) -> list[str]:
-    """What is not as it was when ``checkpoint`` was written, a line each.
+    """Return one line for each difference from the run that wrote ``checkpoint``.
 
-    Raises ``ResumeError``, with all of it, where the state does not belong to what is asked for.
+    Raises ``ResumeError``, with all of them, if the state does not fit the requested run.
     """
     before = parse_config(checkpoint.record["config"], str(checkpoint.path))
     lines = [str(change) for change in difference(before, config) if change.key not in (*SILENT, *FIXED)]
@@ -111,14 +111,14 @@ def changes(checkpoint: Checkpoint, config: Config, num_classes: int, plan: Plan
 
 
 def checkpoint_model(checkpoint: Checkpoint) -> str:
-    """The model that a checkpoint is of; a port's folder may have another name by now."""
+    """Return the name of the model of a checkpoint; the folder of a port may have been renamed since."""
     return (read_manifest(checkpoint.path / MODEL) or {}).get("model", "")
 
 
 def refuse_other_classes(checkpoint: Checkpoint, num_classes: int, classes: Sequence[str] | None) -> None:
-    """Raises ``ResumeError`` where the data number their classes otherwise than those that the weights were trained on.
+    """Raise ``ResumeError`` if the classes of the data are numbered differently from those of the weights.
 
-    ``CheckpointError`` where the checkpoint records what can be no names.
+    Raises ``CheckpointError`` if the checkpoint records invalid class names.
     """
     manifest = read_manifest(checkpoint.path / MODEL) or {}
     if classes is None or manifest.get("classes") is None or checkpoint.record["num_classes"] != num_classes:
@@ -147,10 +147,10 @@ def _surroundings(checkpoint: Checkpoint, plan: Plan, threads: int) -> list[str]
 
 
 def plan_of(checkpoint: Checkpoint) -> Plan:
-    """The plan that the checkpoint's run followed."""
+    """Return the plan of the run that wrote the checkpoint."""
     return Plan(**checkpoint.record["plan"])
 
 
 def position_in(plan: Plan, checkpoint: Checkpoint) -> Position:
-    """Where a run by ``plan`` goes on."""
+    """Return the position at which a run with ``plan`` resumes."""
     return plan.moved(checkpoint.position, plan_of(checkpoint))

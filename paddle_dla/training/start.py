@@ -1,4 +1,4 @@
-"""From a config to a run: everything is checked and built before anything is written."""
+"""Start a run from a config: everything is checked and built before anything is written."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """``best`` is ``None`` where nothing was validated; ``folder`` holds the checkpoints."""
+    """Result of a run. ``best`` is ``None`` without validation; ``folder`` holds the checkpoints."""
 
     best: Best | None
     folder: Path
 
 
 def train(config: Config, ranks: Ranks, stop: StopRequest, say: Say = print) -> Outcome:
-    """Train as ``config`` says, from where ``train.output`` left off; ``say`` is given what a user should read.
+    """Train according to ``config``, resuming from ``train.output``; ``say`` receives messages for the user.
 
-    Raises ``ConfigError``, ``TrainingError``, ``DataError`` or ``CheckpointError`` for what cannot be done, most of
-    it before anything is written, and what ``Trainer.run`` raises. No other run can have ``train.output`` meanwhile.
+    Raises ``ConfigError``, ``TrainingError``, ``DataError`` or ``CheckpointError`` for invalid requests, mostly before
+    anything is written, and the errors of ``Trainer.run``. ``train.output`` is locked against other runs meanwhile.
     """
     device = use_device(config, ranks)
     sample_transform(config)
@@ -102,7 +102,7 @@ def _run(
     try:
         Trainer(around, datasets, learner, ranks, stop, hold, log, at).run()
     except BaseException:
-        with suppress(CheckpointError, OutputError):  # a picture that cannot be drawn is not why the run ends
+        with suppress(CheckpointError, OutputError):  # a failed picture must not hide why the run ends
             log.close()
         raise
     log.close()
@@ -111,7 +111,7 @@ def _run(
 
 
 def use_device(config: Config, ranks: Ranks) -> str:
-    """``cpu`` or ``gpu``, as asked for or as there is one. Raises ``ConfigError`` for what it cannot do."""
+    """Return ``cpu`` or ``gpu``, as requested or available. Raises ``ConfigError`` for an unavailable device."""
     there = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     device = config.train.device
     if device == "auto":
@@ -121,7 +121,7 @@ def use_device(config: Config, ranks: Ranks) -> str:
         raise WrongValue("train.device is gpu, but Paddle sees none: install paddlepaddle-gpu, or set it to cpu")
     if faults:
         raise ConfigError(faults)
-    if ranks.count == 1 or device == "cpu":  # with several GPUs each process was given its own
+    if ranks.count == 1 or device == "cpu":  # with several GPUs, each process was given its own
         paddle.set_device(device)
     if config.train.deterministic and device == "gpu":
         paddle.set_flags({"FLAGS_cudnn_deterministic": True})
@@ -129,7 +129,7 @@ def use_device(config: Config, ranks: Ranks) -> str:
 
 
 def use_threads(wanted: int | None) -> int:
-    """Compute with so many threads; by default this process's share of the cores. Returns the number."""
+    """Set the number of threads, by default this process's share of the cores, and return it."""
     threads = wanted or usable_threads()
     use_vector_kernels()
     paddle.base.core.set_num_threads(threads)
@@ -137,7 +137,7 @@ def use_threads(wanted: int | None) -> int:
 
 
 def plan_for(config: Config, datasets: Datasets, ranks: Ranks) -> Plan:
-    """The updates of a run. Raises ``TrainingError`` where the data are fewer than a batch."""
+    """Return the updates of a run. Raises ``TrainingError`` if there is less data than one batch."""
     batches = train_loader(config, datasets, ranks).num_batches
     return Plan(config.total_epochs, batches, config.train.grad_accum_steps, config.data.batch_size, ranks.count)
 
@@ -145,7 +145,7 @@ def plan_for(config: Config, datasets: Datasets, ranks: Ranks) -> Plan:
 def build_learner(
     config: Config, plan: Plan, num_classes: int, fresh: bool = True, classes: tuple[str, ...] | None = None
 ) -> Learner:
-    """Everything that learns, as it is before the first update."""
+    """Build network, loss, optimizer and their companions in the state before the first update."""
     network = create_network(config, num_classes, fresh)
     frozen = freeze_as_told(config, network)
     schedule = build_schedule(config, plan)
@@ -161,7 +161,7 @@ def build_learner(
 
 
 def _agreed_choice(output: Path, config: Config, around: Circumstances, ranks: Ranks, say: Say) -> Choice:
-    """The first rank's choice, on every rank: only its machine needs to have the files."""
+    """Send the first rank's choice of a checkpoint to all ranks: only its machine needs the files."""
     choice = Choice(None)
     if ranks.first:
         choice = choose(output, config.train.resume)
@@ -185,7 +185,7 @@ def _beginning(choice: Choice, plan: Plan, folder: Path) -> Progressing:
 
 
 def essentials(around: Circumstances, datasets: Datasets, at: Progressing) -> list[str]:
-    """What a user checks before leaving a run alone."""
+    """Return the facts that a user checks before leaving a run alone."""
     config, plan = around.config, around.plan
     schedule = build_schedule(config, plan)
     optimizer = f"{config.optimizer.name}, lr {config.optimizer.learning_rate(plan.images):.6g}"

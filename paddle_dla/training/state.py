@@ -1,4 +1,4 @@
-"""Everything that a run must remember, out of its objects and back into them."""
+"""Capture the complete state of a run from its objects, and restore it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from paddle_dla.training.step import Learner
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far: ``score`` as ``train.eval_metric`` says, larger is better; after ``epoch`` epochs."""
+    """The best validation so far: ``score`` by ``train.eval_metric``, larger is better; after ``epoch`` epochs."""
 
     score: float
     epoch: int
@@ -36,7 +36,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a run is, apart from what it learns; all of it goes into every checkpoint."""
+    """The settings of a run, which do not change while it learns; all of them are stored in every checkpoint."""
 
     config: Config
     plan: Plan
@@ -54,9 +54,9 @@ def capture(
     scores: Mapping[str, float] | None = None,
     score: float | None = None,
 ) -> Snapshot:
-    """The state at ``position``. ``scores`` and ``score``: of the validation there, if there was one.
+    """Return the state at ``position``. ``scores`` and ``score`` are those of the validation there, if any.
 
-    Raises ``NonFiniteError`` where a weight or an average is NaN or infinite: that is nothing to go on from.
+    Raises ``NonFiniteError`` if a weight or an average is NaN or infinite: a run cannot resume from it.
     """
     model = _arrays(learner.network.state_dict())
     ema = None if learner.ema is None else _arrays(learner.ema.state_dict())
@@ -79,12 +79,12 @@ def capture(
 
 
 def random_state(seed: int, ranks: int, position: Position) -> dict[str, Any]:
-    """The generator of every rank: the seed that it gets at ``position``, and what all of them follow from."""
+    """Return the random state of every rank: its seed at ``position``, and the values that the seeds derive from."""
     return {"seed": seed, "next": [step_seed(seed, rank, position) for rank in range(ranks)]}
 
 
 def _facts(around: Circumstances, position: Position) -> dict[str, Any]:
-    """What the manifests of the weights say, so that other commands need no more than the file."""
+    """Return the facts for the manifests of the weights, so that other commands need only the file."""
     config = around.config
     facts = {
         "format": MANIFEST_FORMAT,
@@ -100,9 +100,9 @@ def _facts(around: Circumstances, position: Position) -> dict[str, Any]:
 
 
 def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
-    """Put ``snapshot`` into the objects of ``learner``. An average that it lacks begins with its weights.
+    """Restore ``snapshot`` into the objects of ``learner``. A missing average starts with the weights.
 
-    Raises ``CheckpointError`` or ``ResumeError`` where it is of another model or optimizer.
+    Raises ``CheckpointError`` or ``ResumeError`` if it belongs to another model or optimizer.
     """
     check_fit(snapshot.model, shapes_of(learner.network), source, tables_of(learner.network), tied_in(learner.network))
     refuse_non_finite(snapshot.ema or {}, f"the average in {source}")
@@ -122,7 +122,7 @@ def restore(learner: Learner, snapshot: Snapshot, source: str) -> None:
 
 
 def share(learner: Learner, ranks: Ranks) -> None:
-    """Give all ranks what the first one restored: only its machine needs to have the files."""
+    """Send what the first rank restored to all ranks: only its machine needs the files."""
     if ranks.count == 1:
         return
     tensors = [*learner.network.state_dict().values(), *learner.optimizer.state_tensors().values()]
@@ -133,9 +133,9 @@ def share(learner: Learner, ranks: Ranks) -> None:
 
 
 def score_of(scores: Mapping[str, float], metric: str) -> float | None:
-    """``metric`` of ``scores`` such that larger is better; ``None`` where it is no number.
+    """Return ``metric`` of ``scores``, with larger values better, or ``None`` if it is not a number.
 
-    The average's where there is one: as in timm it is what is being made.
+    If there is a moving average, its score is used: as in timm, the average is the result of the training.
     """
     value = scores.get(f"ema_{metric}", scores[metric])
     if not math.isfinite(value):

@@ -1,7 +1,7 @@
-"""One update: the batches of it forwards and backwards, then clipping, optimizer and average.
+"""One update: forward and backward passes of its batches, then clipping, optimizer and moving average.
 
-Until ``finish`` nothing that a later step depends on has changed but BatchNorm's statistics, of which ``begin`` keeps a
-copy: ``rewind`` makes the update undone, so that it can be stopped anywhere and made again, bit for bit.
+Until ``finish``, the only state that changes and that later steps depend on is BatchNorm's statistics. ``begin`` keeps
+a copy of them, and ``rewind`` restores it: an update can be stopped anywhere and repeated bit for bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from paddle_dla.training.plan import Position, step_seed
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns, and what it learns by. ``scaler`` is there with float16 alone."""
+    """Network, loss, optimizer and their companions. ``scaler`` is used with float16 only."""
 
     network: paddle.nn.Layer
     frozen: Frozen
@@ -44,37 +44,37 @@ class Learner:
 
 @dataclass(frozen=True)
 class Update:
-    """What is known of an update: the rate it was made with, and the norm of all gradients, before clipping."""
+    """Results of an update: its learning rate, and the norm of all gradients before clipping."""
 
     lr: float
     grad_norm: float
 
 
 class TrainStep:
-    """Makes updates of ``learner`` on this rank; on several, all ranks must make the same calls."""
+    """Makes updates of ``learner`` on this rank; with several ranks, all must make the same calls."""
 
     def __init__(self, learner: Learner, config: Config, ranks: Ranks):
         self._learner, self._ranks = learner, ranks
         self._train = config.train
-        # lamb clips by itself
+        # lamb clips its own gradients
         self._clip = None if config.optimizer.name == "lamb" else config.optimizer.clip_grad
         self._clip_mode = config.optimizer.clip_mode
-        ranks.meet()  # before the weights of the first rank go to the others
+        ranks.meet()  # before the weights of the first rank are sent to the others
         self._model = paddle.DataParallel(learner.network) if ranks.count > 1 else learner.network
-        # the backward within backward of recomputation is hidden from DataParallel: gradients are exchanged after it
+        # DataParallel does not see the backward pass within recomputation: gradients are exchanged after it
         self._exchange_after = ranks.count > 1 and config.train.recompute
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.undoable = True
-        """Whether ``rewind`` leads to the end of a whole update; not while weights change."""
+        """Whether ``rewind`` leads to the end of a complete update; false while weights change."""
 
     def begin(self) -> None:
-        """Before the first batch of an update."""
+        """Prepare for the first batch of an update."""
         self.undoable = True
         self._statistics = [(tensor, tensor.clone()) for tensor in running_statistics(self._learner.network)]
 
     @paddle.no_grad()
     def rewind(self) -> None:
-        """Back to where ``begin`` was called; between two updates there is nothing to undo."""
+        """Undo everything since ``begin``; between two updates there is nothing to undo."""
         for tensor, before in self._statistics:
             paddle.assign(before, tensor)
         self._learner.optimizer.clear_grad()
@@ -84,7 +84,7 @@ class TrainStep:
     ) -> float:
         """Add ``share`` of the gradient of the loss of ``batch``, which is the one at ``at``.
 
-        ``check`` is called with the loss before anything is added, and may raise; what it returns is returned. Ranks
+        ``check`` is called with the loss before the gradient is added. It may raise, and its result is returned. Ranks
         exchange gradients with the ``last`` batch of an update.
         """
         images, target = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
@@ -109,7 +109,7 @@ class TrainStep:
         return nullcontext() if amp == "none" else paddle.amp.auto_cast(level="O1", dtype=amp)
 
     def finish(self, update: int) -> Update:
-        """Make update number ``update`` (from 0) of what was accumulated.
+        """Make update number ``update`` (from 0) from the accumulated gradients.
 
         Raises ``NonFiniteError`` for gradients that are not finite, before any weight is changed.
         """
@@ -134,7 +134,7 @@ class TrainStep:
         return Update(lr, norm)
 
     def _clipped(self) -> float:
-        """Clip the gradients as the config says; the norm of all of them from before."""
+        """Clip the gradients according to the config. Returns the norm of all gradients before clipping."""
         parameters = [parameter for _, parameter in self._learner.optimizer.named_parameters()]
         if self._clip is not None and self._clip_mode == "norm":
             return float(clip_grad_norm_(parameters, self._clip))
@@ -145,7 +145,7 @@ class TrainStep:
         return norm
 
     def diagnosis(self, batch: Batch, at: Position) -> str:
-        """Which layer is the first whose output is not finite for ``batch``; to be asked after ``rewind``."""
+        """Describe the first layer whose output is not finite for ``batch``; call it after ``rewind``."""
         images, target = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
         if not bool(paddle.isfinite(images).all()):
             return "the images themselves are not finite"

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: noted, and heeded where nothing is half done."""
+"""Signals that ask a run to end: noted at once, and handled when no update is half done."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from paddle_dla.launching.ends import ending_signals
 
 
 class StopRequest:
-    """``reason`` is the name of the first signal that came, or ``None``."""
+    """A request to stop. ``reason`` is the name of the first signal, or ``None``."""
 
     def __init__(self):
         self.reason: str | None = None
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Take a signal. A second Ctrl-C ends the program where it stands."""
+        """Handle a signal. A second Ctrl-C ends the program immediately."""
         if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = self.reason or signal.Signals(number).name
@@ -25,7 +25,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Within it ``ending_signals`` are requests; afterwards they do what they did before. In the main thread only."""
+    """Turn ``ending_signals`` into requests within the block, then restore their handlers. Main thread only."""
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in ending_signals()}
     try:

@@ -1,4 +1,4 @@
-"""The run: epochs of updates, validation, checkpoints, and every way it can end."""
+"""The run: epochs of updates, validation, checkpoints, and every way in which it can end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from paddle_dla.training.validation import Validator, refuse_different_weights, 
 
 @dataclass
 class Progressing:
-    """Where the run stands; the only thing here that changes."""
+    """The progress of the run, the only mutable state of the trainer."""
 
     position: Position = field(default_factory=Position)
     best: Best | None = None
@@ -53,7 +53,7 @@ class Trainer:
         log: RunLog,
         at: Progressing,
     ):
-        """``hold`` is on the folder that checkpoints go to; ``at`` is where to begin, and moves."""
+        """``hold`` is the lock on the folder for checkpoints; ``at`` is the starting position, and is advanced."""
         self._around, self._datasets, self._learner, self._ranks = around, datasets, learner, ranks
         self._stop, self._hold, self._log, self.at = stop, hold, log, at
         self._folder = hold.folder / FOLDER
@@ -66,10 +66,10 @@ class Trainer:
     def run(self) -> None:
         """Train to the end.
 
-        However it ends early, what was learnt until the last update is in a checkpoint then, unless an update was half
-        done. Raises ``Stopped`` where a signal asked for it, ``NonFiniteError`` for a loss or gradient that is NaN or
-        infinite, ``FolderGoneError`` where the run's folder was taken away, ``DataError`` and ``CheckpointError`` for
-        data that cannot be read and checkpoints that cannot be written.
+        If the run ends early, everything learnt until the last complete update is saved in a checkpoint. Raises
+        ``Stopped`` if a signal asked for it, ``NonFiniteError`` for a loss or gradient that is NaN or infinite,
+        ``FolderGoneError`` if the run's folder was removed or moved, ``DataError`` for unreadable data and
+        ``CheckpointError`` for checkpoints that cannot be written.
         """
         try:
             while self.at.position.epoch < self._plan.epochs:
@@ -87,7 +87,7 @@ class Trainer:
             raise
 
     def _last_words(self, error: Exception) -> Exception:
-        """Leave a checkpoint, and ``error`` in the log."""
+        """Save a checkpoint and record ``error`` in the log."""
         self._leave_checkpoint(error)
         self._tell(error)
         return error
@@ -137,7 +137,7 @@ class Trainer:
         return batch
 
     def _check(self, loss: float, batch: Batch, at: Position) -> float:
-        """The loss over all ranks; raises where one of them cannot or shall not go on."""
+        """Return the loss over all ranks; raise if one of the ranks cannot or must not continue."""
         bad, asked = not math.isfinite(loss), self._stop.reason is not None
         self._ranks.heart.beat("exchange", self._plan.updates(self.at.position) + 1)
         sums = total([loss, bad, asked], self._ranks)
@@ -148,7 +148,7 @@ class Trainer:
         return sums[0] / self._ranks.count
 
     def _refuse(self, what: str, batch: Batch | None, at: Position) -> NoReturn:
-        """Undo the update, say ``what`` is wrong, and which layer is at fault on each rank that has a ``batch``."""
+        """Undo the update and raise ``what``, with the layer at fault on each rank that has a ``batch``."""
         self._step.rewind()
         own = None if batch is None else f"{what}: {self._step.diagnosis(batch, at)}"
         causes = [f"rank {rank}: {cause}" for rank, cause in enumerate(gather(own, self._ranks)) if cause]
@@ -173,7 +173,7 @@ class Trainer:
             self._save(scores, score)
 
     def _due(self, epoch: int, interval: int) -> bool:
-        """Whether something that happens every ``interval`` epochs (0: never) does after this one; the last counts."""
+        """Return whether something done every ``interval`` epochs (0: never) is due after this one; the last counts."""
         return interval > 0 and ((epoch + 1) % interval == 0 or epoch + 1 == self._plan.epochs)
 
     def _validate(self, epoch: int) -> dict[str, float] | None:
@@ -208,7 +208,7 @@ class Trainer:
             self._save()
 
     def _save(self, scores: dict[str, float] | None = None, score: float | None = None) -> None:
-        """On the first rank: the others have nothing that it lacks."""
+        """Save a checkpoint on the first rank, which has the complete state."""
         self._hold.check()
         self._write(scores, score)
 
@@ -225,7 +225,7 @@ class Trainer:
         self.at.saved = self.at.position
 
     def _leave_checkpoint(self, error: Exception) -> None:
-        """Before the run ends with ``error``: what was learnt until the last whole update. ``error`` says where."""
+        """Save everything learnt until the last complete update before the run ends with ``error``, and note where."""
         if not self._ranks.first:
             return
         try:
@@ -235,16 +235,16 @@ class Trainer:
                 self._step.rewind()
                 self._write()
         except (CheckpointError, OSError, TrainingError) as also:
-            error.add_note(f"no checkpoint could be left: {also}")
+            error.add_note(f"no checkpoint could be written: {also}")
         if self.at.saved is not None:
             path = self._folder / checkpoints.folder_name(self.at.saved)
             error.add_note(f"the same command goes on from {path}")
 
     def _begin_anew(self) -> None:
-        """Make the folder that was taken away again, unless another run has it or has had it since."""
+        """Recreate the folder that was removed or moved, unless another run uses or has used that path since."""
         self._hold.take()
         there, own = {path.name for path in checkpoints.found(self._folder)}, set()
-        if self.at.saved is not None:  # it may have been written after the folder was taken away
+        if self.at.saved is not None:  # it may have been written after the folder was removed or moved
             own = {checkpoints.folder_name(self.at.saved)}
         if there - own:
             raise TrainingError(f"{self._folder} holds checkpoints of another run by now")
@@ -252,12 +252,12 @@ class Trainer:
             self.at.saved = None
 
     def _tell(self, error: Exception) -> None:
-        """Record how the run ended; the disk that is full may be the log's."""
+        """Record how the run ended. If the disk is full, this may fail too."""
         kind = {Stopped: "stop", NonFiniteError: "nan"}.get(type(error), "error")
         with suppress(CheckpointError, FolderGoneError, OutputError):
             self._log.event(kind, str(error))
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Whether another rank does not answer. Paddle has no type of its own for how gloo tells it."""
+    """Return whether another rank does not respond. Paddle has no exception type for gloo's errors."""
     return isinstance(error, LostRankError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -1,4 +1,4 @@
-"""The scores of a network on the validation data, each sample once on any number of ranks."""
+"""Score a network on the validation data, each sample once, with any number of ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from paddle_dla.training.stopping import StopRequest
 
 @dataclass(frozen=True)
 class Validator:
-    """``alive`` is called with each batch, so that nobody takes a long validation for a hanging one."""
+    """Runs validations. ``alive`` is called with each batch, so that a long validation is not mistaken for a hang."""
 
     config: Config
     datasets: Datasets
@@ -37,9 +37,9 @@ class Validator:
     alive: Callable[[], None]
 
     def scores(self, network: nn.Layer, epoch: int = 0) -> dict[str, float]:
-        """``top1``, ... in percent, as ``evaluate.topk`` asks, and ``loss``, on every rank.
+        """Return ``top1``, ... in percent, as requested by ``evaluate.topk``, and ``loss``, on every rank.
 
-        The network is left in evaluation mode. Raises ``Stopped``, on all ranks, where one was asked to stop, and
+        The network is left in evaluation mode. Raises ``Stopped``, on all ranks, if one was asked to stop, and
         ``DataError`` for data that cannot be used.
         """
         loader = val_loader(self.config, self.datasets, self.ranks)
@@ -52,7 +52,7 @@ class Validator:
         return asked | {"loss": mean_loss(predictions)}
 
     def _predictions(self, network: nn.Layer, loader: Loader, epoch: int) -> Predictions:
-        """Those of this rank; cut short where it was asked to stop."""
+        """Return the predictions of this rank, incomplete if it was asked to stop."""
         share = self.datasets.validation.num_samples // self.ranks.count
         progress = Progress(share, self.config.train.log_interval, quiet=not self.ranks.first)
         try:
@@ -77,10 +77,11 @@ class Validator:
 
 
 def share_statistics(network: nn.Layer, ema: ModelEma | None, ranks: Ranks) -> None:
-    """Give all ranks the first one's BatchNorm statistics, and averages of them.
+    """Copy the first rank's BatchNorm statistics, and their averages, to all ranks.
 
-    Each rank's are of its own images. The first rank's count, as in torch's ``DistributedDataParallel``, which hands
-    them round before every step (``broadcast_buffers``); training itself never reads them.
+    Each rank has statistics of its own images. Those of the first rank are used, as in torch's
+    ``DistributedDataParallel``, which broadcasts them before every step (``broadcast_buffers``); training itself never
+    reads them.
     """
     averages = {} if ema is None else ema.state_dict()
     from_first(running_statistics(network), ranks)
@@ -88,7 +89,7 @@ def share_statistics(network: nn.Layer, ema: ModelEma | None, ranks: Ranks) -> N
 
 
 def refuse_different_weights(network: nn.Layer, ranks: Ranks) -> None:
-    """Raises ``TrainingError`` where the ranks' weights have come apart, which nothing else would show."""
+    """Raise ``TrainingError`` if the weights differ between ranks, which would otherwise remain unnoticed."""
     if ranks.count == 1:
         return
     own = 0

@@ -1,1 +1,1 @@
-"""Two initialisations compared, and why they differ. No framework."""
+"""Compare two initialisations and explain their differences. No framework."""

@@ -1,8 +1,8 @@
-"""Are two sets of random numbers from the same distribution? Statistics over arrays. No framework, no verdict.
+"""Test whether two sets of random numbers have the same distribution. No framework, no verdict.
 
-Three tests, since each sees what another is blind to: Kolmogorov-Smirnov sees another shape (uniform for normal), the
-mean a shift that is small beside the spread, the standard deviation another scale (fan_in for fan_out) in tensors in
-which Kolmogorov-Smirnov has too few values.
+Three tests are made, since each misses what another detects. Kolmogorov-Smirnov detects another shape (uniform for
+normal), the mean a shift that is small relative to the spread, the standard deviation another scale (fan_in for
+fan_out) in tensors with too few values for Kolmogorov-Smirnov.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import numpy as np
 from alignment.engine.judging.error import PIECE
 
 KEPT = 2**17
-"""Values of one tensor, over all seeds, that are kept for Kolmogorov-Smirnov: 512 KiB in float32.
+"""The number of values of one tensor, over all seeds, kept for Kolmogorov-Smirnov: 512 KiB in float32.
 
-A normal distribution cut at two standard deviations lies 0.0167 from one of the same standard deviation that is not
-cut, a uniform one 0.057. With this many values a distance of 0.0115 is an alarm also where a thousand tests are made.
+A normal distribution cut at two standard deviations lies 0.0167 from an uncut one of the same standard deviation, a
+uniform one 0.057. With this many values a distance of 0.0115 is an alarm even among a thousand tests.
 """
 
 MOMENTS_FROM = 1000
-"""Values on either side from which mean and standard deviation are judged.
+"""The number of values on either side from which mean and standard deviation are judged.
 
-With fewer their errors are not normally distributed where it matters, far out: of 200 normal values the standard
-deviations lie beyond 4 standard errors twice as often as they should, of 1,440 1.3 times (measured). The
-Kolmogorov-Smirnov test, which is conservative with few values, judges alone there.
+With fewer values their errors are not normally distributed in the tails, where it matters: of 200 normal values the
+standard deviations lie beyond 4 standard errors twice as often as they should, of 1,440 1.3 times (measured). Below,
+only the Kolmogorov-Smirnov test judges, which is conservative with few values.
 """
 
 START = 64
-"""Values at the beginning of a tensor by which shared random numbers are recognised."""
+"""The number of values at the beginning of a tensor that identify shared random numbers."""
 
 
 @dataclass
 class Drawn:
-    """What is known of one tensor that was drawn under ``seeds`` seeds, after one ``add`` for each of them.
+    """Statistics of one tensor that was drawn under ``seeds`` seeds, after one ``add`` for each of them.
 
-    ``fixed`` is the array where every seed gave the same, else ``None``. ``values`` are evenly spaced elements, at
-    most ``KEPT`` over all seeds; mean and standard deviation are those of every element. ``start`` holds the first
-    ``START`` values under the first seed.
+    ``fixed`` is the array if every seed gave the same, else ``None``. ``values`` are evenly spaced elements, at most
+    ``KEPT`` over all seeds; mean and standard deviation are those of every element. ``start`` holds the first ``START``
+    values under the first seed.
     """
 
     seeds: int
@@ -54,7 +54,7 @@ class Drawn:
     _powers: np.ndarray = field(default_factory=lambda: np.zeros(4))
 
     def add(self, array: np.ndarray) -> None:
-        """Take in what the next seed gave."""
+        """Add the draw of the next seed."""
         if not self._kept:
             self.shape, self.dtype, self.fixed = array.shape, array.dtype.name, array
             self.start = array.reshape(-1)[:START].astype(np.float64)
@@ -70,24 +70,24 @@ class Drawn:
 
     @property
     def values(self) -> np.ndarray:
-        """The elements that were kept, of all seeds."""
+        """The kept elements of all seeds."""
         return np.concatenate(self._kept)
 
     @property
     def constant(self) -> float | None:
-        """The one value of every element under every seed, if there is one."""
+        """The single value of every element under every seed, if there is one."""
         if self.fixed is None or not self.fixed.size or np.ptp(self.fixed) != 0:
             return None
         return float(self.fixed.reshape(-1)[0])
 
     @property
     def mean(self) -> float:
-        """Over every element of every seed."""
+        """The mean over every element of every seed."""
         return self._shift + self._powers[0] / self.count
 
     @property
     def std(self) -> float:
-        """Standard deviation over every element of every seed."""
+        """The standard deviation over every element of every seed."""
         return math.sqrt(max(self._central()[0], 0.0))
 
     @property
@@ -111,7 +111,7 @@ class Drawn:
 
 
 def _power_sums(flat: np.ndarray, shift: float) -> np.ndarray:
-    """The sums of ``(x - shift) ** k`` for k = 1 to 4, in float64; piece by piece, as the cache takes it."""
+    """Return the sums of ``(x - shift) ** k`` for k = 1 to 4, in float64, in pieces that fit the cache."""
     sums = np.zeros(4)
     for begin in range(0, flat.size, PIECE):
         x = flat[begin : begin + PIECE].astype(np.float64) - shift
@@ -127,7 +127,7 @@ def _power_sums(flat: np.ndarray, shift: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """One test: its ``name``, the probability that chance alone goes this far, and what was measured in words."""
+    """One test: its ``name``, the probability that chance alone reaches this value, and the measurement as text."""
 
     name: str
     probability: float
@@ -135,7 +135,7 @@ class Measured:
 
 
 def measure(reference: Drawn, candidate: Drawn) -> list[Measured]:
-    """Every test that ``candidate`` can be put to, against ``reference``; both finite and not fixed."""
+    """Run every applicable test of ``candidate`` against ``reference``; both are finite and not fixed."""
     found = [_shape_test(reference, candidate)]
     if min(reference.count, candidate.count) >= MOMENTS_FROM:
         found += [_mean_test(reference, candidate), _std_test(reference, candidate)]
@@ -143,12 +143,13 @@ def measure(reference: Drawn, candidate: Drawn) -> list[Measured]:
 
 
 def count_tests(reference: Drawn, candidate: Drawn) -> int:
-    """How many tests ``measure`` makes."""
+    """Return the number of tests that ``measure`` makes."""
     return 3 if min(reference.count, candidate.count) >= MOMENTS_FROM else 1
 
 
 def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The Kolmogorov-Smirnov statistic: the largest distance between the two empirical distribution functions."""
+    """Return the Kolmogorov-Smirnov statistic: the largest distance between the two empirical distribution functions.
+    """
     a, b = np.sort(a), np.sort(b)
     at = np.concatenate([a, b])
     below_a = np.searchsorted(a, at, side="right") / a.size
@@ -157,10 +158,10 @@ def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ks_probability(distance: float, count_a: int, count_b: int) -> float:
-    """The probability that two samples of one distribution lie at least ``distance`` apart.
+    """Return the probability that two samples of one distribution lie at least ``distance`` apart.
 
     The limit for many values, ``2 sum (-1)**(k-1) exp(-2 k**2 x**2)`` with ``x = distance sqrt(ab / (a + b))``
-    (Smirnov, Ann. Math. Statist. 19, 1948, 279); with few values it is too large, so no alarm comes of it.
+    (Smirnov, Ann. Math. Statist. 19, 1948, 279); with few values it is too large, so it causes no alarm.
     """
     x = distance * math.sqrt(count_a * count_b / (count_a + count_b))
     if x < 0.2:  # the sum converges slowly there, to 1 within 1e-12
@@ -170,17 +171,18 @@ def ks_probability(distance: float, count_a: int, count_b: int) -> float:
 
 
 def ks_critical(probability: float, count_a: int, count_b: int) -> float:
-    """The distance that chance alone reaches with ``probability``: the first term of ``ks_probability`` solved."""
+    """Return the distance that chance alone reaches with ``probability``: the first term of ``ks_probability`` solved.
+    """
     return math.sqrt(-math.log(probability / 2) / 2 * (count_a + count_b) / (count_a * count_b))
 
 
 def can_fail(reference: Drawn, candidate: Drawn, alarm: float) -> bool:
-    """Whether there are values enough for any distance, which is at most 1, to be less likely than ``alarm``."""
+    """Return whether there are enough values for any distance, at most 1, to be less likely than ``alarm``."""
     return ks_critical(alarm, reference.values.size, candidate.values.size) < 1
 
 
 def normal_probability(deviations: float) -> float:
-    """The probability that a standard normal variable is at least ``deviations`` from 0, on either side."""
+    """Return the probability that a standard normal variable is at least ``deviations`` from 0, on either side."""
     return math.erfc(abs(deviations) / math.sqrt(2))
 
 
@@ -221,15 +223,16 @@ def _std_test(reference: Drawn, candidate: Drawn) -> Measured:
 
 
 SAME = 0.9
-"""Correlation from which the beginnings of two tensors are the same random numbers, scaled.
+"""The correlation from which the beginnings of two tensors are the same random numbers, scaled.
 
-64 independent values reach it once in 10**23 times (Student's t of 16 with 62 degrees of freedom); the same ones,
+64 independent values reach it once in 10**23 times (Student's t of 16 with 62 degrees of freedom); equal values,
 scaled, shifted or rounded, have 1.
 """
 
 
 def shared(draws: dict[str, Drawn]) -> dict[tuple[str, str], float]:
-    """The pairs of tensors, the earlier first, that begin with the same random numbers, with their correlation."""
+    """Return the pairs of tensors, the earlier first, that begin with the same random numbers, with their correlation.
+    """
     random = {name: drawn for name, drawn in draws.items() if drawn.fixed is None and drawn.finite}
     names = [name for name, drawn in random.items() if drawn.start.size == START]
     if not names:

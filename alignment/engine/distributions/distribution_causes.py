@@ -1,7 +1,7 @@
-"""Two distributions that differ -> words: another scale, another shape, a constant, the same numbers. No framework.
+"""Explain the difference of two distributions: scale, shape, a constant, the same numbers. No framework.
 
-What is named follows initialisers as both frameworks have them: He et al., https://arxiv.org/abs/1502.01852; Glorot
-and Bengio, https://proceedings.mlr.press/v9/glorot10a.html; and torch's default for linear and convolutional layers,
+The names follow the initialisers of both frameworks: He et al., https://arxiv.org/abs/1502.01852; Glorot and Bengio,
+https://proceedings.mlr.press/v9/glorot10a.html; and torch's default for linear and convolutional layers,
 ``kaiming_uniform_(a=sqrt(5))``, which is uniform with a variance of 1 / (3 fan_in).
 """
 
@@ -18,20 +18,20 @@ from alignment.engine.distributions.distribution import Drawn, ks_probability
 from alignment.engine.judging.error import compare
 
 SAMPLE = 2**15
-"""Values by which a family is told: the nearest two lie 0.0167 apart, which so many reach by chance once in 10**7."""
+"""The number of values that identify a family: the nearest two lie 0.0167 apart, a chance of one in 10**7."""
 
 FITS, FAILS = 1e-3, 1e-4
-"""A family is named where chance explains the sample's distance from it, and no other: else nothing is named."""
+"""A family is named only if chance explains the sample's distance from it and from no other."""
 
 NEAR = 4.0
-"""Standard errors within which a rule is named; the true one lies outside once in 16,000 times."""
+"""A rule is named within this number of standard errors; the true one lies outside once in 16,000 times."""
 
 CUT = 2.0  # standard deviations at which both frameworks' truncated normals end
 _NORMAL = NormalDist()
 
 
 def cause(reference: Drawn, candidate: Drawn) -> str:
-    """What ``candidate`` does instead of what ``reference`` does, in words."""
+    """Describe how ``candidate`` differs from ``reference``."""
     if candidate.fixed is not None and reference.fixed is not None:
         if candidate.constant is not None and reference.constant is not None:
             return f"constant {candidate.constant:g} instead of constant {reference.constant:g}"
@@ -45,7 +45,7 @@ def cause(reference: Drawn, candidate: Drawn) -> str:
 
 
 def describe(drawn: Drawn) -> str:
-    """The distribution of one tensor: ``constant 1``, ``normal (mean 0, standard deviation 0.0417)``."""
+    """Describe the distribution of one tensor: ``constant 1``, ``normal (mean 0, standard deviation 0.0417)``."""
     if drawn.constant is not None:
         return f"constant {drawn.constant:g}"
     if drawn.fixed is not None:
@@ -54,7 +54,7 @@ def describe(drawn: Drawn) -> str:
 
 
 def family(drawn: Drawn) -> str:
-    """``normal``, ``uniform`` or ``truncated normal`` where the values tell, else nothing."""
+    """Return ``normal``, ``uniform`` or ``truncated normal`` if the values decide, else nothing."""
     values = drawn.values.astype(np.float64)
     if values.size > SAMPLE:
         values = values[np.linspace(0, values.size - 1, SAMPLE).astype(np.int64)]
@@ -67,7 +67,7 @@ def family(drawn: Drawn) -> str:
 
 
 def rules(shape: tuple[int, ...]) -> Iterator[tuple[str, float]]:
-    """Names and values of standard deviations that initialisers give a weight (out, in, *kernel)."""
+    """Yield names and values of standard deviations that initialisers use for a weight (out, in, *kernel)."""
     if len(shape) > 1:
         area = math.prod(shape[2:])
         fan_in, fan_out = shape[1] * area, shape[0] * area
@@ -107,7 +107,7 @@ def _apart(difference: float, *errors: float) -> bool:
 
 
 def _rule(drawn: Drawn) -> str:
-    """`` (name, or name)`` of the initialisers that give this standard deviation."""
+    """Return `` (name, or name)`` of the initialisers with this standard deviation."""
     if not drawn.std > 0:
         return ""
     near = [n for n, value in rules(drawn.shape) if not _apart(math.log(drawn.std / value), drawn.log_std_error)]
@@ -123,28 +123,28 @@ def _mean(drawn: Drawn) -> str:
 
 
 def _probability(standard: np.ndarray, name: str) -> float:
-    """That a sorted sample of this size lies so far from the distribution ``name`` (a one-sample test)."""
+    """Return the probability that a sorted sample lies so far from the distribution ``name`` (a one-sample test)."""
     expected = np.interp(standard, *_table(name))
     steps = np.arange(standard.size + 1) / standard.size
     distance = max((steps[1:] - expected).max(), (expected - steps[:-1]).max())
-    # a sample of infinite size beside this one: ab / (a + b) is then its own size
+    # compared with an infinite sample: ab / (a + b) is then the sample's own size
     return ks_probability(float(distance), standard.size, 10**9 * standard.size)
 
 
 @functools.cache
 def _table(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A distribution function from -6 to 6, so fine that values between its points are right within 1e-6."""
+    """Tabulate a distribution function from -6 to 6, so that values between its points are right within 1e-6."""
     points = np.linspace(-6, 6, 6001)
     return points, np.array([_FAMILIES[name](value) for value in points.tolist()])
 
 
 def _uniform(value: float) -> float:
-    """Variance 1: from -sqrt(3) to sqrt(3)."""
+    """Return the uniform distribution function of variance 1: from -sqrt(3) to sqrt(3)."""
     return min(max((value / math.sqrt(3) + 1) / 2, 0.0), 1.0)
 
 
 def _truncated(value: float) -> float:
-    """A normal distribution cut at ``CUT`` of its standard deviations, scaled to variance 1."""
+    """Return the function of a normal distribution cut at ``CUT`` standard deviations, scaled to variance 1."""
     inside = 2 * _NORMAL.cdf(CUT) - 1
     spread = math.sqrt(1 - 2 * CUT * _NORMAL.pdf(CUT) / inside)  # what the cut leaves of the standard deviation
     cut = min(max(value * spread, -CUT), CUT)

@@ -1,9 +1,9 @@
-"""Does a port start training from the reference's distribution? Draws of both -> one result. No framework.
+"""Test whether a port starts training from the reference's distribution: draws of both give one result. No framework.
 
-What every seed gives alike must be equal, value for value. What is random is put to the tests of ``distribution``;
-their number is corrected for (Bonferroni), so that all tensors of a model together raise a false alarm at most once
-in 10,000 runs. Beyond that a port must draw again what it drew when it gets the same seed again, and must not draw
-two tensors from the same random numbers where the reference draws them from different ones.
+Tensors that are equal under every seed must be equal on both sides, value for value. Random tensors are tested by
+``distribution``. The number of tests is corrected for (Bonferroni), so that all tensors of a model together raise a
+false alarm at most once in 10,000 runs. In addition, a port must draw the same numbers again under the same seed, and
+must not draw two tensors from the same random numbers where the reference uses different ones.
 """
 
 from __future__ import annotations
@@ -30,26 +30,29 @@ from alignment.engine.judging.rows import tensor_row
 from alignment.engine.result import INIT, WEIGHTS, Culprit, Result, Row, Skipped
 
 Draw = Callable[[int], Mapping[str, np.ndarray]]
-"""A seed -> every parameter and buffer of a fresh model, by the reference's names, in order."""
+"""A function from a seed to every parameter and buffer of a new model, by the reference's names, in order."""
 
 FALSE_ALARM = 1e-4
-"""How often a correct port may be called wrong."""
+"""The allowed probability of a false alarm."""
 
 SPENT = 0.5
-"""The share of it that the tests are given: their probabilities are limits for many values, and with the fewest that
-are judged by them the true ones are up to 1.3 times as large (``MOMENTS_FROM``)."""
+"""The share of it that the tests get.
+
+Their probabilities are limits for many values; with the fewest values that are judged by them, the true ones are up to
+1.3 times as large (``MOMENTS_FROM``).
+"""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What one side drew: by tensor, and the tensors that came out otherwise when the first seed was set again."""
+    """The draws of one side by tensor, and the tensors that differ when the first seed is set again."""
 
     tensors: dict[str, Drawn]
     unrepeated: frozenset[str]
 
 
 def collect(draw: Draw, seeds: Sequence[int], progress: Callable[[int], None] = lambda seed: None) -> Draws:
-    """Draw under every one of ``seeds``, and under the first once more."""
+    """Draw under each of ``seeds``, and once more under the first."""
     tensors: dict[str, Drawn] = {}
     first: dict[str, bytes] = {}
     for number, seed in enumerate(seeds):
@@ -67,10 +70,10 @@ def collect(draw: Draw, seeds: Sequence[int], progress: Callable[[int], None] = 
 def compare_draws(
     title: str, reference: Draws, port: Draws, twins: Mapping[str, str], skipped: Iterable[Skipped] = ()
 ) -> Result:
-    """The ``port``'s draws against the ``reference``'s.
+    """Compare the ``port``'s draws with the ``reference``'s.
 
-    ``twins`` are the port's own names for the reference's, where they differ; ``skipped`` are tensors that are left
-    out of both, with the reason.
+    ``twins`` are the port's own names for the reference's, where they differ; ``skipped`` are tensors that are left out
+    on both sides, with the reason.
     """
     result = Result(title, "float32", skipped=list(skipped))
     names = list(dict.fromkeys([*reference.tensors, *port.tensors]))
@@ -96,7 +99,7 @@ def compare_draws(
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found at one tensor: numbers for its row, and a cause where it is at fault."""
+    """The finding at one tensor: numbers for its row, and a cause if it is at fault."""
 
     difference: Difference
     floor: float = 0.0
@@ -162,7 +165,7 @@ def _row(name: str, twin: str, depth: int, found: _Found, drawn: Drawn) -> Row:
 
 
 def _copies(reference: Draws, port: Draws) -> dict[str, str]:
-    """The tensors of the port that begin with the random numbers of an earlier one, and the words for it."""
+    """Return the port's tensors that begin with the random numbers of an earlier one, with a description."""
     known = shared(reference.tensors)
     causes: dict[str, str] = {}
     for (earlier, later), correlation in shared(port.tensors).items():

@@ -1,1 +1,1 @@
-"""Why a layer, or a part of a training, is at fault, in words. No framework."""
+"""Explain why a layer, or a part of a training, is at fault. No framework."""

@@ -1,4 +1,4 @@
-"""Activations, one too many, one too few, or another; gates whose halves are exchanged. numpy only."""
+"""Hypotheses on activations: extra, missing or different ones; gates with swapped halves. numpy only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from alignment.engine.explaining.case import Case
 
-# The default slope of Paddle's hard sigmoid, and 1 / 6 as its kernel keeps it, in float32.
+# The default slope of Paddle's hard sigmoid, and 1 / 6 as its kernel stores it, in float32.
 PADDLE_SLOPE, SIXTH = (float(np.float32(slope)) for slope in (0.1666667, 1 / 6))
 SELU_32 = [float(np.float32(constant)) for constant in (1.0507009873, 1.6732632423)]
-"""SELU's constants as Paddle's kernel keeps them, in float32."""
+"""SELU's constants as Paddle's kernel stores them, in float32."""
 _ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """``1 / (1 + exp(-x))``, which overflows nowhere."""
+    """Return ``1 / (1 + exp(-x))`` without overflow."""
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -26,7 +26,7 @@ def _selu(x: np.ndarray, scale: float, alpha: float) -> np.ndarray:
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
-    """Shares of the exponentials along ``axis``, which sum to 1."""
+    """Return the exponentials along ``axis``, normalised to a sum of 1."""
     powers = np.exp(x - x.max(axis, keepdims=True))
     return powers / powers.sum(axis, keepdims=True)
 
@@ -56,14 +56,14 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "squared relu": lambda x: np.maximum(x, 0) ** 2,
     "softsign": lambda x: x / (1 + np.abs(x)),
 }
-"""Element by element."""
+"""Elementwise activations by name."""
 
 GATES = {"": lambda x: x, **{kind: ACTIVATIONS[kind] for kind in ("sigmoid", "tanh", "gelu", "silu (swish)", "relu")}}
-"""What one half of a gated unit (GLU, GEGLU, SwiGLU) goes through."""
+"""The activation of one half of a gated unit (GLU, GEGLU, SwiGLU)."""
 
 
 def activated_term(case: Case) -> str:
-    """One term of the sum went through an activation before."""
+    """Test whether one term of the sum goes through an activation first."""
     for name, array in case.fitting():
         for kind, function in ACTIVATIONS.items():
             if case.makes_actual(lambda e, a, f=function: e - a + f(a), case.expected, array):
@@ -72,7 +72,7 @@ def activated_term(case: Case) -> str:
 
 
 def activation(case: Case) -> str:
-    """Another activation, one too many or one too few."""
+    """Test for a different, an extra or a missing activation."""
     if not case.same_shape:
         return ""
     for name, array in case.fitting():
@@ -88,9 +88,9 @@ def activation(case: Case) -> str:
 
 
 def _kind(case: Case, array: np.ndarray, argument: np.ndarray) -> str:
-    """The activation that makes ``array`` of ``argument``; none where it changes nothing (a ReLU of what is positive).
+    """Return the activation that turns ``argument`` into ``array``, if any; a ReLU of positive numbers does not count.
 
-    Of two that do, as ReLU and ReLU6 of small numbers, the one that is named first.
+    Of two that do, as ReLU and ReLU6 of small numbers, the first by name is returned.
     """
     if array is argument or case.same(array, argument):
         return ""
@@ -100,7 +100,7 @@ def _kind(case: Case, array: np.ndarray, argument: np.ndarray) -> str:
 
 
 def _softmax_axes(case: Case, array: np.ndarray, argument: np.ndarray) -> Iterator[int]:
-    """The axes over which ``array`` is the softmax of ``argument``; shares of one sum, which its first row shows."""
+    """Yield the axes over which ``array`` is the softmax of ``argument``, first tested on sums of the first row."""
     for axis in range(argument.ndim if array.shape == argument.shape and array.size else 0):
         first = array[(0,) * axis + (slice(None),) + (0,) * (array.ndim - axis - 1)]
         if abs(first.sum() - 1) <= case.limit * len(first) and case.same(array, softmax(argument, axis)):
@@ -108,7 +108,7 @@ def _softmax_axes(case: Case, array: np.ndarray, argument: np.ndarray) -> Iterat
 
 
 def gated(case: Case) -> str:
-    """The halves of a known tensor, one of which gates the other: another gate, or another half of the two."""
+    """Test gated units: another gate, or the other half as the gate."""
     if not case.same_shape:
         return ""
     for name, array in case.known.items():
@@ -120,7 +120,7 @@ def gated(case: Case) -> str:
 
 
 def _halves(array: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The two parts of ``array``, each of ``shape``: the first and second half, or every other entry."""
+    """Yield the two parts of ``array``, each of ``shape``: the first and second half, or every other entry."""
     for axis in range(len(shape)):
         if array.shape == (*shape[:axis], 2 * shape[axis], *shape[axis + 1 :]) and array.size:
             first, second = np.split(array, 2, axis)

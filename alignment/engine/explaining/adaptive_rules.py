@@ -1,8 +1,8 @@
-"""The rules of Adagrad, RMSprop, Adadelta, Adamax, NAdam and RAdam, each with where its epsilon stands. numpy only.
+"""Solve the rules of Adagrad, RMSprop, Adadelta, Adamax, NAdam and RAdam, with the place of epsilon. numpy only.
 
-Formulas: torch.optim of the same names (torch 2.13), with ``u`` for what the rate is multiplied with, ``g`` for the
-gradient with its weight decay. Paddle's differ from them in epsilon's place: RMSProp has it under the root, Adamax
-beside the decayed maximum.
+Formulas: torch.optim of the same names (torch 2.13), with ``u`` for the factor of the rate, ``g`` for the gradient with
+its weight decay. Paddle's differ in the place of epsilon: RMSProp has it under the root, Adamax beside the decayed
+maximum.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def squares_rule(updates: Sequence[Update], role: str, unit: float) -> Rule | No
     pickers = (old(role), lambda u: u.gradient**2, lambda u: u.gradient * u.before, lambda u: u.before**2)
     found = solve([joined([pick(u) for u in later]) for pick in pickers], target, unit * largest(target))
     if not found:
-        # without a decay: the weights' own columns may be alike
+        # without a decay, as the weights' own columns may be equal
         found = solve([joined([pick(u) for u in later]) for pick in pickers[:2]], target, unit * largest(target))
         return {"keep": found[0], "take": found[1], "weight decay": Number(0.0)} if found else None
     half = over(found[2], found[1])
@@ -74,7 +74,7 @@ def adagrad(updates: Sequence[Update], unit: float) -> Rule | None:
 
 
 def _initial(first: Update, sums: Rule, unit: float) -> Rule:
-    """What the sum of squares starts from, if that is the same for all elements."""
+    """Return the initial sum of squares, if it is the same for all elements."""
     if SUM in first.old or first.number != 1:
         return {}
     g = _decayed([first], sums["weight decay"])[0]
@@ -166,7 +166,7 @@ def adamax(updates: Sequence[Update], unit: float) -> Rule | None:
     roundoff = unit * largest(n)
     above = n - g
     decayed = np.zeros(n.shape, bool)
-    # where the gradient is the larger one, what is added to it is the same for all elements: the least, or nothing
+    # where the gradient is larger, the added number is the same for all elements: the least, or nothing
     for added in sorted({0.0, float(np.median(above[last == 0.0])) if (last == 0.0).any() else 0.0}):
         decayed = np.abs(above - added) > FIT * roundoff
         found = solve([last[decayed], np.ones(int(decayed.sum()))], n[decayed], roundoff) if decayed.any() else None
@@ -231,7 +231,7 @@ def radam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
 
 
 def _rectification(beta2: float, t: int) -> float:
-    """RAdam's factor at a step, 0 where its variance is not tractable (a length of 5 or less, torch 2.13)."""
+    """Return RAdam's factor at a step, 0 if its variance is not tractable (a length of 5 or less, torch 2.13)."""
     last = 2 / (1 - beta2) - 1
     length = last - 2 * t * beta2**t / (1 - beta2**t)
     if length <= 5:
@@ -263,7 +263,7 @@ def adam_beside_uncorrected(updates: Sequence[Update], rule: Rule, unit: float) 
 def refine(
     predicted: Callable[[np.ndarray], np.ndarray], target: np.ndarray, start: np.ndarray, roundoff: float
 ) -> list[Number] | None:
-    """Numbers with which ``predicted`` is ``target``, by Gauss and Newton from ``start``; ``None`` where none are."""
+    """Solve ``predicted`` = ``target`` by Gauss-Newton from ``start``; ``None`` if there is no solution."""
     numbers, widths = start.astype(np.float64), np.maximum(np.abs(start), 1e-3) * 1e-4
     for _ in range(30):
         residual = target - predicted(numbers)

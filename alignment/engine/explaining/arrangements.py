@@ -1,4 +1,4 @@
-"""The same elements elsewhere: permuted, flattened in another order, shifted, joined otherwise. numpy only."""
+"""Hypotheses on the same elements in other places: permuted, flattened, shifted, joined differently. numpy only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from alignment.engine.explaining.case import Case, is_float, varied
 
 SHIFTS = (1, -1, 2, -2)
-"""Steps by which a map might be shifted along one axis."""
+"""The shifts that are tried along one axis of a map."""
 
 
 def rearranged(case: Case) -> str:
-    """The same elements under another shape."""
+    """Test for the same elements in another shape."""
     if case.expected.size != case.actual.size or case.same_shape:
         return ""
     if case.same(case.expected.ravel(), case.actual.ravel()):
@@ -24,7 +24,7 @@ def rearranged(case: Case) -> str:
 
 
 def moved(case: Case) -> str:
-    """The same map turned, mirrored or shifted, or the batch in another order."""
+    """Test for the same map rotated, mirrored or shifted, or the batch in another order."""
     if not case.same_shape or not case.may_be_rearranged:
         return ""
     return next((words for words, other in _moves(case.expected) if case.is_actual(other)), "")
@@ -36,12 +36,12 @@ def _moves(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     for axis in range(2, array.ndim):
         yield f"mirrored along axis {axis}", np.flip(array, axis)
     for axis, step in product(range(array.ndim), SHIFTS):
-        if array.shape[axis] > 2:  # of two, a shift, a flip and an exchange are the same
+        if array.shape[axis] > 2:  # with two entries, a shift, a flip and a swap are equal
             yield f"shifted by {step} along axis {axis}", np.roll(array, step, axis)
 
 
 def rolled(case: Case) -> str:
-    """The same map shifted along two axes, as windows are by another number of places."""
+    """Test for a map shifted along two axes, as windows with another offset."""
     if not case.same_shape or not case.may_be_rearranged:
         return ""
     for axes in combinations(range(1, case.expected.ndim), 2):
@@ -52,7 +52,7 @@ def rolled(case: Case) -> str:
 
 
 def _roll_along(expected: np.ndarray, actual: np.ndarray, axis: int, axes: tuple[int, ...]) -> int:
-    """How far ``actual`` is shifted along one of two ``axes``: the other summed, all else in a random projection."""
+    """Return the shift of ``actual`` along one of two ``axes``; the other is summed, the rest randomly projected."""
     partner = next(other for other in axes if other != axis)
     ours, theirs = (np.moveaxis(a.sum(partner, keepdims=True), axis, 0) for a in (expected, actual))
     direction = np.random.RandomState(0).standard_normal(ours[0].size)
@@ -63,16 +63,16 @@ def _roll_along(expected: np.ndarray, actual: np.ndarray, axis: int, axes: tuple
 
 
 def permuted(case: Case) -> str:
-    """The same slices in another order along one axis; channels first."""
+    """Test for the same slices in another order along one axis; channels first."""
     if not case.same_shape or not case.may_be_rearranged:
         return ""
     rank = case.expected.ndim
     axes = sorted((axis for axis, size in enumerate(case.expected.shape) if size > 1), key=lambda axis: axis != 1)
     for axis in axes:
         order = _order(case.expected, case.actual, axis)
-        # several of the port's slices may be one of the reference's: that is no order of them
+        # several slices of the port may match one of the reference's: that is no permutation
         if len({*order.tolist()}) == len(order) and case.is_actual(np.take(case.expected, order, axis)):
-            # of three axes, the second is that of the tokens or that of the channels
+            # with three axes, the second is that of the tokens or of the channels
             channels = "positions along axis 1" if rank == 3 else "channels"
             name = {0: "entries of axis 0", 1: channels}.get(axis, f"positions along axis {axis}")
             if np.array_equal(order, np.arange(len(order))[::-1]):
@@ -82,7 +82,7 @@ def permuted(case: Case) -> str:
 
 
 def _order(expected: np.ndarray, actual: np.ndarray, axis: int) -> np.ndarray:
-    """Which slice of ``expected`` is nearest to each of ``actual``, by a random projection."""
+    """Return the slice of ``expected`` nearest to each slice of ``actual``, by a random projection."""
     direction = np.random.RandomState(0).standard_normal(expected.size // expected.shape[axis])
     ours, theirs = (
         np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) @ direction for array in (expected, actual)
@@ -94,14 +94,14 @@ def _order(expected: np.ndarray, actual: np.ndarray, axis: int) -> np.ndarray:
 
 
 def runs(order: np.ndarray, shown: int = 6) -> str:
-    """``0-63, 128-191, 64-127``: the order as runs of neighbours."""
+    """Format an order as runs of neighbours: ``0-63, 128-191, 64-127``."""
     breaks = np.flatnonzero(np.diff(order) != 1) + 1
     found = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in np.split(order, breaks)]
     return ", ".join(found[:shown]) + (", ..." if len(found) > shown else "")
 
 
 def reordered(case: Case) -> str:
-    """A known tensor whose axes are in another order before it is flattened or reshaped."""
+    """Test for a known tensor whose axes are permuted before it is flattened or reshaped."""
     if not case.same_shape or not case.may_be_rearranged:
         return ""
     for name, array in case.known.items():
@@ -115,11 +115,11 @@ def reordered(case: Case) -> str:
 
 
 def _order_of_axes(case: Case, side: np.ndarray, array: np.ndarray) -> tuple[int, ...] | None:
-    """The order of axes in which ``array``, read element after element, is ``side``; a batch stays in front."""
+    """Return the order of axes in which ``array``, read element by element, is ``side``; the batch stays first."""
     first = side.reshape(-1)[: array.shape[-1]]
     for order in permutations(range(array.ndim)):
         turned = array.transpose(order)
-        # its first few elements, before a copy is made of all
+        # compare the first few elements before copying all
         begin = turned[(0,) * (array.ndim - 1)][: len(first)]
         near = np.abs(begin - first[: len(begin)]) <= case.limit * max(1e-300, float(np.abs(side).max()))
         if near.all() and case.same(side.reshape(-1), turned.reshape(-1)):
@@ -128,7 +128,7 @@ def _order_of_axes(case: Case, side: np.ndarray, array: np.ndarray) -> tuple[int
 
 
 def turned(case: Case) -> str:
-    """The axes in another order, and the elements in that order taken for the original shape; or the way back."""
+    """Test for permuted axes whose elements are reshaped to the original shape, or the reverse."""
     if not case.same_shape or not case.may_be_rearranged or not 3 <= case.expected.ndim <= 5:
         return ""
     shape = case.expected.shape
@@ -142,7 +142,7 @@ def turned(case: Case) -> str:
 
 
 def moved_before_it_is_flattened(case: Case) -> str:
-    """A map that is turned, shifted or permuted, in the shape of a known tensor that was flattened to this one."""
+    """Test for a rotated, shifted or permuted map, in the shape of a known tensor that was flattened to this one."""
     if not case.same_shape or not case.may_be_rearranged:
         return ""
     shapes = dict.fromkeys(array.shape for array in case.known.values() if array.size == case.expected.size)
@@ -156,7 +156,7 @@ def moved_before_it_is_flattened(case: Case) -> str:
 
 
 def moved_before_a_parameter_is_added(case: Case) -> str:
-    """What a parameter of the layer's own, as an embedding of positions, is added to, in another order."""
+    """Test for another order of the term to which a parameter, e.g. a position embedding, is added."""
     if not case.same_shape:
         return ""
     for name, array in case.parameters.items():
@@ -171,7 +171,7 @@ def moved_before_a_parameter_is_added(case: Case) -> str:
 
 
 def concatenated(case: Case) -> str:
-    """Known tensors, joined along one axis in another order or with others among them."""
+    """Test for known tensors joined along one axis in another order, or with others among them."""
     for axis in sorted(range(1, case.expected.ndim), key=lambda axis: axis != 1):
         right = _blocks(case.expected, case, axis)
         wrong = _blocks(case.actual, case, axis) if right else []
@@ -182,7 +182,7 @@ def concatenated(case: Case) -> str:
 
 
 def _blocks(array: np.ndarray, case: Case, axis: int) -> list[str]:
-    """Names of the known tensors that make up ``array`` along ``axis``; empty where they do not, or it is one."""
+    """Return the known tensors that make up ``array`` along ``axis``; empty if they do not, or it is a single one."""
     if array.ndim <= axis:
         return []
     found, start = [], 0
@@ -199,14 +199,14 @@ def _blocks(array: np.ndarray, case: Case, axis: int) -> list[str]:
 
 
 def another_tensor(case: Case) -> str:
-    """What another known tensor is."""
+    """Test whether the value is another known tensor."""
     name = next((name for name, array in case.known.items() if case.is_actual(array)), "")
     right = next((n for n, array in case.known.items() if case.is_expected(array)), "") if name else ""
     return f"is {name}" + (f" instead of {right}" if right else "") if name else ""
 
 
 def partly(case: Case) -> str:
-    """Where along an axis the difference is, if only at some places."""
+    """Describe where along an axis the difference is, if only at some positions."""
     if not (case.same_shape and is_float(case.actual) and is_float(case.expected)):
         return ""
     scale = float(np.abs(case.expected).max(initial=0.0)) * case.limit

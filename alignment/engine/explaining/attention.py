@@ -1,4 +1,4 @@
-"""Attention: another scale of the scores, roles exchanged, heads split otherwise, another axis or mask. numpy only."""
+"""Hypotheses on attention: scale of the scores, swapped roles, split of heads, softmax axis, mask. numpy only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from alignment.engine.explaining.terms import as_root
 
 ROLES = ("q", "k", "v")
 FEW = 4
-"""Queries of the first sample on which a form is tried before all are computed."""
+"""The number of queries of the first sample on which a form is tested first."""
 MOST_HEADS = 64
 MOST_ADDED = 4
-"""Tensors of the shape of scores that may be added to them."""
+"""The number of tensors in the shape of scores that may be added to them."""
 PACKED = ("three, heads, width", "heads, three, width", "heads, width, three")
-"""How the last axis of (B, N, 3 * C) is laid out."""
+"""The layouts of the last axis of (B, N, 3 * C)."""
 
 SCALES: dict[str, Callable[[int, int], float]] = {
     "by 1 / sqrt(width of a head)": lambda d, c: d**-0.5,
@@ -34,9 +34,9 @@ SCALES: dict[str, Callable[[int, int], float]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """How attention is computed. ``roles`` are what q, k and v are taken from.
+    """A form of attention. ``roles`` are the tensors used as q, k and v.
 
-    ``scaled_as`` is the number of heads by which scores are scaled, where that is another than ``heads``.
+    ``scaled_as`` is the number of heads by which scores are scaled, if that is not ``heads``.
     """
 
     heads: int
@@ -50,7 +50,7 @@ class Form:
     scaled_as: int = 0
 
     def differences(self, other: Form) -> str:
-        """In what ``other``, the port, differs, in words."""
+        """Describe how ``other``, the port's form, differs."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return "; ".join(_difference(name, right, wrong) for name, right, wrong in pairs if right != wrong)
 
@@ -75,18 +75,18 @@ def _difference(name: str, right: Any, wrong: Any) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """What attention is computed from: q, k and v, or one tensor of all three; what may be added to the scores."""
+    """The inputs of attention: q, k and v, or one tensor of all three; and what may be added to the scores."""
 
     tensors: tuple[np.ndarray, ...]
     added: Mapping[str, np.ndarray]
 
     def first(self) -> Source:
-        """The first sample alone."""
+        """Return the first sample only."""
         return Source(tuple(t[:1] for t in self.tensors), {name: bias[:1] for name, bias in self.added.items()})
 
 
 def attention(case: Case) -> str:
-    """Softmax of q and k times v, of known tensors, in another form than the reference's."""
+    """Test for attention on known tensors in another form than the reference's."""
     if not case.same_shape or case.expected.ndim != 3:
         return ""
     for tensors in _sources(case):
@@ -103,7 +103,7 @@ def attention(case: Case) -> str:
 
 
 def _sources(case: Case) -> Iterator[tuple[np.ndarray, ...]]:
-    """Known tensors that may be q, k and v: one of three times the width, or three that are named so."""
+    """Yield known tensors that may be q, k and v: one of three times the width, or three with such names."""
     samples, tokens, width = case.expected.shape
     for array in case.known.values():
         if array.shape == (samples, tokens, 3 * width):
@@ -119,14 +119,15 @@ def _sources(case: Case) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def _role(name: str) -> str:
-    """``q``, ``k`` or ``v`` of "the output of attn.q_proj", "... query", "... to_k"; else nothing."""
+    """Return ``q``, ``k`` or ``v`` for "the output of attn.q_proj", "... query", "... to_k"; else nothing."""
     last = re.split(r"[ .]", name)[-1] if name.startswith("the output") else ""
     found = re.fullmatch(r"(?:to_|w|linear_)?(q|k|v|query|key|value)(?:s|_?proj|_?lin|_?linear|_?layer)?", last)
     return found[1][0] if found else ""
 
 
 def _added(case: Case, tensors: tuple[np.ndarray, ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """What may be added to the scores, (B, heads or 1, queries, keys): known masks, tables of relative positions."""
+    """Yield what may be added to the scores, (B, heads or 1, queries, keys): known masks, tables of relative positions.
+    """
     samples, queries = tensors[0].shape[:2]
     square = queries, tensors[len(tensors) // 2].shape[1]
     for name, array in {**case.known, **case.parameters}.items():
@@ -152,7 +153,7 @@ def _square(scores: np.ndarray) -> bool:
 
 
 def _usual(case: Case, source: Source) -> Iterator[Form]:
-    """The forms that the reference may have."""
+    """Yield the forms that the reference may have."""
     names = [name for name in source.added if not name.endswith(" transposed")][:MOST_ADDED]
     sums = [(), *((name,) for name in names), *combinations(names, 2)]
     width = case.expected.shape[-1]
@@ -166,7 +167,7 @@ def _usual(case: Case, source: Source) -> Iterator[Form]:
 
 
 def _others(right: Form, case: Case) -> Iterator[Form]:
-    """What a port may do instead: each differs in one thing."""
+    """Yield the forms that a port may have instead; each differs in one way."""
     width = case.expected.shape[-1]
     yield from (replace(right, scale=scale) for scale in SCALES if scale != right.scale)
     yield from (replace(right, roles=roles) for roles in permutations(range(3)) if roles != right.roles)
@@ -184,7 +185,7 @@ def _others(right: Form, case: Case) -> Iterator[Form]:
 
 
 def _is(case: Case, side: np.ndarray, form: Form, source: Source) -> bool:
-    """Whether attention in this form is ``side``; a few queries are tried first where they can be computed alone."""
+    """Return whether attention in this form is ``side``; if possible a few queries are tested first."""
     tensors = source.tensors
     if any(name not in source.added or source.added[name].shape[1] not in (1, form.heads) for name in form.added):
         return False
@@ -199,13 +200,16 @@ def _is(case: Case, side: np.ndarray, form: Form, source: Source) -> bool:
 
 
 def _alike(tensors: tuple[np.ndarray, ...], roles: tuple[int, ...]) -> bool:
-    """Whether tensors of these lengths can have these roles: as many keys as values, as many queries as there were."""
+    """Return whether tensors of these lengths can have these roles.
+
+    There must be as many keys as values, and as many queries as before.
+    """
     lengths = [tensors[role].shape[1] for role in roles]
     return lengths[1] == lengths[2] and lengths[0] == tensors[0].shape[1]
 
 
 def _attended(form: Form, source: Source, queries: int | None = None) -> np.ndarray:
-    """(B, N, C), of the first ``queries`` alone where these are given."""
+    """Compute attention, (B, N, C), of the first ``queries`` only if given."""
     tensors = source.tensors
     three = [_split(tensor, form.heads) for tensor in tensors] if len(tensors) == 3 else _unpacked(tensors[0], form)
     q, k, v = (three[role] for role in form.roles)  # (B, heads, N, width)
@@ -228,7 +232,7 @@ def _split(tensor: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _unpacked(tensor: np.ndarray, form: Form) -> np.ndarray:
-    """q, k and v, each (B, heads, N, width), out of (B, N, 3 * C)."""
+    """Unpack q, k and v, each (B, heads, N, width), from (B, N, 3 * C)."""
     samples, tokens, whole = tensor.shape
     sizes = {"three": 3, "heads": form.heads, "width": whole // 3 // form.heads}
     axes = form.packed.split(", ")
@@ -238,7 +242,7 @@ def _unpacked(tensor: np.ndarray, form: Form) -> np.ndarray:
 
 
 def masked(case: Case) -> str:
-    """Shares of a softmax of which one side leaves some out, by a mask that is added to the scores before."""
+    """Test for a softmax with a mask on one side only, added to the scores before it."""
     if not case.same_shape or case.expected.ndim < 2:
         return ""
     for words, whole, part in (
@@ -254,7 +258,7 @@ def masked(case: Case) -> str:
 
 
 def softened(case: Case) -> str:
-    """Shares of a softmax whose scores are all scaled by one number, as attention's are by the width of a head."""
+    """Test for a softmax whose scores are all scaled by one number, e.g. by the width of a head."""
     if not case.same_shape or case.expected.ndim < 2:
         return ""
     for axis in range(case.expected.ndim):
@@ -268,7 +272,7 @@ def softened(case: Case) -> str:
 
 
 def _logits(case: Case, side: np.ndarray, axis: int) -> np.ndarray | None:
-    """The scores whose softmax over ``axis`` is ``side``, with a mean of 0; ``None`` where it is no softmax."""
+    """Return the scores whose softmax over ``axis`` is ``side``, with a mean of 0; ``None`` if it is not a softmax."""
     first = np.moveaxis(side, axis, -1).reshape(-1, side.shape[axis])[:1] if side.size else side.reshape(0, 1)
     if not (len(first) and side.shape[axis] > 2 and abs(first.sum() - 1) <= 2.0**-40):
         return None

@@ -1,6 +1,7 @@
-"""One array that differs, what is known at its place, and how a guess is tried on it. numpy only.
+"""A differing array with the known tensors at its place, and tests of hypotheses on it. numpy only.
 
-A guess is tried on a few elements first: nearly all guesses are wrong, and the arrays may have millions of elements.
+A hypothesis is tested on a few elements first: nearly all hypotheses are wrong, and the arrays may have millions of
+elements.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import numpy as np
 from alignment.engine.judging.error import compare
 
 SAMPLE = 256
-"""Elements on which a guess is tried first: enough to refuse what is wrong in more than 2 of 100 elements."""
+"""The number of elements tested first: enough to reject what is wrong in more than 2 of 100 elements."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One array that differs. ``limit`` is the relative error that rounding explains.
 
-    ``known`` are tensors at that place by name: what the layer was given, what the layers inside it returned.
-    ``parameters`` are the layer's own in the reference, by name; ``extra`` those that its twin has and it has not.
+    ``known`` are tensors at that place by name: the layer's inputs and the outputs of the layers inside it.
+    ``parameters`` are the reference layer's own, by name; ``extra`` those that only its twin has.
     """
 
     expected: np.ndarray
@@ -34,19 +35,19 @@ class Case:
 
     @property
     def same_shape(self) -> bool:
-        """Whether the port has as many elements along each axis."""
+        """Whether the port has the same number of elements along each axis."""
         return self.expected.shape == self.actual.shape
 
     def is_actual(self, candidate: np.ndarray) -> bool:
-        """Whether ``candidate`` explains what the port has."""
+        """Return whether ``candidate`` is the port's array."""
         return self.same(self.actual, candidate)
 
     def is_expected(self, candidate: np.ndarray) -> bool:
-        """Whether ``candidate`` is what the reference has."""
+        """Return whether ``candidate`` is the reference's array."""
         return self.same(self.expected, candidate)
 
     def same(self, array: np.ndarray, candidate: np.ndarray) -> bool:
-        """Whether ``candidate`` is ``array`` to rounding, in every element."""
+        """Return whether ``candidate`` equals ``array`` within rounding, in every element."""
         if array.shape != candidate.shape:
             return False
         if array.size > SAMPLE:
@@ -56,15 +57,15 @@ class Case:
         return compare(array, candidate).relative <= self.limit
 
     def makes_actual(self, function: Callable[..., np.ndarray], *arrays: np.ndarray) -> bool:
-        """Whether ``function``, element by element, makes of ``arrays`` what the port has."""
+        """Return whether the elementwise ``function`` of ``arrays`` is the port's array."""
         return self.makes(self.actual, function, *arrays)
 
     def makes_expected(self, function: Callable[..., np.ndarray], *arrays: np.ndarray) -> bool:
-        """Whether ``function``, element by element, makes of ``arrays`` what the reference has."""
+        """Return whether the elementwise ``function`` of ``arrays`` is the reference's array."""
         return self.makes(self.expected, function, *arrays)
 
     def makes(self, array: np.ndarray, function: Callable[..., np.ndarray], *arrays: np.ndarray) -> bool:
-        """Whether ``function``, element by element, makes ``array`` of ``arrays``, which may have to be broadcast."""
+        """Return whether the elementwise ``function`` of ``arrays``, broadcast if needed, is ``array``."""
         if array.size > SAMPLE:
             places = self._places(array.shape)
             few = [np.broadcast_to(one, array.shape)[places] for one in arrays]
@@ -73,14 +74,14 @@ class Case:
         return self.same(array, np.broadcast_to(function(*arrays), array.shape))
 
     def fitting(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The known tensors of the shape of both."""
+        """Yield the known tensors that have the shape of both sides."""
         if self.same_shape:
             yield from ((name, array) for name, array in self.known.items() if array.shape == self.expected.shape)
 
     def multiple(self, array: np.ndarray) -> float:
-        """The number of times that ``array`` is added to make the port's of the reference's; NaN where none is.
+        """Return how many times ``array`` is added to the reference's to give the port's; NaN if undefined.
 
-        None is where ``array`` is one value throughout: then what is added may as well be a constant.
+        It is undefined where ``array`` is constant, since a constant may be added just as well.
         """
         if not self.same_shape or array.shape != self.expected.shape or not varied(array):
             return np.nan
@@ -94,7 +95,7 @@ class Case:
 
     @cached_property
     def may_be_rearranged(self) -> bool:
-        """Whether both sides may have the same elements in another order: then their sums and squares are the same."""
+        """Return whether both sides may have the same elements in another order: their sums and squares are equal."""
         if self.expected.size != self.actual.size or not varied(self.expected):
             return False
         most = self.expected.size * self.limit * self._scale
@@ -105,9 +106,9 @@ class Case:
         )
 
     def of_real_numbers(self) -> Case:
-        """The same in float64, in which sums of float16 do not overflow, and without what is known of other kinds.
+        """Return the case in float64, in which sums of float16 do not overflow, without known tensors of other kinds.
 
-        Tables of indices among the parameters stay as they are.
+        Tables of indices among the parameters stay unchanged.
         """
         names = ("known", "extra")
         others = {name: {n: _wide(a) for n, a in getattr(self, name).items() if is_float(a)} for name in names}
@@ -116,7 +117,7 @@ class Case:
 
     @cached_property
     def _scale(self) -> float:
-        """The largest magnitude on either side, by which the first trial is more lenient than the comparison."""
+        """The largest magnitude on either side, by which the first test is more lenient than the full comparison."""
         return max(float(np.abs(array).max(initial=0.0)) for array in (self.expected, self.actual))
 
     @cached_property
@@ -130,22 +131,22 @@ class Case:
         return self._drawn[shape]
 
     def _near(self, few: np.ndarray, candidate: np.ndarray) -> bool:
-        # what is not finite on either side is left to the comparison of all elements
+        # elements that are not finite are left to the full comparison
         return not (np.abs(few - candidate) > self.limit * self._scale).any()
 
 
 def is_float(array: np.ndarray) -> bool:
-    """Whether ``array`` holds real numbers that are rounded."""
+    """Return whether ``array`` holds floating-point numbers."""
     return array.dtype.kind == "f"
 
 
 def broadcasts(array: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether ``array`` can be applied along the last axes of one of ``shape``, which it does not enlarge."""
+    """Return whether ``array`` broadcasts along the last axes of ``shape`` without enlarging it."""
     return array.ndim <= len(shape) and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1]))
 
 
 def applicable(parameters: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """Parameters that can be applied to an array of ``shape``: along its last axes, or along the channels."""
+    """Yield parameters that broadcast to an array of ``shape``: along its last axes, or along the channels."""
     for name, array in parameters.items():
         if not array.size or not is_float(array):
             continue
@@ -160,9 +161,9 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 
 def factor(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The number by which ``expected`` comes nearest to ``actual``; NaN where any number would do as well.
+    """Return the number by which ``expected`` comes nearest to ``actual``; NaN if any number would fit.
 
-    That is where ``expected`` is one value throughout: a constant that is scaled, shifted or another looks the same.
+    That is the case if ``expected`` is constant: a scaled, a shifted and another constant look the same.
     """
     if not varied(expected):
         return np.nan
@@ -170,7 +171,7 @@ def factor(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def varied(array: np.ndarray) -> bool:
-    """Whether there are at least two values; the first few show it, unless they are alike."""
+    """Return whether there are at least two values; the first few are enough unless they are equal."""
     if not array.size:
         return False
     first = array[(0,) * array.ndim]
@@ -181,14 +182,14 @@ Hypothesis = Callable[[Case], str]
 
 
 def explain(case: Case, hypotheses: Sequence[Hypothesis], tried_first: list[Hypothesis] | None = None) -> str:
-    """The words of the first hypothesis that holds, else ``""``; of nothing at all there is nothing to say.
+    """Return the description of the first hypothesis that holds, else ``""``, also for empty arrays.
 
-    ``tried_first`` holds what explained earlier cases of the same kind, the latest first, and takes up what explains
-    this one: where one mistake was made in fifty layers, the fiftieth is explained as fast as it can be.
+    ``tried_first`` holds the hypotheses that explained earlier cases of the same kind, the latest first, and is
+    updated: a mistake made in fifty layers is explained quickly in the last of them.
     """
     if not (case.expected.size and case.actual.size):
         return ""
-    # a single number as an array of one element
+    # convert a single number to an array of one element
     case = replace(case, expected=np.atleast_1d(case.expected), actual=np.atleast_1d(case.actual))
     case = case.of_real_numbers() if is_float(case.expected) and is_float(case.actual) else case
     known = tried_first or []

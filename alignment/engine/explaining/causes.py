@@ -1,6 +1,7 @@
-"""Why a layer is at fault: weights and results explained from what was recorded. numpy only.
+"""Explain why a layer is at fault from its recorded weights and results. numpy only.
 
-Everything here returns words, and ``""`` or ``UNEXPLAINED`` where no hypothesis explains the numbers to rounding.
+Every function returns a description, and ``""`` or ``UNEXPLAINED`` where no hypothesis explains the numbers to
+rounding.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from alignment.engine.sides.settings import CONTAINER, OTHER, Settings
 
 UNEXPLAINED = "unexplained"
 MANY = 24
-"""Tensors known at a place beyond which what lies deeper inside is left out."""
+"""With more known tensors at a place, those deeper inside are left out."""
 PARAMETERS = 32
-"""How many parameters are tried of what a container computes itself."""
+"""The number of parameters tried for a container's own computation."""
 SHOWN = 3
-"""How many explained measurements make up a cause; the evidence lists all of them."""
+"""The number of explained measurements in a cause; the evidence lists all of them."""
 
 # Epsilon is solved from differences that cancel by up to six digits, but it is a small share of the variance: the
-# result that it gives keeps ten.
+# result that it gives keeps ten digits.
 FITS = 1e-10
 
 Alternatives = Callable[
     [Settings, Mapping[str, np.ndarray], Sequence[np.ndarray], tuple[int, ...]], Iterator[tuple[str, np.ndarray]]
 ]
-"""What a layer of these settings and weights would make of these inputs if one setting were another: words, array."""
+"""The outputs of a layer with these settings, weights and inputs if one setting were another: description, array."""
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
 
 
 class WeightIndex:
-    """The reference's tensors by content, to tell where a wrong one comes from; they are read when first asked for.
+    """The reference's tensors by content, to identify the source of a wrong one; they are read on first use.
 
-    A matrix that may hold those of q, k and v counts by its thirds, too.
+    A matrix that may contain those of q, k and v is also indexed by its thirds.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
@@ -59,7 +60,7 @@ class WeightIndex:
         self._names: dict[tuple[tuple[int, ...], bytes], str] = {}
 
     def name(self, array: np.ndarray) -> str:
-        """Which tensor ``array`` is, if any."""
+        """Return the name of the tensor that equals ``array``, if any."""
         if not self._names:
             for name, part in chain(self._tensors.items(), _thirds(self._tensors)):
                 self._names.setdefault(self._key(part), name)
@@ -71,7 +72,7 @@ class WeightIndex:
 
 
 def _thirds(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """The parts of tensors in which those of q, k and v lie one after the other."""
+    """Yield the thirds of tensors that may pack q, k and v."""
     for name, array in tensors.items():
         if array.ndim and len(array) % 3 == 0 and re.search("qkv|in_proj", name):
             width = len(array) // 3
@@ -80,9 +81,9 @@ def _thirds(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray
 
 
 def weight_cause(expected: np.ndarray, actual: np.ndarray, index: WeightIndex, own: str = "") -> str:
-    """What was done to ``expected``, a layer's parameter or buffer of the name ``own``, to make it ``actual``."""
+    """Describe how ``expected``, a layer's parameter or buffer named ``own``, became ``actual``."""
     if actual.size > 1 and (actual == actual.flat[0]).all():
-        # constants first: all fresh biases are the same tensor, so that one would be found to be another's
+        # constants first: all new biases are equal, so one would be taken for another's
         value = float(actual.flat[0])
         return f"{value:g} everywhere" + (" (the default: zero or one)" if value in (0.0, 1.0) else "")
     other = index.name(actual)
@@ -123,7 +124,7 @@ def _rounded_weight(expected: np.ndarray, actual: np.ndarray) -> str:
 def _inexact_weight(expected: np.ndarray, actual: np.ndarray) -> str:
     if expected.shape != actual.shape:
         return f"shape {list(actual.shape)} instead of {list(expected.shape)}"
-    # the factor was applied to float32 weights, each of which was rounded after it
+    # the factor was applied to float32 weights, which were rounded after it
     words = explain(Case(expected.astype(np.float64), actual.astype(np.float64), limit=2.0**-23), (scaled,))
     if words:
         return words
@@ -142,8 +143,8 @@ def _inexact_weight(expected: np.ndarray, actual: np.ndarray) -> str:
 class Causes:
     """Explains findings from the tape. ``settings`` and ``weights`` (float64) are the reference's, by layer.
 
-    ``extra`` are parameters that the twin of a layer has and the layer has not; ``loss`` explains what a loss did
-    otherwise, of a layer of the category ``LOSS``.
+    ``extra`` are parameters that only the twin of a layer has; ``loss`` explains a loss that differs, i.e. a layer of
+    the category ``LOSS``.
     """
 
     tape: Tape
@@ -162,7 +163,7 @@ class Causes:
         self._records, self._inside = self.tape.by_key(), self.tape.children()
 
     def explain(self, findings: Sequence[Finding]) -> str:
-        """One layer's findings in words: of values if any is wrong, else of gradients."""
+        """Explain one layer's findings: by values if any is wrong, else by gradients."""
         if findings and self.settings[findings[0].layer].category == LOSS:
             words = self._of_loss(findings)
             if words:
@@ -178,7 +179,7 @@ class Causes:
             return finding.note
         record = self._records.get((finding.layer, finding.call))
         if record is None:
-            return ""  # a layer whose weights another one uses
+            return ""  # another layer uses this layer's weights
         if finding.where.endswith("gradient"):
             words = explain_gradient(_case(expected, actual, self._known_gradients(record), BACKWARD_LIMIT))
         else:
@@ -191,7 +192,8 @@ class Causes:
         return f"{_subject(finding)}: {words}" if words else ""
 
     def _of_value(self, case: Case, finding: Finding, record: Record) -> str:
-        """What explained another layer of this category is tried first: one mistake is often made in many layers."""
+        """Explain a value; first try what explained another layer of this category, as one mistake is often repeated.
+        """
         tried = self._tried.setdefault((self.settings[finding.layer].category, finding.where), {})
         others = [hypothesis for hypothesis, layer in tried.items() if layer != finding.layer]
         words = explain(case, (), others) if others else ""
@@ -203,7 +205,7 @@ class Causes:
         return words
 
     def _place(self, findings: Sequence[Finding]) -> str:
-        """Where in the tensor the difference is, when nothing explains it."""
+        """Describe where in the tensor the difference is, if nothing explains it."""
         arrays = [(f.expected, f.actual) for f in findings if f.expected is not None and f.actual is not None]
         return partly(_case(*arrays[0], {}, FORWARD_LIMIT)) if arrays else ""
 
@@ -222,7 +224,8 @@ class Causes:
         return ""
 
     def _of_loss(self, findings: Sequence[Finding]) -> str:
-        """A loss in words, from its value and from its gradient by the model's output, of which one may be right."""
+        """Explain a loss from its value and its gradient with respect to the model's output, one of which may be right.
+        """
         record = self._records[findings[0].layer, findings[0].call]
         output, *labels = (self.tape.get(ref) for ref in record.input_refs())
         value = _first(findings, "output")
@@ -237,7 +240,7 @@ class Causes:
         return self.loss(LossCase(output, tuple(labels), float(right.item()), float(wrong.item()), expected, actual))
 
     def _parameters(self, layer: str) -> dict[str, np.ndarray]:
-        """The layer's own, and those of the containers inside it, whose code may not have a twin."""
+        """Return the layer's own parameters and those of containers inside it, whose code may have no twin."""
         found = dict(self.weights.get(layer, {}))
         begin = "" if layer == ROOT else f"{layer}."
         for path, settings in self.settings.items():
@@ -246,7 +249,7 @@ class Causes:
         return dict(islice(found.items(), PARAMETERS))
 
     def _known(self, record: Record, finding: Finding) -> dict[str, np.ndarray]:
-        """The tensors within one call: its inputs and what the layers inside it returned and took, by name."""
+        """Return the tensors of one call by name: its inputs, and the inputs and outputs of the layers inside it."""
         refs = {f"input {number}": ref for number, ref in enumerate(record.input_refs())}
         for call in self._inside[record.key]:
             refs |= {f"the output of {_name(record, call)}{_nth(i)}": ref for i, ref in enumerate(call.output_refs())}
@@ -258,7 +261,7 @@ class Causes:
         return _loaded(self.tape, refs.items())
 
     def _deeper(self, record: Record) -> Iterator[Record]:
-        """Calls within the containers inside, which may have no twin, so that their code is a part of this one."""
+        """Yield calls within inner containers: these may have no twin, so that their code is a part of this one."""
         for call in self._inside[record.key]:
             yield from islice(self._inside[call.key], MANY)
 
@@ -275,12 +278,12 @@ def _first(findings: Sequence[Finding], where: str) -> Finding | None:
 
 
 def _case(expected: np.ndarray, actual: np.ndarray, known: Mapping[str, np.ndarray], limit: float) -> Case:
-    # the hypotheses join several tensors, each with an error of its own
+    # the hypotheses combine several tensors, each with its own error
     return Case(expected, actual, known, 4 * limit)
 
 
 def _loaded(tape: Tape, refs: Iterable[tuple[str, Ref]]) -> dict[str, np.ndarray]:
-    """Arrays by name; a tensor that goes by several names has the first."""
+    """Load arrays by name; a tensor with several names gets the first."""
     named: dict[int, tuple[str, Ref]] = {}
     for name, ref in refs:
         named.setdefault(ref.index, (name, ref))
@@ -313,7 +316,7 @@ def other_epsilon(
     weights: Mapping[str, np.ndarray],
     settings: Settings,
 ) -> str:
-    """BatchNorm's epsilon, solved from the ratio of the two results and the variance that was used."""
+    """Solve BatchNorm's epsilon from the ratio of the two results and the variance used."""
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
     if expected.shape != actual.shape or not axes:
         return ""
@@ -329,7 +332,7 @@ def other_epsilon(
         return ""
     factor = np.sqrt((variance + settings.fields["epsilon"]) / (variance + epsilon)).reshape(shape)
     bias = bias.reshape(shape)
-    # solved from differences that cancel, epsilon itself has few digits; the result it gives must still fit
+    # epsilon itself is solved from differences that cancel and has few digits; its result must still fit
     if compare(actual, (expected - bias) * factor + bias).relative <= FITS:
         return f"epsilon {epsilon:.3g} instead of {settings.fields['epsilon']:.3g}"
     return ""

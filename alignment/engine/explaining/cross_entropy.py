@@ -1,7 +1,8 @@
-"""What a port's cross entropy does otherwise, read off the value and the gradient of either side. numpy only.
+"""Explain a port's cross entropy that differs from the value and the gradient of both sides. numpy only.
 
 Most losses of classes are a sum over samples of ``weight * cross entropy(logits, smoothed label)``. The weights, the
-smoothing and the temperature are solved from the gradient; they must make the value, too. What differs is the cause.
+smoothing and the temperature are solved from the gradient; they must also give the value. Their difference is the
+cause.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import numpy as np
 from alignment.engine.judging.noise import BACKWARD_LIMIT
 from alignment.engine.records.losses import LossCase
 
-# Paddle's label_smooth keeps epsilon / classes in float32, which moves value and gradient by up to 2**-24 each.
+# Paddle's label_smooth stores epsilon / classes in float32, which changes value and gradient by up to 2**-24 each.
 SMOOTHED_LIMIT = 2.0**-22
-# What is solved from gradients, with BACKWARD_LIMIT, has as many digits.
+# The precision of numbers solved from gradients, with BACKWARD_LIMIT.
 SOLVED = 1e-6
 
 
 def near(array: np.ndarray, other: np.ndarray, limit: float = 4 * BACKWARD_LIMIT) -> bool:
-    """Whether two arrays are the same to ``limit``, relative to the largest number of the second."""
+    """Return whether two arrays are equal to ``limit``, relative to the largest number of the second."""
     if array.shape != other.shape:
         return False
     return bool(np.abs(array - other).max(initial=0.0) <= limit * np.abs(other).max(initial=0.0))
@@ -28,7 +29,8 @@ def near(array: np.ndarray, other: np.ndarray, limit: float = 4 * BACKWARD_LIMIT
 
 @dataclass(frozen=True)
 class Reading:
-    """``sum(rows * cross entropy)`` of logits over ``temperature``, labels smoothed by ``smoothing``."""
+    """The solved form ``sum(rows * cross entropy)`` of logits over ``temperature``, labels smoothed by ``smoothing``.
+    """
 
     rows: np.ndarray
     smoothing: float
@@ -37,7 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Samples:
-    """Logits and targets (n, classes), one row a label; ``labels`` are class numbers, ``None`` of soft labels."""
+    """Logits and targets (n, classes), one row per label; ``labels`` are class numbers, ``None`` for soft labels."""
 
     logits: np.ndarray
     targets: np.ndarray
@@ -46,12 +48,12 @@ class Samples:
 
     @property
     def counted(self) -> np.ndarray:
-        """Rows whose label is a class at all."""
+        """Rows whose label is a class."""
         return np.any(self.targets, axis=1)
 
 
 def cross_entropy_cause(case: LossCase) -> str:
-    """What of two cross entropies is not the same; ``""`` where either side computes something else."""
+    """Describe how two cross entropies differ; ``""`` if either side computes something else."""
     samples = _samples(case.output, case.labels[0])
     if samples is None or case.expected_gradient is None or case.actual_gradient is None:
         return ""
@@ -74,7 +76,7 @@ def _samples(output: np.ndarray, label: np.ndarray) -> Samples | None:
 
 
 def _read(samples: Samples, value: float, gradient: np.ndarray) -> Reading | None:
-    """How a side may have computed its loss, where its value and its gradient say so."""
+    """Solve how a side computes its loss from its value and gradient, if possible."""
     if gradient.size != samples.logits.size:
         return None
     classes = samples.logits.shape[1]
@@ -87,7 +89,7 @@ def _read(samples: Samples, value: float, gradient: np.ndarray) -> Reading | Non
 
 
 def _weighted(samples: Samples, value: float, gradient: np.ndarray, temperature: float) -> Reading | None:
-    """Weights of the rows and smoothing for one temperature; ``None`` where they do not make the gradient and value."""
+    """Solve row weights and smoothing for one temperature; ``None`` if they do not give the gradient and value."""
     logits, classes = samples.logits / temperature, samples.logits.shape[1]
     lowered = logits - logits.max(1, keepdims=True)
     log_p = lowered - np.log(np.exp(lowered).sum(1, keepdims=True))
@@ -104,9 +106,9 @@ def _weighted(samples: Samples, value: float, gradient: np.ndarray, temperature:
 
 
 def _smoothing(slopes: np.ndarray, samples: Samples, gradient: np.ndarray) -> float:
-    """The share by which labels are smoothed: ``gradient = row * (slopes + share * (target - 1 / classes))``."""
+    """Solve the label smoothing: ``gradient = row * (slopes + share * (target - 1 / classes))``."""
     counted = samples.counted & gradient.any(1)
-    if not counted.any() or slopes.shape[1] < 3:  # of two classes, either term is a multiple of the other
+    if not counted.any() or slopes.shape[1] < 3:  # with two classes, each term is a multiple of the other
         return 0.0
     a, b, g = slopes[counted], samples.targets[counted] - 1 / slopes.shape[1], gradient[counted]
     aa, ab, bb, ag, bg = ((x * y).sum(1) for x, y in ((a, a), (a, b), (b, b), (a, g), (b, g)))
@@ -119,7 +121,7 @@ def _smoothing(slopes: np.ndarray, samples: Samples, gradient: np.ndarray) -> fl
 
 
 def _temperature(samples: Samples, gradient: np.ndarray) -> float:
-    """By what logits are divided: two classes that are not the label's have gradients in the ratio of their shares."""
+    """Solve the temperature: two classes other than the label have gradients in the ratio of their shares."""
     others = (samples.targets == 0) & (gradient > 0)
     places = np.flatnonzero(others.sum(1) >= 2)
     found = []
@@ -147,7 +149,7 @@ def _smoothed(right: float, wrong: float) -> str:
 
 
 def _weighted_otherwise(samples: Samples, right: np.ndarray, wrong: np.ndarray) -> list[str]:
-    """How the samples are weighted, where that differs."""
+    """Describe how the weights of the samples differ."""
     if near(wrong, right):
         return []
     ignored, missed = (_labels_without(samples, rows) for rows in (right, wrong))
@@ -173,7 +175,7 @@ def _weighted_otherwise(samples: Samples, right: np.ndarray, wrong: np.ndarray) 
 
 
 def _labels_without(samples: Samples, rows: np.ndarray) -> set[int]:
-    """Classes whose every sample has no weight."""
+    """Return the classes all of whose samples have no weight."""
     if samples.labels is None:
         return set()
     classes = samples.labels[samples.counted]
@@ -182,13 +184,13 @@ def _labels_without(samples: Samples, rows: np.ndarray) -> set[int]:
 
 
 def _divisor(samples: Samples, rows: np.ndarray) -> float:
-    """By what the sum over all samples that have a weight is divided; 0 where they have different weights."""
+    """Return the divisor of the sum over all samples with a weight; 0 if their weights differ."""
     used = rows[rows != 0]
     return 1 / float(used.mean()) if len(used) and near(used, np.full_like(used, used.mean())) else 0.0
 
 
 def _reduced_otherwise(samples: Samples, right: float, wrong: float) -> str:
-    """Two sums of the same terms, divided by different numbers."""
+    """Explain two sums of the same terms with different divisors."""
     every, counted = len(samples.targets), int(samples.counted.sum())
     without = np.unique(samples.labels[~samples.counted]).tolist() if samples.labels is not None else []
     labels = ", ".join(map(str, without))
@@ -208,7 +210,7 @@ def _reduced_otherwise(samples: Samples, right: float, wrong: float) -> str:
 
 
 def _by_class(samples: Samples, rows: np.ndarray) -> bool:
-    """Whether every class has one weight, and not all the same; a class that occurs twice shows it."""
+    """Return whether every class has one weight, not all equal; this requires a class that occurs twice."""
     if samples.labels is None:
         return False
     classes, places, counts = np.unique(samples.labels[samples.counted], return_inverse=True, return_counts=True)
@@ -218,7 +220,7 @@ def _by_class(samples: Samples, rows: np.ndarray) -> bool:
 
 
 def _parts(samples: Samples, rows: np.ndarray) -> bool:
-    """Whether the weights are one number for all labels of one element of the batch."""
+    """Return whether all labels of one element of the batch have the same weight."""
     parts = rows.reshape(samples.batch, -1)
     used = np.where(parts != 0, parts, np.nan)
     if parts.shape[1] < 2 or np.isnan(used).all(1).any():

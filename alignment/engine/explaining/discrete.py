@@ -1,4 +1,4 @@
-"""Booleans, integers and complex numbers, which are no measurements of one quantity on a scale. numpy only."""
+"""Hypotheses on booleans, integers and complex numbers. numpy only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RELATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
 }  # fmt: skip
 ORDERED = "fiu"
-"""Kinds of numbers of which one is larger than another."""
+"""Kinds of numbers with an order of size."""
 CHOICES: dict[str, Callable[..., np.ndarray]] = {"argmax": np.argmax, "argmin": np.argmin}
 
 
 def another_kind(case: Case) -> str:
-    """Numbers of another kind: integers for reals, reals for complex ones. The width of a type is none."""
+    """Test for another kind of number: integers for reals, reals for complex ones; the width does not count."""
     right, wrong = (KINDS.get(array.dtype.kind, "objects") for array in (case.expected, case.actual))
     if right == wrong or "complex numbers" in (right, wrong):
         return ""
@@ -28,14 +28,14 @@ def another_kind(case: Case) -> str:
 
 
 def inverted(case: Case) -> str:
-    """A mask that is true where the reference's is false."""
+    """Test for an inverted mask."""
     if _both(case, "b") and np.array_equal(case.actual, ~case.expected):
         return "inverted: true where the reference is false"
     return ""
 
 
 def another_relation(case: Case) -> str:
-    """A known tensor, compared with 0 by another sign."""
+    """Test for another comparison of a known tensor with 0."""
     if not _both(case, "b"):
         return ""
     for name, array in case.known.items():
@@ -51,14 +51,14 @@ def another_relation(case: Case) -> str:
 
 
 def constant_mask(case: Case) -> str:
-    """A mask that is one value throughout."""
+    """Test for a constant mask."""
     if _both(case, "b") and varied(case.expected) and not varied(case.actual):
         return f"is {'true' if case.actual.all() else 'false'} everywhere"
     return ""
 
 
 def transposed_mask(case: Case) -> str:
-    """Rows and columns exchanged, as of a lower and an upper triangle."""
+    """Test for swapped rows and columns, as of a lower and an upper triangle."""
     square = case.expected.ndim >= 2 and case.expected.shape[-1] == case.expected.shape[-2]
     if _both(case, "b") and square and np.array_equal(case.actual, case.expected.swapaxes(-1, -2)):
         return "rows and columns are exchanged"
@@ -66,7 +66,7 @@ def transposed_mask(case: Case) -> str:
 
 
 def counted_from(case: Case) -> str:
-    """Integers that are all larger by one number. Of one value alone that says nothing."""
+    """Test for integers that are all larger by one number; a single value is not conclusive."""
     if not _both(case, "iu") or not varied(case.expected):
         return ""
     step = int(case.actual.flat[0]) - int(case.expected.flat[0])
@@ -76,7 +76,7 @@ def counted_from(case: Case) -> str:
 
 
 def another_choice(case: Case) -> str:
-    """The place of another extreme, or of one along another axis, of a known tensor."""
+    """Test for the index of another extreme of a known tensor, or along another axis."""
     if not _both(case, "iu"):
         return ""
     for name, array in case.known.items():
@@ -96,7 +96,7 @@ def _choices(array: np.ndarray, side: np.ndarray) -> Iterator[str]:
 
 
 def negated(case: Case) -> str:
-    """Integers with the other sign."""
+    """Test for integers with the other sign."""
     return "negated" if _both(case, "iu") and np.array_equal(case.actual, -case.expected) else ""
 
 
@@ -105,7 +105,7 @@ def _both(case: Case, kinds: str) -> bool:
 
 
 def how_many(case: Case) -> str:
-    """What is left to say of integers and booleans: how many differ."""
+    """Report how many integers or booleans differ."""
     if not case.same_shape:
         return ""
     wrong = int((case.actual != case.expected).sum())
@@ -116,7 +116,7 @@ def how_many(case: Case) -> str:
 
 
 def another_part(case: Case) -> str:
-    """The conjugate, one part alone, the parts exchanged, the magnitude."""
+    """Test for the conjugate, a single part, swapped parts, or the magnitude."""
     if not case.same_shape:
         return ""
     e = case.expected
@@ -140,7 +140,7 @@ def another_part(case: Case) -> str:
 
 
 def parts_along_an_axis(case: Case) -> str:
-    """Real numbers, the two parts along an axis at the end."""
+    """Test for real numbers with the two parts along a last axis."""
     e = case.expected
     if case.actual.shape != (*e.shape, 2) or not case.is_actual(np.stack([np.real(e), np.imag(e)], -1)):
         return ""
@@ -148,7 +148,7 @@ def parts_along_an_axis(case: Case) -> str:
 
 
 def complex_factor(case: Case) -> str:
-    """All of it times a number, which may be complex; a transform without its norm, 1 / n or its root."""
+    """Test for a factor, possibly complex; e.g. a transform without its norm, 1 / n or its root."""
     if not case.same_shape or not varied(case.expected):
         return ""
     number = complex(np.vdot(case.expected, case.actual) / np.vdot(case.expected, case.expected).real)

@@ -1,8 +1,8 @@
-"""What a container computes of the tensors it knows, written out: sums, products, an activation, a mean. numpy only.
+"""Find the expression that a container computes of known tensors: sums, products, an activation, a mean. numpy only.
 
-The shortest expression that makes the reference's tensor is looked for, and the shortest that makes the port's; the
-cause says both. An expression has no free number, so that one which holds in every element is what is computed, or
-something that cannot be told from it on these inputs.
+The shortest expressions that give the reference's and the port's tensor are searched; the cause states both. An
+expression has no free number, so one that holds in every element is the computation, or indistinguishable from it on
+these inputs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from alignment.engine.explaining.activations import ACTIVATIONS
 from alignment.engine.explaining.case import Case, broadcasts
 
 MOST = 8
-"""Known tensors that an expression is made of, those that were given first."""
+"""The number of known tensors in expressions; the layer's inputs come first."""
 FEW, FEW_OF_MEANS = 16, 3
-"""Elements on which an expression is tried first, and those of a mean, each of which is made of many."""
+"""The number of elements on which an expression is tested first, and that of a mean, each of many elements."""
 GATES = (
     "sigmoid", "hardsigmoid", "hardsigmoid (slope 0.1666667, Paddle's)", "hardsigmoid (slope 1 / 6 in float32)",
     "tanh", "relu", "gelu", "silu (swish)", "softplus",
@@ -29,7 +29,7 @@ MEANS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.ma
 
 @dataclass(frozen=True)
 class Expression:
-    """``words`` and what is computed, element by element, of the tensors of these names."""
+    """The ``words`` of an expression and its elementwise function of the tensors of these names."""
 
     words: str
     names: tuple[str, ...]
@@ -37,14 +37,14 @@ class Expression:
 
 
 def expression(case: Case) -> str:
-    """Another expression of the same tensors than the reference's."""
+    """Test for another expression of the same tensors."""
     if not case.same_shape or case.expected.size < 2:
         return ""
     for shape, reductions in _shapes(case).items():
         operands = dict(islice(_operands(case, shape), MOST))
         choices = [*_expressions([*operands])]
         right = _found(case, case.expected, shape, operands, reductions, choices)
-        # of several that make the port's, the reference's own with another reduction rather than a shorter one
+        # prefer the reference's own expression with another reduction over a shorter one
         if right is None:
             continue
         wrong = _found(case, case.actual, shape, operands, reductions, [right[1], *choices])
@@ -54,7 +54,7 @@ def expression(case: Case) -> str:
 
 
 def _shapes(case: Case) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Shapes of what may be computed before axes are taken out of it, with those axes."""
+    """Return possible shapes of the value before axes are reduced, with those axes."""
     target = case.expected.shape
     found: dict[tuple[int, ...], list[tuple[int, ...]]] = {target: [()]}
     for array in case.known.values():
@@ -72,12 +72,12 @@ def _without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without axes of length 1 behind the first two, as a pool leaves them or not."""
+    """Drop axes of length 1 behind the first two, as pools may keep them or not."""
     return (*shape[:2], *(size for size in shape[2:] if size != 1))
 
 
 def _operands(case: Case, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """Known tensors and parameters that can be broadcast to ``shape``; (B, C) counts as (B, C, 1, 1)."""
+    """Yield known tensors and parameters that broadcast to ``shape``; (B, C) counts as (B, C, 1, 1)."""
     tensors: Mapping[str, np.ndarray] = {**case.known, **case.parameters}
     for name, array in tensors.items():
         if array.ndim == 2 and len(shape) == 4 and array.shape == shape[:2]:
@@ -90,7 +90,7 @@ def _found(
     case: Case, side: np.ndarray, shape: tuple[int, ...], operands: Mapping[str, np.ndarray],
     reductions: list[tuple[int, ...]], choices: Sequence[Expression],
 ) -> tuple[str, Expression] | None:  # fmt: skip
-    """The first of ``choices`` that makes ``side``, its reduction in the words before it."""
+    """Return the first of ``choices`` that gives ``side``, with its reduction in the description."""
     near = case.limit * float(np.abs(side).max())
     for axes in reductions:
         few, goal = _sampled(side, shape, axes, operands)
@@ -110,7 +110,7 @@ def _found(
 def _sampled(
     side: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...], operands: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A few elements of ``side``, and of each operand what they are made of: (elements, *axes)."""
+    """Sample a few elements of ``side``, and the elements of each operand that they depend on: (elements, *axes)."""
     kept = _without(shape, axes)
     flat = np.random.RandomState(0).randint(0, np.prod(kept, dtype=int), FEW_OF_MEANS if axes else FEW)
     places = np.unravel_index(flat, kept)
@@ -119,7 +119,7 @@ def _sampled(
 
 
 def _expressions(names: list[str]) -> Iterator[Expression]:
-    """Expressions of up to three tensors, shorter ones first."""
+    """Yield expressions of up to three tensors, shorter ones first."""
     yield from (Expression(name, (name,), lambda a: a) for name in names)
     sums = [*_sums(names)]
     yield from (Expression(f"{kind}({name})", (name,), f) for name, (kind, f) in product(names, ACTIVATIONS.items()))

@@ -1,4 +1,4 @@
-"""Gradients that go wrong where the values are right. numpy only."""
+"""Hypotheses on wrong gradients with right values. numpy only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment.engine.explaining.terms import scaled, vanished
 
 
 def missing_share(case: Case) -> str:
-    """The part of a gradient that flows through a known place is missing or scaled."""
+    """Test whether the part of a gradient through a known place is missing or scaled."""
     for name, array in _shares(case):
         weight = case.multiple(array)
         if not np.isfinite(weight) or not weight:
@@ -24,7 +24,7 @@ def missing_share(case: Case) -> str:
 
 
 def _shares(case: Case) -> Iterator[tuple[str, np.ndarray]]:
-    """Known gradients in the shape of this one; that of a mean spreads evenly over what the mean was taken of."""
+    """Yield known gradients in the shape of this one; that of a mean is spread evenly over its inputs."""
     yield from case.fitting()
     shape = case.expected.shape
     for name, array in case.known.items() if case.same_shape else ():
@@ -35,7 +35,7 @@ def _shares(case: Case) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def scaled_gradient(case: Case) -> str:
-    """All of a gradient is zero, or times a number."""
+    """Test for a gradient that is zero or scaled."""
     if vanished(case):
         return "no gradient arrives (detached)"
     words = scaled(case)
@@ -43,7 +43,7 @@ def scaled_gradient(case: Case) -> str:
 
 
 def missing_at(case: Case) -> str:
-    """The gradient is zero at some places along one axis, and right at all others."""
+    """Test for a gradient that is zero at some positions along one axis, and right at all others."""
     if not case.same_shape:
         return ""
     for axis, length in enumerate(case.actual.shape):
@@ -56,18 +56,18 @@ def missing_at(case: Case) -> str:
 
 
 def gradient_passed(case: Case) -> str:
-    """The gradient of the output is passed on as it is."""
+    """Test whether the gradient of the output is passed on unchanged."""
     words = another_tensor(case)
     return f"gradient {words}" if words else ""
 
 
 def permuted_gradient(case: Case) -> str:
-    """A gradient whose slices are in another order."""
+    """Test for a gradient with permuted slices."""
     words = permuted(case)
     return f"gradient: {words}" if words else ""
 
 
 def turned_gradient(case: Case) -> str:
-    """A gradient of a tensor whose axes the port takes in another order."""
+    """Test for the gradient of a tensor whose axes the port permutes."""
     words = turned(case)
     return f"gradient: {words}" if words else ""

@@ -1,9 +1,9 @@
-"""What could make one array out of another: the mistakes that leave a trace in the numbers. numpy only.
+"""The hypotheses that explain one array by another: mistakes that leave a trace in the numbers. numpy only.
 
-Each hypothesis takes a ``Case`` (what the reference has, what the port has, what is known at that place) and returns
-words where it explains what the port has in every element, to rounding; else ``""``. The first of a table that does is
-the answer. A hypothesis that says more stands before one that says less, and one without a free number before one that
-solves for it.
+Each hypothesis takes a ``Case`` (the reference's array, the port's array, the tensors known at that place) and returns
+a description if it explains the port's array in every element, to rounding; else ``""``. The first hypothesis of a
+table that holds is the answer. More specific hypotheses stand before less specific ones, and hypotheses without a free
+number before those that solve for one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FORWARD: tuple[Hypothesis, ...] = (
     terms.offset,
     terms.shifted,
 )
-"""For real numbers that a layer computes or hands on."""
+"""For real numbers that a layer computes or passes on."""
 
 DISCRETE: tuple[Hypothesis, ...] = (
     discrete.another_kind,
@@ -63,7 +63,7 @@ DISCRETE: tuple[Hypothesis, ...] = (
     arrangements.another_tensor,
     discrete.how_many,
 )
-"""For booleans and integers, which are neither scaled nor rounded."""
+"""For booleans and integers, which are not scaled or rounded."""
 
 COMPLEX: tuple[Hypothesis, ...] = (
     rounding.not_finite,
@@ -86,11 +86,11 @@ BACKWARD: tuple[Hypothesis, ...] = (
     gradients.permuted_gradient,
     gradients.turned_gradient,
 )
-"""For gradients that go wrong where the values are right."""
+"""For wrong gradients with right values."""
 
 
 def explain_value(case: Case, tried_first: list[Hypothesis] | None = None) -> str:
-    """Why a value is another, in words; ``""`` where nothing explains it. ``tried_first`` as in ``explain``."""
+    """Explain why a value differs; ``""`` if nothing explains it. ``tried_first`` as in ``explain``."""
     kinds = {case.expected.dtype.kind, case.actual.dtype.kind}
     if "c" in kinds:
         return explain(case, COMPLEX)
@@ -98,5 +98,5 @@ def explain_value(case: Case, tried_first: list[Hypothesis] | None = None) -> st
 
 
 def explain_gradient(case: Case) -> str:
-    """Why a gradient is another, in words; ``""`` where nothing explains it."""
+    """Explain why a gradient differs; ``""`` if nothing explains it."""
     return explain(case, BACKWARD)

@@ -1,4 +1,4 @@
-"""A table of rows that are looked up by number: the row of the padding, numbers that are off by one. numpy only."""
+"""Hypotheses on embeddings: the padding row, indices off by one. numpy only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from alignment.engine.explaining.case import Case
 
 
 def lookup(case: Case, ids: np.ndarray, table: np.ndarray, padding_idx: int | None) -> str:
-    """What an embedding did with ``ids`` instead of returning the rows of ``table``."""
+    """Describe what an embedding does with ``ids`` instead of returning the rows of ``table``."""
     if not case.same_shape or ids.dtype.kind not in "iu" or case.expected.shape != (*ids.shape, table.shape[1]):
         return ""
     gone = case.expected.any(-1) & ~case.actual.any(-1)

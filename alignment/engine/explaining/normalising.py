@@ -1,9 +1,9 @@
-"""Normalisation, also by hand: over which axes, by which deviation, with which epsilon and where. numpy only.
+"""Hypotheses on normalisation, also hand-written: axes, deviation, epsilon and its place. numpy only.
 
-Every form is ``y = (x - centre) / s * scale + shift`` with one ``s`` for each group of elements. From ``x``, ``y`` and
-the layer's own parameters ``s`` follows, group by group, and from ``s`` and the group's variance the epsilon. Only a
-form that holds in every element, with one epsilon for all groups, counts. Both sides are read in this way; what differs
-between the two readings is the cause, and of several readings those count that differ least.
+Every form is ``y = (x - centre) / s * scale + shift`` with one ``s`` for each group of elements. ``s`` follows from
+``x``, ``y`` and the layer's own parameters, group by group, and epsilon from ``s`` and the group's variance. A form
+counts only if it holds in every element, with one epsilon for all groups. Both sides are solved in this way; the
+difference of the two forms is the cause. Of several forms those that differ least count.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 
 from alignment.engine.explaining.case import Case, applicable
 
-# An epsilon is what is left of s**2 and the variance, which cancel: with 53 bits on either side it is known to some
-# 2**-48 of the variance; all groups must agree on it that far, and a few bits for the sum over a group.
+# Epsilon is the difference of s**2 and the variance, which cancel: with 53 bits on either side it is known to some
+# 2**-48 of the variance. All groups must agree on it to that precision, with a few bits for the sum over a group.
 AGREED = 2.0**-44
-# Two readings have the same epsilon if they differ by less than this share: what three digits show.
+# Two readings have the same epsilon if they differ by less than this share, which three digits show.
 SHOWN = 1e-3
-# Groups whose variances lie within this share of each other cannot tell one form of epsilon from another.
+# Groups whose variances lie within this share of each other do not distinguish the forms of epsilon.
 APART = 1e-4
 TRIED = 8
-"""Known tensors that are taken for the input, those that the layer was given first."""
+"""The number of known tensors tried as the input; the layer's inputs come first."""
 GROUPS = (2, 3, 4, 6, 8, 16, 32)
 SCALES = ("weight", "scale", "gamma", "g", "alpha", "a_2", "w")
 SHIFTS = ("bias", "beta", "shift", "b_2", "b")
@@ -33,8 +33,10 @@ RUNNING = "the running statistics"
 
 @dataclass(frozen=True)
 class Reading:
-    """How one side normalises. ``scale`` and ``shift`` are the parameters that it applies, ``sure`` the error of
-    epsilon."""
+    """The form of one side's normalisation.
+
+    ``scale`` and ``shift`` are the parameters that it applies, ``sure`` is the error of epsilon.
+    """
 
     over: str
     centred: bool
@@ -46,7 +48,7 @@ class Reading:
     sure: float
 
     def differences(self, other: Reading) -> list[str]:
-        """In what ``other``, the port, differs, in words."""
+        """Describe how ``other``, the port's form, differs."""
         words = []
         if self.over != other.over:
             words.append(f"normalises over {other.over} instead of {self.over}")
@@ -68,7 +70,7 @@ class Reading:
 
 
 def normalisation(case: Case) -> str:
-    """The reference normalises a known tensor, and the port does so in another way."""
+    """Test for another normalisation of a known tensor."""
     if not case.same_shape or case.expected.ndim < 2:
         return ""
     for _, x in islice(case.fitting(), TRIED):
@@ -84,7 +86,7 @@ def normalisation(case: Case) -> str:
 
 
 def _readings(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
-    """All ways in which ``y`` may be the normalised ``x``; tried on one group before all of them."""
+    """Yield all forms in which ``y`` may be the normalised ``x``, tested on one group first."""
     scales, shifts = (
         [(name, np.broadcast_to(array, x.shape)) for name, array in _options(case.parameters, x.shape, roles, neutral)]
         for roles, neutral in ((SCALES, 1.0), (SHIFTS, 0.0))
@@ -104,7 +106,7 @@ Grouped = Callable[[np.ndarray], np.ndarray]
 
 
 def _groupings(shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[slice, ...], Grouped]]:
-    """What might be normalised together: words, where one group is, and how an array becomes (groups, members)."""
+    """Yield possible groups: a description, the position of one group, and the conversion to (groups, members)."""
     rank = len(shape)
     sets = [tuple(range(first, rank)) for first in range(rank - 1, 0, -1)]
     sets += [(1,)] + [tuple(range(1, rank - 1))] * (rank > 3) + [(0, *range(2, rank))]
@@ -126,7 +128,7 @@ def _behind(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def _options(
     parameters: Mapping[str, np.ndarray], shape: tuple[int, ...], roles: tuple[str, ...], neutral: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Which parameter may be the scale, or the shift, laid out along the array's axes; none is ``neutral``."""
+    """Yield the parameters that may be the scale or the shift, laid out along the array's axes; none is ``neutral``."""
     yield "", np.full((1,) * len(shape), neutral)
     chosen = {name: array for name, array in parameters.items() if name.rpartition(".")[2] in roles}
     for name, array in applicable(chosen, shape):
@@ -138,13 +140,13 @@ def _options(
 def _groups(
     limit: float, grouped: Grouped, tensors: Sequence[np.ndarray], centred: bool
 ) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """``s`` and the mean square of each group, and its members; ``None`` where ``y`` is no such quotient.
+    """Return ``s`` and the mean square of each group, and its members; ``None`` if ``y`` is no such quotient.
 
     ``tensors`` are ``x``, ``y``, the scale and the shift.
     """
     x, y, w, b = map(grouped, tensors)
     members = x.shape[1]
-    if members < 3:  # a group of two that is centred has one number, which any ``s`` explains
+    if members < 3:  # a centred group of two has one free number, which any ``s`` explains
         return None
     spread = x - x.mean(1, keepdims=True) if centred else x
     s = _divisors(limit, spread * w, y - b, y)
@@ -152,7 +154,7 @@ def _groups(
 
 
 def _divisors(limit: float, numerator: np.ndarray, quotient: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """``s`` of each row such that ``numerator / s`` is ``quotient`` in every element."""
+    """Return ``s`` of each row such that ``numerator / s`` is ``quotient`` in every element."""
     square = (numerator * numerator).sum(1)
     inverse = (numerator * quotient).sum(1) / np.where(square > 0, square, 1)
     wrong = np.abs(quotient - numerator * inverse[:, None]).max(initial=0.0)
@@ -163,7 +165,7 @@ def _divisors(limit: float, numerator: np.ndarray, quotient: np.ndarray, y: np.n
 def _forms(
     s: np.ndarray, square: np.ndarray, members: int, over: str, centred: bool, scale: str, shift: str
 ) -> Iterator[Reading]:
-    """Where epsilon is, such that it is one number for all groups."""
+    """Yield the places of epsilon for which it is one number for all groups."""
     for unbiased in (False, True) if centred and members > 1 else (False,):
         variance = square * members / (members - 1) if unbiased else square
         if variance.max() - variance.min() <= APART * variance.max():
@@ -184,9 +186,9 @@ def _forms(
 
 
 def _one_for_all(epsilons: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
-    """The one epsilon of all groups and its error; an error of 0 where they do not agree, or it is negative."""
+    """Return the epsilon of all groups and its error; an error of 0 if they disagree, or it is negative."""
     sure = AGREED * whole
-    # the group with the smallest variance knows it best
+    # the group with the smallest variance is the most precise
     epsilon = float(epsilons[np.argmin(sure)])
     least = float(sure.min())
     if (np.abs(epsilons - epsilon) > sure + least).any() or epsilon < -least:
@@ -195,9 +197,9 @@ def _one_for_all(epsilons: np.ndarray, whole: np.ndarray) -> tuple[float, float]
 
 
 def _least(s: np.ndarray, norms: np.ndarray) -> tuple[float, float]:
-    """The epsilon below which no norm counts, as ``F.normalize`` has it, and its error; 0 where none is so small.
+    """Return the epsilon that replaces smaller norms, as in ``F.normalize``, and its error; 0 if no norm is so small.
 
-    An error of 0 where some are neither the norm nor that epsilon.
+    An error of 0 means that some values are neither the norm nor that epsilon.
     """
     raised = s - norms > AGREED * s
     if (s - norms < -AGREED * s).any() or np.ptp(s[raised]) > AGREED * s.max() if raised.any() else False:
@@ -209,7 +211,7 @@ def _least(s: np.ndarray, norms: np.ndarray) -> tuple[float, float]:
 
 
 def _with_running_statistics(case: Case, x: np.ndarray, y: np.ndarray) -> Iterator[Reading]:
-    """A normalisation of each channel by statistics that are kept."""
+    """Yield normalisations of each channel by running statistics."""
     mean, variance = (case.parameters.get(name) for name in ("running_mean", "running_var"))
     if mean is None or variance is None or mean.shape != (x.shape[1],) or len(x) * x[0, 0].size < 2:
         return

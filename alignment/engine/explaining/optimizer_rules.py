@@ -1,4 +1,4 @@
-"""Which rule an optimizer follows, and with which numbers: solved from what it was given and what it made. numpy only.
+"""Solve an optimizer's rule and its numbers from its inputs and outputs. numpy only.
 
 Formulas: torch.optim.SGD, Adam and AdamW (torch 2.13); those of the others are in ``adaptive_rules``.
 """
@@ -30,9 +30,10 @@ from alignment.engine.records.run import FIRST, LARGEST, MOMENTUM, SECOND, SUM, 
 
 
 def rule_of(run: Run, port: Run, name: str, dtype: str) -> Rule | None:
-    """The numbers of the rule by which ``run``'s optimizer updates a parameter; ``None`` where no known rule fits.
+    """Return the numbers of ``run``'s update rule for a parameter; ``None`` if no known rule fits.
 
-    ``port``: whose weights, gradients and rates the optimizer was given: ``run`` itself, or the run that it follows.
+    ``port``: the run whose weights, gradients and rates the optimizer received: ``run`` itself, or the run that it
+    follows.
     """
     updates = updates_of(run, port, name)
     if not updates:
@@ -81,7 +82,7 @@ def _momentum(updates: Sequence[Update], unit: float) -> Rule | None:
 
 
 def _changing(later: Sequence[Update], unit: float) -> Rule:
-    """The momentum of each step, where a schedule changes it, without dampening and weight decay."""
+    """Return the momentum of each step, if a schedule changes it, without dampening and weight decay."""
     rule = {}
     for u in later:
         target = u.new[MOMENTUM]
@@ -98,7 +99,8 @@ CHANGING = "momentum at step "
 def _adam(updates: Sequence[Update], unit: float) -> Rule | None:
     """Moments of ``g + decay * p``; ``p -= rate * (m' / (sqrt(v') + epsilon) + decay * p)``, ``'`` bias-corrected.
 
-    Where this does not fit, the variants with the same two moments: epsilon elsewhere, no correction, NAdam, RAdam.
+    If this does not fit, the variants with the same two moments are tried: other places of epsilon, no correction,
+    NAdam, RAdam.
     """
     rule = adaptive.first_moment(updates, unit)
     if not rule:
@@ -127,7 +129,10 @@ VARIANTS = {1: "RAdam's", 2: "NAdam's"}
 
 
 def _adam_update(updates: Sequence[Update], unit: float, rule: Rule, corrected: bool) -> Rule | None:
-    """Epsilon and decoupled decay: of a move ``u``, ``u * sqrt(v') - m' = -eps * u + decay * (sqrt(v') + eps) * p``."""
+    """Solve epsilon and decoupled decay.
+
+    A move ``u`` fulfils ``u * sqrt(v') - m' = -eps * u + decay * (sqrt(v') + eps) * p``.
+    """
     moving, moves, roundoff = moves_of(updates, unit)
     firsts, roots = [], []
     for u in moving:
@@ -151,14 +156,14 @@ _RULES = [
     ({MOMENTUM}, _momentum),
     (set(), _plain),
 ]
-"""Rules by the state that they need, the first that fits."""
+"""Rules by the state that they need; the first that fits counts."""
 
 
 # --- two rules ------------------------------------------------------------------------------------------------------
 
 
 def differences(reference: Rule, port: Rule) -> list[str]:
-    """How the port's rule differs from the reference's, in words."""
+    """Describe how the port's rule differs from the reference's."""
     words = [*_decays(reference, port), *_updates(reference, port), *_epsilons(reference, port)]
     words += _changes(reference, port)
     for name in reference:
@@ -185,7 +190,7 @@ def _difference(name: str, ours: Number, theirs: Number) -> str:
 
 
 def _changes(reference: Rule, port: Rule) -> list[str]:
-    """A momentum that follows the schedule on one side alone."""
+    """Describe a momentum that follows the schedule on one side only."""
     words = []
     for rule, other, form in (
         (reference, port, "momentum {fixed} at all steps; the reference's changes, from {first} to {last}"),
@@ -198,19 +203,19 @@ def _changes(reference: Rule, port: Rule) -> list[str]:
 
 
 def _updates(reference: Rule, port: Rule) -> list[str]:
-    """Another rule on the same two moments."""
+    """Describe another rule on the same two moments."""
     names = [VARIANTS.get(int(rule["update"].value), "") if "update" in rule else "" for rule in (reference, port)]
     ours, theirs = (name or "Adam's" for name in names)
     return [f"the update is {theirs}, not {ours}"] if ours != theirs and _whole(reference) and _whole(port) else []
 
 
 def _whole(rule: Rule) -> bool:
-    """Whether the rule holds the update and not only the state."""
+    """Return whether the rule contains the update and not only the state."""
     return any("epsilon" in name for name in rule)
 
 
 def _epsilons(reference: Rule, port: Rule) -> list[str]:
-    """Other values of epsilon, or the same in another place."""
+    """Describe other values of epsilon, or another place of it."""
     if not (_whole(reference) and _whole(port)):
         return []
     ours, theirs = (
@@ -237,7 +242,7 @@ def _place(name: str) -> str:
 
 
 NO_DECAY = 1e-10
-"""A weight decay below it changes nothing in float32: nobody sets one."""
+"""A smaller weight decay has no effect in float32, so it is not a setting."""
 
 
 def _decays(reference: Rule, port: Rule) -> list[str]:

@@ -1,4 +1,4 @@
-"""Means, maxima and sums over other axes, or the entry of one token for the mean of all. numpy only."""
+"""Hypotheses on reductions: other axes, or the entry of one token instead of the mean. numpy only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "maximum": np.ma
 
 
 def reduced(case: Case) -> str:
-    """A mean, maximum or sum over other axes of a known tensor, or of other entries of it."""
+    """Test for a mean, maximum or sum of a known tensor over other axes, or of other entries."""
     for name, array in case.known.items():
         wrong = _reduction(case, case.actual, array)
         if wrong:
@@ -23,7 +23,7 @@ def reduced(case: Case) -> str:
 
 
 def _reduction(case: Case, side: np.ndarray, array: np.ndarray) -> str:
-    """What of ``array`` makes ``side``; nothing makes a single number."""
+    """Return the reduction of ``array`` that gives ``side``; a single number is not conclusive."""
     for words, made in _reductions(array, side.size) if array.size > side.size > 1 else ():
         if case.same(side.ravel(), np.asarray(made()).ravel()):
             return words
@@ -31,7 +31,7 @@ def _reduction(case: Case, side: np.ndarray, array: np.ndarray) -> str:
 
 
 def _reductions(array: np.ndarray, size: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """What leaves ``size`` elements: words, and how it is made."""
+    """Yield reductions to ``size`` elements: a description, and the function."""
     for count in range(1, array.ndim + 1):
         for axes in combinations(range(array.ndim), count):
             if array.size == size * np.prod([array.shape[axis] for axis in axes], dtype=int):

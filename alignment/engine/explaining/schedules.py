@@ -1,8 +1,8 @@
-"""How a schedule of the learning rate differs from the reference's, from the rates of all steps. numpy only.
+"""Explain how a learning rate schedule differs from the reference's, from the rates of all steps. numpy only.
 
-A schedule is taken apart into phases, each the longest that one formula fits: constant, linear, geometric, a power of a
-linear one (polynomial and inverse decay), or a cosine; phases that are all constant are steps. Where both schedules
-have the same phases, the cause is the number that differs, else both are described.
+A schedule is split into phases, each the longest that one formula fits: constant, linear, geometric, a power of a
+linear one (polynomial and inverse decay), or a cosine. Phases that are all constant are steps. If both schedules have
+the same phases, the cause is the number that differs, else both are described.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from alignment.engine.explaining.solving import SAME
 # Rates are computed in float64 by a few operations, recursively in some schedules.
 FITS = 2.0**-33
 POWERS = (2.0, 0.5, 3.0, 4.0, 0.9, -1.0, -0.5)
-"""Exponents of polynomial schedules that are tried, -1 and -0.5 for inverse decays (Noam's)."""
+"""The exponents of polynomial schedules that are tried, -1 and -0.5 for inverse decays (Noam's)."""
 LONG = 5
-"""Fewest rates of a phase that has four numbers; a straight line has two."""
+"""The fewest rates of a phase with four numbers; a straight line has two."""
 MANY = 4
-"""Phases beyond which a schedule is not described."""
+"""A schedule with more phases is not described."""
 FIRST = 200
-"""Steps that are looked at; to try every formula on every part of more takes seconds."""
+"""The number of steps analysed; every formula on every part of more steps takes seconds."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Rates from step ``start`` on, as many intervals as ``length``, by one formula with its numbers."""
+    """The rates from step ``start`` on, ``length`` intervals, by one formula with its numbers."""
 
     kind: str
     start: int
@@ -38,13 +38,13 @@ class Phase:
     """Whether another phase follows, so that the length is the schedule's own."""
 
     def words(self) -> str:
-        """In words."""
+        """Describe the phase."""
         shown = ", ".join(f"{name} {value:.6g}" for name, value in self.numbers.items())
         return f"{self.kind} ({shown})"
 
 
 def rate_cause(a: np.ndarray, b: np.ndarray) -> str:
-    """``a`` and ``b``: the rates of all steps, of the reference and of the port."""
+    """Describe how the port's rates ``b`` differ from the reference's ``a``, for all steps."""
 
     def same(x: np.ndarray, y: np.ndarray) -> bool:
         return len(x) > 1 and bool(np.all(np.abs(x - y) <= SAME * np.abs(x)))
@@ -65,7 +65,7 @@ def _other_numbers(ours: list[Phase], theirs: list[Phase]) -> str:
     if not ours or not theirs or jumps or max(len(ours), len(theirs)) > MANY:
         return ""
     kinds = [phase.kind for phase in ours]
-    # one of both may end within the steps that were taken, so that the other has a phase less
+    # one schedule may end within the recorded steps, so that the other has a phase less
     if [phase.kind for phase in theirs[: len(kinds)]] == kinds[: len(theirs)]:
         words = [text for mine, yours in zip(ours, theirs) for text in _differences(mine, yours)]
         if words:
@@ -81,13 +81,13 @@ def _differences(ours: Phase, theirs: Phase) -> list[str]:
 
 
 def phases(rates: np.ndarray) -> list[Phase]:
-    """The phases of a schedule, one after the other; not all of them where there are too many to be described."""
+    """Return the phases of a schedule in order; incomplete if there are too many to describe."""
     found: list[Phase] = []
     start, last = 0, len(rates) - 1
     while start < last and (len(found) <= MANY or all(phase.kind == "constant" for phase in found)):
         phase = _longest(rates, start)
         if phase.length < 2 and found and found[-1].start + found[-1].length == start:
-            start += 1  # a jump: what follows does not begin where the last phase ends
+            start += 1  # a jump: the next phase does not start where the last one ends
             if start == last:
                 found.append(Phase("constant", start, 0, {"rate": float(rates[start])}, False))
             continue
@@ -97,7 +97,7 @@ def phases(rates: np.ndarray) -> list[Phase]:
 
 
 def _longest(rates: np.ndarray, start: int) -> Phase:
-    """The longest phase from ``start`` on; of equally long ones the simplest."""
+    """Return the longest phase from ``start`` on; of equally long ones the simplest."""
     best = Phase("constant", start, 0, {"rate": float(rates[start])}, True)
     for kind, fewest, fit in FORMULAS:
         for end in range(len(rates), start + max(fewest, best.length + 1), -1):
@@ -109,7 +109,7 @@ def _longest(rates: np.ndarray, start: int) -> Phase:
 
 
 def _with_length(phase: Phase) -> Phase:
-    """A line that ends has a length of its own, and a slope only where it does not."""
+    """Give a line that ends a length of its own, else a slope."""
     if phase.kind == "linear" and phase.ends:
         numbers = {"steps": float(phase.length), "from": phase.numbers["from"], "to": phase.numbers["to"]}
         return Phase(phase.kind, phase.start, phase.length, numbers, True)
@@ -122,7 +122,7 @@ def _with_length(phase: Phase) -> Phase:
 
 
 def _as_steps(found: list[Phase], rates: np.ndarray) -> list[Phase]:
-    """Constant phases as one schedule of steps: the factor of each, and where they are."""
+    """Combine constant phases into one schedule of steps: the factor of each, and its position."""
     jumps = np.flatnonzero(np.abs(np.diff(rates)) > FITS * np.abs(rates).max())
     if not len(jumps) or len(jumps) > len(rates) // 2 or not all(phase.kind == "constant" for phase in found):
         return []
@@ -184,7 +184,7 @@ def _cosine(x: np.ndarray) -> dict[str, float] | None:
     k, w = np.arange(len(x)), float(np.arccos(turn))
     columns = np.stack([np.ones(len(x)), np.cos(w * k), np.sin(w * k)], axis=1)
     found = np.linalg.lstsq(columns, x, rcond=None)[0]
-    # a cosine of a very long period is any smooth curve
+    # a cosine of a very long period fits any smooth curve
     if not _close(x, columns @ found) or np.pi / w > 100 * len(x):
         return None
     size = float(np.hypot(found[1], found[2]))
@@ -205,4 +205,4 @@ FORMULAS: list[tuple[str, int, Callable[[np.ndarray], dict[str, float] | None]]]
       for power in POWERS),
     ("cosine", LONG - 1, _cosine),
 ]  # fmt: skip
-"""Kinds of phases from the simplest on, the fewest intervals of each, and its numbers where it fits."""
+"""The kinds of phases, the simplest first, with their fewest intervals and the fitted numbers."""

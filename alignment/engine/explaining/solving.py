@@ -1,7 +1,7 @@
-"""Numbers solved from what an optimizer was given and what it made, by least squares. numpy only.
+"""Solve numbers from an optimizer's inputs and outputs by least squares. numpy only.
 
-Each rule is linear in its numbers, so that they come out of least squares over all steps and elements, with a bound on
-their error; a rule that does not fit to rounding is not taken.
+Each rule is linear in its numbers, which follow by least squares over all steps and elements, with a bound on their
+error. A rule that does not fit to rounding is rejected.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from alignment.engine.records.run import GIVEN, GRADIENT, PARAMETER, STATE, Run
 
 SAMPLES = 512
-"""Elements of each tensor and step that are used: a few numbers are solved from thousands of equations."""
-# Some ten roundings make an update. A rule that is another one leaves a thousandth of the update at least, a billion
-# times what rounding leaves in float64.
+"""The number of elements used of each tensor and step: a few numbers are solved from thousands of equations."""
+# An update has some ten roundings. A wrong rule leaves a thousandth of the update at least, a billion times the
+# rounding of float64.
 FIT = 2.0**10
-# columns that are the same to half of the digits of float64 do not tell their numbers apart
+# columns that agree to half of the digits of float64 do not determine their numbers
 RANK = 2.0**-26
 # a hyperparameter that one framework keeps in float32 is the same setting (see ``settings``)
 SAME = 2.0**-23
@@ -27,19 +27,19 @@ SAME = 2.0**-23
 
 @dataclass(frozen=True)
 class Number:
-    """A solved number and how far rounding may have put it from its true value."""
+    """A solved number and the bound of its rounding error."""
 
     value: float
     bound: float = 0.0
 
     def same(self, other: Number) -> bool:
-        """Whether both may be the same setting; what reads the same to the digits that are known is."""
+        """Return whether both may be the same setting: they are equal within the known digits."""
         near = abs(self.value - other.value) <= 2 * (self.bound + other.bound) + SAME * abs(self.value)
         return near or str(self) == str(other)
 
     @property
     def is_zero(self) -> bool:
-        """Whether rounding alone may have made it other than zero (as 1 - a of an a near 1, some units of 2**-53)."""
+        """Return whether the number is zero within rounding (as 1 - a of an a near 1, some units of 2**-53)."""
         return abs(self.value) <= 2 * self.bound + 2.0**-48
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ Rule = dict[str, Number]
 
 @dataclass(frozen=True)
 class Update:
-    """One step of one parameter, flat: rate, gradient as given, weights before and after, state before and after."""
+    """One step of one parameter, flat: rate, gradient, weights before and after, state before and after."""
 
     number: int
     rate: float
@@ -66,9 +66,9 @@ class Update:
 
 
 def solve(columns: Sequence[np.ndarray], target: np.ndarray, roundoff: float) -> list[Number] | None:
-    """Numbers by which ``columns`` sum to ``target``; ``None`` where none do, or where several sets would.
+    """Solve the numbers by which ``columns`` sum to ``target``; ``None`` if there is no or no unique solution.
 
-    ``roundoff`` is what rounding may have added to an element of ``target``. A column of zeros has the number 0.
+    ``roundoff`` is the largest rounding of an element of ``target``. A column of zeros has the number 0.
     """
     scales = [float(np.abs(column).max(initial=0.0)) for column in columns]
     used = [i for i, scale in enumerate(scales) if scale]
@@ -87,9 +87,9 @@ def solve(columns: Sequence[np.ndarray], target: np.ndarray, roundoff: float) ->
 
 
 def updates_of(run: Run, port: Run, name: str) -> list[Update]:
-    """The steps that ``run`` made of one parameter from the weights and the gradient that the port went in with.
+    """Return ``run``'s steps of one parameter from the port's weights and gradient before each step.
 
-    Of a large parameter elements spread evenly over it. A step of which a part was not recorded is left out.
+    A large parameter is sampled evenly. A step of which a part was not recorded is left out.
     """
     updates = []
     for number in range(1, len(run) + 1):
@@ -118,17 +118,17 @@ def updates_of(run: Run, port: Run, name: str) -> list[Update]:
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """One array of all; empty where there is none."""
+    """Concatenate the arrays; empty if there are none."""
     return np.concatenate(arrays) if arrays else np.zeros(0)
 
 
 def largest(*arrays: np.ndarray) -> float:
-    """The largest absolute value in any of ``arrays``."""
+    """Return the largest absolute value in any of ``arrays``."""
     return max(float(np.abs(array).max(initial=0.0)) for array in arrays)
 
 
 def moves_of(updates: Sequence[Update], unit: float) -> tuple[list[Update], np.ndarray, float]:
-    """The steps with a rate, what each subtracted over its rate, and the rounding in that difference."""
+    """Return the steps with a rate, their updates divided by the rate, and the rounding of these quotients."""
     moving = [u for u in updates if u.rate]
     moves = joined([(u.before - u.after) / u.rate for u in moving])
     roundoff = max((unit * largest(u.before, u.after) / u.rate for u in moving), default=0.0) + unit * largest(moves)
@@ -136,7 +136,7 @@ def moves_of(updates: Sequence[Update], unit: float) -> tuple[list[Update], np.n
 
 
 def over(a: Number, b: Number) -> Number:
-    """``a`` over ``b`` with the bounds of both carried on; 0 where ``b`` is 0."""
+    """Return ``a`` / ``b`` with the propagated bounds of both; 0 where ``b`` is 0."""
     if not b.value:
         return Number(0.0)
     ratio = a.value / b.value
@@ -144,20 +144,20 @@ def over(a: Number, b: Number) -> Number:
 
 
 def gradient(update: Update) -> np.ndarray:
-    """The gradient that the optimizer was given."""
+    """Return the gradient that the optimizer received."""
     return update.gradient
 
 
 def before(update: Update) -> np.ndarray:
-    """The weights before the step."""
+    """Return the weights before the step."""
     return update.before
 
 
 def old(role: str) -> Callable[[Update], np.ndarray]:
-    """A picker of the state before a step; zeros where there was none."""
+    """Return a function that picks the state before a step; zeros if there was none."""
     return lambda update: update.old.get(role, np.zeros_like(update.gradient))
 
 
 def new(role: str) -> Callable[[Update], np.ndarray]:
-    """A picker of the state after a step."""
+    """Return a function that picks the state after a step."""
     return lambda update: update.new[role]

@@ -1,4 +1,4 @@
-"""How BatchNorm's running statistics are updated otherwise than the reference's, from one update. numpy only."""
+"""Explain how BatchNorm's running statistics are updated differently, from one update. numpy only."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from alignment.engine.explaining.solving import Number, solve
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.noise import BITS
 
-# What separates a solved momentum from its true value: the reference's buffers are float64 here, and the solution
-# divides differences that cancel by up to six digits.
+# The error of a solved momentum: the reference's buffers are float64 here, and the solution divides differences that
+# cancel by up to six digits.
 SOLVED = 1e-6
-# Of the ratio of two batch statistics: what is left of float64 where a share of 0.1 is what changes in a sum.
+# The error of the ratio of two batch statistics: the rest of float64 if a sum changes by a share of 0.1.
 SOLVED_RATIO = 1e-8
 
 WHOLE = 0.4
-"""How far a number of values may be from a whole number that it is taken for."""
+"""The largest distance of a number of values from the whole number that it is taken for."""
 
 BIASED = "the biased batch variance is used: (n - 1) / n of the reference's, n"
 
 
 def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: float | None) -> np.ndarray:
-    """What an update from ``before`` to ``expected`` leaves if the share that is kept is a float32 number.
+    """Return the result of an update from ``before`` to ``expected`` if the kept share is a float32 number.
 
-    Paddle's kernel takes the momentum as one, also in float64.
+    Paddle's kernel takes the momentum as float32, also in float64.
     """
     if not momentum:
         return expected
@@ -33,7 +33,7 @@ def with_rounded_momentum(before: np.ndarray, expected: np.ndarray, momentum: fl
 
 
 def _batch(before: np.ndarray, expected: np.ndarray, momentum: float) -> np.ndarray:
-    """The batch's own statistic, of which the reference took the share ``momentum``."""
+    """Return the batch's own statistic, of which the reference took the share ``momentum``."""
     return (expected - (1 - momentum) * before) / momentum
 
 
@@ -41,7 +41,10 @@ def _batch(before: np.ndarray, expected: np.ndarray, momentum: float) -> np.ndar
 
 
 def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float | None) -> str:
-    """In words; ``momentum`` in torch's convention, the share of the new value. Empty where nothing explains it."""
+    """Describe a wrong update; empty if nothing explains it.
+
+    ``momentum`` is in torch's convention, the share of the new value.
+    """
     if np.array_equal(before, actual):
         return "never updated"
     if np.array_equal(before, expected):
@@ -53,26 +56,26 @@ def state_cause(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, mo
 
 
 def _other_statistic(before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float) -> str:
-    """The statistic of the batch that the port folded in, beside the reference's, by the share that either keeps."""
+    """Explain a wrong update by another batch statistic, scaled relative to the reference's by its share."""
     ours = _batch(before, expected, momentum)
     for kept in (1 - momentum, float(np.float32(1 - momentum))):
         ratio = _ratio((actual - kept * before) / (1 - kept), ours)
         count = 1 / (1 - ratio) if ratio and 0 < ratio < 1 else 0.0
-        # the number of values of one channel, which is whole; an error of the ratio comes back times its square
+        # the number of values of one channel is whole; an error of the ratio is multiplied by its square
         if count and abs(count - round(count)) <= min(SOLVED_RATIO * count**2, 0.1):
             return f"{BIASED} = {round(count)}"
     return f"the batch's statistic is scaled by {ratio:.6g}" if ratio else ""
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> float:
-    """The number by which ``b`` becomes ``a``; 0 where there is none."""
+    """Return the number by which ``b`` becomes ``a``; 0 if there is none."""
     square = float(np.vdot(b, b))
     ratio = float(np.vdot(a, b)) / square if square else 0.0
     return ratio if compare(a, ratio * b).relative <= SOLVED else 0.0
 
 
 def _momentum(used: float, momentum: float) -> str:
-    # the share that is kept, taken for the share of the new value
+    # the kept share is used as the share of the new value
     swapped = ", swapped for its complement" if abs(used - (1 - momentum)) < SOLVED else ""
     return f"momentum {used:.6g} instead of {momentum:.6g} (of the new value){swapped}"
 
@@ -83,16 +86,16 @@ def _momentum(used: float, momentum: float) -> str:
 def statistic_cause(
     before: np.ndarray, expected: np.ndarray, actual: np.ndarray, momentum: float | None, dtype: str
 ) -> str:
-    """As ``state_cause``, of an update that was made in ``dtype``.
+    """Describe a wrong update as ``state_cause`` does, for an update in ``dtype``.
 
-    ``actual = keep * before + take * batch``, and the batch's own statistic is what the reference took of it.
+    ``actual = keep * before + take * batch``; the batch's own statistic follows from the reference's update.
     """
     if np.array_equal(before, actual):
         return "never updated"
-    if not momentum or not before.any():  # what is kept of zeros is not known
+    if not momentum or not before.any():  # the kept share of zeros is unknown
         return state_cause(before, expected, actual, momentum)
     before, expected, actual = (array.reshape(-1).astype(np.float64) for array in (before, expected, actual))
-    # the batch's statistic comes out of a difference, whose rounding the small momentum enlarges
+    # the batch's statistic is a difference, whose rounding the small momentum enlarges
     size = max(float(np.abs(array).max()) for array in (before, expected, actual))
     found = solve([before, _batch(before, expected, momentum)], actual, 2.0 ** -BITS[dtype] * size / momentum)
     if not found:

@@ -1,4 +1,4 @@
-"""Sums and products: a term, a factor or an offset that is left out, added twice, scaled, or another. numpy only."""
+"""Hypotheses on sums and products: a missing, extra, scaled or different term, factor or offset. numpy only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from alignment.engine.explaining.activations import sigmoid
 from alignment.engine.explaining.case import Case, applicable, factor, varied
 
-# A share of a tensor below this is no scaled residual but a constant that is written with six or seven digits, as the
-# slope 0.1666667 of Paddle's hard sigmoid is.
+# A smaller share of a tensor is not a scaled residual but a constant written with six or seven digits, such as the
+# slope 0.1666667 of Paddle's hard sigmoid.
 FEW_DIGITS = 1e-6
 
 MOST_OF_A_ROOT = 2**16
-"""No layer is wider: beyond it any number is near the root of a whole one."""
+"""The largest width: beyond it any number is near the root of a whole one."""
 
 READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "{}": lambda p: p,
@@ -24,11 +24,11 @@ READINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh({})": np.tanh,
     "(1 + {})": lambda p: 1 + p,
 }
-"""How a parameter becomes a factor: a layer scale, CLIP's temperature, a gate, DiT's modulation."""
+"""The ways in which a parameter becomes a factor: a layer scale, CLIP's temperature, a gate, DiT's modulation."""
 
 
 def scaled(case: Case) -> str:
-    """All of it times a number."""
+    """Test for a factor."""
     if not case.same_shape:
         return ""
     number = 1 + case.multiple(case.expected)
@@ -40,7 +40,7 @@ def scaled(case: Case) -> str:
 
 
 def as_root(number: float) -> str:
-    """In words, where ``number`` is the root of a whole one, or one over it, as the scale by a width is."""
+    """Describe ``number`` if it is the root of a whole number or one over it, like the scale by a width."""
     for value, words in ((abs(number), "the root of"), (1 / abs(number), "one over the root of")):
         square = value**2
         whole = round(square) if 1 < square < MOST_OF_A_ROOT else 0
@@ -50,12 +50,12 @@ def as_root(number: float) -> str:
 
 
 def vanished(case: Case) -> str:
-    """All of it is zero."""
+    """Test for an array that is all zero."""
     return "is all zero" if case.expected.any() and not case.actual.any() else ""
 
 
 def offset(case: Case) -> str:
-    """All of it plus a number."""
+    """Test for an added number."""
     if not case.same_shape or not varied(case.expected):
         return ""
     step = float((case.actual - case.expected).mean())
@@ -66,7 +66,7 @@ def offset(case: Case) -> str:
 
 
 def other_terms(case: Case) -> str:
-    """A known tensor is missing from the sum, is in it with another weight, or stands in another's place."""
+    """Test for a known tensor that is missing from the sum, has another weight, or replaces another."""
     if not case.same_shape:
         return ""
     fitting = [*case.fitting()]
@@ -97,7 +97,7 @@ def _term(name: str, weight: float) -> str:
 
 
 def own_parameter(case: Case) -> str:
-    """A parameter of the reference's own, a scale or an offset, that the port leaves out or applies twice."""
+    """Test for a parameter of the reference, a scale or an offset, that the port leaves out or applies twice."""
     if not case.same_shape:
         return ""
     e, a = case.expected, case.actual
@@ -116,7 +116,7 @@ def own_parameter(case: Case) -> str:
 
 
 def own_scale_of_a_term(case: Case) -> str:
-    """One term of the sum is to be multiplied by a parameter, as by a layer scale, and is not."""
+    """Test for a term of the sum that is not multiplied by its parameter, e.g. a layer scale."""
     for name, plain in applicable(case.parameters, case.expected.shape):
         for reading, p in _read(name, plain):
             for branch, array in case.fitting():
@@ -132,7 +132,7 @@ def own_scale_of_a_term(case: Case) -> str:
 
 
 def parameter_of_the_port(case: Case) -> str:
-    """A parameter that the reference does not have multiplies the output or a term of it, or is added."""
+    """Test for a parameter of the port only that multiplies the output or a term, or is added."""
     if not case.same_shape:
         return ""
     for name, plain in applicable(case.extra, case.expected.shape):
@@ -150,7 +150,7 @@ def parameter_of_the_port(case: Case) -> str:
 
 
 def _read(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """A parameter as a factor; none that is 1 throughout, which changes nothing."""
+    """Yield the readings of a parameter as a factor, except those that are 1 throughout, which have no effect."""
     for reading, function in READINGS.items():
         made = function(array)
         if (made != 1).any():
@@ -161,22 +161,22 @@ def _read(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def dropped_out(case: Case) -> str:
-    """Elements that are zero, and all others larger by one factor."""
+    """Test for active dropout: some elements are zero, and all others larger by one factor."""
     if not case.same_shape:
         return ""
     gone = (case.actual == 0) & (case.expected != 0)
-    if not gone.any() or not varied(case.expected[~gone]):  # of one value that is left, any factor does
+    if not gone.any() or not varied(case.expected[~gone]):  # a single remaining value fits any factor
         return ""
     kept = np.where(gone, 0, case.expected)
     number = factor(case.actual, kept)
-    # a factor of 1 is no dropout: something else made those elements zero
+    # a factor of 1 is not dropout: something else zeroed those elements
     if not number > 1 + 1e-6 or not case.makes_actual(lambda k: number * k, kept):
         return ""
     return f"dropout is active, rate {1 - 1 / number:.3g}"
 
 
 def zeroed(case: Case) -> str:
-    """Some elements are zero, and all others are right."""
+    """Test for some zero elements with all others right."""
     if not case.same_shape:
         return ""
     gone = (case.actual == 0) & (case.expected != 0)
@@ -186,12 +186,12 @@ def zeroed(case: Case) -> str:
 
 
 def shifted(case: Case) -> str:
-    """A constant for each channel is added: a bias that is missing or another."""
+    """Test for a constant added to each channel: a bias that is missing or different."""
     if not case.same_shape or case.expected.ndim < 2:
         return ""
     for axis in dict.fromkeys((1, case.expected.ndim - 1)):
         other = tuple(n for n in range(case.expected.ndim) if n != axis)
-        # what is one value in each channel may as well be scaled, or another
+        # a value that is constant in each channel may just as well be scaled, or another
         told = (case.expected != case.expected.mean(other, keepdims=True)).any()
         step = (case.actual - case.expected).mean(other, keepdims=True)
         if told and case.makes_actual(lambda e, s: e + s, case.expected, step):

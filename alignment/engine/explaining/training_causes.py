@@ -1,7 +1,7 @@
-"""Why a training departs: each part held against its own inputs, as they were recorded on either side. numpy only.
+"""Explain why a training departs: judge each part by its own recorded inputs. numpy only.
 
 The reference has taken each of the port's steps from the port's own weights, gradients, rates and averages (see
-``sides.torch.steps.Follower``), so that a row that differs is the fault of the part that made it, and of no other.
+``sides.torch.steps.Follower``), so a row that differs is the fault of the part that computed it, and of no other.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from alignment.engine.result import COMPUTATION, CONFIG, WEIGHTS, WIRING, Culpri
 from alignment.engine.result import STATE as STATISTICS
 
 SHOWN = 8
-"""Names of parameters that a line of evidence lists."""
+"""The number of parameter names in a line of evidence."""
 
 
 @dataclass
 class Evidence:
-    """What the causes are drawn from.
+    """The data from which causes are derived.
 
     ``reference``: each step as the reference takes it from the port's weights; ``twins``: names in Paddle by names in
     torch; ``momenta``: of BatchNorm by layer, in torch's convention; ``changed``: tensors without a twin that a side
@@ -67,7 +67,7 @@ class Evidence:
                 self._bad.setdefault((row.depth, row.kind), []).append(row)
 
     def bad(self, number: int, kind: str) -> list[Row]:
-        """The rows of one step and kind that differ; of tensors that only one side has tied, none."""
+        """Return the rows of one step and kind that differ, except tensors that are tied on one side only."""
         return self._bad.get((number, kind), [])
 
     def numbers(self) -> range:
@@ -75,16 +75,16 @@ class Evidence:
         return range(1, len(self.reference) + 1)
 
     def first(self, *kinds: str) -> int:
-        """The first step with a row of these kinds that differs, or 0."""
+        """Return the first step with a row of these kinds that differs, or 0."""
         return next((n for n in self.numbers() if any(self.bad(n, kind) for kind in kinds)), 0)
 
     def culprit(self, layer: str, kind: str, cause: str, evidence: Iterable[str] = ()) -> Culprit:
-        """A culprit whose twin is looked up."""
+        """Return a culprit; its twin is looked up."""
         return Culprit(layer, self.twins.get(layer, layer), kind, cause, tuple(evidence))
 
 
 def find_culprits(found: Evidence) -> list[Culprit]:
-    """All that is at fault itself, in the order in which one quantity makes the next."""
+    """Return all culprits, in the order in which one quantity determines the next."""
     culprits = [*_start(found), *_parameters(found), *_schedule(found)]
     culprits += [*_trained(found), *_model(found), *_clip(found), *_optimizer(found), *_statistics(found)]
     culprits += _statistics_alone(found)
@@ -96,7 +96,7 @@ def find_culprits(found: Evidence) -> list[Culprit]:
 
 
 def line(row: Row) -> str:
-    """One row in words."""
+    """Describe one row."""
     return f"{row.direction} of {row.layer}: {row.note or f'relative error {row.relative:.1e}'}"
 
 
@@ -111,13 +111,13 @@ def _start(found: Evidence) -> Iterator[Culprit]:
 
 
 def _parameters(found: Evidence) -> Iterator[Culprit]:
-    """Parameters that one side has and the other has not, and weights that are tied on one side."""
+    """Yield culprits for parameters that exist on one side only, and weights that are tied on one side."""
     for tie in found.pairs.ties:
         shown = [f"in torch: {', '.join(tie.reference)}", f"in Paddle: {', '.join(tie.port)}"]
         yield found.culprit(tie.reference[0], WIRING, _tie_words(tie), shown)
     extra = found.pairs.extra
     if all(extra.get(side) for side in ("torch", "Paddle")):
-        return  # they may be one another, which is said where the verdict is made
+        return  # they may correspond, which is reported with the verdict
     for name in extra.get("torch", ()):
         yield found.culprit(name, WIRING, f"the reference trains {name}, which the port has not")
     for name in extra.get("Paddle", ()):
@@ -131,7 +131,7 @@ def _tie_words(tie: Tie) -> str:
 
 
 def _trained(found: Evidence) -> Iterator[Culprit]:
-    """Parameters that are trained on one side alone."""
+    """Yield culprits for parameters that are trained on one side only."""
     paired = found.reference.steps[0].of(PARAMETER).keys() & found.pairs.names.keys()
     for name in sorted((found.port.frozen - found.reference.frozen) & paired):
         yield found.culprit(
@@ -165,7 +165,7 @@ def _schedule(found: Evidence) -> Iterator[Culprit]:
 
 
 def _model(found: Evidence) -> Iterator[Culprit]:
-    """The model, the loss or the backward pass, at the first step at which one of them differs."""
+    """Yield the model, the loss or the backward pass, at the first step at which one of them differs."""
     number = found.first(OUTPUT, LOSS, GRADIENT)
     if not number or (number > 1 and _kept_on_purpose(found, number)):
         return
@@ -181,7 +181,10 @@ def _model(found: Evidence) -> Iterator[Culprit]:
 
 
 def _kept_on_purpose(found: Evidence, number: int) -> bool:
-    """Whether the step before updated nothing whose gradient differs now: what is added up is the optimizer's fault."""
+    """Return whether the step before left all parameters with differing gradients unchanged.
+
+    Gradients that add up are then the optimizer's fault.
+    """
     rows = found.bad(number, GRADIENT)
     same = not found.bad(number, OUTPUT) and not found.bad(number, LOSS)
     return bool(rows) and same and all(_still(found, number - 1, row.layer) for row in rows)
@@ -228,7 +231,7 @@ def _common_factor(found: Evidence, number: int) -> str:
 
 
 def _accumulated(found: Evidence, number: int) -> list[Culprit]:
-    """Gradients of a step that hold those of the step before."""
+    """Return culprits for gradients that contain those of the step before."""
     last, now = (found.port.steps[n].of(GRADIENT) for n in (number - 1, number))
     expected = found.reference.steps[number].of(GRADIENT)
     wrong = [row.layer for row in found.bad(number, GRADIENT)]
@@ -239,7 +242,7 @@ def _accumulated(found: Evidence, number: int) -> list[Culprit]:
         and name in now
         and name in expected
         and not _still(found, number - 1, name)  # else they are kept on purpose
-        # the sum is exact, to what a float32 constant puts into gradients
+        # the sum is exact, up to float32 constants in the gradients
         and compare(laid_out(now[name] - last[name], expected[name].shape), expected[name]).relative <= SAME
     ]
     if not held:
@@ -276,7 +279,7 @@ def _optimizer(found: Evidence) -> Iterator[Culprit]:
 
 
 def _suspects(found: Evidence, held: frozenset[str]) -> dict[str, Row]:
-    """By parameter, where it or its state is first updated otherwise than the reference's optimizer does."""
+    """Return, by parameter, the first row at which its update or state differs from the reference's optimizer."""
     suspects: dict[str, Row] = {}
     for number in found.numbers():
         for row in [*found.bad(number, PARAMETER), *found.bad(number, STATE)]:
@@ -303,7 +306,7 @@ def _rule_cause(found: Evidence, name: str) -> str:
 
 
 def _rarely(found: Evidence, name: str) -> str:
-    """Steps at which the port leaves a parameter as it is, and the reference does not."""
+    """Describe steps at which the port leaves a parameter unchanged, and the reference does not."""
     still = [number for number in found.numbers() if _still(found, number, name)]
     moving = [str(number) for number in found.numbers() if number not in still]
     if not still:
@@ -329,7 +332,7 @@ def _named(names: Sequence[str], of: Sequence[str]) -> str:
 
 
 def _statistics(found: Evidence) -> Iterator[Culprit]:
-    """BatchNorm's statistics, where the outputs of the model are the reference's and so is what they are made of."""
+    """Yield culprits for BatchNorm's statistics, if the model's outputs and the statistics' inputs are right."""
     layers: dict[str, list[Row]] = {}
     for number in found.numbers():
         rows = [] if found.bad(number, OUTPUT) else found.bad(number, BUFFER)
@@ -346,9 +349,9 @@ def _statistics(found: Evidence) -> Iterator[Culprit]:
 
 
 def _statistics_alone(found: Evidence) -> Iterator[Culprit]:
-    """Statistics that one side alone keeps."""
+    """Yield culprits for statistics that exist on one side only."""
     if all(found.changed.get(side) for side in ("torch", "Paddle")):
-        return  # they may be one another, which is said where the verdict is made
+        return  # they may correspond, which is reported with the verdict
     for side, other in (("torch", "port"), ("Paddle", "reference")):
         for name in found.changed.get(side, ()):
             cause = f"changed in training by {side} alone: the {other} has no such tensor"

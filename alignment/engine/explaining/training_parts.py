@@ -1,4 +1,4 @@
-"""Loss, clip and average, each explained from its own inputs and outputs on either side. numpy only."""
+"""Explain loss, clip and average, each from its own inputs and outputs on both sides. numpy only."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from alignment.engine.judging.noise import BITS, MARGIN
 from alignment.engine.records.run import AVERAGE, BUFFER, GIVEN, GRADIENT, OUTPUT, PARAMETER, WHOLE, Run, Step
 
 SMOOTHED = 1e-4
-"""The least label smoothing that is told from none: a thousandth of the usual 0.1."""
+"""The least label smoothing that is distinguished from none: a thousandth of the usual 0.1."""
 
 Explained = tuple[str, list[str]]
 """The cause and its evidence."""
 
 TORCH_EPSILON = 1e-6
-"""What ``torch.nn.utils.clip_grad_norm_`` adds to the norm before it divides (torch 2.13)."""
+"""The number that ``torch.nn.utils.clip_grad_norm_`` adds to the norm before it divides (torch 2.13)."""
 
-# A limit or a decay that is solved from norms and sums over many elements, each rounded: ten digits of float64 remain,
-# and of float32 six.
+# The precision of a limit or a decay solved from norms and sums over many rounded elements: ten digits remain of
+# float64, six of float32.
 SOLVED = {"float64": 2.0**-33, "float32": 2.0**-20}
 
 SCALED = 2.0**-20
-"""To what a gradient that was only scaled is its multiple, also where it was scaled in float32: a few roundings."""
+"""The precision of the factor of a scaled gradient, also if it was scaled in float32: a few roundings."""
 
 
 # --- loss -----------------------------------------------------------------------------------------------------------
 
 
 def loss_cause(reference: Run, port: Run, number: int) -> str:
-    """Why losses of the same outputs differ, first at step ``number``."""
+    """Explain why losses of the same outputs differ, first at step ``number``."""
     ours, theirs = (_smoothing(run) for run in (reference, port))
     if ours is not None and theirs is not None and abs(ours - theirs) > SMOOTHED:
         return f"label smoothing {round(theirs, 4) + 0.0:g} instead of {round(ours, 4) + 0.0:g}"
@@ -48,7 +48,7 @@ def loss_cause(reference: Run, port: Run, number: int) -> str:
 
 
 def _known_factor(factor: float, labels: object) -> str:
-    """Where a loss that is scaled has its factor from, if the labels tell."""
+    """Explain the factor of a scaled loss by the labels, if possible."""
     if not _is_array(labels):
         return ""
     size, counted = len(labels), int((labels >= 0).sum()) if labels.dtype.kind in "iu" else labels.size
@@ -61,7 +61,7 @@ def _known_factor(factor: float, labels: object) -> str:
 
 
 def _softmax_twice(run: Run) -> bool:
-    """Whether every loss is the mean cross entropy of the softmax of the outputs, to the rounding of float32."""
+    """Return whether every loss is the mean cross entropy of the softmax of the outputs, to the rounding of float32."""
     losses = []
     for step, labels in zip(run.steps[1:], run.labels):
         logits = step.get(OUTPUT, WHOLE[OUTPUT])
@@ -82,7 +82,7 @@ def _is_array(labels: object) -> TypeGuard[np.ndarray]:
 
 
 def _loss_factor(reference: Step, port: Step) -> float:
-    """By which the loss and all gradients of a step are the reference's, or 0."""
+    """Return the factor of the loss and all gradients of a step relative to the reference's, or 0."""
     factor = port.loss / reference.loss if reference.loss else 0.0
     theirs = port.of(GRADIENT)
     for name, array in reference.of(GRADIENT).items():
@@ -95,14 +95,14 @@ def _loss_factor(reference: Step, port: Step) -> float:
 
 
 def _are_classes(labels: object, logits: np.ndarray) -> bool:
-    """Whether each row of ``logits`` has the number of its class."""
+    """Return whether each row of ``logits`` has a class number."""
     if not _is_array(labels) or labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
         return False
     return bool(((labels >= 0) & (labels < logits.shape[1])).all())
 
 
 def _smoothing(run: Run) -> float | None:
-    """The label smoothing of a mean cross entropy over classes, if that is what the loss is at every step."""
+    """Return the label smoothing of a mean cross entropy over classes, if the loss is one at every step."""
     found = []
     for step, labels in zip(run.steps[1:], run.labels):
         logits = step.get(OUTPUT, WHOLE[OUTPUT])
@@ -112,7 +112,7 @@ def _smoothing(run: Run) -> float | None:
         hard, even = -logs[np.arange(len(labels)), labels].mean(), -logs.mean()
         if even == hard:
             return None
-        # labels that were smoothed in float32 are off by its roundoff, and so is the loss
+        # labels smoothed in float32 are off by its roundoff, and so is the loss
         found.append((SAME * abs(step.loss / (even - hard)), (step.loss - hard) / (even - hard)))
     if not found:
         return None
@@ -125,7 +125,7 @@ def _smoothing(run: Run) -> float | None:
 
 
 def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[str]]) -> Explained | None:
-    """How the port's clipping differs from the reference's, each on its own gradients; ``None`` where it does not."""
+    """Describe how the port's clipping differs from the reference's, each on its own gradients; ``None`` if equal."""
     ours, theirs = (_value_limit(run, port) for run in (reference, port))
     if ours is not None and theirs is not None:
         other = abs(ours - theirs) > SCALED * ours
@@ -151,7 +151,7 @@ def clip_cause(reference: Run, port: Run, dtype: str, groups: Sequence[Sequence[
 
 
 def _value_limit(run: Run, port: Run) -> float | None:
-    """The largest magnitude that single elements of the port's gradients keep, if that is how ``run`` clips."""
+    """Return the limit of single elements of the port's gradients, if ``run`` clips by value."""
     found = []
     for step, other in zip(run.steps[1:], port.steps[1:]):
         before, after = other.of(GRADIENT), step.of(GIVEN)
@@ -169,7 +169,7 @@ def _norm(arrays: Mapping[str, np.ndarray]) -> float:
 
 
 def _factors(step: Step, before: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
-    """By how much each gradient was scaled; NaN where it was not only scaled. ``before``: else the step's own."""
+    """Return the factor of each scaled gradient; NaN if it was not only scaled. ``before``: else the step's own."""
     after = step.of(GIVEN)
     before = step.of(GRADIENT) if before is None else before
     factors = {}
@@ -183,7 +183,7 @@ def _factors(step: Step, before: Mapping[str, np.ndarray] | None = None) -> dict
 
 
 def _limit(reference: Run, port: Run) -> tuple[float, float] | None:
-    """The largest norm that the reference leaves of the port's gradients, and what it adds before it divides."""
+    """Return the largest norm that the reference allows for the port's gradients, and what it adds before dividing."""
     found = []
     for step, other in zip(reference.steps[1:], port.steps[1:]):
         before = other.of(GRADIENT)
@@ -236,7 +236,7 @@ def _other_clip(port: Run, size: float, groups: Sequence[Sequence[str]]) -> str:
 def _limits(
     factors: Mapping[str, float], gradients: Mapping[str, np.ndarray], sets: Sequence[Sequence[str]], added: float
 ) -> list[float]:
-    """The norms to which each set was clipped; nothing where one was not scaled as a whole. ``added`` to the norm."""
+    """Return the norms to which each set was clipped; empty if one was not scaled as a whole. ``added`` to the norm."""
     found = []
     for names in sets:
         own = [factors[name] for name in names if name in factors]
@@ -257,7 +257,7 @@ def _clip_line(port: Run) -> str:
 
 
 def average_cause(reference: Run, port: Run, dtype: str) -> Explained | None:
-    """How the port's averaged weights differ from the reference's rule, each on its own weights."""
+    """Describe how the port's averaged weights differ from the reference's rule, each on its own weights."""
     if not reference.steps[0].of(AVERAGE):
         return None
     missing = [name for name in reference.steps[-1].of(AVERAGE) if name not in port.steps[-1].of(AVERAGE)]
@@ -277,11 +277,11 @@ def average_cause(reference: Run, port: Run, dtype: str) -> Explained | None:
 
 
 Decays = tuple[int, list[tuple[float, float]]]
-"""Whether the weights after the step (0) or before it (1) are averaged in; each step's decay and the error in it."""
+"""Whether the weights after the step (0) or before it (1) are averaged; each step's decay and its error."""
 
 
 def _decays(run: Run, port: Run, kind: str, dtype: str) -> Decays | None:
-    """How ``run`` averages the port's weights."""
+    """Solve how ``run`` averages the port's weights."""
     for late in (0, 1):
         found = [_decay(run, port, number, kind, late, dtype) for number in range(1, len(run) + 1)]
         fitting = [decay for decay in found if decay is not None]
@@ -291,9 +291,9 @@ def _decays(run: Run, port: Run, kind: str, dtype: str) -> Decays | None:
 
 
 def _decay(run: Run, port: Run, number: int, kind: str, late: int, dtype: str) -> tuple[float, float] | None:
-    """``d`` of ``e = d * e' + (1 - d) * w`` over all tensors; NaN where nothing moved, ``None`` where none fits.
+    """Solve ``d`` of ``e = d * e' + (1 - d) * w`` over all tensors; NaN if nothing moved, ``None`` if none fits.
 
-    With it, how far rounding may have put it from its true value.
+    Also returns the bound of its rounding error.
     """
     old, new = run.steps[number - 1].of(AVERAGE), run.steps[number].of(AVERAGE)
     weights = port.steps[number - late].of(kind)

@@ -1,1 +1,1 @@
-"""Measured errors, noise floors and limits become rows. No framework."""
+"""Judge measured errors by noise floors and limits: the rows of a result. No framework."""

@@ -1,8 +1,8 @@
-"""Settings that a port has on purpose: named by the user with a reason, and shown to be all that differs. No framework.
+"""Settings that differ on purpose: the user accepts them with a reason. No framework.
 
 ``accept={"slope": "Paddle's Hardsigmoid has no other"}`` accepts that field in every layer, ``{"neck.act:slope": ...}``
-in one. It takes a setting out of the faults and nothing else: the reference is run again with that setting, and what
-the port computes otherwise then is judged as ever.
+in one. An accepted setting is only removed from the faults: the reference runs again with the port's setting, and any
+remaining difference is judged as usual.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from alignment.engine.judging.settings import MODE_FIELDS, SettingDifference
 
 SEPARATOR = ":"
-"""Between a layer's path and the name of a field."""
+"""The separator between a layer's path and a field's name."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A setting of ``layer`` that differs, is meant to, and why."""
+    """A setting of ``layer`` that differs on purpose, and the reason."""
 
     layer: str
     field: str
@@ -30,14 +30,14 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Split:
-    """Setting differences by whether they were accepted; ``unused`` are names that no difference bears."""
+    """Setting differences, accepted or not; ``unused`` are accepted names that match no difference."""
 
     faults: Mapping[str, Sequence[SettingDifference]]
     accepted: Sequence[Accepted] = ()
     unused: Sequence[str] = field(default=())
 
     def wanted(self) -> dict[str, dict[str, Any]]:
-        """``{layer: {field: value}}``: how the reference is to be set to be what was accepted."""
+        """Return ``{layer: {field: value}}``: the accepted values that the reference has to be set to."""
         found: dict[str, dict[str, Any]] = {}
         for one in self.accepted:
             found.setdefault(one.layer, {})[one.field] = one.value
@@ -45,9 +45,9 @@ class Split:
 
 
 def split(compared: Mapping[str, Sequence[SettingDifference]], accept: Mapping[str, str]) -> Split:
-    """Take the accepted fields out of ``compared``, by layer the settings that differ.
+    """Remove the accepted fields from ``compared``, which lists differing settings by layer.
 
-    Raises ``ValueError`` for a name without a reason, and for a mode, which is no setting of a layer.
+    Raises ``ValueError`` for a name without a reason, and for a mode, which is not a setting of a layer.
 
     >>> slope = SettingDifference("slope", 0.2, 0.1, True, "slope 0.1 instead of 0.2")
     >>> found = split({"act": [slope]}, {"slope": "as published"})
@@ -77,7 +77,7 @@ def _refuse_unreasoned(accept: Mapping[str, str]) -> None:
 
 
 def in_words(accepted: Iterable[Accepted]) -> str:
-    """What a verdict says after ALIGNED: each setting with its reason, layers of one setting together."""
+    """Describe the accepted settings for the verdict, each with its reason; layers of one setting are grouped."""
     layers: dict[tuple[str, str], list[str]] = {}
     for one in accepted:
         layers.setdefault((one.words, one.reason), []).append(one.layer)

@@ -1,4 +1,4 @@
-"""Two tapes of models whose layers have the same names -> a result. No framework."""
+"""Compare two tapes of models whose layers have the same names. No framework."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from alignment.engine.result import Result
 
 
 def compare_tapes(title: str, reference: Tape, port: Tape, floor: NoiseFloor, backward: bool = False) -> Result:
-    """Compare ``port`` with ``reference`` call by call, layers paired by their paths.
+    """Compare ``port`` with ``reference`` call by call, pairing layers by path.
 
-    A call that only one side makes is a difference; layers that one side lacks are listed as skipped. ``backward``
-    compares gradients, too; those of parameters as they were recorded, by name.
+    A call that exists on one side only is a difference; layers that one side lacks are listed as skipped. With
+    ``backward``, gradients are compared too; those of parameters as recorded, by name.
     """
     calls, skipped = same_names(reference, port)
     result = Result(title, floor.dtype, [*output_rows(reference, port, floor, calls)], skipped)

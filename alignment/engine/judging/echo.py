@@ -1,4 +1,4 @@
-"""A second run of which only what differs from the first is kept. No framework."""
+"""Store a second run by its differences from the first. No framework."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Tape
 
 SAMPLE = 64
-"""Elements that are looked at before all are: a layout that is none differs in nearly every one of them."""
+"""The number of elements that are tested first: in a wrong layout nearly every element differs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Echo(Ref):
-    """An array that is, to rounding, the first run's array ``of``; ``found`` is what was measured between them."""
+    """An array that equals the first run's array ``of`` within rounding; ``found`` is their measured difference."""
 
     of: Ref
     found: Difference
 
 
 class EchoStore(Store):
-    """Keeps what it is given, or, where that is an array of the ``first`` run again, what separates the two."""
+    """Stores arrays; for an array that repeats one of the ``first`` run, it stores only the difference."""
 
     def __init__(self, first: Store, budget: Budget | None = None):
         super().__init__(budget)
         self._first = first
 
     def put(self, array: np.ndarray, like: Ref | None = None) -> Ref:
-        """Store ``array``, which may be the first run's ``like``."""
+        """Store ``array``, which may repeat the first run's ``like``."""
         if like is None or like.shape != array.shape or array.dtype.kind != np.dtype(like.dtype).kind:
             return super().put(array)
         found = compare(self._first.get(like), array)
@@ -42,18 +42,18 @@ class EchoStore(Store):
         return self.refs[-1]
 
     def get(self, ref: Ref) -> np.ndarray:
-        """The array, of an echo the first run's."""
+        """Return the array; for an echo, the first run's."""
         return self._first.get(ref.of) if isinstance(ref, Echo) else super().get(ref)
 
     def copy(self, ref: Ref) -> np.ndarray:
-        """The same, the caller's own."""
+        """Return a copy of the array that the caller owns."""
         return self._first.copy(ref.of) if isinstance(ref, Echo) else super().copy(ref)
 
 
 def difference(reference: Tape, expected: Ref, port: Tape, actual: Ref, limit: float | None = None) -> Difference:
-    """What separates two tensors of two runs; with a ``limit`` in whatever layout the port has the elements.
+    """Measure the difference of two tensors of two runs; with a ``limit``, the port may use another layout.
 
-    Without one the shapes must be the same.
+    Without a ``limit`` the shapes must be equal.
     """
     if isinstance(actual, Echo) and actual.of is expected:
         return actual.found
@@ -64,9 +64,9 @@ def difference(reference: Tape, expected: Ref, port: Tape, actual: Ref, limit: f
 
 
 def in_layout(expected: np.ndarray, actual: np.ndarray, limit: float) -> tuple[Layout | None, Difference]:
-    """The layout in which ``actual`` is ``expected``, and what separates them in it.
+    """Find the layout in which ``actual`` equals ``expected``, and measure their difference in it.
 
-    Where there is none within ``limit`` it is the plainest that the shapes allow, or ``None``.
+    If no layout is within ``limit``, return the plainest one that the shapes allow, or ``None``.
     """
     first: Layout | None = None
     for layout in layouts(expected.shape, actual.shape):
@@ -79,10 +79,10 @@ def in_layout(expected: np.ndarray, actual: np.ndarray, limit: float) -> tuple[L
 
 
 def _fits(expected: np.ndarray, actual: np.ndarray, limit: float) -> bool:
-    """Whether a few elements, spread over the array, agree."""
+    """Return whether a few elements, spread over the array, agree."""
     if expected.size <= SAMPLE or expected.dtype.kind not in "fc":
         return True
-    # the largest magnitude, to which errors are relative, is not among the few; twice the few's serves as well
+    # errors are relative to the largest magnitude of the whole tensor
     spots = np.linspace(0, expected.size - 1, SAMPLE).astype(np.int64)
     spots = np.unravel_index(spots, expected.shape)
     a, b = expected[spots], actual[spots]
@@ -91,7 +91,7 @@ def _fits(expected: np.ndarray, actual: np.ndarray, limit: float) -> bool:
 
 
 def regrouped(expected: np.ndarray, actual: np.ndarray, limit: float) -> bool:
-    """Whether both hold the same elements, in whatever order."""
+    """Return whether both hold the same elements, in any order."""
     if expected.size != actual.size or expected.dtype.kind not in "fiub" or actual.dtype.kind not in "fiub":
         return False
     return compare(np.sort(expected, axis=None), np.sort(actual, axis=None)).relative <= limit

@@ -1,11 +1,11 @@
-"""Two arrays -> what separates them, measured over every element. No framework, no verdict.
+"""Measure the difference of two arrays over every element. No framework, no verdict.
 
-The scale of a relative error is the largest magnitude of the reference tensor: rounding in a sum is proportional to
-its terms, so an element that cancels to almost zero carries the error of its neighbours, and dividing by the element
-itself would call that a fault.
+A relative error is over the largest magnitude of the reference tensor. Rounding in a sum is proportional to its terms,
+so an element that cancels to almost zero has the error of its neighbours; dividing by the element itself would report a
+fault.
 
-Integers and booleans are exact: nothing is rounded, so one that differs is no small error. Complex numbers are
-compared as such, by the distance in the plane.
+Integers and booleans are exact: nothing is rounded, so any difference is a large error. Complex numbers are compared by
+their distance in the plane.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 PIECE = 2**16
-"""Elements that are compared at a time: half a megabyte."""
+"""The number of elements compared at a time: half a megabyte."""
 EXACT_KINDS = "biu"
-"""Kinds of numpy types in which nothing is rounded: booleans and integers."""
+"""Kinds of numpy dtypes without rounding: booleans and integers."""
 WHOLE = 1.0
-"""The least relative error of integers or booleans that differ, as large as the tensor itself: no limit reaches it."""
+"""The least relative error of integers or booleans that differ: as large as the tensor, so above every limit."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What separates two tensors.
+    """The difference of two tensors.
 
-    ``max_abs`` is the largest absolute difference, ``relative`` the same over the largest magnitude of the
-    reference (0 where both are all zero), ``worst`` the index at which it occurs, ``count`` the number of elements,
-    ``scale`` that largest magnitude.
-    NaN and infinite elements must be the same on both sides; where they are not, ``max_abs`` is infinite.
-    ``mismatch`` says why arrays could not be compared at all (shape); then both errors are infinite.
+    ``max_abs`` is the largest absolute difference, ``relative`` the same over the largest magnitude of the reference (0
+    where both are all zero), ``worst`` the index at which it occurs, ``count`` the number of elements, ``scale`` that
+    largest magnitude. NaN and infinite elements must be the same on both sides; otherwise ``max_abs`` is infinite.
+    ``mismatch`` is the reason why arrays could not be compared at all (shape); then both errors are infinite.
     """
 
     max_abs: float
@@ -68,9 +67,9 @@ def compare(reference: np.ndarray, candidate: np.ndarray) -> Difference:
 
 
 def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
-    """The largest difference, where it is, and the largest magnitude of ``a``; not finite where an element is not.
+    """Return the largest difference, its position, and the largest magnitude of ``a``; NaN and infinity propagate.
 
-    Piece by piece, each small enough to stay in the processor's cache through all passes over it.
+    The arrays are processed in pieces small enough to stay in the processor's cache through all passes.
     """
     buffer = np.empty(min(PIECE, a.size))
     largest, position, scale = -1.0, 0, 0.0
@@ -80,7 +79,7 @@ def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
         with np.errstate(invalid="ignore"):
             np.subtract(x, y, out=error, dtype=np.float64, casting="unsafe")
         np.abs(error, out=error)
-        at = int(error.argmax())  # of the first NaN where there is one
+        at = int(error.argmax())  # argmax returns the first NaN, if any
         if not error[at] <= largest:
             largest, position = float(error[at]), start + at
         scale = max(float(x.max()), -float(x.min()), scale)
@@ -90,14 +89,14 @@ def _measured(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
 
 
 def _measured_exactly(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
-    """The same of integers and booleans; neighbours beyond 2**53, which float64 cannot tell apart, differ by one."""
+    """``_measured`` for integers and booleans; neighbours beyond 2**53, equal in float64, differ by one."""
     error = np.where(a == b, 0.0, np.maximum(np.abs(a.astype(np.float64) - b.astype(np.float64)), 1.0))
     position = int(error.argmax())
     return float(error[position]), position, float(np.abs(a.astype(np.float64)).max())
 
 
 def _measured_with_non_finite(a: np.ndarray, b: np.ndarray) -> tuple[float, int, float]:
-    """The same where some elements are NaN or infinite, which must be so on both sides, or complex."""
+    """``_measured`` for arrays with NaN, infinite or complex elements; the former must match on both sides."""
     wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     a, b = a.astype(wide), b.astype(wide)
     with np.errstate(invalid="ignore"):

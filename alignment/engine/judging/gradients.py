@@ -1,4 +1,4 @@
-"""Gradients of two tapes -> rows: of every layer's outputs, of the inputs and of every parameter. No framework."""
+"""Compare the gradients of two tapes: of every layer's outputs, of the inputs and of every parameter. No framework."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ UNASKED = "a gradient arrives, and none in the reference (detached there)"
 
 @dataclass(frozen=True)
 class ParameterGradient:
-    """The gradient of one parameter of the port as the reference has it.
+    """The gradient of one parameter of the port and the reference's.
 
-    ``name`` and ``twin`` are the parameter's names, ``actual`` is None where none arrived in the port, ``ref`` is a
-    handle by which the noise of ``expected`` is known. ``scale`` is the largest magnitude of the reference's whole
-    tensor, of which ``expected`` may be a part: rounding in the whole reaches every part of it.
+    ``name`` and ``twin`` are the parameter's names, ``actual`` is None where none arrived in the port, ``ref`` is the
+    handle of ``expected``'s noise. ``scale`` is the largest magnitude of the reference's whole tensor, of which
+    ``expected`` may be a part: rounding in the whole affects every part.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ParameterGradient:
     scale: float = 0.0
 
     def measured(self, floor: NoiseFloor) -> tuple[Difference, str]:
-        """What separates the two, and in words what cannot be measured."""
+        """Return the difference, and a note on what cannot be measured."""
         expected, ref = self.expected, self.ref
         if self.actual is None:
             found, note = _absent(expected, floor, ref)
@@ -53,7 +53,7 @@ def gradient_rows(
     reference: Tape, port: Tape, floor: NoiseFloor, calls: Mapping[Key, Key],
     points: Mapping[Key, Point] | None = None,
 ) -> Iterator[Row]:  # fmt: skip
-    """Rows of outputs in the order of the backward pass, last layer first, then of the model's inputs.
+    """Yield rows of outputs in the order of the backward pass, last layer first, then of the model's inputs.
 
     ``calls`` and ``points`` as in ``output_rows``.
     """
@@ -67,7 +67,7 @@ def gradient_rows(
         slots = record.output_grads if point.own else point.seeds
         passed_on = {ref.index for ref in record.input_refs()}
         for ref, slot, actual in zip(point.outputs, slots, twin.output_grads):
-            # a tensor that is returned as it came has the gradient of whatever else uses it, too
+            # the gradient of a tensor that is returned unchanged includes its other uses
             if slot is not None and slot.ref is not None and ref.index not in passed_on:
                 yield _row(reference, slot.ref, port, actual, floor, record, twin.path, depth, GRADIENT)
     yield from _inputs(reference, port, floor)
@@ -86,12 +86,12 @@ def _inputs(reference: Tape, port: Tape, floor: NoiseFloor) -> Iterator[Row]:
 
 
 def unasked_rows(gradients: Iterable[tuple[str, str, np.ndarray]]) -> Iterator[Row]:
-    """A row for each parameter, ``(name, twin, gradient)``, that the port differentiates and the reference does not."""
+    """Yield a row for each parameter, ``(name, twin, gradient)``, that only the port differentiates."""
     return (_unasked(name, twin, "Parameter", array.shape, PARAMETER) for name, twin, array in gradients)
 
 
 def _unasked(name: str, twin: str, kind: str, shape: tuple[int, ...], direction: str) -> Row:
-    """Of a gradient that the reference does not make, as behind a ``detach``: what is not trained there is here."""
+    """Return the row of a gradient that the reference does not compute, as behind a ``detach``."""
     return tensor_row(name, twin, kind, 0, shape, UNMEASURED, (0.0, 0.0), direction=direction, note=UNASKED)
 
 
@@ -108,7 +108,7 @@ def _row(
 
 
 def _absent(array: np.ndarray, floor: NoiseFloor, ref: Ref) -> tuple[Difference, str]:
-    """Of a gradient that did not arrive: what counts as none where the reference's own is nothing but rounding."""
+    """Measure a gradient that did not arrive: that is right if the reference's is zero or only rounding."""
     found = compare(array, np.zeros_like(array))
     nothing = not np.any(array) or floor.scaled(found, ref).relative <= floor.allowed_backward(ref)
     return found, "" if nothing else "no gradient arrived"
@@ -124,7 +124,7 @@ def _gradient_row(
 
 
 def parameter_rows(gradients: Iterator[ParameterGradient], floor: NoiseFloor) -> Iterator[Row]:
-    """A row for the gradient of each parameter that the reference differentiates."""
+    """Yield a row for the gradient of each parameter that the reference differentiates."""
     for gradient in gradients:
         expected, ref = gradient.expected, gradient.ref
         found, note = gradient.measured(floor)

@@ -1,4 +1,4 @@
-"""Two tapes and a noise floor -> rows: every output of every call that both sides have. No framework."""
+"""Compare every output of every call that both sides have. No framework."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ KINDS = {"f": "a floating-point tensor", "c": "a complex tensor", "b": "a boolea
 
 
 def same_names(reference: Tape, port: Tape) -> tuple[dict[Key, Key], list[Skipped]]:
-    """Calls paired by the paths of their layers, those that one side lacks included, and layers that only one has."""
+    """Pair calls by the paths of their layers, including calls that one side lacks; list layers that only one side has.
+    """
     common = [path for path in reference.layers if path in port.layers]
     made = {record.key for record in [*reference, *port]}
     calls = {key: key for path in common for key in sorted(key for key in made if key[0] == path)}
@@ -48,10 +49,10 @@ def output_rows(
     calls: Mapping[Key, Key],
     points: Mapping[Key, Point] | None = None,
 ) -> Iterator[Row]:
-    """A row for each tensor that a paired call returns, in the order of execution.
+    """Yield a row for each tensor that a paired call returns, in the order of execution.
 
-    ``calls`` maps calls of the reference to calls of the port; one that only one side makes is a difference.
-    ``points`` says what is compared of a call, where that is not simply its outputs.
+    ``calls`` maps calls of the reference to calls of the port; a call that only one side makes is a difference.
+    ``points`` defines what is compared of a call, if not simply its outputs.
     """
     theirs = port.by_key()
     for depth, record in enumerate(reference):
@@ -88,7 +89,7 @@ def _of_call(
 def _root(
     reference: Tape, record: Record, port: Tape, twin: Record, depth: int, floor: NoiseFloor
 ) -> Iterator[Row]:  # fmt: skip
-    """What the model returns: its structure first, then every tensor at its place, in its own shape."""
+    """Yield the rows of the model's output: its structure first, then every tensor at its place, in its own shape."""
     for words in structure_differences(record.outputs, twin.outputs, is_ref, _what):
         yield unmeasured(record, twin.path, depth, words)
     ours, theirs = dict(places(record.outputs, is_ref)), dict(places(twin.outputs, is_ref))
@@ -98,7 +99,7 @@ def _root(
         if place in theirs:
             yield _row(reference, record, expected, port, twin, theirs[place], depth, floor, None, place)
     if ours and theirs and not ours.keys() & theirs.keys() and len(ours) == len(theirs):
-        # nested otherwise, which was said; the numbers are compared nonetheless
+        # the nesting differs, which is reported; the numbers are still compared
         for (place, expected), actual in zip(ours.items(), theirs.values()):
             yield _row(reference, record, expected, port, twin, actual, depth, floor, None, place)
 
@@ -120,6 +121,6 @@ def _row(
 
 
 def why_undecided(array: np.ndarray) -> str:
-    """Why nothing can be held against a value of the reference: where it is NaN no port is right or wrong."""
+    """Return why a value of the reference cannot judge the port, i.e. where it is NaN; empty if it can."""
     missing = int(np.isnan(array).sum()) if array.dtype.kind in "fc" else 0
     return f"{REFERENCE}'s own value is NaN in {missing} of {array.size} elements" if missing else ""

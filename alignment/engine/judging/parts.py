@@ -1,4 +1,4 @@
-"""One quantity of a part of a training (a loss, an optimizer, a schedule), judged by itself. No framework."""
+"""Judge one quantity of a part of a training (a loss, an optimizer, a schedule). No framework."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def part_row(
     direction: str,
     twin: str = "",
 ) -> Row:
-    """The ``port``'s array in float64 against the reference's.
+    """Compare the ``port``'s float64 array with the reference's.
 
-    ``rounded`` is what the reference makes of it in float32: the floor is its error x 2**-29, at least one rounding.
-    ``None`` for what the port has not.
+    ``rounded`` is the reference's float32 result: the floor is its error x 2**-29, at least one rounding. ``port`` is
+    ``None`` where the port lacks the quantity.
     """
     spread = compare(exact, rounded).relative
     unit = 2.0 ** -BITS["float64"]

@@ -1,4 +1,4 @@
-"""One measurement -> one row of the result, the same for every direction. No framework."""
+"""Convert measurements to rows of the result, for every direction. No framework."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignment.engine.records.tape import ROOT, Record
 from alignment.engine.result import FORWARD, INPUT, PARAMETER, Row
 
 UNMEASURED = Difference(math.inf, math.inf, (), 0)
-"""Of what could not be compared at all; the row's note says why."""
+"""The difference of tensors that could not be compared at all; the row's note gives the reason."""
 
 
 def tensor_row(
@@ -29,7 +29,7 @@ def tensor_row(
     call: int = 0,
     leaf: bool = True,
 ) -> Row:
-    """What was ``found`` at a tensor that goes by ``name``; ``limits`` are its floor and what is allowed."""
+    """Return the row of a tensor called ``name``; ``limits`` are its floor and its limit."""
     floor, allowed = limits
     return Row(
         layer=name,
@@ -60,7 +60,7 @@ def measured(
     note: str = "",
     layer: str = "",
 ) -> Row:
-    """The same at a tensor of ``record``; ``layer`` where the reference calls it otherwise."""
+    """Return the row of a tensor of ``record``; ``layer`` is the reference's name if it differs."""
     return tensor_row(
         layer or record.path,
         twin,
@@ -77,12 +77,13 @@ def measured(
 
 
 def is_decisive(row: Row) -> bool:
-    """Whether a verdict needs this row: what the model returns, and every gradient of inputs and parameters."""
+    """Return whether the verdict requires this row: the model's outputs, and every gradient of inputs and parameters.
+    """
     return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
 
 
 def undecided_behind(rows: Sequence[Row]) -> list[Row]:
-    """``rows``, in the order of computation: what differs behind the first that is undecided is undecided, too."""
+    """Mark rows that differ behind the first undecided one, in the order of computation, as undecided too."""
     first = next((number for number, row in enumerate(rows) if row.undecided), len(rows))
     behind = f"it is made of {rows[first].layer}, which cannot be judged" if first < len(rows) else ""
     return [replace(row, undecided=behind) if row.differs and number > first else row
@@ -90,7 +91,7 @@ def undecided_behind(rows: Sequence[Row]) -> list[Row]:
 
 
 def unmeasured(record: Record, twin: str, depth: int, note: str, layer: str = "") -> Row:
-    """A call that could not be compared, and why; ``layer`` as in ``measured``."""
+    """Return the row of a call that could not be compared, with the reason; ``layer`` as in ``measured``."""
     refs = record.output_refs()
     shape = refs[0].shape if refs else ()
     return measured(record, twin, depth, UNMEASURED, shape, (0.0, 0.0), note=note, layer=layer)

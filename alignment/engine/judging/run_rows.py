@@ -1,4 +1,5 @@
-"""Two trainings -> rows in the order of the steps, and in each as one quantity makes the next. No framework."""
+"""Compare two trainings: rows in the order of the steps, and within a step in the order of computation. No framework.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +32,9 @@ NOT_A_NUMBER = "not a number or infinite in the reference"
 
 
 def compare_steps(reference: Run, port: Run, limits: StepLimits, twins: Mapping[str, str]) -> Iterator[Row]:
-    """A row for each tensor of each step, in the order of the steps and of ``KINDS``.
+    """Yield a row for each tensor of each step, in the order of the steps and of ``KINDS``.
 
-    ``twins``: names in Paddle; a tensor that has none there is accounted for elsewhere.
+    ``twins``: names in Paddle; a tensor that has none is accounted for elsewhere.
     """
     for row in _rows(reference, port, limits, twins):
         yield replace(row, twin=twins.get(row.layer, row.layer))
@@ -51,7 +52,7 @@ def _rows(reference: Run, port: Run, limits: StepLimits, twins: Mapping[str, str
 
 
 def _keys(kind: str, step: Step, other: Step) -> Iterator[Key]:
-    """What is compared of a kind: all that the reference has, and of outputs and gradients what the port has, too."""
+    """Return the compared keys of a kind: all of the reference's; of outputs and gradients also the port's."""
     for key in step.arrays:
         if key[0] == kind and not _left_out(key, other):
             yield key
@@ -60,7 +61,7 @@ def _keys(kind: str, step: Step, other: Step) -> Iterator[Key]:
 
 
 def _left_out(key: Key, other: Step) -> str:
-    """Why a tensor of the reference is not compared, if it is not."""
+    """Return why a tensor of the reference is not compared; empty if it is."""
     kind, _, role = key
     if kind == STATE and role not in MOMENTS and key not in other.arrays:
         return "Paddle's optimizer keeps nothing of this name"
@@ -114,7 +115,7 @@ def _over(found: Difference, scale: float) -> Difference:
 
 
 def left_out(reference: Run, port: Run) -> Iterator[Skipped]:
-    """What was not compared, each once, and why."""
+    """Yield what was not compared, each once, with the reason."""
     seen: set[Key] = set()
     for side, here, there in (("torch", reference, port), ("Paddle", port, reference)):
         for step, other in zip(here.steps, there.steps):

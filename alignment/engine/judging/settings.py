@@ -1,9 +1,9 @@
-"""Two layers that are set differently: does it change what they compute? No framework.
+"""Find out whether different settings of two layers change what they compute. No framework.
 
-Where spelling cannot decide, both layers run alone, with the same tensors, on inputs of the recorded shape and of
-neighbouring ones, in evaluation and in training. What is the same on all of them is a remark; what differs on any of
-them is a fault, also where the run that was recorded does not show it: a padding of ``[1, 0, 1, 0]`` on an even image,
-a momentum in evaluation.
+Where the spelling does not decide, both layers run alone, with the same tensors, on inputs of the recorded shape and of
+neighbouring ones, in evaluation and in training. A setting that gives the same results on all of them is a remark. A
+setting that changes any of them is a fault, also where the recorded run does not show it: a padding of ``[1, 0, 1, 0]``
+on an even image, a momentum in evaluation.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from alignment.engine.sides.settings import Settings, Shape, disagreements
 
 MODES = ("eval", "train")
 TRAINED = 3
-"""How many sizes are also tried in training: the recorded one, another batch, one more in space."""
+"""The number of sizes also tried in training: the recorded one, another batch, one more in space."""
 MODE_FIELDS = frozenset({"training", "use_batch"})
-"""What the mode decides that a layer is in: a probe sets it itself."""
+"""Fields that a layer's mode decides; a probe sets the mode itself."""
 
-# Both compute in float64 with the same constants. Inputs of a wide spread leave up to 1e-13 in gradients (measured over
-# the layers that the vocabulary lists); what a setting changes is above float32's roundoff, 6e-8.
+# Both layers compute in float64 with the same constants. Inputs of a wide spread leave up to 1e-13 in gradients
+# (measured over the layers of the vocabulary); a setting changes more than float32's roundoff, 6e-8.
 GRADIENT_LIMIT = 2.0**-36
 STATE_LIMIT = 2.0**-23
-"""Of running statistics: Paddle keeps the momentum in float32."""
+"""The limit of running statistics: Paddle keeps the momentum in float32."""
 
 LARGEST_SPACE = 32
-"""Sizes above it are probed at a smaller one that leaves the same rest when divided by 16."""
+"""Larger sizes are probed at a smaller one with the same remainder modulo 16."""
 BATCH, OTHER_BATCH = 2, 3
 
 SPREAD = 1.2
-"""Inputs are normal numbers times e to this times a normal number: some of them are beyond every cut of an activation
-(6 of ReLU6, 20 of Softplus)."""
+"""Inputs are normal numbers times e to this times a normal number.
+
+Some of them exceed every threshold of an activation (6 of ReLU6, 20 of Softplus).
+"""
 REACH = 30.0
-"""The largest magnitude of an input: logits of more than 64 apart are cut by Paddle's softmax."""
+"""The largest magnitude of an input: Paddle's softmax clips logits of more than 64 apart."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """An input that a layer was given: its ``shape``, and the ``largest`` value where it holds integers."""
+    """An input of a layer: its ``shape``, and the ``largest`` value if it holds integers."""
 
     shape: Shape
     largest: int | None = None
@@ -52,9 +54,9 @@ class Given:
 
 @dataclass(frozen=True)
 class SettingDifference:
-    """One field that the two layers are set to differently, each in its own spelling.
+    """One field that the two layers set differently, each in its own spelling.
 
-    ``fault`` tells whether it changes what they compute, and ``words`` say so in one sentence.
+    ``fault`` tells whether that changes what they compute; ``words`` describe it in one sentence.
     """
 
     field: str
@@ -72,10 +74,11 @@ def setting_differences(
     probe_reference: Probe | None = None,
     probe_port: Probe | None = None,
 ) -> list[SettingDifference]:
-    """Every setting of ``port`` that differs from that of ``reference``, and whether it is a fault.
+    """Return every setting of ``port`` that differs from ``reference``'s, and whether it is a fault.
 
-    ``inputs`` are those of the recorded run, none if it was never called. ``tensors`` are the shapes of the reference's
-    own parameters and buffers by role, with which both layers are to run. Without a probe every difference is a fault.
+    ``inputs`` are those of the recorded run, none if the layer was never called. ``tensors`` are the shapes of the
+    reference's own parameters and buffers by role, with which both layers run. Without a probe every difference is a
+    fault.
     """
     found = disagreements(reference, port, inputs[0].shape if inputs else None)
     if not found:
@@ -89,7 +92,7 @@ def setting_differences(
 
 @dataclass(frozen=True)
 class Seen:
-    """What probing found: where the layers differ, or, if they do not, how many sizes were tried."""
+    """The result of probing: where the layers differ, or, if they do not, the number of sizes tried."""
 
     differ: str
     sizes: int
@@ -104,19 +107,19 @@ def _difference(name: str, one: Any, other: Any, probed: Seen | None) -> Setting
 
 
 def shown(value: Any) -> str:
-    """A value with the digits that float32 has, in which Paddle keeps settings."""
+    """Return a value with the digits of float32, in which Paddle keeps settings."""
     return str(np.float32(value)) if isinstance(value, float) else str(value)
 
 
 def _is_random(settings: Settings) -> bool:
-    """Whether the layer draws numbers in training, which cannot be the same in two frameworks."""
+    """Return whether the layer draws random numbers in training, which cannot be equal in two frameworks."""
     return bool(settings.fields.get("rate")) or settings.fields.get("kind") == "rrelu"
 
 
 def seen(
     inputs: Sequence[Given], tensors: Mapping[str, Shape], probe_reference: Probe, probe_port: Probe
 ) -> Seen | None:
-    """None where no input was taken by both."""
+    """Probe both layers; ``None`` if they accept no input in common."""
     rng = np.random.RandomState(0)
     values = {role: _tensor(role, shape, rng) for role, shape in tensors.items()}
     sizes = 0
@@ -129,7 +132,7 @@ def seen(
             if isinstance(one, CannotProbe) or isinstance(other, CannotProbe):
                 return None
             if isinstance(one, Exception):
-                continue  # what the reference refuses, the port may do as it likes
+                continue  # inputs that the reference refuses are not compared
             at = f"inputs of shape {', '.join(str([*shape]) for shape in shapes)} in {mode} mode"
             differ = f"the port raises {other}" if isinstance(other, Exception) else _differ(one, other)
             if differ:
@@ -142,21 +145,21 @@ def seen(
 def _tried(
     probe: Probe, arrays: Sequence[np.ndarray], mode: str, values: Mapping[str, np.ndarray]
 ) -> Probed | Exception:
-    """What comes of it with gradients; without, where a layer has none (as Paddle's LSTM in evaluation)."""
+    """Run the probe with gradients, or without if the layer has none (as Paddle's LSTM in evaluation)."""
     failed: Exception | None = None
     for backward in (True, False):
         try:
             return probe(arrays, mode, values, backward)
         except CannotProbe as error:
             return error
-        # a layer may fail in any way on a size that it was not made for
+        # a layer may fail in any way on a size that it does not support
         except Exception as error:  # noqa: BLE001
             failed = failed or error
     return failed
 
 
 def _differ(one: Probed, other: Probed) -> str:
-    """What is not the same, empty where all is."""
+    """Describe what differs; empty if nothing does."""
     if len(one.outputs) != len(other.outputs):
         return f"{len(other.outputs)} outputs instead of {len(one.outputs)}"
     rows = [("output", a, b, FORWARD_LIMIT) for a, b in zip(one.outputs, other.outputs)]
@@ -178,9 +181,9 @@ def _differ(one: Probed, other: Probed) -> str:
 
 
 def neighbours(shapes: Sequence[Shape]) -> Iterator[list[Shape]]:
-    """The shapes of all inputs, as recorded (of a small batch), of another batch, and one or two larger and smaller.
+    """Yield the shapes of all inputs: as recorded (small batch), with another batch, and one or two larger and smaller.
 
-    In space all axes change together, then the first and the last alone.
+    First all axes of space change together, then the first and the last alone.
     """
     recorded = [_of_batch(shape, min(shape[0], BATCH)) if shape else shape for shape in shapes]
     yield recorded
@@ -211,5 +214,5 @@ def _drawn(shape: Shape, largest: int | None, rng: np.random.RandomState) -> np.
 
 
 def _tensor(role: str, shape: Shape, rng: np.random.RandomState) -> np.ndarray:
-    """A parameter or buffer as training might leave it; a variance is positive."""
+    """Draw a parameter or buffer like a trained one; a variance is positive."""
     return rng.uniform(0.5, 2.0, shape) if role.endswith("var") else rng.standard_normal(shape)

@@ -1,8 +1,8 @@
-"""How large an error rounding alone explains in one step of a training, measured on the reference. No framework.
+"""The error that rounding explains in one step of a training, measured on the reference. No framework.
 
-The reference takes every step twice from the same weights, in float64 and in float32. What separates the two is what
-rounding in float32 does within a step, and 2**-29 of it is what rounding in float64 does (see ``noise``). No step
-inherits anything from the one before, so that nothing grows, however chaotic the training is.
+The reference takes every step twice from the same weights, in float64 and in float32. Their difference is float32
+rounding within a step, and 2**-29 of it is float64 rounding (see ``noise``). No step inherits anything from the one
+before, so nothing grows, however chaotic the training is.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, SHARE, Noise, noise_of
 from alignment.engine.records.run import GRADIENT, Key, Run, Step
 
-# A tensor that a run in float32 gets wrong by more than its own size is zero but for rounding, as the gradient of a
-# bias in front of a BatchNorm is. What cancels in it is 2**24 times what rounding in float32 leaves of it. Of a single
-# number chance may leave exactly 0: the step in which rounding left most tells, and a tensor that is smaller in another
-# step is nothing but rounding there, too.
+# A tensor whose float32 error exceeds its own size is zero but for rounding, like the gradient of a bias in front of a
+# BatchNorm. The terms that cancel in it are 2**24 times the remainder that float32 rounding leaves. For a single number
+# chance may leave exactly 0: the step with the largest remainder counts, and a tensor that is smaller in another step
+# is nothing but rounding there, too.
 VANISHED = 1.0
 
 
 class Limit(NamedTuple):
-    """What is allowed of one tensor.
+    """The limit of one tensor.
 
-    ``scale``: what the error is measured against where the tensor itself is nothing but rounding, else 0.
-    ``undecided``: why it cannot be judged, if so.
+    ``scale``: the scale of the error if the tensor itself is nothing but rounding, else 0. ``undecided``: why it cannot
+    be judged, or empty.
     """
 
     floor: float
@@ -41,7 +41,10 @@ Spread = Mapping[tuple[int, Key], Noise]
 
 
 def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key], Noise]:
-    """``rounded``: the same steps in float32. What is not finite there, or missing, is granted nothing."""
+    """Measure the float32 errors of each step.
+
+    ``rounded`` are the same steps in float32. What is not finite there, or missing, gets no allowance.
+    """
     spread = {}
     for number, (other, step) in enumerate(zip(rounded, exact.steps)):
         for key in step.arrays.keys() & other.arrays.keys():
@@ -53,10 +56,10 @@ def measure_spread(exact: Run, rounded: Iterable[Step]) -> dict[tuple[int, Key],
 
 @dataclass
 class StepLimits:
-    """What error is allowed where, in a port that ran in ``dtype``.
+    """The limits of a training whose port ran in ``dtype``.
 
-    ``inexact``: the share of its own steps by which the port's optimizer may be off. ``leaks``: what constants that
-    Paddle's kernels keep in float32 do to the reference's steps, where that was measured.
+    ``inexact``: the share of its own steps by which the port's optimizer may be off. ``leaks``: the change that
+    constants kept in float32 by Paddle's kernels cause in the reference's steps, where that was measured.
     """
 
     spread: Spread
@@ -67,7 +70,7 @@ class StepLimits:
     _left: dict[Key, float] = field(init=False, repr=False)
 
     def __post_init__(self):
-        # runs in float32 separate by chance (a ReLU flips here or there): the kind's worst tensor counts there
+        # float32 runs separate by chance (a ReLU flips here or there): the worst tensor of each kind counts
         self._worst, self._left = {}, {}
         for (_, key), noise in self.spread.items():
             if noise.relative > VANISHED:
@@ -77,7 +80,7 @@ class StepLimits:
                 self._worst[number, key[0]] = max(noise.relative, self._worst.get((number, key[0]), 0.0))
 
     def of(self, number: int, key: Key, step: float = 0.0) -> Limit:
-        """The limit of a tensor at a step, which changes it by the share ``step`` of its own size."""
+        """Return the limit of a tensor at a step, which changes it by the share ``step`` of its own size."""
         unit = 2.0 ** -BITS[self.dtype]
         noise = self.spread.get((number, key), NOTHING)
         leak, least = self.leaks.get((number, key), NOTHING).error, self.inexact * step
@@ -94,7 +97,7 @@ class StepLimits:
         return Limit(floor, allowed)
 
     def vanished(self) -> set[str]:
-        """Parameters whose gradient is zero but for rounding, at any step."""
+        """Return the parameters whose gradient is zero but for rounding at any step."""
         return {key[1] for key in self._left if key[0] == GRADIENT}
 
     def _vanishes(self, key: Key, noise: Noise) -> bool:

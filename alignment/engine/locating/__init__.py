@@ -1,1 +1,1 @@
-"""Which layers are at fault themselves. No framework."""
+"""Find the layers that are themselves at fault. No framework."""

@@ -1,4 +1,4 @@
-"""Which layers are at fault, of which kind: from settings, weights and what each layer did alone. No framework."""
+"""Name the layers at fault and their kind from settings, weights and isolated layers. No framework."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from alignment.engine.records.layout import laid_out
 from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, WIRING, Culprit
 from alignment.engine.spread import Spread, spread
 
-# of several tensors of a layer, the one whose difference is looked at: what the layer makes before what it passes back
+# the tensor of a layer whose difference is shown: what the layer computes, then what it passes back
 SHOWN_FIRST = ("output", "handed", "returned gradient", "input gradient", "parameter gradient")
 
 
 @dataclass(frozen=True)
 class WeightFault:
-    """A parameter or buffer of ``layer`` that is not the reference's, before anything ran."""
+    """A parameter or buffer of ``layer`` that differs from the reference's before any run."""
 
     layer: str
     name: str
@@ -34,7 +34,7 @@ class WeightFault:
 
 @dataclass(frozen=True)
 class StateFault:
-    """A buffer of ``layer`` that one step changed otherwise than in the reference."""
+    """A buffer of ``layer`` that one step updates differently than in the reference."""
 
     layer: str
     name: str
@@ -51,10 +51,10 @@ def locate(
     states: Iterable[StateFault],
     explain: Callable[[Sequence[Finding]], str] = lambda findings: "unexplained",
 ) -> list[Culprit]:
-    """One culprit for each layer at fault, in the ``order`` of the reference's calls.
+    """Return one culprit for each layer at fault, in the ``order`` of the reference's calls.
 
-    The first kind that applies names it: a wrong setting explains a wrong result, wrong weights do, and only what
-    neither explains is the computation's own. ``explain`` puts what a layer did alone into words.
+    The first kind that applies is reported: a wrong setting or wrong weights explain a wrong result, and only what
+    neither explains is a fault of the computation. ``explain`` describes what a layer did alone.
     """
     by_layer: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
@@ -111,7 +111,7 @@ def _settings_lines(settings: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 
 def _short(value: Any) -> Any:
-    """Numbers with the digits that float32 has, in which Paddle keeps them."""
+    """Return numbers with the digits of float32, in which Paddle keeps them."""
     return str(np.float32(value)) if isinstance(value, float) else value
 
 
@@ -124,7 +124,7 @@ def _state_line(state: StateFault) -> str:
 
 
 def spread_of(findings: Sequence[Finding]) -> Spread | None:
-    """Where the difference sits in the first tensor, by ``SHOWN_FIRST``, that both sides have in one shape."""
+    """Return the spread of the first tensor, by ``SHOWN_FIRST``, that both sides have in one shape."""
     for where in SHOWN_FIRST:
         for finding in (found for found in findings if found.where == where):
             if finding.expected is None or finding.actual is None:
@@ -148,14 +148,14 @@ def _tensor_name(finding: Finding) -> str:
 
 
 def _axes(where: str, rank: int) -> tuple[str, str]:
-    """What the first two axes are."""
+    """Return the names of the first two axes."""
     if where != "parameter gradient":
         return "batch element", "feature" if rank == 2 else "channel"
     return "output channel", "input channel" if rank > 1 else "channel"
 
 
 def finding_line(finding: Finding) -> str:
-    """One measurement in words."""
+    """Describe one measurement."""
     place = f" to {finding.inner}" if finding.inner else ""
     what = finding.note or f"relative error {finding.difference.relative:.1e} at {list(finding.difference.worst)}"
     return f"alone on the reference's inputs, {finding.where}{place} {finding.index}: {what}"

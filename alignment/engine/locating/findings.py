@@ -1,4 +1,4 @@
-"""What one layer does differently when it is given the reference's own values. No framework."""
+"""Differences of a single layer that receives the reference's own values. No framework."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from alignment.engine.judging.error import Difference
 
 @dataclass(frozen=True)
 class Finding:
-    """One tensor of one layer that is not the reference's, although what the layer was given is.
+    """One tensor of one layer that differs from the reference's, although the layer's inputs do not.
 
     ``where`` is ``output``, ``input gradient``, ``parameter gradient``, ``handed`` (to the inner layer ``inner``),
-    ``returned gradient`` (to it) or ``call``; ``index`` counts tensors, ``inner`` is the parameter's name where it is
-    one's gradient. ``call`` is the layer's call, ``inner_call`` that of ``inner``. ``leaf`` tells a single layer from
-    one that calls others. ``note`` says what is no number.
+    ``returned gradient`` (to it) or ``call``. ``index`` counts tensors; for a parameter gradient ``inner`` is the
+    parameter's name. ``call`` is the layer's call, ``inner_call`` that of ``inner``. ``leaf`` tells a single layer from
+    one that calls others. ``note`` describes what is not a number.
     """
 
     layer: str

@@ -1,10 +1,11 @@
-"""Where a difference begins: what a cut run shows of every call, and which calls are at fault by it. No framework.
+"""Find where a difference begins: compare every call of a cut run and blame the calls at fault. No framework.
 
-At a cut both models hold the reference's values again, so what differs there was made by the piece in front of it. The
-piece may consist of several layers and of code of the containers around them; the calls that are only watched tell
-which: the first that took what the reference took and returned something else. Where none did, it is the code of the
-innermost container around the cut that took the reference's values itself. A watched call that differs where nothing
-behind it does is no fault: the two containers are of another extent, or the two layers do not stand for one another.
+At a cut both models continue with the reference's values, so a difference there comes from the piece in front of it.
+The piece may consist of several layers and of code of the containers around them. Calls that are watched but not cut
+show which: the first that takes the reference's inputs and returns another output is at fault. If there is none, the
+code of the innermost container around the cut that itself takes the reference's values is at fault. A watched call that
+differs while nothing behind it does is no fault: the two containers differ in extent, or the two layers do not
+correspond.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from alignment.engine.records.structure import places
 from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape, is_ref
 
 PICTURES = 8
-"""Of how many layers whose settings or weights tell the cause the differences are kept."""
+"""The number of layers with a known cause (settings or weights) whose differences are kept."""
 
 Met = list[tuple[int, Layout] | None]
 
 
 @dataclass(eq=False)
 class _Call:
-    """A call of the port: whether it took and returned what the reference's call does (None: not known).
+    """A call of the port; ``took`` and ``gave``: whether its inputs and outputs are the reference's (None: unknown).
 
-    ``passed`` tells that a cut after it took the reference's values, ``exchanged`` that it took them in another order,
-    ``handed`` is what is wrong with what it took.
+    ``passed`` tells that a cut after it took the reference's values, ``exchanged`` that the call took them in another
+    order. ``handed`` lists its wrong inputs.
     """
 
     path: str
@@ -51,20 +52,20 @@ class _Call:
 
     @property
     def record(self) -> Record:
-        """The reference's call, of one that is paired."""
+        """The reference's call, for a paired call."""
         assert self.point is not None, f"a call of {self.path} has no point"
         return self.point.record
 
     def around(self) -> list[_Call]:
-        """The calls in which this one happens, innermost first."""
+        """Return the calls around this one, innermost first."""
         return [self.outer, *self.outer.around()] if self.outer else []
 
 
 def _owner(call: _Call) -> _Call | None:
-    """The call whose code is at fault where ``call`` is handed, or handed back, what is wrong.
+    """Return the call whose code is at fault where ``call`` receives a wrong input or a wrong gradient.
 
-    The innermost around it that took the reference's values itself; where that is known of none, the innermost of
-    which the contrary is not known.
+    That is the innermost call around it that itself took the reference's values; if none is known to, the innermost of
+    which the opposite is not known.
     """
     around = [outer for outer in call.around() if outer.point is not None]
     sure = [outer for outer in around if outer.took and not outer.exchanged]
@@ -72,12 +73,11 @@ def _owner(call: _Call) -> _Call | None:
 
 
 class Trace:
-    """Looks at a cut run while it goes on (``sides.paddle.cut.Judge``); ``findings`` say what is at fault.
+    """Watches a cut run (``sides.paddle.cut.Judge``); ``findings`` are the faults found.
 
-    ``blamed`` are watched calls at fault, by what followed them. What they return is not the reference's, so that
-    further differences may be theirs, too: in another run, with those among the ``trusted``, they are cut as well.
-    A call that returns another shape is left alone, as the code around it may make up for that; with ``shapes_cut`` it
-    is cut as others are.
+    ``blamed`` are watched calls at fault, judged by what followed them. Their outputs are not the reference's, so they
+    may cause further differences; another run, with them among the ``trusted``, cuts them as well. A call that returns
+    another shape is not cut, as the code around it may compensate; with ``shapes_cut`` it is cut like others.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Trace:
     # --- forward ----------------------------------------------------------------------------------------------------
 
     def began(self, point: Point | None, path: str) -> None:
-        """A call begins."""
+        """Record that a call begins."""
         call = _Call(path, point, self._open[-1] if self._open else None)
         self._open.append(call)
         self._calls.append(call)
@@ -107,12 +107,12 @@ class Trace:
             self._by_point[id(point)] = call
 
     def taken(self, point: Point, arrays: Sequence[np.ndarray]) -> Met:
-        """What a call takes."""
+        """Compare the inputs of a call."""
         call, refs = self._open[-1], point.record.input_refs()
         met, wrong = self._met(point, "handed", refs, arrays)
         call.took, call.handed = (None if None in met or not met else not wrong), wrong
         if wrong and len(refs) > 1 and None not in (other := self._by_value(refs, arrays)):
-            # all of it is there in another order, which is as well where the port's code is written for it
+            # all inputs are there in another order, which is right if the port's code expects it
             met, wrong, call.took, call.exchanged = other, [], True, True
         elif len(refs) != len(arrays):
             call.handed = [self._count(point, len(arrays), len(refs))]
@@ -122,11 +122,11 @@ class Trace:
             for suspect in self._suspects:
                 suspect.passed = True
         if point.record.path == ROOT or (self.replaces(point) and call.took is not None):
-            call.took = True  # what the model is given, or what a cut gives
+            call.took = True  # the model's inputs, or those that a cut supplies
         return met if call.took else [None] * len(arrays)
 
     def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
-        """What a call returns."""
+        """Compare the outputs of a call."""
         call = self._open.pop()
         if point is None:
             return []
@@ -141,7 +141,7 @@ class Trace:
                 self._suspect(call)
             return met if call.gave and call.took else [None] * len(arrays)
         if any(finding.note for finding in wrong) and not self.shapes_cut:
-            # another shape: the code around it may make up for that (padding that is cropped again)
+            # another shape: the code around may compensate for it (padding that is cropped again)
             self._suspect(call)
             return [None] * len(arrays)
         if wrong and call.took:
@@ -149,7 +149,7 @@ class Trace:
         return met
 
     def replaces(self, point: Point) -> bool:
-        """Whether a call is cut: those of layers with weights, and those that are known to be at fault."""
+        """Return whether a call is cut: calls of layers with weights, and calls that are known to be at fault."""
         return point.cut or point.record.key in self.trusted
 
     def _suspect(self, call: _Call) -> None:
@@ -159,34 +159,34 @@ class Trace:
 
     @property
     def shapes_left(self) -> set[Key]:
-        """Calls that returned another shape and were left alone."""
+        """Calls that returned another shape and were not cut."""
         return {c.record.key for c in self._once_suspected if any(finding.note for finding in c.findings)}
 
     @property
     def apart(self) -> set[str]:
-        """Layers that returned something else, which made no difference to what followed, or stand elsewhere."""
+        """Layers whose wrong output made no difference to what followed, or that are at another point of the model."""
         blamed = {finding.layer for finding in self.findings}
         passed = {call.record.path for call in self._once_suspected if call.passed}
         return (passed | {call.record.path for call in self._calls if self._is_elsewhere(call, blamed)}) - blamed
 
     def _is_elsewhere(self, call: _Call, blamed: set[str]) -> bool:
-        """Whether a watched call took something else, although no code around it is at fault: it is another point."""
+        """Return whether a watched call took wrong inputs with no fault around it: it is another point of the model."""
         if call.point is None or self.replaces(call.point) or call.took is not False:
             return False
         return not blamed & {ROOT, *(outer.record.path for outer in call.around() if outer.point is not None)}
 
     @property
     def doubtful(self) -> dict[Key, set[str]]:
-        """Calls that returned something else inside containers at fault (the layers named), and may be the reason.
+        """Calls with wrong outputs inside containers at fault (the named layers), which may cause that fault.
 
-        A later cut took the right values, but it may not depend on what they return.
+        A later cut took the right values, but it may not depend on these outputs.
         """
         calls = {call: {*call.around()} & {*self._at_fault} for call in self._once_suspected if call.passed}
         return {call.record.key: {outer.record.path for outer in around}
                 for call, around in calls.items() if around}  # fmt: skip
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
-        """Whether ``arrays`` are what the reference's call takes."""
+        """Return whether ``arrays`` are the inputs of the reference's call."""
         refs = record.input_refs()
         return len(refs) == len(arrays) and all(
             in_layout(self.tape.get(ref), array, self.floor.allowed(ref))[1].relative <= self.floor.allowed(ref)
@@ -201,7 +201,7 @@ class Trace:
     def _met(
         self, point: Point, where: str, refs: Sequence[Ref], arrays: Sequence[np.ndarray]
     ) -> tuple[Met, list[Finding]]:
-        """Which of ``refs`` each array is, and in which layout; and those that are none."""
+        """Return which of ``refs`` each array is, and in which layout; and findings for the arrays that match none."""
         if len(refs) != len(arrays):
             return self._by_value(refs, arrays), []
         met: Met = []
@@ -224,7 +224,7 @@ class Trace:
         return layout or plain(expected.shape), found
 
     def _by_value(self, refs: Sequence[Ref], arrays: Sequence[np.ndarray]) -> Met:
-        """Each array as the first of ``refs``, not taken yet, that it is; ``None`` where it is none."""
+        """Match each array to the first free one of ``refs`` that it equals; ``None`` where there is none."""
         met: Met = []
         for array in arrays:
             free = [n for n in range(len(refs)) if n not in {known[0] for known in met if known}]
@@ -247,18 +247,18 @@ class Trace:
                        note=found.mismatch, expected=kept[0], actual=kept[1], call=record.call)  # fmt: skip
 
     def _count(self, point: Point, number: int, expected: int) -> Finding:
-        """A call that is given another number of tensors."""
+        """Return the finding of a call that receives another number of tensors."""
         record = point.record
         return Finding(record.path, self.twins.get(record.path, record.path), False, "handed", 0, UNMEASURED,
                        note=f"{number} tensors instead of {expected}", call=record.call)  # fmt: skip
 
     def _keeps_arrays(self, layer: str) -> bool:
-        """Whether a finding needs its arrays: for a cause in words, or, of the first few, for a picture."""
+        """Return whether a finding keeps its arrays: to find a cause or, for the first few, to draw a picture."""
         self._kept += layer in self.explained
         return layer not in self.explained or self._kept <= PICTURES
 
     def _confirm(self, call: _Call, wrong: Sequence[Finding], by_model: bool = False) -> None:
-        """What ``call``, a cut, takes is wrong, or what it returns, as the model: blame who made it."""
+        """Blame the calls behind a wrong input of ``call``, a cut, or behind a wrong output of the model."""
         suspects = [one for one in self._suspects if not one.passed and not self._holds_another(one)]
         suspects = [one for one in suspects if not one.exchanged]
         self._suspects = [one for one in self._suspects if one.passed]
@@ -269,7 +269,7 @@ class Trace:
             self.blamed |= {one.record.key for one in suspects}
             return
         if self.blamed:
-            return  # what a call at fault returned may come here, too: a run in which it is cut will tell
+            return  # the difference may come from a blamed call: a run in which that call is cut decides
         if by_model:
             self._at_fault.append(call)
             self.findings += [*self._first_inside(call), *wrong]
@@ -281,7 +281,7 @@ class Trace:
             self.findings += [self._handed(owner.record, call.record, finding) for finding in wrong]
 
     def _first_inside(self, owner: _Call, but: _Call | None = None) -> list[Finding]:
-        """What the first layer inside a container at fault was handed that is wrong: nearest to the mistake."""
+        """Return the wrong inputs of the first layer inside a container at fault: they are nearest to the mistake."""
         for call in self._calls:
             if call.handed and call is not but:
                 around = [outer for outer in call.around() if outer.point is not None]
@@ -300,7 +300,7 @@ class Trace:
     # --- backward ---------------------------------------------------------------------------------------------------
 
     def gradient(self, point: Point, where: str, index: int, slot: Slot | None, array: np.ndarray | None) -> None:
-        """A gradient, in the reference's layout: of a piece that began with the reference's."""
+        """Compare a gradient, in the reference's layout, of a piece that started with the reference's gradients."""
         finding = self._gradient_finding(point, where, index, slot, array)
         call = self._by_point[id(point)]
         if finding is None or any(outer.exchanged for outer in (call, *call.around())):
@@ -315,7 +315,7 @@ class Trace:
     ) -> Finding | None:
         ref = slot.ref if slot is not None else None
         if ref is None:
-            return None  # the reference asks for no gradient here
+            return None  # the reference computes no gradient here
         expected = self.tape.get(ref)
         if array is None:
             array = np.zeros_like(expected)
@@ -325,7 +325,7 @@ class Trace:
         return self._finding(point, where, index, found, expected, plain(expected.shape), array)
 
     def _returned_to(self, call: _Call, finding: Finding) -> Finding:
-        """The gradient that comes back to a call is made by the code around it."""
+        """Return the finding of a gradient that returns to a call: the code around the call computes it."""
         owner = _owner(call) or call
         outer = owner.record
         return Finding(outer.path, self.twins.get(outer.path, outer.path), False, "returned gradient", finding.index,

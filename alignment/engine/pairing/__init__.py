@@ -1,1 +1,1 @@
-"""Which call of the port stands for which of the reference. No framework."""
+"""Pair the calls of the port with those of the reference. No framework."""

@@ -1,11 +1,11 @@
-"""Which layer of the port stands for which of the reference, and which call for which. No framework.
+"""Pair the layers and calls of the port with those of the reference. No framework.
 
-Layers with weights come as certain pairs, from a key map. From these the others follow. Layers without weights are
-paired by where their values come from and go to: the one that takes what a paired layer returned, or whose result a
-paired layer takes, call by call, since one model may use one ReLU where the other has three. What a function in between
-hides is paired by kind and order between two calls of layers with weights. Containers are paired by the layers that
-they contain. What has no twin is listed with the reason: an operation that one side does without a layer is judged by
-what the layers around it take and return.
+Layers with weights are paired by the key map, and these pairs are certain; the others follow from them. Layers without
+weights are paired by where their values come from and go to: a layer that takes the output of a paired layer, or whose
+output a paired layer takes. This is done call by call, since one model may use one ReLU where the other has three.
+Where a function in between hides this, layers are paired by kind and order between two calls of layers with weights.
+Containers are paired by the layers that they contain. Layers without a twin are listed with the reason: an operation
+that one side does without a layer is judged by the inputs and outputs of the layers around it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from difflib import SequenceMatcher
 from alignment.engine.records.tape import ROOT, Key, Record, Tape
 from alignment.engine.sides.settings import CONTAINER, OTHER, Settings
 
-# kinds that change no value in a comparison (dropout is off): where they stand decides nothing
+# kinds that change no value in a comparison (dropout is off); their position does not matter
 PASSIVE = {"dropout", "identity", "flatten"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model as the pairing sees it: its layers by path, and the tape of its run.
+    """The parts of a model that the pairing uses: its layers by path, and the tape of its run.
 
-    ``calls`` are in the order in which they began, ``composite`` the layers that called others, ``returned`` is the
-    first call of each layer that ended.
+    ``calls`` are in the order in which they began, ``composite`` are the layers that called others, ``returned`` is the
+    first completed call of each layer.
     """
 
     layers: Mapping[str, Settings]
@@ -45,21 +45,21 @@ class Model:
 
     @property
     def called(self) -> dict[str, None]:
-        """Paths of the layers called, in the order of first calls."""
+        """The paths of the called layers, in the order of first calls."""
         return dict.fromkeys(path for path, _ in self.calls)
 
     def is_single(self, path: str) -> bool:
-        """Whether a layer that was called made no call itself."""
+        """Return whether a called layer made no call itself."""
         return path not in self.composite
 
 
 @dataclass
 class Matching:
-    """``twins``: path in the reference -> path in the port; what has no twin, with the reason.
+    """``twins``: path in the reference -> path in the port; layers without a twin are listed with the reason.
 
-    ``whole`` are layers of which every tensor of their own has its twin in the one layer of the port. ``calls`` holds
-    the same call by call and is what a comparison goes by. A layer without weights may have several twins and be the
-    twin of several; ``twins`` holds the first. ``certain`` calls are those of layers with weights.
+    ``whole`` are layers all of whose own tensors have their twins in the one layer of the port. ``calls`` holds the
+    pairs call by call and is what a comparison uses. A layer without weights may have several twins and be the twin of
+    several; ``twins`` holds the first. ``certain`` calls are those of layers with weights.
     """
 
     twins: dict[str, str] = field(default_factory=dict)
@@ -70,16 +70,16 @@ class Matching:
     only_port: dict[str, str] = field(default_factory=dict)
 
     def pairs(self) -> dict[tuple[str, str], None]:
-        """All ``(path, twin)``, each once."""
+        """Return all pairs ``(path, twin)``, each once."""
         return dict.fromkeys([*self.twins.items(), *((key[0], twin[0]) for key, twin in self.calls.items())])
 
 
 def match(
     reference: Model, port: Model, certain: Mapping[str, str], whole: Iterable[str], finished: bool = True
 ) -> Matching:
-    """Pair the layers of two models that ran; the ``certain`` pairs are taken as they are.
+    """Pair the layers of two models that ran; the ``certain`` pairs are kept.
 
-    Where the port's run was not ``finished`` its later calls are taken to be those of the reference.
+    If the port's run was not ``finished``, its later calls are assumed to match the reference's.
     """
     both = {p: t for p, t in certain.items() if p in reference.layers and t in port.layers}
     found = Matching(dict(both), frozenset(whole))
@@ -105,7 +105,7 @@ def match(
 def numbered(
     twins: Mapping[str, str], calls: Iterable[Key], twin_calls: Iterable[Key], finished: bool
 ) -> dict[Key, Key]:
-    """Calls of twins, the first with the first and so on, as far as both make them, or would have."""
+    """Pair the calls of twins in order, as far as both make them, or would have made them."""
     mine, yours = Counter(path for path, _ in calls), Counter(path for path, _ in twin_calls)
     return {
         (path, n): (twin, n)
@@ -121,7 +121,7 @@ def _without_twin(
     found: Matching,
     is_one_layer: Callable[[str], bool] = lambda twin: False,
 ) -> dict[str, str]:
-    """The layers that are not ``known``, and calls that are not among ``calls``, with the reason."""
+    """Return the layers not in ``known`` and those with calls not in ``calls``, with the reason."""
     around = {path: paths for paths in _grouped(side, known.items()).values() for path in paths}
     reasons = {}
     for path in side.layers:
@@ -147,7 +147,7 @@ def _why(side: Model, path: str) -> str:
 
 
 def _outer(path: str) -> list[str]:
-    """Paths of the containers around a layer, outermost first."""
+    """Return the paths of the containers around a layer, outermost first."""
     parts = path.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 
@@ -156,7 +156,7 @@ def _outer(path: str) -> list[str]:
 
 
 class _Flow:
-    """Where the values of one run come from and go to; calls go by the names that both sides share."""
+    """The data flow of one run; calls have names that both sides share."""
 
     def __init__(self, model: Model, names: Mapping[Key, Key], paired: Iterable[str]):
         self.model, self.names, self.paired = model, dict(names), {*paired}
@@ -179,13 +179,13 @@ class _Flow:
         return key not in self.names and key[0] not in self.paired and settings.category not in (OTHER, CONTAINER)
 
     def source(self, key: Key) -> object:
-        """The paired call whose result ``key`` takes, and of which kind ``key`` is; None where that is not known."""
+        """Return the paired call whose output ``key`` takes, and the kind of ``key``; None if unknown."""
         makers = [self.made.get(index) for index in self.takes[key]]
         names = [self.names.get(maker) for maker in makers if maker is not None and maker != key]
         return (self.kind(key), tuple(names)) if names and None not in names else None
 
     def target(self, key: Key) -> object:
-        """The same of the paired calls that take what ``key`` returns."""
+        """Return the paired calls that take the output of ``key``, and the kind of ``key``; None if unknown."""
         users = [user for index in self.gives[key] for user in self.used[index] if user != key]
         names = {self.names[user] for user in users if user in self.names}
         return (self.kind(key), tuple(sorted(names))) if names else None
@@ -195,7 +195,7 @@ class _Flow:
 
 
 def _by_flow(reference: Model, port: Model, found: Matching) -> dict[Key, Key]:
-    """Calls of single layers without weights that take from, or give to, calls that are paired already."""
+    """Pair calls of single layers without weights that take from, or give to, paired calls."""
     ours = _Flow(reference, {key: key for key in found.calls}, found.twins)
     theirs = _Flow(port, {twin: key for key, twin in found.calls.items()}, found.twins.values())
     pairs: dict[Key, Key] = {}
@@ -209,7 +209,7 @@ def _by_flow(reference: Model, port: Model, found: Matching) -> dict[Key, Key]:
 
 
 def _alike(ours: _Flow, theirs: _Flow, place: Callable[[_Flow, Key], object]) -> dict[Key, Key]:
-    """Free calls of one place, in order, where both sides have as many of them."""
+    """Pair the free calls of each place in order, where both sides have the same number."""
     mine, yours = _at_places(ours, place), _at_places(theirs, place)
     return {
         key: twin
@@ -228,7 +228,7 @@ def _at_places(flow: _Flow, place: Callable[[_Flow, Key], object]) -> dict[objec
 
 
 def _between(reference: Model, port: Model, found: Matching, certain: set[str]) -> dict[Key, Key]:
-    """What is left of them, in order and by kind, between two calls of layers with weights."""
+    """Pair the remaining calls by kind and order, between two calls of layers with weights."""
     names = {twin: key for key, twin in found.calls.items()}
     ours = _segments(reference, found.certain, lambda key: key, {*found.calls} | _calls_of(reference, certain))
     theirs = _segments(port, {found.calls[key] for key in found.certain}, lambda key: names[key],
@@ -245,7 +245,8 @@ def _between(reference: Model, port: Model, found: Matching, certain: set[str]) 
 
 
 def _may_be_one(record: Record | None, twin: Record | None) -> bool:
-    """Whether two calls may return one value: a port may lay it out otherwise, a fault may change its height."""
+    """Return whether two calls may return the same value: a port may use another layout, a fault may change its height.
+    """
     refs = [call.output_refs() for call in (record, twin) if call is not None]
     if len(refs) < 2 or not all(len(returned) == 1 for returned in refs):
         return True
@@ -275,7 +276,7 @@ def _segments(
 
 
 def _same_names(reference: Model, port: Model, found: Matching) -> dict[str, str]:
-    """What is called the same on both sides and holds no layer with weights: a pool that is one layer, or several."""
+    """Pair layers and containers without weights by name: for example a pool that is one layer, or several."""
     taken = {twin for _, twin in found.pairs()}
     weighted = {path for path in found.twins if reference.layers[path].has_weights}
     return {
@@ -291,7 +292,7 @@ def _same_names(reference: Model, port: Model, found: Matching) -> dict[str, str
 
 
 def _contents(side: Model, named: Iterable[tuple[str, str]]) -> defaultdict[str, set[str]]:
-    """For each container the names of the layers inside.
+    """Return for each container the names of the layers inside.
 
     ``named`` are ``(path, name)`` of the layers that count, by their names in the reference on either side.
     """
@@ -303,11 +304,11 @@ def _contents(side: Model, named: Iterable[tuple[str, str]]) -> defaultdict[str,
 
 
 def _containers(reference: Model, port: Model, found: Matching, finished: bool) -> dict[str, str]:
-    """Containers around the same layers; where one side has several of them, those of one name, or the outermost."""
+    """Pair containers around the same layers; of several on one side, take those of equal name, or the outermost."""
     counted = {
         (key[0], twin[0]) for key, twin in found.calls.items() if reference.layers[key[0]].category not in PASSIVE
     }
-    # a layer with weights that is not called itself (its weights are used by a function) tells as much
+    # a layer that is not called, but whose weights a function uses, counts too
     counted |= {(path, twin) for path, twin in found.twins.items() if reference.layers[path].has_weights}
     ours = _grouped(reference, [(path, path) for path, _ in counted])
     theirs = _grouped(port, [(twin, path) for path, twin in counted], finished)
@@ -323,7 +324,8 @@ def _containers(reference: Model, port: Model, found: Matching, finished: bool) 
 
 
 def _returns_alike(reference: Model, path: str, port: Model, twin: str) -> bool:
-    """Whether two containers return as many numbers; others are of another extent, or one never returned."""
+    """Return whether two containers return equally many numbers; if not, they differ in extent or one never returned.
+    """
     ours, theirs = (
         [math.prod(ref.shape) for ref in model.returned[name].output_refs()] if name in model.returned else None
         for model, name in ((reference, path), (port, twin))
@@ -334,7 +336,7 @@ def _returns_alike(reference: Model, path: str, port: Model, twin: str) -> bool:
 def _grouped(
     side: Model, named: Iterable[tuple[str, str]], finished: bool = True
 ) -> dict[frozenset[str], list[str]]:
-    """Containers that were called by what is inside, outermost first; where the run broke off, all of them."""
+    """Group containers by the called layers inside, outermost first; all containers if the run was aborted."""
     groups: dict[frozenset[str], list[str]] = defaultdict(list)
     contents = _contents(side, named)
     called = side.called if finished else side.layers

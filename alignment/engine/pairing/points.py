@@ -1,7 +1,7 @@
-"""Where both models have a value: what a call of the port must return, of what the reference recorded. No framework.
+"""Find the points where both models have the same value. No framework.
 
-A layer of one model may be more than its twin: a normalisation with its activation inside, a convolution into which a
-normalisation was folded. The two then have a value in common only further on, or further in.
+A layer of one model may do more than its twin: a normalisation may contain its activation, a convolution a folded
+normalisation. The two then have a common value only further on, or further inside.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from alignment.engine.records.tape import ROOT, Key, Record, Slot, Tape
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A call of the reference, as the port meets it.
+    """A call of the reference, as it is compared with the port's.
 
-    ``outputs`` are the reference's values that the port's call must return and ``seeds`` the gradients that reach
-    them; ``own`` tells that they are what the reference's call itself returns. ``cut`` tells whether both calls are
-    single layers with the same tensors, at which a graph can be cut; ``folded`` names a normalisation that the
-    port's layer does besides.
+    ``outputs`` are the reference's values that the port's call must return and ``seeds`` the gradients that reach them;
+    ``own`` tells whether the reference's call itself returns them. ``cut`` tells whether both calls are single layers
+    with the same tensors, at which a graph can be cut. ``folded`` names a normalisation that the port's layer contains
+    as well.
     """
 
     record: Record
@@ -33,12 +33,12 @@ class Point:
 
 
 def plain_point(record: Record) -> Point:
-    """A call that is compared by what it returns."""
+    """Return the point of a call that is compared by its outputs."""
     return Point(record, record.output_refs(), record.seeds(), True, False)
 
 
 def find_points(reference: Model, port: Model, tape: Tape, found: Matching) -> dict[Key, Point]:
-    """The point of every paired call, by the reference's call."""
+    """Return the point of every paired call, by the reference's call."""
     inside, users = tape.children(), _users(tape, reference)
     points = {}
     for record in tape:
@@ -62,7 +62,8 @@ Place = tuple[list[Ref], list[Slot | None]]
 def _inner(
     record: Record, twin: str, reference: Model, port: Model, inside: Mapping[Key, Sequence[Record]], found: Matching
 ) -> Place | None:
-    """What a layer with weights hands to the first layer inside it, where its twin is that computation alone."""
+    """Return the input of the first layer inside a layer with weights, if the twin is only the computation before it.
+    """
     calls = inside[record.key]
     alone = (
         calls
@@ -78,7 +79,7 @@ def _inner(
 def _further(
     record: Record, twin: str, reference: Model, port: Model, users: Mapping[int, Sequence[Record]], found: Matching
 ) -> Place | None:
-    """What the next layer makes of a layer's output, where its twin does that, too."""
+    """Return the output of the next layer, if the twin contains that layer as well."""
     if record.path == ROOT or len(record.output_refs()) != 1:
         return None
     follower = _only_user(record, users)
@@ -99,7 +100,7 @@ def _only_user(record: Record, users: Mapping[int, Sequence[Record]]) -> Record 
 
 
 def _does_more(path: str, model: Model) -> bool:
-    """Whether a layer with weights has an activation in it: as a setting, or as a layer inside."""
+    """Return whether a layer with weights contains an activation, as a setting or as a layer inside."""
     if "activation" in model.layers[path].fields:
         return True
     inside = [p for p in model.layers if p.startswith(f"{path}.")] if model.layers[path].has_weights else []
@@ -107,7 +108,7 @@ def _does_more(path: str, model: Model) -> bool:
 
 
 def _folded(record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching) -> str:
-    """The normalisation behind a layer where the port has none, and a bias in the layer to make up for it."""
+    """Return the normalisation behind a layer, if the port lacks it and has a bias in the layer instead."""
     if follower is None:
         return ""
     is_one = (
@@ -120,7 +121,7 @@ def _folded(record: Record, follower: Record | None, reference: Model, port: Mod
 
 
 def _users(tape: Tape, reference: Model) -> dict[int, list[Record]]:
-    """The single layers that take each tensor, by its handle; what hands a tensor on takes nothing."""
+    """Return the single layers that take each tensor, by its handle; layers that return their input do not count."""
     inside, users = tape.children(), {}
     for record in tape:
         if not inside[record.key] and not _hands_on(record, reference):
@@ -130,6 +131,6 @@ def _users(tape: Tape, reference: Model) -> dict[int, list[Record]]:
 
 
 def _hands_on(record: Record, reference: Model) -> bool:
-    """Whether a layer returns the very tensor that it takes, as an identity does."""
+    """Return whether a layer returns its input tensor itself, as an identity does."""
     taken, returned = ([ref.index for ref in refs] for refs in (record.input_refs(), record.output_refs()))
     return reference.layers[record.path].category in PASSIVE and taken == returned

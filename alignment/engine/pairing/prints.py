@@ -1,4 +1,4 @@
-"""Values that tell which layer of the port is called with what a layer of the reference is. No framework."""
+"""Fingerprints of values: find the layer of the port that is called with the same values. No framework."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from convert.matching.derive import Proposal
 from convert.matching.items import PARAMETER
 
 AGREE = 2.0**-20
-"""Values agree up to this, relative to their size: constants that Paddle keeps in float32 make 3e-7 (its resizing with
-aligned corners), layers exchanged among those with weights of their own make more than 1e-3."""
+"""The relative difference up to which values agree.
+
+Constants that Paddle keeps in float32 cause 3e-7 (its resizing with aligned corners); layers with weights that are
+exchanged for one another cause more than 1e-3.
+"""
 
 
 @dataclass(frozen=True)
 class Print:
-    """What tells tensors apart and does not depend on their layout: size and moments of their elements.
+    """A fingerprint of a tensor that does not depend on its layout: size and moments of its elements.
 
-    ``order`` is a sum in which each element counts by its place; it compares tensors of one ``shape``.
+    ``order`` is a sum in which each element is weighted by its position; it compares tensors of one ``shape``.
     """
 
     shape: tuple[int, ...]
@@ -32,7 +35,7 @@ class Print:
 
     @classmethod
     def of(cls, array: np.ndarray) -> Print:
-        """Of a tensor with elements of any kind; complex ones count as two."""
+        """Return the fingerprint of a tensor of any dtype; complex elements count as two."""
         values = np.ascontiguousarray(array)
         values = (values.view(np.float64) if np.iscomplexobj(values) else values.astype(np.float64)).ravel()
         if not values.size:
@@ -43,7 +46,7 @@ class Print:
         return cls(array.shape, moments, float((_weights(values.size) * values).sum()) / (size or 1))
 
     def agrees(self, other: Print) -> bool:
-        """Whether both are of the same values, each to ``AGREE``; NaN agrees with nothing."""
+        """Return whether both are of the same values, each to ``AGREE``; NaN agrees with nothing."""
         if np.prod(self.shape) != np.prod(other.shape):
             return False
         size, mean, cube = zip(self.moments, other.moments)
@@ -57,7 +60,7 @@ class Print:
 
 
 def _weights(size: int) -> np.ndarray:
-    """A number for each place: no two are equal, and none is near 0 for long."""
+    """Return a weight for each position: no two are equal, and none is near 0 for long."""
     return _many_weights(1 << (size - 1).bit_length())[:size]
 
 
@@ -67,18 +70,18 @@ def _many_weights(size: int) -> np.ndarray:
 
 
 def prints(value: Any, is_tensor: Callable[[Any], bool], to_numpy: Callable[[Any], np.ndarray]) -> list[Print]:
-    """Of every tensor in arguments or outputs of a call."""
+    """Return the fingerprints of all tensors in arguments or outputs of a call."""
     return [Print.of(to_numpy(tensor)) for tensor in leaves(value, is_tensor)]
 
 
 def same(mine: Sequence[Print], yours: Sequence[Print]) -> bool:
-    """Whether both calls have the same values, one by one."""
+    """Return whether both calls have the same values, one by one."""
     return len(mine) == len(yours) and all(a.agrees(b) for a, b in zip(mine, yours))
 
 
 @dataclass
 class Recorded:
-    """The reference's run: by path, what each call got and returned; the order of first calls."""
+    """The reference's run: the inputs and outputs of each call by path, and the order of first calls."""
 
     order: list[str] = field(default_factory=list)
     inputs: dict[str, list[list[Print]]] = field(default_factory=lambda: defaultdict(list))
@@ -87,7 +90,7 @@ class Recorded:
 
 
 def together(reference: Recorded, proposal: Proposal) -> list[list[str]]:
-    """Keys of the reference's layers that are called with the same values, or that one tensor packs."""
+    """Group the reference's layers that are called with the same values, or that one tensor packs."""
     groups: dict[Any, list[str]] = defaultdict(list)
     for key, item in proposal.torch.items():
         calls = reference.inputs.get(item.path)

@@ -1,4 +1,4 @@
-"""Tensors of the reference and of the port as they were paired, and what was not. No framework."""
+"""Pairs of tensors of the reference and the port, and the unpaired ones. No framework."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """What one tensor of the port is of a tensor of the reference: all or rows of it, by ``steps``.
+    """The part of a reference tensor that one tensor of the port holds: all of it or rows, by ``steps``.
 
-    ``axis``, ``start`` and ``stop`` say which slice of the port's tensor it is, where that joins several.
+    ``axis``, ``start`` and ``stop`` give the slice of the port's tensor, if that joins several.
     """
 
     paddle: str
@@ -27,7 +27,7 @@ class Piece:
     stop: int = 0
 
     def of(self, array: np.ndarray) -> np.ndarray:
-        """The slice of the port's tensor."""
+        """Return the slice of the port's tensor."""
         if self.axis is None:
             return array
         return np.moveaxis(np.moveaxis(array, self.axis, 0)[self.start : self.stop], 0, self.axis)
@@ -35,14 +35,14 @@ class Piece:
 
 @dataclass
 class Layout:
-    """How the port's tensors are laid out as the reference's: ``pieces`` and ``shapes`` by name in torch."""
+    """The conversion of the port's tensors to the reference's layout: ``pieces`` and ``shapes`` by name in torch."""
 
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
 
     @classmethod
     def of_lines(cls, lines: Iterable[Line], shapes: Mapping[str, Shape]) -> Layout:
-        """The layout that a key map describes, for torch tensors of these ``shapes``."""
+        """Return the layout that a key map describes, for torch tensors of these ``shapes``."""
         found, ends = cls(), dict[str, int]()
         for line in lines:
             if line.dropped or not line.torch or not line.paddle or line.torch not in shapes:
@@ -58,17 +58,17 @@ class Layout:
         return found
 
     def tensors(self) -> frozenset[str]:
-        """Names in Paddle of all that is paired."""
+        """Return the names in Paddle of all paired tensors."""
         return frozenset(piece.paddle for pieces in self.pieces.values() for piece in pieces)
 
     def names(self) -> dict[str, list[str]]:
-        """``{name in torch: its names in Paddle}``."""
+        """Return ``{name in torch: its names in Paddle}``."""
         return {name: [piece.paddle for piece in pieces] for name, pieces in self.pieces.items()}
 
     def carried(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """``{name in torch: array}`` from ``{name in Paddle: array}``; a part that is not there is zero.
+        """Return ``{name in torch: array}`` from ``{name in Paddle: array}``; a missing part is zero.
 
-        A scalar, and a tensor of another size than the reference's, stay as they are.
+        A scalar, and a tensor of another size than the reference's, stay unchanged.
         """
         found = {}
         for name, pieces in self.pieces.items():
@@ -93,7 +93,7 @@ class Layout:
 
 
 def _positions(shape: Shape, steps: Iterable[Step]) -> np.ndarray:
-    """Which element of a torch tensor comes where, after ``steps``."""
+    """Return the position of each element of a torch tensor after ``steps``."""
     positions = np.arange(int(np.prod(shape))).reshape(shape)
     for step in steps:
         positions = step(positions)
@@ -102,17 +102,17 @@ def _positions(shape: Shape, steps: Iterable[Step]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tie:
-    """Tensors of which one side has one and the other several: they part with the first step."""
+    """Tensors that are one on one side and several on the other: the two models separate with the first step."""
 
     reference: tuple[str, ...]
     port: tuple[str, ...]
     tied_in: str
-    """``torch`` or ``Paddle``."""
+    """The side that has the single tensor: ``torch`` or ``Paddle``."""
 
 
 @dataclass
 class TensorPairs:
-    """``names``: ``{name in torch: in Paddle}``, each tensor once; what is not among them, and why.
+    """The paired tensors, each once (``names``: ``{name in torch: in Paddle}``), and the unpaired ones with the reason.
 
     ``layers``: paths in Paddle by paths in torch; ``extra``: parameters that are trained and have no twin, by side;
     ``alone``: the other tensors without a twin.
@@ -127,12 +127,12 @@ class TensorPairs:
 
     @property
     def names(self) -> dict[str, str]:
-        """``{name in torch: in Paddle}``; of several there the first, with their number."""
+        """Return ``{name in torch: in Paddle}``; for several names in Paddle the first, with the number of others."""
         return {
             name: twins[0] + (f" and {len(twins) - 1} more" if len(twins) > 1 else "")
             for name, twins in self.layout.names().items()
         }
 
     def unequal(self) -> frozenset[str]:
-        """Names in torch of what is tied on one side alone."""
+        """Return the names in torch of tensors that are tied on one side only."""
         return frozenset(name for tie in self.ties for name in tie.reference)

@@ -1,1 +1,1 @@
-"""Two pipelines of images compared, and why they differ. No framework."""
+"""Compare two image pipelines and explain their differences. No framework."""

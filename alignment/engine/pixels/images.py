@@ -1,8 +1,7 @@
-"""``align_data``: does a pipeline make of images what the reference makes of them? Stage by stage, every element.
+"""``align_data``: compare two image pipelines stage by stage, every element.
 
-No framework: either pipeline is a callable that takes the bytes of a file. Sources of disagreement are found by running
-the reference's recipe with one step done otherwise (``recipe_causes.py``), or in the pixels alone
-(``pixel_causes.py``).
+No framework: a pipeline is a callable that takes the bytes of a file. To find a cause, the reference's recipe runs with
+one step changed (``recipe_causes.py``), or the pixels alone are compared (``pixel_causes.py``).
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from alignment.engine.reporting.report import Report
 from alignment.engine.result import COMPUTATION, Culprit, Row
 
 WHOLE = "input"
-"""What the one stage of a pipeline is called that returns an array alone."""
+"""The name of the single stage of a pipeline that returns an array."""
 
 DIAGNOSED = 3
-"""Differing samples of a stage that are looked at for a cause: one may be a kind of image where two causes agree."""
+"""The number of differing samples of a stage that are searched for a cause: two kinds of image may have two causes."""
 
 OF_A_LIBRARY = 48
-"""Levels of 255: what JPEG decoders (other upsampling of colours) and resizes (other filters) differ by at edges."""
+"""Differences in levels of 255 that JPEG decoders (chroma upsampling) and resizes (filters) cause at edges."""
 
 Pixels = np.ndarray | Mapping[str, np.ndarray]
 Pipeline = Callable[[bytes], Pixels]
@@ -36,7 +35,7 @@ Pipeline = Callable[[bytes], Pixels]
 
 @dataclass
 class Tally:
-    """What was compared of one stage so far; ``differing`` are the samples of which anything differs, by name."""
+    """The comparison of one stage so far; ``differing`` are the names of samples that differ."""
 
     stage: str
     samples: int = 0
@@ -51,7 +50,7 @@ class Tally:
     remark: str = ""
 
     def add(self, name: str, reference: np.ndarray, port: np.ndarray, tolerance: float = 0.0) -> bool:
-        """Compare one sample; returns whether it is the same. ``tolerance`` is over the largest magnitude."""
+        """Compare one sample and return whether it is equal. ``tolerance`` is over the largest magnitude."""
         found = compare(reference, port)
         remark = found.mismatch
         if not remark and reference.dtype != port.dtype:
@@ -70,13 +69,13 @@ class Tally:
         return same
 
     def fail(self, name: str, remark: str) -> None:
-        """Something about a sample is not as it should be, whatever its elements are."""
+        """Count a sample as differing for a reason other than its elements."""
         if name not in self.differing:
             self.differing.append(name)
         self.remark = self.remark or remark
 
     def row(self, depth: int, tolerance: float = 0.0, direction: str = "forward") -> Row:
-        """The row of the report: its shape has the number of samples first where they are all of one."""
+        """Return the row of the report; its shape starts with the number of samples if all have one shape."""
         shape = (self.samples, *next(iter(self.shapes))) if len(self.shapes) == 1 else (self.elements,)
         return Row(
             layer=self.stage, twin=self.stage, kind=self.kind, direction=direction, call=0, depth=depth, leaf=True,
@@ -85,7 +84,7 @@ class Tally:
         )  # fmt: skip
 
     def note(self) -> str:
-        """How much differs; empty where nothing does."""
+        """Describe how much differs; empty if nothing does."""
         if not self.differing:
             return ""
         much = f"{self.count:,} of {self.elements:,} elements, by at most {self.max_abs:g}"
@@ -107,13 +106,13 @@ def align_data(
     tolerance: float = 0.0,
     title: str = "data, reference against port",
 ) -> Report:
-    """Compare what two pipelines make of the same files.
+    """Compare the results of two pipelines for the same files.
 
-    ``reference`` and ``port`` take the bytes of a file and return an array, or several by stage in the order in which
-    they are made: with the stages ``decode``, ``crop`` (both (H, W, C) uint8) and ``normalise`` ((C, H, W) float32)
-    the first that differs is known without guessing. ``samples``: the bytes by name. ``recipe``: what the reference
-    does, for the search of causes; where it is not given, the known ones are tried on the first sample that differs.
-    ``tolerance``: difference over the largest magnitude that floats may have (default: none, bit for bit).
+    ``reference`` and ``port`` take the bytes of a file and return an array, or several by stage in the order of
+    computation. With the stages ``decode``, ``crop`` (both (H, W, C) uint8) and ``normalise`` ((C, H, W) float32) the
+    first stage that differs is found directly. ``samples``: the bytes by name. ``recipe``: the reference's steps, for
+    the search of causes; without it, known recipes are tried on the first sample that differs. ``tolerance``: allowed
+    difference of floats over the largest magnitude (default: none, bit for bit).
 
     The result has one row for each stage; ``culprits`` holds the first stage that differs, with the name of the first
     such sample and a likely cause. Raises ``ValueError`` where the two return different stages.
@@ -143,7 +142,7 @@ def _allowed(tally: Tally, tolerance: float) -> float:
 
 
 def by_stage(made: Pixels) -> dict[str, np.ndarray]:
-    """What a pipeline returned, by stage."""
+    """Return the result of a pipeline by stage."""
     stages = made if isinstance(made, Mapping) else {WHOLE: made}
     return {stage: np.asarray(array) for stage, array in stages.items()}
 
@@ -152,7 +151,7 @@ def by_stage(made: Pixels) -> dict[str, np.ndarray]:
 class Case:
     """One sample of which a stage differs.
 
-    Without ``data`` only the pixels are searched for a cause; with a ``remark``, which says it, nothing is.
+    Without ``data`` only the pixels are searched for a cause; a ``remark`` is the cause, and nothing is searched.
     """
 
     name: str
@@ -164,7 +163,7 @@ class Case:
 
 
 def culprit(tally: Tally, cases: list[Case], recipe: Recipe | None) -> Culprit:
-    """The stage that differs, the first sample of which it does, and the most telling of the causes found."""
+    """Return the culprit: the stage that differs, its first sample, and the most informative cause found."""
     found = [(case, *_cause(case, recipe)) for case in cases]
     _, explanation, words = min(found, key=lambda each: each[1].left if each[1] else math.inf)
     agreed = sum(_alike(other, explanation) or said == words for _, other, said in found)
@@ -181,7 +180,7 @@ def _alike(first: Explanation | None, second: Explanation | None) -> bool:
 
 
 def _cause(case: Case, recipe: Recipe | None) -> tuple[Explanation | None, str]:
-    """By the recipe, exactly; then by the pixels; then by the recipe, nearly."""
+    """Find a cause: exactly by the recipe, then by the pixels, then approximately by the recipe."""
     if case.remark:
         return None, case.remark
     by_recipe = _by_recipe(case, recipe)

@@ -1,6 +1,6 @@
-"""What two images have to do with each other, whatever made them: order of axes, mirroring, shifts, scale. numpy alone.
+"""Explain the difference of two images from their pixels: axis order, mirroring, shifts, scale. numpy only.
 
-Every function returns words, and ``""`` where its hypothesis does not hold for every element.
+Every function returns a description, or ``""`` where its hypothesis does not hold for every element.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-FARTHEST = 8  # pixels that a shift is searched in
-SMALLEST_OVERLAP = 0.5  # of either side: less says nothing
-SAME = 1e-5  # over the largest magnitude: float32 rounding of one multiplication and one addition
+FARTHEST = 8  # largest shift in pixels that is searched
+SMALLEST_OVERLAP = 0.5  # share of each side; a smaller overlap is not conclusive
+SAME = 1e-5  # relative to the largest magnitude: float32 rounding of one multiplication and one addition
 
 
 def explain_pixels(reference: np.ndarray, port: np.ndarray) -> str:
-    """What was done to ``reference`` to make ``port`` of it: (H, W, C) or (C, H, W), any type."""
+    """Describe the operation that turns ``reference`` into ``port``: (H, W, C) or (C, H, W), any dtype."""
     for hypothesis in (_dtype, _layout, _channels, _mirrored, _shifted, _affine):
         found = hypothesis(reference, port)
         if found:
@@ -25,7 +25,7 @@ def explain_pixels(reference: np.ndarray, port: np.ndarray) -> str:
 
 
 def pattern(reference: np.ndarray, port: np.ndarray) -> str:
-    """How much differs, where no hypothesis holds."""
+    """Describe how much differs if no hypothesis holds."""
     if reference.shape != port.shape:
         return f"shape {_shape(port)} instead of {_shape(reference)}"
     error = np.abs(reference.astype(np.float64) - port)
@@ -34,7 +34,7 @@ def pattern(reference: np.ndarray, port: np.ndarray) -> str:
 
 
 def channel_axis(array: np.ndarray) -> int | None:
-    """The axis of 1, 3 or 4 channels of an image; the last where both could be; ``None`` where there is none."""
+    """Return the axis of 1, 3 or 4 channels of an image; the last if both are possible, ``None`` if none is."""
     return next((axis for axis in (-1, 0) if array.ndim == 3 and array.shape[axis] in (1, 3, 4)), None)
 
 
@@ -97,14 +97,14 @@ def _shifted(reference: np.ndarray, port: np.ndarray) -> str:
             continue
         there = theirs[tuple(slice(max(0, move), move if move < 0 else None) for move in step)]
         here = ours[tuple(slice(max(0, -move), -move if move > 0 else None) for move in step)]
-        # one row first: nearly all steps are told by it
+        # compare one row first: it rules out nearly all shifts
         if _same(there[:1], here[:1]) and _same(there, here):
             return f"crop shifted by {step} pixels (down, right)"
     return ""
 
 
 def _affine(reference: np.ndarray, port: np.ndarray) -> str:
-    """``port = factor * reference + offset`` in each channel."""
+    """Test ``port = factor * reference + offset`` in each channel."""
     if reference.shape != port.shape or port.dtype.kind != "f":
         return ""
     axis = channel_axis(reference)

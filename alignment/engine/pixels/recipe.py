@@ -1,9 +1,9 @@
-"""How a pipeline turns the bytes of an image into a model's input, as a record that can be run and varied.
+"""The steps from the bytes of an image to a model's input, as a record that can be run and varied.
 
-The defaults are what timm 1.0.31 does (``timm/data/transforms_factory.py``: ``transforms_imagenet_eval``, crop mode
+The defaults are those of timm 1.0.31 (``timm/data/transforms_factory.py``: ``transforms_imagenet_eval``, crop mode
 ``center``, on PIL images; torchvision's ``Resize``, ``CenterCrop``, ``ToTensor`` and ``Normalize`` underneath). The
-other values of each field are what pipelines are known to do instead: a hypothesis is a recipe with one field changed.
-Pillow and numpy, no framework.
+other values of each field are known deviations of pipelines: a hypothesis is a recipe with one field changed. Pillow
+and numpy, no framework.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STAGES = (DECODE, CROP, NORMALISE)
 
 FILTERS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 GREY_WEIGHTS = {"average": (1 / 3, 1 / 3, 1 / 3), "BT.709": (0.2126, 0.7152, 0.0722)}
-"""Beside Pillow's own (BT.601, in integers), which is called ``L``."""
+"""Grey weights other than Pillow's own (BT.601, in integers), which is called ``L``."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,17 @@ class Recipe:
     """The steps of an evaluation's preprocessing.
 
     ``size``: (height, width) of the result; ``channels``: 3 (RGB) or 1 (grey); ``crop_pct``, ``interpolation``,
-    ``mean``, ``std``: as in timm. The rest are deviations from timm, by their fields:
-    ``exif``: the image is turned as its EXIF orientation says. ``backdrop``: the level on which transparency is laid,
-    instead of being dropped. ``draft``: a JPEG is decoded at the smallest scale that is large enough. ``order``: of
-    the channels. ``grey``: by which weights an image is made grey (``L``, ``average``, ``BT.709``). ``resampling``:
-    ``pillow``; ``floats`` (not rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's
-    ``reducing_gap``); ``plain``, ``corners``, ``aligned`` (bilinear between the four nearest pixels however much the
-    image shrinks; pixels counted by their centres, by their corners, or so that the corner pixels of both fall
-    together). ``geometry``: ``ratio`` (the short side resized, the ratio kept), ``squash`` (to the size before the
-    crop, whatever the ratio), ``squash, no crop`` (to the final size), ``crop first`` (the centre cut out of the
-    original, then resized). ``shift``: (down, right) of the crop in pixels. ``levels``: by what pixels are divided.
+    ``mean``, ``std``: as in timm. The other fields are deviations from timm:
+
+    ``exif``: rotate the image by its EXIF orientation. ``backdrop``: the level behind transparency, which is otherwise
+    dropped. ``draft``: decode a JPEG at the smallest scale that is large enough. ``order``: the order of the channels.
+    ``grey``: the weights of a grey image (``L``, ``average``, ``BT.709``). ``resampling``: ``pillow``; ``floats`` (not
+    rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's ``reducing_gap``); ``plain``,
+    ``corners``, ``aligned`` (bilinear between the four nearest pixels, however much the image shrinks; pixels counted
+    by their centres, by their corners, or so that the corner pixels of both coincide). ``geometry``: ``ratio`` (the
+    short side resized, the ratio kept), ``squash`` (to the size before the crop, whatever the ratio), ``squash, no
+    crop`` (to the final size), ``crop first`` (the centre cut out of the original, then resized). ``shift``: (down,
+    right) of the crop in pixels. ``levels``: the divisor of pixels.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -57,9 +58,9 @@ class Recipe:
     levels: float = 255.0
 
     def run(self, data: bytes, upto: str = NORMALISE) -> np.ndarray:
-        """(H, W, C) uint8 as decoded, (h, w, C) uint8 as cropped, or (C, h, w) float32 as normalised.
+        """Return (H, W, C) uint8 as decoded, (h, w, C) uint8 as cropped, or (C, h, w) float32 as normalised.
 
-        Raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for bytes that are no image.
+        Raises ``OSError`` (``PIL.UnidentifiedImageError`` is one) for bytes that are not an image.
         """
         pixels = self.decode(data)
         if upto == DECODE:
@@ -68,7 +69,7 @@ class Recipe:
         return cropped if upto == CROP else self.normalise(cropped)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The bytes of a file -> (H, W, C) uint8."""
+        """Decode the bytes of a file to (H, W, C) uint8."""
         with Image.open(io.BytesIO(data)) as image:
             if self.draft:
                 side = math.floor(max(self.size) / self.crop_pct)
@@ -82,24 +83,24 @@ class Recipe:
         return _grey(colours, self.grey).repeat(3, axis=2) if self.grey else colours
 
     def crop(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, C) uint8 -> (h, w, C) uint8."""
+        """Crop (H, W, C) uint8 to (h, w, C) uint8."""
         if self.geometry == "crop first":
             pixels = _window(pixels, *self._share_of(pixels), (0, 0))
         resized = self._resize(pixels, self._resized_size(*pixels.shape[:2]))
         return _window(resized, *self.size, self.shift)
 
     def normalise(self, cropped: np.ndarray) -> np.ndarray:
-        """(h, w, C) uint8 -> (C, h, w) float32: three operations, each rounded, as torchvision's."""
+        """Normalise (h, w, C) uint8 to (C, h, w) float32 by three operations, each rounded, as torchvision's."""
         scaled = cropped.astype(np.float32) / np.float32(self.levels)
         return ((scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)).transpose(2, 0, 1)
 
     def _share_of(self, pixels: np.ndarray) -> tuple[int, int]:
-        """(height, width) of what the crop would show, in the original's pixels."""
+        """Return (height, width) of the crop's content in pixels of the original."""
         short = min(side / wanted for side, wanted in zip(pixels.shape, self.size)) * self.crop_pct
         return max(1, round(self.size[0] * short)), max(1, round(self.size[1] * short))
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) before the crop."""
+        """Return (height, width) before the crop."""
         if self.geometry in ("squash, no crop", "crop first"):
             return self.size
         scaled = math.floor(self.size[0] / self.crop_pct), math.floor(self.size[1] / self.crop_pct)
@@ -132,7 +133,7 @@ def _on_backdrop(image: Image.Image, level: int | None) -> Image.Image:
 
 
 def _grey(colours: np.ndarray, weights: str) -> np.ndarray:
-    """(H, W, 3) -> (H, W, 1), uint8."""
+    """Convert (H, W, 3) to (H, W, 1), uint8."""
     if weights == "L":
         return np.asarray(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))[..., np.newaxis]
     mixed = colours.astype(np.float64) @ np.array(GREY_WEIGHTS[weights])
@@ -140,7 +141,7 @@ def _grey(colours: np.ndarray, weights: str) -> np.ndarray:
 
 
 def _window(image: np.ndarray, height: int, width: int, shift: tuple[int, int]) -> np.ndarray:
-    """The centre of an image, moved; black where it reaches over the edge."""
+    """Cut out the shifted centre of an image; black where it extends over the edge."""
     # torchvision pads first, the smaller half before, then rounds halves to even
     missing = [max(0, wanted - there) for wanted, there in zip((height, width), image.shape)]
     margins = [abs(step) for step in shift]
@@ -155,7 +156,8 @@ def _window(image: np.ndarray, height: int, width: int, shift: tuple[int, int]) 
 
 
 def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> np.ndarray:
-    """Each pixel from the four around its place in the original: no filter that widens as the image shrinks."""
+    """Interpolate each pixel from the four around its place in the original; the filter does not widen when shrinking.
+    """
     rows, down = _places(pixels.shape[0], size[0], grid)
     columns, right = _places(pixels.shape[1], size[1], grid)
     down, right = down[:, np.newaxis, np.newaxis], right[np.newaxis, :, np.newaxis]
@@ -167,7 +169,8 @@ def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> n
 
 
 def _places(there: int, wanted: int, grid: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where each of ``wanted`` pixels lies among those ``there``: the pixel before it, and the share of the next."""
+    """Return the position of each of ``wanted`` pixels among ``there``: the pixel before it, and the share of the next.
+    """
     steps = np.arange(wanted, dtype=np.float64)
     if grid == "plain":
         places = (steps + 0.5) * there / wanted - 0.5

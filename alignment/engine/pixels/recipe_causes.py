@@ -1,4 +1,4 @@
-"""Which deviation from a known recipe a port's pixels come from: hypotheses are run, and compared element by element.
+"""Find the deviation from a known recipe that produces a port's pixels: run hypotheses and compare every element.
 
 Pillow and numpy, no framework.
 """
@@ -22,23 +22,29 @@ STATISTICS = {
     "DPN's": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
     "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
-"""Mean and deviation on the scale of [0, 1]. timm 1.0.31 ``timm/data/constants.py``; CIFAR-10's are common usage."""
+"""Mean and standard deviation on the scale of [0, 1].
+
+timm 1.0.31 ``timm/data/constants.py``; CIFAR-10's are common usage.
+"""
 
 CROP_PCTS = (0.875, 0.95, 0.9, 1.0, 0.96, 0.8)
 SHIFTS = 2  # pixels, in any direction
 NEAR = 0.15
-"""Of the mean difference, what may be left when a hypothesis is called the nearest. cv2's bilinear works in 11-bit
-integers, which leaves 1 to 7 % of what it differs from Pillow's; causes that are not there leave nearly all."""
+"""The share of the mean difference that the nearest hypothesis may leave.
+
+cv2's bilinear works in 11-bit integers, which leaves 1 to 7 % of its difference from Pillow's; wrong causes leave
+nearly all.
+"""
 SECOND = 0.25
-"""Of what one hypothesis leaves, what may be left where a second one is named with it."""
+"""The share of one hypothesis' remainder that a second one may leave to be named with it."""
 FLOAT_ROUNDING = 4 * 2.0**-23
-"""Over the largest magnitude: normalising takes three float32 operations, whatever their order."""
-PAIRED = 4  # hypotheses that are tried together with each other one
+"""Relative to the largest magnitude: normalising takes three float32 operations, in any order."""
+PAIRED = 4  # the best hypotheses, which are tried together with every other one
 
 
 @dataclass(frozen=True)
 class Variation:
-    """A recipe with ``changes`` made, in words; they take effect at ``stage``."""
+    """A recipe with ``changes``, described by ``cause``; they take effect at ``stage``."""
 
     stage: str
     cause: str
@@ -47,7 +53,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """``left`` is the mean difference that the hypothesis leaves over the one it started from: 0 where it is exact."""
+    """A cause; ``left`` is the share of the mean difference that the hypothesis leaves: 0 if it is exact."""
 
     stage: str
     cause: str
@@ -55,16 +61,16 @@ class Explanation:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is left but float32 rounding."""
+        """Whether only float32 rounding is left."""
         return self.left == 0
 
     def words(self) -> str:
-        """The cause, and how sure it is."""
+        """The cause, with the remaining difference if it is not exact."""
         return self.cause if self.exact else f"nearest to: {self.cause} (leaves {self.left:.1%} of the difference)"
 
 
 def variations(recipe: Recipe) -> Iterator[Variation]:
-    """What pipelines are known to do instead, the earliest stage first; never what the recipe itself does."""
+    """Yield known deviations of pipelines, the earliest stage first, except what the recipe itself does."""
     for each in itertools.chain(_of_decoding(recipe), _of_cropping(recipe), _of_normalising(recipe)):
         if replace(recipe, **each.changes) != recipe:
             yield each
@@ -117,14 +123,14 @@ def _of_normalising(recipe: Recipe) -> Iterator[Variation]:
 
 
 class Runs:
-    """What recipes make of one image up to one stage; what several have in common is made once."""
+    """Results of recipes for one image up to one stage; shared steps are computed once."""
 
     def __init__(self, data: bytes, stage: str):
         self._data, self._stage = data, stage
         self._made: dict[tuple, np.ndarray] = {}
 
     def of(self, recipe: Recipe) -> np.ndarray:
-        """As ``recipe.run``."""
+        """Return the result of ``recipe.run``."""
         decoding = (recipe.channels, recipe.exif, recipe.backdrop, recipe.order, recipe.grey)
         decoding += (recipe.size, recipe.crop_pct) if recipe.draft else ()
         pixels = self._once((DECODE, *decoding), lambda: recipe.decode(self._data))
@@ -142,10 +148,10 @@ class Runs:
 
 
 def explain(recipe: Recipe, data: bytes, stage: str, reference: np.ndarray, port: np.ndarray) -> Explanation | None:
-    """The deviation, or two together, that makes ``port`` of an image whose ``reference`` the recipe makes.
+    """Find the deviation, or two together, that turns the recipe's ``reference`` of an image into ``port``.
 
-    Both arrays are as ``Recipe.run(data, stage)`` returns them. The exact one that takes effect earliest; failing
-    that the nearest, where it leaves less than ``NEAR``; ``None`` where nothing does.
+    Both arrays are as ``Recipe.run(data, stage)`` returns them. Returns the exact deviation that takes effect earliest;
+    else the nearest, if it leaves less than ``NEAR``; else ``None``.
     """
     if (reference.shape != port.shape and stage != DECODE) or np.array_equal(reference, port):
         return None
@@ -157,7 +163,7 @@ def explain(recipe: Recipe, data: bytes, stage: str, reference: np.ndarray, port
     nearest = [each for each, left in sorted(tried, key=lambda item: item[1])[:PAIRED] if left < 1]
     pairs = [_together(first, second) for first in nearest for second in single if _compatible(first, second)]
     paired = min(_tried(recipe, pairs, runs, reference, port), key=lambda each: each[1], default=best)
-    # two causes leave a little less than one by chance alone
+    # by chance alone two causes leave a little less than one
     best = paired if paired[1] <= SECOND * best[1] else best
     return _explanation(best) if best[1] < NEAR else None
 
@@ -173,7 +179,7 @@ def _tried(
     reference: np.ndarray,
     port: np.ndarray,
 ) -> Iterator[tuple[Variation, float]]:
-    """Each with what it leaves of the difference; not those that change nothing of this image, or its shape."""
+    """Yield each variation with its remaining difference, except those without effect or with another shape."""
     start = difference(reference, port) if reference.shape == port.shape else np.inf
     for each in these:
         made = runs.of(replace(recipe, **each.changes))
@@ -184,7 +190,7 @@ def _tried(
 
 
 def difference(made: np.ndarray, port: np.ndarray) -> float:
-    """Mean absolute difference; 0 where float32 rounding is all there is."""
+    """Return the mean absolute difference; 0 if it is float32 rounding only."""
     error = np.abs(made.astype(np.float64) - port)
     is_float = made.dtype.kind == "f"
     if is_float and error.max(initial=0) <= FLOAT_ROUNDING * np.abs(made).max(initial=0):
@@ -203,10 +209,10 @@ def _together(first: Variation, second: Variation) -> Variation:
 
 
 def recipe_of(reference: np.ndarray, data: bytes) -> tuple[Recipe, str, bool] | None:
-    """The recipe that makes ``reference`` of an image, at which stage, and whether with its channels moved.
+    """Find the recipe that produces ``reference`` from an image, the stage, and whether the channels are moved.
 
-    ``reference``: (h, w, C) or (C, h, w), C being 1 or 3, uint8 or floats. ``None`` where none of those that are
-    known does; see ``STATISTICS``, ``CROP_PCTS``, ``FILTERS``.
+    ``reference``: (h, w, C) or (C, h, w), C being 1 or 3, uint8 or floats. ``None`` if no known recipe does; see
+    ``STATISTICS``, ``CROP_PCTS``, ``FILTERS``.
     """
     stage = CROP if reference.dtype == np.uint8 else NORMALISE
     runs = Runs(data, stage)
@@ -225,7 +231,7 @@ def recipe_of(reference: np.ndarray, data: bytes) -> tuple[Recipe, str, bool] | 
 
 
 def as_made(array: np.ndarray, stage: str, moved: bool) -> np.ndarray:
-    """``array`` with its channels where ``Recipe.run`` has them: last of uint8, first of floats."""
+    """Return ``array`` with its channels where ``Recipe.run`` has them: last for uint8, first for floats."""
     if not moved or array.ndim != 3:
         return array
     return np.moveaxis(array, 0, -1) if stage in (DECODE, CROP) else np.moveaxis(array, -1, 0)

@@ -1,4 +1,4 @@
-"""Two lists of samples and labels: are they the same in the same order, and if not, what was done otherwise?"""
+"""Compare two lists of samples and labels, including their order, and explain the difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Listed = Sequence[tuple[str, int]]
 
 
 def compare_lists(reference: Listed, port: Listed) -> tuple[Row, Culprit | None]:
-    """The row of the report, and what is wrong. A sample is its name and its label; its place counts as well."""
+    """Return the row of the report, and the culprit if the lists differ in a name, a label or the order."""
     differing = sum(a != b for a, b in zip(reference, port)) + abs(len(reference) - len(port))
     cause, evidence = "", ()
     if differing:
@@ -26,7 +26,7 @@ def compare_lists(reference: Listed, port: Listed) -> tuple[Row, Culprit | None]
 
 
 def list_cause(reference: Listed, port: Listed) -> str:
-    """In words; the lists are not the same."""
+    """Describe the difference of two lists that are not the same."""
     ours, theirs = dict(port), dict(reference)
     missing, extra = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
     if missing or extra:
@@ -46,7 +46,7 @@ def list_cause(reference: Listed, port: Listed) -> str:
 
 
 def _order(reference: Listed, ours: dict[str, int]) -> str:
-    """Whether the port's classes are in the order of the letters, where digits are not numbers."""
+    """Describe whether the port's classes are in alphabetical order, where digits are not numbers."""
     folders = {Path(name).parts[0]: ours[name] for name, _ in reference}
     in_letters = {folder: label for label, folder in enumerate(sorted(folders))}
     return " (that of the letters: '10' before '9')" if folders == in_letters else ""

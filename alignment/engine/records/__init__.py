@@ -1,1 +1,1 @@
-"""What a run leaves: tapes of calls, steps of training, arrays by handle, and their files. No framework."""
+"""Records of runs: tapes of calls, steps of training, arrays by handle, and their files. No framework."""

@@ -1,6 +1,6 @@
-"""A tape on disk: ``tensors.safetensors`` and ``tape.json`` in a folder. No framework; nothing in it is executed.
+"""Store a tape as ``tensors.safetensors`` and ``tape.json`` in a folder. No framework; reading executes no code.
 
-What two machines recorded, one with torch only and one with Paddle only, a third compares with neither.
+Two machines, one with torch only and one with Paddle only, record the tapes; a third compares them without either.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from paddle_dla.storage.tensors import read_safetensors, write_safetensors
 
 FORMAT = 4
 MOST_NESTED = 200
-"""Calls within calls. The deepest networks have a dozen, and whoever reads a tape follows them by recursion."""
+"""The deepest allowed nesting of calls. The deepest networks have a dozen levels; readers of a tape use recursion."""
 TENSORS, INDEX = "tensors.safetensors", "tape.json"
 
 
@@ -66,24 +66,27 @@ class _Index(_Optional):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on the reference, by the index of the stored tensor: its largest ``errors`` in float32, and
-    what constants that Paddle keeps in float32 change in its gradients (``leaks``)."""
+    """Measurements of the reference by the index of the stored tensor.
+
+    ``errors`` are the largest float32 errors; ``leaks`` is the change of gradients by constants that Paddle keeps in
+    float32.
+    """
 
     errors: Mapping[int, float]
     leaks: Mapping[int, float] = field(default_factory=dict)
 
 
 class TapeError(WrongValue):
-    """A folder that holds no readable tape; the message says what is wrong and what to do."""
+    """A folder without a readable tape; the message states what is wrong and what to do."""
 
 
 def save_tape(
     tape: Tape, folder: str | os.PathLike[str], facts: dict[str, str], measured: Measured | None = None
 ) -> None:  # fmt: skip
-    """Write outputs, gradients and buffers of ``tape``; ``facts`` say what ran. The folder is made where needed.
+    """Write outputs, gradients and buffers of ``tape``; ``facts`` describe the run. The folder is created if needed.
 
-    Only the reference's side is ``measured``. Raises ``CheckpointError`` where the system refuses; what stood in the
-    folder is then still there.
+    Only the reference's side is ``measured``. Raises ``CheckpointError`` where the system refuses; the folder's
+    previous content is then kept.
     """
     target = Path(folder)
     arrays: dict[str, np.ndarray] = {}
@@ -133,7 +136,7 @@ def save_tape(
 
 
 def check_dump(folder: str | os.PathLike[str], *beside: str) -> None:
-    """Raises ``CheckpointError`` where a tape and files ``beside`` it could not be written to ``folder``."""
+    """Raise ``CheckpointError`` if a tape and files ``beside`` it could not be written to ``folder``."""
     if not Path(folder).is_dir():
         check_folder(folder, parents=True)
         return
@@ -142,7 +145,7 @@ def check_dump(folder: str | os.PathLike[str], *beside: str) -> None:
 
 
 def _by_name(sizes: Mapping[int, float], arrays: Collection[str]) -> dict[str, float | None]:
-    """Where a run left the range of numbers nothing was measured."""
+    """Return sizes by name; ``None`` where the run overflowed and nothing was measured."""
     found = {key: sizes.get(int(key[1:]), 0.0) for key in arrays}
     return {key: size if math.isfinite(size) else None for key, size in found.items()}
 
@@ -152,7 +155,7 @@ def _by_index(sizes: Mapping[str, float | None], refs: Mapping[str, Ref]) -> dic
 
 
 def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], Measured | None]:
-    """The tape in ``folder``, its facts, and what was measured, if it is the reference's.
+    """Load the tape in ``folder``, its facts, and the measurements, if it is the reference's.
 
     Raises ``TapeError`` where there is no tape, or it is damaged.
     """
@@ -177,7 +180,7 @@ def load_tape(folder: str | os.PathLike[str]) -> tuple[Tape, dict[str, str], Mea
 
 
 def _tape(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Tape, _Refs]:
-    """The tape, and its tensors' handles. Raises ``RecordError`` where the calls do not make sense."""
+    """Build the tape and its tensors' handles. Raises ``RecordError`` where the calls are inconsistent."""
     tape = Tape(content["layers"], Store(Budget(sum(array.nbytes for array in arrays.values()))))
     for array in arrays.values():
         tape.store.put(array)
@@ -197,7 +200,8 @@ class _Refs(dict[str, Ref]):
 
 
 def _refuse_loops(tape: Tape) -> None:
-    """Raises ``RecordError`` for two calls of one name, and for calls that are within each other, or nested deeply."""
+    """Raise ``RecordError`` for two calls of one name, and for calls that contain each other or are nested too deeply.
+    """
     parents = {record.key: record.parent for record in tape}
     if len(parents) != len(tape):
         raise RecordError("has a call twice")

@@ -1,4 +1,4 @@
-"""The same numbers in another layout: flattened, with axes in another order, grouped otherwise. No framework."""
+"""Match arrays with the same numbers in another layout: flattened, permuted or regrouped axes. No framework."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from itertools import permutations
 import numpy as np
 
 AXES = 5
-"""Arrays with more axes than that, those of length 1 not counted, are only looked at in their own order."""
+"""Arrays with more axes, not counting those of length 1, are compared only in their own order."""
 
 
 def laid_out(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """``array`` in ``shape`` where one of the two is the other flattened behind the batch, else as it is.
+    """Reshape ``array`` to ``shape`` if one is the other flattened behind the batch, else return it unchanged.
 
-    So a convolution over its whole input, (B, C, 1, 1), compares with a linear layer, (B, C), and a pool that keeps
-    its axes with one that drops them. Anything else in another shape stays so, and is a difference.
+    So a convolution over its whole input, (B, C, 1, 1), compares with a linear layer, (B, C), and a pool that keeps its
+    axes with one that drops them. Any other shape stays, and is a difference.
     """
     same = array.shape[:1] == tuple(shape[:1]) and array.size == math.prod(shape)
     return array.reshape(tuple(shape)) if same and 2 in (array.ndim, len(shape)) else array
@@ -25,9 +25,9 @@ def laid_out(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a port lays out a tensor of the reference: axes in the order of ``axes``, then in ``shape``.
+    """A port's layout of a reference tensor: axes in the order of ``axes``, then reshaped to ``shape``.
 
-    ``apply`` goes from the reference's layout to the port's, ``back`` the other way.
+    ``apply`` converts from the reference's layout to the port's, ``back`` the other way.
     """
 
     source: tuple[int, ...]
@@ -36,15 +36,15 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing changes."""
+        """Whether the layout changes nothing."""
         return self.source == self.shape and self.axes == tuple(range(len(self.source)))
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """An array of the reference as the port has it."""
+        """Convert an array from the reference's layout to the port's."""
         return array if self.plain else array.transpose(self.axes).reshape(self.shape)
 
     def back(self, array: np.ndarray) -> np.ndarray:
-        """An array of the port as the reference has it."""
+        """Convert an array from the port's layout to the reference's."""
         if self.plain:
             return array
         moved = [self.source[axis] for axis in self.axes]
@@ -52,14 +52,14 @@ class Layout:
 
 
 def plain(shape: Sequence[int]) -> Layout:
-    """The layout that changes nothing."""
+    """Return the layout that changes nothing."""
     return Layout(tuple(shape), tuple(range(len(shape))), tuple(shape))
 
 
 def layouts(source: Sequence[int], shape: Sequence[int]) -> Iterator[Layout]:
-    """Every way in which a tensor of shape ``source`` can be one of ``shape``, the plainest first.
+    """Yield every layout from shape ``source`` to ``shape``, the plainest first.
 
-    Of equal shapes it is that itself and no other: axes of equal length that are exchanged are a difference.
+    For equal shapes only the identity is returned: swapped axes of equal length are a difference.
     """
     source, shape = tuple(source), tuple(shape)
     if source == shape:

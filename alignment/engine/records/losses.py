@@ -1,4 +1,4 @@
-"""One loss, on either side, as plain values. No framework."""
+"""A loss on both sides, as plain values. No framework."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 LOSS = "(loss)"
-"""How the loss is called in a path of layers."""
+"""The path of the loss among the layers."""
 
 
 @dataclass(frozen=True)
 class LossCase:
-    """A loss that differs: the model's ``output`` and ``labels``, each side's value and its gradient by the output.
+    """A loss that differs: the model's ``output``, the ``labels``, and each side's value and gradient by the output.
 
-    A gradient is ``None`` where none was recorded. Labels are what the loss was given, in their own types.
+    A gradient is ``None`` where none was recorded. Labels are the loss's arguments, in their own dtypes.
     """
 
     output: np.ndarray

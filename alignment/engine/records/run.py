@@ -1,4 +1,4 @@
-"""A training as it was recorded, step by step, in words that both frameworks share. No framework."""
+"""A recorded training, step by step, in terms that both frameworks share. No framework."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ RATE, OUTPUT, LOSS, GRADIENT = "learning rate", "output", "loss", "gradient"
 GIVEN, NORM, STATE = "clipped gradient", "gradient norm", "optimizer state"
 PARAMETER, BUFFER, AVERAGE = "parameter", "buffer", "averaged weight"
 KINDS = (RATE, OUTPUT, LOSS, GRADIENT, GIVEN, NORM, STATE, PARAMETER, BUFFER, AVERAGE)
-"""What is compared of a step, in the order in which one makes the next."""
+"""The compared quantities of a step, in the order in which each determines the next."""
 
 MOMENTUM, FIRST, SECOND, LARGEST = "momentum", "first moment", "second moment", "largest second moment"
 SUM, MEAN, POWER_1, POWER_2 = "sum of squares", "mean gradient", "beta1 power", "beta2 power"
-"""Roles of optimizer state, whatever a framework calls them. State of no known role keeps its own name."""
+"""Roles of optimizer state, independent of the framework. State of no known role keeps its own name."""
 
 MOMENTS = {MOMENTUM, FIRST, SECOND, LARGEST, SUM}
-"""The roles without which an optimizer is another one."""
+"""The roles that define an optimizer."""
 
 WHOLE = {RATE: "(schedule)", OUTPUT: "(model)", LOSS: "(loss)", NORM: "(model)"}
-"""What stands in the place of a name where a quantity is one for the whole model."""
+"""The name of a quantity that belongs to the whole model."""
 
 Key = tuple[str, str, str]
 """Kind, name and role of one quantity of a step."""
 
 
 class Kept(Mapping[Key, np.ndarray]):
-    """Arrays by key, of certain ``kinds`` or all, in a store that spills to a file."""
+    """Arrays by key, of the given ``kinds`` or all, in a store that spills to a file."""
 
     def __init__(self, store: Store, arrays: Mapping[Key, np.ndarray], kinds: frozenset[str] | None = None):
         self._store = store
@@ -54,23 +54,23 @@ class Kept(Mapping[Key, np.ndarray]):
 class Step:
     """One step of training. ``rates`` by parameter; ``arrays`` everything else, by kind, name and role.
 
-    Names are the reference's. ``gradient`` is what the backward pass left, ``clipped gradient`` what the optimizer
-    was given; state, parameters, buffers and averaged weights are those after the step.
+    Names are the reference's. ``gradient`` is the result of the backward pass, ``clipped gradient`` the optimizer's
+    input. State, parameters, buffers and averaged weights are those after the step.
     """
 
     rates: Mapping[str, float]
     arrays: Mapping[Key, np.ndarray]
 
     def of(self, kind: str, role: str = "") -> dict[str, np.ndarray]:
-        """The arrays of one kind and role, by name."""
+        """Return the arrays of one kind and role, by name."""
         return {key[1]: self.arrays[key] for key in self.arrays if key[0] == kind and key[2] == role}
 
     def get(self, kind: str, name: str, role: str = "") -> np.ndarray | None:
-        """One array, or ``None`` where there is none."""
+        """Return one array, or ``None`` if there is none."""
         return self.arrays.get((kind, name, role))
 
     def roles(self, name: str) -> set[str]:
-        """Which state the optimizer keeps of a parameter."""
+        """Return the roles of the optimizer's state of a parameter."""
         return {role for kind, owner, role in self.arrays if kind == STATE and owner == name}
 
     @property
@@ -83,8 +83,8 @@ class Step:
 class Run:
     """A whole training: ``steps[0]`` holds the weights and statistics at the start, ``steps[k]`` step k.
 
-    ``frozen``: parameters that are set not to be trained; ``given``: those that the optimizer was given; ``labels`` of
-    each step, as they were given.
+    ``frozen``: parameters that are not trained; ``given``: the optimizer's parameters; ``labels``: those of each step,
+    unchanged.
     """
 
     steps: list[Step]
@@ -97,7 +97,7 @@ class Run:
 
 
 class StepError(RuntimeError):
-    """What a model or a callable of a recipe raised, its ``__cause__``; ``step`` 0 is before the first."""
+    """An exception of a model or a callable of a recipe, its ``__cause__``; ``step`` 0 is before the first."""
 
     def __init__(self, side: str, step: int, part: str, error: Exception, advice: str = ""):
         when = f"step {step}" if step else "before the first step"
@@ -108,7 +108,7 @@ class StepError(RuntimeError):
 
 @contextmanager
 def doing(side: str, step: int, part: str, advice: str = "") -> Iterator[None]:
-    """What raises within it becomes a ``StepError`` that says where; ``advice`` follows the original message."""
+    """Convert an exception in the context to a ``StepError`` with its place; ``advice`` follows the message."""
     try:
         yield
     except StepError:
@@ -118,7 +118,8 @@ def doing(side: str, step: int, part: str, advice: str = "") -> Iterator[None]:
 
 
 def advance(scheduler: Any, number: int) -> None:
-    """After update ``number`` (from 1): ``step_update`` as timm's loop, else ``step``."""
+    """Advance the scheduler after update ``number`` (from 1): by ``step_update`` as timm's loop does, else by ``step``.
+    """
     if hasattr(scheduler, "step_update"):
         scheduler.step_update(num_updates=number)
     else:
@@ -126,11 +127,14 @@ def advance(scheduler: Any, number: int) -> None:
 
 
 def update_average(ema: Any, model: Any, number: int) -> None:
-    """After update ``number``: ``update(model, step=number)`` as timm's loop, ``update(model)``, or torch's name."""
+    """Update the average after update ``number``.
+
+    Calls ``update(model, step=number)`` as timm's loop does, or ``update(model)``, or torch's method.
+    """
     update = ema.update if hasattr(ema, "update") else ema.update_parameters
     update(model, **({"step": number} if "step" in inspect.signature(update).parameters else {}))
 
 
 def global_norm(arrays: Mapping[Key, np.ndarray], kind: str) -> np.ndarray:
-    """The norm over all gradients of one kind."""
+    """Return the norm over all gradients of one kind."""
     return np.sqrt(np.array(sum(float(np.vdot(a, a)) for key, a in arrays.items() if key[0] == kind)))

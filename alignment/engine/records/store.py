@@ -1,4 +1,4 @@
-"""Arrays by handle: in memory up to a limit, beyond it in a temporary file that has no name. No framework."""
+"""Store arrays by handle: in memory up to a limit, beyond it in an unnamed temporary file. No framework."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
 
 MEMORY = 64 * 2**20
-"""How many bytes the stores of one comparison keep in memory, unless told otherwise."""
+"""The default number of bytes that the stores of one comparison keep in memory."""
 ALIGNMENT = 64  # bytes of a cache line
 STEP = 128 * 2**20  # bytes by which the file grows
 RECENT = 64 * 2**20
-"""How many bytes that were read from the file last stay in memory: what a layer takes is what the one before returned,
-and of all that a comparison reads two thirds were read just before (measured on dla60)."""
+"""The size of the cache of arrays read from the file.
+
+A layer takes what the one before returned: two thirds of all that a comparison reads were read just before (measured on
+dla60).
+"""
 
 
 class StoreError(CheckpointError):
-    """An array for which there is no room on the disk."""
+    """There is no room on the disk for an array."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ref:
-    """A handle of one stored array, numbered in the order of storing; ``Store.get`` returns it."""
+    """A handle of one stored array, numbered in the order of storing; ``Store.get`` returns the array."""
 
     index: int
     shape: tuple[int, ...]
@@ -35,22 +38,22 @@ class Ref:
 
     @property
     def nbytes(self) -> int:
-        """Size of the array."""
+        """The size of the array in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 class Budget:
-    """How many bytes several stores together may keep in memory, in a place of their own.
+    """A memory budget that several stores share, with an arena of its own.
 
-    What lives long between what is freed soon would keep the allocator from giving memory back.
+    Long-lived arrays between short-lived ones would keep the allocator from returning memory.
     """
 
     def __init__(self, max_memory: int = MEMORY):
-        self._arena = mmap.mmap(-1, max(max_memory, 1))  # touched, and so taken, only as far as it is used
+        self._arena = mmap.mmap(-1, max(max_memory, 1))  # memory is used only as far as it is touched
         self._used = 0
 
     def keep(self, array: np.ndarray) -> np.ndarray | None:
-        """A copy of ``array``, or ``None`` where there is no room."""
+        """Return a copy of ``array``, or ``None`` if there is no room."""
         if self._used + array.nbytes > len(self._arena):
             return None
         kept = np.frombuffer(self._arena, array.dtype, array.size, self._used).reshape(array.shape)
@@ -60,10 +63,10 @@ class Budget:
 
 
 class Store:
-    """Keeps arrays: in memory while the ``budget`` lasts, what comes later in the file."""
+    """Stores arrays in memory while the ``budget`` lasts, then in the file."""
 
     keeps = True
-    """Whether ``get`` gives back what was put."""
+    """Whether ``get`` returns what was put."""
 
     def __init__(self, budget: Budget | None = None):
         self.refs: list[Ref] = []
@@ -75,7 +78,7 @@ class Store:
         self._end = self._reserved = 0
 
     def put(self, array: np.ndarray, like: Ref | None = None) -> Ref:
-        """Store a copy of ``array``; ``like`` means something to stores that know another run.
+        """Store a copy of ``array``; ``like`` is used by stores that compare with another run.
 
         Raises ``StoreError`` where the disk has no room for it.
         """
@@ -100,14 +103,14 @@ class Store:
             written += os.pwrite(self._file.fileno(), data[written:], self._end + written)
 
     def _reserve(self, size: int) -> None:
-        """Make room in the file by large steps: blocks that are found one by one make writing three times as slow."""
+        """Grow the file in large steps: allocating single blocks makes writing three times as slow."""
         if size > self._reserved:
             more = max(size - self._reserved, STEP)
             os.posix_fallocate(self._file.fileno(), self._reserved, more)
             self._reserved += more
 
     def get(self, ref: Ref) -> np.ndarray:
-        """The array, to be read only."""
+        """Return the array, read-only."""
         if ref.index in self._arrays:
             return self._arrays[ref.index]
         array = self._recent.pop(ref.index, None)
@@ -120,7 +123,7 @@ class Store:
         return array
 
     def copy(self, ref: Ref) -> np.ndarray:
-        """The array, the caller's own."""
+        """Return a copy of the array that the caller owns."""
         return self._arrays[ref.index].copy() if ref.index in self._arrays else self._read(ref)
 
     def _read(self, ref: Ref) -> np.ndarray:

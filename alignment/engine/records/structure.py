@@ -1,6 +1,6 @@
-"""What a model returns, as a structure: mappings by key, sequences by position, and what stands at each place.
+"""Compare the structures that models return: mappings by key, sequences by position, and the leaves.
 
-A list is as good as a tuple, and the order of a mapping's keys does not count. No framework.
+Lists and tuples are equivalent, and the order of a mapping's keys does not count. No framework.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ SCALARS = (bool, int, float, complex, str, type(None))
 
 
 def places(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
-    """``(place, leaf)`` of every leaf, in the order of ``tree.leaves``: ``['hidden'][0]``; ``""`` is the whole."""
+    """Yield ``(place, leaf)`` of every leaf, in the order of ``tree.leaves``: ``['hidden'][0]``; ``""`` is the whole.
+    """
     return (("".join(f"[{key!r}]" for key in path), leaf) for path, leaf in paths(value, is_leaf))
 
 
 def structure_differences(
     expected: Any, actual: Any, is_leaf: Callable[[Any], bool], name: Callable[[Any], str], place: str = ""
 ) -> Iterator[str]:
-    """In words, how the structure of ``actual`` differs; ``name`` tells what a leaf is (``a complex tensor``)."""
+    """Describe how the structure of ``actual`` differs; ``name`` describes a leaf (``a complex tensor``)."""
     where = f"at {place}, " if place else ""
     if is_leaf(expected) and is_leaf(actual):
         if name(expected) != name(actual):
@@ -43,7 +44,7 @@ def structure_differences(
         for number, (one, other) in enumerate(zip(expected, actual)):
             yield from structure_differences(one, other, is_leaf, name, f"{place}[{number}]")
     elif isinstance(expected, SCALARS) and isinstance(actual, SCALARS):
-        if expected != actual and not (expected != expected and actual != actual):  # NaN is not itself
+        if expected != actual and not (expected != expected and actual != actual):  # NaN != NaN
             yield f"{where}{actual!r} instead of {expected!r}"
     elif is_leaf(expected) or is_leaf(actual) or _what(expected, is_leaf, name) != _what(actual, is_leaf, name):
         ours, theirs = (_what(value, is_leaf, name) for value in (expected, actual))
@@ -55,7 +56,7 @@ def structure_differences(
 
 
 def _equal(expected: Any, actual: Any) -> bool:
-    """Whether two objects that are no containers of tensors are known to be the same."""
+    """Return whether two objects that contain no tensors are known to be equal."""
     try:
         return bool(np.array_equal(expected, actual) if isinstance(expected, np.ndarray) else expected == actual)
     except Exception:  # noqa: BLE001 - their comparison is code of theirs

@@ -1,6 +1,6 @@
-"""The ordered record of one run of a model: what every layer took, returned and passed back. No framework.
+"""The ordered record of one run of a model: every layer's inputs, outputs and gradients. No framework.
 
-Arrays live in a ``Store``; a record holds handles (``Ref``) in the structure in which the layer was called.
+Arrays are in a ``Store``; a record holds handles (``Ref``) in the structure in which the layer was called.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from alignment.engine.records.store import Ref, Store
 from alignment.engine.records.tree import leaves
 
 ROOT = "(model)"
-"""How the model itself is called in a path of layers."""
+"""The path of the model itself among the layers."""
 
 Key = tuple[str, int]
 
 
 @dataclass
 class Slot:
-    """Where a gradient is put when the backward pass gets there; ``None`` where it never does."""
+    """The place of a gradient, filled by the backward pass; ``None`` if it never arrives."""
 
     ref: Ref | None = None
 
@@ -33,11 +33,11 @@ class Record:
     """One call of one layer.
 
     ``path`` is the layer's name in its model (``level2.tree1.conv1``; ``ROOT`` for the model), ``call`` counts its
-    calls from 0, ``leaf`` tells a layer without sublayers from a container, ``parent`` is the call in which this one
-    happened. ``args``, ``kwargs`` and ``outputs`` are the structures that were passed, tensors replaced by ``Ref``.
-    ``input_grads`` belong to the tensors of ``args`` and ``kwargs`` in order, and count this call's share alone;
-    ``output_grads`` belong to the tensors of ``outputs`` and are complete; ``outer_grads`` hold the part that comes
-    from outside, which is another where a layer makes one of its outputs from another.
+    calls from 0, ``leaf`` distinguishes a layer without sublayers from a container, ``parent`` is the call around this
+    one. ``args``, ``kwargs`` and ``outputs`` are the structures that were passed, with tensors replaced by ``Ref``.
+    ``input_grads`` belong to the tensors of ``args`` and ``kwargs`` in order, and contain this call's share only.
+    ``output_grads`` belong to the tensors of ``outputs`` and are complete. ``outer_grads`` contain the part that comes
+    from outside, which differs where a layer computes one of its outputs from another.
     """
 
     path: str
@@ -54,25 +54,25 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What identifies the record within its run."""
+        """The key of the record within its run."""
         return self.path, self.call
 
     def seeds(self) -> list[Slot | None]:
-        """The gradients with which the backward pass of this call alone begins."""
+        """The gradients with which the backward pass of this call alone starts."""
         outer = self.outer_grads or self.output_grads
         return [part if part and part.ref else whole for part, whole in zip(outer, self.output_grads)]
 
     def input_refs(self) -> list[Ref]:
-        """Handles of the tensors that were passed in, in order."""
+        """Return the handles of the input tensors, in order."""
         return [*leaves((self.args, dict(self.kwargs)), is_ref)]
 
     def output_refs(self) -> list[Ref]:
-        """Handles of the tensors that came back, in order."""
+        """Return the handles of the output tensors, in order."""
         return [*leaves(self.outputs, is_ref)]
 
 
 def is_ref(value: object) -> bool:
-    """Whether ``value`` is a handle."""
+    """Return whether ``value`` is a handle."""
     return isinstance(value, Ref)
 
 
@@ -92,24 +92,24 @@ class Tape:
     _calls: Counter[str] = field(default_factory=Counter, repr=False)
 
     def next_call(self, path: str) -> int:
-        """The number of the call of ``path`` that begins now."""
+        """Return the number of the call of ``path`` that begins now."""
         self._calls[path] += 1
         return self._calls[path] - 1
 
     def get(self, ref: Ref) -> np.ndarray:
-        """The array of a handle."""
+        """Return the array of a handle."""
         return self.store.get(ref)
 
     def outputs(self, record: Record) -> list[np.ndarray]:
-        """The arrays that a call returned."""
+        """Return the arrays that a call returned."""
         return [self.get(ref) for ref in record.output_refs()]
 
     def by_key(self) -> dict[Key, Record]:
-        """The records by ``(path, call)``."""
+        """Return the records by ``(path, call)``."""
         return {record.key: record for record in self.records}
 
     def children(self) -> dict[Key, list[Record]]:
-        """The calls made within each call, in the order in which they returned."""
+        """Return the calls made within each call, in the order in which they returned."""
         found: dict[Key, list[Record]] = defaultdict(list)
         for record in self.records:
             if record.parent is not None:
@@ -117,9 +117,9 @@ class Tape:
         return found
 
     def begun(self) -> list[Key]:
-        """The calls in the order in which they began: a container before those within it."""
+        """Return the calls in the order in which they began: a container before the calls inside it."""
         inside, returned = self.children(), {record.key for record in self.records}
-        # a run that ended in an exception lacks the containers in which it did
+        # after an exception the containers around it have no record
         waiting = [record for record in reversed(self.records) if record.parent not in returned]
         order = []
         while waiting:
@@ -129,7 +129,7 @@ class Tape:
         return order
 
     def own(self, record: Record, calls: list[Record]) -> tuple[list[Ref], list[Slot | None]]:
-        """What a layer with weights and inner layers computes itself: what it hands to the first of them.
+        """Return what a layer with weights and inner layers computes itself: the input of the first inner layer.
 
         ``calls`` are those made within it. Such a layer is a normalisation with its activation inside; its twin may be
         the normalisation alone. Without inner calls these are the layer's outputs.
@@ -140,9 +140,9 @@ class Tape:
         return first.input_refs(), first.input_grads
 
     def within(self, record: Record, calls: Container[Key], partial: Container[str]) -> list[Record]:
-        """What a container's own code sees: the calls among ``calls`` within it, at any depth, none inside another.
+        """Return the calls among ``calls`` that a container's own code makes, at any depth, none inside another.
 
-        A layer that is ``partial`` appears with what it computes itself, and the calls within it appear beside it.
+        A ``partial`` layer appears with what it computes itself, and the calls within it appear next to it.
         """
         inside, found = self.children(), []
 

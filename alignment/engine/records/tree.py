@@ -1,4 +1,4 @@
-"""Nested lists, tuples and dicts with tensors in them, as layers take and return them. No framework."""
+"""Traverse nested lists, tuples and dicts with tensors, as layers take and return them. No framework."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 def paths(
     value: Any, is_leaf: Callable[[Any], bool], path: tuple[Any, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """``(keys and positions that lead to it, leaf)`` in order, of a mapping in that of its keys.
+    """Yield ``(keys and positions that lead to it, leaf)`` of every leaf; mappings in the order of ``in_order``.
 
-    Everything else that is no container is passed over. No key leads to a value that is a leaf itself.
+    Other values that are no containers are skipped. The path of a value that is a leaf itself is empty.
     """
     if is_leaf(value):
         yield path, value
@@ -26,22 +26,22 @@ def paths(
 
 
 def leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
-    """The leaves alone."""
+    """Yield the leaves only."""
     return (leaf for _, leaf in paths(value, is_leaf))
 
 
 def in_order(mapping: Mapping[Any, Any]) -> list[Any]:
-    """The keys of a mapping in an order that does not depend on how it was made, as two models may fill a dict."""
+    """Return the keys of a mapping in an order independent of insertion, as two models may fill a dict differently."""
     return sorted(mapping, key=lambda key: (type(key).__name__, str(key)))
 
 
 def named_leaves(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
-    """The leaves with what leads to each joined by points: ``hidden.0``; ``""`` is the whole."""
+    """Yield the leaves with their paths joined by points: ``hidden.0``; ``""`` is the whole."""
     return ((".".join(map(str, path)), leaf) for path, leaf in paths(value, is_leaf))
 
 
 def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], Any]) -> Any:
-    """The same structure with every leaf changed; named tuples become tuples."""
+    """Return the same structure with every leaf changed; named tuples become tuples."""
     if is_leaf(value):
         return change(value)
     if isinstance(value, Mapping):
@@ -54,7 +54,7 @@ def mapped(value: Any, is_leaf: Callable[[Any], bool], change: Callable[[Any], A
 
 
 def as_arrays(value: Any) -> Any:
-    """The same structure with tensors of either framework, which have a method ``numpy``, as arrays."""
+    """Return the same structure with tensors of either framework, recognised by a method ``numpy``, as arrays."""
     return mapped(value, lambda item: hasattr(item, "numpy") and not isinstance(item, np.ndarray), _array)
 
 
@@ -67,12 +67,12 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a model: from one array, a sequence of them, or a mapping by name."""
+    """Return positional and keyword arguments of a model: from one array, a sequence of them, or a mapping by name."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, (list, tuple)) else ((inputs,), {})
 
 
 def is_array(value: object) -> bool:
-    """Whether ``value`` is a numpy array."""
+    """Return whether ``value`` is a numpy array."""
     return isinstance(value, np.ndarray)

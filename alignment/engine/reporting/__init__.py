@@ -1,1 +1,1 @@
-"""A result as text, JSON or a page. No framework."""
+"""Report a result as text, JSON or an HTML page. No framework."""

@@ -1,6 +1,6 @@
-"""Results -> one self-contained HTML page, to be looked at from above: verdict, culprits, pictures, tree, table.
+"""Write results as one self-contained HTML page: verdict, culprits, pictures, tree, table.
 
-No framework, no script: what opens and closes is ``<details>``, and the table is filtered by a check box and CSS.
+No framework, no script: sections open and close with ``<details>``, and a check box and CSS filter the table.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from alignment.engine.reporting.page_tree import module_tree
 from alignment.engine.reporting.text import RIGHT, cells, coverage, headings, write_report
 from alignment.engine.result import Culprit, Result, Row
 
-COURSE = 3  # tensors of one direction, beyond which a picture of them says more than the table
+COURSE = 3  # with more tensors of one direction, a picture is clearer than the table
 FRAME = 640  # pixels: the verdict, the first culprit and a picture
-OPEN = 1  # culprits that are shown whole, so that the picture of all layers stays near; the others open with a click
-LISTED = 10  # culprits with a line of their own; the others are behind one
-LINES = 5  # of evidence; the others are behind one
+OPEN = 1  # culprits that are shown open, so that the picture of all layers stays near; the others open with a click
+LISTED = 10  # culprits with a line of their own; the others share one
+LINES = 5  # lines of evidence; the others share one
 
 
 def write_html(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
-    """Write the page, complete or not at all. Raises ``CheckpointError`` where the system refuses."""
+    """Write the page, completely or not at all. Raises ``CheckpointError`` where the system refuses."""
     write_report(path, page(results))
 
 
 def page(results: Sequence[Result]) -> str:
-    """The page as text."""
+    """Return the page as text."""
     template = Template(files("alignment.engine.reporting").joinpath("page.html").read_text(encoding="utf-8"))
     passed = bool(results) and all(result.passed for result in results)
     return template.substitute(
@@ -42,7 +42,7 @@ def page(results: Sequence[Result]) -> str:
 
 
 def framed(results: Sequence[Result]) -> str:
-    """The page in a frame, so that its styles stay in it: what a notebook shows."""
+    """Return the page in a frame, which isolates its styles: for notebooks."""
     return f'<iframe srcdoc="{escape(page(results))}" style="width: 100%; height: {FRAME}px; border: 0"></iframe>'
 
 
@@ -51,7 +51,7 @@ def _state(result: Result) -> str:
 
 
 def _overview(results: Sequence[Result]) -> str:
-    """Several comparisons: a line for each, that leads to it."""
+    """List several comparisons, one line each with a link."""
     lines = (
         f'<li class="{_state(result)}"><a href="#result-{number}">{escape(result.title)}</a> '
         f"{escape(result.verdict())}</li>"
@@ -79,7 +79,7 @@ def _section(result: Result, number: int) -> str:
 
 
 def _culprits(found: Sequence[Culprit]) -> str:
-    """A card for each layer at fault, the first open."""
+    """Return a card for each layer at fault, the first open."""
     if not found:
         return ""
     cards = [_card(culprit, number < OPEN) for number, culprit in enumerate(found)]
@@ -114,7 +114,7 @@ def _evidence(lines: Sequence[str]) -> str:
 
 
 def _pictures(result: Result) -> list[str]:
-    """One picture for each direction in which enough was compared to see a course."""
+    """Return one picture for each direction with enough tensors."""
     directions: dict[str, list[Row]] = {}
     for row in result.rows:
         directions.setdefault(row.direction, []).append(row)
@@ -123,14 +123,14 @@ def _pictures(result: Result) -> list[str]:
 
 
 def _working(result: Result) -> str:
-    """The pictures of working precision, folded: they inform."""
+    """Return the pictures of working precision, folded, as they are informative only."""
     if result.working is None:
         return ""
     return f"<details><summary>{escape(result.at_work())}</summary>{''.join(_pictures(result.working))}</details>"
 
 
 def _table(result: Result, number: int) -> str:
-    """Every row; closed where all is aligned, and showing only what differs where something does."""
+    """Return the table of all rows: closed if all are aligned, else filtered to the rows that differ."""
     wrong = sum(not row.aligned for row in result.rows)
     state, ticked = (" open", " checked") if wrong else ("", "")
     count = f"{wrong} of {len(result.rows)} differ" if wrong else f"{len(result.rows)} aligned"

@@ -1,4 +1,4 @@
-"""Relative error over depth, beside what rounding explains: one SVG picture. No framework."""
+"""Plot the relative error over depth with noise floor and limit as one SVG picture. No framework."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ORDER = {
     "parameter gradient": "in the order of the parameters",
     "init": "in the order of the parameters",
 }
-NAME = 44  # letters of a layer's name: half the width, in the larger type of a narrow window
+NAME = 44  # longest layer name: half the width, in the larger type of a narrow window
 
 
 def depth_figure(rows: Sequence[Row], direction: str) -> str:
-    """The relative error of every tensor in the order of execution, logarithmic; exact ones lie on the lowest line."""
+    """Return the plot of all errors in the order of execution, logarithmic; exact tensors lie on the lowest line."""
     low, high = _range(rows)
 
     def x(index: int) -> float:
@@ -39,7 +39,7 @@ def depth_figure(rows: Sequence[Row], direction: str) -> str:
 
 
 def _range(rows: Sequence[Row]) -> tuple[int, int]:
-    """The decades to show; one more at the top where an error is no number."""
+    """Return the decades to show; one more at the top if an error is not a number."""
     values = [v for row in rows for v in (row.relative, row.floor, row.allowed) if 0 < v < math.inf]
     low = math.floor(math.log10(min(values, default=1e-17))) - 1
     high = math.ceil(math.log10(max(values, default=1.0)))
@@ -74,7 +74,7 @@ def _dots(rows: Sequence[Row], x: Callable[[int], float], y: Callable[[float], f
 
 
 def _first(rows: Sequence[Row], x: Callable[[int], float]) -> str:
-    """A line at the first difference, with its name on the side that has more room."""
+    """Return a line at the first difference, with the layer's name on the side that has more room."""
     first = next((row for row in rows if not row.aligned), None)
     if first is None:
         return ""

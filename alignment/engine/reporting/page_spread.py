@@ -1,4 +1,4 @@
-"""How large the differences of one tensor are and where they sit: small SVG pictures of a ``Spread``. No framework."""
+"""Plot the size and position of one tensor's differences: small SVG pictures of a ``Spread``. No framework."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from alignment.engine.spread import BARS, Spread, group_starts
 
 WIDTH, HEIGHT = 300, 150  # of a picture, in user units
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 18, 22  # margins; numbers stand below and above the bars
-WIDEST = 28  # a bar: two of them need not fill the picture
-SHADES = 8  # of the map: an eye tells about as many apart
+WIDEST = 28  # widest bar: two bars need not fill the picture
+SHADES = 8  # shades of the map: about as many as the eye distinguishes
 
 
 def spread_figures(found: Spread) -> str:
-    """The histogram, then by channel, by place and by batch element, as far as there is more than one of them."""
+    """Return the histogram, and the plots by channel, position and batch element, if there is more than one."""
     batch, channel = found.axes
     figures = [_histogram(found), _map(found)]
     figures += [_bars(found.channels, channel, found.shape[1] if len(found.shape) > 1 else found.count)]
@@ -52,12 +52,13 @@ def _axis() -> str:
 
 
 def _histogram(found: Spread) -> str:
-    """Elements (a logarithmic height, so that a single one is seen) by the size of their difference."""
+    """Return the number of elements by size of difference; heights are logarithmic so that single elements are visible.
+    """
     limit = math.log10(found.limit) if found.limit > 0 else None
     marks = [*found.edges, *([limit] if limit is not None else [])] or [0.0]
     low, high = math.floor(min(marks)), math.ceil(max(marks))
     high = max(high, low + 1)
-    exact, other = 34.0 * bool(found.exact), 34.0 * bool(found.not_finite)  # columns of their own at either end
+    exact, other = 34.0 * bool(found.exact), 34.0 * bool(found.not_finite)  # separate columns at either end
     span = WIDTH - LEFT - RIGHT - exact - other
 
     def x(exponent: float) -> float:
@@ -90,7 +91,7 @@ def _histogram(found: Spread) -> str:
 
 
 def _exponents(low: int, high: int, x: Callable[[float], float], left_taken: bool, right_taken: bool) -> str:
-    """About four labels; at the ends only where no column stands."""
+    """Return about four labels; at the ends only if no column is there."""
     step = max(1, math.ceil((high - low) / 4))
     shown = [e for e in range(low, high + 1, step) if not (right_taken and x(e) > WIDTH - 70)]
     shown = [e for e in shown if not (left_taken and x(e) < LEFT + 46)]
@@ -102,7 +103,7 @@ def _exponents(low: int, high: int, x: Callable[[float], float], left_taken: boo
 
 
 def _bars(values: Sequence[float], name: str, length: int) -> str:
-    """Mean |difference| by index along one axis of ``length``; neighbours share a bar where there are many."""
+    """Plot mean |difference| by index along an axis of ``length``; neighbours share a bar if there are many."""
     if len(values) < 2:
         return ""
     largest = max((value for value in values if math.isfinite(value)), default=0.0)
@@ -125,7 +126,7 @@ def _bars(values: Sequence[float], name: str, length: int) -> str:
 
 
 def _map(found: Spread) -> str:
-    """Mean |difference| over batch and channels by row and column; the darker, the larger."""
+    """Plot mean |difference| over batch and channels by row and column; darker is larger."""
     rows = found.space
     columns = len(rows[0]) if rows else 0
     if len(rows) * columns < 2:
@@ -137,7 +138,7 @@ def _map(found: Spread) -> str:
         for x, length, shade in _runs([_shade(value, largest) for value in row]):
             paths.setdefault(shade, []).append(f"M{x} {y}h{length}v1h-{length}z")
     cells = "".join(f'<path class="shade{shade}" d="{"".join(d)}"/>' for shade, d in sorted(paths.items()))
-    # a strip is drawn with square cells as far as it stays visible
+    # cells are square as long as a strip stays visible
     size = f'viewBox="0 0 {columns} {len(rows)}" style="aspect-ratio: {columns} / {len(rows)}"'
     places = "x".join(map(str, found.shape[2:]))
     notes = [f"{places}, {_scale('darkest', [v for row in rows for v in row], largest)}"]
@@ -148,20 +149,20 @@ def _map(found: Spread) -> str:
 
 
 def _scale(word: str, values: Sequence[float], largest: float) -> str:
-    """What the tallest bar or the darkest red means, and what is black."""
+    """Describe the value of the tallest bar or the darkest red, and the meaning of black."""
     black = [] if all(map(math.isfinite, values)) else ["black: no number"]
     return ", ".join([*([f"{word} {largest:.1e}"] if largest or not black else []), *black])
 
 
 def _shade(value: float, largest: float) -> int:
-    """0 for none, 1 to ``SHADES`` by size, one more for what is no number."""
+    """Return 0 for none, 1 to ``SHADES`` by size, and one more for NaN or infinity."""
     if not math.isfinite(value):
         return SHADES + 1
     return math.ceil(SHADES * value / largest) if largest else 0
 
 
 def _runs(shades: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Equal neighbours in one: (start, length, shade)."""
+    """Group equal neighbours: (start, length, shade)."""
     runs: list[tuple[int, int, int]] = []
     for x, shade in enumerate(shades):
         if runs and runs[-1][2] == shade:

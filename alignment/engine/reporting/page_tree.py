@@ -1,4 +1,4 @@
-"""The modules of a comparison as a tree that opens and closes, coloured by verdict. HTML, no framework."""
+"""Show the modules of a comparison as a collapsible tree, coloured by verdict. HTML, no framework."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from itertools import groupby
 from alignment.engine.records.tape import ROOT
 from alignment.engine.result import ALIGNED, DIFFERS, INIT, Culprit, Result, Row, terms
 
-RUN = 12  # aligned siblings that are shown one by one; a longer run is one line that opens
+RUN = 12  # aligned siblings that are shown individually; a longer run is one line that opens
 UNSEEN = "unseen"
 QUIET = {ALIGNED: "aligned", UNSEEN: "not compared"}
-"""Verdicts that need no attention, in words."""
+"""Names of the verdicts that need no attention."""
 COLUMNS = {"forward": True, "gradient": False}
-"""Their headings, and whether they are forward."""
+"""The headings of the columns, and whether they are forward."""
 
 
 @dataclass
 class Node:
     """One layer of the reference: its rows (all calls, forward and gradients), its inner layers, its faults.
 
-    ``reason`` says why it was not compared, if it was not; ``first`` marks the first difference.
+    ``reason`` states why it was not compared, if it was not; ``first`` marks the first difference.
     """
 
     path: str
@@ -37,21 +37,21 @@ class Node:
     first: bool = False
 
     def within(self) -> Iterator[Node]:
-        """This node and all below it."""
+        """Yield this node and all below it."""
         yield self
         for child in self.children.values():
             yield from child.within()
 
     @property
     def verdict(self) -> str:
-        """Of its own tensors and of all below it: one that differs decides."""
+        """Return the verdict of the node's tensors and of all below it: one that differs decides."""
         rows = [row for node in self.within() for row in node.rows]
         if any(node.culprits for node in self.within()) or not all(row.aligned for row in rows):
             return DIFFERS
         return ALIGNED if rows else UNSEEN
 
     def worst(self, forward: bool) -> Row | None:
-        """The row with the largest error of its outputs, or of its gradients."""
+        """Return the row with the largest error of the layer's outputs, or of its gradients."""
         rows = (row for row in self.rows if (row.direction == "forward") == forward)
         return max(rows, key=lambda row: (not row.aligned, _size(row)), default=None)
 
@@ -61,7 +61,7 @@ def _size(row: Row) -> float:
 
 
 def grown(result: Result) -> Node:
-    """The tree of every layer of the reference that was compared, or that should have been, in the order of the rows.
+    """Return the tree of all layers of the reference that were or should have been compared, in the order of the rows.
 
     It is open along the way to the first difference and to each culprit.
     """
@@ -71,7 +71,7 @@ def grown(result: Result) -> Node:
         node.rows.append(row)
         node.kind = node.kind if row.direction == "parameter gradient" else row.kind
     for item in result.skipped:
-        if item.side != "Paddle":  # a layer that only the port has is in the coverage, under the port's name
+        if item.side != "Paddle":  # layers that only the port has are listed in the coverage, under the port's name
             node = _reached(root, item.layer)
             node.kind, node.reason = item.kind, item.reason
     for culprit in result.culprits:
@@ -85,7 +85,7 @@ def grown(result: Result) -> Node:
 
 
 def _owner(row: Row) -> str:
-    """The layer whose tensor it is; a parameter belongs to the layer that its name begins with."""
+    """Return the layer that a row belongs to; a parameter belongs to the layer that its name starts with."""
     return (row.layer.rpartition(".")[0] or ROOT) if row.direction == "parameter gradient" else row.layer
 
 
@@ -108,7 +108,7 @@ def _open_to(root: Node, path: str) -> None:
 
 
 def module_tree(result: Result) -> str:
-    """The tree as HTML, one element of class ``node`` for each layer."""
+    """Return the tree as HTML, one element of class ``node`` for each layer."""
     root = grown(result)
     directions = {row.direction == "forward" for row in result.rows}
     headings = [name for name, used in COLUMNS.items() if used in directions]
@@ -122,7 +122,7 @@ def module_tree(result: Result) -> str:
 
 
 def _siblings(nodes: Iterable[Node]) -> str:
-    """One element a node; long runs of those that need no attention are folded."""
+    """Return one element per node; long runs of nodes that need no attention are folded."""
     parts = []
     for quiet, group in groupby(nodes, lambda node: node.verdict != DIFFERS and not node.open):
         run = [*group]
@@ -147,7 +147,7 @@ def _node(node: Node) -> str:
 
 
 def _row(node: Node) -> str:
-    """Name, kind, calls, faults, and the worst error forward and backward."""
+    """Return name, kind, calls, faults, and the worst error forward and backward."""
     calls = len({row.call for row in node.rows if row.direction == "forward"})
     notes = [node.kind, f"{calls} calls" if calls > 1 else "", _count(node), node.reason]
     badges = "".join(f'<b class="badge">{escape(culprit.kind)}</b>' for culprit in node.culprits)
@@ -161,7 +161,7 @@ def _row(node: Node) -> str:
 
 
 def _count(node: Node) -> str:
-    """How many of the layers below differ, where some do."""
+    """Return the number of layers below that differ; empty if none does."""
     below = [inner for child in node.children.values() for inner in child.within() if inner.rows]
     wrong = sum(not all(row.aligned for row in inner.rows) for inner in below)
     return f"{wrong} of {len(below)} inside differ" if wrong else ""

@@ -1,4 +1,4 @@
-"""A result that prints itself, as ``align``, ``align_training`` and ``align_data`` return it. No framework."""
+"""The printable result that ``align``, ``align_training`` and ``align_data`` return. No framework."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ class Report(Result):
     """A ``Result`` as text, as JSON and as a page."""
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write everything that was measured."""
+        """Write all measurements as JSON."""
         write_json([self], path)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page with a picture."""
+        """Write the report as an HTML page."""
         write_html([self], path)
 
     def _repr_html_(self) -> str:
-        """The page, in a frame of its own, as notebooks show it."""
+        """Return the page in its own frame, for notebooks."""
         return framed([self])
 
     def __str__(self) -> str:
         return text(self)
 
     def __repr__(self) -> str:
-        """One line; ``print`` shows all of it."""
+        """Return one line; ``print`` shows the whole report."""
         return f"<{self.title}: {self.verdict()}>"

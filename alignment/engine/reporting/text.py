@@ -1,4 +1,4 @@
-"""One result -> a terminal table, a JSON file, an HTML page. No framework."""
+"""Write a result as a terminal table, a JSON file or an HTML page. No framework."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from alignment.engine.result import FORWARD, INIT, Culprit, Result, Row, terms
 from paddle_dla.storage.atomic import atomic_path, write_error
 
 RIGHT = {3, 4, 5, 6}  # columns of numbers
-ALIKE = 3  # culprits of one kind and cause that are shown one by one
+ALIKE = 3  # culprits of one kind and cause that are listed individually
 FOLD = 12  # aligned rows shown at either end of a folded run
-SCREEN = 24  # lines of a terminal: what is longer scrolls the verdict away, which is then repeated
+SCREEN = 24  # lines of a terminal: a longer report scrolls the verdict away, so it is repeated at the end
 
 
 def headings(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Of the columns of a table; the rows of one table are measured alike."""
+    """Return the column headings of a table, whose rows are all measured alike."""
     words = terms(rows[0].direction if rows else FORWARD)
     return ("layer", "kind", "shape", "max abs", words.heading, "limit", words.explained, "verdict")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """One table row as text: a repeated call is numbered from 1."""
+    """Return a table row as text; a repeated call is numbered from 1."""
     call = f" #{row.call + 1}" if row.call else ""
     shape = "x".join(map(str, row.shape))
     numbers = (f"{row.max_abs:.2e}", f"{row.relative:.1e}", f"{row.allowed:.1e}", f"{row.floor:.1e}")
@@ -35,7 +35,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def table(result: Result, fold: bool = True) -> str:
-    """The rows in the order of execution; long runs of aligned ones are folded unless ``fold`` is false."""
+    """Return the rows in the order of execution; long runs of aligned ones are folded unless ``fold`` is false."""
     columns = headings(result.rows)
     lines = [columns, *(_folded(result.rows) if fold else map(cells, result.rows))]
     widths = [max(len(line[i]) for line in lines if len(line) > 1) for i in range(len(columns))]
@@ -50,7 +50,7 @@ def _line(line: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _folded(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
-    """Text rows; a run of aligned ones longer than two ends' worth becomes its ends and a line between."""
+    """Yield text rows; of a long run of aligned rows only both ends remain, with a line between."""
     run: list[Row] = []
     for row in [*rows, None]:
         if row is not None and row.aligned:
@@ -71,7 +71,7 @@ def _folded(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
 
 
 def coverage(result: Result) -> str:
-    """What was compared and what was not, with the reasons."""
+    """Describe what was compared, and what was not, with the reasons."""
     found = result.coverage
     lines = [
         f"compared: {found.compared} tensors ({found.leaves} of leaves, {found.compared - found.leaves} of "
@@ -82,7 +82,8 @@ def coverage(result: Result) -> str:
 
 
 def culprits(result: Result) -> str:
-    """The layers at fault with cause and evidence; many of one cause as one, with the evidence of the first."""
+    """Describe the layers at fault with cause and evidence; layers of one cause are grouped, with the first's evidence.
+    """
     lines = []
     for group in result.by_cause():
         apart = [group] if len(group) > ALIKE else [[found] for found in group]
@@ -102,7 +103,7 @@ def _culprit_lines(alike: Sequence[Culprit]) -> list[str]:
 
 
 def text(result: Result, fold: bool = True) -> str:
-    """The whole terminal report: verdict, culprits, facts, table, coverage; the verdict again where it is long."""
+    """Return the whole terminal report: verdict, culprits, facts, table, coverage; a long one repeats the verdict."""
     facts = "\n".join(f"{name}: {value}" for name, value in result.facts.items())
     verdict = f"{result.title}\n{result.verdict()}"
     blocks = [verdict, culprits(result), facts, table(result, fold), coverage(result), result.at_work()]
@@ -111,21 +112,22 @@ def text(result: Result, fold: bool = True) -> str:
 
 
 def write_json(results: Sequence[Result], path: str | os.PathLike[str]) -> None:
-    """One result as an object, several as a list; complete or not at all, as ``write_report``."""
+    """Write one result as an object, several as a list, completely or not at all, as ``write_report``."""
     content = [result.to_dict() for result in results]
     write_report(path, _numbers_on_one_line(json.dumps(content[0] if len(content) == 1 else content, indent=1)) + "\n")
 
 
 def _numbers_on_one_line(text: str) -> str:
-    """Indented JSON with each list of numbers on one line; a line break is never part of a string in JSON."""
+    """Put each list of numbers in indented JSON on one line; strings in JSON contain no line breaks."""
     numbers = re.compile(r'\[\n\s+((?:[-+.\deE]+|"inf")(?:,\n\s+(?:[-+.\deE]+|"inf"))*)\n\s*\]')
     return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def write_report(path: str | os.PathLike[str], content: str) -> None:
-    """Write a report, complete or not at all; its folder is made. Raises ``CheckpointError`` where the system refuses.
+    """Write a report, completely or not at all, and create its folder.
 
-    Characters that are no text (of a name that is no UTF-8) are written as Python spells them.
+    Characters that are not valid text (in a name that is not UTF-8) are written as Python escapes. Raises
+    ``CheckpointError`` where the system refuses.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""The two models of a comparison: how either is borrowed, read, run and trained."""
+"""The two sides of a comparison: borrow, read, run and train a model of either framework."""

@@ -1,4 +1,4 @@
-"""Where gradients start without a loss: a random direction at every output, the same in both frameworks. numpy only."""
+"""Start gradients without a loss: a random direction at every output, the same in both frameworks. numpy only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def random_directions(outputs: Mapping[str, tuple[tuple[int, ...], bool]], seed: int) -> dict[str, np.ndarray]:
-    """A standard normal array (float64, or complex128) for each output, drawn with ``seed`` and the output's place.
+    """Draw a standard normal array (float64, or complex128) for each output from ``seed`` and the output's place.
 
-    ``outputs``: ``{place: (shape, whether it is complex)}``. What is drawn for a place does not depend on the others,
-    so that a port which returns an output more, or less, starts the same way at those that both have.
+    ``outputs``: ``{place: (shape, whether it is complex)}``. The draw of a place does not depend on the others, so a
+    port with an extra or a missing output starts the same way at the common ones.
     """
     return {place: _direction(place, shape, is_complex, seed) for place, (shape, is_complex) in outputs.items()}
 

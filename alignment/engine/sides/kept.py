@@ -1,8 +1,8 @@
-"""What a layer object holds, noted and put back: attributes, hooks, caches. No framework.
+"""Save and restore what a layer object holds: attributes, hooks, caches. No framework.
 
 A layer of either framework is a Python object whose ``__dict__`` holds its parameters, buffers, sublayers, hooks and
-whatever its author put there. A run may change any of it (a cache filled in evaluation, a buffer that is assigned
-anew), and what a comparison borrows must come back as it was.
+any other attributes. A run may change them (a cache filled in evaluation, a buffer that is reassigned), and a
+comparison must return its models unchanged.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 DEPTH = 4
-"""How deep dicts and lists in attributes are followed; a cache is a dict, or a dict of lists."""
+"""The depth to which dicts and lists in attributes are followed; a cache is a dict, or a dict of lists."""
 
 
 @dataclass(frozen=True)
 class _Noted:
-    """A container and what it held; values that are containers themselves are noted, too."""
+    """A container and its saved content; values that are containers are saved, too."""
 
     held: Any
     items: Any
@@ -57,7 +57,7 @@ def _noted(value: Any, depth: int = DEPTH) -> Any:
 
 @contextmanager
 def attributes_kept(layers: Iterable[Any]) -> Iterator[None]:
-    """Leave every attribute of each of ``layers``, and the dicts and lists among them, as they were."""
+    """Restore every attribute of ``layers``, and the dicts and lists in them, at exit."""
     noted = [_noted(vars(layer)) for layer in layers]
     try:
         yield
@@ -69,9 +69,9 @@ def attributes_kept(layers: Iterable[Any]) -> Iterator[None]:
 def plain_tensors(
     layers: Iterable[Any], is_tensor: Callable[[Any], bool], known: Iterable[Any] = ()
 ) -> Iterator[tuple[MutableMapping[Any, Any] | list[Any], Any, Any]]:
-    """``(holder, key, tensor)`` of tensors in plain attributes, that are neither parameter nor buffer (``known``).
+    """Yield ``(holder, key, tensor)`` of tensors in plain attributes that are neither parameter nor buffer (``known``).
 
-    Registered ones are met in ``_parameters`` and ``_buffers``, which are passed over.
+    Registered tensors in ``_parameters`` and ``_buffers`` are skipped.
     """
     taken = {id(tensor) for tensor in known}
     for layer in layers:
@@ -96,7 +96,7 @@ def _inside(held: Any, is_tensor: Callable[[Any], bool], taken: set[int], depth:
 def in_other_type(
     layers: Sequence[Any], is_tensor: Callable[[Any], bool], known: Iterable[Any], cast: Callable[[Any], Any]
 ) -> None:
-    """Put ``cast`` copies in the place of floating-point tensors in plain attributes, and empty the caches."""
+    """Replace floating-point tensors in plain attributes by ``cast`` copies, and empty the caches."""
     emptied_caches(layers)
     for holder, key, tensor in [*plain_tensors(layers, is_tensor, known)]:
         if tensor.is_floating_point():
@@ -104,12 +104,12 @@ def in_other_type(
 
 
 def is_cache(name: Any) -> bool:
-    """Whether an attribute of this name holds what a layer computed earlier: to be made anew in another type."""
+    """Return whether an attribute of this name is a cache, which has to be recomputed in another dtype."""
     return isinstance(name, str) and "cache" in name.lower()
 
 
 def emptied_caches(layers: Iterable[Any]) -> None:
-    """Empty every dict or list in an attribute that ``is_cache``: it was computed from weights of another type."""
+    """Empty every dict or list in an attribute that ``is_cache``: it was computed from weights of another dtype."""
     for layer in layers:
         for name, value in vars(layer).items():
             if is_cache(name) and isinstance(value, (dict, list)):

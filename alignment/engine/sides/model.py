@@ -1,4 +1,4 @@
-"""One model as a comparison sees it: its layers by path and what each is set to do. No framework."""
+"""One model of a comparison: its layers by path and their settings. No framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paddle_dla.errors import words_of
 
 
 class ModelRaised(RuntimeError):
-    """An exception of a model while it ran; ``path`` is the innermost layer in which it was raised."""
+    """An exception that a model raised while it ran; ``path`` is the innermost layer that raised it."""
 
     def __init__(self, side: str, path: str, error: BaseException):
         super().__init__(f"{side} raised in {path}: {in_one_line(error)}")
@@ -24,11 +24,11 @@ class ModelRaised(RuntimeError):
 
 
 class LossError(ValueError):
-    """A loss that is not one number."""
+    """The loss is not one number."""
 
 
 def refuse_vector(shape: Sequence[int], side: str) -> None:
-    """Raises ``LossError`` for a loss of this ``shape``, unless it is of one number."""
+    """Raise ``LossError`` for a loss of this ``shape``, unless it is one number."""
     if np.prod(shape) != 1:
         raise LossError(f"the loss must be one number, got shape {list(shape)} in {side}; take its mean or sum")
 
@@ -37,7 +37,7 @@ class Hooked(Protocol):
     """The hooks of one run."""
 
     def attach(self) -> Sequence[Any]:
-        """Attach them; returns their handles, each with a ``remove()``."""
+        """Attach the hooks and return their handles, each with a ``remove()``."""
         ...
 
     def place(self) -> str:
@@ -47,16 +47,16 @@ class Hooked(Protocol):
 
 @contextmanager
 def hooks_attached(hooks: Hooked, side: str, failed: Callable[[ModelRaised], None] | None = None) -> Iterator[None]:
-    """Within it the hooks are there, and what is raised is a ``ModelRaised``; it goes to ``failed``, if that is given.
+    """Attach the hooks for this context; exceptions become ``ModelRaised`` and go to ``failed``, if that is given.
 
-    A ``LossError`` stays what it is, and so does a ``StoreError``: the model is not to blame for a full disk.
+    ``LossError`` and ``StoreError`` are not converted: the model is not to blame for a full disk.
     """
     handles = hooks.attach()
     try:
         yield
     except (LossError, StoreError):
         raise
-    except (Exception, SystemExit) as error:  # what ends the program is no success of it
+    except (Exception, SystemExit) as error:  # a model that ends the program has failed
         raised = ModelRaised(side, hooks.place(), error)
         if failed is None:
             raise raised from error
@@ -67,7 +67,7 @@ def hooks_attached(hooks: Hooked, side: str, failed: Callable[[ModelRaised], Non
 
 
 def in_one_line(error: BaseException) -> str:
-    """An exception in one line: of Paddle's it is the last but one that says what was wrong."""
+    """Describe an exception in one line; Paddle's messages have the reason in the line before the last."""
     lines = [line.strip() for line in words_of(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("[Hint:", "[operator", "-----", "C++ Traceback"))]
     return f"{type(error).__name__}: {(told or lines or ['it says nothing'])[-1]}"
@@ -75,7 +75,7 @@ def in_one_line(error: BaseException) -> str:
 
 @dataclass
 class Half:
-    """One of both models: ``layers`` and ``settings`` by path, ``notes`` on how it runs."""
+    """One of the two models: ``layers`` and ``settings`` by path, ``notes`` on how it runs."""
 
     layers: dict[str, Any]
     settings: dict[str, Settings]
@@ -85,10 +85,10 @@ class Half:
     def of(
         cls, side: str, model: Any, layers: Iterable[tuple[str, Any]], mode: str, describe: Callable[[Any], Settings]
     ) -> Half:
-        """``model``, whose ``layers`` are given by path, put into ``mode`` and read; dropout is then switched off.
+        """Put ``model``, with ``layers`` by path, into ``mode``, read its settings, then switch dropout off.
 
-        A model whose layers are all in one mode is put into ``mode``. One whose layers are in several keeps them: that
-        is either meant (a frozen BatchNorm) or the fault to be found.
+        A model whose layers are all in one mode is put into ``mode``. A model with layers in different modes keeps
+        them: that is either intended (a frozen BatchNorm) or the fault to be found.
         """
         named = {path or ROOT: layer for path, layer in layers}
         notes = mixed_modes(side, named.values())
@@ -102,7 +102,7 @@ class Half:
 
 
 class Owned(NamedTuple):
-    """A tensor of a model by its full name, and what it is to it."""
+    """A tensor of a model by its full name, and its role in the model."""
 
     name: str
     tensor: Any
@@ -124,7 +124,7 @@ class Tensors:
 
     @classmethod
     def of(cls, owned: Iterable[Owned], array_of: Callable[[Any], np.ndarray]) -> Tensors:
-        """Every tensor of a model, by every name that it goes by."""
+        """Collect every tensor of a model, by all of its names."""
         found, first = [*owned], {}
         alias = {one.name: own for one in found if (own := first.setdefault(id(one.tensor), one.name)) != one.name}
         return cls(
@@ -136,18 +136,18 @@ class Tensors:
 
 
 def refuse_unknown_mode(mode: str) -> None:
-    """Raises ``ValueError`` for a word that is no mode."""
+    """Raise ``ValueError`` for an unknown mode."""
     if mode not in ("eval", "train"):
         raise ValueError(f"mode must be 'eval' or 'train', got {mode!r}")
 
 
 def mixed_modes(name: str, layers: Iterable[Any]) -> dict[str, str]:
-    """A note where layers are in different modes, which stay so then."""
+    """Return a note if layers are in different modes, which are then kept."""
     if len({layer.training for layer in layers}) == 1:
         return {}
     return {f"mode of {name}": "its layers are in different modes and were left so"}
 
 
 def join(path: str, name: str) -> str:
-    """The full name of a layer's own tensor."""
+    """Return the full name of a layer's own tensor."""
     return name if path == ROOT else f"{path}.{name}"

@@ -1,4 +1,4 @@
-"""What a layer did alone with inputs that were made for it. No framework."""
+"""The result of an isolated layer on generated inputs. No framework."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Probed:
-    """What came of one call of a layer.
+    """The result of one call of a layer.
 
     ``outputs`` are its tensors in order, ``input_grads`` belong to its floating-point inputs, in order, and
-    ``param_grads`` to its parameters by role; gradients start from ``directions``. ``state`` are the buffers that the
-    call left, by role. Everything that is laid out otherwise in Paddle is laid out as in torch.
+    ``param_grads`` to its parameters by role; gradients start from ``directions``. ``state`` are the buffers after the
+    call, by role. Everything is in torch's layout.
     """
 
     outputs: Sequence[np.ndarray]
@@ -24,17 +24,17 @@ class Probed:
 
 
 Probe = Callable[[Sequence[np.ndarray], str, Mapping[str, np.ndarray], bool], Probed]
-"""``(inputs, mode, tensors by role, backward)``: one layer run in float64, and given back as it came.
+"""``(inputs, mode, tensors by role, backward)``: runs one layer in float64 and returns it as it came.
 
-Raises what the layer raises, and ``CannotProbe`` where it has no such tensors.
+Raises the layer's exceptions, and ``CannotProbe`` if the layer has no such tensors.
 """
 
 
 class CannotProbe(ValueError):
-    """The layer does not take the tensors that it was to be run with."""
+    """The layer cannot run with the given tensors."""
 
 
 def directions(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Where gradients start: the same numbers for outputs of the same shapes."""
+    """Return the starts of gradients: the same numbers for outputs of the same shapes."""
     rng = np.random.RandomState(len(outputs))
     return [rng.standard_normal(output.shape) for output in outputs]

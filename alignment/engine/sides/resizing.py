@@ -1,6 +1,6 @@
-"""The weights with which pixels are mixed when an image is resized, as Paddle's kernels round them. numpy only.
+"""The weights that mix pixels when an image is resized, as Paddle's kernels round them. numpy only.
 
-Measured with paddlepaddle 3.3.1 and 2.6.2 on CPU; ``tests/test_resizing.py`` holds every mode against Paddle.
+Measured with paddlepaddle 3.3.1 and 2.6.2 on CPU; ``tests/test_resizing.py`` compares every mode with Paddle.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SINGLE, DOUBLE = np.float32, np.float64
 
 @dataclass(frozen=True)
 class Resizing:
-    """In which types a kernel computes along one axis.
+    """The dtypes in which a kernel computes along one axis.
 
-    ``position`` of an output pixel between input pixels, the ``share`` of the later of its neighbours, and that of the
-    earlier one, ``rest``. The ratio of the sizes is float32 everywhere.
+    ``position`` is that of an output pixel between input pixels, ``share`` the weight of the later of its neighbours,
+    ``rest`` that of the earlier one. The ratio of the sizes is float32 everywhere.
     """
 
     position: type = SINGLE
@@ -31,7 +31,7 @@ class Resizing:
     rest: type = SINGLE
 
 
-# the kernels are not of one hand: what they round where was found by trying all combinations
+# the kernels round differently; the types were found by trying all combinations
 BACKWARD = Resizing()
 FORWARD: dict[tuple[str, bool], Sequence[Resizing]] = {
     # mode, align_corners -> by axis of space
@@ -45,7 +45,7 @@ FORWARD: dict[tuple[str, bool], Sequence[Resizing]] = {
     ("bicubic", True): [Resizing()] * 2,
 }
 FORWARD_2 = FORWARD | {("linear", False): [Resizing()], ("bilinear", False): [Resizing()] * 2}
-"""Where Paddle 2 is installed. Without any Paddle, as where the reference alone is recorded, 3 is assumed."""
+"""Used if Paddle 2 is installed. Without any Paddle, where only the reference is recorded, version 3 is assumed."""
 EXACT = Resizing(DOUBLE, DOUBLE, DOUBLE)
 CUBIC = -0.75
 """The parameter of the cubic kernel, in both frameworks."""
@@ -53,9 +53,9 @@ CUBIC = -0.75
 
 @dataclass(frozen=True)
 class Mixing:
-    """Weights (new, old) of each axis of space: those of a kernel, those of its gradient.
+    """Weights (new, old) of each axis of space: those of a kernel and those of its gradient.
 
-    ``size``: by how much one is off, at most.
+    ``size``: the largest error of a weight.
     """
 
     ahead: Sequence[np.ndarray]
@@ -64,14 +64,14 @@ class Mixing:
 
 
 def is_mixed(mode: str, corners: bool) -> bool:
-    """Whether pixels are mixed in this mode at all; nearest neighbours are the same in both frameworks."""
+    """Return whether this mode mixes pixels; nearest neighbours are the same in both frameworks."""
     return (mode, corners) in FORWARD
 
 
 def mixing(
     mode: str, corners: bool, sizes: Sequence[int], wanted: Sequence[int], scales: Sequence[float | None]
 ) -> Mixing:
-    """The weights for images of ``sizes`` resized to those ``wanted``, by ``scales`` where they are given."""
+    """Return the weights for images of ``sizes`` resized to ``wanted``, by ``scales`` if given."""
     mixed = _cubic if mode == "bicubic" else _linear
     how = [(old, new, corners, scale) for old, new, scale in zip(sizes, wanted, scales)]
     exact = [mixed(*axis, EXACT, DOUBLE) for axis in how]
@@ -103,7 +103,7 @@ def _position(index: int, ratio: Any, corners: bool, of: type) -> float:
 
 
 def _linear(old: int, new: int, corners: bool, scale: float | None, types: Resizing, of: type) -> np.ndarray:
-    """(new, old): the shares of the input pixels in each output pixel along one axis."""
+    """Return (new, old): the shares of the input pixels in each output pixel along one axis."""
     ratio, made = _ratio(old, new, corners, scale, of), np.zeros((new, old))
     for index in range(new):
         position = max(_position(index, ratio, corners, types.position), 0.0)
@@ -115,7 +115,7 @@ def _linear(old: int, new: int, corners: bool, scale: float | None, types: Resiz
 
 
 def _cubic(old: int, new: int, corners: bool, scale: float | None, types: Resizing, of: type) -> np.ndarray:
-    """The same for the cubic kernel, over four pixels of which those beyond the border are the last one."""
+    """Return (new, old) for the cubic kernel over four pixels; pixels beyond the border repeat the last one."""
     ratio, made = _ratio(old, new, corners, scale, of), np.zeros((new, old))
     for index in range(new):
         position = _position(index, ratio, corners, types.position)

@@ -1,8 +1,7 @@
-"""What either framework does for a comparison: one protocol, which two modules have. No framework.
+"""The protocol of a framework in a comparison, implemented by two modules. No framework.
 
-``sides.torch.side`` and ``sides.paddle.side`` list the functions of their rooms that are the same on both sides. What
-one side alone does is not here: the reference computes with Paddle's constants and follows another training, the port
-is run cut at its calls.
+``sides.torch.side`` and ``sides.paddle.side`` list the functions that exist on both sides. Functions of one side only
+are not here: the reference computes with Paddle's constants and follows another training, the port is cut at its calls.
 """
 
 from __future__ import annotations
@@ -21,61 +20,61 @@ from alignment.engine.sides.probed import Probe
 from alignment.engine.sides.settings import Settings
 
 Roots = tuple[list[Any], list[Any]]
-"""Tensors from which gradients start, and those gradients."""
+"""The tensors from which gradients start, and those gradients."""
 
 
 class Side(Protocol):
-    """One framework. A model is one of its modules or layers, and so is a layer."""
+    """One framework. A model and a layer are its modules or layers."""
 
     LABEL: str
-    """What reports call it."""
+    """The name in reports."""
     Model: type
     """The class of its models."""
     FUNCTIONS: ModuleType
-    """Where it has its losses by name."""
+    """The namespace of its losses."""
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def is_tensor(self, value: object) -> bool:
-        """Whether ``value`` is one of its tensors."""
+        """Return whether ``value`` is a tensor of this framework."""
         ...
 
     def is_trained(self, tensor: Any) -> bool:
-        """Whether a parameter is trained."""
+        """Return whether a parameter is trained."""
         ...
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
-        """The tensor's numbers, which may be its own memory; bfloat16, which numpy lacks, as float32."""
+        """Return the tensor's values, possibly its own memory; bfloat16, which numpy lacks, as float32."""
         ...
 
     def array_of(self, tensor: Any) -> np.ndarray:
-        """A copy of the tensor's numbers; complex ones as pairs of real ones, bfloat16 as float32."""
+        """Return a copy of the tensor's values; complex numbers as pairs of real ones, bfloat16 as float32."""
         ...
 
     # --- a model ------------------------------------------------------------------------------------------------------
 
     def borrow(self, model: Any, mode: str) -> AbstractContextManager[Half]:
-        """Within it ``model`` is in ``mode`` and read, as ``Half.of`` has it; then it is given back as it came."""
+        """Put ``model`` into ``mode`` and read it, as ``Half.of`` does; at exit it is returned as it came."""
         ...
 
     def settings_kept(self) -> AbstractContextManager[None]:
-        """What a model's code changes of the framework within it is put back."""
+        """Restore the framework's settings at exit that a model's code may change."""
         ...
 
     def in_type(self, model: Any, dtype: str) -> AbstractContextManager[None]:
-        """Within it the tensors of ``model`` are copies in ``dtype``."""
+        """Replace the tensors of ``model`` by copies in ``dtype`` inside the context."""
         ...
 
     def own_arrays(self, model: Any) -> Tensors:
-        """All tensors of ``model``."""
+        """Return all tensors of ``model``."""
         ...
 
     def own_tensors(self, layer: Any) -> dict[str, Any]:
-        """The parameters and buffers that ``layer`` itself holds, by their own names."""
+        """Return the parameters and buffers that ``layer`` itself holds, by their own names."""
         ...
 
     def outputs(self, model: Any, inputs: Any) -> dict[str, np.ndarray]:
-        """What ``model`` returns, by the keys and positions that lead to each tensor."""
+        """Return the outputs of ``model``, by the keys and positions that lead to each tensor."""
         ...
 
     def capture(
@@ -83,37 +82,37 @@ class Side(Protocol):
         beside: Mapping[str, Any] | None = None, failed: Callable[[ModelRaised], None] | None = None,
         guide: Mapping[Key, Record] | None = None,
     ) -> Tape:  # fmt: skip
-        """The tape of ``model(*inputs)``, in the mode and type that the model is in; hooks are removed again.
+        """Record the tape of ``model(*inputs)``, in the model's current mode and dtype; hooks are removed again.
 
         ``inputs`` are one array, a sequence of them, or a mapping by the names of arguments; floating-point ones are
-        cast to the type of the model's parameters. ``backward`` turns the output into where gradients start; without it
-        nothing is differentiated. Layers ``beside`` the model, by path, are recorded where ``backward`` calls them.
-        Gradients of the parameters are cleared before and after. What the model raises is a ``ModelRaised``; it goes to
-        ``failed``, where that is given, and the tape holds what had returned by then. ``guide`` are the records of
-        another run by the calls of this one: the store learns which of their tensors each output might be again.
+        cast to the dtype of the model's parameters. ``backward`` converts the output to the start of gradients; without
+        it nothing is differentiated. Layers ``beside`` the model, by path, are recorded where ``backward`` calls them.
+        Gradients of the parameters are cleared before and after. An exception of the model is a ``ModelRaised``; it
+        goes to ``failed``, if that is given, and the tape contains the calls that had returned by then. ``guide`` maps
+        this run's calls to the records of another run: the store receives the tensor that each output may repeat.
         """
         ...
 
     # --- where gradients start ----------------------------------------------------------------------------------------
 
     def in_random_directions(self, output: Any, seed: int) -> Roots:
-        """At every output that has a gradient, in a random direction."""
+        """Start at every output that has a gradient, in a random direction."""
         ...
 
     def at_loss(self, output: Any, loss: Any, labels: Any) -> Roots:
-        """At ``loss``, a layer, of what the model returned. Raises ``LossError`` where it is not one number."""
+        """Start at ``loss``, a layer, of the model's output. Raises ``LossError`` if it is not one number."""
         ...
 
     def loss_layer(self, function: Callable[..., Any]) -> Any:
-        """A loss as a layer without sublayers, whatever it is made of."""
+        """Wrap a loss as a layer without sublayers."""
         ...
 
     # --- a layer ------------------------------------------------------------------------------------------------------
 
     def describe(self, layer: Any) -> Settings:
-        """What ``layer`` is set to do."""
+        """Return the settings of ``layer``."""
         ...
 
     def prober(self, layer: Any) -> Probe:
-        """Runs ``layer`` alone."""
+        """Return a function that runs ``layer`` alone."""
         ...

@@ -1,6 +1,7 @@
-"""A training, step by step, and what every step did: what is the same in both frameworks. No framework.
+"""The framework-independent part of a recorded training, step by step. No framework.
 
-``TorchTraining`` and ``PaddleTraining`` say how their framework makes an optimizer, clips, steps and keeps its state.
+``TorchTraining`` and ``PaddleTraining`` define how their framework makes an optimizer, clips, steps and keeps its
+state.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ Batch = tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train in one framework: ``loss(output, labels)``; the others make an object from the model.
+    """The recipe of one framework: ``loss(output, labels)``; the others make an object from the model.
 
-    ``scheduler`` makes it from the optimizer; where it is left out in Paddle, the ``LRScheduler`` that is the
-    optimizer's learning rate is taken, if it is one. ``clip(parameters)`` is called between the backward pass and the
-    step, on the parameters that have a gradient, before what the optimizer itself may clip.
+    ``scheduler`` makes it from the optimizer; if it is left out in Paddle, the optimizer's ``LRScheduler`` is used, if
+    its learning rate is one. ``clip(parameters)`` is called between the backward pass and the step, on the parameters
+    that have a gradient, before any clip of the optimizer itself.
     """
 
     loss: Callable[[Any, Any], Any]
@@ -53,9 +54,9 @@ class Recipe:
 
 
 class Training(ABC):
-    """One training of ``model``, in the mode and type that it is in.
+    """One training of ``model``, in its current mode and dtype.
 
-    ``kinds``: what is recorded of a step; everything unless it is set.
+    ``kinds``: the recorded quantities of a step; everything unless it is set.
     """
 
     label: ClassVar[str]
@@ -78,61 +79,61 @@ class Training(ABC):
 
     @abstractmethod
     def make_optimizer(self) -> Any:
-        """The recipe's optimizer."""
+        """Return the recipe's optimizer."""
 
     @abstractmethod
     def make_scheduler(self) -> Any:
-        """What changes the learning rate, or ``None``."""
+        """Return the learning rate scheduler, or ``None``."""
 
     @abstractmethod
     def cast(self, array: np.ndarray) -> Any:
-        """A tensor, in the type of the model where it is floating point."""
+        """Return a tensor, in the dtype of the model if it is floating point."""
 
     @staticmethod
     @abstractmethod
     def array_of(tensor: Any) -> np.ndarray:
-        """A copy of a tensor; complex numbers as pairs of real ones, bfloat16 as float32."""
+        """Return a copy of a tensor; complex numbers as pairs of real ones, bfloat16 as float32."""
 
     @abstractmethod
     def trained(self) -> Mapping[str, Any]:
-        """Tensors that may have a gradient, by name."""
+        """Return the tensors that may have a gradient, by name."""
 
     @abstractmethod
     def tensors(self) -> dict[Key, np.ndarray]:
-        """Parameters and buffers as they are now."""
+        """Return the current parameters and buffers."""
 
     @abstractmethod
     def is_averaged(self, name: str, value: Any) -> bool:
-        """Whether a tensor of the average is recorded."""
+        """Return whether a tensor of the average is recorded."""
 
     @abstractmethod
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
 
     @abstractmethod
     def update(self, number: int) -> dict[Key, np.ndarray]:
-        """Clip and step; what the optimizer was given, where that was clipped."""
+        """Clip and step; return the clipped gradients that the optimizer received, if there is a clip."""
 
     @abstractmethod
     def state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
-        """What the optimizer keeps of each parameter."""
+        """Return the optimizer's state of each parameter."""
 
     @abstractmethod
     def clear(self) -> None:
-        """No gradients, as after a step of a training loop, those that the optimizer does not hold included."""
+        """Clear all gradients, as a training loop does, including those that the optimizer does not hold."""
 
     def as_reference(self, arrays: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
-        """Arrays by this side's names, under the reference's."""
+        """Rename arrays from this side's names to the reference's."""
         return arrays
 
     def rates_as_reference(self, rates: dict[str, float]) -> dict[str, float]:
-        """Learning rates by this side's names, under the reference's."""
+        """Rename learning rates from this side's names to the reference's."""
         return rates
 
     # --- the training -------------------------------------------------------------------------------------------------
 
     def run(self, batches: Sequence[Batch], store: Callable[[], Store]) -> Iterator[Step]:
-        """The start, then each step as it was taken; each is kept in what ``store`` returns."""
+        """Yield the start, then each step as it was taken; each is stored in a new ``store()``."""
         yield Step({}, Kept(store(), self.as_reference(self.tensors() | self.averages()), self.kinds))
         for number, batch in enumerate(batches, 1):
             whole, arrays = self.differentiate(number, batch), self.gradients(GRADIENT)
@@ -146,7 +147,7 @@ class Training(ABC):
             yield Step(self.rates_as_reference(rates), Kept(store(), whole | self.as_reference(arrays), self.kinds))
 
     def differentiate(self, number: int, batch: Batch) -> dict[Key, np.ndarray]:
-        """The outputs and the loss of a batch; gradients are left where the backward pass puts them."""
+        """Return the outputs and the loss of a batch; the gradients stay on the tensors."""
         inputs, labels = (mapped(part, is_array, self.cast) for part in batch)
         args, kwargs = as_call(inputs)
         with doing(self.label, number, "the model"):
@@ -162,12 +163,12 @@ class Training(ABC):
         return {**outputs, (LOSS, WHOLE[LOSS], ""): self.array_of(loss).reshape(())}
 
     def gradients(self, kind: str) -> dict[Key, np.ndarray]:
-        """The gradients as they are now."""
+        """Return the current gradients."""
         found = self.trained().items()
         return {(kind, name, ""): self.array_of(value.grad) for name, value in found if value.grad is not None}
 
     def clip(self, number: int, advice: str = "") -> dict[Key, np.ndarray]:
-        """What the recipe's clip leaves of the gradients; nothing where there is no clip."""
+        """Clip the gradients by the recipe and return them; nothing if there is no clip."""
         if not self.recipe.clip:
             return {}
         with doing(self.label, number, "the clip", advice):
@@ -175,7 +176,7 @@ class Training(ABC):
         return self.gradients(GIVEN)
 
     def end(self, number: int) -> None:
-        """Average and schedule, after a step."""
+        """Update the average and the schedule after a step."""
         if self.ema is not None:
             with doing(self.label, number, "the average"):
                 update_average(self.ema, self.model, number)
@@ -184,7 +185,7 @@ class Training(ABC):
                 advance(self.scheduler, number)
 
     def averages(self) -> dict[Key, np.ndarray]:
-        """The averaged weights as they are now: of ``ema.module``, else ``ema.state_dict()``."""
+        """Return the current averaged weights: of ``ema.module``, else ``ema.state_dict()``."""
         if self.ema is None:
             return {}
         module = getattr(self.ema, "module", self.ema)

@@ -1,1 +1,1 @@
-"""The Paddle side. The only room of the engine that imports Paddle."""
+"""The Paddle side: the only subpackage of the engine that imports Paddle."""

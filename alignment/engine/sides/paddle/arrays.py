@@ -1,4 +1,4 @@
-"""Paddle's tensors as arrays. Paddle only."""
+"""Convert Paddle tensors to arrays. Paddle only."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import paddle
 
 
 def is_tensor(value: object) -> bool:
-    """Whether ``value`` is a Paddle tensor."""
+    """Return whether ``value`` is a Paddle tensor."""
     return isinstance(value, paddle.Tensor)
 
 
 def is_trained(tensor: paddle.Tensor) -> bool:
-    """Whether a parameter is trained."""
+    """Return whether a parameter is trained."""
     return not tensor.stop_gradient
 
 
 def to_numpy(tensor: paddle.Tensor) -> np.ndarray:
-    """The tensor's numbers; bfloat16, which numpy lacks, exactly as float32."""
+    """Return the tensor's values; bfloat16, which numpy lacks, exactly as float32."""
     return (tensor.astype("float32") if tensor.dtype == paddle.bfloat16 else tensor).numpy()
 
 
 def as_tensor(array: np.ndarray, like: paddle.Tensor) -> paddle.Tensor:
-    """``array`` in the type of ``like``."""
+    """Convert ``array`` to a tensor in the dtype of ``like``."""
     return paddle.to_tensor(np.ascontiguousarray(array)).astype(like.dtype)
 
 
 def set_values(values: Iterable[tuple[paddle.Tensor, paddle.Tensor]]) -> None:
-    """Give each first tensor the numbers of the second."""
+    """Set each first tensor to the values of the second."""
     with paddle.no_grad():
         for tensor, value in values:
             tensor.set_value(value)
 
 
 def array_of(tensor: paddle.Tensor) -> np.ndarray:
-    """A copy; complex numbers as pairs of real ones, bfloat16 as float32."""
+    """Return a copy; complex numbers as pairs of real ones, bfloat16 as float32."""
     if tensor.is_selected_rows():
         return _dense(tensor)
     tensor = paddle.as_real(tensor) if tensor.is_complex() else tensor
@@ -45,7 +45,7 @@ def array_of(tensor: paddle.Tensor) -> np.ndarray:
 
 
 def _dense(tensor: paddle.Tensor) -> np.ndarray:
-    """The gradient of a sparse embedding, which holds only the rows that were looked up, some of them twice."""
+    """Convert a sparse embedding's gradient, which holds only the looked-up rows, some of them twice, to dense."""
     rows = cast(Any, tensor.value().get_selected_rows())  # Paddle's stub says None
     found = np.array(rows.get_tensor())
     dense = np.zeros((rows.height(), *found.shape[1:]), found.dtype)
@@ -56,12 +56,12 @@ def _dense(tensor: paddle.Tensor) -> np.ndarray:
 def run_backward(
     roots: Sequence[paddle.Tensor], gradients: Sequence[paddle.Tensor], retain_graph: bool = False
 ) -> None:
-    """Propagate ``gradients`` from ``roots``; of copies, since Paddle 2.6 fails where one root is made from another."""
+    """Propagate ``gradients`` from copies of ``roots``, since Paddle 2.6 fails if one root is computed from another."""
     apart = [paddle.assign(root) for root in roots] if len(roots) > 1 else [*roots]
     paddle.autograd.backward(apart, [*gradients], retain_graph=retain_graph)
 
 
 def clear_gradients(layer: paddle.nn.Layer) -> None:
-    """Let no parameter have a gradient; ``Layer.clear_gradients`` of Paddle 2.6 sets them to 0, which is one."""
+    """Remove all gradients; ``Layer.clear_gradients`` of Paddle 2.6 sets them to 0 instead."""
     for parameter in layer.parameters():
         parameter.clear_gradient(False)  # set_to_zero, which is ignored as a keyword

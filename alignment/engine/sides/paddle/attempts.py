@@ -1,4 +1,4 @@
-"""The port run with the reference's weights, to tell which of its layers is called with whose values. Paddle only.
+"""Run the port with the reference's weights to find which of its layers receives which values. Paddle only.
 
 The layer is borrowed and in float64.
 """
@@ -24,7 +24,8 @@ from convert.matching.settle import OUTPUT, Outcome, Seen
 
 
 class Failure:
-    """Keeps an exception of the port as ``error``: a port that raises gets its weights, and a comparison reports it."""
+    """Stores the port's exception as ``error``: a port that raises still gets its weights, and a comparison reports it.
+    """
 
     error: Exception | None = None
 
@@ -37,7 +38,7 @@ class Failure:
 
 
 def port_order(layer: paddle.nn.Layer, inputs: Any) -> list[str] | None:
-    """Paths of the port's layers in the order of first calls; ``None`` where the port raises."""
+    """Return the paths of the port's layers in the order of first calls; ``None`` if the port raises."""
     order: dict[str, None] = {}
 
     def noting(path: str) -> Callable[..., Any]:
@@ -61,13 +62,16 @@ def _call(layer: paddle.nn.Layer, inputs: Any) -> list[np.ndarray]:
 
 
 class Port:
-    """The port, run with the reference's weights as pairs of items say. ``Port.run`` is the ``Run`` of ``settle``."""
+    """The port, run with the reference's weights by pairs of items. ``Port.run`` is the ``Run`` of ``settle``."""
 
     def __init__(
         self, layer: paddle.nn.Layer, inputs: Any, proposal: Proposal, arrays: Mapping[str, np.ndarray],
         reference: Recorded, again: Callable[[], Recorded],
     ):  # fmt: skip
-        """``again`` records the reference with its outputs, which takes memory and is done where something differs."""
+        """Create the port.
+
+        ``again`` records the reference with its outputs; it takes memory and is called only if something differs.
+        """
         self.layer, self.inputs, self.proposal, self.arrays = layer, inputs, proposal, arrays
         self.reference, self.again = reference, again
         self.layers = dict(layer.named_sublayers(include_self=True))
@@ -75,7 +79,7 @@ class Port:
         self.loaded: dict[str, tuple[Line, ...]] = {}
 
     def run(self, twins: Mapping[str, str], fixed: frozenset[str]) -> Outcome:
-        """Load, run, and pair otherwise what has another one's inputs."""
+        """Load, run, and change the pairs of items that receive another item's inputs."""
         outcome = self._attempt(twins, fixed)
         if outcome.seams and not self.reference.outputs:
             self.reference = self.again()
@@ -87,7 +91,7 @@ class Port:
         return _Attempt(self, dict(twins), fixed).outcome()
 
     def load(self, twins: Mapping[str, str]) -> None:
-        """Give every tensor of the port what its twin has."""
+        """Set every tensor of the port to its twin's value."""
         by_target: dict[str, list[Line]] = defaultdict(list)
         for line in self.proposal.with_twins(twins, {}).key_map():
             if line.torch and line.paddle:
@@ -101,7 +105,7 @@ class Port:
 
 
 class _Attempt:
-    """One run of the port and what its hooks note."""
+    """One run of the port and the notes of its hooks."""
 
     def __init__(self, port: Port, twins: dict[str, str], fixed: frozenset[str]):
         self.port, self.twins, self.fixed = port, twins, fixed
@@ -113,7 +117,7 @@ class _Attempt:
     def outcome(self) -> Outcome:
         handles = []
         for key, item in self.port.proposal.paddle.items():
-            layer = self.port.layers.get(item.path)  # by its second name a layer is called under its first
+            layer = self.port.layers.get(item.path)  # an alias is called under the layer's first name
             if layer is not None and item.kind != PARAMETER and item.parts and not item.packed:
                 handles.append(layer.register_forward_pre_hook(self._before(key)))
                 handles.append(layer.register_forward_post_hook(self._after(key)))
@@ -139,7 +143,7 @@ class _Attempt:
             if twin is None or not self.port.reference.inputs.get(self._path(twin)):
                 return
             values = prints(args, is_tensor, to_numpy)
-            if not values:  # given by name, which a hook does not see
+            if not values:  # passed by name, which a hook does not receive
                 return
             if number == 0 and twin not in self.fixed and not self._agrees(twin, 0, values):
                 twin = self._exchanged(key, twin, values)
@@ -157,15 +161,15 @@ class _Attempt:
         calls = self.port.reference.inputs[self._path(twin)]
         if number >= len(calls):
             return False
-        # an attention takes what q, k and v are made of one after the other
+        # an attention takes the parts of q, k and v one after the other
         packed = self.port.proposal.torch[twin].packed
         first = "qkv".find(packed) if packed and len(calls[number]) > 1 else 0
         wanted = calls[number][first:]
-        # one side may pass more on: a state, a mask
+        # one side may pass more: a state, a mask
         return same(wanted[: len(values)], values[: len(wanted)])
 
     def _exchanged(self, key: str, twin: str, values: Sequence[Print]) -> str:
-        """Another item of torch's that is called with these values, exchanged with ``twin`` and loaded."""
+        """Find another torch item that is called with these values, swap it with ``twin`` and load it."""
         items = self.port.proposal.torch
         free = [
             other
@@ -189,7 +193,7 @@ class _Attempt:
                 return None
             calls = self.port.reference.outputs.get(self._path(twin), [])
             number = self.calls[key] - 1
-            # an activation that is part of the layer comes after what the reference's layer returns
+            # an activation inside the layer follows the output of the reference's layer
             if number >= len(calls) or getattr(layer, "_act", None):
                 return None
             item = self.port.proposal.torch[twin]
@@ -200,7 +204,7 @@ class _Attempt:
 
 
 def _rows(array: np.ndarray, item: Item) -> np.ndarray:
-    """What a part of a packed layer returns."""
+    """Return the output of a part of a packed layer."""
     rows = next(iter(item.parts.values())).rows
     if rows is None:
         return array
@@ -208,7 +212,7 @@ def _rows(array: np.ndarray, item: Item) -> np.ndarray:
 
 
 def _instead(tensor: paddle.Tensor, wanted: np.ndarray | None) -> paddle.Tensor:
-    """The reference's value in the layout of the port's, unless it cannot be told; deviations do not add up so."""
+    """Return the reference's value in the port's layout, if it is known, so that deviations do not accumulate."""
     own = tensor.numpy()
     if wanted is None or own.size != wanted.size or not np.issubdtype(own.dtype, np.floating):
         return tensor
@@ -218,5 +222,5 @@ def _instead(tensor: paddle.Tensor, wanted: np.ndarray | None) -> paddle.Tensor:
 
 
 def _moved(array: np.ndarray) -> list[np.ndarray]:
-    """Channels last, and channels first."""
+    """Return the array with channels last, and with channels first."""
     return [np.moveaxis(array, 1, -1), np.moveaxis(array, -1, 1)] if array.ndim > 2 else []

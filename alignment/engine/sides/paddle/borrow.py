@@ -1,4 +1,4 @@
-"""A Paddle layer, borrowed: run in other types and modes, and given back exactly as it was. Paddle only."""
+"""Borrow a Paddle layer: run it in other dtypes and modes, and return it exactly as it was. Paddle only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignment.engine.sides.paddle.settings import describe
 
 @contextmanager
 def borrow(model: paddle.nn.Layer, mode: str) -> Iterator[Half]:
-    """``model`` in ``mode``, as ``Half.of`` has it; put back at the end.
+    """Borrow ``model`` in ``mode``, as ``Half.of`` does; restore it at exit.
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
@@ -26,7 +26,7 @@ def borrow(model: paddle.nn.Layer, mode: str) -> Iterator[Half]:
 
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Put back what a model's code may change of Paddle: its mode, default type, gradients and generator."""
+    """Restore what a model's code may change of Paddle: its mode, default dtype, gradients and generator."""
     dtype, grad, generator = paddle.get_default_dtype(), paddle.is_grad_enabled(), paddle.get_rng_state()
     try:
         yield
@@ -40,10 +40,10 @@ def settings_kept() -> Iterator[None]:
 
 @contextmanager
 def in_type(model: paddle.nn.Layer, dtype: str) -> Iterator[None]:
-    """Within it the weights and buffers of ``model`` are copies in ``dtype``, and so are tensors in plain attributes.
+    """Replace the weights, buffers and tensors in plain attributes of ``model`` by copies in ``dtype`` in this context.
 
-    Caches are empty at the start. Integers and booleans stay what they are, which ``Layer.to`` does not grant (it
-    casts them, too), and a layer that shares tensors with its cells (LSTM, GRU) goes on sharing them.
+    Caches are empty at the start. Integers and booleans keep their dtype (``Layer.to`` would cast them, too), and a
+    layer that shares tensors with its cells (LSTM, GRU) still shares them.
     """
     layers = model.sublayers(include_self=True)
     tensors = every_tensor(layers)
@@ -61,7 +61,7 @@ def in_type(model: paddle.nn.Layer, dtype: str) -> Iterator[None]:
 
 @contextmanager
 def _made_in(dtype: str) -> Iterator[None]:
-    """Within it tensors that a model makes on the way (``paddle.zeros``, first states of a cell) are of ``dtype``."""
+    """Create new tensors of a model (``paddle.zeros``, first states of a cell) in ``dtype`` inside the context."""
     kept = paddle.get_default_dtype()
     paddle.set_default_dtype(dtype)  # pyright: ignore[reportArgumentType] - the stub asks for literal names
     try:
@@ -71,7 +71,7 @@ def _made_in(dtype: str) -> Iterator[None]:
 
 
 def every_tensor(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
-    """Parameters and buffers of ``layers``, each once, whatever names it goes by."""
+    """Return the parameters and buffers of ``layers``, each once, under any name."""
     found = {
         id(tensor): tensor
         for sub in layers
@@ -83,7 +83,8 @@ def every_tensor(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
 
 
 def _alias(tensor: paddle.Tensor) -> paddle.Tensor:
-    """Another tensor over the same memory; what ``detach`` returns would follow ``tensor`` when it is pointed away."""
+    """Return another tensor over the same memory; the result of ``detach`` would follow when ``tensor`` is redirected.
+    """
     alias = paddle.empty([1], tensor.dtype)
     _point(alias, tensor)
     return alias
@@ -95,13 +96,13 @@ def _copy(tensor: paddle.Tensor, dtype: str | None) -> paddle.Tensor:
 
 
 def _point(tensor: paddle.Tensor, to: paddle.Tensor) -> None:
-    """Let ``tensor`` hold the memory and type of ``to``; it stays the object that the model knows."""
+    """Give ``tensor`` the memory and dtype of ``to``; it remains the model's object."""
     tensor.value().get_tensor()._share_data_with(to.value().get_tensor())
 
 
 @contextmanager
 def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
-    """Modes, attributes and what is trained; gradients are cleared."""
+    """Restore modes, attributes and trained flags at exit; gradients are cleared."""
     layers = layer.sublayers(include_self=True)
     stopped = [(tensor, tensor.stop_gradient) for tensor in every_tensor(layers)]
     with attributes_kept(layers):
@@ -114,15 +115,16 @@ def _restored(layer: paddle.nn.Layer) -> Iterator[None]:
 
 
 def own_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    """The parameters and buffers that ``layer`` itself holds, by their own names."""
+    """Return the parameters and buffers that ``layer`` itself holds, by their own names."""
     own = {**layer._parameters, **layer._buffers}
-    # what has a gradient and is no parameter is made in the forward pass: the weight of weight_norm, spectral_norm
+    # tensors with a gradient that are no parameters come from the forward pass: the weight of weight_norm,
+    # spectral_norm
     made = [name for name, v in own.items() if v is None or not (v.stop_gradient or hasattr(v, "trainable"))]
     return {name: value for name, value in own.items() if name not in made}
 
 
 def own_arrays(model: paddle.nn.Layer) -> Tensors:
-    """All tensors by full name. BatchNorm's statistics, which Paddle counts as parameters, are buffers here."""
+    """Return all tensors by full name. BatchNorm's statistics, which Paddle counts as parameters, are buffers here."""
     return Tensors.of(_owned(model), lambda tensor: tensor.numpy().copy())
 
 
@@ -137,7 +139,7 @@ def _owned(model: paddle.nn.Layer) -> Iterator[Owned]:
 
 
 def _all_sublayers(layer: paddle.nn.Layer, path: str = "") -> Iterator[tuple[str, paddle.nn.Layer]]:
-    """Every layer by every name that it goes by."""
+    """Yield every layer by all of its names."""
     yield path, layer
     for name, sub in layer._sub_layers.items():
         if sub is not None:

@@ -1,6 +1,6 @@
 """Run a Paddle layer and record every layer in it, forward and backward. Paddle only.
 
-Paddle has no hook on a layer's backward pass; hooks on the tensors that layers return tell the same.
+Paddle has no hooks on a layer's backward pass; hooks on the tensors that layers return replace them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from alignment.engine.sides.paddle.arrays import clear_gradients, is_tensor, run
 
 Start = Callable[[Any], tuple[list[paddle.Tensor], list[paddle.Tensor]]]
 WITH_KWARGS = "with_kwargs" in inspect.signature(paddle.nn.Layer.register_forward_pre_hook).parameters
-"""Whether hooks can see keyword arguments; Paddle 2.6 has no such option."""
+"""Whether hooks can receive keyword arguments; Paddle 2.6 has no such option."""
 
 
 def capture(
@@ -36,9 +36,9 @@ def capture(
     failed: Callable[[ModelRaised], None] | None = None,
     guide: Mapping[Key, Record] | None = None,
 ) -> Tape:
-    """The tape of ``model(*inputs)``, as ``Side.capture`` has it.
+    """Record the tape of ``model(*inputs)``, as ``Side.capture`` does.
 
-    The records hold no gradients of inputs but the model's own, and of arguments only those that a layer returned.
+    The records contain input gradients of the model only, and of arguments only those that a layer returned.
     """
     recorder = _Recorder(model, store or Store(), backward is not None, beside or {}, guide or {})
     try:
@@ -64,7 +64,7 @@ def capture(
 
 
 def at_loss(output: Any, loss: paddle.nn.Layer, labels: Any) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
-    """A start of the backward pass: the loss. Raises ``LossError`` for one that is not one number."""
+    """Start the backward pass at the loss. Raises ``LossError`` if it is not one number."""
     like = next(leaves(output, is_tensor))
     value = loss(output, *mapped(labels, is_array, lambda array: _label(array, like)))
     refuse_vector(value.shape, "Paddle")
@@ -72,30 +72,30 @@ def at_loss(output: Any, loss: paddle.nn.Layer, labels: Any) -> tuple[list[paddl
 
 
 def _label(array: np.ndarray, like: paddle.Tensor) -> paddle.Tensor:
-    """Labels that are numbers in the type of the output; class indices as they are."""
+    """Convert real labels to the dtype of the output; class indices stay unchanged."""
     label = paddle.to_tensor(array)
     return label.to(like.dtype) if label.is_floating_point() else label
 
 
 def loss_layer(function: Callable[..., paddle.Tensor]) -> paddle.nn.Layer:
-    """A loss as a layer without sublayers, whatever it is made of."""
+    """Wrap a loss as a layer without sublayers."""
     return _PaddleLoss(function)
 
 
 class _PaddleLoss(paddle.nn.Layer):
-    """Calls its ``function``."""
+    """A layer that calls its ``function``."""
 
     def __init__(self, function: Callable[..., paddle.Tensor]):
         super().__init__()
         self.__dict__["function"] = function
 
     def forward(self, output: Any, *labels: paddle.Tensor) -> paddle.Tensor:
-        """The loss."""
+        """Return the loss."""
         return self.function(output, *labels)
 
 
 def in_random_directions(output: Any, seed: int) -> tuple[list[paddle.Tensor], list[paddle.Tensor]]:
-    """A start of the backward pass: every output that has a gradient, and a random direction for each."""
+    """Start the backward pass at every output that has a gradient, in a random direction for each."""
     roots = {place: tensor for place, tensor in places(output, is_tensor) if not tensor.stop_gradient}
     wanted = {place: (tuple(root.shape), is_complex(root)) for place, root in roots.items()}
     arrays = random_directions(wanted, seed)
@@ -103,14 +103,14 @@ def in_random_directions(output: Any, seed: int) -> tuple[list[paddle.Tensor], l
 
 
 def is_complex(tensor: paddle.Tensor) -> bool:
-    """Whether the tensor holds complex numbers."""
+    """Return whether the tensor holds complex numbers."""
     return tensor.dtype in (paddle.complex64, paddle.complex128)
 
 
 def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -> paddle.Tensor:
-    """``array`` as an input of ``layer``, cast to the type of its parameters where it is floating point.
+    """Convert ``array`` to an input of ``layer``; floating-point values get the dtype of its parameters.
 
-    Without parameters the type in which tensors are made is that of the run.
+    Without parameters the run's default dtype is used.
     """
     tensor = paddle.to_tensor(array)
     if not tensor.is_floating_point():
@@ -122,7 +122,7 @@ def to_tensor(array: np.ndarray, layer: paddle.nn.Layer, differentiable: bool) -
 
 
 def state_tensors(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    """What a forward pass may change: buffers, and BatchNorm's statistics, which Paddle counts as parameters."""
+    """Return what a forward pass may change: buffers, and BatchNorm's statistics, which Paddle counts as parameters."""
     return {name: value for name, value in layer.state_dict().items() if value.stop_gradient}
 
 
@@ -131,7 +131,7 @@ def hooked(
     before: Callable[[paddle.nn.Layer, Any, dict[str, Any]], Any],
     after: Callable[[paddle.nn.Layer, Any], Any],
 ) -> list[Any]:
-    """Hooks before and after every call of ``layer``; ``before`` returns new ``(args, kwargs)`` or None."""
+    """Attach hooks before and after every call of ``layer``; ``before`` returns new ``(args, kwargs)`` or None."""
 
     def positional(sub: paddle.nn.Layer, args: Any) -> Any:
         changed = before(sub, args, {})
@@ -146,7 +146,7 @@ def hooked(
 
 
 class _Known:
-    """What was stored of each tensor that is still alive."""
+    """The stored handles of tensors that are still alive."""
 
     def __init__(self):
         self._entries: dict[int, tuple[Any, int, Ref, Slot | None]] = {}
@@ -165,7 +165,7 @@ class _Known:
 
 
 class _Recorder:
-    """The hooks of one run and what they share."""
+    """The hooks of one run and their shared state."""
 
     def __init__(
         self, layer: paddle.nn.Layer, store: Store, differentiate: bool, beside: Mapping[str, paddle.nn.Layer],
@@ -188,12 +188,12 @@ class _Recorder:
         ]
 
     def forget(self) -> None:
-        """Let the tensors go: their hooks hold the recorder, a cycle through C++ that no collector sees."""
+        """Release the tensors: their hooks hold the recorder, a cycle through C++ that no collector finds."""
         self._known.clear()
         self.inputs = []
 
     def place(self) -> str:
-        """The innermost layer that is running."""
+        """Return the innermost layer that is running."""
         return self._open[-1].path if self._open else ROOT
 
     def keep_param_grads(self) -> None:
@@ -236,7 +236,8 @@ class _Recorder:
         self.tape.records.append(record)
 
     def _likes(self, key: Key) -> Iterator[tuple[Ref | None, Slot | None]]:
-        """For each output of a call what the guide's call of that name returned, and where its gradient is."""
+        """Yield for each output of a call the output of the guide's call of that name, and the place of its gradient.
+        """
         twin = self._guide.get(key)
         if twin is not None:
             yield from zip_longest(twin.output_refs(), twin.output_grads)

@@ -1,9 +1,9 @@
-"""Run a Paddle layer with its graph cut at every call that is paired: what each piece does by itself. Paddle only.
+"""Run a Paddle layer with its graph cut at every paired call, to isolate each piece. Paddle only.
 
-The model runs once, through its own code. A call that is *cut* takes the reference's values and hands on the
-reference's values, whatever it makes of them, so that no difference travels further than to the next cut; one that is
-*watched* goes on with its own. Backward, the graph is cut at both, and every piece starts from the reference's
-gradients. What differs at a cut is then the doing of the piece in front of it (forward) or behind it (backward).
+The model runs once, through its own code. A *cut* call receives the reference's inputs and returns the reference's
+outputs, whatever it computes, so that no difference travels further than to the next cut. A *watched* call continues
+with its own values. Backward, the graph is cut at both, and every piece starts from the reference's gradients. A
+difference at a cut is then made by the piece in front of it (forward) or behind it (backward).
 """
 
 from __future__ import annotations
@@ -27,47 +27,49 @@ from alignment.engine.sides.paddle.arrays import clear_gradients, is_tensor, run
 from alignment.engine.sides.paddle.capture import hooked, to_tensor
 
 Met = Sequence["tuple[int, Layout] | None"]
-"""For each tensor of a call in the port: which of the reference's it is, and in which layout; ``None``: left alone."""
+"""For each tensor of a call in the port: which of the reference's it is, and its layout; ``None``: left unchanged."""
 
 
 HELD = 2**26
-"""Bytes of gradients that are kept in memory until they are looked at; the others are in a file meanwhile. Of those
-that are the reference's nothing is kept."""
+"""The bytes of gradients kept in memory until they are compared; the others are in a file meanwhile.
+
+Gradients equal to the reference's are not kept.
+"""
 
 
 class Judge(Protocol):
-    """What looks at the values while they are there, and says which tensor is which."""
+    """Compares the values during the run and identifies the tensors."""
 
     def began(self, point: Point | None, path: str) -> None:
-        """A call begins, of a layer of the port at ``path``."""
+        """Record that a call of the port's layer at ``path`` begins."""
         ...
 
     def taken(self, point: Point, arrays: Sequence[np.ndarray]) -> Met:
-        """Look at what a call takes."""
+        """Compare the inputs of a call."""
         ...
 
     def returned(self, point: Point | None, arrays: Sequence[np.ndarray]) -> Met:
-        """Look at what it returns; it ends."""
+        """Compare the outputs of a call and end it."""
         ...
 
     def replaces(self, point: Point) -> bool:
-        """Whether a call is to go on with the reference's values; else the graph alone is cut."""
+        """Return whether a call continues with the reference's values; else only the graph is cut."""
         ...
 
     def took(self, record: Record, arrays: Sequence[np.ndarray]) -> bool:
-        """Whether ``arrays`` are what the reference's call ``record`` takes."""
+        """Return whether ``arrays`` are the inputs of the reference's call ``record``."""
         ...
 
     def gradient(self, point: Point, where: str, index: int, slot: Slot | None, array: np.ndarray | None) -> None:
-        """Look at a gradient, in the reference's layout."""
+        """Compare a gradient, in the reference's layout."""
         ...
 
 
 @dataclass
 class CutRun:
-    """What is left of a cut run: ``param_grads`` by the port's names, ``buffers`` after it, what ended it, if anything.
+    """The result of a cut run: ``param_grads`` by the port's names, ``buffers`` after it, and the exception, if any.
 
-    ``called`` are the points that were met, ``further`` layers of the port that were called more often.
+    ``called`` are the points that were reached, ``further`` the port's layers that were called more often.
     """
 
     param_grads: dict[str, np.ndarray] = field(default_factory=dict)
@@ -77,13 +79,13 @@ class CutRun:
     further: set[str] = field(default_factory=set)
 
     def end(self, raised: ModelRaised) -> None:
-        """Note what ended it."""
+        """Record the exception that ended the run."""
         self.raised = raised
 
 
 @dataclass
 class _Watch:
-    """A tensor whose gradient is looked at after the run; what arrives, perhaps from several pieces, adds up."""
+    """A tensor whose gradient is compared after the run; contributions of several pieces are added."""
 
     point: Point
     where: str
@@ -94,7 +96,7 @@ class _Watch:
     arrived: Ref | None = None
 
     def arrive(self, grad: paddle.Tensor) -> None:
-        """A hook of the tensor, which itself is kept by nobody but its graph."""
+        """Add a gradient; the hook of the tensor, which only its graph keeps alive."""
         array = self.layout.back(grad.numpy())
         array = array if self.arrived is None else self.store.get(self.arrived) + array
         self.arrived = self.store.put(array, self.slot and self.slot.ref)
@@ -109,16 +111,16 @@ def run_cut(
     backward: Callable[[Any], Any] | None,
     beside: Mapping[str, paddle.nn.Layer],
 ) -> CutRun:
-    """Run ``layer(*inputs)`` cut at ``points``, which are in the order of their calls, by the path of the port's layer.
+    """Run ``layer(*inputs)`` cut at ``points``, in the order of their calls, by the path of the port's layer.
 
-    ``tape`` holds the reference's values. The pieces are differentiated where ``backward`` is given, which is
-    called with the output to have layers ``beside`` the model run.
+    ``tape`` holds the reference's values. The pieces are differentiated if ``backward`` is given, which is called with
+    the output to run the layers ``beside`` the model.
     """
     named = {**dict(layer.named_sublayers(include_self=True)), **beside}
     pieces, run = _Pieces(named, tape, points, judge, backward is not None, bool(beside)), CutRun()
     clear_gradients(layer)
     try:
-        # a port may fail in any way, and the report has to say how
+        # a port may fail in any way, which the report describes
         with hooks_attached(pieces, "Paddle", run.end):
             with paddle.set_grad_enabled(backward is not None):
                 args, kwargs = mapped(as_call(inputs), is_array, lambda a: to_tensor(a, layer, backward is not None))
@@ -138,7 +140,7 @@ def run_cut(
 
 
 class _Pieces:
-    """The hooks of a cut run, which differentiate its pieces, and what is looked at then."""
+    """The hooks of a cut run, which differentiate its pieces, and the tensors to compare."""
 
     def __init__(
         self, layers: Mapping[str, paddle.nn.Layer], tape: Tape, points: Mapping[str, Sequence[Point]], judge: Judge,
@@ -155,7 +157,7 @@ class _Pieces:
         self._store = EchoStore(tape.store, Budget(HELD))
 
     def attach(self) -> list[Any]:
-        """Hooks at every layer."""
+        """Attach hooks to every layer."""
         layers = self.layers.items()
         return [handle for path, sub in layers for handle in hooked(sub, self.before(path or ROOT), self.after)]
 
@@ -184,14 +186,14 @@ class _Pieces:
 
     def after(self, sub: paddle.nn.Layer, output: Any) -> Any:
         for given, copy in self._lists.pop(len(self._open), ()):
-            given.extend(copy[len(given) :])  # what the layer appended to a list that it was given
+            given.extend(copy[len(given) :])  # items that the layer appended to its input list
         _, point = self._open.pop()
         tensors = [*leaves(output, is_tensor)] if point else []
         met = self.judge.returned(point, [tensor.numpy() for tensor in tensors])
         if point is None:
             return None
         if point.record.path == ROOT:
-            if not self.has_loss:  # else what the model returns is differentiated from what the loss is handed
+            if not self.has_loss:  # else the output is differentiated from the loss's input
                 self._root(tensors, point.seeds, met)
             return None
         new = self._cut(point, "returned gradient", tensors, point.outputs, point.seeds, met)
@@ -199,7 +201,7 @@ class _Pieces:
         return mapped(output, is_tensor, lambda _: next(fresh))
 
     def _take(self, path: str, arrays: Sequence[np.ndarray]) -> Point | None:
-        """Which of the reference's calls this one is: the one that took the same, else the next in order.
+        """Return the reference's call for this one: the one with the same inputs, else the next in order.
 
         So a call that the port leaves out does not shift all later ones.
         """
@@ -215,10 +217,10 @@ class _Pieces:
         self, point: Point, where: str, tensors: Sequence[paddle.Tensor], refs: Sequence[Ref],
         slots: Sequence[Slot | None], met: Met,
     ) -> list[paddle.Tensor]:  # fmt: skip
-        """New tensors in place of ``tensors``, at which the graph is cut.
+        """Return new tensors in place of ``tensors``, at which the graph is cut.
 
-        Where the call is cut they hold the reference's values, else their own. ``slots`` are the reference's gradients
-        there: with these the piece in front starts, and these the piece behind must pass back.
+        If the call is cut they hold the reference's values, else their own. ``slots`` are the reference's gradients
+        there: the piece in front starts from them, and the piece behind must return them.
         """
         self._root(tensors, slots, met)
         new = []
@@ -240,7 +242,7 @@ class _Pieces:
                 watch = _Watch(point, where, number, slot, layout, self._store)
                 self._watched.append(watch)
                 leaf.register_hook(watch.arrive)
-                # the model gets a copy: it may write into what it is given, which a leaf forbids
+                # pass a copy: the model may write into its input, which a leaf forbids
                 leaf = paddle.assign(leaf)
             new.append(leaf)
         return new
@@ -248,7 +250,7 @@ class _Pieces:
     def _root(self, tensors: Sequence[paddle.Tensor], slots: Sequence[Slot | None], met: Met) -> None:
         """Differentiate the piece in front of ``tensors`` from the reference's gradients.
 
-        At once, so that what the piece keeps for it need not wait for the end of the run.
+        This is done at once, to free what the piece keeps for it before the end of the run.
         """
         roots, grads = [], []
         for tensor, known in zip(tensors, met):
@@ -260,16 +262,16 @@ class _Pieces:
                 continue
             grad = layout.apply(self.tape.get(slot.ref))
             if tuple(tensor.shape) == grad.shape:
-                # backward cannot start from a leaf, which a tensor handed on untouched is, nor twice from one tensor
+                # backward cannot start from a leaf, e.g. a tensor passed on unchanged, nor twice from one tensor
                 taken = tensor.is_leaf or any(tensor is root for root in roots)
                 roots.append(paddle.assign(tensor) if taken else tensor)
                 grads.append(_tensor(grad, tensor.dtype))
         if roots:
-            # the graph is needed again where a tensor of the piece goes on to another cut
+            # the graph is needed again if a tensor of the piece goes on to another cut
             run_backward(roots, grads, retain_graph=True)
 
     def look(self) -> None:
-        """Look at the gradients that arrived; those that are the reference's were looked at when they did."""
+        """Compare the gradients that arrived; those equal to the reference's were compared on arrival."""
         for watch in self._watched:
             arrived = watch.arrived
             if not isinstance(arrived, Echo):
@@ -278,7 +280,7 @@ class _Pieces:
 
 
 def _lists(given: Any, copy: Any) -> Iterator[tuple[list[Any], list[Any]]]:
-    """The lists among what a call is given, each with its copy."""
+    """Yield the lists in a call's arguments, each with its copy."""
     if isinstance(given, list):
         yield given, copy
     pairs = zip(given, copy) if isinstance(given, (list, tuple)) else ()

@@ -1,4 +1,4 @@
-"""What Paddle's optimizers keep in private attributes; this file is the only one that reads them. Paddle only."""
+"""Read the private attributes of Paddle's optimizers; no other file does. Paddle only."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ ROLES = {
     "_avg_squared_grad": SECOND,
     "_avg_squared_update": "acc_delta",
 }
-"""What Paddle's optimizers call their state. Other accumulators keep their own name as their role."""
+"""The names of optimizer state in Paddle. Other accumulators keep their own name as their role."""
 
 OWN_ROLES = {("Adamax", "moment"): FIRST, ("Adamax", "inf_norm"): "exp_inf"}
-"""Where one kind of optimizer means something else by a name."""
+"""Names with another meaning in one kind of optimizer."""
 
 WITH_RATE = {("RMSProp", "momentum")}
-"""State that holds steps, the learning rate in them, where torch's holds what the rate is multiplied with."""
+"""State that holds steps including the learning rate, where torch's holds the factor of the rate."""
 
 POWERS = {"beta1_pow_acc": (POWER_1, "beta1"), "beta2_pow_acc": (POWER_2, "beta2")}
 
-# Hyperparameters, by their names in torch, that a kernel takes as float32 whatever the type of the weights. Seen with
+# Hyperparameters, by their names in torch, that a kernel takes as float32 for any dtype of the weights. Seen with
 # 3.3.1: with them rounded in torch too, Momentum and AdamW agree with it to 1e-16, Adagrad, Adadelta and RAdam to
-# 1e-12, NAdam to 1e-15; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 as
-# the weights are.
+# 1e-12, NAdam to 1e-15; without, to 1e-7 to 1e-12. Rates, and the betas and epsilon of Adam and AdamW, are float64 like
+# the weights.
 FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
     "Momentum": ("momentum", "weight_decay"),
     "AdamW": ("weight_decay",),
@@ -62,7 +62,7 @@ FLOAT32_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 INEXACT = {"Lamb": 2.0**-17}
-"""The share of its own steps by which an optimizer's are off, from constants in float32 that no setting in torch has.
+"""The share of its own steps by which an optimizer is off, from float32 constants that no setting in torch has.
 
 Lamb decays its moments by betas in float32 and corrects their bias by the exact ones: for a beta2 of 0.999 that is
 6.7e-6 of the first step (measured, 3.3.1), rounded up to a power of two.
@@ -70,29 +70,29 @@ Lamb decays its moments by betas in float32 and corrects their bias by the exact
 
 
 def float32_settings(optimizer: paddle.optimizer.Optimizer) -> tuple[str, ...]:
-    """The hyperparameters, by their names in torch, that this optimizer keeps in float32."""
+    """Return the hyperparameters, by their names in torch, that this optimizer keeps in float32."""
     kinds = type(optimizer).__mro__
     return next((FLOAT32_SETTINGS[kind.__name__] for kind in kinds if kind.__name__ in FLOAT32_SETTINGS), ())
 
 
 def inexact(optimizer: paddle.optimizer.Optimizer) -> float:
-    """The share of its own steps by which this optimizer's may be off."""
+    """Return the share of its own steps by which this optimizer may be off."""
     return INEXACT.get(type(optimizer).__name__, 0.0)
 
 
 def schedule(optimizer: paddle.optimizer.Optimizer) -> paddle.optimizer.lr.LRScheduler | None:
-    """The ``LRScheduler`` that is the optimizer's learning rate, if it is one."""
+    """Return the ``LRScheduler`` that is the optimizer's learning rate, if it is one."""
     rate = getattr(optimizer, "_learning_rate", None)
     return rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None
 
 
 def _groups(optimizer: paddle.optimizer.Optimizer) -> list[Any]:
-    """Its groups of parameters, which are dicts, or else its parameters."""
+    """Return the optimizer's groups of parameters, which are dicts, or else its parameters."""
     return optimizer._param_groups or []
 
 
 def held(optimizer: paddle.optimizer.Optimizer) -> Iterator[tuple[int, paddle.Tensor]]:
-    """Number of the group and parameter, for all that the optimizer holds."""
+    """Yield the number of the group and the parameter, for all that the optimizer holds."""
     for number, group in enumerate(_groups(optimizer)):
         if isinstance(group, dict):
             yield from ((number, parameter) for parameter in group["params"])
@@ -101,7 +101,7 @@ def held(optimizer: paddle.optimizer.Optimizer) -> Iterator[tuple[int, paddle.Te
 
 
 def rates(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]) -> dict[str, float]:
-    """What the optimizer will use: its rate, times the factor of the parameter's group.
+    """Return the learning rates in use: the optimizer's rate, times the factor of the parameter's group.
 
     ``names``: those of parameters, by their unique ones.
     """
@@ -116,7 +116,7 @@ def rates(optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str]) -> di
 def state(
     optimizer: paddle.optimizer.Optimizer, names: Mapping[str, str], rates: Mapping[str, float]
 ) -> dict[Key, np.ndarray]:
-    """What the optimizer keeps of each parameter, by its name in ``names``, in the roles and units of torch's."""
+    """Return the optimizer's state of each parameter, by its name in ``names``, in the roles and units of torch's."""
     found: dict[Key, np.ndarray] = {}
     own = type(optimizer).__name__
     for kind, accumulators in optimizer._accumulators.items():
@@ -126,7 +126,7 @@ def state(
             name = names[unique]
             if kind in POWERS:
                 role, setting = POWERS[kind]
-                # after step t it holds beta to the t + 1
+                # after step t it is beta to the t + 1
                 found[STATE, name, role] = value.numpy().reshape(()) / (_beta(optimizer, unique, setting) or 1.0)
                 continue
             role = _role(own, kind)
@@ -135,7 +135,7 @@ def state(
 
 
 def _role(own: str, kind: str) -> str:
-    """What torch calls the state that the optimizer ``own`` calls ``kind``."""
+    """Return torch's name of the state that the optimizer ``own`` calls ``kind``."""
     return OWN_ROLES.get((own, kind), ROLES.get(kind, kind))
 
 
@@ -148,14 +148,14 @@ def _beta(optimizer: paddle.optimizer.Optimizer, unique: str, setting: str) -> f
 
 
 Clipped = Callable[[list[tuple[paddle.Tensor, paddle.Tensor | None]]], None]
-"""Is shown parameters with what a clip made of their gradients."""
+"""A function that receives parameters with their clipped gradients."""
 
 
 def watch_clips(optimizer: paddle.optimizer.Optimizer, see: Clipped) -> list[Any]:
-    """Have the optimizer's own clips show ``see`` what they return; returns these clips as they came."""
+    """Pass the results of the optimizer's own clips to ``see``; return these clips unchanged."""
     clips = []
 
-    def watched(clip: Callable[..., Any]) -> Any:  # stands where a ClipGradBase does, which is only called
+    def watched(clip: Callable[..., Any]) -> Any:  # replaces a ClipGradBase, which is only called
         clips.append(clip)
 
         def call(pairs: Any) -> Any:
@@ -175,7 +175,7 @@ def watch_clips(optimizer: paddle.optimizer.Optimizer, see: Clipped) -> list[Any
 
 @contextmanager
 def optimizer_attributes_restored(layer: paddle.nn.Layer) -> Iterator[None]:
-    """Leave what an optimizer with groups writes on parameters (decay, factor of the rate) as it was; no gradients."""
+    """Restore what an optimizer with groups sets on parameters (decay, factor of the rate); clear the gradients."""
     kept = [
         (p, getattr(p, "regularizer", None), dict(getattr(p, "optimize_attr", None) or {}), p.stop_gradient)
         for p in layer.parameters()
@@ -191,7 +191,7 @@ def optimizer_attributes_restored(layer: paddle.nn.Layer) -> Iterator[None]:
 
 @contextmanager
 def schedule_restored(scheduler: Any) -> Iterator[None]:
-    """Leave a learning rate scheduler, which its owner may hold, as it was."""
+    """Restore a learning rate scheduler, which its owner may hold, at exit."""
     kept = dict(vars(scheduler)) if isinstance(scheduler, paddle.optimizer.lr.LRScheduler) else None
     try:
         yield

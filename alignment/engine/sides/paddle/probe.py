@@ -1,4 +1,4 @@
-"""Run one Paddle layer alone, on inputs and with tensors that were made for it. Paddle only."""
+"""Run one Paddle layer alone, on generated inputs and tensors. Paddle only."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from alignment.engine.sides.probed import CannotProbe, Probe, Probed, directions
 
 
 def prober(layer: paddle.nn.Layer) -> Probe:
-    """``probe`` of this layer."""
+    """Return ``probe`` of this layer."""
     return partial(probe, layer)
 
 
 def probe(
     layer: paddle.nn.Layer, inputs: Sequence[np.ndarray], mode: str, tensors: Mapping[str, np.ndarray], backward: bool
 ) -> Probed:
-    """As ``Probe`` has it."""
+    """Run ``layer`` as ``Probe`` describes."""
     layers = layer.sublayers(include_self=True)
     stopped = [(tensor, tensor.stop_gradient) for tensor in every_tensor(layers)]
     random, default = paddle.get_rng_state(), paddle.get_default_dtype()
     with in_type(layer, "float64"), attributes_kept(layers):
         try:
-            paddle.set_default_dtype("float64")  # that of states which a recurrent cell makes for itself
+            paddle.set_default_dtype("float64")  # the dtype of the states that a recurrent cell makes
             layer.train() if mode == "train" else layer.eval()
             _put(layer, tensors)
             probed = _called(layer, inputs, backward)
@@ -46,7 +46,7 @@ def probe(
 
 
 def _own(layer: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
-    """The floating-point tensors that ``layer`` itself holds, by role."""
+    """Return the floating-point tensors that ``layer`` itself holds, by role."""
     own = {**layer._parameters, **layer._buffers}
     return {role_of(layer, name): t for name, t in own.items() if t is not None and t.is_floating_point()}
 
@@ -58,7 +58,7 @@ def _put(layer: paddle.nn.Layer, tensors: Mapping[str, np.ndarray]) -> None:
     for role, array in tensors.items():
         array = array.T if _is_turned(layer, role) else array
         if tuple(own[role].shape) == (1, *array.shape):
-            array = array[None]  # as Bilinear has its bias
+            array = array[None]  # Bilinear's bias has this shape
         if tuple(own[role].shape) != array.shape:
             raise CannotProbe(f"its {role} has shape {own[role].shape} and not {list(array.shape)}")
         paddle.assign(paddle.to_tensor(np.ascontiguousarray(array)), own[role])
@@ -69,7 +69,7 @@ def _like(grad: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _is_state(layer: paddle.nn.Layer, role: str) -> bool:
-    """Whether a run may change the tensor; Paddle counts BatchNorm's statistics as parameters."""
+    """Return whether a run may change the tensor; Paddle counts BatchNorm's statistics as parameters."""
     return role.startswith("running_") or role in layer._buffers
 
 
@@ -83,7 +83,7 @@ def _called(layer: paddle.nn.Layer, inputs: Sequence[np.ndarray], backward: bool
     with paddle.set_grad_enabled(backward):
         for tensor in given:
             tensor.stop_gradient = not (backward and tensor.is_floating_point())
-        # not the leaf itself, which a layer may not change in place
+        # a copy: a layer may not change a leaf in place
         outputs = [*leaves(layer(*map(paddle.assign, given) if backward else given), is_tensor)]
 
     def turned(array: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Paddle's layers in the vocabulary of ``settings``. Paddle only.
+"""Describe Paddle's layers in the vocabulary of ``settings``. Paddle only.
 
-Paddle keeps most settings in private attributes; this file is the only one that reads them.
+Paddle keeps most settings in private attributes; no other file reads them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alignment.engine.sides.settings import (
 Reader = Callable[[Any], tuple[str, dict[str, Any]]]
 
 SELU = dict(scale=1.0507009873554805, alpha=1.6732632423543772)
-"""The constants of SELU's authors (arXiv 1706.02515), which a Paddle layer may be given otherwise."""
+"""The constants of SELU's authors (arXiv 1706.02515); a Paddle layer may have others."""
 
 ACTIVATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "ReLU": lambda m: {"kind": "relu"},
@@ -62,11 +62,11 @@ ACTIVATIONS: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 ROLES = {"_mean": "running_mean", "_variance": "running_var", "_weight": "weight"}
-"""Names of a layer's own tensors in Paddle that torch calls otherwise; InstanceNorm's ``scale`` is one more."""
+"""Names of a layer's own tensors in Paddle that differ from torch's; InstanceNorm's ``scale`` is one more."""
 
 
 def describe(layer: nn.Layer) -> Settings:
-    """What ``layer`` is set to do. An unknown kind of layer is ``other``, one with sublayers a ``container``."""
+    """Return the settings of ``layer``. An unknown kind of layer is ``other``, one with sublayers a ``container``."""
     shapes = own_shapes(layer)
     for known, read in _READERS:
         if isinstance(layer, known):
@@ -79,14 +79,17 @@ def describe(layer: nn.Layer) -> Settings:
 
 
 def role_of(layer: nn.Layer, name: str) -> str:
-    """What torch calls the tensor that ``layer`` calls ``name``."""
+    """Return torch's name of the tensor that ``layer`` calls ``name``."""
     if name == "scale" and isinstance(layer, nn.layer.norm._InstanceNormBase):
         return "weight"
     return ROLES.get(name, name)
 
 
 def own_shapes(layer: nn.Layer) -> dict[str, tuple[int, ...]]:
-    """Shapes of the layer's own trainable or frozen parameters, in torch's layout (a linear weight is transposed)."""
+    """Return the shapes of the layer's own parameters, trained or frozen, in torch's layout.
+
+    A linear weight is transposed.
+    """
     shapes = {}
     for name, value in layer._parameters.items():
         if value is not None and name not in ("_mean", "_variance"):
@@ -97,24 +100,24 @@ def own_shapes(layer: nn.Layer) -> dict[str, tuple[int, ...]]:
 
 
 def is_channels_last(layer: nn.Layer) -> bool:
-    """Whether ``layer`` takes channels behind the dimensions of space."""
+    """Return whether ``layer`` takes channels behind the dimensions of space."""
     names = ("_data_format", "data_format", "_data_layout")
     layout = next((value for value in (getattr(layer, name, None) for name in names) if value), "NCHW")
     return len(layout) > 2 and layout.endswith("C")
 
 
 def is_linear(layer: nn.Layer) -> bool:
-    """Whether ``layer`` holds its weight transposed, against torch's."""
+    """Return whether ``layer`` holds its weight transposed relative to torch's."""
     return isinstance(layer, nn.Linear)
 
 
 def lacks_backward_in_evaluation(layer: nn.Layer) -> bool:
-    """Whether Paddle has no backward pass of ``layer`` in evaluation, as of LSTM and GRU."""
+    """Return whether Paddle has no backward pass of ``layer`` in evaluation, as of LSTM and GRU."""
     return isinstance(layer, nn.layer.rnn.RNNBase)
 
 
 def _dims(layer: nn.Layer) -> int:
-    """Dimensions of space, from the name of the class or of one that it is made from."""
+    """Return the dimensions of space, from the name of the class or of a base class."""
     found = (re.search(r"([123])[Dd]", kind.__name__) for kind in type(layer).__mro__)
     return next((int(match[1]) for match in found if match), 2)
 
@@ -125,7 +128,7 @@ def _conv(m: Any) -> tuple[str, dict[str, Any]]:
     stride, dilation = pairs_of(m._stride, dims), pairs_of(m._dilation, dims)
     padding = _conv_padding(m, dims)
     if padding == "same" and not transposed:
-        # the kernel takes it for a convolution without dilation, whatever the layer says
+        # the kernel ignores the layer's dilation here
         dilation = (1,) * dims
         padding = keeping_size(m._kernel_size, dilation) if stride == (1,) * dims else padding
     fields = dict(
@@ -142,7 +145,7 @@ def _conv(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _conv_padding(m: Any, dims: int) -> Any:
-    """What the layer hands to its kernel, which ``_padding`` need not be: it was only read when the layer was made."""
+    """Return the padding passed to the kernel; ``_padding`` is only read in the constructor and may differ."""
     algorithm = getattr(m, "_padding_algorithm", "EXPLICIT")
     if getattr(m, "_padding_mode", "zeros") != "zeros" or not hasattr(m, "_updated_padding"):
         return both_sides(m._padding, dims, is_channels_last(m))
@@ -167,9 +170,9 @@ def _batch_norm(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _uses_batch(m: Any) -> bool:
-    """Whether a normalisation uses the batch's statistics: ``use_global_stats`` decides where it is given.
+    """Return whether a normalisation uses the batch's statistics: ``use_global_stats`` decides if it is given.
 
-    The older ``nn.BatchNorm`` has False for not given.
+    In the older ``nn.BatchNorm`` False means not given.
     """
     chosen = m._use_global_stats
     if isinstance(m, nn.BatchNorm) or chosen is None:
@@ -239,7 +242,7 @@ def _dropout(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _by_channel(m: Any) -> bool:
-    """Whether one draw counts for a whole channel: ``axis`` names the axes that draws differ along."""
+    """Return whether one draw counts for a whole channel: ``axis`` names the axes along which draws differ."""
     axis = getattr(m, "axis", None)
     return axis is not None and sorted(pairs_of(axis, 1)) == [0, 1]
 
@@ -258,7 +261,7 @@ def _upsample(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _whole(value: Any) -> Any:
-    """A size or factor; a tensor may hold it."""
+    """Return a size or factor, which may be a tensor."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
@@ -287,7 +290,8 @@ def _embedding(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _padding_row(m: Any) -> int | None:
-    """Which row is for padding. Paddle 3 keeps what it was given; 2.6 counts it from the front, and -1 is none."""
+    """Return the row of the padding. Paddle 3 keeps the given number; 2.6 counts it from the front, and -1 means none.
+    """
     index = m._padding_idx
     if index is None or index >= 0:
         return index
@@ -319,7 +323,7 @@ def _spectral_norm(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _known(*names: str) -> tuple[type[nn.Layer], ...]:
-    """The classes of these names that this version of Paddle has."""
+    """Return the classes of these names that this version of Paddle has."""
     return tuple(getattr(nn, name) for name in names if hasattr(nn, name))
 
 

@@ -1,4 +1,4 @@
-"""Paddle as a ``Side``: the functions of this room that torch's has, too. Paddle only."""
+"""Paddle as a ``Side``: the functions of this subpackage that torch's has, too. Paddle only."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CLIP_ADVICE = (
 
 
 class PaddleTraining(Training):
-    """One training of ``layer``, recorded under the reference's names and in its ``layout``; others are left out."""
+    """One training of ``layer``, recorded under the reference's names in its ``layout``; other tensors are left out."""
 
     label, model_class, tensor_class = LABEL, paddle.nn.Layer, paddle.Tensor
     array_of = staticmethod(array_of)
@@ -46,47 +46,47 @@ class PaddleTraining(Training):
         self._clips = optimizers.watch_clips(self.optimizer, self._see_clipped)
 
     def make_optimizer(self) -> paddle.optimizer.Optimizer:
-        """The recipe's optimizer; the counters of automatic names stay where they are."""
+        """Return the recipe's optimizer; the counters of automatic names are kept."""
         with paddle.utils.unique_name.guard():
             return self.recipe.optimizer(self.model)
 
     def make_scheduler(self) -> Any:
-        """The recipe's scheduler, or the one that the optimizer has as its rate."""
+        """Return the recipe's scheduler, or the one that is the optimizer's rate."""
         own = self.recipe.scheduler
         return optimizers.schedule(self.optimizer) if own is None else own(self.optimizer)
 
     def cast(self, array: np.ndarray) -> paddle.Tensor:
-        """A tensor, in the type of the layer where it is floating point."""
+        """Return a tensor, in the dtype of the layer if it is floating point."""
         return _tensor(array, self.model)
 
     def float32_settings(self) -> tuple[str, ...]:
-        """The hyperparameters, by their names in torch, that the optimizer keeps in float32."""
+        """Return the hyperparameters, by their names in torch, that the optimizer keeps in float32."""
         return optimizers.float32_settings(self.optimizer)
 
     def inexact(self) -> float:
-        """The share of its own steps by which the optimizer's may be off."""
+        """Return the share of its own steps by which the optimizer may be off."""
         return optimizers.inexact(self.optimizer)
 
     def given(self) -> frozenset[str]:
-        """The parameters that the optimizer holds."""
+        """Return the parameters that the optimizer holds."""
         held = {parameter.name for _, parameter in optimizers.held(self.optimizer)}
         return self._reference(name for name, value in self.known.items() if value.name in held)
 
     def frozen(self) -> frozenset[str]:
-        """The parameters that are set not to be trained."""
+        """Return the parameters that are set not to be trained."""
         return self._reference(name for name, value in self.known.items() if value.stop_gradient)
 
     def _reference(self, names: Iterable[str]) -> frozenset[str]:
-        """Names in torch of what these tensors are, or are a part of."""
+        """Return the names in torch of these tensors, or of the tensors that they are a part of."""
         known = {*names}
         return frozenset(name for name, twins in self.layout.names().items() if known & {*twins})
 
     def changed(self) -> list[str]:
-        """Tensors outside of the layout that are not trained, and have changed all the same."""
+        """Return tensors outside of the layout that are not trained and have still changed."""
         return [name for name, (value, before) in self._others.items() if not np.array_equal(array_of(value), before)]
 
     def clip_groups(self) -> list[list[str]]:
-        """Parameters by group of the optimizer: Paddle clips each group by a norm of its own."""
+        """Return parameters by group of the optimizer: Paddle clips each group by its own norm."""
         groups: dict[int, list[str]] = {}
         for number, parameter in optimizers.held(self.optimizer):
             if parameter.name in self._names:
@@ -94,7 +94,7 @@ class PaddleTraining(Training):
         return [sorted(self._reference(names)) for names in groups.values()]
 
     def as_reference(self, arrays: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
-        """What goes by names in Paddle, under the reference's names and in its layout."""
+        """Convert arrays to the reference's names and layout."""
         apart: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         for (kind, name, role), array in arrays.items():
             apart.setdefault((kind, role), {})[name] = array
@@ -105,16 +105,16 @@ class PaddleTraining(Training):
         }
 
     def rates_as_reference(self, rates: dict[str, float]) -> dict[str, float]:
-        """Of what is several tensors in Paddle the first one's rate."""
+        """Rename rates; for several tensors in Paddle the first one's rate counts."""
         found = {name: [rates[twin] for twin in twins if twin in rates] for name, twins in self.layout.names().items()}
         return {name: values[0] for name, values in found.items() if values}
 
     def trained(self) -> Mapping[str, paddle.Tensor]:
-        """The tensors of the layout that are not frozen."""
+        """Return the tensors of the layout that are not frozen."""
         return {name: value for name, value in self.known.items() if not value.stop_gradient}
 
     def tensors(self) -> dict[Key, np.ndarray]:
-        """Parameters and buffers as they are now."""
+        """Return the current parameters and buffers."""
         found: dict[Key, np.ndarray] = {}
         parameters = _trainable_names(self.model)
         for name, value in self.known.items():
@@ -123,15 +123,15 @@ class PaddleTraining(Training):
         return found
 
     def is_averaged(self, name: str, value: paddle.Tensor) -> bool:
-        """Whether it is in the layout."""
+        """Return whether the tensor is in the layout."""
         return name in self.known
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
         return optimizers.rates(self.optimizer, self._names)
 
     def update(self, number: int) -> dict[Key, np.ndarray]:
-        """The recipe's clip and the optimizer's step, which may clip itself."""
+        """Run the recipe's clip and the optimizer's step, which may also clip."""
         given = self.clip(number, self._clip_advice())
         self.clipped = {name: array for (_, name, _), array in given.items()}
         with doing(LABEL, number, "the optimizer's step", self._clip_advice()):
@@ -144,17 +144,17 @@ class PaddleTraining(Training):
         return CLIP_ADVICE if by_norm and double else ""
 
     def _see_clipped(self, pairs: Iterable[tuple[paddle.Tensor, paddle.Tensor | None]]) -> None:
-        """What a clip of the optimizer's made of the gradients."""
+        """Store the gradients after the optimizer's own clip."""
         for parameter, grad in pairs:
             if parameter.name in self._names and grad is not None:
                 self.clipped[self._names[parameter.name]] = array_of(grad)
 
     def state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
-        """What the optimizer keeps of each parameter."""
+        """Return the optimizer's state of each parameter."""
         return optimizers.state(self.optimizer, self._names, rates)
 
     def clear(self) -> None:
-        """As a training loop does, and what the optimizer does not hold as well."""
+        """Clear gradients as a training loop does, including those that the optimizer does not hold."""
         self.optimizer.clear_grad()
         held = {parameter.name for _, parameter in optimizers.held(self.optimizer)}
         for parameter in self.model.parameters():
@@ -163,7 +163,7 @@ class PaddleTraining(Training):
 
 
 def outputs(model: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
-    """What ``model`` returns, by the keys and positions that lead to each tensor."""
+    """Return the outputs of ``model``, by the keys and positions that lead to each tensor."""
     args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, model)))
     with doing(LABEL, 1, "the model"), paddle.no_grad():
         output = model(*args, **kwargs)
@@ -171,13 +171,14 @@ def outputs(model: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def keeps_momentum_in_float32(layer: paddle.nn.Layer) -> bool:
-    """Whether ``layer`` updates BatchNorm's statistics by Paddle's own kernel, which takes momentum as float32."""
+    """Return whether ``layer`` updates BatchNorm's statistics by Paddle's own kernel, which takes momentum as float32.
+    """
     own = (paddle.nn.layer.norm._BatchNormBase.forward, paddle.nn.BatchNorm.forward)
     return type(layer).forward in own
 
 
 def _trainable_names(layer: paddle.nn.Layer) -> frozenset[str]:
-    """Parameters, without BatchNorm's statistics, which Paddle counts as such."""
+    """Return the parameters without BatchNorm's statistics, which Paddle counts as such."""
     last = ("_mean", "_variance")
     return frozenset(name for name, _ in layer.named_parameters() if name.rpartition(".")[2] not in last)
 

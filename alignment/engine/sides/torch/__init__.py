@@ -1,1 +1,1 @@
-"""The torch side. The only room of the engine that imports torch."""
+"""The torch side: the only subpackage of the engine that imports torch."""

@@ -1,7 +1,7 @@
-"""What a layer of the reference would compute if one of its settings were another. torch only.
+"""Compute a layer of the reference with another value of one of its settings. torch only.
 
-The porting mistakes that frameworks invite: one-sided or other padding, moved strides, transposed or flipped kernels,
-other pooling rules, the batch's statistics in place of the running ones, aligned corners, Paddle's own grid.
+The variants are common porting mistakes: one-sided or other padding, moved strides, transposed or flipped kernels,
+other pooling rules, the batch's statistics instead of the running ones, aligned corners, Paddle's own grid.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from alignment.engine.sides.settings import Settings
 Found = Iterator[tuple[str, torch.Tensor]]
 Weights = Mapping[str, torch.Tensor]
 SIZES = (1, 2, 3, 4)
-"""Strides, dilations and kernels that are tried."""
+"""The strides, dilations and kernels that are tried."""
 LINEAR = ("linear", "bilinear", "trilinear")
 
 
 def alternatives(
     settings: Settings, weights: Mapping[str, np.ndarray], inputs: Sequence[np.ndarray], shape: tuple[int, ...]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """``(words, output)`` for every setting that might be meant; outputs of another shape than ``shape`` are left out.
+    """Yield ``(words, output)`` for every possible setting; outputs of another shape than ``shape`` are left out.
 
-    Nothing for a kind of layer that is not known here.
+    Yields nothing for an unknown kind of layer.
     """
     make = _KINDS.get(settings.category)
     if make is None or len(inputs) != 1 or not np.issubdtype(inputs[0].dtype, np.floating):
@@ -42,7 +42,7 @@ def alternatives(
 
 
 def _attempt(words: str, compute: Callable[[], torch.Tensor]) -> Found:
-    """One alternative; settings that torch refuses explain nothing."""
+    """Try one alternative; settings that torch refuses yield nothing."""
     try:
         yield words, compute()
     except (RuntimeError, ValueError):
@@ -114,7 +114,7 @@ def _kernels(weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _paddings(padding: Any) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Every padding up to twice the reference's total, alike or exchanged in height and width, or in one of them."""
+    """Yield every padding up to twice the reference's total, for both dimensions, swapped, or for one of them."""
     (top, bottom), (left, right) = padding
     widths = range(max(top + bottom, left + right, 1) + 2)
     for before, after in product(widths, widths):
@@ -200,9 +200,9 @@ def _upsample(fields: Mapping[str, Any], weights: Weights, x: torch.Tensor) -> F
 
 
 def _from_corners(x: torch.Tensor, shape: Sequence[int], scale: Any) -> torch.Tensor:
-    """Linear resizing to ``shape`` as by Paddle's align_mode=1: pixel i of the output lies at i * (input / output).
+    """Resize linearly to ``shape`` as Paddle's align_mode=1 does: pixel i of the output lies at i * (input / output).
 
-    Where ``scale`` is given its inverse is that ratio; Paddle keeps it in float32, and the places with it.
+    If ``scale`` is given, its inverse is that ratio; Paddle keeps it, and so the positions, in float32.
     """
     scales = scale if isinstance(scale, (list, tuple)) else (scale,) * (x.ndim - 2)
     for axis, factor in enumerate(scales, 2):

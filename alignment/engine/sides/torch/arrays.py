@@ -1,4 +1,4 @@
-"""torch's tensors as arrays. torch only."""
+"""Convert torch tensors to arrays. torch only."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import torch
 
 
 def is_tensor(value: object) -> bool:
-    """Whether ``value`` is a tensor of torch."""
+    """Return whether ``value`` is a torch tensor."""
     return isinstance(value, torch.Tensor)
 
 
 def is_trained(tensor: torch.Tensor) -> bool:
-    """Whether a parameter is trained."""
+    """Return whether a parameter is trained."""
     return tensor.requires_grad
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's numbers; bfloat16, which numpy lacks, exactly as float32."""
+    """Return the tensor's values; bfloat16, which numpy lacks, exactly as float32."""
     tensor = tensor.detach().resolve_conj().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
-    """A copy; complex numbers as pairs of real ones, bfloat16 as float32."""
+    """Return a copy; complex numbers as pairs of real ones, bfloat16 as float32."""
     tensor = tensor.detach().cpu()
     tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor  # the gradient of a sparse embedding
     tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -1,4 +1,4 @@
-"""A torch module, borrowed: run in other types and modes, and given back exactly as it was. torch only."""
+"""Borrow a torch module: run it in other dtypes and modes, and return it exactly as it was. torch only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convert.key_map import DROPPED
 
 @contextmanager
 def borrow(model: torch.nn.Module, mode: str) -> Iterator[Half]:
-    """``model`` in ``mode``, as ``Half.of`` has it, with its epsilons as Paddle keeps them; put back at the end.
+    """Borrow ``model`` in ``mode``, as ``Half.of`` does, with its epsilons rounded as in Paddle; restore it at exit.
 
     Raises ``ValueError`` for an unknown ``mode``.
     """
@@ -34,9 +34,9 @@ def borrow(model: torch.nn.Module, mode: str) -> Iterator[Half]:
 
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Put back what a model's code may change of torch: gradients, default type, threads, autocast, generator, ...
+    """Restore what a model's code may change of torch: gradients, default dtype, threads, autocast, generator, ...
 
-    A run under another setting is another computation, and so would be all that follow.
+    A run under another setting is another computation, and so would be all later ones.
     """
     dtype, grad, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
     exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
@@ -55,10 +55,10 @@ def settings_kept() -> Iterator[None]:
 
 @contextmanager
 def in_type(model: torch.nn.Module, dtype: str, nudge: int = 0) -> Iterator[None]:
-    """Within it the weights and buffers of ``model`` are copies in ``dtype``, and so are tensors in plain attributes.
+    """Replace the weights, buffers and tensors in plain attributes of ``model`` by copies in ``dtype`` in this context.
 
-    Caches are empty at the start. Integers and booleans stay what they are. Parameters are larger by ``nudge`` units in
-    the last place, so that everything is rounded otherwise.
+    Caches are empty at the start. Integers and booleans keep their dtype. Parameters are larger by ``nudge`` units in
+    the last place, so that everything is rounded differently.
     """
     tensors, wanted = [*model.parameters(), *model.buffers()], getattr(torch, dtype)
     kept = [tensor.data for tensor in tensors]
@@ -80,7 +80,7 @@ def in_type(model: torch.nn.Module, dtype: str, nudge: int = 0) -> Iterator[None
 
 @contextmanager
 def made_in(dtype: str) -> Iterator[None]:
-    """Within it tensors that are made on the way (``torch.zeros``) are of ``dtype``."""
+    """Create new tensors (``torch.zeros``) in ``dtype`` inside the context."""
     kept = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
@@ -90,20 +90,20 @@ def made_in(dtype: str) -> Iterator[None]:
 
 
 def copied(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
-    """A copy of ``model`` in ``dtype``."""
+    """Return a copy of ``model`` in ``dtype``."""
     return copy.deepcopy(model).to(getattr(torch, dtype))
 
 
 @contextmanager
 def threads_as_torch() -> Iterator[None]:
-    """Within it Paddle computes with as many threads as torch; by itself it takes one."""
+    """Let Paddle use as many threads as torch inside the context; its default is one."""
     with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
         yield
 
 
 @contextmanager
 def _restored(module: torch.nn.Module) -> Iterator[None]:
-    """Modes, epsilons, attributes, gradients and what is trained."""
+    """Restore modes, epsilons, attributes, gradients and trained flags at exit."""
     parameters = [*module.parameters()]
     grads = [(parameter, parameter.grad, parameter.requires_grad) for parameter in parameters]
     with attributes_kept(module.modules()):
@@ -116,13 +116,13 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
 
 
 def own_tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that ``layer`` itself holds, but counters, by their own names."""
+    """Return the parameters and buffers that ``layer`` itself holds, except counters, by their own names."""
     own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
     return {name: value for name, value in own.items() if name not in DROPPED}
 
 
 def own_arrays(model: torch.nn.Module) -> Tensors:
-    """All tensors by full name."""
+    """Return all tensors by full name."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     owned = (_owned(name, value) for name, value in named if name.rpartition(".")[2] not in DROPPED)
     return Tensors.of(owned, to_numpy)

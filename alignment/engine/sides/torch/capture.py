@@ -1,8 +1,9 @@
 """Run a torch module and record every layer, forward and backward. torch only.
 
-Outputs are copied inside the hook: models overwrite them in place later (timm's DLA does, by ``ReLU(inplace=True)``
-and ``out += shortcut``). Each layer gets aliases of its inputs, so that the gradient which reaches an alias is this
-layer's share alone; ``register_full_backward_hook`` would tell the same and raises before an in-place operation.
+Outputs are copied inside the hook, because models overwrite them in place later (timm's DLA does, by
+``ReLU(inplace=True)`` and ``out += shortcut``). Each layer receives aliases of its inputs, so that the gradient of an
+alias is this layer's share only. ``register_full_backward_hook`` would give the same gradient, but raises before an
+in-place operation.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from alignment.engine.sides.model import ModelRaised, hooks_attached, refuse_vec
 from alignment.engine.sides.torch.arrays import is_tensor, to_numpy
 
 LATEST = 4
-"""How many tensors are remembered by their memory: operations and layers next to each other see the same ones."""
+"""The number of tensors remembered by their memory: neighbouring operations and layers use the same ones."""
 SMALL = 2**14
-"""Bytes of a tensor that is not worth a detour."""
+"""Smaller tensors, in bytes, stay in the graph."""
 
 
 def capture(
@@ -41,7 +42,7 @@ def capture(
     failed: Callable[[ModelRaised], None] | None = None,
     guide: Mapping[Key, Record] | None = None,
 ) -> Tape:
-    """The tape of ``model(*inputs)``, as ``Side.capture`` has it, with the gradients of every layer's inputs."""
+    """Record the tape of ``model(*inputs)``, as ``Side.capture`` does, with the gradients of every layer's inputs."""
     recorder = _Recorder(model, store or Store(), backward is not None, beside or {}, guide or {})
     try:
         with hooks_attached(recorder, "torch", failed):
@@ -64,7 +65,7 @@ def capture(
 
 
 def at_loss(output: Any, loss: torch.nn.Module, labels: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """A start of the backward pass: the loss. Raises ``LossError`` for one that is not one number."""
+    """Start the backward pass at the loss. Raises ``LossError`` if it is not one number."""
     like = next(leaves(output, is_tensor))
     value = loss(output, *mapped(labels, is_array, lambda array: _label(array, like)))
     refuse_vector(value.shape, "torch")
@@ -72,41 +73,41 @@ def at_loss(output: Any, loss: torch.nn.Module, labels: Any) -> tuple[list[torch
 
 
 def _label(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    """Labels that are numbers in the type of the output; class indices as they are."""
+    """Convert real labels to the dtype of the output; class indices stay unchanged."""
     label = torch.from_numpy(np.array(array))
     return label.to(like.dtype) if label.is_floating_point() else label
 
 
 def loss_layer(function: Callable[..., torch.Tensor]) -> torch.nn.Module:
-    """A loss as a module without children, whatever it is made of."""
+    """Wrap a loss as a module without children."""
     return _TorchLoss(function)
 
 
 class _TorchLoss(torch.nn.Module):
-    """Calls its ``function``."""
+    """A module that calls its ``function``."""
 
     function: Callable[..., torch.Tensor]
 
     def __init__(self, function: Callable[..., torch.Tensor]):
         super().__init__()
-        object.__setattr__(self, "function", function)  # past nn.Module, which would make a module of it a child
+        object.__setattr__(self, "function", function)  # bypass nn.Module, which would register a module as a child
 
     def forward(self, output: Any, *labels: torch.Tensor) -> torch.Tensor:
-        """The loss."""
+        """Return the loss."""
         return self.function(output, *labels)
 
 
 def in_random_directions(output: Any, seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """A start of the backward pass: every output that has a gradient, and a random direction for each."""
+    """Start the backward pass at every output that has a gradient, in a random direction for each."""
     roots = {place: tensor for place, tensor in places(output, is_tensor) if tensor.requires_grad}
     arrays = random_directions({place: (tuple(r.shape), r.is_complex()) for place, r in roots.items()}, seed)
     return [*roots.values()], [torch.from_numpy(arrays[place]).to(root.dtype) for place, root in roots.items()]
 
 
 def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) -> torch.Tensor:
-    """``array`` as an input of ``module``, cast to the type of its parameters where it is floating point.
+    """Convert ``array`` to an input of ``module``; floating-point values get the dtype of its parameters.
 
-    Without parameters the type in which tensors are made is that of the run.
+    Without parameters the run's default dtype is used.
     """
     tensor = torch.from_numpy(np.array(array))
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -117,7 +118,7 @@ def to_tensor(array: np.ndarray, module: torch.nn.Module, differentiable: bool) 
 
 @dataclass
 class _Call:
-    """A call that has begun: its record, lists that were copied, and the tensors behind the aliases it got."""
+    """A call that has begun: its record, copied lists, and the tensors behind the aliases that it received."""
 
     record: Record
     lists: list[tuple[list[Any], list[Any]]] = field(default_factory=list)
@@ -129,13 +130,13 @@ def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 class _Latest:
-    """What was just stored, by its memory; the tensors are held, so that their memory is not another's meanwhile."""
+    """The latest stored tensors by memory; they are held, so that their memory is not reused meanwhile."""
 
     def __init__(self):
         self._tensors: deque[tuple[torch.Tensor, int, Ref]] = deque(maxlen=LATEST)
 
     def keep(self, tensor: torch.Tensor, store: Store, like: Ref | None = None) -> Ref:
-        """Its handle, a new one where it is not among the latest."""
+        """Return the tensor's handle; store it if it is not among the latest."""
         for known, version, ref in self._tensors:
             if version == tensor._version and _same_memory(known, tensor):
                 return ref
@@ -145,7 +146,7 @@ class _Latest:
 
 
 class _Recorder:
-    """The hooks of one run and what they share."""
+    """The hooks of one run and their shared state."""
 
     def __init__(
         self, module: torch.nn.Module, store: Store, differentiate: bool, beside: Mapping[str, torch.nn.Module],
@@ -174,7 +175,7 @@ class _Recorder:
         return handles
 
     def graph_in_store(self) -> AbstractContextManager[None]:
-        """Within it the graph holds handles of what it needs for the backward pass: the record has it already."""
+        """Store handles in the graph instead of saved tensors, since the record already holds them."""
 
         def pack(tensor: torch.Tensor) -> Any:
             if tensor.nbytes < SMALL or (tensor.is_leaf and tensor.requires_grad) or not tensor.is_floating_point():
@@ -188,7 +189,7 @@ class _Recorder:
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
     def place(self) -> str:
-        """The innermost layer that is running."""
+        """Return the innermost layer that is running."""
         return self._open[-1].record.path if self._open else ROOT
 
     def keep_param_grads(self) -> None:
@@ -215,7 +216,7 @@ class _Recorder:
         return hook
 
     def _alias(self, call: _Call, value: Any) -> Any:
-        """``value`` with an alias of each tensor, in the order of ``tree.leaves``."""
+        """Return ``value`` with an alias of each tensor, in the order of ``tree.leaves``."""
         if isinstance(value, torch.Tensor):
             return self._watched_alias(call, value)
         if isinstance(value, dict):
@@ -246,11 +247,11 @@ class _Recorder:
         call = self._open.pop()
         record = call.record
         for original, copy in call.lists:
-            original.extend(copy[len(original) :])  # what the layer appended to a list that it was given
+            original.extend(copy[len(original) :])  # items that the layer appended to its input list
         for index, tensor, version, slot in call.inputs:
             if tensor._version != version:
-                # Overwritten by the layer: gradients bypass the alias then, and all later users of the tensor see
-                # what the layer made of it, so that the tensor's own gradient is this layer's share.
+                # Overwritten by the layer: gradients then bypass the alias, and all later users see the overwritten
+                # tensor, so its own gradient is this layer's share.
                 record.input_grads[index] = slot
                 self._note_bypassed(tensor, slot)
         likes = self._likes(record.key)
@@ -266,7 +267,7 @@ class _Recorder:
         return output
 
     def _outside(self, value: Any) -> Any:
-        """One of several outputs as those outside get it: an alias, since the layer may use one to make another."""
+        """Return an alias of one of several outputs, since the layer may compute another output from it."""
         if type(value) in (dict, OrderedDict):
             return type(value)((key, self._outside(item)) for key, item in value.items())
         if type(value) in (list, tuple):
@@ -279,20 +280,20 @@ class _Recorder:
         return alias
 
     def _base(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor behind an alias that a layer returned as it came (``nn.Identity``)."""
+        """Return the tensor behind an alias that a layer returned unchanged (``nn.Identity``)."""
         while tensor in self._origins:
             tensor = self._origins[tensor][0]
         return tensor
 
     def _note_bypassed(self, tensor: torch.Tensor, slot: Slot | None) -> None:
-        """Aliases behind an overwritten one are bypassed, too: their gradient is that of the tensor behind them all."""
+        """Mark the aliases behind an overwritten one as bypassed: they share the gradient of the tensor behind them."""
         while tensor in self._origins:
             known = self._slots.get(tensor)
             tensor, share = self._origins[tensor]
             self._bypassed += [(lost, slot) for lost in (share, known and known[1]) if lost and slot]
 
     def fill_bypassed(self) -> None:
-        """After the backward pass, what no hook could see."""
+        """Fill in, after the backward pass, the gradients that no hook receives."""
         for lost, slot in self._bypassed:
             lost.ref = lost.ref or slot.ref
 
@@ -313,7 +314,7 @@ class _Recorder:
         return fill
 
     def _likes(self, key: Key) -> Iterator[Ref | None]:
-        """For each output of a call what the guide's call of that name returned."""
+        """Yield for each output of a call the output of the guide's call of that name."""
         twin = self._guide.get(key)
         yield from twin.output_refs() if twin is not None else ()
         yield from repeat(None)

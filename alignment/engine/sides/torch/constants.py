@@ -1,10 +1,10 @@
-"""torch with the constants that Paddle's kernels keep in float32, also where everything else is float64. torch only.
+"""Run torch with the constants that Paddle's kernels keep in float32, also in float64 computations. torch only.
 
-A port cannot set them: the ratio by which an image is resized, the 1/49 of an average pool's gradient, the alpha of
-ELU. In float64 they separate a correct port from its reference by 1e-9 to 1e-6. Within ``constants_of_paddle`` torch's
-functions compute with just these numbers, forward and backward, so that what is left between the two is rounding.
+A port cannot set these constants: the ratio by which an image is resized, the 1/49 of an average pool's gradient, the
+alpha of ELU. In float64 they separate a correct port from its reference by 1e-9 to 1e-6. Within ``constants_of_paddle``
+torch's functions use the same constants, forward and backward, so that only rounding separates the two.
 
-Measured with paddlepaddle 3.3.1 on CPU; ``tests/test_constants.py`` holds every entry against Paddle.
+Measured with paddlepaddle 3.3.1 on CPU; ``tests/test_constants.py`` compares every entry with Paddle.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from alignment.engine.sides.torch.kernels import (
 
 @dataclass
 class Constant:
-    """A function whose constants Paddle keeps in float32: its name, the largest deviation of one, and where it ran.
+    """A function whose constants Paddle keeps in float32: its name, the largest deviation, and the place of the call.
 
-    ``size`` is relative, or absolute for the weights with which pixels are mixed, which add up to 1.
+    ``size`` is relative, or absolute for the weights that mix pixels, which add up to 1.
     """
 
     name: str
@@ -52,12 +52,13 @@ class Constant:
 
 
 class constants_of_paddle(TorchFunctionMode):
-    """Within it torch's functions of float64 compute with Paddle's constants; other types are left alone.
+    """Context in which torch's float64 functions use Paddle's constants; other dtypes are unaffected.
 
-    ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` names the place of a call.
-    With ``apply=False`` they are noted and not changed; with ``places`` only the calls there are: a port may use
-    Paddle's pool in one place and a mean, which is exact, in another. With ``alternatives`` what a port may write in
-    another way is computed so: a mean as an average pool, a hard sigmoid as a division by 6. ``only``: of these names.
+    ``used`` holds, by name, the functions whose constants differ from torch's; ``where`` returns the place of a call.
+    With ``apply=False`` they are recorded and not changed; with ``places`` only the calls there are changed: a port may
+    use Paddle's pool in one place and a mean, which is exact, in another. With ``alternatives`` functions that a port
+    may write differently are computed that way: a mean as an average pool, a hard sigmoid as a division by 6. ``only``:
+    of these names.
 
     >>> with constants_of_paddle() as constants:
     ...     _ = F.interpolate(torch.zeros(1, 1, 7, 7, dtype=torch.float64), (13, 14), mode="bilinear")
@@ -159,10 +160,10 @@ ENTRIES: dict[Callable[..., Any], tuple[str, Entry]] = {
 }
 
 BACKWARD_ALONE = frozenset(f"{kind}_pool{dims}d" for kind in ("avg", "adaptive_avg") for dims in (1, 2, 3))
-"""Names of functions whose constants change gradients and nothing that is returned."""
+"""Functions whose constants change only gradients, no outputs."""
 
 OWN = frozenset(name for name, _ in ENTRIES.values())
-"""Names of Paddle's own constants, without the alternatives'."""
+"""Functions with Paddle's own constants, without the alternatives."""
 
 ALTERNATIVES: dict[Callable[..., Any], tuple[str, Entry]] = {
     torch.mean: ("mean, an average pool in the port", mean_of_each),

@@ -1,6 +1,6 @@
 """torch's functions with the constants that Paddle's kernels keep in float32, forward and backward. torch only.
 
-Each is an ``Entry``: it says by how much the constants of a call deviate, and makes the call with Paddle's.
+Each is an ``Entry``: it returns the deviation of a call's constants, and a function that makes the call with Paddle's.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from alignment.engine.sides.resizing import is_mixed, mixing
 
 Compute = Callable[[], torch.Tensor]
 Entry = Callable[..., tuple[float, Compute]]
-"""``(original, *args, **kwargs)`` of a call -> how large the deviation of its constants is, and the call with them."""
+"""``(original, *args, **kwargs)`` of a call -> the deviation of its constants, and the call with Paddle's constants."""
 
 
 def in_float32(value: float) -> float:
-    """The number that is left of ``value`` in float32."""
+    """Round ``value`` to float32."""
     return float(np.float32(value))
 
 
 def deviation(value: Any) -> float:
-    """By how much float32 misses ``value``, relatively; 0 for what is no finite float."""
+    """Return the relative error of ``value`` in float32; 0 for anything but a finite float."""
     if not isinstance(value, float) or not math.isfinite(value) or value == 0:
         return 0.0
     return abs(in_float32(value) / value - 1)
@@ -37,7 +37,7 @@ def deviation(value: Any) -> float:
 
 
 def rounded(**positions: int) -> Entry:
-    """Arguments that are kept in float32, by name, with their positions."""
+    """Round arguments to float32, given by name with their positions."""
 
     def entry(original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> tuple[float, Compute]:
         given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
@@ -54,7 +54,7 @@ def rounded(**positions: int) -> Entry:
 
 
 def default_epsilon(position: int) -> Entry:
-    """``eps`` of a normalisation, 1e-5 where it is not given."""
+    """Round ``eps`` of a normalisation, 1e-5 if it is not given."""
     of_given = rounded(eps=position)
 
     def entry(original: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> tuple[float, Compute]:
@@ -71,30 +71,30 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def selu(original: Any, input: torch.Tensor, inplace: bool = False) -> tuple[float, Compute]:
-    """Both constants in float32."""
+    """Use both constants of SELU in float32."""
     return deviation(SELU_SCALE), lambda: _Selu.apply(input)
 
 
 class _Selu(torch.autograd.Function):
-    """SELU whose constants are float32, and so is their product in its gradient, which is taken from the output."""
+    """SELU with constants, and their product in the gradient, in float32; the gradient is computed from the output."""
 
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor) -> torch.Tensor:
-        """The scale times ELU."""
+        """Return the scale times ELU."""
         output = torch._C._nn.elu(input, in_float32(SELU_ALPHA), in_float32(SELU_SCALE))
         ctx.save_for_backward(output)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        """The scale, or the output and what it tends to."""
+        """Multiply the gradient by the scale, or by the output minus its limit."""
         output = ctx.saved_tensors[0]
         both = float(np.float32(SELU_ALPHA) * np.float32(SELU_SCALE))
         return grad * torch.where(output > 0, in_float32(SELU_SCALE), output + both)
 
 
 def hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tuple[float, Compute]:
-    """A port that gives the slope as 1/6 gets it in float32; in the gradient torch's own kernel has it so."""
+    """Round the slope 1/6 of a port to float32; torch's own kernel has a float32 slope in the gradient."""
     slope = in_float32(1 / 6)
     return deviation(1 / 6), lambda: _Valued.apply(
         original(input), (input.detach() * slope + 0.5).clamp(0, 1)
@@ -102,7 +102,7 @@ def hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tu
 
 
 def exact_hardsigmoid(original: Any, input: torch.Tensor, inplace: bool = False) -> tuple[float, Compute]:
-    """torch's own backward kernel has the slope in float32; a port that divides by 6 has it exactly."""
+    """Use the exact slope, as a port that divides by 6; torch's own backward kernel has it in float32."""
     return deviation(1 / 6), lambda: torch.nn.functional.relu6(input + 3) / 6
 
 
@@ -111,12 +111,12 @@ class _Valued(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, output: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """The value."""
+        """Return the value."""
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """As it comes."""
+        """Return the gradient unchanged."""
         return grad, None
 
 
@@ -124,22 +124,22 @@ class _Valued(torch.autograd.Function):
 
 
 class _GradientScaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
+    """The identity with a gradient multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, output: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """A copy, which the caller may change in place."""
+        """Return a copy, which the caller may change in place."""
         ctx.save_for_backward(factor)
         return output.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """By the factor."""
+        """Multiply the gradient by the factor."""
         return grad * ctx.saved_tensors[0], None
 
 
 def _averaged(compute: Compute, counts: Sequence[Sequence[int]]) -> tuple[float, Compute]:
-    """An average over windows; ``counts`` are the elements of each window along each axis of space."""
+    """Average over windows; ``counts`` are the elements of each window along each axis of space."""
     number = np.ones(())
     for along in counts:
         number = np.multiply.outer(number, np.array(along, np.float64))
@@ -152,7 +152,7 @@ def _per_axis(value: Any, dims: int) -> tuple[Any, ...]:
 
 
 def avg_pool(dims: int) -> Entry:
-    """Of windows in so many dimensions of space."""
+    """Return the entry of an average pool with ``dims`` dimensions of space."""
 
     def entry(
         original: Any, input: torch.Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
@@ -173,11 +173,11 @@ def avg_pool(dims: int) -> Entry:
 
 
 def _windows(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, with_padding: bool) -> list[int]:
-    """How many elements each window along one axis counts."""
+    """Return the number of elements that each window along one axis counts."""
     room = size + 2 * padding - kernel
     number = (-(-room // stride) if ceil_mode else room // stride) + 1
     if ceil_mode and (number - 1) * stride >= size + padding:
-        number -= 1  # a window that begins behind the padding is none
+        number -= 1  # a window that begins behind the padding does not exist
     counts = []
     for start in (index * stride - padding for index in range(number)):
         end = min(start + kernel, size + padding)
@@ -186,7 +186,7 @@ def _windows(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool,
 
 
 def adaptive_avg_pool(dims: int) -> Entry:
-    """To a size in so many dimensions of space."""
+    """Return the entry of an adaptive average pool with ``dims`` dimensions of space."""
 
     def entry(original: Any, input: torch.Tensor, output_size: Any) -> tuple[float, Compute]:
         sizes = input.shape[-dims:]
@@ -201,9 +201,9 @@ def adaptive_avg_pool(dims: int) -> Entry:
 
 
 def mean_of_each(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[float, Compute]:
-    """A mean within each element of the batch, which a port may have as an average pool, whose 1/n is float32.
+    """Compute a mean within each element of the batch as an average pool, whose 1/n is float32.
 
-    Over whatever axes: channels may stand last, and the port may transpose before it pools.
+    Any axes are accepted: channels may be last, and the port may transpose before it pools.
     """
     dim = args[0] if args else kwargs.get("dim")
     axes = {axis % input.dim() for axis in _per_axis(dim, 1)} if dim is not None and input.dim() > 2 else {0}
@@ -220,7 +220,7 @@ _ADAPTIVE_POOLS = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adap
 def local_response_norm(
     original: Any, input: torch.Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> tuple[float, Compute]:
-    """Its mean is an average pool over channels; the power is kept in float32, the rest is not."""
+    """Compute local response norm with its mean as an average pool over channels; only the power is kept in float32."""
     factor = size * in_float32(1 / size)
 
     def compute() -> torch.Tensor:
@@ -239,7 +239,7 @@ def interpolate(
     original: Any, input: torch.Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
     align_corners: bool | None = None, recompute_scale_factor: bool | None = None, antialias: bool = False,
 ) -> tuple[float, Compute]:  # fmt: skip
-    """Every mode that mixes pixels; ``area`` is an adaptive average pool."""
+    """Compute every mode that mixes pixels; ``area`` is an adaptive average pool."""
     strict = dict(
         size=size, scale_factor=scale_factor, mode=mode, align_corners=align_corners,
         recompute_scale_factor=recompute_scale_factor, antialias=antialias,
@@ -256,7 +256,7 @@ def interpolate(
         return ADAPTIVE[dims](_ADAPTIVE_POOLS[dims], input, wanted)
     corners = bool(align_corners)
     if not is_mixed(mode, corners) or antialias or (mode in ("bilinear", "bicubic") and 1 in wanted and not corners):
-        # nearest neighbours are the same; for a size of 1 Paddle's kernel takes another pixel, which is no constant
+        # nearest neighbours are equal; for size 1 Paddle's kernel takes another pixel, which is not a constant
         return 0.0, lambda: original(input, **strict)
     if recompute_scale_factor:
         scales = [None] * dims
@@ -265,17 +265,17 @@ def interpolate(
 
 
 class _Mixed(torch.autograd.Function):
-    """Pixels mixed along each axis of space by the weights (new, old) ``ahead``, their gradients by those ``back``."""
+    """Mixes pixels along each axis of space by the weights (new, old) ``ahead``, their gradients by ``back``."""
 
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, ahead: Sequence[np.ndarray], back: Sequence[np.ndarray]) -> torch.Tensor:
-        """(B, C, *old) -> (B, C, *new)."""
+        """Mix (B, C, *old) to (B, C, *new)."""
         ctx.back = back
         return _mixed(input, ahead)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """(B, C, *new) -> (B, C, *old)."""
+        """Mix the gradients (B, C, *new) to (B, C, *old)."""
         return _mixed(grad, [weights.T for weights in ctx.back]), None, None
 
 
@@ -288,11 +288,11 @@ def _mixed(tensor: torch.Tensor, weights: Sequence[np.ndarray]) -> torch.Tensor:
 # --- norms and losses -----------------------------------------------------------------------------------------------
 
 NORM_EPSILON = in_float32(1e-12)
-"""What Paddle adds to a norm when it divides by it in the backward pass."""
+"""The number that Paddle adds to a norm before dividing by it in the backward pass."""
 
 
 def norm(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[float, Compute]:
-    """The gradient x / |x| of the Euclidean norm, which is x / (|x| + 1e-12)."""
+    """Compute the gradient x / |x| of the Euclidean norm as x / (|x| + 1e-12)."""
     order = args[0] if args else kwargs.get("p", kwargs.get("ord", 2))
     if order not in (None, "fro", 2):
         return 0.0, lambda: original(input, *args, **kwargs)
@@ -305,7 +305,7 @@ def norm(original: Any, input: torch.Tensor, *args: Any, **kwargs: Any) -> tuple
 def normalize(
     original: Any, input: torch.Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
 ) -> tuple[float, Compute]:
-    """The gradient of the norm is off; a norm below ``eps`` counts as ``eps`` in both."""
+    """Use Paddle's gradient of the norm; a norm below ``eps`` counts as ``eps`` in both frameworks."""
     size, compute = norm(torch.Tensor.norm, input, p, dim, keepdim=True)
     return size, lambda: input / compute().clamp_min(eps)
 
@@ -314,7 +314,7 @@ def smooth_l1_loss(
     original: Any, input: torch.Tensor, target: torch.Tensor, size_average: Any = None, reduce: Any = None,
     reduction: str = "mean", beta: float = 1.0,
 ) -> tuple[float, Compute]:  # fmt: skip
-    """Paddle has Huber's loss alone, which a port divides by beta."""
+    """Compute Huber's loss, the only one of Paddle, which a port divides by beta."""
     return deviation(beta), lambda: F.huber_loss(input, target, reduction=reduction, delta=in_float32(beta)) / beta
 
 
@@ -322,7 +322,7 @@ def cross_entropy(
     original: Any, input: torch.Tensor, target: torch.Tensor, weight: Any = None, size_average: Any = None,
     ignore_index: int = -100, reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> tuple[float, Compute]:  # fmt: skip
-    """Smoothed labels, which are float32 and add up to 1 only nearly; the gradient is softmax - label all the same."""
+    """Smooth labels in float32, so that they only nearly add up to 1; the gradient is still softmax - label."""
     size = deviation(label_smoothing)
     if not size or weight is not None or target.is_floating_point():
         return 0.0, lambda: original(

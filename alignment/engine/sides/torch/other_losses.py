@@ -1,9 +1,9 @@
-"""What a loss did otherwise, in words, from its value and its gradient on either side. torch only.
+"""Explain a loss that differs from its value and its gradient on both sides. torch only.
 
-A loss is one number, which many mistakes could make; its gradient by the model's output has as many numbers as the
-output. A cause must make both, on the port's side, to rounding. Cross entropy is read off the two sides
-(``explaining.cross_entropy``). For others the reference's own loss is asked what it would make of probabilities or of
-clipped logits, and a few named losses what they make of the port's output.
+A loss is one number, which many mistakes could produce; its gradient with respect to the model's output has as many
+numbers as the output. A cause must reproduce both, on the port's side, to rounding. Cross entropy is solved from the
+two sides (``explaining.cross_entropy``). For other losses the reference's own loss is evaluated on probabilities or
+clipped logits, and a few named losses on the port's output.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from alignment.engine.records.losses import LossCase
 from alignment.engine.sides.torch.borrow import in_type
 
 SOFTMAX_REACH = 64
-"""Paddle's softmax on CPU clips what is further below the largest logit, and with it cross entropy."""
-# Factors that stand next to 1, as float32 rounds a constant.
+"""Paddle's softmax on CPU, and with it cross entropy, clips logits that are further below the largest."""
+# Factors this close to 1 come from a constant rounded to float32.
 ROUNDED = 2.0**-24
 
 Made = Callable[[torch.Tensor], torch.Tensor]
-"""The model's output -> a loss."""
+"""A function from the model's output to a loss."""
 
 
 def loss_cause(loss: Callable[..., torch.Tensor], case: LossCase) -> str:
-    """Why the port's loss, or its gradient, is not the one of ``loss``, the reference's; ``""`` where nothing tells.
+    """Return why the port's loss or gradient differs from ``loss``, the reference's; ``""`` if nothing explains it.
 
-    A module, also one that is the ``function`` of ``loss``, is asked in float64, as it ran.
+    A module, also as the ``function`` of ``loss``, is evaluated in float64, as it ran.
     """
     if case.output.dtype.kind != "f" or not np.isfinite([case.expected, case.actual]).all():
         return ""
@@ -47,20 +47,20 @@ def loss_cause(loss: Callable[..., torch.Tensor], case: LossCase) -> str:
 
 
 def _made(function: Made, output: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """A loss and its gradient; ``None`` where there is none."""
+    """Return a loss and its gradient; ``None`` if there is none."""
     leaf = torch.from_numpy(np.array(output, np.float64)).requires_grad_()
     try:
         with torch.enable_grad():
             value = function(leaf)
             (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True) if value.numel() == 1 else (None,)
-    # the loss is the user's, and may fail in any way on what it was not written for
+    # a user's loss may fail in any way on other inputs
     except Exception:  # noqa: BLE001
         return None
     return None if gradient is None else (float(value.detach()), gradient.numpy())
 
 
 def _is_actual(case: LossCase, made: tuple[float, np.ndarray] | None, scale: float = 1.0) -> bool:
-    """Whether a loss, times ``scale``, is the port's, in its value and in its gradient where one was recorded."""
+    """Return whether a loss, times ``scale``, is the port's in value and in gradient, if one was recorded."""
     if made is None:
         return False
     value, gradient = made
@@ -72,7 +72,7 @@ def _is_actual(case: LossCase, made: tuple[float, np.ndarray] | None, scale: flo
 
 
 def _taken_otherwise(loss: Callable[..., torch.Tensor], case: LossCase, labels: Sequence[torch.Tensor]) -> str:
-    """What the port did to the output or the labels before a loss like the reference's."""
+    """Find a change of the output or the labels in front of a loss like the reference's."""
     for words, change in _changes(case.output):
         if _is_actual(case, _made(lambda output, c=change: loss(c(output), *labels), case.output)):
             return words
@@ -96,7 +96,7 @@ def _changes(output: np.ndarray) -> Iterator[tuple[str, Made]]:
 
 
 def _within_reach(x: torch.Tensor) -> torch.Tensor:
-    """Logits as Paddle's softmax takes them; its gradient is that of the softmax, for those that it clipped, too."""
+    """Clip logits as Paddle's softmax does; clipped ones also have the gradient of the softmax."""
     return x + (torch.maximum(x, x.amax(1, keepdim=True) - SOFTMAX_REACH) - x).detach()
 
 
@@ -119,7 +119,7 @@ def _other_labels(labels: Sequence[torch.Tensor]) -> Iterator[tuple[str, list[to
 
 
 def _another_loss(case: LossCase, label: torch.Tensor) -> str:
-    """Which loss of a known name the port computes; up to a factor, which its reduction makes."""
+    """Find a known loss that the port computes, up to a factor from its reduction."""
     wrong = _name(case.output, label, case.actual, case.actual_gradient)
     right = _name(case.output, label, case.expected, case.expected_gradient) if wrong else ""
     if not wrong or wrong == right:
@@ -142,7 +142,7 @@ def _is_multiple(output: np.ndarray, function: Made, value: float, gradient: np.
 
 
 def _named(label: torch.Tensor) -> Iterator[tuple[str, Made]]:
-    """Losses as sums, by name."""
+    """Yield losses as sums, by name."""
     yield from (_of_numbers(label.double()) if label.is_floating_point() else _of_class_numbers(label.long()))
 
 
@@ -187,7 +187,7 @@ def _of_numbers(target: torch.Tensor) -> Iterator[tuple[str, Made]]:
 
 
 def _factor(case: LossCase) -> str:
-    """Value and gradient are the reference's, times one number, which the sizes of the tensors may explain."""
+    """Explain a value and a gradient that are a multiple of the reference's, if possible by the tensors' sizes."""
     if not case.expected or not case.actual:
         return ""
     number = case.actual / case.expected
@@ -200,7 +200,7 @@ def _factor(case: LossCase) -> str:
 
 
 def _named_factor(output: np.ndarray, number: float) -> str:
-    """A factor that is the number of something, or one over it."""
+    """Name a factor that is a count of something, or one over it."""
     size, batch = output.size, len(output) if output.ndim else 1
     counts = {size: "all elements of the output", batch: "the batch"}
     if output.ndim >= 2:

@@ -1,6 +1,6 @@
-"""Run one torch layer alone, on inputs and with tensors that were made for it. torch only.
+"""Run one torch layer alone, on generated inputs and tensors. torch only.
 
-It computes with the constants that Paddle's kernels keep in float32, which no setting of a port can change.
+The layer uses the constants that Paddle's kernels keep in float32, which no setting of a port can change.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from alignment.engine.sides.torch.settings import round_epsilons
 
 
 def prober(layer: torch.nn.Module) -> Probe:
-    """``probe`` of this layer."""
+    """Return ``probe`` of this layer."""
     return partial(probe, layer)
 
 
 def probe(
     layer: torch.nn.Module, inputs: Sequence[np.ndarray], mode: str, tensors: Mapping[str, np.ndarray], backward: bool
 ) -> Probed:
-    """As ``Probe`` has it."""
+    """Run ``layer`` as ``Probe`` describes."""
     parameters = [*layer.parameters()]
     kept = [(parameter, parameter.grad) for parameter in parameters]
     with torch.random.fork_rng(), in_type(layer, "float64"), attributes_kept(layer.modules()):
@@ -42,7 +42,7 @@ def probe(
 
 
 def roles(layer: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of the floating-point tensors that ``layer`` itself holds."""
+    """Return the shapes of the floating-point tensors that ``layer`` itself holds."""
     return {name: tuple(tensor.shape) for name, tensor in _own(layer).items()}
 
 
@@ -65,7 +65,7 @@ def _called(layer: torch.nn.Module, inputs: Sequence[np.ndarray], backward: bool
             tensor.requires_grad_(backward and tensor.is_floating_point())
         for parameter in layer.parameters():
             parameter.grad = None
-        # an alias, since a layer may work in place, which a leaf forbids
+        # an alias: a layer may work in place, which a leaf forbids
         outputs = [*leaves(layer(*(tensor.view_as(tensor) for tensor in given)), lambda v: isinstance(v, torch.Tensor))]
     arrays, own = [output.detach().numpy().copy() for output in outputs], _own(layer)
     state = {name: own[name].numpy().copy() for name in dict(layer.named_buffers(recurse=False)) if name in own}

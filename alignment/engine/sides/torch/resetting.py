@@ -1,4 +1,4 @@
-"""A torch module set as its port is, for the settings that were accepted. torch only."""
+"""Give a torch module the accepted settings of its port. torch only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignment.engine.sides.torch.settings import EPSILON_IN_FLOAT32
 
 
 class CannotSet(ValueError):
-    """torch has no such setting: ``layer``, ``field`` and the ``value`` of the port."""
+    """torch has no such setting: ``layer``, ``field`` and the port's ``value``."""
 
     def __init__(self, layer: str, field: str, value: Any):
         super().__init__(f"{field} {value} of {layer} cannot be accepted: torch's layer cannot be set so")
@@ -23,7 +23,7 @@ class CannotSet(ValueError):
 
 
 def _symmetric(padding: Any) -> Any:
-    """torch's layers pad alike before and after."""
+    """Return symmetric padding: torch's layers pad equally before and after."""
     if isinstance(padding, str) or any(before != after for before, after in padding):
         raise ValueError(padding)
     return tuple(before for before, _ in padding)
@@ -60,14 +60,14 @@ ATTRIBUTES: list[tuple[Any, dict[str, Attribute]]] = [
     ((nn.Hardshrink, nn.Softshrink), {"threshold": ("lambd", _as_given)}),
     (nn.modules.dropout._DropoutNd, {"rate": ("p", _as_given)}),
 ]  # fmt: skip
-"""Of a class of layers, the attribute in which torch keeps a field, and how the field's value becomes its."""
+"""For a class of layers: the torch attribute of each field, and the conversion of its value."""
 
 
 @contextmanager
 def set_as_port(layers: Mapping[str, nn.Module], wanted: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """Within it the ``layers`` have the settings ``wanted``, ``{path: {field: value of the port}}``.
+    """Give ``layers`` the settings ``wanted``, ``{path: {field: value of the port}}``, inside the context.
 
-    Raises ``CannotSet`` where torch's layer has no such setting: then nothing shows that it is all that differs.
+    Raises ``CannotSet`` where torch's layer has no such setting: then nothing proves that it is the only difference.
     """
     with attributes_kept([layers[path] for path in wanted]):
         for path, fields in wanted.items():
@@ -89,11 +89,11 @@ def _set(path: str, layer: nn.Module, field: str, value: Any) -> None:
 
 
 class _Hardsigmoid(torch.autograd.Function):
-    """``clip(slope * x + 1/2, 0, 1)``, which torch has for a slope of 1/6 alone."""
+    """``clip(slope * x + 1/2, 0, 1)``; torch's own has only a slope of 1/6."""
 
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, slope: float) -> torch.Tensor:
-        """The clipped line."""
+        """Return the clipped line."""
         output = (input * slope + 0.5).clamp(0, 1)
         ctx.save_for_backward(output)
         ctx.slope = slope
@@ -101,6 +101,6 @@ class _Hardsigmoid(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The slope, between the two ends."""
+        """Return the slope between the two ends."""
         output = ctx.saved_tensors[0]
         return grad * ctx.slope * ((output > 0) & (output < 1)), None

@@ -1,4 +1,4 @@
-"""torch's layers in the vocabulary of ``settings``. torch only."""
+"""Describe torch's layers in the vocabulary of ``settings``. torch only."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
 
 
 def describe(layer: nn.Module) -> Settings:
-    """What ``layer`` is set to do. An unknown kind of layer is ``other``, one with sublayers a ``container``."""
+    """Return the settings of ``layer``. An unknown kind of layer is ``other``, one with sublayers a ``container``."""
     shapes = {name: tuple(value.shape) for name, value in layer.named_parameters(recurse=False)}
     for known, read in _READERS:
         if isinstance(layer, known):
@@ -70,7 +70,7 @@ def describe(layer: nn.Module) -> Settings:
 
 
 def _dims(module: nn.Module) -> int:
-    """Dimensions of space, from the name of the class or of one that it is made from (timm's ``AvgPool2dSame``)."""
+    """Return the dimensions of space, from the name of the class or of a base class (timm's ``AvgPool2dSame``)."""
     found = (re.search(r"([123])d", kind.__name__) for kind in type(module).__mro__)
     return next((int(match[1]) for match in found if match), 2)
 
@@ -102,7 +102,7 @@ def _batch_norm(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _uses_batch(m: Any) -> bool:
-    """Whether a normalisation uses the batch's statistics: always where it has no others."""
+    """Return whether a normalisation uses the batch's statistics: always if it has no others."""
     return m.training or m.running_mean is None
 
 
@@ -130,7 +130,7 @@ def _response_norm(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _windows(m: Any, kind: str) -> dict[str, Any]:
-    """What every pool is set to."""
+    """Return the settings common to all pools."""
     dims = _dims(m)
     stride = m.kernel_size if m.stride is None else m.stride
     return dict(
@@ -261,11 +261,11 @@ _READERS: list[tuple[Kinds, Reader]] = [
 
 
 EPSILON_IN_FLOAT32 = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
-"""Normalisations whose epsilon Paddle's kernels keep in float32. GroupNorm's is float64, as is one written by hand."""
+"""Normalisations whose epsilon Paddle's kernels keep in float32. GroupNorm's is float64, as is a hand-written one's."""
 
 
 def round_epsilons(module: nn.Module) -> dict[str, float]:
-    """Round ``eps`` to float32 in the layers whose twins keep it so; returns the values by layer path.
+    """Round ``eps`` to float32 in layers whose twins keep it in float32; return the values by layer path.
 
     1e-5 in float64 and in float32 differ by 2.5e-8 relative, which alone would separate DLA60's logits by 5e-12.
     """

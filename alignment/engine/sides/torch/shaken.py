@@ -1,7 +1,7 @@
-"""The reference run with other weights than its own, to note what each layer is called with. torch only.
+"""Run the reference with perturbed weights and record the inputs of each layer. torch only.
 
-No two of its layers are alike by chance then: at their first values (a scale of 1, a shift of 0, a layer scale of 1e-6)
-layers could be exchanged and nothing would show it. The module is borrowed and in float64.
+With initial weights (a scale of 1, a shift of 0, a layer scale of 1e-6) layers could be swapped without any effect.
+With perturbed weights no two layers are equal by chance. The module is borrowed and in float64.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from alignment.engine.sides.torch.capture import to_tensor
 from convert.matching.layers import tensors_of
 
 SHAKEN = 0.3
-"""Spread of what is added to a tensor of equal values, and a third of it the share that is added to any other."""
+"""The spread added to a tensor of equal values; a third of it is the relative change of other tensors."""
 
 
 def shake(module: torch.nn.Module, seed: int = 0) -> None:
-    """Change every parameter and running statistic: no tensor is constant or equal to another afterwards."""
+    """Change every parameter and running statistic: afterwards no tensor is constant or equal to another."""
     generator = np.random.RandomState(seed)
     done: set[int] = set()
     for name, tensor in tensors_of(module).items():
@@ -35,7 +35,7 @@ def shake(module: torch.nn.Module, seed: int = 0) -> None:
 
 
 def _shaken(values: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
-    """What is positive stays positive: a variance, a scale."""
+    """Perturb values; positive ones stay positive, as a variance or a scale."""
     noise = SHAKEN * generator.standard_normal(values.shape)
     positive = bool((values > 0).all())
     if values.std() > AGREE * np.abs(values).max():
@@ -46,7 +46,7 @@ def _shaken(values: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
 
 
 def record(module: torch.nn.Module, inputs: Any, paths: frozenset[str], outputs: bool = False) -> Recorded:
-    """Run the reference; ``paths`` are the layers whose calls are wanted, with their ``outputs`` where asked for."""
+    """Run the reference and record the calls of the layers ``paths``, with their ``outputs`` if requested."""
     found = Recorded()
 
     def before(path: str) -> Callable[..., None]:
@@ -81,7 +81,7 @@ def record(module: torch.nn.Module, inputs: Any, paths: frozenset[str], outputs:
 
 @contextmanager
 def _without_fast_path() -> Iterator[None]:
-    """torch's TransformerEncoderLayer computes in one kernel in evaluation and calls none of its layers."""
+    """Disable the fused kernel of torch's TransformerEncoderLayer in evaluation, which calls none of its layers."""
     kept = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

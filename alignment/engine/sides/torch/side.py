@@ -1,4 +1,4 @@
-"""torch as a ``Side``: the functions of this room that Paddle's has, too. torch only."""
+"""torch as a ``Side``: the functions of this subpackage that Paddle's has, too. torch only."""
 
 from __future__ import annotations
 

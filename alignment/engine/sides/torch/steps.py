@@ -48,7 +48,7 @@ ROLES = {
     "grad_avg": MEAN,
     "sum": SUM,
 }
-"""What torch's and timm's optimizers call their state. Other tensors keep their own name as their role."""
+"""The names of optimizer state in torch and timm. Other tensors keep their own name as their role."""
 
 
 class TorchTraining(Training):
@@ -66,58 +66,58 @@ class TorchTraining(Training):
         super().__init__(module, recipe)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """The recipe's optimizer, whose hyperparameters are rounded as the port's."""
+        """Return the recipe's optimizer, with hyperparameters rounded as the port's."""
         optimizer = self.recipe.optimizer(self.model)
         self.settings = round_settings(optimizer, self.float32_settings)
         return optimizer
 
     def make_scheduler(self) -> Any:
-        """The recipe's scheduler, if it has one."""
+        """Return the recipe's scheduler, if it has one."""
         return self.recipe.scheduler(self.optimizer) if self.recipe.scheduler else None
 
     def cast(self, array: np.ndarray) -> torch.Tensor:
-        """A tensor, in the type of the module where it is floating point."""
+        """Return a tensor, in the dtype of the module if it is floating point."""
         return _tensor(array, self.model)
 
     def given(self) -> frozenset[str]:
-        """The parameters that the optimizer holds."""
+        """Return the parameters that the optimizer holds."""
         held = [p for group in self.optimizer.param_groups for p in group["params"]]
         return frozenset(self.names[id(p)] for p in held if id(p) in self.names)
 
     def frozen(self) -> frozenset[str]:
-        """The parameters that are set not to be trained."""
+        """Return the parameters that are set not to be trained."""
         return frozenset(name for name, parameter in self.parameters.items() if not parameter.requires_grad)
 
     def trained(self) -> Mapping[str, torch.Tensor]:
-        """All parameters; those that are frozen have no gradient."""
+        """Return all parameters; frozen ones have no gradient."""
         return self.parameters
 
     def tensors(self) -> dict[Key, np.ndarray]:
-        """Parameters and buffers as they are now."""
+        """Return the current parameters and buffers."""
         return {(kind, name, ""): array_of(value) for kind, name, value in own(self.model)}
 
     def is_averaged(self, name: str, value: torch.Tensor) -> bool:
-        """Whether it is a number that an average may be of."""
+        """Return whether a value is a number that can be averaged."""
         return value.is_floating_point()
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
         groups = self.optimizer.param_groups
         return {self.names[id(p)]: float(g["lr"]) for g in groups for p in g["params"] if id(p) in self.names}
 
     def update(self, number: int) -> dict[Key, np.ndarray]:
-        """The recipe's clip and the optimizer's step."""
+        """Run the recipe's clip and the optimizer's step."""
         given = self.clip(number)
         with doing(LABEL, number, "the optimizer's step"):
             self.optimizer.step()
         return given
 
     def state(self, rates: Mapping[str, float]) -> dict[Key, np.ndarray]:
-        """What the optimizer keeps of each parameter."""
+        """Return the optimizer's state of each parameter."""
         return state(self.optimizer, self.names)
 
     def clear(self) -> None:
-        """As a training loop does, and what the optimizer does not hold as well."""
+        """Clear gradients as a training loop does, including those that the optimizer does not hold."""
         self.optimizer.zero_grad()
         held = self.given()
         for name, parameter in self.parameters.items():
@@ -126,12 +126,12 @@ class TorchTraining(Training):
 
 
 class Follower:
-    """The reference beside another run: at each step it starts from the weights and statistics that the other had.
+    """The reference following another run: at each step it starts from the other run's weights and statistics.
 
-    So every quantity of every step is what the reference makes of the other run's own inputs: outputs, loss, gradients
-    and statistics of its weights; the clip of its gradients; state and weights after the step of the gradients that
-    its optimizer was given, and of its rates; the average of its weights. Nothing is inherited from earlier steps but
-    the state of the optimizer and of the average. The learning rates alone are the reference's own.
+    Every quantity of every step is therefore the reference's result for the other run's inputs: outputs, loss,
+    gradients and statistics of its weights; the clip of its gradients; state and weights after the step with the
+    gradients and rates of its optimizer; the average of its weights. Only the state of the optimizer and of the average
+    carries over from earlier steps. The learning rates are the reference's own.
     """
 
     def __init__(self, module: torch.nn.Module, recipe: Recipe, float32_settings: Sequence[str]):
@@ -141,13 +141,13 @@ class Follower:
         self.frozen: frozenset[str] = frozenset()
 
     def follow(self, other: Run, batches: Sequence[Batch], store: Callable[[], Store]) -> Generator[Step, None, None]:
-        """The reference's own start, then each step of ``other``.
+        """Yield the reference's own start, then each step of ``other``.
 
         Raises ``ValueError`` where the recipe makes the same optimizer twice.
         """
         start: dict[Key, np.ndarray] = {(kind, name, ""): array_of(value) for kind, name, value in own(self.module)}
         self._take(other.steps[0])
-        # it has the schedule, of the rate and of whatever else changes, and the average; it takes no step
+        # holds the schedule of the rate and other values, and the average; it takes no step
         plan = TorchTraining(self.module, self.recipe, self.float32_settings)
         with doing(LABEL, 0, "making the optimizer"):
             optimizer = self.recipe.optimizer(self.module)
@@ -169,7 +169,7 @@ class Follower:
         arrays |= mine
         self._give(mine, other, other.of(GRADIENT), plan)
         given = plan.clip(number)
-        # of what both runs have
+        # parameters that both runs have
         shared = {key: array for key, array in (mine | given).items() if (PARAMETER, key[1], "") in other.arrays}
         arrays[NORM, WHOLE[NORM], ""] = global_norm(shared, GIVEN if self.recipe.clip else GRADIENT)
         arrays |= given
@@ -177,19 +177,19 @@ class Follower:
         self._give(mine, other, other.of(GRADIENT) | other.of(GIVEN), plan)
         _as_planned(optimizer, plan, other.rates)
         round_settings(optimizer, self.float32_settings)
-        # of an optimizer's own scalars, the product of momenta of NAdam is one whose type matters
+        # an optimizer's own scalars matter too: the product of momenta of NAdam depends on the dtype
         with doing(LABEL, number, "the optimizer's step"), made_in("float64"):
             optimizer.step()
         arrays |= state(optimizer, plan.names) | plan.tensors()
         self.module.zero_grad(set_to_none=True)
-        plan.optimizer.step()  # of no gradients: a scheduler asks for it
+        plan.optimizer.step()  # without gradients; a scheduler requires it
         self._take(other)
         plan.end(number)
         arrays |= plan.averages()
         return Step(rates, Kept(store(), arrays))
 
     def _take(self, other: Step) -> None:
-        """The other run's weights and statistics, where it has them."""
+        """Load the other run's weights and statistics, if it has them."""
         for kind, name, tensor in own(self.module):
             array = other.get(kind, name)
             if array is not None and array.size == tensor.numel():
@@ -198,7 +198,7 @@ class Follower:
     def _give(
         self, mine: Mapping[Key, np.ndarray], other: Step, gradients: Mapping[str, np.ndarray], plan: TorchTraining
     ) -> None:
-        """The other run's gradients; the reference's own where the other run has no such parameter."""
+        """Set the other run's gradients; the reference's own if the other run lacks the parameter."""
         for name, parameter in plan.parameters.items():
             paired = (PARAMETER, name, "") in other.arrays
             array = gradients.get(name) if paired else mine.get((GRADIENT, name, ""))
@@ -208,7 +208,7 @@ class Follower:
 
 
 def _split(optimizer: torch.optim.Optimizer, plan: TorchTraining, other: Run) -> None:
-    """Give each parameter a group of its own where the other run has several rates within a group."""
+    """Give each parameter its own group if the other run has several rates within a group."""
     groups = []
     for group in optimizer.param_groups:
         names = [plan.names[id(p)] for p in group["params"] if id(p) in plan.names]
@@ -218,7 +218,8 @@ def _split(optimizer: torch.optim.Optimizer, plan: TorchTraining, other: Run) ->
 
 
 def _as_planned(optimizer: torch.optim.Optimizer, plan: TorchTraining, rates: Mapping[str, float]) -> None:
-    """The other run's rates, and whatever else the reference's schedule has changed (OneCycle: the momentum, too)."""
+    """Set the other run's rates, and other values that the reference's schedule changes (OneCycle: also the momentum).
+    """
     of = {id(p): group for group in plan.optimizer.param_groups for p in group["params"]}
     for group in optimizer.param_groups:
         planned = of[id(group["params"][0])]
@@ -229,13 +230,13 @@ def _as_planned(optimizer: torch.optim.Optimizer, plan: TorchTraining, rates: Ma
 
 
 def own(module: torch.nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Kind, name and value of all parameters, each once, and of all buffers of real numbers."""
+    """Yield kind, name and value of all parameters, each once, and of all buffers of real numbers."""
     yield from ((PARAMETER, name, value) for name, value in module.named_parameters())
     yield from ((BUFFER, name, value) for name, value in module.named_buffers() if value.is_floating_point())
 
 
 def outputs(model: torch.nn.Module, inputs: Any) -> dict[str, np.ndarray]:
-    """What ``model`` returns, by the keys and positions that lead to each tensor."""
+    """Return the outputs of ``model``, by the keys and positions that lead to each tensor."""
     args, kwargs = as_call(mapped(inputs, is_array, lambda array: _tensor(array, model)))
     with doing(LABEL, 1, "the model"), torch.no_grad():
         output = model(*args, **kwargs)
@@ -243,7 +244,7 @@ def outputs(model: torch.nn.Module, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[Key, np.ndarray]:
-    """What the optimizer keeps of each parameter, whose ``names`` go by their identity."""
+    """Return the optimizer's state of each parameter; ``names`` maps their ids to names."""
     found = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -261,7 +262,7 @@ def state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[Ke
 
 
 def round_settings(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, list[float]]:
-    """Round hyperparameters to float32, in which the port keeps them; returns the values that were used."""
+    """Round hyperparameters to float32, as the port keeps them; return the values used."""
     used: dict[str, set[float]] = {}
     for group in optimizer.param_groups:
         for name in names:

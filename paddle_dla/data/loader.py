@@ -100,8 +100,11 @@ class Loader:
         return self.num_batches - self._job.start
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        """See the class. Raises ``DataError`` for a broken source or too many corrupt images, ``WorkerError`` for a
-        worker that dies or hangs and for a transform that fails."""
+        """Yield the batches; see the class.
+
+        Raises ``DataError`` for a broken source or too many corrupt images, ``WorkerError`` for a worker that dies or
+        hangs and for a transform that fails.
+        """
         self.skipped = []
         return self._from_workers() if self._workers else self._from_here()
 

@@ -66,9 +66,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the end.
 
-        If the run ends early, everything learnt until the last complete update is saved in a checkpoint. Raises
-        ``Stopped`` if a signal asked for it, ``NonFiniteError`` for a loss or gradient that is NaN or infinite,
-        ``FolderGoneError`` if the run's folder was removed or moved, ``DataError`` for unreadable data and
+        If the run ends early, everything learnt until the last update is saved in a checkpoint, unless an update was
+        half done. Raises ``Stopped`` if a signal asked for it, ``NonFiniteError`` for a loss or gradient that is NaN or
+        infinite, ``FolderGoneError`` if the run's folder was removed or moved, ``DataError`` for unreadable data and
         ``CheckpointError`` for checkpoints that cannot be written.
         """
         try:

@@ -133,7 +133,7 @@ class Bench:
                     raise NotApplicable("the reference has no such layer")
                 result = self.compare(fault.mode)
                 if result.passed and self.is_as_before(fault.mode):
-                    raise NotApplicable("what follows makes up for it: the model computes the same")
+                    raise NotApplicable("later layers compensate for it: the model computes the same")
                 return judged(self, fault, layers, result)
         except NotApplicable as reason:
             return Outcome(self.name, self.weights, fault.name, False, note=str(reason))
@@ -167,7 +167,7 @@ def pair_bench(place: str) -> Bench:
         reference, port, inputs = pair
         refuse_swapped(reference, port)
     except (TypeError, ValueError) as error:
-        raise WrongValue(f"{place} returns no torch module, Paddle layer and inputs: {error}") from error
+        raise WrongValue(f"{place} must return (torch module, Paddle layer, inputs): {error}") from error
     with users_code(f"the port of {place}"):
         return Bench(place.partition(":")[2], "as given", (reference, port, inputs))
 

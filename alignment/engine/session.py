@@ -61,7 +61,7 @@ from convert.matching.key_map import KeyMap
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
-AMPLIFIED = "the reference itself, with weights moved by units in the last place of float64, changes as much"
+AMPLIFIED = "the reference changes as much when its weights move by units in the last place of float64"
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,9 @@ class Session:
         compared = settings_compared(self.models, self.matching, self.runs.tape)
         self.settings = split_settings(compared, self.options.accept)
         if self.settings.unused:
-            raise ValueError(f"accept names {', '.join(self.settings.unused)}, in which no paired layers differ")
+            raise ValueError(f"accept names {', '.join(self.settings.unused)}, but no paired layers differ in it")
         if self.settings.accepted:
-            self.progress("torch in float64, set as was accepted")
+            self.progress("torch in float64, with the accepted settings")
             with set_as_port(self.models.reference, self.settings.wanted()):
                 self.runs = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
             self.pair()
@@ -285,17 +285,17 @@ class Session:
             return True
         if all(row.aligned for row in result.rows if row.direction == FORWARD):
             return False  # both models agree, so each repeats its result
-        self.progress("both once more, forward: does each agree with itself?")
+        self.progress("running both models once more, forward, to check that they repeat their results")
         for name, change in (("torch", self._torch_changes), ("Paddle", self._paddle_changes)):
             layer = change()
-            words = f"does not agree with itself when it is run twice, first in {layer}"
+            words = f"does not repeat its result when it runs twice, first in {layer}"
             if layer is not None and name == "Paddle" and self.options.mode == "eval":
                 result.facts[name] = words  # randomness in evaluation is a fault of the port, which the search finds
             elif layer is not None:
                 result.rows = []
                 result.missing.append(
-                    f"{name} {words}: switch off what is random there (stochastic depth, dropout by a function), or "
-                    "remembered from call to call"
+                    f"{name} {words}: switch off random operations (stochastic depth, dropout by a function) "
+                    "and state kept from call to call"
                 )
                 return True
         return False

@@ -28,7 +28,7 @@ from alignment.engine.records.run import (
 )
 from alignment.engine.result import Row, Skipped
 
-NOT_A_NUMBER = "not a number or infinite in the reference"
+NOT_A_NUMBER = "NaN or infinite in the reference"
 
 
 def compare_steps(reference: Run, port: Run, limits: StepLimits, twins: Mapping[str, str]) -> Iterator[Row]:

@@ -152,7 +152,7 @@ class Follower:
         with doing(LABEL, 0, "making the optimizer"):
             optimizer = self.recipe.optimizer(self.module)
         if optimizer is plan.optimizer:
-            raise ValueError("the callable for torch's optimizer returned the same one twice; it must make a new one")
+            raise ValueError("torch's callable for the optimizer returned the same object twice; make a new one")
         _split(optimizer, plan, other)
         self.settings, self.given, self.frozen = plan.settings, plan.given(), plan.frozen()
         yield Step({}, Kept(store(), start | plan.averages()))

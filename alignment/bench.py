@@ -108,16 +108,14 @@ class Bench:
         return [*tape.outputs(last), *(tape.get(ref) for _, ref in sorted(tape.param_grads.items()))]
 
     def is_as_before(self, mode: str) -> bool:
-        """Return whether the port with a fault returns the same outputs and gradients as without it, within rounding.
-        """
+        """Return whether the port with a fault gives the same outputs and gradients as without it, within rounding."""
         if mode not in self.right:
             return False
         right, now = self.right[mode], self.computed()
         return len(now) == len(right) and all(compare(a, b).relative <= SAME for a, b in zip(right, now))
 
     def place(self, path: str) -> str:
-        """Return the port's layer that a report can name: ``path``, or the innermost container around it with a twin.
-        """
+        """Return the port's layer that a report can name: ``path``, or the innermost paired container around it."""
         paired = {row.twin for row in self.clean("eval").rows if row.direction == FORWARD}
         while path != ROOT and path not in paired:
             path = path.rpartition(".")[0] or ROOT

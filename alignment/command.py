@@ -121,8 +121,7 @@ def add_inputs(to: argparse.ArgumentParser) -> None:
 
 
 def chosen_source(options: WeightOptions, progress: Progress) -> Source:
-    """Return the weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` where they are unreadable.
-    """
+    """Return the weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` for an unreadable file."""
     if options.checkpoint:
         return read_source(options.checkpoint, options.use_ema)
     # this imports both frameworks, which usage errors do not need

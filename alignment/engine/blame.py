@@ -89,8 +89,7 @@ class Blame:
         return {layer: fields for layer, fields in settings.items() if layer not in apart}
 
     def _set_apart(self, result: Result) -> set[str]:
-        """Mark rows that differ while everything after them agrees: the two sides are not the same point of the models.
-        """
+        """Mark rows that differ while everything after them agrees: they are not the same point in both models."""
         apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
         for row in apart:
             result.rows.remove(row)

@@ -62,8 +62,7 @@ def _refuse_other_extent(exact: Tape, port: Tape) -> None:
 
 
 def _refuse_non_finite(exact: Tape, folder: str | os.PathLike[str]) -> None:
-    """Raise ``TapeError`` if the reference is not finite: it cannot judge the port, whose NaN may have another reason.
-    """
+    """Raise ``TapeError`` if the reference is not finite: the port may have the same NaN for another reason."""
     for record in exact:
         if not all(np.isfinite(array).all() for array in exact.outputs(record) if array.dtype.kind in "fc"):
             raise TapeError(f"{folder}: {record.path} is NaN or infinite in the reference, which then judges nothing")

@@ -199,7 +199,7 @@ class Result:
         return [*groups.values()]
 
     def verdict(self) -> str:
-        """Return one sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``, with the first or the worst difference.
+        """Return one sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``; the first difference, or the worst row.
         """
         if not self.rows and not self.missing:
             return "NOT ALIGNED: nothing was compared"

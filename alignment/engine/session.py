@@ -229,8 +229,7 @@ class Session:
         self.folds = {fold.layer: fold for fold in self._folds()}
 
     def compare_settings(self) -> None:
-        """Compare the layers' settings; if a difference is accepted, run the reference again with the port's setting.
-        """
+        """Compare the layers' settings; if a difference is accepted, run the reference again, set as the port."""
         compared = settings_compared(self.models, self.matching, self.runs.tape)
         self.settings = split_settings(compared, self.options.accept)
         if self.settings.unused:

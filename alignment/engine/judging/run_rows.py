@@ -1,5 +1,4 @@
-"""Compare two trainings: rows in the order of the steps, and within a step in the order of computation. No framework.
-"""
+"""Compare two trainings: rows by step, and within a step in the order of computation. No framework."""
 
 from __future__ import annotations
 

@@ -218,8 +218,7 @@ def _split(optimizer: torch.optim.Optimizer, plan: TorchTraining, other: Run) ->
 
 
 def _as_planned(optimizer: torch.optim.Optimizer, plan: TorchTraining, rates: Mapping[str, float]) -> None:
-    """Set the other run's rates, and other values that the reference's schedule changes (OneCycle: also the momentum).
-    """
+    """Set the other run's rates, and whatever else the reference's schedule changes (OneCycle: the momentum)."""
     of = {id(p): group for group in plan.optimizer.param_groups for p in group["params"]}
     for group in optimizer.param_groups:
         planned = of[id(group["params"][0])]

@@ -101,16 +101,16 @@ def align(
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
     ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
-    framework are accepted. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions ``(output, *labels)
-    -> number``, for torch and for Paddle. It is compared as one more layer, ``(loss)``, and gradients start at it.
-    Labels without a loss mean cross entropy. Without either, gradients start from a random direction, drawn with
-    ``seed``, at every output.
+    framework are accepted. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions
+    ``(output, *labels) -> number``, for torch and for Paddle. It is compared as one more layer, ``(loss)``, and
+    gradients start at it. Labels without a loss mean cross entropy. Without either, gradients start from a random
+    direction, drawn with ``seed``, at every output.
 
-    ``key_map``: ``"auto"``, a ``KeyMap`` (returned by ``alignment.transfer``, or loaded), or ``{path or tensor in
-    torch: in Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in both.
-    Everything is judged in float64, and both models are returned as they came. With ``dtype="float32"`` the port also
-    runs in float32 and is compared with the reference's float32 noise: ``result.working`` is informative, float64
-    judges.
+    ``key_map``: ``"auto"``, a ``KeyMap`` (returned by ``alignment.transfer``, or loaded), or
+    ``{path or tensor in torch: in Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout
+    is off in both. Everything is judged in float64, and both models are returned as they came. With
+    ``dtype="float32"`` the port also runs in float32 and is compared with the reference's float32 noise:
+    ``result.working`` is informative, float64 judges.
 
     ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer; ``"neck.act:slope"`` accepts
     it in one. The reference then runs with the port's setting, and the verdict states what was accepted, and why.

@@ -36,9 +36,9 @@ class Recipe:
     rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's ``reducing_gap``); ``plain``,
     ``corners``, ``aligned`` (bilinear between the four nearest pixels, however much the image shrinks; pixels counted
     by their centres, by their corners, or so that the corner pixels of both coincide). ``geometry``: ``ratio`` (the
-    short side resized, the ratio kept), ``squash`` (to the size before the crop, whatever the ratio), ``squash, no
-    crop`` (to the final size), ``crop first`` (the centre cut out of the original, then resized). ``shift``: (down,
-    right) of the crop in pixels. ``levels``: the divisor of pixels.
+    short side resized, the ratio kept), ``squash`` (to the size before the crop, whatever the ratio),
+    ``squash, no crop`` (to the final size), ``crop first`` (the centre cut out of the original, then resized).
+    ``shift``: (down, right) of the crop in pixels. ``levels``: the divisor of pixels.
     """
 
     size: tuple[int, int] = (224, 224)

@@ -108,16 +108,14 @@ class Bench:
         return [*tape.outputs(last), *(tape.get(ref) for _, ref in sorted(tape.param_grads.items()))]
 
     def is_as_before(self, mode: str) -> bool:
-        """Return whether the port with a fault returns the same outputs and gradients as without it, within rounding.
-        """
+        """Return whether the port with a fault gives the same outputs and gradients as without it, within rounding."""
         if mode not in self.right:
             return False
         right, now = self.right[mode], self.computed()
         return len(now) == len(right) and all(compare(a, b).relative <= SAME for a, b in zip(right, now))
 
     def place(self, path: str) -> str:
-        """Return the port's layer that a report can name: ``path``, or the innermost container around it with a twin.
-        """
+        """Return the port's layer that a report can name: ``path``, or the innermost paired container around it."""
         paired = {row.twin for row in self.clean("eval").rows if row.direction == FORWARD}
         while path != ROOT and path not in paired:
             path = path.rpartition(".")[0] or ROOT
@@ -133,7 +131,7 @@ class Bench:
                     raise NotApplicable("the reference has no such layer")
                 result = self.compare(fault.mode)
                 if result.passed and self.is_as_before(fault.mode):
-                    raise NotApplicable("what follows makes up for it: the model computes the same")
+                    raise NotApplicable("later layers compensate for it: the model computes the same")
                 return judged(self, fault, layers, result)
         except NotApplicable as reason:
             return Outcome(self.name, self.weights, fault.name, False, note=str(reason))
@@ -167,7 +165,7 @@ def pair_bench(place: str) -> Bench:
         reference, port, inputs = pair
         refuse_swapped(reference, port)
     except (TypeError, ValueError) as error:
-        raise WrongValue(f"{place} returns no torch module, Paddle layer and inputs: {error}") from error
+        raise WrongValue(f"{place} must return (torch module, Paddle layer, inputs): {error}") from error
     with users_code(f"the port of {place}"):
         return Bench(place.partition(":")[2], "as given", (reference, port, inputs))
 

@@ -225,7 +225,7 @@ def refuse_unknown(config: Config) -> None:
     }
     unknown = [name for name, known in options.items() if not known]
     if unknown:
-        raise WrongValue(f"the torch side does not know what the recipe says in {', '.join(unknown)}")
+        raise WrongValue(f"the torch side does not support these settings of the recipe: {', '.join(unknown)}")
 
 
 def read_run(records: Path) -> Run:
@@ -314,7 +314,7 @@ def run(options: EpochOptions, tell: Callable[[str], None] = lambda line: None) 
     if len(set(options.seeds)) < FEWEST:
         raise WrongValue(f"--seeds: an interval needs {FEWEST} or more")
     if not options.margin:
-        raise WrongValue("--margin has to be above 0: no two trainings are equal to the last image")
+        raise WrongValue("--margin must be above 0")
     from alignment.epoch_picture import draw
 
     seeds: list[Seed] = []

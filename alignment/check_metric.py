@@ -132,8 +132,7 @@ def metric_rows(case: str, drawn: Logits) -> Iterator[Row]:
 
 
 def rank_rows(drawn: Logits) -> Iterator[Row]:
-    """Yield the rows of metrics merged over ranks, each with its own batches, against timm's over all samples at once.
-    """
+    """Yield the rows of metrics merged over ranks with batches of their own, against timm's over all samples."""
     exact = {"top-1": timm_accuracy(drawn, 1), "top-5": timm_accuracy(drawn, 5), "loss": torch_loss(drawn)}
     for ranks in RANKS:
         case = f"{ranks} ranks"

@@ -147,13 +147,13 @@ def add_training(to: argparse.ArgumentParser) -> None:
 def _batch(text: str) -> int:
     # mixup pairs the samples of a batch
     if not text.isdecimal() or int(text) < 2 or int(text) % 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no even number from 2 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an even number of at least 2")
     return int(text)
 
 
 def _side(text: str) -> int:
     if not text.isdecimal() or int(text) < SIDE_MULTIPLE or int(text) % SIDE_MULTIPLE:
-        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of {SIDE_MULTIPLE}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {SIDE_MULTIPLE}")
     return int(text)
 
 

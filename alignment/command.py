@@ -95,7 +95,7 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 def at_least_one(text: str) -> int:
     """Parse an integer argument of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
@@ -121,8 +121,7 @@ def add_inputs(to: argparse.ArgumentParser) -> None:
 
 
 def chosen_source(options: WeightOptions, progress: Progress) -> Source:
-    """Return the weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` where they are unreadable.
-    """
+    """Return the weights that ``options`` name, or seeded ones. Raises ``CheckpointError`` for an unreadable file."""
     if options.checkpoint:
         return read_source(options.checkpoint, options.use_ema)
     # this imports both frameworks, which usage errors do not need
@@ -245,7 +244,7 @@ def _named(model: str) -> str:
     """Return the name that opens ``model``. Raises ``ValueError`` for a model without a reference."""
     entry = find_model(model)
     if entry.published is None and entry.folder is None:
-        raise WrongValue(f"{model} has no reference here; compare it with alignment.align")
+        raise WrongValue(f"{model} has no reference here; use alignment.align")
     return entry.place
 
 

@@ -42,7 +42,7 @@ class CompareOptions(ReportOptions):
         """Return whether both are files of reprod_log. Raises ``WrongValue`` for inputs that cannot be compared."""
         files = [Path(path).suffix == SUFFIX for path in (self.torch_folder, self.paddle_folder)]
         if any(files) and not all(files):
-            raise WrongValue(f"a folder and a {SUFFIX} file cannot be compared; give two of either")
+            raise WrongValue(f"a folder and a {SUFFIX} file cannot be compared; pass two folders or two files")
         if self.tolerance is not None and not (all(files) and 0 <= self.tolerance < math.inf):
             raise WrongValue(
                 f"--tolerance is for {SUFFIX} files, a number of 0 or more; records bring their own noise floor"

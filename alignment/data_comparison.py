@@ -80,7 +80,7 @@ def reference_name(model: str) -> str:
     entry = find_model(model)
     name = entry.name if entry.folder is None else read_card(entry.folder)["reference"]["model"]
     if not name:
-        raise CheckpointError(f"{model} is no model of timm: there is no transform of timm's to compare with")
+        raise CheckpointError(f"{model} is not a timm model: there is no timm transform to compare with")
     return name
 
 
@@ -154,7 +154,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
 def compare_sources(source: Source, result: Result) -> list[Judged]:
     """Compare the samples and labels of class folders with timm's; for other sources record why they are skipped."""
     if not isinstance(source, FileSource) or source.classes is None or not os.path.isdir(source.root):
-        result.skipped.append(Skipped(LIST, "Source", "both", "timm reads class folders alone"))
+        result.skipped.append(Skipped(LIST, "Source", "both", "timm reads class folders only"))
         return []
     from torch_ref.data import folder_samples
 

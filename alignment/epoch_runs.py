@@ -73,7 +73,7 @@ def refuse_meaningless(seeds: Sequence[Seed], margin: float) -> None:
     if reached - margin <= validation.guessed:
         raise WrongValue(
             f"torch itself ends at a top-1 of {reached:.2f}, and a network that has learned nothing at up to "
-            f"{validation.guessed:.2f}: equality with it proves nothing; train longer, or on an easier task"
+            f"{validation.guessed:.2f}: equality would prove nothing; train longer, or on an easier task"
         )
 
 

@@ -52,7 +52,7 @@ def equivalence(differences: Sequence[float], margin: float) -> Equivalence:
     if len(differences) < FEWEST:
         raise WrongValue(f"an interval needs {FEWEST} pairs or more, not {len(differences)}")
     if not margin > 0:
-        raise WrongValue(f"the margin has to be above 0, not {margin}")
+        raise WrongValue(f"the margin must be above 0, got {margin}")
     pairs, mean = len(differences), float(np.mean(differences))
     reach = stdtrit(pairs - 1, (1 + CONFIDENCE) / 2) * float(np.std(differences, ddof=1)) / pairs**0.5
     return Equivalence(pairs, mean, mean - reach, mean + reach, margin)

@@ -135,7 +135,7 @@ def read_inputs(path: str) -> np.ndarray:
     """Read images (B, C, H, W) from a ``.npy``. Raises ``CheckpointError`` for anything else."""
     inputs = read_arrays(path).get("")
     if inputs is None or inputs.dtype.kind != "f" or inputs.ndim != 4:
-        raise CheckpointError(f"{path} holds no images (B, C, H, W) in floating point")
+        raise CheckpointError(f"{path} does not contain floating-point images (B, C, H, W)")
     return inputs
 
 

@@ -8,8 +8,8 @@ Usage::
     python alignment/selftest.py --pair my_package.my_module:my_pair
 
 Each model is first compared without a fault, which must raise no alarm. Then every fault of
-``alignment.faults.catalogue`` is injected and must be found, with initial weights and with BatchNorm statistics of a
-trained network. ``--clean`` injects no fault.
+``alignment.faults.catalogue`` is injected and must be found, with initial weights and with trained-like BatchNorm
+weights and statistics. ``--clean`` injects no fault.
 
 ``--pair`` tests the comparison on a port of your own, of any structure, with the faults that apply to it. The function
 returns the reference, its port with the same weights, and inputs as ``align`` takes them::
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = _parser()
     options = options_of(SelftestOptions, usage.parse_args(argv))
     if options.clean and options.fault:
-        usage.error("--clean makes no fault; leave out --fault")
+        usage.error("--clean injects no fault; leave out --fault")
     if options.pair and options.model:
         usage.error("--model and --pair exclude each other")
     use_vector_kernels()

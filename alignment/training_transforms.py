@@ -23,7 +23,7 @@ SEEDS = 3
 BATCH = 6  # timm mixes only batches of an even number
 CLASSES = 7
 TRAINING = "training"
-DRAWN = "other random numbers were drawn, or more, or fewer"
+DRAWN = "different random numbers, or another number of them, were drawn"
 
 ONLY_CROP: dict[str, Any] = {"hflip": 0.0, "color_jitter": None}
 SAMPLE_CASES: dict[str, dict[str, Any]] = {

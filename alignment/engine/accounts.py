@@ -47,8 +47,7 @@ class Accounts:
         return line
 
     def whole(self) -> frozenset[str]:
-        """Return the reference's layers whose tensors are all paired with those of one port layer that has no others.
-        """
+        """Return the reference's layers whose tensors are all paired with one port layer that has no others."""
         pairs = self.key_map.layers()
         settings = self.models.reference_settings
         lacking = {layer_of(line.torch or "") for line in self.key_map if line.torch and not line.paddle}
@@ -121,8 +120,7 @@ class Accounts:
             yield WeightFault(path, own, np.inf, "only in Paddle", cause, one_sided=True)
 
     def extra(self, twins: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
-        """Return the parameters that only the port has, by the reference's layer and by their name in the port's layer.
-        """
+        """Return the parameters that only the port has, by the reference's layer and their name in the port's."""
         back, found = {twin: path for path, twin in twins.items()}, {}
         for twin in self.theirs.parameters:
             if twin not in self._to and self.theirs.alias.get(twin) not in self._to:
@@ -176,8 +174,7 @@ class Accounts:
             yield ParameterGradient(f"{sources[0]}{rows}", twin, made[twin], ref, theirs.get(twin), scale)
 
     def unasked(self, tape: Tape, theirs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
-        """Yield ``(name, twin, gradient)`` of parameters trained on both sides whose gradient exists in the port only.
-        """
+        """Yield ``(name, twin, gradient)`` of parameters trained on both sides with a gradient in the port only."""
         for twin, gradient in theirs.items():
             lines = self._to.get(self.theirs.alias.get(twin, twin), ())
             sources = [line.torch for line in lines if line.torch]

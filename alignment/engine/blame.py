@@ -27,8 +27,8 @@ from alignment.engine.sides.torch.other_losses import loss_cause
 if TYPE_CHECKING:
     from alignment.engine.session import Session
 
-SEEN = "not run again: in the chain each took and returned the reference's own values"
-APART = "differs at this point, and nothing that follows does: the two are not the same point of the models"
+SEEN = "not run again: in the chained run every layer took and returned the reference's values"
+APART = "differs here while nothing after it does: this is not the same point in both models"
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,11 @@ class Blame:
         """Drop the settings of layers in ``apart``, which later layers compensate for, and record them as facts."""
         for layer in sorted(apart & settings.keys()):
             words = ", ".join(f"{name} {port} instead of {own}" for name, (own, port) in settings[layer].items())
-            result.facts[f"set otherwise in {layer}"] = f"{words}; what follows makes up for it"
+            result.facts[f"set otherwise in {layer}"] = f"{words}; later layers compensate for it"
         return {layer: fields for layer, fields in settings.items() if layer not in apart}
 
     def _set_apart(self, result: Result) -> set[str]:
-        """Mark rows that differ while everything after them agrees: the two sides are not the same point of the models.
-        """
+        """Mark rows that differ while everything after them agrees: they are not the same point in both models."""
         apart = [row for row in result.rows if not row.aligned and self._is_apart(row)]
         for row in apart:
             result.rows.remove(row)

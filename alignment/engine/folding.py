@@ -21,8 +21,7 @@ LIMIT = 2.0**-53 * 2.0**10
 
 @dataclass(frozen=True)
 class Fold:
-    """The reference's ``layer``, the ``norm`` behind it, and the largest relative error of the port's folded weights.
-    """
+    """The reference's ``layer``, the ``norm`` behind it, and the largest relative error of the folded weights."""
 
     layer: str
     norm: str

@@ -25,7 +25,7 @@ def compare_records(torch_folder: str | os.PathLike[str], paddle_folder: str | o
         raise TapeError(f"{torch_folder} is no record of the torch side: it has no noise floor; is it the second one?")
     port, port_facts, port_measured = load_tape(paddle_folder)
     if port_measured is not None:
-        raise TapeError(f"{paddle_folder} is a record of the torch side, too; name that of the Paddle side second")
+        raise TapeError(f"{paddle_folder} is a record of the torch side, too; pass the Paddle side second")
     _refuse_other_runs(facts, port_facts)
     _refuse_other_extent(exact, port)
     _refuse_non_finite(exact, torch_folder)
@@ -62,8 +62,7 @@ def _refuse_other_extent(exact: Tape, port: Tape) -> None:
 
 
 def _refuse_non_finite(exact: Tape, folder: str | os.PathLike[str]) -> None:
-    """Raise ``TapeError`` if the reference is not finite: it cannot judge the port, whose NaN may have another reason.
-    """
+    """Raise ``TapeError`` if the reference is not finite: the port may have the same NaN for another reason."""
     for record in exact:
         if not all(np.isfinite(array).all() for array in exact.outputs(record) if array.dtype.kind in "fc"):
             raise TapeError(f"{folder}: {record.path} is NaN or infinite in the reference, which then judges nothing")

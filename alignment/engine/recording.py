@@ -51,8 +51,7 @@ def record_paddle(
     layer: Any, inputs: Any, folder: str | os.PathLike[str], *, mode: str = "eval", backward: bool = True,
     seed: int = 0, max_memory: int = MEMORY, facts: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Run a Paddle layer in float64 and write the record into ``folder``; the arguments are those of ``record_torch``.
-    """
+    """Run a Paddle layer in float64 and write the record into ``folder``; arguments as in ``record_torch``."""
     import paddle
 
     from alignment.engine.sides.paddle import side

@@ -43,10 +43,10 @@ class Row:
     ``allowed`` is the limit behind the verdict. ``worst`` is the index of the largest error. ``note`` names what could
     not be measured (another shape, a call that is missing on one side). ``undecided`` is the reason why the tensor
     cannot be judged, and empty otherwise. ``place`` is the tensor's position in the structure that a model returns.
-    ``direction`` is ``forward``, ``gradient`` (of the output), ``input gradient`` (of the model's), ``parameter
-    gradient`` or ``init``. For ``init``, ``relative`` is the Kolmogorov-Smirnov distance of two distributions,
-    ``floor`` the distance that chance reaches every second time, and ``max_abs`` the difference of the means or of the
-    standard deviations, whichever is larger.
+    ``direction`` is ``forward``, ``gradient`` (of the output), ``input gradient`` (of the model's),
+    ``parameter gradient`` or ``init``. For ``init``, ``relative`` is the Kolmogorov-Smirnov distance of two
+    distributions, ``floor`` the distance that chance reaches every second time, and ``max_abs`` the difference of the
+    means or of the standard deviations, whichever is larger.
     """
 
     layer: str
@@ -199,7 +199,7 @@ class Result:
         return [*groups.values()]
 
     def verdict(self) -> str:
-        """Return one sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``, with the first or the worst difference.
+        """Return one sentence: ``ALIGNED``, ``NOT ALIGNED`` or ``UNDECIDED``; the first difference, or the worst row.
         """
         if not self.rows and not self.missing:
             return "NOT ALIGNED: nothing was compared"

@@ -61,7 +61,7 @@ from convert.matching.key_map import KeyMap
 
 Inputs = np.ndarray | Sequence[Any] | Mapping[str, Any]
 Progress = Callable[[str], None]
-AMPLIFIED = "the reference itself, with weights moved by units in the last place of float64, changes as much"
+AMPLIFIED = "the reference changes as much when its weights move by units in the last place of float64"
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,16 @@ def align(
     """Compare every layer of ``paddle_layer`` with its twin in ``torch_module``, and find the layers at fault.
 
     ``inputs``: the arguments of both models: one array, a sequence of arrays, or a mapping by name; tensors of either
-    framework are accepted. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions ``(output, *labels)
-    -> number``, for torch and for Paddle. It is compared as one more layer, ``(loss)``, and gradients start at it.
-    Labels without a loss mean cross entropy. Without either, gradients start from a random direction, drawn with
-    ``seed``, at every output.
+    framework are accepted. ``loss``: a name of ``alignment.engine.runs.LOSSES``, or two functions
+    ``(output, *labels) -> number``, for torch and for Paddle. It is compared as one more layer, ``(loss)``, and
+    gradients start at it. Labels without a loss mean cross entropy. Without either, gradients start from a random
+    direction, drawn with ``seed``, at every output.
 
-    ``key_map``: ``"auto"``, a ``KeyMap`` (returned by ``alignment.transfer``, or loaded), or ``{path or tensor in
-    torch: in Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout is off in both.
-    Everything is judged in float64, and both models are returned as they came. With ``dtype="float32"`` the port also
-    runs in float32 and is compared with the reference's float32 noise: ``result.working`` is informative, float64
-    judges.
+    ``key_map``: ``"auto"``, a ``KeyMap`` (returned by ``alignment.transfer``, or loaded), or
+    ``{path or tensor in torch: in Paddle}`` for what cannot be told apart. ``mode`` is ``eval`` or ``train``; dropout
+    is off in both. Everything is judged in float64, and both models are returned as they came. With
+    ``dtype="float32"`` the port also runs in float32 and is compared with the reference's float32 noise:
+    ``result.working`` is informative, float64 judges.
 
     ``accept={"slope": "why"}`` accepts a setting that differs on purpose, in every layer; ``"neck.act:slope"`` accepts
     it in one. The reference then runs with the port's setting, and the verdict states what was accepted, and why.
@@ -229,14 +229,13 @@ class Session:
         self.folds = {fold.layer: fold for fold in self._folds()}
 
     def compare_settings(self) -> None:
-        """Compare the layers' settings; if a difference is accepted, run the reference again with the port's setting.
-        """
+        """Compare the layers' settings; if a difference is accepted, run the reference again, set as the port."""
         compared = settings_compared(self.models, self.matching, self.runs.tape)
         self.settings = split_settings(compared, self.options.accept)
         if self.settings.unused:
-            raise ValueError(f"accept names {', '.join(self.settings.unused)}, in which no paired layers differ")
+            raise ValueError(f"accept names {', '.join(self.settings.unused)}, but no paired layers differ in it")
         if self.settings.accepted:
-            self.progress("torch in float64, set as was accepted")
+            self.progress("torch in float64, with the accepted settings")
             with set_as_port(self.models.reference, self.settings.wanted()):
                 self.runs = run_reference(self.models, self.inputs, self.start, self.budget, self.progress)
             self.pair()
@@ -285,17 +284,17 @@ class Session:
             return True
         if all(row.aligned for row in result.rows if row.direction == FORWARD):
             return False  # both models agree, so each repeats its result
-        self.progress("both once more, forward: does each agree with itself?")
+        self.progress("running both models once more, forward, to check that they repeat their results")
         for name, change in (("torch", self._torch_changes), ("Paddle", self._paddle_changes)):
             layer = change()
-            words = f"does not agree with itself when it is run twice, first in {layer}"
+            words = f"does not repeat its result when it runs twice, first in {layer}"
             if layer is not None and name == "Paddle" and self.options.mode == "eval":
                 result.facts[name] = words  # randomness in evaluation is a fault of the port, which the search finds
             elif layer is not None:
                 result.rows = []
                 result.missing.append(
-                    f"{name} {words}: switch off what is random there (stochastic depth, dropout by a function), or "
-                    "remembered from call to call"
+                    f"{name} {words}: switch off random operations (stochastic depth, dropout by a function) "
+                    "and state kept from call to call"
                 )
                 return True
         return False

@@ -155,8 +155,8 @@ class TrainingSession:
             worst = max((error for error in errors if not np.isnan(error)), default=0.0)
             if worst > MARGIN[self.dtype] * 2.0 ** -BITS[self.dtype]:
                 yield (
-                    f"{side.LABEL}'s model does not agree with itself: run twice on the first batch, its outputs "
-                    f"differ by {worst:.1e}; it draws random numbers of its own, or keeps a state outside of its "
+                    f"{side.LABEL}'s model does not repeat its result: run twice on the first batch, its outputs "
+                    f"differ by {worst:.1e}; it draws its own random numbers, or keeps state outside of its "
                     "buffers"
                 )
 
@@ -188,7 +188,7 @@ class TrainingSession:
 
     def measure(self) -> None:
         """Repeat the same steps with the reference in float32 to measure rounding."""
-        self.progress("torch in float32, for what rounding does")
+        self.progress("torch in float32, measuring rounding")
         with REFERENCE.in_type(self.models.torch_module, "float32"):
             rounded = self._follower().follow(self.port, self._followed(), lambda: Store(Budget(self.max_memory)))
             with closing(rounded):
@@ -228,7 +228,7 @@ class TrainingSession:
         result.skipped = [*self.pairs.skipped, *left_out(self.reference, self.port)]
         if self.last < len(self.batches):
             steps = f"steps {self.last + 1} to {len(self.batches)}"
-            reason = "the two models have not the same parameters, so that the reference cannot start from the port's"
+            reason = "the two models have different parameters, so the reference cannot start from the port's"
             result.skipped.append(Skipped(steps, "training", "both", reason))
         result.missing = [*_missing(self.pairs.extra, "parameters"), *_missing(self.changed, "statistics")]
         result.facts = {**self.models.notes, **self._facts(result)}
@@ -266,7 +266,7 @@ class TrainingSession:
             facts["BatchNorm's momentum"] = f"in torch: {values}, as Paddle's kernel keeps it (float32)"
         if vanished := self.limits.vanished():
             facts["rounding"] = (
-                f"the gradient of {', '.join(sorted(vanished))} is zero but for rounding: its error is measured "
+                f"the gradient of {', '.join(sorted(vanished))} is nothing but rounding: its error is measured "
                 "against what cancels in it"
             )
         return facts

@@ -83,7 +83,7 @@ def _refuse_doubts(proposal: Proposal) -> None:
     doubts = ambiguity(proposal)
     if doubts:
         raise AmbiguousMatch(
-            "layers have several possible twins; give inputs, by which a run tells, or name the right ones in key_map:",
+            "layers have several possible twins; pass inputs to decide by a run, or name the right ones in key_map:",
             doubts,
         )
 

@@ -37,7 +37,7 @@ def set_to(**attributes: Any) -> Change:
     def change(target: Target) -> None:
         for name, value in attributes.items():
             if getattr(target.layer, name) == value:
-                raise NotApplicable("it is set so already")
+                raise NotApplicable("it already has this setting")
             setattr(target.layer, name, value)
 
     return change
@@ -446,7 +446,7 @@ def operation(name: str, wrong: Callable[..., Any], call: int | None = None) -> 
         chosen = None
         if call is not None:
             if target.seen is None:
-                raise NotApplicable("what the layer calls is not known")
+                raise NotApplicable("the layer's calls are unknown")
             chosen = call % target.seen.number(layer, name)
         made = 0
 

@@ -148,8 +148,7 @@ def count_tests(reference: Drawn, candidate: Drawn) -> int:
 
 
 def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Kolmogorov-Smirnov statistic: the largest distance between the two empirical distribution functions.
-    """
+    """Return the Kolmogorov-Smirnov statistic: the largest distance of the two empirical distribution functions."""
     a, b = np.sort(a), np.sort(b)
     at = np.concatenate([a, b])
     below_a = np.searchsorted(a, at, side="right") / a.size
@@ -171,8 +170,7 @@ def ks_probability(distance: float, count_a: int, count_b: int) -> float:
 
 
 def ks_critical(probability: float, count_a: int, count_b: int) -> float:
-    """Return the distance that chance alone reaches with ``probability``: the first term of ``ks_probability`` solved.
-    """
+    """Return the distance that chance reaches with ``probability``: the first term of ``ks_probability`` solved."""
     return math.sqrt(-math.log(probability / 2) / 2 * (count_a + count_b) / (count_a * count_b))
 
 
@@ -231,8 +229,7 @@ scaled, shifted or rounded, have 1.
 
 
 def shared(draws: dict[str, Drawn]) -> dict[tuple[str, str], float]:
-    """Return the pairs of tensors, the earlier first, that begin with the same random numbers, with their correlation.
-    """
+    """Return pairs of tensors, the earlier first, that begin with the same random numbers, with their correlation."""
     random = {name: drawn for name, drawn in draws.items() if drawn.fixed is None and drawn.finite}
     names = [name for name, drawn in random.items() if drawn.start.size == START]
     if not names:

@@ -187,8 +187,10 @@ def _corrected_step(updates: Sequence[Update], rule: Rule, unit: float) -> Rule 
 
 
 def nadam(updates: Sequence[Update], rule: Rule, unit: float) -> Rule | None:
-    """``u = ((1 - mu_t) / (1 - P_t) * g + mu_t+1 / (1 - P_t+1) * m) / (sqrt(v') + epsilon)``, ``P`` the product of all
-    ``mu``; ``mu_t = beta1 * (1 - 0.96 ** (t * psi) / 2)``, ``psi`` the momentum decay."""
+    """``u = ((1 - mu_t) / (1 - P_t) * g + mu_t+1 / (1 - P_t+1) * m) / (sqrt(v') + epsilon)``.
+
+    ``P`` is the product of all ``mu``; ``mu_t = beta1 * (1 - 0.96 ** (t * psi) / 2)``, ``psi`` is the momentum decay.
+    """
     moving, moves, roundoff = moves_of(updates, unit)
     beta1, beta2 = rule["beta1"].value, rule["beta2"].value
     root = joined([np.sqrt(u.new[SECOND] / (1 - beta2**u.number)) for u in moving])

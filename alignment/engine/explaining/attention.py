@@ -126,8 +126,7 @@ def _role(name: str) -> str:
 
 
 def _added(case: Case, tensors: tuple[np.ndarray, ...]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what may be added to the scores, (B, heads or 1, queries, keys): known masks, tables of relative positions.
-    """
+    """Yield what may be added to the scores, (B, heads or 1, queries, keys): masks, tables of relative positions."""
     samples, queries = tensors[0].shape[:2]
     square = queries, tensors[len(tensors) // 2].shape[1]
     for name, array in {**case.known, **case.parameters}.items():

@@ -192,8 +192,7 @@ class Causes:
         return f"{_subject(finding)}: {words}" if words else ""
 
     def _of_value(self, case: Case, finding: Finding, record: Record) -> str:
-        """Explain a value; first try what explained another layer of this category, as one mistake is often repeated.
-        """
+        """Explain a value; first try what explained another layer of this category, as mistakes are often repeated."""
         tried = self._tried.setdefault((self.settings[finding.layer].category, finding.where), {})
         others = [hypothesis for hypothesis, layer in tried.items() if layer != finding.layer]
         words = explain(case, (), others) if others else ""
@@ -224,8 +223,7 @@ class Causes:
         return ""
 
     def _of_loss(self, findings: Sequence[Finding]) -> str:
-        """Explain a loss from its value and its gradient with respect to the model's output, one of which may be right.
-        """
+        """Explain a loss from its value and its gradient by the model's output, one of which may be right."""
         record = self._records[findings[0].layer, findings[0].call]
         output, *labels = (self.tape.get(ref) for ref in record.input_refs())
         value = _first(findings, "output")

@@ -29,8 +29,7 @@ def near(array: np.ndarray, other: np.ndarray, limit: float = 4 * BACKWARD_LIMIT
 
 @dataclass(frozen=True)
 class Reading:
-    """The solved form ``sum(rows * cross entropy)`` of logits over ``temperature``, labels smoothed by ``smoothing``.
-    """
+    """The solved form ``sum(rows * cross entropy)``: logits over ``temperature``, labels smoothed by ``smoothing``."""
 
     rows: np.ndarray
     smoothing: float

@@ -119,15 +119,15 @@ def _parameters(found: Evidence) -> Iterator[Culprit]:
     if all(extra.get(side) for side in ("torch", "Paddle")):
         return  # they may correspond, which is reported with the verdict
     for name in extra.get("torch", ()):
-        yield found.culprit(name, WIRING, f"the reference trains {name}, which the port has not")
+        yield found.culprit(name, WIRING, f"the reference trains {name}, which the port lacks")
     for name in extra.get("Paddle", ()):
-        yield found.culprit(name, WIRING, f"the port trains {name}, a parameter that the reference has not")
+        yield found.culprit(name, WIRING, f"the port trains {name}, a parameter that the reference lacks")
 
 
 def _tie_words(tie: Tie) -> str:
     names = " and ".join(tie.port if tie.tied_in == "torch" else tie.reference)
     other = "Paddle" if tie.tied_in == "torch" else "torch"
-    return f"tied in {tie.tied_in} alone: one parameter there, in {other} {names}, which part with the first step"
+    return f"tied in {tie.tied_in} alone: one parameter there, in {other} {names}, which separate with the first step"
 
 
 def _trained(found: Evidence) -> Iterator[Culprit]:

@@ -196,8 +196,7 @@ class NoiseFloor:
 
     @cached_property
     def _largest(self) -> float:
-        """The largest relative error among tensors that do not vanish; of a vanishing one it shows size, not rounding.
-        """
+        """The largest relative error of tensors that do not vanish; that of a vanishing one shows only its size."""
         return max((noise.relative for noise in self.noise.values() if noise.relative <= VANISHING), default=0.0)
 
 

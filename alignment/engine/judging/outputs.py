@@ -22,8 +22,7 @@ KINDS = {"f": "a floating-point tensor", "c": "a complex tensor", "b": "a boolea
 
 
 def same_names(reference: Tape, port: Tape) -> tuple[dict[Key, Key], list[Skipped]]:
-    """Pair calls by the paths of their layers, including calls that one side lacks; list layers that only one side has.
-    """
+    """Pair calls by the paths of their layers, with calls that one side lacks; list layers of one side only."""
     common = [path for path in reference.layers if path in port.layers]
     made = {record.key for record in [*reference, *port]}
     calls = {key: key for path in common for key in sorted(key for key in made if key[0] == path)}

@@ -77,8 +77,7 @@ def measured(
 
 
 def is_decisive(row: Row) -> bool:
-    """Return whether the verdict requires this row: the model's outputs, and every gradient of inputs and parameters.
-    """
+    """Return whether the verdict requires this row: the model's outputs, gradients of inputs and parameters."""
     return (row.layer in (ROOT, LOSS) and row.direction == FORWARD) or row.direction in (INPUT, PARAMETER)
 
 

@@ -1,5 +1,4 @@
-"""Compare two trainings: rows in the order of the steps, and within a step in the order of computation. No framework.
-"""
+"""Compare two trainings: rows by step, and within a step in the order of computation. No framework."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from alignment.engine.records.run import (
 )
 from alignment.engine.result import Row, Skipped
 
-NOT_A_NUMBER = "not a number or infinite in the reference"
+NOT_A_NUMBER = "NaN or infinite in the reference"
 
 
 def compare_steps(reference: Run, port: Run, limits: StepLimits, twins: Mapping[str, str]) -> Iterator[Row]:

@@ -245,8 +245,7 @@ def _between(reference: Model, port: Model, found: Matching, certain: set[str]) 
 
 
 def _may_be_one(record: Record | None, twin: Record | None) -> bool:
-    """Return whether two calls may return the same value: a port may use another layout, a fault may change its height.
-    """
+    """Return whether two calls may return one value; the port may use another layout, a fault another height."""
     refs = [call.output_refs() for call in (record, twin) if call is not None]
     if len(refs) < 2 or not all(len(returned) == 1 for returned in refs):
         return True
@@ -324,8 +323,7 @@ def _containers(reference: Model, port: Model, found: Matching, finished: bool) 
 
 
 def _returns_alike(reference: Model, path: str, port: Model, twin: str) -> bool:
-    """Return whether two containers return equally many numbers; if not, they differ in extent or one never returned.
-    """
+    """Return whether two containers return equally many numbers; else their extents differ or one never returned."""
     ours, theirs = (
         [math.prod(ref.shape) for ref in model.returned[name].output_refs()] if name in model.returned else None
         for model, name in ((reference, path), (port, twin))

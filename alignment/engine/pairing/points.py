@@ -62,8 +62,7 @@ Place = tuple[list[Ref], list[Slot | None]]
 def _inner(
     record: Record, twin: str, reference: Model, port: Model, inside: Mapping[Key, Sequence[Record]], found: Matching
 ) -> Place | None:
-    """Return the input of the first layer inside a layer with weights, if the twin is only the computation before it.
-    """
+    """Return the input of the first layer inside a layer with weights, if the twin only computes up to it."""
     calls = inside[record.key]
     alone = (
         calls

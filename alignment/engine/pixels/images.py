@@ -123,7 +123,7 @@ def align_data(
     for name, data in named:
         theirs, ours = by_stage(reference(data)), by_stage(port(data))
         if list(theirs) != list(ours):
-            raise ValueError(f"the reference has the stages {list(theirs)}, the port {list(ours)}: return the same")
+            raise ValueError(f"the reference has the stages {list(theirs)}, the port {list(ours)}; return the same")
         for stage, expected in theirs.items():
             allowed = tolerance if expected.dtype.kind == "f" else 0.0
             same = tallies.setdefault(stage, Tally(stage)).add(name, expected, ours[stage], allowed)

@@ -36,9 +36,9 @@ class Recipe:
     rounded to 8 bits between its two passes); ``gap 2`` or ``gap 3`` (Pillow's ``reducing_gap``); ``plain``,
     ``corners``, ``aligned`` (bilinear between the four nearest pixels, however much the image shrinks; pixels counted
     by their centres, by their corners, or so that the corner pixels of both coincide). ``geometry``: ``ratio`` (the
-    short side resized, the ratio kept), ``squash`` (to the size before the crop, whatever the ratio), ``squash, no
-    crop`` (to the final size), ``crop first`` (the centre cut out of the original, then resized). ``shift``: (down,
-    right) of the crop in pixels. ``levels``: the divisor of pixels.
+    short side resized, the ratio kept), ``squash`` (to the size before the crop, whatever the ratio),
+    ``squash, no crop`` (to the final size), ``crop first`` (the centre cut out of the original, then resized).
+    ``shift``: (down, right) of the crop in pixels. ``levels``: the divisor of pixels.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -156,8 +156,7 @@ def _window(image: np.ndarray, height: int, width: int, shift: tuple[int, int]) 
 
 
 def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> np.ndarray:
-    """Interpolate each pixel from the four around its place in the original; the filter does not widen when shrinking.
-    """
+    """Interpolate each pixel from the four around its place; the filter does not widen as the image shrinks."""
     rows, down = _places(pixels.shape[0], size[0], grid)
     columns, right = _places(pixels.shape[1], size[1], grid)
     down, right = down[:, np.newaxis, np.newaxis], right[np.newaxis, :, np.newaxis]
@@ -169,8 +168,7 @@ def _bilinear_of_four(pixels: np.ndarray, size: tuple[int, int], grid: str) -> n
 
 
 def _places(there: int, wanted: int, grid: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position of each of ``wanted`` pixels among ``there``: the pixel before it, and the share of the next.
-    """
+    """Return the place of each of ``wanted`` pixels among ``there``: the pixel before it, and the next one's share."""
     steps = np.arange(wanted, dtype=np.float64)
     if grid == "plain":
         places = (steps + 0.5) * there / wanted - 0.5

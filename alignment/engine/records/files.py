@@ -200,8 +200,7 @@ class _Refs(dict[str, Ref]):
 
 
 def _refuse_loops(tape: Tape) -> None:
-    """Raise ``RecordError`` for two calls of one name, and for calls that contain each other or are nested too deeply.
-    """
+    """Raise ``RecordError`` for two calls of one name, and for calls that contain each other or nest too deeply."""
     parents = {record.key: record.parent for record in tape}
     if len(parents) != len(tape):
         raise RecordError("has a call twice")

@@ -118,8 +118,7 @@ def doing(side: str, step: int, part: str, advice: str = "") -> Iterator[None]:
 
 
 def advance(scheduler: Any, number: int) -> None:
-    """Advance the scheduler after update ``number`` (from 1): by ``step_update`` as timm's loop does, else by ``step``.
-    """
+    """Advance the scheduler after update ``number`` (from 1): by ``step_update`` as timm's loop, else by ``step``."""
     if hasattr(scheduler, "step_update"):
         scheduler.step_update(num_updates=number)
     else:

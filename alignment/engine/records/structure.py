@@ -16,8 +16,7 @@ SCALARS = (bool, int, float, complex, str, type(None))
 
 
 def places(value: Any, is_leaf: Callable[[Any], bool]) -> Iterator[tuple[str, Any]]:
-    """Yield ``(place, leaf)`` of every leaf, in the order of ``tree.leaves``: ``['hidden'][0]``; ``""`` is the whole.
-    """
+    """Yield ``(place, leaf)`` of every leaf in the order of ``tree.leaves``: ``['hidden'][0]``; ``""`` is the whole."""
     return (("".join(f"[{key!r}]" for key in path), leaf) for path, leaf in paths(value, is_leaf))
 
 

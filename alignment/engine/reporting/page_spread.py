@@ -52,8 +52,7 @@ def _axis() -> str:
 
 
 def _histogram(found: Spread) -> str:
-    """Return the number of elements by size of difference; heights are logarithmic so that single elements are visible.
-    """
+    """Plot the elements by size of difference; heights are logarithmic, so that single elements are visible."""
     limit = math.log10(found.limit) if found.limit > 0 else None
     marks = [*found.edges, *([limit] if limit is not None else [])] or [0.0]
     low, high = math.floor(min(marks)), math.ceil(max(marks))

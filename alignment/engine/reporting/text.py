@@ -82,8 +82,7 @@ def coverage(result: Result) -> str:
 
 
 def culprits(result: Result) -> str:
-    """Describe the layers at fault with cause and evidence; layers of one cause are grouped, with the first's evidence.
-    """
+    """Describe the layers at fault with cause and evidence; those of one cause share the first one's evidence."""
     lines = []
     for group in result.by_cause():
         apart = [group] if len(group) > ALIKE else [[found] for found in group]

@@ -145,7 +145,7 @@ def mixed_modes(name: str, layers: Iterable[Any]) -> dict[str, str]:
     """Return a note if layers are in different modes, which are then kept."""
     if len({layer.training for layer in layers}) == 1:
         return {}
-    return {f"mode of {name}": "its layers are in different modes and were left so"}
+    return {f"mode of {name}": "its layers are in different modes, which are kept"}
 
 
 def join(path: str, name: str) -> str:

@@ -24,8 +24,7 @@ from convert.matching.settle import OUTPUT, Outcome, Seen
 
 
 class Failure:
-    """Stores the port's exception as ``error``: a port that raises still gets its weights, and a comparison reports it.
-    """
+    """Stores the port's exception as ``error``: the port still gets its weights, and a comparison reports it."""
 
     error: Exception | None = None
 

@@ -83,8 +83,7 @@ def every_tensor(layers: list[paddle.nn.Layer]) -> list[paddle.Tensor]:
 
 
 def _alias(tensor: paddle.Tensor) -> paddle.Tensor:
-    """Return another tensor over the same memory; the result of ``detach`` would follow when ``tensor`` is redirected.
-    """
+    """Return another tensor over the same memory; that of ``detach`` would follow when ``tensor`` is redirected."""
     alias = paddle.empty([1], tensor.dtype)
     _point(alias, tensor)
     return alias

@@ -236,8 +236,7 @@ class _Recorder:
         self.tape.records.append(record)
 
     def _likes(self, key: Key) -> Iterator[tuple[Ref | None, Slot | None]]:
-        """Yield for each output of a call the output of the guide's call of that name, and the place of its gradient.
-        """
+        """Yield for each output of a call that of the guide's call of the same name, and the place of its gradient."""
         twin = self._guide.get(key)
         if twin is not None:
             yield from zip_longest(twin.output_refs(), twin.output_grads)

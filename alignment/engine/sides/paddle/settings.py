@@ -290,8 +290,7 @@ def _embedding(m: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _padding_row(m: Any) -> int | None:
-    """Return the row of the padding. Paddle 3 keeps the given number; 2.6 counts it from the front, and -1 means none.
-    """
+    """Return the padding row. Paddle 3 keeps the given number; 2.6 counts it from the front, and -1 means none."""
     index = m._padding_idx
     if index is None or index >= 0:
         return index

@@ -171,8 +171,7 @@ def outputs(model: paddle.nn.Layer, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def keeps_momentum_in_float32(layer: paddle.nn.Layer) -> bool:
-    """Return whether ``layer`` updates BatchNorm's statistics by Paddle's own kernel, which takes momentum as float32.
-    """
+    """Return whether ``layer`` updates BatchNorm's statistics by Paddle's kernel, which has a float32 momentum."""
     own = (paddle.nn.layer.norm._BatchNormBase.forward, paddle.nn.BatchNorm.forward)
     return type(layer).forward in own
 

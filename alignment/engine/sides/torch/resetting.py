@@ -18,7 +18,7 @@ class CannotSet(ValueError):
     """torch has no such setting: ``layer``, ``field`` and the port's ``value``."""
 
     def __init__(self, layer: str, field: str, value: Any):
-        super().__init__(f"{field} {value} of {layer} cannot be accepted: torch's layer cannot be set so")
+        super().__init__(f"{field} {value} of {layer} cannot be accepted: torch's layer has no such setting")
         self.layer, self.field, self.value = layer, field, value
 
 

@@ -152,7 +152,7 @@ class Follower:
         with doing(LABEL, 0, "making the optimizer"):
             optimizer = self.recipe.optimizer(self.module)
         if optimizer is plan.optimizer:
-            raise ValueError("the callable for torch's optimizer returned the same one twice; it must make a new one")
+            raise ValueError("torch's callable for the optimizer returned the same object twice; make a new one")
         _split(optimizer, plan, other)
         self.settings, self.given, self.frozen = plan.settings, plan.given(), plan.frozen()
         yield Step({}, Kept(store(), start | plan.averages()))
@@ -218,8 +218,7 @@ def _split(optimizer: torch.optim.Optimizer, plan: TorchTraining, other: Run) ->
 
 
 def _as_planned(optimizer: torch.optim.Optimizer, plan: TorchTraining, rates: Mapping[str, float]) -> None:
-    """Set the other run's rates, and other values that the reference's schedule changes (OneCycle: also the momentum).
-    """
+    """Set the other run's rates, and whatever else the reference's schedule changes (OneCycle: the momentum)."""
     of = {id(p): group for group in plan.optimizer.param_groups for p in group["params"]}
     for group in optimizer.param_groups:
         planned = of[id(group["params"][0])]

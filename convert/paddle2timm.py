@@ -33,7 +33,7 @@ from convert.readers import source_from_arrays
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
-from paddle_dla.models.registry import Entry, find_model
+from paddle_dla.models.registry import Entry, find_model, recorded_variant
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
@@ -156,10 +156,7 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     check_apart({"--output": target}, [source])
     arrays, manifest = checkpoint.read(source)
     recorded = manifest["model"] if manifest else None
-    chosen = model or recorded
-    if chosen is None:
-        raise CheckpointError(f"{source} has no manifest that names its model; pass --model")
-    entry = find_model(chosen)
+    entry = find_model(model or recorded_variant(manifest, source))
     name = entry.name
     if recorded is not None and recorded != name:
         raise CheckpointError(f"{source} holds {recorded}, not {name}")

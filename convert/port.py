@@ -80,6 +80,8 @@ def port(options: Options, progress: Progress = lambda line: None) -> Port:
         weights = load_checkpoint(module, options.checkpoint)
     elif options.hub is not None:
         weights = load_checkpoint(module, _downloaded(module, options.hub)) | {"hub": options.hub}
+    elif options.reference.model:
+        progress(f"random weights of seed {options.reference.seed}; --hub or --checkpoint loads trained ones")
     inputs = _inputs(module, options.input_shape, given)
     made = port_model(
         module, inputs, options.output, reference=options.reference, weights=weights,

@@ -19,8 +19,7 @@ from paddle_dla.errors import WrongValue
 from paddle_dla.models.adapt import Ends
 from paddle_dla.models.factory import create_model, load_arrays
 from paddle_dla.models.pretrained import IMAGENET_CLASSES
-from paddle_dla.models.registry import Entry, ModelError, find_model, port_folders
-from paddle_dla.models.variants import VARIANTS
+from paddle_dla.models.registry import Entry, ModelError, find_model, recorded_variant
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
@@ -56,7 +55,7 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
     if checkpoint is not None:
         checkpoint = weight_file(checkpoint)
     manifest = _manifest(checkpoint)
-    entry = find_model(name or _recorded_variant(manifest, checkpoint))
+    entry = find_model(name or recorded_variant(manifest, checkpoint))
     source = checkpoint or entry.default_weights()
     if checkpoint is None and entry.folder is not None:
         manifest = _manifest(source)
@@ -75,21 +74,6 @@ def load_model(name: str | None, checkpoint: str | None, num_classes: int | None
         entry.name, layer, classes, preprocessing, names, named_by, source,
         "" if recorded else _assumed(entry, source), entry.published is not None and _may_be_timms(manifest, classes),
     )  # fmt: skip
-
-
-def _recorded_variant(manifest: Mapping[str, Any] | None, checkpoint: str | None) -> str:
-    """Return the variant recorded in the manifest of a checkpoint.
-
-    Raises ``ModelError`` if none is recorded, or if it is a port: opening a port runs its source, so the user must name
-    it.
-    """
-    if manifest is None:
-        raise ModelError("--model is required: this checkpoint has no manifest that names its model")
-    name = manifest["model"]
-    if name in VARIANTS:
-        return name
-    found = [str(folder) for folder in port_folders() if folder.name == name]
-    raise ModelError(f"{checkpoint} is of {name}, a port: pass --model {' or --model '.join(found) or 'FOLDER'}")
 
 
 def _may_be_timms(manifest: Mapping[str, Any] | None, classes: int) -> bool:

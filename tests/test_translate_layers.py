@@ -84,6 +84,7 @@ CASES = [
     case(T.ScaledStdConv2dSame(4, 6, 3, 2, bias=False), IMAGE, EPSILON),
     case(nn.Linear(4, 6), ROWS),
     case(nn.Linear(4, 6, bias=False), (3, 4)),
+    case(T.Linear(4, 6), ROWS),
     case(nn.Embedding(7, 4), torch.tensor([[1, 3, 1], [0, 6, 2]])),
     case(nn.Embedding(7, 4, padding_idx=1), torch.tensor([[1, 3, 1], [0, 6, 2]])),
     case(nn.BatchNorm1d(4), (6, 4), EPSILON),

@@ -13,6 +13,7 @@ from convert.matching.key_map import KeyMap
 from convert.outcome import versions
 from convert.porting import card as cards
 from convert.porting.arguments import Arguments, as_declared, called, each, named
+from convert.porting.ends import ends_of
 from convert.porting.features import features_layer
 from convert.porting.folder import check_folder, write_folder
 from convert.porting.proof import MODES, paired, prove, torch_arrays
@@ -103,10 +104,13 @@ def port_model(
             pair = paired(torch_module, inputs, source, translated)
             results = prove(pair, translated, modes, progress)
         port = Port(name, translated.source, translated.key_map, results)
-        features = features_layer(pair.reference, pair.port, pair.inputs) if port.proved else None
+        found: dict[str, Any] = {"features": None}
+        if port.proved:
+            found["features"] = features_layer(pair.reference, pair.port, pair.inputs)
+            found |= ends_of(pair.reference, pair.port, pair.inputs)
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
         written = target is not None and (port.proved or keep_unproved)
-        card = card_of(port, torch_module, translated, inputs, reference, weights, features) if written else {}
+        card = card_of(port, torch_module, translated, inputs, reference, weights, found) if written else {}
     if target is None or not written:
         return port
     progress(f"writing {target}")
@@ -244,10 +248,12 @@ def card_of(
     inputs: Any,
     reference: Reference | None,
     weights: Mapping[str, Any] | None,
-    features: str | None,
+    found: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the card of ``port``; ``features`` is the result of ``features_layer``."""
+    """Return the card of ``port``; ``found`` are entries that a run has shown, where the module itself names none."""
     preprocessing = cards.preprocessing_of(module)
+    described = cards.described(module)
+    unnamed = {name: value for name, value in found.items() if described.get(name) is None}
     values = named(inputs).values()
     return {
         "format": FORMAT,
@@ -258,8 +264,8 @@ def card_of(
         "inputs": [{"name": given, "shape": list(value.shape[1:])} for (given, _), value in
                    zip(translated.program.inputs, values, strict=True)],
         "preprocessing": preprocessing.as_dict() if preprocessing else None,
-        **cards.described(module),
-        "features": features,
+        **described,
+        **unnamed,
         "source": origin_of(type(module)),
         "reference": (reference or Reference()).as_dict(),
         "weights": dict(weights or {}),

@@ -188,6 +188,14 @@ def drop_path(rate: str) -> Layer:
     )
 
 
+LINEAR = Layer(
+    "nn.Linear(in_features, out_features)",
+    {"bias_attr": ("bias_attr", None)},
+    transposed=("weight",),
+    prepare=_bias,
+    fits=_own_weight,
+)
+
 LAYERS: dict[str, Layer] = {
     f"{NN}.conv.Conv1d": _conv("Conv1D"),
     f"{NN}.conv.Conv2d": _conv("Conv2D"),
@@ -202,13 +210,8 @@ LAYERS: dict[str, Layer] = {
     f"{TIMM}.std_conv.ScaledStdConv2dSame": _same_conv(
         "ScaledStdConv2D", scaled=True, epsilon=("eps", 1e-6), same=("same", False)
     ),
-    f"{NN}.linear.Linear": Layer(
-        "nn.Linear(in_features, out_features)",
-        {"bias_attr": ("bias_attr", None)},
-        transposed=("weight",),
-        prepare=_bias,
-        fits=_own_weight,
-    ),
+    f"{NN}.linear.Linear": LINEAR,
+    f"{TIMM}.linear.Linear": LINEAR,  # outside torchscript it is torch's
     f"{NN}.sparse.Embedding": Layer(
         "nn.Embedding(num_embeddings, embedding_dim)",
         fits=lambda module: module.settings.get("max_norm") is None and module.settings.get("padding_idx") is None,

@@ -417,11 +417,12 @@ def _is_called_causal(mask: Any, is_causal: bool | None = None, size: int | None
 @contextmanager
 def _functions_refused() -> Iterator[None]:
     """Context manager in which a ``torch.autograd.Function`` raises: a trace does not see its backward."""
+    # from torch 2.14 on the method is written in C and has no __func__
     original = torch.autograd.Function.__dict__["apply"]
 
     def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
         if cls.__module__.split(".")[0] == "torch":
-            return original.__func__(cls, *args, **kwargs)
+            return original.__get__(None, cls)(*args, **kwargs)
         raise ValueError(f"{cls.__qualname__} is a torch.autograd.Function, whose backward no trace sees; write it as "
                          "operators, or port it by hand")  # fmt: skip
 

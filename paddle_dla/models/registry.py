@@ -85,6 +85,21 @@ def model_name(place: str) -> str:
     return find_model(place).name
 
 
+def recorded_variant(manifest: Mapping[str, Any] | None, checkpoint: str | os.PathLike[str] | None) -> str:
+    """Return the variant of DLA recorded in the manifest of a checkpoint.
+
+    Raises ``ModelError`` if none is recorded, or if it is a port: opening a port runs its source, so the user must name
+    it.
+    """
+    if manifest is None:
+        raise ModelError("--model is required: this checkpoint has no manifest that names its model")
+    name = manifest["model"]
+    if name in VARIANTS:
+        return name
+    found = [str(folder) for folder in port_folders() if folder.name == name]
+    raise ModelError(f"{checkpoint} is of {name}, a port: pass --model {' or --model '.join(found) or 'FOLDER'}")
+
+
 def list_places(pattern: str = "*") -> list[str]:
     """List the variants of DLA and the folders of ports that match a shell pattern."""
     return fnmatch.filter([*VARIANTS, *map(str, port_folders())], pattern)
@@ -187,6 +202,8 @@ def process_as_before() -> Iterator[None]:
 
 def _unknown(text: str) -> str:
     known = {Path(place).name: place for place in list_places()}
+    if os.sep in text and Path(text).name not in known:
+        return f"there is no folder '{shown(text)}'; a port is named by its folder (list_models() names those known)"
     near = difflib.get_close_matches(Path(text).name.split(".")[0], known, n=3, cutoff=0.4) or list(VARIANTS)
     return (
         f"unknown model '{shown(text)}'; nearest: {', '.join(known[name] for name in near)} (list_models() names all "

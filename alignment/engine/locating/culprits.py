@@ -17,6 +17,8 @@ from alignment.engine.result import COMPUTATION, CONFIG, MODE, STATE, WEIGHTS, W
 from alignment.engine.spread import Spread, spread
 
 # the tensor of a layer whose difference is shown: what the layer computes, then what it passes back
+MOST_LINES = 4
+"""How many tensors of a layer at fault a report lists."""
 SHOWN_FIRST = ("output", "handed", "returned gradient", "input gradient", "parameter gradient")
 
 
@@ -71,7 +73,9 @@ def locate(
         kind, cause = _kind(layer, disagreements, wrong_weights, by_layer, wrong_states, explain)
         evidence = [*_settings_lines(disagreements.get(layer, {}))]
         evidence += [_weight_line(fault) for fault in wrong_weights[layer]]
-        evidence += [finding_line(finding) for finding in by_layer[layer]]
+        lines = [*dict.fromkeys(map(finding_line, by_layer[layer]))]
+        evidence += lines[:MOST_LINES]
+        evidence += [f"... and {len(lines) - MOST_LINES} more tensors"] if len(lines) > MOST_LINES else []
         evidence += [_state_line(state) for state in wrong_states[layer]]
         shown = spread_of(by_layer[layer])
         evidence += [shown.line] if shown else []
@@ -148,14 +152,13 @@ def _tensor_name(finding: Finding) -> str:
 
 
 def _axes(where: str, rank: int) -> tuple[str, str]:
-    """Return the names of the first two axes."""
+    """Return the names of the first two axes. Of three axes the second may be tokens or channels: it is a row."""
     if where != "parameter gradient":
-        return "batch element", "feature" if rank == 2 else "channel"
+        return "batch element", {2: "feature", 3: "row"}.get(rank, "channel")
     return "output channel", "input channel" if rank > 1 else "channel"
 
 
 def finding_line(finding: Finding) -> str:
     """Describe one measurement."""
-    place = f" to {finding.inner}" if finding.inner else ""
     what = finding.note or f"relative error {finding.difference.relative:.1e} at {list(finding.difference.worst)}"
-    return f"alone on the reference's inputs, {finding.where}{place} {finding.index}: {what}"
+    return f"alone on the reference's inputs, {_tensor_name(finding)}: {what}"

@@ -118,7 +118,7 @@ class Outcome:
     def line(self) -> str:
         """Describe the outcome in one line."""
         verdict = f"REFUSED: {self.refusal}" if self.refusal else self.result.verdict()
-        return f"{self.model:16}{self.name:17}{self.seconds:7.1f} s  {verdict}"
+        return f"{self.model:15} {self.name:16} {self.seconds:7.1f} s  {verdict}"
 
 
 def check_all(options: AllOptions, progress: Progress, checks: Sequence[Step] = CHECKS) -> Iterator[Outcome]:

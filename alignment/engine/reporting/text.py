@@ -73,10 +73,11 @@ def _folded(rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
 def coverage(result: Result) -> str:
     """Describe what was compared, and what was not, with the reasons."""
     found = result.coverage
-    lines = [
-        f"compared: {found.compared} tensors ({found.leaves} of leaves, {found.compared - found.leaves} of "
-        f"containers), {found.elements:,} elements, every one of them"
-    ]
+    compared = (
+        f"{found.compared} tensors ({found.leaves} of leaves, {found.compared - found.leaves} of containers), "
+        f"{found.elements:,} elements, every one of them"
+    )
+    lines = [f"compared: {compared if found.compared else 'nothing'}"]
     lines += [f"not compared: {item.layer} ({item.kind}, {item.side}): {item.reason}" for item in found.skipped]
     return "\n".join(lines)
 

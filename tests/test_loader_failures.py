@@ -71,7 +71,7 @@ def test_by_default_the_first_corrupt_image_is_an_error_that_names_it(tmp_path, 
 def test_beyond_the_limit_all_corrupt_images_are_listed(workers):
     source = parts.Made(20, bad=[1, 3, 15])
     assert len(list(Loader(source, parts.keep, 2, max_skipped=3, workers=workers, **UINT8))) == 10
-    with pytest.raises(DataError, match=r"(?s)images: 3, where 2 may be.*image-1: .*image-3: .*image-15: "):
+    with pytest.raises(DataError, match=r"(?s)images: 3, at most 2 .*image-1: .*image-3: .*image-15: "):
         list(Loader(source, parts.keep, 2, max_skipped=2, workers=workers, **UINT8))
 
 

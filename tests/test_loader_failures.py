@@ -187,6 +187,7 @@ def test_a_worker_killed_from_outside_ends_the_run():
 
 def test_a_worker_that_stands_still_between_two_batches_is_named():
     batches, pids = started(Loader(parts.Made(200), parts.keep, 2, workers=2, timeout=0.6, **UINT8))
+    next(batches)  # of worker 1: one that is still starting has a minute
     os.kill(pids[1], signal.SIGSTOP)
     with pytest.raises(WorkerError, match=rf"loader worker 1 \(pid {pids[1]}\) hangs"):
         list(batches)

@@ -19,9 +19,9 @@ from alignment.engine.pixels.sample_lists import LIST, compare_lists
 from alignment.engine.result import Culprit, Result, Row, Skipped
 from alignment.training_transforms import batch_of, compare_batches, compare_samples
 from paddle_dla.data.crop import EvalTransform
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.errors import ImageError
 from paddle_dla.data.image_files import open_images
-from paddle_dla.data.images import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.data.pipeline import evaluation_loader

@@ -32,7 +32,7 @@ from convert.readers import read_source
 from paddle_dla import checkpoint
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
-from paddle_dla.models.adapt import HEAD, STEM
+from paddle_dla.models.adapt_weights import HEAD, STEM
 from paddle_dla.models.variants import resolve_name
 from paddle_dla.options import natural, options_of
 from paddle_dla.storage.atomic import atomic_path

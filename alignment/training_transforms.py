@@ -12,8 +12,8 @@ import numpy as np
 from alignment.engine.pixels.images import Case, Tally, culprit
 from alignment.engine.result import Culprit, Row
 from paddle_dla.data.batch import Batch
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.erasing import RandomErasing
-from paddle_dla.data.images import decode
 from paddle_dla.data.mixing import Mixup
 from paddle_dla.data.training import FromPixels
 from paddle_dla.data.transforms import training_transform

@@ -107,7 +107,7 @@ def grains(paths: list[str], workers: int, training: bool) -> Iterable[Any]:
     import numpy as np
 
     from paddle_dla.data.batch import Batch
-    from paddle_dla.data.images import Decoder
+    from paddle_dla.data.decoding import Decoder
 
     sample, whole = our_transforms(training)
 

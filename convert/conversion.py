@@ -18,7 +18,7 @@ from convert.layout import state_layout, unused_projections
 from convert.outcome import Conversion, ConversionError, versions
 from convert.port_weights import Unasked, convert_for_port
 from convert.readers import Source, no_count, read_source, shared_prefix
-from paddle_dla.models.adapt import HEAD, STEM, adapt_stem, new_head
+from paddle_dla.models.adapt_weights import HEAD, STEM, adapt_stem, new_head
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.registry import Entry, find_model
 from paddle_dla.models.variants import VARIANTS, resolve_name

@@ -20,7 +20,7 @@ from convert.matching.key_map import KeyMap, KeyMapError, Line, parse_steps
 from convert.outcome import Conversion, ConversionError, versions
 from convert.readers import Source, no_count, shared_prefix
 from paddle_dla import checkpoint
-from paddle_dla.models.adapt import Ends, adapt_stem
+from paddle_dla.models.adapt_weights import Ends, adapt_stem
 from paddle_dla.models.cards import WEIGHTS
 from paddle_dla.models.registry import Entry
 from paddle_dla.preprocessing import Preprocessing

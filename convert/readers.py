@@ -18,7 +18,7 @@ import numpy as np
 
 from convert.torch_file import CodeError, TorchTensor, UnreadObject, read_torch_file
 from paddle_dla.checkpoint import described_folder
-from paddle_dla.models.adapt import HEAD, STEM
+from paddle_dla.models.adapt_weights import HEAD, STEM
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 from paddle_dla.storage.shown import shown

@@ -16,7 +16,7 @@ from paddle import nn
 from paddle_dla.checkpoint import load_weights, recorded_preprocessing, weight_file
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
 from paddle_dla.errors import WrongValue
-from paddle_dla.models.adapt import Ends
+from paddle_dla.models.adapt_weights import Ends
 from paddle_dla.models.factory import create_model, load_arrays
 from paddle_dla.models.pretrained import IMAGENET_CLASSES
 from paddle_dla.models.registry import Entry, ModelError, find_model, recorded_variant

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paddle_dla.data.crop import EvalTransform
-from paddle_dla.data.images import decode
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.source import FileSource
 from paddle_dla.drawing import figure_in
 from paddle_dla.metrics import Predictions

@@ -146,7 +146,7 @@ def by_paddle(folder: Path, photographs: Sequence[str]) -> list[Ranked]:
     import paddle
 
     from paddle_dla.data.crop import EvalTransform
-    from paddle_dla.data.images import decode
+    from paddle_dla.data.decoding import decode
     from paddle_dla.data.normalise import Normalise
     from paddle_dla.loading import load_model
 
@@ -189,7 +189,7 @@ def draw(path: Path, photographs: Sequence[str], sides: Mapping[str, Sequence[Ra
     """The photographs, under each the likeliest classes of both ``sides``. Needs matplotlib."""
     from matplotlib.figure import Figure
 
-    from paddle_dla.data.images import decode
+    from paddle_dla.data.decoding import decode
 
     figure = Figure(figsize=(3.6 * len(photographs), 5.2), dpi=100, layout="constrained")
     figure.suptitle(f"{MODEL} with ImageNet weights: the likeliest classes by torch and by Paddle", size=12)

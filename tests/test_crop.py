@@ -11,8 +11,8 @@ from PIL import Image, features
 
 from paddle_dla.data import crop as crop_module
 from paddle_dla.data.crop import COMPILED, FILTERS, EvalTransform, resize_crop
+from paddle_dla.data.decoding import MAX_PIXELS, Decoder, decode
 from paddle_dla.data.errors import ImageError
-from paddle_dla.data.images import MAX_PIXELS, Decoder, decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.preprocessing import Preprocessing
 

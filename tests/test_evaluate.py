@@ -20,7 +20,7 @@ from small_runs import environment
 from paddle_dla import evaluate as command
 from paddle_dla.data.class_names import read_class_names
 from paddle_dla.data.crop import EvalTransform
-from paddle_dla.data.images import decode
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.opening import open_source
 from paddle_dla.evaluation import evaluate

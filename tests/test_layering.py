@@ -101,15 +101,17 @@ evaluation           | paddle_dla/evaluation                      | -           
                      |                                            |                   |              | plain
 engines              | paddle_dla/engines/auto eager              | paddle            | -            | engines.base
                      | paddle_inference                           |                   |              | plain storage
-engines.base         | paddle_dla/engines/base onnx_runtime open_vino | -                 | -            | plain storage
+engines.base         | paddle_dla/engines/base onnx_runtime       | -                 | -            | plain storage
+                     | open_vino                                  |                   |              |
 config               | paddle_dla/config                          | -                 | -            | tables plain
                      |                                            |                   |              | storage
 data                 | paddle_dla/data                            | -                 | -            | ranks plain
                      |                                            |                   |              | storage
 ranks                | paddle_dla/ranks                           | paddle            | -            | launching
 launching            | paddle_dla/launching                       | -                 | -            | storage
-tables               | paddle_dla/models/__init__ adapt cards     | -                 | -            | plain storage
-                     | grouping macs pretrained registry variants |                   |              |
+tables               | paddle_dla/models/__init__ adapt_weights   | -                 | -            | plain storage
+                     | cards grouping macs pretrained registry    |                   |              |
+                     | variants                                   |                   |              |
                      | paddle_dla/command_parser                  |                   |              |
 plain                | paddle_dla/checkpoint cpu drawing extras   | -                 | -            | storage
                      | metrics options preprocessing progress     |                   |              |

@@ -13,8 +13,8 @@ from small_runs import make_images, small_config, write_config
 
 from paddle_dla.data.batch import Batch
 from paddle_dla.data.crop import EvalTransform
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.folder import open_folder
-from paddle_dla.data.images import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.data.picture import GAP, LINE, _font, fitted, grid
 from paddle_dla.look_at_data import (

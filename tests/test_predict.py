@@ -15,9 +15,9 @@ from small_models import CLASSES, SIZE, save_small, small_model
 from paddle_dla import features, info, predict
 from paddle_dla.data.class_names import imagenet_class_names, read_class_names
 from paddle_dla.data.crop import EvalTransform
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.image_files import open_images
-from paddle_dla.data.images import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.variants import VARIANTS

@@ -26,7 +26,7 @@ from alignment.engine.records.store import Ref
 from paddle_dla import evaluate, export
 from paddle_dla.checkpoint import read
 from paddle_dla.data.crop import EvalTransform
-from paddle_dla.data.images import decode
+from paddle_dla.data.decoding import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.engines import open_engine
 from paddle_dla.loading import load_model

@@ -16,7 +16,7 @@ from translating import Applied, Port, assert_close, normal  # noqa: E402
 
 from convert.translate.operators import OPERATORS, functional  # noqa: E402
 from convert.translate.plain import TranslationError  # noqa: E402
-from convert.translate.rarer import RARER  # noqa: E402
+from convert.translate.rarer_operators import RARER  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 

@@ -13,7 +13,7 @@ from paddle_dla.checkpoint import CheckpointError, check_fit, read
 from paddle_dla.models.cards import Described
 from paddle_dla.models.factory import load_arrays
 from paddle_dla.models.fitting import shapes_of, tied_in
-from paddle_dla.models.offered import offer
+from paddle_dla.models.interface import offer
 from paddle_dla.storage.pdparams import write_pdparams
 from paddle_dla.storage.tensors import write_safetensors as write_plain
 

@@ -11,7 +11,7 @@ from convert.translate.classes import Builder, Translation
 from convert.translate.layers import LAYERS, Layer, drop_path, layer_of
 from convert.translate.operators import OPERATORS
 from convert.translate.plain import Module, Program
-from convert.translate.rarer import RARER
+from convert.translate.rarer_operators import RARER
 from convert.translate.source import without_gradient, written
 from convert.translate.weights import key_map
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from paddle_dla.data.batch import Batch
+from paddle_dla.data.decoding import Decoder
 from paddle_dla.data.errors import DataError, ImageError, WorkerError
-from paddle_dla.data.images import Decoder
 from paddle_dla.data.plan import Plan
 from paddle_dla.data.slots import MIXING, Arrays, Layout
 from paddle_dla.data.source import Reader, Source

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow_version
 
+from paddle_dla.data.decoding import MAX_PIXELS
 from paddle_dla.data.errors import DataError, ImageError
-from paddle_dla.data.images import MAX_PIXELS
 from paddle_dla.preprocessing import Preprocessing
 
 try:

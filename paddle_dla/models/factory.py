@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 
 from paddle_dla.checkpoint import check_fit, load_weights
-from paddle_dla.models import offered
-from paddle_dla.models.adapt import HEAD, STEM, Ends, adapt_stem
+from paddle_dla.models import interface
+from paddle_dla.models.adapt_weights import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
 from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.models.ported import proved_network
@@ -65,11 +65,11 @@ def create_model(
     if entry.published is None:
         if output_stride != 32:
             raise ModelError(f"output_stride is DLA's alone; the strides of {entry.name} are part of its source")
-        offered.refuse_pool(entry.name, global_pool)
+        interface.refuse_pool(entry.name, global_pool)
         model = _with_card(entry, classes, channels, drop_rate, drop_path_rate)
         if features_only:
             levels = range(len(entry.card.levels)) if out_indices is None else out_indices
-            model = offered.features_of(model, list(levels))
+            model = interface.features_of(model, list(levels))
     else:
         if drop_path_rate:
             raise ModelError(f"{entry.name} has no stochastic depth; leave out drop_path_rate")
@@ -98,14 +98,14 @@ def _with_card(
     if not isinstance(network, nn.Layer):
         raise ModelError(f"{entry.place} makes a {type(network).__name__}, not a paddle.nn.Layer")
     _refuse_other_types(network, entry.place)
-    model = offered.offer(network, entry.card)
+    model = interface.offer(network, entry.card)
     if num_classes not in (None, model.num_classes):
         model.reset_classifier(num_classes)
     if in_chans not in (None, model.in_chans):
-        offered.set_in_chans(model, in_chans)
-    offered.set_drop_rate(model, drop_rate)
+        interface.set_in_chans(model, in_chans)
+    interface.set_drop_rate(model, drop_rate)
     if drop_path_rate is not None:
-        offered.set_drop_path_rate(model, drop_path_rate)
+        interface.set_drop_path_rate(model, drop_path_rate)
     return model
 
 

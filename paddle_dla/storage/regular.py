@@ -13,7 +13,7 @@ import stat
 from io import FileIO
 
 MOST_IMAGE = 2**28
-"""Bytes of one image: the uncompressed size of the most pixels that are decoded (``paddle_dla.data.images``)."""
+"""Bytes of one image: the uncompressed size of the most pixels that are decoded (``paddle_dla.data.decoding``)."""
 MOST_TEXT = 2**26
 """Bytes of a record or a table: the longest written here, of a hundred thousand shards, is a tenth of it."""
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.porting.arguments import Arguments, called, each, named
+from convert.porting.arguments import Arguments, named
+from convert.porting.watching import run_watched
 
 
 def ends_of(reference: Any, port: Any, inputs: Arguments) -> dict[str, Any]:
@@ -30,21 +31,13 @@ def _found(port: Any, inputs: Arguments) -> dict[str, Any]:
 
     calls: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def watch(name: str, layer: Any) -> Any:
-        def hook(_layer: Any, given: Any, output: Any) -> None:
+    def see(name: str, given: Any, output: Any) -> None:
+        if name in layers:
             calls.setdefault(name, []).append((given[0].numpy(), output.numpy()))
-
-        return layer.register_forward_post_hook(hook)
 
     kinds = (paddle.nn.Linear, paddle.nn.Conv2D)
     layers = {name: layer for name, layer in port.named_sublayers() if isinstance(layer, kinds)}
-    handles = [watch(name, layer) for name, layer in layers.items()]
-    try:
-        with paddle.no_grad():
-            output = called(port, each(inputs, paddle.to_tensor))
-    finally:
-        for handle in handles:
-            handle.remove()
+    output = run_watched(port, inputs, see)
     once = {name: found[0] for name, found in calls.items() if len(found) == 1}
     return {**_classifier(layers, once, output), **_first_conv(layers, once, next(iter(named(inputs).values())))}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from convert.porting.arguments import Arguments, called, each
+from convert.porting.watching import run_watched
 
 LIMIT = 1e-9
 """Largest difference, relative to the largest value, in float64.
@@ -59,22 +60,10 @@ def _that_return(wanted: np.ndarray, port: Any, inputs: Arguments) -> list[str]:
     calls: dict[str, list[bool]] = {}
     limit = LIMIT * np.abs(wanted).max(initial=0.0)
 
-    def watched(name: str) -> Callable[..., None]:
-        def hook(_layer: Any, _inputs: Any, output: Any) -> None:
-            alike = isinstance(output, paddle.Tensor) and tuple(output.shape) == wanted.shape
-            same = alike and bool(np.abs(output.numpy() - wanted).max(initial=0.0) <= limit)
-            calls.setdefault(name, []).append(same)
+    def see(name: str, _given: Any, output: Any) -> None:
+        alike = isinstance(output, paddle.Tensor) and tuple(output.shape) == wanted.shape
+        same = alike and bool(np.abs(output.numpy() - wanted).max(initial=0.0) <= limit)
+        calls.setdefault(name, []).append(same)
 
-        return hook
-
-    def tensor(array: np.ndarray) -> Any:
-        return paddle.to_tensor(array.astype("float64") if array.dtype.kind == "f" else array)
-
-    handles = [layer.register_forward_post_hook(watched(name)) for name, layer in port.named_sublayers()]
-    try:
-        with paddle.no_grad():
-            called(port, each(inputs, tensor))
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_watched(port, each(inputs, lambda array: array.astype("float64") if array.dtype.kind == "f" else array), see)
     return [name for name, same in calls.items() if same == [True]]

@@ -41,7 +41,6 @@ def ascending(values: Items) -> Items:
 
 
 Text = Annotated[str, AfterValidator(_usable)]
-Whole = Annotated[int, Ge(-HIGHEST), Le(HIGHEST)]
 NonNegativeInt = Annotated[int, Ge(0), Le(HIGHEST)]
 PositiveInt = Annotated[int, Ge(1), Le(HIGHEST)]
 Number = Annotated[float, AfterValidator(_seen_by_float32)]

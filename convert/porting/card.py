@@ -34,7 +34,7 @@ def described(module: Any) -> dict[str, Any]:
     without weight decay, and feature levels.
     """
     config = _config(module)
-    classes = _attribute(module, "num_classes")
+    classes = attribute(module, "num_classes")
     return {
         "num_classes": _whole(config.get("num_classes") if classes is None else classes, MOST_CLASSES),
         "classifier": _names(config.get("classifier")),
@@ -47,7 +47,7 @@ def described(module: Any) -> dict[str, Any]:
     }
 
 
-def _attribute(module: Any, name: str) -> Any:
+def attribute(module: Any, name: str) -> Any:
     """Return ``module.name``; ``None`` if there is none, or if reading it raises."""
     try:
         return getattr(module, name, None)
@@ -57,7 +57,7 @@ def _attribute(module: Any, name: str) -> Any:
 
 def _called(module: Any, name: str) -> Any:
     """Call the method ``name`` and return its result; ``None`` if there is no such method without arguments."""
-    method = _attribute(module, name)
+    method = attribute(module, name)
     try:
         return method() if callable(method) else None
     except Exception:  # noqa: BLE001 - a method of the same name with another meaning
@@ -65,7 +65,7 @@ def _called(module: Any, name: str) -> Any:
 
 
 def _config(module: Any) -> dict[str, Any]:
-    config = _attribute(module, "pretrained_cfg")
+    config = attribute(module, "pretrained_cfg")
     return {name: config[name] for name in config if isinstance(name, str)} if isinstance(config, Mapping) else {}
 
 
@@ -108,7 +108,7 @@ def _layer_groups(module: Any) -> dict[str, int] | None:
 
 def _feature_levels(module: Any) -> list[dict[str, Any]]:
     """Return the module, channels and stride of every level of timm's ``feature_info``."""
-    info = _attribute(module, "feature_info")
+    info = attribute(module, "feature_info")
     items = info if isinstance(info, list) else getattr(info, "info", None)
     return [_level(item) for item in items if isinstance(item, Mapping)] if isinstance(items, (list, tuple)) else []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,12 @@ import numpy as np
 from convert.porting.arguments import Arguments, named
 from convert.porting.watching import run_watched
 
+ENDS = ("classifier", "num_classes", "first_conv")
+"""The entries of a card that ``ends_of`` finds."""
+
 
 def ends_of(reference: Any, port: Any, inputs: Arguments) -> dict[str, Any]:
-    """Return the card's entries ``classifier``, ``num_classes`` and ``first_conv``, found in a run of ``port``.
+    """Return the card's entries ``ENDS``, found in a run of ``port``.
 
     The classifier is the ``Linear`` or 1x1 ``Conv2D`` whose output is the output of the model. The first convolution is
     the ``Conv2D`` that reads the images. An entry is missing if there is no such layer, if it is called several times,
@@ -29,37 +31,34 @@ def ends_of(reference: Any, port: Any, inputs: Arguments) -> dict[str, Any]:
 def _found(port: Any, inputs: Arguments) -> dict[str, Any]:
     import paddle
 
-    calls: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    (images,) = named(inputs).values()
+    layers = dict(port.named_sublayers())
+    heads: dict[str, list[np.ndarray]] = {}
+    stems: dict[str, list[bool]] = {}
 
     def see(name: str, given: Any, output: Any) -> None:
-        if name in layers:
-            calls.setdefault(name, []).append((given[0].numpy(), output.numpy()))
-
-    kinds = (paddle.nn.Linear, paddle.nn.Conv2D)
-    layers = {name: layer for name, layer in port.named_sublayers() if isinstance(layer, kinds)}
-    output = run_watched(port, inputs, see)
-    once = {name: found[0] for name, found in calls.items() if len(found) == 1}
-    return {**_classifier(layers, once, output), **_first_conv(layers, once, next(iter(named(inputs).values())))}
-
-
-def _classifier(layers: Mapping[str, Any], once: Mapping[str, Any], output: Any) -> dict[str, Any]:
-    import paddle
-
-    if not isinstance(output, paddle.Tensor) or output.ndim != 2:
-        return {}
-    logits = output.numpy()
-    for name, (_, made) in once.items():
         layer = layers[name]
-        is_head = isinstance(layer, paddle.nn.Linear) or list(layer.weight.shape[2:]) == [1, 1]
-        if is_head and made.size == logits.size and np.array_equal(made.reshape(logits.shape), logits):
-            return {"classifier": name, "num_classes": logits.shape[1]}
-    return {}
+        if isinstance(layer, paddle.nn.Conv2D):
+            stems.setdefault(name, []).append(np.array_equal(given[0].numpy(), images))
+        if _is_head(layer, output):
+            heads.setdefault(name, []).append(output.numpy())
+
+    output = run_watched(port, inputs, see)
+    first = next((name for name, same in stems.items() if same == [True]), None)
+    found: dict[str, Any] = {} if first is None else {"first_conv": first}
+    if not isinstance(output, paddle.Tensor) or output.ndim != 2:
+        return found
+    logits = output.numpy()
+    for name, made in heads.items():
+        if len(made) == 1 and made[0].size == logits.size and np.array_equal(made[0].reshape(logits.shape), logits):
+            return {**found, "classifier": name, "num_classes": logits.shape[1]}
+    return found
 
 
-def _first_conv(layers: Mapping[str, Any], once: Mapping[str, Any], images: np.ndarray) -> dict[str, Any]:
+def _is_head(layer: Any, output: Any) -> bool:
+    """Return whether ``layer`` may be a classifier: it returns one row, or one 1x1 map, for each image."""
     import paddle
 
-    for name, (given, _) in once.items():
-        if isinstance(layers[name], paddle.nn.Conv2D) and np.array_equal(given, images):
-            return {"first_conv": name}
-    return {}
+    if isinstance(layer, paddle.nn.Conv2D):
+        return list(layer.weight.shape[2:]) == [1, 1] and list(output.shape[2:]) == [1, 1]
+    return isinstance(layer, paddle.nn.Linear) and output.ndim == 2

@@ -13,10 +13,10 @@ from convert.matching.key_map import KeyMap
 from convert.outcome import versions
 from convert.porting import card as cards
 from convert.porting.arguments import Arguments, as_declared, called, each, named
-from convert.porting.ends import ends_of
+from convert.porting.ends import ENDS, ends_of
 from convert.porting.features import features_layer
 from convert.porting.folder import check_folder, write_folder
-from convert.porting.proof import MODES, paired, prove, torch_arrays
+from convert.porting.proof import MODES, Pair, paired, prove, torch_arrays
 from convert.porting.reference import Reference, origin_of
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays, stored
@@ -104,13 +104,10 @@ def port_model(
             pair = paired(torch_module, inputs, source, translated)
             results = prove(pair, translated, modes, progress)
         port = Port(name, translated.source, translated.key_map, results)
-        found: dict[str, Any] = {"features": None}
-        if port.proved:
-            found["features"] = features_layer(pair.reference, pair.port, pair.inputs)
-            found |= ends_of(pair.reference, pair.port, pair.inputs)
         arrays = port_arrays(translated.key_map, translated.program, torch_arrays(torch_module))
         written = target is not None and (port.proved or keep_unproved)
-        card = card_of(port, torch_module, translated, inputs, reference, weights, found) if written else {}
+        entries = entries_of(torch_module, pair, port.proved) if written else {}
+        card = card_of(port, torch_module, translated, inputs, reference, weights, entries) if written else {}
     if target is None or not written:
         return port
     progress(f"writing {target}")
@@ -241,6 +238,20 @@ def header(name: str, module: Any) -> str:
     )
 
 
+def entries_of(module: Any, pair: Pair, proved: bool) -> dict[str, Any]:
+    """Return the card's entries that ``module`` names; those that it does not name are looked for in a proved port."""
+    entries = {**cards.described(module), "features": None}
+    if not proved:
+        return entries
+    found = {"features": features_layer(pair.reference, pair.port, pair.inputs)}
+    if any(entries[name] is None for name in ENDS):
+        found |= ends_of(pair.reference, pair.port, pair.inputs)
+    if entries["num_classes"] is None and cards.attribute(module, "num_classes") is not None:
+        # the module means something else by classes: what looks like a classifier may be none
+        found = {name: value for name, value in found.items() if name not in ("classifier", "num_classes")}
+    return {**entries, **{name: value for name, value in found.items() if entries[name] is None}}
+
+
 def card_of(
     port: Port,
     module: Any,
@@ -248,12 +259,10 @@ def card_of(
     inputs: Any,
     reference: Reference | None,
     weights: Mapping[str, Any] | None,
-    found: Mapping[str, Any],
+    entries: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the card of ``port``; ``found`` are entries that a run has shown, where the module itself names none."""
+    """Return the card of ``port``; ``entries`` is the result of ``entries_of``."""
     preprocessing = cards.preprocessing_of(module)
-    described = cards.described(module)
-    unnamed = {name: value for name, value in found.items() if described.get(name) is None}
     values = named(inputs).values()
     return {
         "format": FORMAT,
@@ -264,8 +273,7 @@ def card_of(
         "inputs": [{"name": given, "shape": list(value.shape[1:])} for (given, _), value in
                    zip(translated.program.inputs, values, strict=True)],
         "preprocessing": preprocessing.as_dict() if preprocessing else None,
-        **described,
-        **unnamed,
+        **entries,
         "source": origin_of(type(module)),
         "reference": (reference or Reference()).as_dict(),
         "weights": dict(weights or {}),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 CHECKED = 16
 """Images of ``--check`` on which the float network is checked: float64 is slow."""
+INT8_NEEDS = "--int8 needs --calibration DATA, and --calibration is for --int8"
 HELD_OUT = 4
 """Every fourth image of ``--calibration`` measures int8, unless ``--check`` names others."""
 
@@ -113,6 +114,8 @@ def parser() -> argparse.ArgumentParser:
 
 def export(options: ExportOptions) -> list[str]:
     """Write the export and return the lines to print. Raises ``UserError``."""
+    if options.int8 != bool(options.calibration):
+        raise WrongValue(INT8_NEEDS)
     check_target(options.output, options.overwrite)
     for data in (options.check, options.calibration):
         refuse_folder_in(data, options.output, "--output")
@@ -140,7 +143,7 @@ def export(options: ExportOptions) -> list[str]:
     images = None if options.check == "none" else read(options.check)
     if images is not None:
         wanted = replace(wanted, images=images[0][:CHECKED])
-    if options.int8 and options.calibration:
+    if options.calibration:
         return _int8(options, loaded.layer, replace(wanted, formats=["onnx"]), read(options.calibration), images)
     agreements = export_model(loaded.layer, options.output, wanted, overwrite=options.overwrite, progress=_tell)
     return [str(agreement) for agreement in agreements]
@@ -192,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage = parser()
     options = options_of(ExportOptions, usage.parse_args(argv))
     if options.int8 != bool(options.calibration):
-        usage.error("--int8 needs --calibration DATA, and --calibration is for --int8")
+        usage.error(INT8_NEEDS)
     if options.int8 and options.format not in (None, ("onnx",)):
         usage.error("--int8 makes an onnx network; leave out --format, or export inference into another folder")
     try:

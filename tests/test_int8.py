@@ -9,7 +9,8 @@ from small_models import CLASSES, SIZE, noise, small_model
 
 from paddle_dla import create_model
 from paddle_dla.engines import EngineError, base, open_engine
-from paddle_dla.export import held_out
+from paddle_dla.errors import WrongValue
+from paddle_dla.export import ExportOptions, export, held_out
 from paddle_dla.exporting import export_int8 as exporting
 from paddle_dla.exporting import int8
 from paddle_dla.exporting.check import run_in_batches
@@ -129,6 +130,13 @@ def test_calibration_without_images_is_refused(float_network, tmp_path):
     with pytest.raises(ExportError, match="needs images to calibrate on"):
         int8.quantise(float_network("dla46x_c"), tmp_path / "int8.onnx", iter([]))
     assert not (tmp_path / "int8.onnx").exists()
+
+
+@pytest.mark.parametrize("options", [{"int8": True}, {"calibration": "images"}])
+def test_int8_and_its_calibration_come_together(options, tmp_path):
+    with pytest.raises(WrongValue, match="int8 needs"):
+        export(ExportOptions(model="dla46x_c", output=str(tmp_path / "out"), **options))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):

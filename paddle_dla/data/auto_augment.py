@@ -174,10 +174,10 @@ def _rand_augment(options: dict[str, Any], settings: OpSettings) -> RandAugment:
     )
     plain = RAND_AUGMENT_INCREASING if options.get("inc") else RAND_AUGMENT
     names = RAND_AUGMENT_SETS[options["t"]] if "t" in options else dict.fromkeys(plain)
-    weights = tuple(weight for weight in names.values() if weight is not None)
+    weights = None if None in names.values() else tuple(weight for weight in names.values() if weight is not None)
     prob, magnitude = options.get("p", 0.5), options.get("m", FULL_MAGNITUDE)
     ops = tuple(AugmentOp(name, prob, magnitude, settings) for name in names)
-    return RandAugment(ops, options.get("n", 2), weights or None)
+    return RandAugment(ops, options.get("n", 2), weights)
 
 
 def _aug_mix(options: dict[str, Any], settings: OpSettings) -> AugMix:

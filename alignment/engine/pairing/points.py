@@ -52,7 +52,7 @@ def find_points(reference: Model, port: Model, tape: Tape, found: Matching) -> d
         outputs, seeds = where or (record.output_refs(), record.seeds())
         single = not inside[record.key] or (where is not None and twin not in port.composite)
         cut = single and twin not in port.composite and record.path in found.whole
-        points[record.key] = Point(record, outputs, seeds, where is None, cut, norm)
+        points[record.key] = Point(record, outputs, seeds, where is None, cut, norm.path if norm else "")
     return points
 
 
@@ -82,8 +82,9 @@ def _further(
     if record.path == ROOT or len(record.output_refs()) != 1:
         return None
     follower = _only_user(record, users)
-    if follower is not None and _folded(record, follower, reference, port, twin, found):
-        record, follower = follower, _only_user(follower, users)
+    norm = _folded(record, follower, reference, port, twin, found)
+    if norm is not None:
+        record, follower = norm, _only_user(norm, users)
         if not _does_more(twin, port):
             return record.output_refs(), record.seeds()
     more = _does_more(twin, port) and not _does_more(record.path, reference)
@@ -106,17 +107,19 @@ def _does_more(path: str, model: Model) -> bool:
     return any(model.layers[p].category == "activation" for p in inside)
 
 
-def _folded(record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching) -> str:
+def _folded(
+    record: Record, follower: Record | None, reference: Model, port: Model, twin: str, found: Matching
+) -> Record | None:
     """Return the normalisation behind a layer, if the port lacks it and has a bias in the layer instead."""
     if follower is None:
-        return ""
+        return None
     is_one = (
         reference.layers[record.path].category in ("conv", "conv_transpose", "linear")
         and follower.path not in found.twins
         and reference.layers[follower.path].category == "batch_norm"
         and "bias" in port.layers[twin].shapes
     )
-    return follower.path if is_one else ""
+    return follower if is_one else None
 
 
 def _users(tape: Tape, reference: Model) -> dict[int, list[Record]]:

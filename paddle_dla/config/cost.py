@@ -31,6 +31,7 @@ class Cost:
 
     @property
     def macs(self) -> float | None:
+        """Multiply-accumulates of the training; ``None`` for a port, whose forward pass is not counted."""
         return None if self.image_macs is None else self.epochs * self.images * self.image_macs * self.passes
 
     def __str__(self) -> str:

@@ -107,6 +107,7 @@ class TrivialAugment:
         return name, strength, -1 if row.signed and rng.randrange(2) else 1
 
     def apply(self, image: Image.Image, name: str, strength: int, sign: int) -> Image.Image:
+        """Apply the operation ``name`` with what ``draw`` returned."""
         row = OPERATIONS[name]
         arguments: tuple[Any, ...] = () if row.argument is None else (row.argument(strength, sign),)
         if row.warps:

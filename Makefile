@@ -26,7 +26,7 @@ train-demo: .venv/.complete
 
 test: .venv/.complete
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 # what is too large for every run, and the slow tests on the oldest Paddle

@@ -50,7 +50,7 @@ from alignment.command import (
 from alignment.engine.reporting.text import text
 from alignment.engine.result import Result
 from convert.conversion import converted
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError
 from paddle_dla.models.registry import find_model
@@ -157,7 +157,7 @@ def _converted(options: AllOptions, progress: Progress) -> Iterator[AllOptions]:
         source = chosen_source(options, progress)
         conversion = converted(source, options.model)
         path = Path(folder) / "converted.pdparams"
-        checkpoint.save(path, conversion.arrays, conversion.manifest)
+        weight_files.save(path, conversion.arrays, conversion.manifest)
         yield replace(options, converted=str(path))
 
 

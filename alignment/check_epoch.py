@@ -115,7 +115,7 @@ def first_weights(config: Config, path: Path) -> torch.nn.Module:
     from alignment.models import both
     from convert.conversion import convert_source
     from convert.port_weights import convert_for_port
-    from paddle_dla import checkpoint
+    from paddle_dla import weight_files
 
     model, seed = config.model, config.train.seed
     entry, sizes = find_model(model.name), (model.num_classes, model.in_chans)
@@ -125,7 +125,7 @@ def first_weights(config: Config, path: Path) -> torch.nn.Module:
     else:
         conversion = convert_for_port(source, entry, *sizes, head_seed=seed)
     module, _ = both(entry, source, conversion)
-    checkpoint.save(path, conversion.arrays, conversion.manifest)
+    weight_files.save(path, conversion.arrays, conversion.manifest)
     return module
 
 

@@ -39,7 +39,7 @@ from alignment.command import (
     run,
     sides,
 )
-from alignment.engine.judging.noise import BITS
+from alignment.engine.judging.limits import BITS
 from alignment.engine.result import Result
 from alignment.engine.sides.training import Recipe
 from paddle_dla.models.registry import find_model

@@ -20,7 +20,7 @@ from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.result import WEIGHTS, Culprit, Result, Row
 from convert.conversion import converted
 from convert.key_map import to_timm
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.errors import WrongValue
 from paddle_dla.terminal import run_command
 
@@ -35,7 +35,7 @@ def check_weights(options: WeightOptions, progress: Progress) -> Result:
         raise WrongValue("--converted names the file to check")
     source = chosen_source(options, progress)
     expected = converted(source, options.model).arrays
-    actual, _ = checkpoint.read(options.converted)
+    actual, _ = weight_files.read(options.converted)
     result = Result(f"{options.model}: weights, timm against Paddle", "float32")
     result.facts = {"timm": source.describe(), "Paddle": options.converted}
     for depth, name in enumerate(dict.fromkeys([*expected, *actual])):

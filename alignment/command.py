@@ -18,7 +18,7 @@ from alignment.engine.result import Result
 from convert.conversion import converted
 from convert.outcome import Conversion
 from convert.readers import Source, read_source
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.cpu import use_vector_kernels
 from paddle_dla.errors import UserError, WrongValue
@@ -146,7 +146,7 @@ def chosen_weights(
     """
     source = chosen_source(options, progress)
     conversion = converted(source, options.model)
-    return source, conversion, checkpoint.read(options.converted)[0] if options.converted else None
+    return source, conversion, weight_files.read(options.converted)[0] if options.converted else None
 
 
 def chosen_inputs(options: ModelOptions, conversion: Conversion) -> np.ndarray | list[str]:

@@ -12,7 +12,8 @@ import paddle
 import torch
 
 from alignment.engine.judging.by_name import compare_tapes
-from alignment.engine.judging.noise import NoiseFloor, run_in_both
+from alignment.engine.judging.limits import NoiseFloor
+from alignment.engine.judging.noise import run_in_both
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Tape
 from alignment.engine.result import Result
@@ -25,9 +26,9 @@ from convert.conversion import Conversion
 from convert.key_map import to_timm
 from convert.readers import Source, source_from_arrays
 from paddle_dla import create_model
-from paddle_dla.checkpoint import check_fit
 from paddle_dla.models.dla import DLA
 from paddle_dla.storage.tensors import StoredTensor
+from paddle_dla.weight_files import check_fit
 from torch_ref import model as reference
 from torch_ref.data import eval_batch
 

@@ -29,7 +29,7 @@ from alignment.engine.recording import record_paddle, record_torch
 from alignment.engine.records.files import check_dump
 from alignment.engine.records.store import MEMORY
 from convert.readers import read_source
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
 from paddle_dla.models.adapt_weights import HEAD, STEM
@@ -105,7 +105,7 @@ def _paddle_side(options: RecordOptions, weights: str) -> None:
     """Record the Paddle model. Raises ``CheckpointError``."""
     from paddle_dla import create_model
 
-    arrays, _ = checkpoint.read(weights)
+    arrays, _ = weight_files.read(weights)
     missing = [name for name in (HEAD[0], STEM) if name not in arrays]
     if missing:
         raise CheckpointError(f"{weights} is no classifier of this family: it has no {missing[0]}")

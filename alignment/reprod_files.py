@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.limits import BITS, MARGIN
 from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.records.files import load_tape
 from alignment.engine.records.tape import Tape

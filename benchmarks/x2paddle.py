@@ -71,7 +71,7 @@ def judged(output, rounded, exact):
     import numpy as np
 
     from alignment.engine.judging.error import compare
-    from alignment.engine.judging.noise import MARGIN
+    from alignment.engine.judging.limits import MARGIN
 
     output = output[0] if isinstance(output, (list, tuple)) else output
     found = compare(exact, np.asarray(output.numpy()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from paddle_dla.extras import install_command
 from paddle_dla.models.cards import read_card
 from paddle_dla.models.registry import find_model
 from paddle_dla.storage.errors import CheckpointError
@@ -42,7 +43,7 @@ def download(source: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise CheckpointError(
-            f"fetching {source} needs huggingface_hub: pip install -e .[hub], or name a local file instead"
+            f"fetching {source} needs huggingface_hub: {install_command('hub')}, or name a local file instead"
         ) from None
     # the first base class is the error of the underlying HTTP library, which differs between versions; it is raised
     # unwrapped if a download breaks off

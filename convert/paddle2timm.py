@@ -30,9 +30,10 @@ from convert.layout import state_layout
 from convert.outcome import ConversionError
 from convert.port_weights import timm_state
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
+from paddle_dla.extras import install_command
 from paddle_dla.models.registry import Entry, find_model, recorded_variant
 from paddle_dla.storage.apart import check_apart
 from paddle_dla.storage.atomic import atomic_path, check_writable
@@ -129,7 +130,7 @@ def _torch_bytes(path: Path, tensors: Mapping[str, StoredTensor]) -> memoryview:
         import torch
     except ImportError:
         raise CheckpointError(
-            f"writing {path} needs torch: pip install -e .[torch], or name a .safetensors file, which needs none"
+            f"writing {path} needs torch: {install_command('torch')}, or name a .safetensors file, which needs none"
         ) from None
     state = {
         name: torch.from_numpy(t.raw.copy()).view(torch.bfloat16)
@@ -152,9 +153,9 @@ def run(source: str, output: str, model: str | None = None) -> Path:
     if target.suffix not in SUFFIXES:
         raise CheckpointError(f"cannot write {target}: the suffix must be one of {', '.join(SUFFIXES)}")
     check_writable(target)
-    source = checkpoint.weight_file(source)
+    source = weight_files.weight_file(source)
     check_apart({"--output": target}, [source])
-    arrays, manifest = checkpoint.read(source)
+    arrays, manifest = weight_files.read(source)
     recorded = manifest["model"] if manifest else None
     entry = find_model(model or recorded_variant(manifest, source))
     name = entry.name

@@ -19,7 +19,7 @@ from convert.key_map import drop_reason
 from convert.matching.key_map import KeyMap, KeyMapError, Line, parse_steps
 from convert.outcome import Conversion, ConversionError, versions
 from convert.readers import Source, no_count, shared_prefix
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.models.adapt_weights import Ends, adapt_stem
 from paddle_dla.models.cards import WEIGHTS
 from paddle_dla.models.registry import Entry
@@ -88,7 +88,7 @@ def convert_for_port(
 
 def stored_weights(folder: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays of the port in ``folder`` and their manifest. Raises ``CheckpointError`` if one is missing."""
-    arrays, manifest = checkpoint.read(Path(folder) / WEIGHTS)
+    arrays, manifest = weight_files.read(Path(folder) / WEIGHTS)
     if manifest is None:
         raise CheckpointError(f"{os.fspath(folder)} has weights without a manifest")
     return arrays, manifest
@@ -247,7 +247,7 @@ def timm_state(
     only if it came from a file. Raises ``ConversionError`` for tensors that are missing, left over, or of another
     shape.
     """
-    _, recorded = checkpoint.read(port_folder(entry) / WEIGHTS)
+    _, recorded = weight_files.read(port_folder(entry) / WEIGHTS)
     kept = manifest or {}
     tensors, faults = (recorded or {"tensors": {}})["tensors"], []
     faults += [f"{name}: {MISSING}" for name in tensors if name not in arrays]

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from convert.torch_file import CodeError, TorchTensor, UnreadObject, read_torch_file
-from paddle_dla.checkpoint import described_folder
 from paddle_dla.models.adapt_weights import HEAD, STEM
 from paddle_dla.storage.errors import UNPICKLING_ERRORS, CheckpointError
 from paddle_dla.storage.manifest import file_sha256
 from paddle_dla.storage.shown import shown
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors
+from paddle_dla.weight_files import described_folder
 
 # keys under which training checkpoints store the weights, in timm's order of lookup (timm/models/_helpers.py)
 CONTAINERS = ("state_dict", "model", "net")

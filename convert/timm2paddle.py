@@ -35,9 +35,10 @@ from convert.matching.key_map import KeyMap
 from convert.outcome import Conversion, ConversionError
 from convert.port_weights import convert_for_port
 from convert.readers import Source, read_source
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
+from paddle_dla.extras import install_command
 from paddle_dla.models.registry import find_model
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.options import (
@@ -129,7 +130,7 @@ def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str
     if options.model == "all":
         if options.checkpoint or options.hub:
             usage.error("--checkpoint and --hub ID belong to one model; with 'all' use --hub or --seed N alone")
-        if output.suffix in checkpoint.WRITERS:
+        if output.suffix in weight_files.WRITERS:
             usage.error(f"with --model all, --output is a folder, not the file {output}")
         return {name: output / f"{name}.pdparams" for name in VARIANTS}
     try:
@@ -145,7 +146,7 @@ def targets(options: ConvertOptions, usage: argparse.ArgumentParser) -> dict[str
 
 def convert_one(options: ConvertOptions, model: str, target: Path, progress: Progress) -> dict[str, Any]:
     """Convert one model, write it and return the report. If ``UserError`` is raised, nothing was written."""
-    checkpoint.check_suffix(target)
+    weight_files.check_suffix(target)
     check_weights_writable(target)
     preprocessing = _preprocessing(options, model)
     source = find_source(options, model, progress)
@@ -155,7 +156,7 @@ def convert_one(options: ConvertOptions, model: str, target: Path, progress: Pro
     verification = (
         {"run": False, "why": "--no-verify"} if options.no_verify else verify(model, source, conversion, progress)
     )
-    checkpoint.save(target, conversion.arrays, conversion.manifest)
+    weight_files.save(target, conversion.arrays, conversion.manifest)
     dropped = conversion.manifest["dropped"]
     progress(
         f"{len(conversion.arrays)} tensors mapped, {len(dropped)} dropped with a reason; wrote {target} and "
@@ -201,7 +202,7 @@ def find_source(options: ConvertOptions, model: str, progress: Progress) -> Sour
         raise CheckpointError("no weights are given: pass --checkpoint FILE, --hub or --seed N")
     missing = _missing_frameworks(("torch", "timm"))
     if missing:
-        raise CheckpointError(f"--seed lets timm initialise the model; {missing}: pip install -e .[torch]")
+        raise CheckpointError(f"--seed lets timm initialise the model; {missing}: {install_command('torch')}")
     if find_model(model).folder is not None:
         raise CheckpointError("--seed is only for DLA: a port has its own weights; pass --checkpoint")
     from alignment.pairs import seeded_source

@@ -158,10 +158,10 @@ def _subset(options: EvaluateOptions, subject: Subject) -> list[int] | None:
 
 
 def _with_signs_of_life(batches: Iterable[Batch], ranks: Ranks) -> Iterator[Batch]:
-    """Yield ``batches`` and send the launcher a heartbeat for each; it treats a rank without heartbeats as hanging."""
+    """Yield ``batches`` and send a heartbeat for each: a rank without heartbeats counts as hanging."""
     ranks.heart.beat("evaluation")
     for number, batch in enumerate(batches, 1):
-        ranks.heart.alive("evaluation", number)
+        ranks.heart.beat("evaluation", number)
         yield batch
 
 

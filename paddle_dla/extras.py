@@ -39,4 +39,13 @@ def how_to_install(absent: list[str]) -> str:
     """Return one line on how to install the missing packages."""
     extras = ",".join(dict.fromkeys(EXTRAS[name] for name in absent if name in EXTRAS))
     verb = "is" if len(absent) == 1 else "are"
-    return f'{", ".join(absent)} {verb} not installed: pip install -e ".[{extras}]"'
+    return f"{', '.join(absent)} {verb} not installed: {install_command(extras)}"
+
+
+def install_command(extras: str) -> str:
+    """Return the command that installs ``extras`` beside the installed package, wherever that came from.
+
+    >>> install_command("hub")
+    'pip install "paddle-dla[hub]"'
+    """
+    return f'pip install "paddle-dla[{extras}]"'

@@ -32,6 +32,7 @@ from paddle_dla.data.labelling import open_labelled
 from paddle_dla.data.source import Source
 from paddle_dla.engines.base import check_outputs
 from paddle_dla.errors import UserError, WrongValue
+from paddle_dla.extras import how_to_install
 from paddle_dla.options import (
     DataOptions,
     PreprocessingOptions,
@@ -159,7 +160,7 @@ def _writer(path: str) -> Callable[[str, Rows, Sequence[str]], None]:
     if suffix not in WRITERS:
         raise WrongValue(f"{path}: features are written as {' or '.join(WRITERS)}")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise WrongValue('pyarrow is not installed; it comes with: pip install -e ".[parquet]"')
+        raise WrongValue(how_to_install(["pyarrow"]))
     return WRITERS[suffix]
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paddle_dla.checkpoint import TRAINED, read, recorded_preprocessing
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
 from paddle_dla.exporting.folder import read_record
@@ -36,6 +35,7 @@ from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import read_manifest
 from paddle_dla.terminal import run_command
+from paddle_dla.weight_files import TRAINED, read, recorded_preprocessing
 
 Facts = dict[str, Any]
 

@@ -36,17 +36,13 @@ from paddle_dla.config.reading import in_home
 from paddle_dla.data.walk import refuse_folder_in
 from paddle_dla.errors import UserError
 from paddle_dla.launching.ends import die_with_parent, ending_signals, exit_code
-from paddle_dla.launching.heartbeat import FOLDER_VARIABLE
+from paddle_dla.launching.fault import LINES, explain
 from paddle_dla.launching.master import address, is_taken
 from paddle_dla.launching.ranks import RankState, read_states
-from paddle_dla.launching.verdict import LINES, culprit, explain
-from paddle_dla.launching.watch import end_hanging, explain_stalled, hanging, stalled, wake_guardians
 from paddle_dla.options import finite, options_of, positive, threads
 from paddle_dla.terminal import run_command
 
-HUNG = 124  # exit code of timeout(1)
 POLL = 0.2  # seconds
-AWAY = 5.0  # seconds of delay that mean this process was stopped, for example by a scheduler that suspends the job
 OUTPUT, LATEST = "launcher.txt", "latest"
 LOGS = {"train": "logs", "evaluate": "logs/evaluate"}  # commands that share work among ranks, and their logs
 
@@ -163,7 +159,6 @@ class Job:
         self._options, self._folder, self._logs = options, folder, logs
         self._stopped_by: int | None = None
         self._shown: BinaryIO | None = None
-        self._watched = time.monotonic()
 
     def run(self) -> int:
         """Start the job, wait for its end, report what went wrong, and return the exit code."""
@@ -172,14 +167,16 @@ class Job:
                 self.command(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, FOLDER_VARIABLE: str(self._folder)},
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )
         for number in ending_signals():
             signal.signal(number, lambda received, _: self._stop(launcher, received))
-        hung = self._watch(launcher)
-        code, lines = self._outcome(launcher.returncode, hung)
+        while launcher.poll() is None:
+            time.sleep(POLL)
+            self._show(read_states(self._folder))
+        self._show(read_states(self._folder))
+        code, lines = self._outcome(launcher.returncode)
         for line in lines:
             print(line, file=sys.stderr)
         return code
@@ -194,6 +191,7 @@ class Job:
             *(("--nproc_per_node", str(options.nproc)) if options.nproc else ()),
             *(several if options.nnodes > 1 else ()),
             *(sys.executable, "-m", "paddle_dla.launching.one_rank", str(self._folder), str(self._logs)),
+            str(options.hang_timeout),
             *(("-m", f"paddle_dla.{options.program}") if options.program in LOGS else (options.program,)),
             *options.arguments,
         ]
@@ -202,39 +200,6 @@ class Job:
         """Make the launcher ask the ranks to end; after 30 seconds it kills those that still run."""
         self._stopped_by = self._stopped_by or number
         launcher.terminate()
-
-    def _watch(self, launcher: subprocess.Popen) -> list[str]:
-        """Wait for the launcher and show the output of the first rank here. Returns messages about ranks that hung."""
-        hung: list[str] = []
-        while launcher.poll() is None:
-            self._look_up()
-            states = read_states(self._folder)
-            self._show(states)
-            self._wake(states, launcher)
-            hung = hung or self._end_hanging(states)
-        self._show(read_states(self._folder))
-        if self._shown is not None:
-            self._shown.close()
-        return hung
-
-    def _look_up(self) -> None:
-        """Wait for one poll interval. If it took long, this process was stopped, perhaps with the whole job."""
-        before = time.monotonic()
-        time.sleep(POLL)
-        if time.monotonic() - before > AWAY:
-            self._watched = time.monotonic()
-
-    def _wake(self, states: Sequence[RankState], launcher: subprocess.Popen) -> None:
-        """Continue guardians and the launcher if a signal has stopped them and their ranks have ended."""
-        wake_guardians(states)
-        if states and all(state.code is not None for state in states):
-            launcher.send_signal(signal.SIGCONT)
-
-    def _end_hanging(self, states: Sequence[RankState]) -> list[str]:
-        """End the ranks that hang, if any, and return the messages about them."""
-        timeout = self._options.hang_timeout
-        guilty = hanging(self._folder, states, timeout, self._watched) if timeout else []
-        return end_hanging(self._folder, states, guilty) if guilty else []
 
     def _show(self, states: Sequence[RankState]) -> None:
         """Print the output of the first rank of this machine since the last call."""
@@ -246,22 +211,16 @@ class Job:
         sys.stdout.buffer.write(self._shown.read())
         sys.stdout.buffer.flush()
 
-    def _outcome(self, code: int, hung: list[str]) -> tuple[int, list[str]]:
+    def _outcome(self, code: int) -> tuple[int, list[str]]:
         """Return the exit code and the messages for it. ``code`` is the exit code of the launcher."""
-        if hung:
-            return HUNG, hung
         if self._stopped_by is not None:
             return 128 + self._stopped_by, [f"stopped by {signal.Signals(self._stopped_by).name}"]
         if code < 0:
             return exit_code(code), self._launcher_failed()
-        states = read_states(self._folder)
-        silent = stalled(self._folder, states)
-        if silent:
-            return HUNG, explain_stalled(states, silent)
-        guilty = culprit(states)
-        if guilty is not None and guilty.code is not None:
-            return exit_code(guilty.code), explain(states)
-        return exit_code(code), self._launcher_failed() if code else []
+        found, lines = explain(read_states(self._folder))
+        if lines:
+            return found, lines
+        return code, self._launcher_failed() if code else []
 
     def _launcher_failed(self) -> list[str]:
         output = (self._folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from paddle import nn
 
-from paddle_dla.checkpoint import load_weights, recorded_preprocessing, weight_file
 from paddle_dla.data.class_names import ClassNames, NamedBy, default_class_names, recorded_class_names
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.adapt_weights import Ends
@@ -23,6 +22,7 @@ from paddle_dla.models.registry import Entry, ModelError, find_model, recorded_v
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
+from paddle_dla.weight_files import load_weights, recorded_preprocessing, weight_file
 
 
 @dataclass(frozen=True)

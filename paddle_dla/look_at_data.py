@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddle_dla.checkpoint import recorded_preprocessing, weight_file
 from paddle_dla.command_parser import CommandParser
 from paddle_dla.config import load_config
 from paddle_dla.data.batch import Batch
@@ -58,6 +57,7 @@ from paddle_dla.storage.atomic import atomic_path, check_writable
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import manifest_path, read_manifest
 from paddle_dla.terminal import run_command
+from paddle_dla.weight_files import recorded_preprocessing, weight_file
 
 if TYPE_CHECKING:
     from PIL import Image

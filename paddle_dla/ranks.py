@@ -25,11 +25,11 @@ UNWATCHED = 1800.0  # seconds that ranks wait for each other if no launcher watc
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process: ``rank`` counts from 0 to ``count`` - 1; ``heart`` sends heartbeats to a launcher."""
+    """The place of this process: ``rank`` counts from 0 to ``count`` - 1; ``heart`` sends heartbeats to a guardian."""
 
     rank: int = 0
     count: int = 1
-    heart: Heartbeat = field(default_factory=lambda: Heartbeat(None, 0), compare=False, repr=False)
+    heart: Heartbeat = field(default_factory=lambda: Heartbeat(None), compare=False, repr=False)
     meeting: Meeting | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -42,7 +42,7 @@ class Ranks:
         if self.meeting is not None:
             self.heart.beat()
             self.meeting.wait()
-            self.heart.alive()
+            self.heart.beat()
 
 
 @contextmanager
@@ -50,15 +50,15 @@ def joined() -> Iterator[Ranks]:
     """Yield this process's ranks. Several processes must all call this; they are connected within the block."""
     rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
     count = int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
-    heart = Heartbeat.from_environment(rank)
+    heart = Heartbeat.from_environment()
     heart.beat("start")
     try:
         if count == 1:
-            heart.rest("opening")
+            heart.beat("opening")
             yield Ranks(heart=heart)
         else:
             meeting = _connect(rank, count, heart)
-            heart.rest("opening")
+            heart.beat("opening")
             try:
                 yield Ranks(rank, count, heart, meeting)
             finally:
@@ -73,7 +73,7 @@ def _connect(rank: int, count: int, heart: Heartbeat) -> Meeting:
     paddle.distributed.init_parallel_env()
     host = os.environ["PADDLE_CURRENT_ENDPOINT"].rpartition(":")[0]
     limit = math.inf if heart.is_heard else UNWATCHED
-    return connect(rank, count, host, _all_gather, lambda: heart.alive("waiting"), limit)
+    return connect(rank, count, host, _all_gather, heart.beat, limit)
 
 
 def gather(value: Value, ranks: Ranks) -> list[Value]:

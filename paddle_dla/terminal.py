@@ -163,16 +163,21 @@ def _refusal(error: OSError) -> str:
 
 
 def _failed(what: str, code: int = 1) -> int:
-    print(f"error: {what}", file=sys.stderr)
+    try:
+        print(f"error: {what}", file=sys.stderr, flush=True)
+    except (OSError, OutputError):
+        _drop_what_is_left(2)
     return code
 
 
-def _output_failed(error: OutputError) -> int:
-    # drop what is left in the buffers: Python would report it at exit
+def _drop_what_is_left(descriptor: int) -> None:
+    """Drop what a stream's buffer holds: Python would report at exit that it cannot be written, with another code."""
     with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _output_failed(error: OutputError) -> int:
+    _drop_what_is_left(1)
     if error.reader_left:
         return 128 + signal.SIGPIPE
-    with suppress(OutputError):
-        print(f"error: {error}", file=sys.stderr)
-    return 1
+    return _failed(str(error))

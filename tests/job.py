@@ -33,7 +33,7 @@ def main(way: str, steps: int = 6) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     dist.init_parallel_env()
     rank = dist.get_rank()
-    heartbeat = Heartbeat.from_environment(rank)
+    heartbeat = Heartbeat.from_environment()
     for step in range(steps):
         if step == 3 and rank == 1:
             go_wrong(way)

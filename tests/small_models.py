@@ -9,7 +9,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from paddle_dla import checkpoint, create_model, list_models
+from paddle_dla import create_model, list_models, weight_files
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.manifest import FORMAT, describe
 
@@ -68,5 +68,5 @@ def save_small(path, name: str = "dla46x_c", preprocessing: Preprocessing | None
         "preprocessing": (preprocessing or Preprocessing(SIZE, 1.0)).as_dict(),
         "tensors": dict(described),
     }
-    checkpoint.save(path, arrays, manifest)
+    weight_files.save(path, arrays, manifest)
     return str(path)

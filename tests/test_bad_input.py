@@ -22,10 +22,10 @@ from timm_files import SMALL, convert, run, same_bits, small_weights, stored, to
 from convert import paddle2timm, timm2paddle
 from convert.conversion import ConversionError, convert_source
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint
-from paddle_dla.checkpoint import CheckpointError
+from paddle_dla import weight_files
 from paddle_dla.storage.manifest import describe, manifest_path
 from paddle_dla.storage.pdparams import read_pdparams, write_pdparams
+from paddle_dla.weight_files import CheckpointError
 
 pytestmark = pytest.mark.any_paddle
 
@@ -240,33 +240,33 @@ def test_a_flipped_byte_in_a_converted_file_is_refused(suffix, port):
     rng = np.random.RandomState(0)
     # anywhere, which is mostly weights, and in the first kilobyte, which is mostly structure
     positions = [*rng.randint(0, len(whole), 40), *rng.randint(0, 1024, 40)]
-    checkpoint.read(path)
+    weight_files.read(path)
     for _, _, damaged in flips(whole, positions, [int(rng.randint(1, 256))]):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"is not what was written.*sha256 \w+ became \w+"):
-            checkpoint.read(path)
+            weight_files.read(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_flip_of_any_byte_of_a_file_is_refused(suffix, tmp_path):
     path = tmp_path / f"tiny{suffix}"
-    checkpoint.save(path, TINY, tiny_manifest())
+    weight_files.save(path, TINY, tiny_manifest())
     whole = path.read_bytes()
-    checkpoint.read(path)
+    weight_files.read(path)
     for position, mask, damaged in flips(whole, range(len(whole)), [1, 0x80]):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
-            pytest.fail(f"byte {position} ^ {mask} was read: {checkpoint.read(path)}")
+            pytest.fail(f"byte {position} ^ {mask} was read: {weight_files.read(path)}")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_without_a_manifest_a_flip_is_refused_or_read_as_arrays(suffix, tmp_path):
     path = tmp_path / f"tiny{suffix}"
-    checkpoint.WRITERS[suffix](path, TINY)
+    weight_files.WRITERS[suffix](path, TINY)
     for _, _, damaged in flips(path.read_bytes(), range(path.stat().st_size), [2, 0x7F, 0xFF]):
         path.write_bytes(damaged)
         with suppress(CheckpointError):
-            arrays, manifest = checkpoint.read(path)
+            arrays, manifest = weight_files.read(path)
             assert manifest is None
             assert all(array.dtype.kind in "biufc" for array in arrays.values())
 
@@ -287,7 +287,7 @@ def test_bytes_after_the_end_are_refused(suffix, port):
     path = port(suffix)
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match="is not what was written"):
-        checkpoint.read(path)
+        weight_files.read(path)
 
 
 # --- weights that do not account for the model ----------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_a_batch_counter_in_floating_point_keeps_its_value(dtype, altered, tmp_p
     counter = stored({"x": np.asarray(1000, np.float32)}, dtype)["x"]
     source = altered(base_layer__1__num_batches_tracked=counter)
     assert convert(source, tmp_path / "x.pdparams") == 0
-    arrays, manifest = checkpoint.read(tmp_path / "x.pdparams")
+    arrays, manifest = weight_files.read(tmp_path / "x.pdparams")
     back = paddle2timm.convert_back(arrays, SMALL, manifest)
     assert back["base_layer.1.num_batches_tracked"].raw.item() == 1000
 
@@ -404,11 +404,11 @@ def test_a_port_of_another_model_is_refused(suffix, pristine, refused_port):
 def test_a_port_without_manifest_needs_its_model_named(port, refused_port):
     path = port(".pdparams")
     manifest_path(path).unlink()
-    assert "has no manifest that names its model; pass --model" in refused_port(path)
+    assert "--model is required: this checkpoint has no manifest that names its model" in refused_port(path)
 
 
 def test_a_tensor_under_the_names_of_both_worlds_is_refused_on_its_way_back(pristine):
-    arrays = dict(checkpoint.read(pristine / "port.pdparams")[0])
+    arrays = dict(weight_files.read(pristine / "port.pdparams")[0])
     arrays["base_layer.1.running_mean"] = arrays["base_layer.1._mean"] + 1
     with pytest.raises(ConversionError) as refusal:
         paddle2timm.convert_back(arrays, SMALL)
@@ -520,7 +520,7 @@ def test_values_that_are_not_finite_are_named_and_converted(altered, tmp_path, c
     assert json.loads(report.read_text())["warnings"] == warnings
     shown = capsys.readouterr().err
     assert all(f"warning: {warning}" in shown for warning in warnings)
-    assert checkpoint.read(tmp_path / "x.pdparams")[0]["fc.bias"].tobytes() == bias.tobytes()
+    assert weight_files.read(tmp_path / "x.pdparams")[0]["fc.bias"].tobytes() == bias.tobytes()
 
 
 def test_a_sum_that_overflows_is_no_warning():
@@ -680,12 +680,12 @@ def test_a_forged_pickle_is_refused(forgery, tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_missing_manifest_is_a_warning(suffix, tmp_path, port):
     path = port(suffix)
-    expected, _ = checkpoint.read(path)
+    expected, _ = weight_files.read(path)
     manifest_path(path).unlink()
-    assert checkpoint.read(path)[1] is None
+    assert weight_files.read(path)[1] is None
     if suffix == ".pdparams":
         with pytest.warns(UserWarning, match=r"manifest.json is absent: .* is loaded unverified"):
-            assert same_bits(checkpoint.load_weights(str(path), SMALL), expected)
+            assert same_bits(weight_files.load_weights(str(path), SMALL), expected)
 
 
 @pytest.mark.parametrize(
@@ -706,17 +706,17 @@ def test_a_manifest_that_lost_any_of_its_keys_is_refused(port):
     for key in ("format", "model", "tensors", "file"):
         manifest_path(path).write_text(json.dumps({k: v for k, v in manifest.items() if k != key}))
         with pytest.raises(CheckpointError, match="is no readable manifest"):
-            checkpoint.read(path)
+            weight_files.read(path)
 
 
 def test_a_flipped_byte_in_a_manifest_is_never_a_crash(tmp_path):
     path = tmp_path / "tiny.pdparams"
-    checkpoint.save(path, TINY, tiny_manifest())
+    weight_files.save(path, TINY, tiny_manifest())
     whole = manifest_path(path).read_bytes()
     for _, _, damaged in flips(whole, range(len(whole)), [1, 0x10]):
         manifest_path(path).write_bytes(damaged)
         with suppress(CheckpointError):
-            assert same_bits(checkpoint.read(path)[0], TINY)
+            assert same_bits(weight_files.read(path)[0], TINY)
 
 
 def test_a_manifest_of_a_newer_format_is_refused(port, refused_port):
@@ -728,14 +728,14 @@ def test_a_manifest_of_a_newer_format_is_refused(port, refused_port):
 
 def test_the_manifest_of_another_file_is_refused(port, tmp_path, refused_port):
     path, other = port(".pdparams"), tmp_path / "other.pdparams"
-    checkpoint.save(other, TINY, tiny_manifest("dla60"))
+    weight_files.save(other, TINY, tiny_manifest("dla60"))
     shutil.copy(manifest_path(other), manifest_path(path))
     assert "is not what was written" in refused_port(path)
 
 
 def test_weights_of_another_model_are_not_loaded(pristine):
     with pytest.raises(CheckpointError, match=f"holds {SMALL}, not dla60"):
-        checkpoint.load_weights(str(pristine / "port.pdparams"), "dla60")
+        weight_files.load_weights(str(pristine / "port.pdparams"), "dla60")
 
 
 # --- outputs that cannot be written ----------------------------------------------------------------------------------
@@ -838,7 +838,7 @@ def test_a_folder_without_permission_is_refused(pristine, tmp_path, capsys):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk_is_refused_and_the_old_file_survives(suffix, small_disk, pristine, capsys):
-    checkpoint.save(small_disk / f"x{suffix}", TINY, tiny_manifest())
+    weight_files.save(small_disk / f"x{suffix}", TINY, tiny_manifest())
     before = content(small_disk)
     message = refuses_output(pristine, small_disk / f"x{suffix}", capsys)
     assert f"cannot write {small_disk / 'x'}{suffix}: No space left on device; free some space" in message
@@ -868,7 +868,7 @@ def limited(module, *arguments):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_limit_on_the_size_of_files_is_refused_and_the_old_file_survives(suffix, pristine, tmp_path):
-    checkpoint.save(tmp_path / f"x{suffix}", TINY, tiny_manifest())
+    weight_files.save(tmp_path / f"x{suffix}", TINY, tiny_manifest())
     before = content(tmp_path)
     options = ("--model", SMALL, "--checkpoint", pristine / "timm.safetensors", "--no-verify")
     done = limited("convert.timm2paddle", *options, "--output", tmp_path / f"x{suffix}")
@@ -893,13 +893,13 @@ def test_a_limit_on_the_size_of_files_is_refused_on_the_way_back(suffix, pristin
 WRITE_FOREVER = """
 import itertools, sys
 import numpy as np
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage.manifest import describe
 
 for generation in itertools.count(1):
     arrays = {f"tensor{i}": np.full(40_000, generation, np.float32) for i in range(5)}
     tensors = {name: describe(array) for name, array in arrays.items()}
-    checkpoint.save(sys.argv[1], arrays, {"format": 1, "model": str(generation), "tensors": tensors})
+    weight_files.save(sys.argv[1], arrays, {"format": 1, "model": str(generation), "tensors": tensors})
     print(generation, flush=True)
 """
 
@@ -914,21 +914,21 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one(suffix
             time.sleep(rng.uniform(0, 0.05))
             writer.kill()
             finished = [first, *map(int, writer.stdout.read().split())]
-        arrays, manifest = checkpoint.read(path)
+        arrays, manifest = weight_files.read(path)
         generation = int(manifest["model"])
         assert generation in (finished[-1], finished[-1] + 1)
         assert len(arrays) == 5
         assert all(np.array_equal(array, np.full(40_000, generation)) for array in arrays.values())
-    checkpoint.save(path, TINY, tiny_manifest())
+    weight_files.save(path, TINY, tiny_manifest())
     assert sorted(content(tmp_path)) == [path.name, manifest_path(path).name]
-    assert same_bits(checkpoint.read(path)[0], TINY)
+    assert same_bits(weight_files.read(path)[0], TINY)
 
 
 # kills itself instead of, or right after, the n-th rename; each save renames the manifest, the file, the manifest
 WRITE_AND_DIE = """
 import os, signal, sys
 import numpy as np
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage.manifest import describe
 
 path, value, wanted, moment = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -945,7 +945,7 @@ def replace(source, target):
 
 os.replace = replace
 arrays = {"tensor": np.full(1000, value, np.float32)}
-checkpoint.save(path, arrays, {"format": 1, "model": str(value), "tensors": {"tensor": describe(arrays["tensor"])}})
+weight_files.save(path, arrays, {"format": 1, "model": str(value), "tensors": {"tensor": describe(arrays["tensor"])}})
 """
 
 
@@ -956,7 +956,7 @@ def write(path, value, renames=0, moment="never"):
 
 def stands(path):
     """The one value that the file holds, which its manifest confirms."""
-    arrays, manifest = checkpoint.read(path)
+    arrays, manifest = weight_files.read(path)
     value = arrays["tensor"][0]
     assert np.array_equal(arrays["tensor"], np.full(1000, value))
     assert manifest["model"] == str(float(value))
@@ -989,19 +989,19 @@ def test_a_killed_writer_leaves_an_old_file_without_manifest_unverified_but_guar
     path = tmp_path / "x.pdparams"
     write_pdparams(path, TINY)
     write(path, 2, 2, "before")
-    arrays, manifest = checkpoint.read(path)
+    arrays, manifest = weight_files.read(path)
     assert manifest is None
     assert same_bits(arrays, TINY)
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match="is not what was written"):
-        checkpoint.read(path)
+        weight_files.read(path)
 
 
 def test_a_writer_killed_before_the_first_file_stands_leaves_none(tmp_path):
     path = tmp_path / "x.pdparams"
     write(path, 1, 2, "before")
     with pytest.raises(CheckpointError, match=r"cannot read .*No such file"):
-        checkpoint.read(path)
+        weight_files.read(path)
     write(path, 2)
     assert stands(path) == 2
 
@@ -1013,6 +1013,6 @@ def test_the_next_write_removes_what_the_dead_left_and_nothing_else(name, tmp_pa
     for pid in (dead.pid, os.getppid()):
         (tmp_path / f".{name}.{pid}.part").write_bytes(b"half")
     (tmp_path / f".other.{dead.pid}.part").write_bytes(b"half")
-    checkpoint.save(tmp_path / name, TINY, tiny_manifest())
+    weight_files.save(tmp_path / name, TINY, tiny_manifest())
     expected = {name, f"{name}.manifest.json", f".{name}.{os.getppid()}.part", f".other.{dead.pid}.part"}
     assert content(tmp_path).keys() == expected

@@ -14,7 +14,7 @@ from alignment.command import CheckOptions
 from alignment.engine.result import Result, Row
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import describe
 
@@ -43,7 +43,7 @@ def files(tmp_path):
         if name:
             arrays[name] = change(arrays[name]).astype(np.float32)
             manifest["tensors"][name] |= describe(arrays[name])
-        checkpoint.save(tmp_path / "port.pdparams", arrays, manifest)
+        weight_files.save(tmp_path / "port.pdparams", arrays, manifest)
         return ["--checkpoint", str(tmp_path / "timm.safetensors"), "--converted", str(tmp_path / "port.pdparams")]
 
     return make

@@ -9,7 +9,7 @@ from numpy_weights import timm_weights
 from alignment import check_backward, check_forward, check_weights
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage.manifest import describe
 
 SMALL = "dla46x_c"
@@ -57,17 +57,17 @@ def weights(tmp_path):
     arrays = timm_weights(SMALL)
     save_file(arrays, tmp_path / "timm.safetensors")
     conversion = convert_source(source_from_arrays(arrays), SMALL)
-    checkpoint.save(tmp_path / "paddle.pdparams", conversion.arrays, conversion.manifest)
+    weight_files.save(tmp_path / "paddle.pdparams", conversion.arrays, conversion.manifest)
     return tmp_path
 
 
 @pytest.mark.torch
 def test_a_converted_file_with_one_wrong_value_is_caught_at_its_layer(weights, capsys):
-    arrays, manifest = checkpoint.read(weights / "paddle.pdparams")
+    arrays, manifest = weight_files.read(weights / "paddle.pdparams")
     name = "level4.tree1.tree1.bn2._variance"
     arrays[name] = arrays[name] * (1 + 1e-6)
     manifest["tensors"][name] |= describe(arrays[name])
-    checkpoint.save(weights / "wrong.pdparams", arrays, manifest)
+    weight_files.save(weights / "wrong.pdparams", arrays, manifest)
     files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "wrong.pdparams")]
     assert check_forward.main(["--model", SMALL, *files]) == 1
     assert "first level4.tree1.tree1.bn2:" in capsys.readouterr().out.splitlines()[-2]
@@ -137,11 +137,11 @@ def test_the_weights_of_a_converted_file_are_those_of_timm(weights, capsys):
 
 
 def test_one_bit_in_one_weight_is_named(weights, capsys):
-    arrays, manifest = checkpoint.read(weights / "paddle.pdparams")
+    arrays, manifest = weight_files.read(weights / "paddle.pdparams")
     name = "level2.root.conv.weight"
     arrays[name] = arrays[name].copy()
     arrays[name].flat[7] = np.nextafter(arrays[name].flat[7], np.float32(1))
-    checkpoint.save(weights / "wrong.pdparams", arrays, manifest)
+    weight_files.save(weights / "wrong.pdparams", arrays, manifest)
     files = ["--checkpoint", str(weights / "timm.safetensors"), "--converted", str(weights / "wrong.pdparams")]
     assert check_weights.main(["--model", SMALL, *files]) == 1
     assert "NOT ALIGNED: weights fault in level2.root.conv.weight" in capsys.readouterr().out

@@ -27,13 +27,13 @@ from convert.conversion import ConversionError, convert_source
 from convert.key_map import to_paddle
 from convert.paddle2timm import convert_back
 from convert.readers import Source, read_source, source_from_arrays
-from paddle_dla import checkpoint
-from paddle_dla.checkpoint import CheckpointError
+from paddle_dla import weight_files
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import IMAGENET_MEAN, Preprocessing
 from paddle_dla.storage.manifest import manifest_path
 from paddle_dla.storage.pdparams import read_pdparams
 from paddle_dla.storage.tensors import StoredTensor, read_safetensors
+from paddle_dla.weight_files import CheckpointError
 
 needs_torch = pytest.mark.torch
 COUNTER = "base_layer.1.num_batches_tracked"
@@ -167,8 +167,8 @@ def test_zeros_subnormals_infinities_and_nans_keep_every_bit(dtype, tmp_path):
     bits = np.resize(special_bits(dtype), shape)
     tensors["fc.weight"] = StoredTensor(bits, dtype)
     conversion = convert_source(Source(tensors, {}), SMALL)
-    checkpoint.save(tmp_path / "x.pdparams", conversion.arrays, conversion.manifest)
-    arrays, manifest = checkpoint.read(tmp_path / "x.pdparams")
+    weight_files.save(tmp_path / "x.pdparams", conversion.arrays, conversion.manifest)
+    arrays, manifest = weight_files.read(tmp_path / "x.pdparams")
     back = convert_back(arrays, SMALL, manifest)["fc.weight"]
     assert back.dtype == dtype
     assert back.raw.tobytes() == bits.tobytes()
@@ -203,7 +203,7 @@ def test_weights_that_paddle_saved_after_training_go_back(converted, tmp_path):
 def test_paddle_and_pickle_read_the_file(converted):
     import paddle
 
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     with open(converted, "rb") as file:
         assert same_bits(pickle.load(file), arrays)  # noqa: S301 - written a moment ago
     assert same_bits(paddle.load(str(converted), return_numpy=True), arrays)
@@ -217,7 +217,7 @@ def test_a_paddle_model_takes_every_tensor_of_the_file(converted):
     model = create_model(SMALL)
     missing, unexpected = model.set_state_dict(paddle.load(str(converted)))
     assert (list(missing), list(unexpected)) == ([], [])
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     assert same_bits({name: value.numpy() for name, value in model.state_dict().items()}, arrays)
 
 
@@ -249,8 +249,8 @@ def test_order_byte_order_and_shape_of_a_pickled_array_are_respected(array, tmp_
 def test_safetensors_hold_the_same_arrays(source, converted, tmp_path):
     target = tmp_path / "port.safetensors"
     assert convert(source, target) == 0
-    arrays, manifest = checkpoint.read(target)
-    expected, record = checkpoint.read(converted)
+    arrays, manifest = weight_files.read(target)
+    expected, record = weight_files.read(converted)
     assert manifest["tensors"] == record["tensors"]
     assert same_bits(arrays, expected)
 
@@ -262,7 +262,7 @@ def test_the_library_of_the_format_reads_the_safetensors(source, tmp_path):
     port, back = tmp_path / "port.safetensors", tmp_path / "back.safetensors"
     assert convert(source, port) == 0
     assert run(paddle2timm.main, "--checkpoint", port, "--output", back) == 0
-    assert same_bits(load_file(port), checkpoint.read(port)[0])
+    assert same_bits(load_file(port), weight_files.read(port)[0])
     assert same_bits(load_file(back), small_weights())
     for path, framework in ((port, "np"), (back, "pt")):
         with safe_open(path, framework="np") as file:
@@ -273,7 +273,7 @@ def test_a_type_that_no_weight_has_is_not_written(tmp_path):
     arrays = {"x": np.ones(3, np.complex64)}
     manifest = {"format": 1, "model": SMALL, "tensors": {}}
     with pytest.raises(CheckpointError, match="cannot write 'x': no supported weight is of type complex64"):
-        checkpoint.save(tmp_path / "x.safetensors", arrays, manifest)
+        weight_files.save(tmp_path / "x.safetensors", arrays, manifest)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -290,7 +290,7 @@ def test_converting_twice_writes_the_same_bytes(suffix, source, tmp_path):
 
 
 def test_a_timm_file_loads_into_paddle_without_being_converted_first(source, converted):
-    assert same_bits(checkpoint.load_weights(str(source), SMALL), checkpoint.read(converted)[0])
+    assert same_bits(weight_files.load_weights(str(source), SMALL), weight_files.read(converted)[0])
 
 
 # --- the containers in which weights come ---------------------------------------------------------------------------
@@ -430,7 +430,7 @@ def test_averaged_weights_are_taken_where_they_are_asked_for(container, tmp_path
     torch.save({"state_dict": torch_tensors(trained), container: torch_tensors(averaged)}, path)
     for options, expected in (((), trained), (("--use-ema",), averaged)):
         assert convert(path, tmp_path / "x.pdparams", *options) == 0
-        arrays, manifest = checkpoint.read(tmp_path / "x.pdparams")
+        arrays, manifest = weight_files.read(tmp_path / "x.pdparams")
         np.testing.assert_array_equal(arrays["fc.weight"], expected["fc.weight"])
         assert manifest["source"]["container"] == (container if options else "state_dict")
 
@@ -581,7 +581,7 @@ def test_the_manifest_has_the_checksum_of_the_file(converted):
 def test_the_manifest_has_the_origin_and_checksum_of_every_tensor(dtype, tmp_path):
     source = write_safetensors(tmp_path / "in.safetensors", stored(small_weights(), dtype))
     assert convert(source, tmp_path / "x.pdparams") == 0
-    arrays, manifest = checkpoint.read(tmp_path / "x.pdparams")
+    arrays, manifest = weight_files.read(tmp_path / "x.pdparams")
     assert list(manifest["tensors"]) == list(arrays)
     for name, entry in manifest["tensors"].items():
         assert to_paddle(entry["from"]) == name
@@ -606,7 +606,7 @@ def test_the_report_of_a_success_says_what_was_done(source, tmp_path):
     content = json.loads(report.read_text())
     assert content["status"] == "converted"
     assert content["output"] == str(tmp_path / "x.pdparams")
-    assert content["mapped"] == len(checkpoint.read(tmp_path / "x.pdparams")[0])
+    assert content["mapped"] == len(weight_files.read(tmp_path / "x.pdparams")[0])
     assert content["verification"] == {"run": False, "why": "--no-verify"}
     assert content["source"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert content["warnings"] == []
@@ -633,7 +633,7 @@ def test_all_models_are_converted_into_a_folder_with_a_report_each(monkeypatch, 
     arguments = ["--model", "all", "--seed", 0, "--output", folder, "--no-verify", "--json", report]
     assert run(timm2paddle.main, *arguments) == 0
     assert [entry["model"] for entry in json.loads(report.read_text())] == models
-    assert all(checkpoint.read(folder / f"{name}.pdparams")[1]["model"] == name for name in models)
+    assert all(weight_files.read(folder / f"{name}.pdparams")[1]["model"] == name for name in models)
 
 
 # --- the command lines ----------------------------------------------------------------------------------------------
@@ -718,7 +718,7 @@ def test_files_of_torch_are_converted_without_any_framework(zipped, source, conv
     arguments = ("--model", SMALL, "--checkpoint", tmp_path / "model.pth", "--output", tmp_path / "x.pdparams")
     done = without_frameworks("convert.timm2paddle", *arguments)
     assert done.returncode == 0, done.stderr
-    assert same_bits(checkpoint.read(tmp_path / "x.pdparams")[0], checkpoint.read(converted)[0])
+    assert same_bits(weight_files.read(tmp_path / "x.pdparams")[0], weight_files.read(converted)[0])
 
 
 def test_what_needs_torch_says_so_where_it_is_absent(source, converted, tmp_path):
@@ -726,5 +726,5 @@ def test_what_needs_torch_says_so_where_it_is_absent(source, converted, tmp_path
     writing = without_frameworks("convert.paddle2timm", "--checkpoint", converted, "--output", tmp_path / "x.pth")
     seeding = without_frameworks("convert.timm2paddle", "--model", SMALL, "--seed", 0, *output)
     assert [done.returncode for done in (writing, seeding)] == [1, 1]
-    assert "needs torch: pip install -e .[torch], or name a .safetensors file, which needs none" in writing.stderr
+    assert 'needs torch: pip install "paddle-dla[torch]", or name a .safetensors file' in writing.stderr
     assert "--seed lets timm initialise the model; torch, timm not installed" in seeding.stderr

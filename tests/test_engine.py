@@ -7,7 +7,8 @@ import pytest
 
 from alignment.engine.judging.by_name import compare_tapes
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import MARGIN, NoiseFloor, RoundedRun, run_in_both
+from alignment.engine.judging.limits import MARGIN, NoiseFloor
+from alignment.engine.judging.noise import RoundedRun, run_in_both
 from alignment.engine.records.store import Budget, Store
 from alignment.engine.records.tape import Record, Tape
 from alignment.engine.reporting.page import write_html

@@ -11,7 +11,6 @@ from exports import BOTH, ENGINE_NAMES, FORMATS, MODEL, NAMES, SPEC, needs_onnx,
 from small_models import CLASSES, noise, small_model
 
 from paddle_dla import export as command
-from paddle_dla.checkpoint import save
 from paddle_dla.engines import EngineError, base, open_engine
 from paddle_dla.exporting import exporter
 from paddle_dla.exporting.errors import ExportError
@@ -21,6 +20,7 @@ from paddle_dla.exporting.opening import load_export
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import describe
+from paddle_dla.weight_files import save
 
 ENGINES = {"inference": "inference", "onnx": "onnxruntime"}
 
@@ -272,7 +272,7 @@ def test_a_wish_that_makes_no_sense_is_refused(tmp_path, options, message):
 def test_a_missing_package_is_told_before_any_work(tmp_path, monkeypatch):
     there = base.find_spec
     monkeypatch.setattr(base, "find_spec", lambda name: None if name == "paddle2onnx" else there(name))
-    with pytest.raises(EngineError, match=r'paddle2onnx is not installed; it comes with: pip install -e "\.\[onnx\]"'):
+    with pytest.raises(EngineError, match=r'paddle2onnx is not installed: pip install "paddle-dla\[onnx\]"'):
         export_model(small_model(MODEL), tmp_path / "out", wanted("onnx"))
     assert os.listdir(tmp_path) == []
 

@@ -247,7 +247,7 @@ def array(*shape, seed=0):
 
 
 def explained(expected, actual, **known):
-    from alignment.engine.explaining.hypotheses import FORWARD, Case, explain
+    from alignment.engine.explaining.known_causes import FORWARD, Case, explain
 
     return explain(Case(expected, actual, known), FORWARD)
 

@@ -16,8 +16,7 @@ from pictures import write_tree
 from small_models import CLASSES, SIZE, save_small, small_model
 from small_runs import make_images, small_config
 
-from paddle_dla import checkpoint, create_model, evaluate, export, features, predict
-from paddle_dla.checkpoint import CheckpointError
+from paddle_dla import create_model, evaluate, export, features, predict, weight_files
 from paddle_dla.engines import open_engine
 from paddle_dla.engines.base import EngineError
 from paddle_dla.evaluation import evaluate as run_engine
@@ -29,6 +28,7 @@ from paddle_dla.ranks import Ranks
 from paddle_dla.storage.json_text import to_json
 from paddle_dla.storage.manifest import describe, describe_file, manifest_path
 from paddle_dla.training.stopping import StopRequest
+from paddle_dla.weight_files import CheckpointError
 
 FIRST = "base_layer.0.weight"
 VARIANCE = "base_layer.1._variance"
@@ -37,11 +37,11 @@ VARIANCE = "base_layer.1._variance"
 def with_value(path, name, value, manifest=True):
     """A checkpoint of a small model, in which the first element of a tensor is ``value``."""
     save_small(path)
-    arrays, record = checkpoint.read(path)
+    arrays, record = weight_files.read(path)
     arrays = {key: array.copy() for key, array in arrays.items()}
     arrays[name].reshape(-1)[0] = value
     record["tensors"] = {key: describe(array) for key, array in arrays.items()}
-    checkpoint.save(path, arrays, {key: item for key, item in record.items() if key != "file"})
+    weight_files.save(path, arrays, {key: item for key, item in record.items() if key != "file"})
     if not manifest:
         manifest_path(path).unlink()
     return path
@@ -177,10 +177,10 @@ def test_logits_that_are_not_finite_end_a_run(value):
 def test_logits_that_overflow_end_the_command(tree, tmp_path, capsys):
     """Every weight is finite, and their products are not."""
     weights = with_value(tmp_path / "large.pdparams", "fc.bias", 3.4e38)
-    arrays, record = checkpoint.read(weights)
+    arrays, record = weight_files.read(weights)
     arrays = {**arrays, "fc.weight": np.full_like(arrays["fc.weight"], 3e38)}
     record["tensors"] = {key: describe(array) for key, array in arrays.items()}
-    checkpoint.save(weights, arrays, {key: item for key, item in record.items() if key != "file"})
+    weight_files.save(weights, arrays, {key: item for key, item in record.items() if key != "file"})
     assert evaluate.main(["--checkpoint", str(weights), "--data", str(tree), "--workers", "0"]) == 1
     assert predict.main(["--checkpoint", str(weights), str(tree)]) == 1
     assert "top-1" not in capsys.readouterr().out

@@ -16,7 +16,7 @@ from numpy_weights import timm_weights
 from timm_files import convert, same_bits, write_safetensors
 
 from convert.hub import download, hub_id, is_hub_id
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.models.variants import VARIANTS
 
 pytestmark = [pytest.mark.network, pytest.mark.any_paddle]
@@ -129,18 +129,18 @@ def fetch(endpoint, cache, output, **environment):
 def test_a_hub_id_is_fetched_once_and_converted_from_the_cache_after_that(hub, published, tmp_path):
     cache, output = tmp_path / "cache", tmp_path / "x.pdparams"
     assert convert(published, tmp_path / "expected.pdparams", model=MODEL) == 0
-    expected, _ = checkpoint.read(tmp_path / "expected.pdparams")
+    expected, _ = weight_files.read(tmp_path / "expected.pdparams")
     with running(hub) as endpoint:
         done = fetch(endpoint, cache, output)
         assert done.returncode == 0, done.stderr
-        assert same_bits(checkpoint.read(output)[0], expected)
+        assert same_bits(weight_files.read(output)[0], expected)
         assert [command for command, _ in hub.requests].count("GET") == 1
         assert fetch(endpoint, cache, output).returncode == 0
         assert [command for command, _ in hub.requests].count("GET") == 1
     output.unlink()
     done = fetch(endpoint, cache, output)
     assert done.returncode == 0, done.stderr
-    assert same_bits(checkpoint.read(output)[0], expected)
+    assert same_bits(weight_files.read(output)[0], expected)
     assert fetch(endpoint, cache, output, HF_HUB_OFFLINE="1").returncode == 0
 
 
@@ -151,7 +151,7 @@ def test_pretrained_models_come_from_the_hub_and_then_from_the_cache(hub, publis
         done = client(endpoint, cache, CREATE, MODEL, output)
         assert done.returncode == 0, done.stderr
     assert convert(published, tmp_path / "expected.pdparams", model=MODEL) == 0
-    expected, _ = checkpoint.read(tmp_path / "expected.pdparams")
+    expected, _ = weight_files.read(tmp_path / "expected.pdparams")
     with np.load(output) as state:
         assert same_bits(dict(state), expected)
     output.unlink()
@@ -236,7 +236,7 @@ def test_without_the_hub_client_the_error_says_how_to_get_it(tmp_path):
     arguments = ("--model", MODEL, "--hub", "--output", tmp_path / "x.pdparams")
     done = client("http://127.0.0.1:1", tmp_path, code, *arguments)
     assert done.returncode == 1
-    expected = f"fetching {REPOSITORY} needs huggingface_hub: pip install -e .[hub], or name a local file instead"
+    expected = f'fetching {REPOSITORY} needs huggingface_hub: pip install "paddle-dla[hub]", or name'
     assert expected in done.stderr
 
 
@@ -263,5 +263,5 @@ def test_a_file_that_exists_is_no_hub_id(tmp_path, monkeypatch):
 
 @needs_client
 def test_a_name_that_the_hub_cannot_have_is_refused_before_anything_is_sent():
-    with pytest.raises(checkpoint.CheckpointError, match=r"cannot fetch .* HFValidationError"):
+    with pytest.raises(weight_files.CheckpointError, match=r"cannot fetch .* HFValidationError"):
         download("timm/no spaces, please")

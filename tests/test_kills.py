@@ -42,7 +42,7 @@ from small_runs import (
 )
 from timm_files import SMALL, write_safetensors
 
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.exporting.folder import read_record
 
 pytestmark = [
@@ -158,7 +158,7 @@ class Written:
 
 class Conversion(Written):
     def state(self):
-        arrays, manifest = checkpoint.read(self.folder / "model.pdparams")
+        arrays, manifest = weight_files.read(self.folder / "model.pdparams")
         assert manifest is not None
         return (_sum(*(arrays[name].tobytes() for name in sorted(arrays))),)
 

@@ -13,8 +13,7 @@ from small_models import CLASSES, SIZE, save_small, small_model
 from small_runs import CLASSES as FOUR
 from small_runs import make_images, small_config
 
-from paddle_dla import checkpoint, evaluate, features, look_at_data, predict
-from paddle_dla.checkpoint import CheckpointError
+from paddle_dla import evaluate, features, look_at_data, predict, weight_files
 from paddle_dla.data.class_names import NamedBy, imagenet_class_names, recorded_class_names
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.labelling import open_labelled
@@ -30,6 +29,7 @@ from paddle_dla.training.assembly import create_criterion
 from paddle_dla.training.errors import ResumeError, TrainingError
 from paddle_dla.training.start import train
 from paddle_dla.training.stopping import StopRequest
+from paddle_dla.weight_files import CheckpointError
 
 NAMES = ["zebra", "ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis"]  # in the order of no folder
 MODEL = "dla46x_c"
@@ -324,5 +324,5 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path):
 
 
 def test_the_weights_of_this_test_are_a_models(weights):
-    arrays = checkpoint.read(weights)[0]
+    arrays = weight_files.read(weights)[0]
     assert np.array_equal(arrays["fc.bias"], small_model(MODEL).state_dict()["fc.bias"].numpy())

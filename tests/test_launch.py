@@ -1,6 +1,5 @@
 """Several processes as one job: whatever goes wrong, it ends, names the rank, and leaves nothing behind."""
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -12,16 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, children, ended, environment
+from small_runs import ROOT, children, ended, environment, wait_for
 
 from paddle_dla.launch import Job, log_folder, main, output_folder, parser
+from paddle_dla.launching import one_rank
 from paddle_dla.launching.ends import ending_signals
-from paddle_dla.launching.heartbeat import Heartbeat, read_beat
+from paddle_dla.launching.fault import culprit, explain, how
+from paddle_dla.launching.heartbeat import Beat, Heartbeat, read_beat
 from paddle_dla.launching.master import is_taken
-from paddle_dla.launching.one_rank import _life, forget_environment
-from paddle_dla.launching.ranks import RankState, guard, read_states
-from paddle_dla.launching.verdict import culprit, explain, how
-from paddle_dla.launching.watch import describe, explain_stalled, hanging, stalled
+from paddle_dla.launching.one_rank import Guardian, forget_environment
+from paddle_dla.launching.ranks import RankState, read_states
 
 JOB = Path(__file__).with_name("job.py")
 SECRET = "a-token-that-nobody-may-find"
@@ -170,41 +169,12 @@ def test_killing_a_launcher_leaves_nothing_running_and_no_copy_of_the_environmen
 def test_killing_the_guardian_of_a_rank_names_the_rank(tmp_path, rank):
     process = started(tmp_path, "slow", "600")
     (paddles,) = children(process.pid)
-    guardians = [pid for pid in children(paddles) if f"rank{rank}.guard" in open_files(pid)]
-    assert len(guardians) == 1
-    os.kill(guardians[0], signal.SIGKILL)
+    (guardian,) = [pid for pid in children(paddles) if variables(pid)["PADDLE_TRAINER_ID"] == str(rank)]
+    os.kill(guardian, signal.SIGKILL)
     code, _, err = ended(process)
     assert code == 137
     assert err.startswith(f"error: rank {rank} (pid ") and "guardian" in err.splitlines()[0]
     assert nothing_is_left(tmp_path) and list((tmp_path / "temporary").iterdir()) == []
-
-
-@linux
-@pytest.mark.slow
-def test_a_killed_guardian_is_named_though_the_launch_looks_late(tmp_path):
-    """As on a busy machine: the other rank has long ended when the launch looks."""
-    process = started(tmp_path, "alone")
-    (paddles,) = children(process.pid)
-    (guardian,) = [pid for pid in children(paddles) if "rank1.guard" in open_files(pid)]
-    process.send_signal(signal.SIGSTOP)
-    os.kill(guardian, signal.SIGKILL)
-    while children(paddles):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGCONT)
-    code, _, err = ended(process)
-    assert (code, err.partition(" (pid ")[0]) == (137, "error: rank 1")
-
-
-@linux
-@pytest.mark.slow
-@pytest.mark.parametrize("which", watched(["a guardian", "Paddle's launcher"], {"Paddle's launcher"}))
-def test_a_job_ends_well_though_what_watches_over_it_was_stopped(tmp_path, which):
-    process = started(tmp_path, "slow", "30")
-    (paddles,) = children(process.pid)
-    os.kill(paddles if which == "Paddle's launcher" else children(paddles)[0], signal.SIGSTOP)
-    code, out, err = ended(process)
-    assert (code, err) == (0, "") and "step 29: 3.0" in out
-    assert nothing_is_left(tmp_path)
 
 
 @linux
@@ -223,9 +193,10 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path):
     assert (code, err) == (0, "") and "step 29: 3.0" in out
 
 
-def open_files(pid):
-    """The names of the files that a process has open."""
-    return [link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()]
+def variables(pid):
+    """The environment of a process."""
+    lines = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 @linux
@@ -302,123 +273,91 @@ def test_paddles_launcher_alone_leaves_the_environment_behind(tmp_path):
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:576] Read error [127.0.0.1]:3281: Connection reset by peer\n"
 
 
+GAVE_UP = "error: [gloo/transport/tcp/unbound_buffer.cc:133] TIMEOUT self_rank = -1 pair_rank = none\n"
+RAISED = "ValueError: no\n"
+
+
 @pytest.fixture
 def state(tmp_path):
-    def make(rank, code=None, ended=None, printed="step 1\n"):
+    def make(rank, code=None, ended=0.0, printed="step 1\n", **more):
         log = tmp_path / f"rank{rank}.log"
         log.write_text(printed)
-        return RankState(rank, 4, rank, os.getpid(), "here", str(log), 0.0, code, ended)
+        return RankState(rank, 4, rank, os.getpid(), "here", str(log), code, ended, **more)
 
     return make
 
 
+ASKED = {"asked": True}
+SILENT = {"asked": True, "silent": 30.0}
+HUNG = {"hung": True, "silent": 600.0}
+# rank, code, when it ended, its last line, and what its guardian has seen
 CASES = {
     "killed, then the other lost it": ([(0, 1, 2.0, LOST), (1, -9, 1.0, "")], 1),
-    "raised, but the other was faster to end": ([(0, 1, 1.0, LOST), (1, 1, 2.0, "ValueError: no")], 1),
-    "raised, then the launcher ended the other": ([(0, -15, 2.0, ""), (1, 1, 1.0, "ValueError: no")], 1),
-    "raised, then the launcher killed the other": ([(0, -9, 5.0, ""), (1, 1, 1.0, "ValueError: no")], 1),
-    "the first lost a peer, the launcher ended the other": ([(0, 1, 1.0, LOST), (1, -15, 2.0, "")], 0),
-    "both raised": ([(0, 1, 2.0, "ValueError: no"), (1, 1, 1.0, "ValueError: no")], 1),
+    "raised, but the other was faster to end": ([(0, 1, 1.0, LOST), (1, 1, 2.0, RAISED)], 1),
+    "raised, then the launcher ended the other": ([(0, -15, 2.0, "", ASKED), (1, 1, 1.0, RAISED)], 1),
+    "raised, and the launcher was faster to end the other": ([(0, -15, 0.9, "", ASKED), (1, 1, 1.0, RAISED)], 1),
+    "raised, then the other's guardian was killed in the end": ([(0, None, 0.0, "", ASKED), (1, 1, 1.0, RAISED)], 1),
+    "the first lost a peer, the launcher ended the other": ([(0, 1, 1.0, LOST), (1, -15, 2.0, "", ASKED)], 0),
+    "both raised": ([(0, 1, 2.0, RAISED), (1, 1, 1.0, RAISED)], 1),
     "both were done": ([(0, 0, 2.0, ""), (1, 0, 1.0, "")], None),
-    "one goes on": ([(0, None, None, ""), (1, 3, 1.0, "")], 1),
-}
+    "one goes on": ([(0, None, 0.0, "", ASKED), (1, 3, 1.0, "")], 1),
+    "its guardian was killed": ([(0, 1, 1.0, LOST), (1, None, 0.0, "")], 1),
+    "its guardian was killed, the launcher ended the other": ([(0, -15, 1.0, "", ASKED), (1, None, 0.0, "")], 1),
+    "hung, the launcher ended the other": ([(0, -15, 9.0, "", ASKED), (1, -9, 8.0, "", HUNG)], 1),
+    "hung, the other waited in a collective": (
+        [(0, -9, 8.0, "", {**HUNG, "step": 5}), (1, -9, 8.1, "", {**HUNG, "step": 4})], 1),
+    "both hung in one step, one was stopped": (
+        [(0, -9, 8.0, "", HUNG), (1, -9, 8.1, "", {**HUNG, "stopped": True})], 1),
+    "both hung in one step, one for longer": (
+        [(0, -9, 8.0, "", HUNG), (1, -9, 8.1, "", {**HUNG, "silent": 601.0})], 1),
+    "raised, and the other waited until it counted as hung": ([(0, -9, 8.0, "", HUNG), (1, 1, 7.0, RAISED)], 1),
+    "hung, and the other raised for that": ([(0, -9, 8.0, "", HUNG), (1, 1, 9.0, RAISED)], 0),
+    "the other gave up, the launcher ended it": ([(0, 1, 31.0, GAVE_UP), (1, -15, 32.0, "", SILENT)], 1),
+    "the other gave up, its guardian was killed": ([(0, 1, 31.0, GAVE_UP), (1, None, 0.0, "", SILENT)], 1),
+    "the other gave up on one that was stopped": (
+        [(0, 1, 31.0, GAVE_UP), (1, -9, 32.0, "", {**ASKED, "stopped": True})], 1),
+    "one gave up, another lost that one first": (
+        [(0, 1, 31.0, GAVE_UP), (1, -9, 34.0, "", SILENT), (2, 1, 30.9, LOST)], 1),
+    "gave up on another node, its neighbour is alive": ([(0, 1, 31.0, GAVE_UP), (1, -15, 32.0, "", ASKED)], 0),
+    "lost a third while another was in a long step": ([(0, 1, 31.0, LOST), (1, -15, 32.0, "", SILENT)], 0),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_rank_at_fault_is_the_first_that_did_not_lose_another(state, case):
+def test_the_rank_at_fault_is_the_first_that_did_not_fail_because_of_another(state, case):
     ends, expected = CASES[case]
-    found = culprit([state(*end) for end in ends])
+    found = culprit([state(*end[:4], **(end[4] if len(end) > 4 else {})) for end in ends])
     assert (found and found.rank) == expected
 
 
 def test_a_node_whose_rank_only_lost_a_peer_points_to_the_others(state):
-    lines = explain([state(1, 1, 1.0, LOST)])
+    _, lines = explain([state(1, 1, 1.0, LOST)])
     assert lines[1] == "a rank of another node went first: its node's output says why"
 
 
 def test_where_all_ranks_are_here_no_other_node_is_blamed(state):
-    lines = explain([state(rank, 1, 1.0 + rank, LOST) for rank in range(4)])
+    _, lines = explain([state(rank, 1, 1.0 + rank, LOST) for rank in range(4)])
     assert not any("another node" in line for line in lines)
 
 
-@pytest.mark.parametrize("found", [0.1, 1.5])
-def test_a_guardian_that_was_killed_is_noticed_late_and_blamed_all_the_same(state, found):
-    orphan = dataclasses.replace(state(1, -9, 1.0 + found), orphaned=True)
-    assert culprit([state(0, 1, 1.0, LOST), orphan]) == orphan
-    assert "guardian" in how(orphan)
+def test_a_rank_that_was_waited_for_in_vain_hangs(state):
+    awaited = state(1, -9, 34.0, "step 4\n", asked=True, silent=31.2, step=4, place="exchange", stopped=True)
+    code, lines = explain([state(0, 1, 31.0, GAVE_UP), awaited])
+    assert code == 124
+    assert lines[0].startswith("error: rank 1 ")
+    assert lines[0].endswith("no sign of life for 31 s, the last at step 4, exchange; a signal has stopped it")
+    assert lines[-1].startswith("then rank 0 ") and lines[-1].endswith("exit code 1")
 
 
-def test_a_guardian_that_the_launcher_has_killed_in_the_end_is_not_blamed(state):
-    orphan = dataclasses.replace(state(1, -9, 4.5), orphaned=True)
-    assert culprit([state(0, 1, 1.0, "ValueError: no"), orphan]).rank == 0
-    assert culprit([state(0, 1, 1.0, LOST), orphan]).rank == 0
+def test_a_rank_in_a_long_step_does_not_hang_when_another_raises(state):
+    code, lines = explain([state(0, 1, 31.0, RAISED), state(1, -15, 32.0, "", **SILENT)])
+    assert code == 1
+    assert lines[-1].startswith("then rank 1 ") and "died of signal 15" in lines[-1]
 
 
-@linux
-def test_the_end_of_a_rank_whose_guardian_was_killed_is_written_in_its_place(state, tmp_path):
-    program = (
-        "import sys, time; from pathlib import Path; from paddle_dla.launching.ranks import guard; "
-        "guard(Path(sys.argv[1]), 1); print('guarding', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    guardian = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
-    guardian.stdout.readline()
-    state(1).write(tmp_path)
-    assert [one.code for one in read_states(tmp_path)] == [None]
-    guardian.kill()
-    guardian.communicate()
-    (found,) = read_states(tmp_path)
-    assert (found.code, found.orphaned) == (-signal.SIGKILL, True)
-    assert read_states(tmp_path) == [found]
-
-
-# --- who was waited for in vain -------------------------------------------------------------------------------------
-
-
-GAVE_UP = "error: [gloo/transport/tcp/unbound_buffer.cc:133] TIMEOUT self_rank = -1 pair_rank = none\n"
-
-
-def ends_after_gloos_limit(state, said=GAVE_UP, **changes):
-    """Rank 0 gave up at 1031 s; rank 1 was ended by the launcher."""
-    return [state(0, 1, 1031.0, said), dataclasses.replace(state(1, -9, 1034.0), **changes)]
-
-
-@pytest.mark.parametrize(("counts", "changes", "expected"), [
-    ([6, 5], {}, [1]),
-    ([6, 5], {"stopped": 1000.5}, [1]),
-    ([6, 6], {"stopped": 1000.5, "code": None, "ended": None}, [1]),
-    ([6, 6], {"ended": 1000.9}, []),  # killed by itself, before the other noticed
-    ([6, 6], {"code": 1}, []),  # raised by itself
-])  # fmt: skip
-def test_a_rank_that_was_silent_when_another_gave_up_hung(tmp_path, state, beating, counts, changes, expected):
-    beating(counts, 0)  # all at 1000 s
-    assert ranks_of(stalled(tmp_path, ends_after_gloos_limit(state, **changes))) == expected
-
-
-def test_a_rank_that_lived_when_another_lost_it_did_not_hang(tmp_path, state, beating, clock):
-    _, heart = beating([6, 6], 0)
-    clock[0] = 1030.0
-    heart.alive()
-    assert stalled(tmp_path, ends_after_gloos_limit(state)) == []
-
-
-def test_a_rank_in_a_long_step_when_the_connection_to_a_third_broke_did_not_hang(tmp_path, state, beating):
-    beating([6, 5], 0)
-    assert stalled(tmp_path, ends_after_gloos_limit(state, LOST)) == []
-
-
-def test_the_first_to_give_up_need_not_be_the_first_to_end(tmp_path, state, beating):
-    beating([6, 5, 6], 0)
-    states = [*ends_after_gloos_limit(state), state(2, 1, 1030.9, LOST)]
-    assert ranks_of(stalled(tmp_path, states)) == [1]
-
-
-def test_who_gave_up_is_told_beside_who_hung(tmp_path, state, beating):
-    beating([6, 5], 0)
-    states = ends_after_gloos_limit(state, stopped=1000.0)
-    lines = explain_stalled(states, stalled(tmp_path, states))
-    assert lines[0].startswith("error: rank 1 ") and "31 s, the last at step 4, exchange; a signal" in lines[0]
-    assert lines[1].startswith("rank 0 ")
+def test_a_rank_whose_guardian_was_killed_counts_as_killed(state):
+    code, lines = explain([state(0, 1, 1.0, LOST), state(1)])
+    assert code == 137 and "guardian" in lines[0]
 
 
 def test_the_end_of_a_rank_in_words(state):
@@ -427,7 +366,8 @@ def test_the_end_of_a_rank_in_words(state):
 
 
 def test_what_is_said_ends_with_the_other_ranks(state):
-    lines = explain([state(0, 1, 2.0, LOST), state(1, -9, 1.0, "step 7\n")])
+    code, lines = explain([state(0, 1, 2.0, LOST), state(1, -9, 1.0, "step 7\n")])
+    assert code == 137
     assert lines[0].startswith(
         f"error: rank 1 (pid {os.getpid()}, node here) died of signal 9 (SIGKILL); out of memory"
     )
@@ -435,158 +375,127 @@ def test_what_is_said_ends_with_the_other_ranks(state):
 
 
 def test_what_is_known_of_ranks_is_read_back_in_order(state, tmp_path):
-    guard(tmp_path, 10)
     written = [state(10), state(2, -9, 1.5)]
     for one in written:
         one.write(tmp_path)
     assert read_states(tmp_path) == written[::-1]
 
 
-# --- who hangs -------------------------------------------------------------------------------------------------------
+# --- a guardian ------------------------------------------------------------------------------------------------------
+
+BEATS = """
+import sys, time
+from paddle_dla.launching.heartbeat import Heartbeat
+heart = Heartbeat(sys.argv[1])
+"""
+WORKS = "[(heart.beat('exchange', step), time.sleep(0.05)) for step in range(30)]\n"
+LIVES = {
+    "works": (BEATS + WORKS, 0),
+    "works without a beat": ("import time; time.sleep(1.5)", 0),
+    "is done and lives on": (BEATS + "heart.beat('exchange', 3); heart.close(); time.sleep(1.5)", 0),
+    "has a minute before its first step": (BEATS + "heart.beat('opening'); time.sleep(1.5)", 0),
+    "hangs": (BEATS + "heart.beat('exchange', 3); time.sleep(60)", -9),
+}
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    return now
+def guarded(tmp_path, monkeypatch):
+    """A function that starts a program with a guardian; its stacks go to ``tmp_path / "log"``."""
+    monkeypatch.setattr(one_rank, "STACKS", 0.3)
+    started = []
 
-
-@pytest.fixture
-def beating(tmp_path, clock):
-    """Ranks that have beaten so many times, some seconds ago."""
-    hearts = []
-
-    def make(counts, ago):
-        clock[0] -= ago
-        for rank, count in enumerate(counts):
-            if count:
-                hearts.append(Heartbeat(tmp_path, rank))
-                for step in range(count):
-                    hearts[-1].beat("exchange", step)
-        clock[0] += ago
-        return hearts
+    def make(program):
+        beats, log = tmp_path / "rank1.beat", tmp_path / "log"
+        with open(log, "wb") as output:
+            child = subprocess.Popen([sys.executable, "-c", program, str(beats)], stderr=output, env=environment())
+        started.append(child)
+        return Guardian(child, RankState(1, 4, 1, child.pid, "here", str(log)), tmp_path, beats)
 
     yield make
-    for heart in hearts:
-        heart.close()
-
-
-def ranks_of(found):
-    return [state.rank for state, _ in found]
-
-
-@pytest.mark.parametrize(("counts", "ago", "expected"), [
-    ([5, 5], 1, []),
-    ([5, 5], 11, [0, 1]),
-    ([5, 4], 11, [1]),
-    ([5, 4, 5, 4], 11, [1, 3]),
-    ([5, 0], 11, [1]),
-    ([1, 0], 11, [1]),
-    ([1, 1], 11, []),
-    ([1, 1], 61, [0, 1]),
-    ([0, 0], 61, []),
-])  # fmt: skip
-def test_the_silent_rank_with_the_fewest_beats_hangs(tmp_path, state, beating, counts, ago, expected):
-    beating(counts, ago)
-    states = [dataclasses.replace(state(rank), started=900.0) for rank in range(len(counts))]
-    assert ranks_of(hanging(tmp_path, states, timeout=10)) == expected
-
-
-def test_a_rank_that_is_done_or_has_ended_does_not_hang(tmp_path, state, beating, clock):
-    hearts = beating([5, 4, 5], 0)
-    hearts[0].close()
-    clock[0] += 11
-    states = [state(0), state(1, 0, 1.0), state(2)]
-    assert ranks_of(hanging(tmp_path, states, timeout=10)) == [2]
-
-
-def test_saving_alone_is_a_sign_of_life_but_no_beat(tmp_path, beating):
-    (heart,) = beating([5], 11)
-    heart.alive("saving", 4)
-    beat = read_beat(tmp_path, 0)
-    assert (beat.count, beat.place, beat.when) == (5, "saving", 1000.0)
-
-
-def test_a_stopped_rank_is_meant_before_the_others(tmp_path, state, beating, clock):
-    beating([5, 5], 11)
-    states = [state(0), dataclasses.replace(state(1), stopped=985.0)]
-    found = hanging(tmp_path, states, timeout=10)
-    assert ranks_of(found) == [1]
-    assert describe(*found[0], 11.0).endswith("11 s, the last at step 4, exchange; a signal has stopped it")
-
-
-@pytest.mark.parametrize(("watched", "expected"), [(985.0, [1]), (995.0, [])])
-def test_silence_counts_from_when_somebody_looks_on(tmp_path, state, beating, watched, expected):
-    beating([5, 4], 11)
-    assert ranks_of(hanging(tmp_path, [state(0), state(1)], 10, watched)) == expected
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(30, []), (61, [1])])
-def test_a_rank_has_a_minute_to_start_in(tmp_path, state, beating, seconds, expected):
-    beating([5, 0], 11)
-    states = [dataclasses.replace(state(rank), started=1000.0 - seconds) for rank in range(2)]
-    assert ranks_of(hanging(tmp_path, states, timeout=10)) == expected
-
-
-def test_ranks_that_all_open_their_data_may_take_any_time(tmp_path, state, beating, clock):
-    for heart in beating([2, 2], 0):
-        heart.rest("opening")
-    clock[0] += 1000
-    assert hanging(tmp_path, [state(0), state(1)], timeout=10) == []
-
-
-@pytest.mark.parametrize(("waited", "expected"), [(5, []), (11, [1])])
-def test_a_rank_that_opens_its_data_hangs_once_another_has_waited_for_it(
-    tmp_path, state, beating, clock, waited, expected
-):
-    first, second = beating([2, 2], 0)
-    first.rest("opening")
-    second.rest("opening")
-    clock[0] += 1000
-    first.beat()
-    clock[0] += waited
-    first.alive("waiting")
-    assert ranks_of(hanging(tmp_path, [state(0), state(1)], timeout=10)) == expected
-
-
-@pytest.mark.parametrize("when", ["resting", "done"])
-def test_a_stopped_rank_hangs_wherever_it_was(tmp_path, state, beating, clock, when):
-    _, second = beating([2, 2], 0)
-    second.rest("opening") if when == "resting" else second.close()
-    clock[0] += 11
-    states = [state(0), dataclasses.replace(state(1), stopped=1000.5)]
-    assert ranks_of(hanging(tmp_path, states, timeout=10)) == [1]
+    for child in started:
+        child.kill()
+        child.wait()
 
 
 @linux
-def test_a_guardian_sees_its_rank_stop_go_on_and_end(state):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    seen = _life(child, state(0))
-    for number, expected in [(signal.SIGSTOP, True), (signal.SIGCONT, False)]:
-        child.send_signal(number)
-        changed = next(seen)
-        assert (changed.stopped is not None, changed.code) == (expected, None)
-    child.kill()
-    assert [changed.code for changed in seen] == [-signal.SIGKILL]
+@pytest.mark.parametrize("life", LIVES)
+def test_a_rank_hangs_that_is_silent_after_its_first_step(tmp_path, guarded, life):
+    program, expected = LIVES[life]
+    guardian = guarded(program)
+    assert guardian.watch(timeout=0.8) == expected
+    assert read_states(tmp_path) == [guardian.state]
+    assert (guardian.state.code, guardian.state.hung) == (expected, expected != 0)
+    if expected:
+        assert guardian.state.silent == pytest.approx(0.9, abs=0.2)
+        assert (guardian.state.step, guardian.state.place) == (3, "exchange")
+        assert "most recent call first" in (tmp_path / "log").read_text()
 
 
-def test_without_a_folder_a_heartbeat_does_nothing(monkeypatch, tmp_path):
+@linux
+def test_without_a_limit_no_rank_hangs(guarded):
+    guardian = guarded(BEATS + "heart.beat('exchange', 3); time.sleep(1.5)")
+    assert guardian.watch(timeout=0) == 0
+
+
+@linux
+@pytest.mark.parametrize("program", ["import time; time.sleep(60)", BEATS + "heart.close(); time.sleep(60)"])
+def test_a_stopped_rank_hangs_wherever_it_was(tmp_path, guarded, program):
+    guardian = guarded(program)
+    if "heart" in program:
+        wait_for((tmp_path / "rank1.beat").exists)
+    os.kill(guardian.state.pid, signal.SIGSTOP)
+    assert guardian.watch(timeout=0.8) == -signal.SIGKILL
+    assert guardian.state.stopped and guardian.state.hung
+
+
+@linux
+def test_a_rank_that_was_stopped_for_a_while_does_not_hang(guarded):
+    guardian = guarded("import time; time.sleep(1.5)")
+    os.kill(guardian.state.pid, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (guardian.state.pid, signal.SIGCONT)).start()
+    assert guardian.watch(timeout=5) == 0
+    assert not guardian.state.stopped
+
+
+@linux
+def test_a_rank_is_asked_to_end_once(tmp_path, guarded):
+    counts = """
+import signal
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+heart.beat("ready")
+while not asked:
+    time.sleep(0.05)
+time.sleep(0.5)
+sys.exit(len(asked))
+"""
+    guardian = guarded(BEATS + counts)
+    wait_for(lambda: read_beat(tmp_path / "rank1.beat"))
+    guardian.ask()
+    guardian.ask()
+    assert guardian.watch(timeout=30) == 1
+    assert guardian.state.asked
+
+
+def test_without_a_guardian_a_heartbeat_does_nothing(monkeypatch):
     monkeypatch.delenv("PADDLE_DLA_HEARTBEAT", raising=False)
-    heart = Heartbeat.from_environment(0)
+    heart = Heartbeat.from_environment()
     heart.beat("exchange", 1)
     heart.close()
-    assert read_beat(tmp_path, 0) is None
+    assert not heart.is_heard
 
 
 @pytest.mark.parametrize("place", ["", "x" * 1000, "größe " * 100, '"\\' * 100])
 def test_a_beat_is_always_read_whole(tmp_path, place):
-    heart = Heartbeat(tmp_path, 3)
+    heart = Heartbeat(tmp_path / "beat")
     heart.beat(place, 10**12)
-    assert read_beat(tmp_path, 3).step == 10**12
+    assert read_beat(tmp_path / "beat").step == 10**12
     heart.beat("", 1)
-    assert (read_beat(tmp_path, 3).step, read_beat(tmp_path, 3).place) == (1, "")
+    assert read_beat(tmp_path / "beat") == Beat(2, 1, "")
+    heart.beat()
+    assert read_beat(tmp_path / "beat") == Beat(3, 1, "")
     heart.close()
+    assert read_beat(tmp_path / "beat") is None
 
 
 def test_the_first_rank_is_shown_even_if_it_starts_last(tmp_path, state, capsysbinary):

@@ -113,9 +113,9 @@ tables               | paddle_dla/models/__init__ adapt_weights   | -           
                      | cards grouping macs pretrained registry    |                   |              |
                      | variants                                   |                   |              |
                      | paddle_dla/command_parser                  |                   |              |
-plain                | paddle_dla/checkpoint cpu drawing extras   | -                 | -            | storage
-                     | metrics options preprocessing progress     |                   |              |
-                     | schedule siblings terminal                 |                   |              |
+plain                | paddle_dla/cpu drawing extras metrics      | -                 | -            | storage
+                     | options preprocessing progress schedule    |                   |              |
+                     | siblings terminal weight_files             |                   |              |
 storage              | paddle_dla/storage errors                  | -                 | -            | -
 """)
 

@@ -82,8 +82,8 @@ def evaluating(folder, images=5):
     """The second rank's process, once it has evaluated some images."""
 
     def has_come_far():
-        beat = read_beat(private(folder), 1) if private(folder) else None
-        return beat and beat.place == "evaluation" and beat.step >= images and beat.pid
+        beat = read_beat(private(folder) / "rank1.beat") if private(folder) else None
+        return started(folder) if beat and beat.place == "evaluation" and beat.step >= images else None
 
     return wait_for(has_come_far)
 

@@ -11,7 +11,7 @@ pytest.importorskip("yaml")
 
 from small_runs import make_images, small_config
 
-from paddle_dla import checkpoint, create_model, evaluate, predict
+from paddle_dla import create_model, evaluate, predict, weight_files
 from paddle_dla.config import ConfigError
 from paddle_dla.metrics import certain
 from paddle_dla.ranks import Ranks
@@ -34,7 +34,7 @@ def save_head(path, classes):
         name: tensor.numpy() for name, tensor in create_model("dla46x_c", num_classes=classes).state_dict().items()
     }
     tensors = {name: describe(array) for name, array in arrays.items()}
-    checkpoint.save(path, arrays, {"format": FORMAT, "model": "dla46x_c", "num_classes": classes, "tensors": tensors})
+    weight_files.save(path, arrays, {"format": FORMAT, "model": "dla46x_c", "num_classes": classes, "tensors": tensors})
     return str(path)
 
 
@@ -102,5 +102,5 @@ def test_weights_that_an_engine_may_take_for_0_are_named(value, others, named):
     weight[0, 0] = others or value
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checkpoint.check_fit({"fc.weight": weight}, {"fc.weight": (2, 3)}, "x.pdparams")
+        weight_files.check_fit({"fc.weight": weight}, {"fc.weight": (2, 3)}, "x.pdparams")
     assert [("fc.weight" in str(item.message)) for item in caught] == ([True] if named else [])

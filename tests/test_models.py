@@ -9,9 +9,9 @@ from numpy_weights import images, timm_weights
 
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint, create_model, list_models
-from paddle_dla.checkpoint import CheckpointError
+from paddle_dla import create_model, list_models, weight_files
 from paddle_dla.models.variants import VARIANTS
+from paddle_dla.weight_files import CheckpointError
 
 SMALL = "dla46x_c"
 # one of each kind of block
@@ -175,7 +175,7 @@ def test_batch_norm_refuses_a_single_value_per_channel_in_training():
 def converted(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "small.pdparams"
     conversion = convert_source(source_from_arrays(timm_weights(SMALL)), SMALL)
-    checkpoint.save(path, conversion.arrays, conversion.manifest)
+    weight_files.save(path, conversion.arrays, conversion.manifest)
     return path
 
 
@@ -184,7 +184,7 @@ def same_weights(model, arrays, but=()):
 
 
 def test_pretrained_takes_a_converted_file(converted):
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     assert same_weights(create_model(SMALL, pretrained=converted), arrays)
 
 
@@ -192,22 +192,22 @@ def test_pretrained_takes_a_timm_file(converted, tmp_path):
     from safetensors.numpy import save_file
 
     save_file(timm_weights(SMALL), tmp_path / "model.safetensors")
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     assert same_weights(create_model(SMALL, pretrained=tmp_path / "model.safetensors"), arrays)
 
 
 def test_pretrained_weights_serve_a_feature_extractor(converted):
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     assert same_weights(create_model(SMALL, pretrained=converted, features_only=True, out_indices=(1, 3)), arrays)
 
 
 def test_pretrained_weights_serve_a_dense_model(converted):
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     assert same_weights(create_model(SMALL, pretrained=converted, output_stride=8), arrays)
 
 
 def test_another_number_of_classes_starts_a_new_head(converted):
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     with pytest.warns(UserWarning, match="has 1000 classes, the model 7: the model keeps its own, untrained head"):
         model = create_model(SMALL, pretrained=converted, num_classes=7)
     assert same_weights(model, arrays, but=("fc.weight", "fc.bias"))
@@ -215,14 +215,14 @@ def test_another_number_of_classes_starts_a_new_head(converted):
 
 
 def test_no_classes_leave_the_pooled_features(converted):
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     model = create_model(SMALL, pretrained=converted, num_classes=0)
     assert same_weights(model, arrays)
     assert model(tensor()).shape == [1, 256]
 
 
 def test_grey_images_see_the_sum_of_the_stem(converted):
-    arrays, _ = checkpoint.read(converted)
+    arrays, _ = weight_files.read(converted)
     model = create_model(SMALL, pretrained=converted, in_chans=1)
     np.testing.assert_array_equal(
         model.base_layer[0].weight.numpy(), arrays["base_layer.0.weight"].sum(1, keepdims=True)

@@ -18,7 +18,7 @@ from alignment.engine.records.tape import Record, Tape
 from alignment.engine.reporting.page import write_html
 from alignment.engine.reporting.text import write_json as write_report_json
 from alignment.engine.result import Result
-from paddle_dla import checkpoint, features
+from paddle_dla import features, weight_files
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.folders import new_folder
 from paddle_dla.features import Rows, write_npy
@@ -138,7 +138,7 @@ def test_standard_output_can_be_named(target, into, tmp_path):
 def test_weights_are_not_written_to_a_device(name, tmp_path):
     path = node(tmp_path / name, stat.S_IFCHR, 1, 5)  # /dev/zero: whoever read it for a checksum would never end
     with pytest.raises(CheckpointError, match="regular file"):
-        checkpoint.save(path, ARRAYS, MANIFEST)
+        weight_files.save(path, ARRAYS, MANIFEST)
     assert file_names(tmp_path) == [name]
     assert stat.S_ISCHR(path.stat().st_mode)
 
@@ -196,12 +196,12 @@ def test_a_link_to_nothing_that_can_be_written_is_refused_before_any_work(target
 
 
 def test_weights_behind_a_link_agree_with_their_manifest_from_both_sides(store, tmp_path):
-    checkpoint.save(store / "v1.pdparams", {"weight": ARRAYS["weight"] + 1}, MANIFEST)
+    weight_files.save(store / "v1.pdparams", {"weight": ARRAYS["weight"] + 1}, MANIFEST)
     link = tmp_path / "here" / "dla34.pdparams"
     link.symlink_to(store / "v1.pdparams")
-    checkpoint.save(link, ARRAYS, MANIFEST)
+    weight_files.save(link, ARRAYS, MANIFEST)
     for path in (link, store / "v1.pdparams"):
-        arrays, manifest = checkpoint.read(path)
+        arrays, manifest = weight_files.read(path)
         assert manifest["model"] == "dla34"
         assert np.array_equal(arrays["weight"], ARRAYS["weight"])
     assert file_names(tmp_path / "here") == ["dla34.pdparams"]
@@ -209,22 +209,22 @@ def test_weights_behind_a_link_agree_with_their_manifest_from_both_sides(store, 
 
 def test_links_to_weights_and_to_their_manifest_are_read(store, tmp_path):
     """As the cache of a hub keeps them: names are links, the content lies elsewhere under other names."""
-    checkpoint.save(store / "x.pdparams", ARRAYS, MANIFEST)
+    weight_files.save(store / "x.pdparams", ARRAYS, MANIFEST)
     for name, blob in (("x.pdparams", "1"), ("x.pdparams.manifest.json", "2")):
         (store / name).rename(store / blob)
         (tmp_path / "here" / name).symlink_to(store / blob)
-    assert checkpoint.read(tmp_path / "here" / "x.pdparams")[1]["model"] == "dla34"
+    assert weight_files.read(tmp_path / "here" / "x.pdparams")[1]["model"] == "dla34"
 
 
 def test_two_manifests_of_one_file_are_refused_before_any_work(store, tmp_path):
-    checkpoint.save(store / "x.pdparams", ARRAYS, MANIFEST)
+    weight_files.save(store / "x.pdparams", ARRAYS, MANIFEST)
     link = tmp_path / "here" / "x.pdparams"
     link.symlink_to(store / "x.pdparams")
     manifest_path(store / "x.pdparams").rename(f"{link}.manifest.json")
     manifest_path(store / "x.pdparams").write_bytes(manifest_path(link).read_bytes())
     before = (store / "x.pdparams").read_bytes()
     with pytest.raises(CheckpointError, match="both describe"):
-        checkpoint.save(link, {"weight": ARRAYS["weight"] + 1}, MANIFEST)
+        weight_files.save(link, {"weight": ARRAYS["weight"] + 1}, MANIFEST)
     assert (store / "x.pdparams").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from numpy_weights import images, timm_weights
 
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint, create_model
+from paddle_dla import create_model, weight_files
 
 NAMES = ["DLA34", "DLA46_c", "DLA46x_c", "DLA60", "DLA60x", "DLA60x_c", "DLA102", "DLA102x", "DLA102x2", "DLA169"]
 PACKAGES = ("", "ppcls", "ppcls.arch", "ppcls.arch.backbone", "ppcls.arch.backbone.base",
@@ -43,7 +43,7 @@ def paddleclas_dla(monkeypatch):
 def test_a_converted_file_loads_in_paddleclas(paddleclas_dla, name, tmp_path):
     model = name.lower()
     conversion = convert_source(source_from_arrays(timm_weights(model)), model)
-    checkpoint.save(tmp_path / "converted.pdparams", conversion.arrays, conversion.manifest)
+    weight_files.save(tmp_path / "converted.pdparams", conversion.arrays, conversion.manifest)
     theirs = getattr(paddleclas_dla, name)()
     state = paddle.load(str(tmp_path / "converted.pdparams"))
     assert state.keys() == theirs.state_dict().keys()

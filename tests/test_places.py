@@ -241,7 +241,7 @@ def deny(*arguments, **named):
 @pytest.mark.parametrize("case", COMMANDS)
 def test_every_command_looks_at_its_place_before_it_reads_weights(case, made, monkeypatch, capsys):
     monkeypatch.chdir(made)
-    for where in ("paddle_dla.loading.load_weights", "paddle_dla.checkpoint.read", "convert.timm2paddle.read_source",
+    for where in ("paddle_dla.loading.load_weights", "paddle_dla.weight_files.read", "convert.timm2paddle.read_source",
                   "paddle_dla.look_at_data.look"):  # fmt: skip
         monkeypatch.setattr(where, deny, raising=False)
     immutable(made / "locked")

@@ -12,7 +12,7 @@ from made_ports import make_port, sealed_again  # noqa: E402
 
 from alignment import check_all, check_backward, check_forward, check_init, check_optimizer, check_weights  # noqa: E402
 from convert import timm2paddle  # noqa: E402
-from paddle_dla import checkpoint  # noqa: E402
+from paddle_dla import weight_files  # noqa: E402
 from paddle_dla.storage.manifest import describe  # noqa: E402
 from torch_ref.model import import_timm  # noqa: E402
 
@@ -47,11 +47,11 @@ def test_a_converted_file_is_checked_against_its_checkpoint(folder, tmp_path):
     assert timm2paddle.main(["--model", folder, *convert]) == 0
     for check in (check_weights, check_forward):
         assert check.main(["--model", folder, *files]) == 0
-    arrays, manifest = checkpoint.read(files[3])
+    arrays, manifest = weight_files.read(files[3])
     arrays = {name: array.copy() for name, array in arrays.items()}
     arrays["layer2.0.bn1._mean"] += 0.1
     manifest["tensors"]["layer2.0.bn1._mean"] |= describe(arrays["layer2.0.bn1._mean"])
-    checkpoint.save(files[3], arrays, manifest)
+    weight_files.save(files[3], arrays, manifest)
     for check in (check_weights, check_forward):
         assert check.main(["--model", folder, *files]) == 1
 

@@ -16,11 +16,11 @@ from made_ports import make_port  # noqa: E402
 from small_runs import ROOT, environment, make_images  # noqa: E402
 
 from paddle_dla import cli, evaluate, export, features, info, predict  # noqa: E402
-from paddle_dla.checkpoint import read  # noqa: E402
 from paddle_dla.config import load_config  # noqa: E402
 from paddle_dla.ranks import Ranks  # noqa: E402
 from paddle_dla.training.start import train  # noqa: E402
 from paddle_dla.training.stopping import StopRequest  # noqa: E402
+from paddle_dla.weight_files import read  # noqa: E402
 
 PORTS = {
     "test_resnet": ((), 32, "conv1"),

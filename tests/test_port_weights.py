@@ -17,8 +17,8 @@ from convert.outcome import ConversionError  # noqa: E402
 from convert.port_weights import convert_for_port, key_map_of  # noqa: E402
 from convert.readers import read_source, source_from_arrays  # noqa: E402
 from paddle_dla import create_model  # noqa: E402
-from paddle_dla.checkpoint import read  # noqa: E402
 from paddle_dla.models.registry import find_model  # noqa: E402
+from paddle_dla.weight_files import read  # noqa: E402
 from torch_ref.model import import_timm  # noqa: E402
 
 SWIN = "swin_tiny_patch4_window7_224"

@@ -12,13 +12,14 @@ import pytest
 from numpy_weights import timm_weights
 
 from alignment import compare, compare_records
-from alignment.engine.judging.noise import Noise, NoiseFloor, credible, gradients_of
+from alignment.engine.judging.limits import NoiseFloor, credible
+from alignment.engine.judging.noise import Noise, gradients_of
 from alignment.engine.records.files import Measured, TapeError, load_tape, save_tape
 from alignment.engine.records.store import Ref, Store, StoreError
 from alignment.engine.records.tape import Record, Tape
 from convert.conversion import convert_source
 from convert.readers import source_from_arrays
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage.json_text import json_sha256
 
 MODEL = "dla46x_c"
@@ -42,10 +43,10 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     save_file(timm_weights(MODEL), folder / "timm.safetensors")
     conversion = convert_source(source_from_arrays(timm_weights(MODEL)), MODEL)
-    checkpoint.save(folder / "right.pdparams", conversion.arrays, conversion.manifest)
+    weight_files.save(folder / "right.pdparams", conversion.arrays, conversion.manifest)
     wrong = dict(conversion.arrays)
     wrong["level3.tree2.root.bn._mean"] = wrong["level3.tree2.root.bn._mean"] + np.float32(1e-4)
-    checkpoint.save(folder / "wrong.pdparams", wrong, conversion.manifest)
+    weight_files.save(folder / "wrong.pdparams", wrong, conversion.manifest)
     options = ["torch", "--model", MODEL, "--checkpoint", folder / "timm.safetensors", "--batch-size", 1]
     done = without(PADDLE, "record", *options, "--output", folder / "A")
     assert done.returncode == 0, done.stderr

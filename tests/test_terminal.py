@@ -28,7 +28,8 @@ sys.exit(run_command(main))
 
 
 def run(body, **options):
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": buffered, **options}
     return subprocess.run([sys.executable, "-c", RUN.format(body=body)], check=False, **options)
 
 

@@ -31,13 +31,13 @@ from small_runs import (
 )
 
 from convert.paddle2timm import main as paddle2timm
-from paddle_dla.checkpoint import read, save
 from paddle_dla.config import load_config
 from paddle_dla.evaluate import main as evaluate
 from paddle_dla.launch import output_folder
 from paddle_dla.loading import load_model
 from paddle_dla.storage.manifest import describe
 from paddle_dla.train import chosen_config, main, parser
+from paddle_dla.weight_files import read, save
 
 QUICK = ("data.workers=0", "train.epochs=1", "schedule.warmup_epochs=0")
 

@@ -21,16 +21,17 @@ pytest.importorskip("paddle2onnx")
 import torch
 
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import NoiseFloor, noise_of
+from alignment.engine.judging.limits import NoiseFloor
+from alignment.engine.judging.noise import noise_of
 from alignment.engine.records.store import Ref
 from paddle_dla import evaluate, export
-from paddle_dla.checkpoint import read
 from paddle_dla.data.crop import EvalTransform
 from paddle_dla.data.decoding import decode
 from paddle_dla.data.normalise import Normalise
 from paddle_dla.engines import open_engine
 from paddle_dla.loading import load_model
 from paddle_dla.storage.pdparams import write_pdparams
+from paddle_dla.weight_files import read
 
 ROOT = Path(__file__).parent.parent
 WAYS = [

@@ -195,14 +195,14 @@ def test_other_classes_in_validation_are_an_error(images, tmp_path):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """A converted checkpoint of another variant."""
-    from paddle_dla import checkpoint
+    from paddle_dla import weight_files
     from paddle_dla.storage.manifest import describe
 
     network = create_network(config("model.name=dla46_c", "train.seed=7"), CLASSES)
     weights = arrays(network)
     path = tmp_path_factory.mktemp("teacher") / "teacher.pdparams"
     tensors = {name: describe(array) for name, array in weights.items()}
-    checkpoint.save(path, weights, {"format": 1, "model": "dla46_c", "tensors": tensors})
+    weight_files.save(path, weights, {"format": 1, "model": "dla46_c", "tensors": tensors})
     return path
 
 

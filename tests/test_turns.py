@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage import manifest, turn
 from paddle_dla.storage.atomic import atomic_paths
 from paddle_dla.storage.errors import CheckpointError
@@ -22,12 +22,12 @@ ROOT = Path(__file__).parent.parent
 PAIR = """
 import sys
 import numpy as np
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage.manifest import describe
 arrays = {"weight": np.full((2, 3), 7, np.float32)}
 record = {"format": 1, "model": "dla34", "tensors": {name: describe(array) for name, array in arrays.items()}}
 print("ready", flush=True)
-checkpoint.save(sys.argv[1], arrays, record)
+weight_files.save(sys.argv[1], arrays, record)
 """
 TABLES = """
 import sys
@@ -59,7 +59,7 @@ def weights(value):
 def test_weights_and_manifest_of_two_writers_are_of_one_of_them(there, tmp_path, monkeypatch):
     path, others, write = tmp_path / "w.pdparams", [], manifest._write_json
     if there:
-        checkpoint.save(path, *weights(0))
+        weight_files.save(path, *weights(0))
 
     def interrupted(sidecar, content):
         write(sidecar, content)
@@ -68,9 +68,9 @@ def test_weights_and_manifest_of_two_writers_are_of_one_of_them(there, tmp_path,
             time.sleep(WHILE_S)
 
     monkeypatch.setattr(manifest, "_write_json", interrupted)
-    checkpoint.save(path, *weights(1))
+    weight_files.save(path, *weights(1))
     assert others[0].wait(60) == 0
-    arrays, record = checkpoint.read(path)
+    arrays, record = weight_files.read(path)
     assert record is not None and arrays["weight"][0, 0] == 7
     assert sorted(os.listdir(tmp_path)) == ["w.pdparams", "w.pdparams.manifest.json"]
 
@@ -91,7 +91,7 @@ def test_a_writer_that_is_stopped_is_an_error_and_not_waited_for(tmp_path, monke
     fcntl.flock(holder, fcntl.LOCK_EX)
     try:
         with pytest.raises(CheckpointError):
-            checkpoint.save(tmp_path / "w.pdparams", *weights(1))
+            weight_files.save(tmp_path / "w.pdparams", *weights(1))
         with pytest.raises(CheckpointError), atomic_paths(tmp_path / "a", tmp_path / "b") as parts:
             for part in parts:
                 part.write_text("ours")
@@ -143,5 +143,5 @@ def test_a_file_system_without_locks_holds_nobody_up(tmp_path, monkeypatch):
         raise OSError(9, "Bad file descriptor")  # NFS, for a folder
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    checkpoint.save(tmp_path / "w.pdparams", *weights(1))
-    assert checkpoint.read(tmp_path / "w.pdparams")[1]
+    weight_files.save(tmp_path / "w.pdparams", *weights(1))
+    assert weight_files.read(tmp_path / "w.pdparams")[1]

@@ -9,8 +9,7 @@ from small_models import save_small
 from small_runs import make_images, small_config
 from test_runner import run_alone
 
-from paddle_dla import checkpoint, info, predict
-from paddle_dla.checkpoint import CheckpointError
+from paddle_dla import info, predict, weight_files
 from paddle_dla.exporting.errors import ExportError
 from paddle_dla.exporting.folder import RECORD, read_record
 from paddle_dla.ranks import Ranks
@@ -19,6 +18,7 @@ from paddle_dla.storage.manifest import manifest_path
 from paddle_dla.training.checkpoints import STATE, newest
 from paddle_dla.training.start import train
 from paddle_dla.training.stopping import StopRequest
+from paddle_dla.weight_files import CheckpointError
 
 # --- exports ---------------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ def test_a_manifest_that_does_not_account_for_its_file_is_refused(change, suffix
     change(record)
     manifest_path(path).write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="manifest"):
-        checkpoint.read(path)
+        weight_files.read(path)
     assert info.main([path]) == 1
     assert "verified" not in capsys.readouterr().out
 

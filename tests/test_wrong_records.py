@@ -17,7 +17,7 @@ from alignment.engine.records.tape import Record, Slot, Tape
 from alignment.record import read_inputs
 from convert.conversion import ConversionError
 from convert.paddle2timm import convert_back
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.config import ConfigError
 from paddle_dla.data.errors import DataError
 from paddle_dla.data.labels import read_real_labels
@@ -187,11 +187,11 @@ def test_a_manifest_may_hold_anything(tmp_path):
         },
     }  # fmt: skip
     path = tmp_path / "x.pdparams"
-    checkpoint.save(path, arrays, manifest)
+    weight_files.save(path, arrays, manifest)
     written = json.loads(manifest_path(path).read_text())
 
     def use():
-        read, found = checkpoint.read(path)
+        read, found = weight_files.read(path)
         with suppress(ConversionError):  # one tensor is no model
             convert_back(read, resolve_name(found["model"] if found else "dla34"), found)
 
@@ -401,7 +401,7 @@ def test_a_deep_manifest_is_one_line_of_error(tmp_path):
     arrays = {"fc.weight": np.zeros((2, 3), np.float32)}
     tensors = {name: describe(array) for name, array in arrays.items()}
     path = tmp_path / "x.pdparams"
-    checkpoint.save(path, arrays, {"format": 1, "model": "dla34", "tensors": tensors})
+    weight_files.save(path, arrays, {"format": 1, "model": "dla34", "tensors": tensors})
     shutil.copy(path, tmp_path / "y.pdparams")
     manifest_path(path).write_text(nested(100_000))
     done = subprocess.run(

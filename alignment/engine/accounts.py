@@ -13,7 +13,7 @@ from alignment.engine.explaining.statistics import state_cause, with_rounded_mom
 from alignment.engine.judging.echo import in_layout
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.gradients import ParameterGradient
-from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.limits import NoiseFloor
 from alignment.engine.locating.culprits import StateFault, WeightFault
 from alignment.engine.records.store import Ref
 from alignment.engine.records.tape import ROOT, Tape

@@ -13,7 +13,7 @@ import numpy as np
 
 from alignment.engine.borrowed import PORT, REFERENCE, PaddleLayer, TorchModule, borrow
 from alignment.engine.judging.error import Difference, compare
-from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.limits import BITS, MARGIN
 from alignment.engine.judging.rows import tensor_row
 from alignment.engine.records.layout import laid_out
 from alignment.engine.records.run import AVERAGE, BUFFER, LOSS, OUTPUT, PARAMETER, RATE, WHOLE, Key, Step

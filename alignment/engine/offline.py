@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from alignment.engine.judging.by_name import compare_tapes
-from alignment.engine.judging.noise import Noise, NoiseFloor, credible
+from alignment.engine.judging.limits import NoiseFloor, credible
+from alignment.engine.judging.noise import Noise
 from alignment.engine.records.files import TapeError, load_tape
 from alignment.engine.records.store import Store
 from alignment.engine.records.tape import Tape

@@ -11,7 +11,8 @@ from typing import Any
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed, TorchModule
 from alignment.engine.judging.echo import EchoStore, difference
-from alignment.engine.judging.noise import Noise, NoiseFloor, credible, measure_leaks, measure_own, run_in_both
+from alignment.engine.judging.limits import NoiseFloor, credible
+from alignment.engine.judging.noise import Noise, measure_leaks, measure_own, run_in_both
 from alignment.engine.pairing.points import Point
 from alignment.engine.records.losses import LOSS
 from alignment.engine.records.store import Budget, Store

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignment.engine.accounts import Accounts, split
 from alignment.engine.borrowed import Borrowed
-from alignment.engine.judging.noise import BACKWARD_LIMIT, NoiseFloor
+from alignment.engine.judging.limits import BACKWARD_LIMIT, NoiseFloor
 from alignment.engine.judging.rows import UNMEASURED
 from alignment.engine.locating.culprits import StateFault
 from alignment.engine.locating.findings import Finding

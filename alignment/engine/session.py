@@ -22,7 +22,7 @@ from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split
 from alignment.engine.judging.accepted import split as split_settings
 from alignment.engine.judging.gradients import gradient_rows, parameter_rows, unasked_rows
-from alignment.engine.judging.noise import MOST_LEAKED
+from alignment.engine.judging.limits import MOST_LEAKED
 from alignment.engine.judging.outputs import output_rows
 from alignment.engine.judging.rows import is_decisive, undecided_behind
 from alignment.engine.layer_settings import settings_compared

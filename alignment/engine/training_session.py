@@ -26,7 +26,8 @@ from alignment.engine.borrowed import (
 )
 from alignment.engine.explaining.training_causes import Evidence, find_culprits
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN, NOTHING, Noise, added
+from alignment.engine.judging.limits import BITS, MARGIN
+from alignment.engine.judging.noise import NOTHING, Noise, added
 from alignment.engine.judging.run_rows import compare_steps, left_out
 from alignment.engine.judging.step_limits import SHARE, StepLimits, measure_spread
 from alignment.engine.records.run import BUFFER, Run

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from convert.matching.key_map import KeyMap
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.models.cards import CARD, SOURCE, WEIGHTS, sealed
 from paddle_dla.storage import folders
 from paddle_dla.storage.errors import CheckpointError
@@ -71,7 +71,7 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folders.atomic_folder(folder, overwrite) as part:
         (part / SOURCE).write_text(source, encoding="utf-8")
-        checkpoint.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card, unsaved))
+        weight_files.save(part / WEIGHTS, arrays, manifest(arrays, key_map, card, unsaved))
         full = sealed({**card, "files": {name: describe_file(part / name) for name in (SOURCE, WEIGHTS)}})
         (part / CARD).write_text(to_json(full, indent=1) + "\n", encoding="utf-8")
         (part / TEST).write_text(TEST_SOURCE.read_text(encoding="utf-8"), encoding="utf-8")

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from convert.readers import Source, no_count, read_source
-from paddle_dla.checkpoint import untied
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.registry import ModelError, import_named, users_code
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.values import widened
+from paddle_dla.weight_files import untied
 
 SHOWN = 8
 """How many tensors of each kind an error lists."""

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from paddle_dla.errors import UserError, WrongValue
+from paddle_dla.extras import install_command
 
 
 class EngineError(UserError):
@@ -46,7 +47,7 @@ class Engine(Protocol):
 def require(package: str, extra: str) -> None:
     """Raise ``EngineError`` with the extra of this project that installs ``package``, if it is missing."""
     if find_spec(package) is None:
-        raise EngineError(f'{package} is not installed; it comes with: pip install -e ".[{extra}]"')
+        raise EngineError(f"{package} is not installed: {install_command(extra)}")
 
 
 def check_images(images: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:

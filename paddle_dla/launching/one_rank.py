@@ -1,8 +1,9 @@
-"""The process that Paddle's launcher starts instead of a rank: it starts the rank, waits for it, and records its end.
+"""The process that Paddle's launcher starts instead of a rank: it starts the rank, watches it, and records its end.
 
-    python -m paddle_dla.launching.one_rank FOLDER LOGS SCRIPT|-m MODULE ARGUMENTS...
+    python -m paddle_dla.launching.one_rank FOLDER LOGS TIMEOUT SCRIPT|-m MODULE ARGUMENTS...
 
-The launcher alone does not record which rank died first, and why. The rank's output goes to ``LOGS/rank<N>.log``.
+The launcher alone does not record which rank died first, and why. The rank's output goes to ``LOGS/rank<N>.log``. A
+rank that gives no sign of life for ``TIMEOUT`` seconds (0: never) writes the stacks of its threads there and is killed.
 Whichever process is killed, nothing is left running: the rank dies with this process, and this process with the
 launcher.
 """
@@ -16,14 +17,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 from paddle_dla.launching.ends import die_with_parent, exit_code
-from paddle_dla.launching.ranks import RankState, guard, read_states
+from paddle_dla.launching.heartbeat import DUMP, FILE_VARIABLE, Beat, read_beat
+from paddle_dla.launching.ranks import RankState
+
+POLL = 0.1  # seconds
+# shortest time in seconds that a rank has before its first step: others import Paddle for 5, on a busy machine for 20
+STARTING = 60.0
+STACKS = 1.0  # seconds that a rank has for writing its stacks
 
 
 def forget_environment(folder: Path) -> dict[str, str]:
@@ -43,13 +50,12 @@ def forget_environment(folder: Path) -> dict[str, str]:
     return environment
 
 
-def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
+def run(folder: Path, logs: Path, timeout: float, command: Sequence[str]) -> int:
     """Run ``command`` as this process's rank. Returns its exit code, or the negative number of a signal."""
     die_with_parent()
     environment = forget_environment(folder)
     rank, ranks = int(environment["PADDLE_TRAINER_ID"]), int(environment["PADDLE_TRAINERS_NUM"])
-    guard(folder, rank)
-    log = logs / f"rank{rank}.log"
+    log, beats = logs / f"rank{rank}.log", folder / f"rank{rank}.beat"
     with open(log, "ab", buffering=0) as output:
         output.write(f"--- {time.strftime('%F %T')} rank {rank} of {ranks} on {platform.node()}\n".encode())
         # its own session: the launcher's signals reach only the rank, not the loaders that it still needs
@@ -57,56 +63,88 @@ def run(folder: Path, logs: Path, command: Sequence[str]) -> int:
             [sys.executable, "-u", *command],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment, FILE_VARIABLE: str(beats)},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-    _pass_on(signal.SIGTERM, child, folder)
     local = int(environment.get("PADDLE_LOCAL_RANK", rank))
-    begun, guardian = time.monotonic(), os.getpid()
-    state = RankState(rank, ranks, local, child.pid, platform.node(), str(log), begun, guardian=guardian)
-    state.write(folder)
-    for changed in _life(child, state):
-        changed.write(folder)
-    return child.returncode
+    guardian = Guardian(child, RankState(rank, ranks, local, child.pid, platform.node(), str(log)), folder, beats)
+    signal.signal(signal.SIGTERM, lambda *_: guardian.ask())
+    return guardian.watch(timeout)
 
 
-def _life(child: subprocess.Popen, state: RankState) -> Iterator[RankState]:
-    """Yield the state of ``child`` whenever it changes: stopped, continued, ended."""
-    while state.code is None:
-        _, status = os.waitpid(child.pid, os.WUNTRACED | os.WCONTINUED)
-        now = time.monotonic()
-        if os.WIFSTOPPED(status):
-            state = replace(state, stopped=now)
-        elif os.WIFCONTINUED(status):
-            state = replace(state, stopped=None)
-        else:
-            child.returncode = os.waitstatus_to_exitcode(status)
-            state = replace(state, code=child.returncode, ended=now)
-        yield state
+class Guardian:
+    """Watches ``child``, which beats in the file ``beats``, and keeps its ``state`` in ``folder``.
 
-
-def _pass_on(number: int, child: subprocess.Popen, folder: Path) -> None:
-    """Pass the first signal ``number`` on to ``child``; the launcher needlessly repeats it within the second.
-
-    The launcher sends it when another guardian has ended. A killed guardian is recorded before ``child`` ends by the
-    signal.
+    Silence is counted in polls, so that it does not grow while a scheduler has suspended the whole job.
     """
 
-    def once(received: int, frame: FrameType | None) -> None:
-        signal.signal(received, lambda *_: None)
-        with suppress(ProcessLookupError):
-            os.kill(child.pid, received)
-        with suppress(OSError):  # as on a full disk: the launch itself checks later
-            read_states(folder)
+    def __init__(self, child: subprocess.Popen, state: RankState, folder: Path, beats: Path):
+        self._child, self.state, self._folder, self._beats = child, state, folder, beats
+        self._last: Beat | None = None
+        self._asked = False
+        self._note()
 
-    signal.signal(number, once)
+    def watch(self, timeout: float) -> int:
+        """Return the exit code of the rank when it has ended; end it after ``timeout`` seconds of silence, if not 0."""
+        while self.state.code is None:
+            time.sleep(POLL)
+            self._listen()
+            if self._asked and not self.state.asked:
+                self._note(asked=True)
+            if timeout and not self.state.hung and self.state.silent > self._limit(timeout):
+                self._end_hanging()
+            self._look()
+        return self._child.returncode
+
+    def ask(self) -> None:
+        """Ask the rank to end, once: the launcher needlessly repeats its signal within the second."""
+        if not self._asked:
+            self._asked = True
+            with suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGTERM)
+
+    def _note(self, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
+        self.state.write(self._folder)
+
+    def _listen(self) -> None:
+        """Take the last beat. Before the first one, and once it is done, a rank is silent only if it is stopped."""
+        beat = read_beat(self._beats)
+        if beat != self._last or (beat is None and not self.state.stopped):
+            self._last = beat
+            self.state = replace(self.state, silent=0.0)
+        else:
+            self.state = replace(self.state, silent=self.state.silent + POLL)
+        if beat is not None:
+            self.state = replace(self.state, place=beat.place, step=beat.step)
+
+    def _limit(self, timeout: float) -> float:
+        return timeout if self._last is None or self._last.step > 0 else max(timeout, STARTING)
+
+    def _end_hanging(self) -> None:
+        self._note(hung=True)
+        if self._last is not None:
+            os.kill(self._child.pid, DUMP)
+            time.sleep(STACKS)
+        os.kill(self._child.pid, signal.SIGKILL)
+
+    def _look(self) -> None:
+        """Note whether the rank was stopped, continued or has ended since the last call."""
+        pid, status = os.waitpid(self._child.pid, os.WUNTRACED | os.WCONTINUED | os.WNOHANG)
+        if not pid:
+            return
+        if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+            self._note(stopped=os.WIFSTOPPED(status))
+        else:
+            self._child.returncode = os.waitstatus_to_exitcode(status)
+            self._note(code=self._child.returncode, ended=time.monotonic(), asked=self._asked)
 
 
 def main() -> int:
     """Run for the launcher. Returns the exit code of the rank, or 128 plus the number of the signal that ended it."""
-    folder, logs, *command = sys.argv[1:]
-    return exit_code(run(Path(folder), Path(logs), command))
+    folder, logs, timeout, *command = sys.argv[1:]
+    return exit_code(run(Path(folder), Path(logs), float(timeout), command))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_dla.checkpoint import check_fit, load_weights
 from paddle_dla.models import interface
 from paddle_dla.models.adapt_weights import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
@@ -20,6 +19,7 @@ from paddle_dla.models.ported import proved_network
 from paddle_dla.models.registry import Entry, ModelError, find_model, list_places, users_code
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.storage.values import widened
+from paddle_dla.weight_files import check_fit, load_weights
 
 LEVELS_OF_DLA = (1, 2, 3, 4, 5)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from paddle import nn
 
-from paddle_dla.checkpoint import check_fit, read
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
 from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular
+from paddle_dla.weight_files import check_fit, read
 
 MOST_SOURCE = 2**24
 """Largest source in bytes: the longest one written so far, of a network of 2,000 statements, is a hundredth of it."""

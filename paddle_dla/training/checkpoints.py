@@ -24,7 +24,7 @@ from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
-from paddle_dla import checkpoint
+from paddle_dla import weight_files
 from paddle_dla.storage import folders
 from paddle_dla.storage.atomic import write_error
 from paddle_dla.storage.errors import CheckpointError
@@ -240,7 +240,7 @@ def _write_files(part: Path, snapshot: Snapshot) -> None:
     for name, arrays in ((MODEL, snapshot.model), (EMA, snapshot.ema)):
         if arrays is not None:
             tensors = {key: describe(array) for key, array in arrays.items()}
-            checkpoint.save(part / name, arrays, {**snapshot.facts, "tensors": tensors})
+            weight_files.save(part / name, arrays, {**snapshot.facts, "tensors": tensors})
     write_pdparams(part / OPTIMIZER, snapshot.optimizer)
     files = {path.name: describe_file(path) for path in sorted(part.iterdir())}
     content = {"format": FORMAT, **snapshot.record, "files": files}

@@ -11,7 +11,6 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddle_dla.checkpoint import check_fit
 from paddle_dla.config import Config, to_yaml
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
@@ -24,6 +23,7 @@ from paddle_dla.training.checkpoints import Snapshot
 from paddle_dla.training.errors import NonFiniteError, ResumeError
 from paddle_dla.training.plan import Plan, Position, step_seed
 from paddle_dla.training.step import Learner
+from paddle_dla.weight_files import check_fit
 
 
 @dataclass(frozen=True)

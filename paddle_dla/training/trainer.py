@@ -195,7 +195,7 @@ class Trainer:
         return scores
 
     def _alive(self, place: str) -> None:
-        self._ranks.heart.alive(place, self._plan.updates(self.at.position))
+        self._ranks.heart.beat(place, self._plan.updates(self.at.position))
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

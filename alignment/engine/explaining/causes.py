@@ -16,12 +16,12 @@ import numpy as np
 
 from alignment.engine.explaining.arrangements import partly, permuted
 from alignment.engine.explaining.case import Case, explain
-from alignment.engine.explaining.hypotheses import explain_gradient, explain_value
+from alignment.engine.explaining.known_causes import explain_gradient, explain_value
 from alignment.engine.explaining.lookups import lookup
 from alignment.engine.explaining.rounding import narrowed
 from alignment.engine.explaining.terms import scaled
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
+from alignment.engine.judging.limits import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.locating.findings import Finding
 from alignment.engine.records.losses import LOSS, LossCase
 from alignment.engine.records.store import Ref

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.engine.judging.noise import BACKWARD_LIMIT
+from alignment.engine.judging.limits import BACKWARD_LIMIT
 from alignment.engine.records.losses import LossCase
 
 # Paddle's label_smooth stores epsilon / classes in float32, which changes value and gradient by up to 2**-24 each.

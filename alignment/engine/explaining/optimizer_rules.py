@@ -25,7 +25,7 @@ from alignment.engine.explaining.solving import (
     solve,
     updates_of,
 )
-from alignment.engine.judging.noise import BITS
+from alignment.engine.judging.limits import BITS
 from alignment.engine.records.run import FIRST, LARGEST, MOMENTUM, SECOND, SUM, Run
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from alignment.engine.explaining.solving import Number, solve
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS
+from alignment.engine.judging.limits import BITS
 
 # The error of a solved momentum: the reference's buffers are float64 here, and the solution divides differences that
 # cancel by up to six digits.

@@ -10,7 +10,7 @@ import numpy as np
 from alignment.engine.explaining.causes import UNEXPLAINED
 from alignment.engine.explaining.solving import SAME
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.limits import BITS, MARGIN
 from alignment.engine.records.run import AVERAGE, BUFFER, GIVEN, GRADIENT, OUTPUT, PARAMETER, WHOLE, Run, Step
 
 SMOOTHED = 1e-4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alignment.engine.judging.gradients import ParameterGradient, gradient_rows, parameter_rows
-from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.limits import NoiseFloor
 from alignment.engine.judging.outputs import output_rows, same_names
 from alignment.engine.records.tape import Tape
 from alignment.engine.result import Result

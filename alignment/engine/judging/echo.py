@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.engine.judging.error import Difference, compare
-from alignment.engine.judging.noise import FORWARD_LIMIT
+from alignment.engine.judging.limits import FORWARD_LIMIT
 from alignment.engine.records.layout import Layout, layouts
 from alignment.engine.records.store import Budget, Ref, Store
 from alignment.engine.records.tape import Tape

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignment.engine.judging.echo import difference, in_layout
 from alignment.engine.judging.error import Difference, compare
-from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.limits import NoiseFloor
 from alignment.engine.judging.outputs import why_undecided
 from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.pairing.points import Point, plain_point

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from alignment.engine.judging.echo import difference
-from alignment.engine.judging.noise import NoiseFloor
+from alignment.engine.judging.limits import NoiseFloor
 from alignment.engine.judging.rows import measured, unmeasured
 from alignment.engine.pairing.points import Point, plain_point
 from alignment.engine.records.store import Ref

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import BITS, MARGIN
+from alignment.engine.judging.limits import BITS, MARGIN
 from alignment.engine.judging.rows import UNMEASURED, tensor_row
 from alignment.engine.records.layout import laid_out
 from alignment.engine.result import Row

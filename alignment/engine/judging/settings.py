@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from alignment.engine.judging.error import compare
-from alignment.engine.judging.noise import FORWARD_LIMIT
+from alignment.engine.judging.limits import FORWARD_LIMIT
 from alignment.engine.sides.probed import CannotProbe, Probe, Probed
 from alignment.engine.sides.settings import Settings, Shape, disagreements
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignment.engine.judging.noise import BITS, LEAKS, MARGIN, NOTHING, SHARE, Noise, noise_of
+from alignment.engine.judging.limits import BITS, LEAKS, MARGIN, SHARE
+from alignment.engine.judging.noise import NOTHING, Noise, noise_of
 from alignment.engine.records.run import GRADIENT, Key, Run, Step
 
 # A tensor whose float32 error exceeds its own size is zero but for rounding, like the gradient of a bias in front of a

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alignment.engine.judging.noise import BACKWARD_LIMIT, FORWARD_LIMIT
+from alignment.engine.judging.limits import BACKWARD_LIMIT, FORWARD_LIMIT
 from alignment.engine.judging.settings import MODE_FIELDS
 from alignment.engine.locating.findings import Finding
 from alignment.engine.records.layout import laid_out

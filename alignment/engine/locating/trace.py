@@ -17,7 +17,7 @@ import numpy as np
 
 from alignment.engine.judging.echo import in_layout, regrouped
 from alignment.engine.judging.error import Difference, compare
-from alignment.engine.judging.noise import BACKWARD_LIMIT, NoiseFloor
+from alignment.engine.judging.limits import BACKWARD_LIMIT, NoiseFloor
 from alignment.engine.judging.rows import UNMEASURED
 from alignment.engine.locating.findings import Finding
 from alignment.engine.pairing.points import Point

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from alignment.engine.explaining.cross_entropy import SOLVED, cross_entropy_cause, near
-from alignment.engine.judging.noise import FORWARD_LIMIT
+from alignment.engine.judging.limits import FORWARD_LIMIT
 from alignment.engine.records.losses import LossCase
 from alignment.engine.sides.torch.borrow import in_type
 

@@ -6,7 +6,7 @@ import pytest
 from alignment.engine.explaining.activations import ACTIVATIONS
 from alignment.engine.explaining.attention import Form, Source, _attended
 from alignment.engine.explaining.case import Case
-from alignment.engine.explaining.hypotheses import explain_gradient, explain_value
+from alignment.engine.explaining.known_causes import explain_gradient, explain_value
 from alignment.engine.explaining.lookups import lookup
 from alignment.engine.explaining.rounding import narrowed
 

@@ -125,7 +125,7 @@ def _convert(source: str, model: str) -> dict[str, np.ndarray]:
         return entry.load()(source, model)
     raise CheckpointError(
         f"{source} is not a converted file, and no converter is installed; install the whole project "
-        "(pip install -e .), or convert the file first: python convert/timm2paddle.py"
+        "(pip install . in its folder), or convert the file first: python convert/timm2paddle.py"
     )
 
 

@@ -1,4 +1,4 @@
-"""The hypotheses that explain one array by another: mistakes that leave a trace in the numbers. numpy only.
+"""The known causes: hypotheses that explain one array by another, by the trace that a mistake leaves. numpy only.
 
 Each hypothesis takes a ``Case`` (the reference's array, the port's array, the tensors known at that place) and returns
 a description if it explains the port's array in every element, to rounding; else ``""``. The first hypothesis of a

@@ -25,7 +25,7 @@ from paddle_dla.errors import UserError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.cards import CARD, read_card
 from paddle_dla.models.grouping import STATISTICS
-from paddle_dla.models.macs import forward_macs
+from paddle_dla.models.complexity import forward_macs, parameters
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.registry import Entry, ModelError, find_model, port_folders
 from paddle_dla.models.variants import VARIANTS
@@ -147,24 +147,16 @@ def _stored_parameters(entry: Entry) -> int:
 
 
 def model_facts(name: str, preprocessing: Preprocessing, num_classes: int = 1000) -> Facts:
-    """Collect size and cost as built for this input, and the accuracy that timm publishes for its own weights."""
+    """Collect size and cost for this input, and the accuracy that timm publishes for its own weights."""
     published = PRETRAINED[name]
     return {
         "model": name,
         "num_classes": num_classes,
-        "parameters": count_parameters(name, preprocessing.input_size[0], num_classes),
+        "parameters": parameters(name, preprocessing.input_size[0], num_classes),
         "macs": forward_macs(name, preprocessing.input_size, num_classes),
         "published": {"weights": published.hub_id, "top1": published.top1, "top5": published.top5},
         "preprocessing": preprocessing.as_dict(),
     }
-
-
-def count_parameters(name: str, in_chans: int, num_classes: int) -> int:
-    """Return the number of trainable parameters; normalisation statistics are not counted."""
-    from paddle_dla import create_model
-
-    model = create_model(name, num_classes=num_classes, in_chans=in_chans)
-    return sum(int(parameter.size) for parameter in model.parameters() if not parameter.stop_gradient)
 
 
 def table(found: Sequence[Facts]) -> list[str]:

@@ -8,7 +8,7 @@ from config_parts import changed
 
 from paddle_dla.config import Config
 from paddle_dla.config.cost import cost
-from paddle_dla.models.macs import TRUNK_MACS, forward_macs
+from paddle_dla.models.complexity import TRUNK_MACS, forward_macs
 from paddle_dla.models.variants import VARIANTS
 from paddle_dla.preprocessing import Preprocessing
 

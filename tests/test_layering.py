@@ -110,8 +110,8 @@ data                 | paddle_dla/data                            | -           
 ranks                | paddle_dla/ranks                           | paddle            | -            | launching
 launching            | paddle_dla/launching                       | -                 | -            | storage
 tables               | paddle_dla/models/__init__ adapt_weights   | -                 | -            | plain storage
-                     | cards grouping macs pretrained registry    |                   |              |
-                     | variants                                   |                   |              |
+                     | cards complexity grouping pretrained       |                   |              |
+                     | registry variants                          |                   |              |
                      | paddle_dla/command_parser                  |                   |              |
 plain                | paddle_dla/cpu drawing extras metrics      | -                 | -            | storage
                      | options preprocessing progress schedule    |                   |              |

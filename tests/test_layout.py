@@ -71,16 +71,19 @@ def test_names_shapes_and_order_are_those_of_timm(model, num_classes, in_chans):
     ("model", "num_classes", "in_chans"),
     [*((model, 1000, 3) for model in VARIANTS), *(("dla46x_c", *size) for size in SIZES[1:])],
 )
-def test_names_shapes_and_order_are_those_of_the_paddle_model(model, num_classes, in_chans):
+def test_names_shapes_order_and_number_are_those_of_the_paddle_model(model, num_classes, in_chans):
     import paddle
 
     from paddle_dla import create_model
+    from paddle_dla.models.complexity import parameters
 
     with paddle.LazyGuard():
         port = create_model(model, num_classes=num_classes, in_chans=in_chans)
     layout = state_layout(model, num_classes, in_chans)
     mapped = [(to_paddle(name), shape) for name, shape in layout.items() if to_paddle(name) is not None]
     assert mapped == [(name, tuple(value.shape)) for name, value in port.state_dict().items()]
+    trained = [parameter for parameter in port.parameters() if not parameter.stop_gradient]
+    assert parameters(model, in_chans, num_classes) == sum(int(parameter.size) for parameter in trained)
 
 
 @pytest.mark.parametrize("model", VARIANTS)

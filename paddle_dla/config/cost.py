@@ -1,6 +1,6 @@
 """The cost of a training, computed in advance: epochs, images and multiply-accumulates (MACs). No framework.
 
-MACs are counted as in ``models/macs.py``.
+MACs are counted as in ``models/complexity.py``.
 An update costs three times the forward pass: one forward pass, one for the gradients of the activations, and one for
 those of the weights.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paddle_dla.config.schema import Config
-from paddle_dla.models.macs import forward_macs
+from paddle_dla.models.complexity import forward_macs
 from paddle_dla.models.registry import find_model
 
 IMAGENET_IMAGES = 1_281_167

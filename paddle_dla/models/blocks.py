@@ -25,7 +25,11 @@ from paddle_dla.models.variants import Variant
 def conv2d(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Conv2D:
-    """Create a convolution without bias that keeps the size at stride 1."""
+    """Create a convolution without bias that keeps the size at stride 1.
+
+    Its weights are 0 until ``init_weights`` of the whole network draws them: random numbers are most of the time in
+    which a network is built.
+    """
     return nn.Conv2D(
         in_channels,
         out_channels,
@@ -34,6 +38,7 @@ def conv2d(
         padding=dilation * (kernel_size // 2),
         dilation=dilation,
         groups=groups,
+        weight_attr=nn.initializer.Constant(0.0),
         bias_attr=False,
     )
 

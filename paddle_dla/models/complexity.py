@@ -1,6 +1,6 @@
-"""Multiply-accumulates (MACs) of one forward pass. No framework.
+"""The parameters of a variant, and the multiply-accumulates (MACs) of one forward pass. No framework.
 
-They include the convolutions and the classifier, and were counted in the built networks; a test counts them again.
+Both were counted in the built networks; a test counts them again. MACs include the convolutions and the classifier.
 Except in the stem, they depend on the image only through its number of 32x32 cells.
 """
 
@@ -26,6 +26,35 @@ TRUNK_MACS = {
     "dla60_res2net": 84_115_456,
     "dla60_res2next": 70_565_888,
 }
+
+# of the trunk without the stem's convolution; normalisation statistics are not counted
+TRUNK_PARAMETERS = {
+    "dla34": 15_226_752,
+    "dla46_c": 1_042_048,
+    "dla46x_c": 809_088,
+    "dla60x_c": 1_060_480,
+    "dla60": 21_009_280,
+    "dla60x": 16_324_992,
+    "dla102": 32_241_536,
+    "dla102x": 25_281_920,
+    "dla102x2": 40_254_848,
+    "dla169": 52_362_368,
+    "dla60_res2net": 19_820_720,
+    "dla60_res2next": 16_005_632,
+}
+
+
+def parameters(name: str, in_chans: int = 3, num_classes: int = 1000) -> int:
+    """Return the number of trainable parameters of the variant ``name``; with 0 classes it has no classifier.
+
+    Raises ``ValueError`` for an unknown variant.
+
+    >>> parameters("dla60")
+    22036672
+    """
+    key = resolve_name(name)
+    head = (VARIANTS[key].channels[-1] + 1) * num_classes
+    return TRUNK_PARAMETERS[key] + STEM_TAPS * STEM_CHANNELS * in_chans + head
 
 
 def forward_macs(name: str, input_size: tuple[int, int, int], num_classes: int = 1000) -> int:

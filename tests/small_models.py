@@ -6,21 +6,14 @@ from functools import cache
 
 import numpy as np
 import paddle
-import pytest
 from paddle import nn
 
-from paddle_dla import create_model, list_models, weight_files
+from paddle_dla import create_model, weight_files
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.storage.manifest import FORMAT, describe
 
 SIZE = (3, 32, 32)
 CLASSES = 10
-
-DIFFERENT = ("dla34", "dla46x_c", "dla60_res2next", "dla102")
-"""Every kind of block, with groups where it may have them, and dla102, which has none and a shortcut in its roots; the
-others are more or wider of the same."""
-EACH_MODEL = [pytest.param(name, marks=[] if name in DIFFERENT else pytest.mark.heavy) for name in list_models()]
-"""For properties that a network's width and depth do not touch: all twelve are for the heavy tests."""
 
 
 def small_model(name: str, seed: int = 0, **options) -> nn.Layer:

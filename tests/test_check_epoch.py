@@ -146,7 +146,9 @@ CLOSE = 0.02
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("of_a_port", [False, True], ids=["dla", "port"])
+@pytest.mark.parametrize(
+    "of_a_port", [pytest.param(False, id="dla", marks=pytest.mark.heavy), pytest.param(True, id="port")]
+)
 def test_both_see_the_same_batches_and_take_the_same_steps(recipe, tmp_path, capsys, monkeypatch, of_a_port):
     more, seeds = ["mixing.mixup_alpha=0.2"], (0, 1)
     if of_a_port:

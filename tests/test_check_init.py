@@ -3,9 +3,10 @@
 import math
 
 import pytest
-from small_models import EACH_MODEL
+from each import EXTREMES, each
 
 from alignment import check_init
+from paddle_dla import list_models
 
 SMALL = "dla46x_c"
 pytestmark = pytest.mark.torch
@@ -16,7 +17,7 @@ def check(model=SMALL, seeds=2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", EACH_MODEL)
+@pytest.mark.parametrize("model", each(list_models(), EXTREMES))
 def test_the_port_starts_from_the_distribution_of_timm(model):
     result = check(model)
     assert result.passed, result.verdict()

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("yaml")
 
 from config_parts import changed
+from each import DIFFERENT, each
 
 from paddle_dla.config import Config
 from paddle_dla.config.cost import cost
@@ -68,7 +69,7 @@ def counted_macs(name, input_size, num_classes):
     return int(sum(found))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", each(VARIANTS, DIFFERENT))
 def test_macs_are_those_of_the_network(name):
     assert forward_macs(name, (3, 32, 32)) == counted_macs(name, (3, 32, 32), 1000)
 

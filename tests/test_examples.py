@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from each import each
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.torch
@@ -18,7 +19,8 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("name", SHOWN)
+# "make release-check" runs all of them, too
+@pytest.mark.parametrize("name", each(SHOWN, {*SHOWN} - {"port_and_fine_tune"}))
 def test_an_example_shows_what_it_promises(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name])

@@ -25,8 +25,8 @@ FAMILIES = {
     "densenet121": ("densenet121", {}, {}, 64),
     "vgg16_bn": ("vgg16", {"batch_norm": True}, {"pre_logits.drop": "rate 0.5", "head.drop": "rate 0.5"}, 32),
 }
-# 138 million weights, most of them in two linear layers
-HEAVY = {"vgg16_bn"}
+# the others are deeper; vgg16 has 138 million weights, most of them in two linear layers
+HEAVY = {"vgg16_bn", "resnet50", "resnext50_32x4d", "densenet121"}
 
 
 @dataclass

@@ -23,11 +23,9 @@ ROOT = Path(command.__file__).parent.parent
 ENGINES = ("paddle", "inference", "onnxruntime")
 SOURCES = {"folder": "val", "list": "val.txt", "shards": "shards/val"}
 COVERING = {
-    ("paddle", "folder", 1),
     ("paddle", "shards", 2),
     ("inference", "list", 1),
-    ("onnxruntime", "shards", 1),
-    ("onnxruntime", "list", 2),
+    ("onnxruntime", "folder", 1),
 }
 ALL = [(engine, source, ranks) for engine in ENGINES for source in SOURCES for ranks in (1, 2)]
 pytestmark = [pytest.mark.slow, pytest.mark.torch]

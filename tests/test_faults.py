@@ -7,8 +7,8 @@ import pytest
 
 pytestmark = pytest.mark.torch
 
-# the fast tests cover dla46x_c; here the other blocks, with the faults that need the engine most
-MODELS = ("dla34", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("dla60", "dla60_res2net")))
+# every run covers dla46x_c; here the other blocks, with the faults that need the engine most
+MODELS = ("dla34", "dla60", "dla60_res2net")
 FEW = (
     "bn_biased_variance", "conv_padding_0", "conv_weights_swapped", "relu_gradient_doubled", "global_pool_axes",
     "root_concat_permuted", "block_residual_missing", "block_branch_detached", "cascade_missing", "pool_exclusive",
@@ -67,7 +67,7 @@ def test_the_model_comes_back_as_it_was(bench):
     assert all(not layer.training and "forward" not in layer.__dict__ for _, layer in layers)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", MODELS)
 def test_faults_are_found_in_other_models(name):
     from alignment.bench import DlaBench

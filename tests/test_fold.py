@@ -4,9 +4,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from each import EXTREMES, each
 from paddle import nn
-from small_models import EACH_MODEL, noise, small_model, train_norm
+from small_models import noise, small_model, train_norm
 
+from paddle_dla import list_models
 from paddle_dla.exporting.fold import fold_batch_norms
 
 # Two roundings of each weight, and sums in another order, through a hundred layers: in float64 the twelve networks
@@ -82,7 +84,7 @@ class Returned(Small):
         return self.bn2(self.conv2(self.bn(y))) + y
 
 
-@pytest.mark.parametrize("name", EACH_MODEL)
+@pytest.mark.parametrize("name", each(list_models(), EXTREMES))
 def test_every_batch_norm_is_folded_exactly(name):
     model = small_model(name)
     model.to(dtype="float64")

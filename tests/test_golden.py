@@ -3,6 +3,7 @@
 import fingerprints
 import numpy as np
 import pytest
+from each import DIFFERENT, each
 from numpy_weights import images, timm_weights
 
 from alignment.engine.sides.paddle.capture import capture
@@ -40,7 +41,7 @@ def differing_layers(name, model):
     return differing
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", each(VARIANTS, DIFFERENT))
 def test_every_layer_computes_what_timm_recorded(name):
     assert differing_layers(name, paddle_model(name)) == []
 

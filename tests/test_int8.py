@@ -30,7 +30,7 @@ needs_ml_dtypes = pytest.mark.skipif(
 KINDS = [
     "dla46_c",
     "dla46x_c",
-    pytest.param("dla60_res2net", marks=pytest.mark.slow),
+    pytest.param("dla60_res2net", marks=pytest.mark.heavy),
     pytest.param("dla60_res2next", marks=pytest.mark.slow),
 ]
 WANTED = Wanted("dla46x_c", Preprocessing(SIZE), ("onnx",))

@@ -165,7 +165,7 @@ def test_killing_a_launcher_leaves_nothing_running_and_no_copy_of_the_environmen
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", watched([0, 1], {1}))
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.heavy), 1])
 def test_killing_the_guardian_of_a_rank_names_the_rank(tmp_path, rank):
     process = started(tmp_path, "slow", "600")
     (paddles,) = children(process.pid)
@@ -244,7 +244,7 @@ def test_ranks_that_meet_wait_longer_than_gloo_allows(tmp_path):
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", watched(["ours", "Paddle's"], {"Paddle's"}))
+@pytest.mark.parametrize("launcher", [pytest.param("ours", marks=pytest.mark.heavy), "Paddle's"])
 def test_a_rank_that_ends_is_named_to_those_that_wait_in_a_meeting(tmp_path, launcher):
     if launcher == "ours":
         code, _, err = ended(launched(tmp_path, "leave", nproc=3))

@@ -101,8 +101,8 @@ MOMENTS = {"before it has joined": started, "while it evaluates": evaluating}
 HEAVY_FIRST = [pytest.param(moment, marks=pytest.mark.heavy if moment[0] == "b" else ()) for moment in MOMENTS]
 
 
-@pytest.mark.any_paddle
-@pytest.mark.parametrize("moment", HEAVY_FIRST)
+@pytest.mark.heavy
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_rank_that_is_stopped_in_evaluation_is_named(tmp_path, weights, tree, moment):
     job = evaluation(tmp_path, weights, tree, hang_timeout=10)
     pid = MOMENTS[moment](tmp_path)

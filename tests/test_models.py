@@ -5,6 +5,7 @@ import math
 import numpy as np
 import paddle
 import pytest
+from each import EXTREMES, each
 from numpy_weights import images, timm_weights
 
 from convert.conversion import convert_source
@@ -61,7 +62,7 @@ def test_an_option_that_makes_no_sense_is_refused(options, message):
         create_model(SMALL, **options)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", each(KINDS, EXTREMES))
 @pytest.mark.parametrize("stride", [8, 16])
 def test_dense_features_sampled_at_the_original_grid_are_the_original_features(name, stride):
     arrays = convert_source(source_from_arrays(timm_weights(name)), name).arrays
@@ -85,7 +86,7 @@ def test_a_dense_model_takes_sides_that_are_multiples_of_its_stride(stride):
 
 
 @pytest.mark.parametrize("frozen", ["", "base_layer", "level2"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", each(KINDS, EXTREMES))
 def test_recomputation_changes_neither_gradients_nor_statistics(name, frozen):
     def step(checkpointing):
         paddle.seed(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from each import each
 from numpy_weights import images, timm_weights
 
 from convert.conversion import convert_source
@@ -39,7 +40,7 @@ def paddleclas_dla(monkeypatch):
     return importlib.import_module("paddleclas.ppcls.arch.backbone.model_zoo.dla")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES, ("DLA34", "DLA60x_c", "DLA102")))
 def test_a_converted_file_loads_in_paddleclas(paddleclas_dla, name, tmp_path):
     model = name.lower()
     conversion = convert_source(source_from_arrays(timm_weights(model)), model)

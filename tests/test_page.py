@@ -237,7 +237,11 @@ needs_browser = pytest.mark.skipif(browser.executable() is None, reason="needs D
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("name", "width"),
-    [*((name, 700) for name in ("aligned", "kinds", "state", "deep", "by_hand", "several")), ("by_hand", 1280)],
+    [
+        ("kinds", 700),
+        ("by_hand", 1280),
+        *(pytest.param(it, 700, marks=pytest.mark.heavy) for it in ("aligned", "state", "deep", "by_hand", "several")),
+    ],
 )
 def test_nothing_sticks_out_is_cut_off_or_overlaps(pages, name, width):
     for measured in browser.measure(pages / f"{name}.html", width):

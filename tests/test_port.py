@@ -304,7 +304,11 @@ def without_numbers(name):
 
 @pytest.mark.parametrize(
     ("small", "large"),
-    [("resnet50", "resnet101"), ("convnext_atto", "convnext_femto"), ("vit_tiny_patch16_224", "vit_small_patch16_224")],
+    [
+        pytest.param("resnet50", "resnet101", marks=pytest.mark.heavy),
+        ("convnext_atto", "convnext_femto"),
+        ("vit_tiny_patch16_224", "vit_small_patch16_224"),
+    ],
 )
 def test_a_larger_model_has_the_same_source_but_for_numbers(small, large):
     assert without_numbers(small) == without_numbers(large)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 paddle = pytest.importorskip("paddle")
 pytestmark = pytest.mark.torch
 
+from each import each  # noqa: E402
 from made_ports import make_port  # noqa: E402
 from small_runs import ROOT, environment, make_images  # noqa: E402
 
@@ -33,7 +34,8 @@ PORTS = {
     "swin_tiny_patch4_window7_224": (("--img-size", "56"), 56, "patch_embed"),
 }
 """What ``convert/port.py`` is told, the side of the images of these tests, and what of the network is the stem."""
-QUICK = 4
+QUICK = ("test_resnet", "vit_tiny_patch16_224")
+"""A convolutional network with normalisation by batches, and a transformer."""
 NOT_IN_PADDLE_INFERENCE = ("swin_tiny_patch4_window7_224",)
 """Paddle Inference 3.3.1 raises in a oneDNN kernel when it opens them; the command says so."""
 
@@ -70,7 +72,7 @@ class Tuned:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[] if place < QUICK else pytest.mark.heavy) for place, name in enumerate(PORTS)],
+    params=each(PORTS, QUICK),
 )
 def tuned(request, tmp_path_factory):
     return Tuned(request.param, tmp_path_factory.mktemp(request.param))

@@ -91,7 +91,7 @@ def test_killed_runs_go_on_to_the_same_bits(tmp_path, images, reference):
     check_same(run_with_kills(tmp_path, images, kills=2), reference)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_processes_go_on_to_the_same_bits(tmp_path, images, reference_of_two):
     check_same(run_with_kills(tmp_path, images, kills=1, processes=2), reference_of_two)
 

@@ -368,7 +368,7 @@ def test_a_full_disk_is_said_and_older_checkpoints_stay(tmp_path, images):
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_killed_first_rank_ends_the_job_and_nothing_is_lost(tmp_path, config):
     """Of another rank: test_train_dist.py."""
     # Paddle's own launcher names whichever rank it sees end first
@@ -386,7 +386,7 @@ def test_a_killed_first_rank_ends_the_job_and_nothing_is_lost(tmp_path, config):
     assert "going on from" in output
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_hanging_rank_is_named_by_the_launcher_and_nothing_is_lost(tmp_path, config):
     training = command(config, "train.epochs=100", "train.recovery_interval=0", "train.val_interval=0")[3:]
     launcher = [sys.executable, "-m", "paddle_dla.launch", "--nproc", "2", "--hang-timeout", "6"]

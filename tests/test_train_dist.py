@@ -58,10 +58,13 @@ def folder(tmp_path_factory):
     return place
 
 
+STOPPED = (signal.SIGSTOP, 124, f"hangs: no sign of life for {WAIT} s, the last at step ")
+
+
 @pytest.mark.parametrize(("number", "code", "end"), [
-    (signal.SIGKILL, 137, "died of signal 9 (SIGKILL)"),
-    (signal.SIGSTOP, 124, f"hangs: no sign of life for {WAIT} s, the last at step "),
-], ids=["killed", "stopped"])  # fmt: skip
+    pytest.param(signal.SIGKILL, 137, "died of signal 9 (SIGKILL)", id="killed"),
+    pytest.param(*STOPPED, id="stopped", marks=pytest.mark.heavy),
+])  # fmt: skip
 def test_a_rank_that_is_lost_is_named_and_the_run_goes_on_to_the_same_bits(folder, number, code, end, capsys):
     run = f"lost{number}"
     found, _, err, pid = interrupted(folder, run, number)

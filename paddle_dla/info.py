@@ -24,8 +24,8 @@ from paddle_dla.command_parser import CommandParser
 from paddle_dla.errors import UserError
 from paddle_dla.exporting.folder import read_record
 from paddle_dla.models.cards import CARD, read_card
-from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.models.complexity import forward_macs, parameters
+from paddle_dla.models.grouping import STATISTICS
 from paddle_dla.models.pretrained import PRETRAINED
 from paddle_dla.models.registry import Entry, ModelError, find_model, port_folders
 from paddle_dla.models.variants import VARIANTS

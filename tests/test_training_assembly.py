@@ -26,7 +26,8 @@ from paddle_dla.training.assembly import build_optimizer, create_criterion, crea
 from paddle_dla.training.datasets import mixup, open_datasets, sample_transform, train_loader
 from paddle_dla.training.errors import TrainingError
 from paddle_dla.training.modes import Frozen
-from paddle_dla.training.start import use_device
+from paddle_dla.training.plan import Plan
+from paddle_dla.training.start import images_to_train_on, use_device
 from paddle_dla.training.state import score_of
 
 
@@ -260,3 +261,15 @@ def test_a_network_without_blocks_cannot_be_recomputed():
     wanted = config("model.name=made_ports:ByHand", f"model.num_classes={CLASSES}", "train.recompute=true")
     with pytest.raises(ModelError, match=r"train\.recompute: false"):
         create_network(wanted, CLASSES)
+
+
+@pytest.mark.parametrize(("count", "repeats", "expected"), [
+    (40, 0, "40 images to train on"),
+    (43, 0, "43 images to train on, 3 of them left out of each epoch (the last batch would be incomplete)"),
+    (39, 0, "39 images to train on"),  # one is drawn twice, so that each of two processes has as many
+    (43, 3, "43 images to train on"),  # each image is drawn several times
+])  # fmt: skip
+def test_images_of_an_incomplete_batch_are_counted(count, repeats, expected):
+    plan = Plan(epochs=1, batches=5, batch_size=4, ranks=2)
+    settings = config(f"transform.train.aug_repeats={repeats}")
+    assert images_to_train_on(settings, plan, count) == expected

@@ -192,8 +192,8 @@ def essentials(around: Circumstances, datasets: Datasets, at: Progressing) -> li
     begun = "" if at.position == Position() else f", from epoch {at.position.epoch}, batch {at.position.batch} on"
     return [
         f"{config.model.name}, {around.num_classes} classes, images {config.train_input_size()}",
-        f"{datasets.train.num_samples} images to train on, {datasets.val.num_samples if datasets.val else 'none'} to "
-        f"validate",
+        f"{images_to_train_on(config, plan, datasets.train.num_samples)}, "
+        f"{datasets.val.num_samples if datasets.val else 'none'} to validate",
         f"{optimizer} ({config.schedule.name}; {schedule(0):.6g} at first), global batch {plan.images} = "
         f"{plan.batch_size} x {plan.ranks} processes x {plan.accumulation}",
         f"{around.device}, {around.threads} threads in each process; Paddle {paddle.__version__}",
@@ -201,3 +201,11 @@ def essentials(around: Circumstances, datasets: Datasets, at: Progressing) -> li
         f"cost: {cost(config, datasets.train.num_samples)}",
         f"results: {config.train.output}",
     ]
+
+
+def images_to_train_on(config: Config, plan: Plan, count: int) -> str:
+    """Describe how many of ``count`` images an epoch takes: an incomplete last batch is left out, as in timm."""
+    left_out = count - plan.batches * plan.batch_size * plan.ranks
+    if config.transform.train.aug_repeats or left_out <= 0:
+        return f"{count} images to train on"
+    return f"{count} images to train on, {left_out} of them left out of each epoch (the last batch would be incomplete)"

@@ -17,7 +17,7 @@ from convert.outcome import Conversion
 from convert.port_weights import key_map_of, port_folder, stored_weights
 from convert.porting.opening import filled, recorded_reference, torch_state
 from convert.readers import Source, source_from_arrays
-from convert.translate.program import float64_throughout
+from convert.translate.float64 import float64_throughout
 from paddle_dla import create_model
 from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
 from paddle_dla.models.registry import Entry

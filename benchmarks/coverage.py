@@ -114,7 +114,7 @@ def one(args):
 def stages(args, keep):
     from alignment import align
     from convert.porting.proof import build, drawn, paired, prove, torch_arrays
-    from convert.translate.program import float64_throughout
+    from convert.translate.float64 import float64_throughout
     from convert.translate.translator import translate
 
     module, inputs = subject(args)

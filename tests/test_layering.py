@@ -61,7 +61,8 @@ engine.sides         | alignment/engine/sides                     | -           
 engine.records       | alignment/engine/__init__ records          | -                 | -            | storage
 torch_ref            | torch_ref                                  | torch timm        | torch        | -
 convert.translator   | convert/translate/translator               | -                 | -            | convert.*
-convert.program      | convert/translate/program modes            | torch             | torch        | convert.* storage
+convert.program      | convert/translate/tracing graph modules    | torch             | torch        | convert.* storage
+                     | float64 marks modes                        |                   |              |
 convert.symbols      | convert/translate/symbols                  | torch             | torch        | convert.*
 convert.parts        | convert/translate/parts                    | paddle            | paddle       | -
 convert.translate    | convert/translate                          | -                 | -            | convert.* storage

@@ -20,7 +20,7 @@ from convert.porting.inputs import read_inputs  # noqa: E402
 from convert.porting.porting import port_model  # noqa: E402
 from convert.translate.modes import stochastic_depths  # noqa: E402
 from convert.translate.plain import TranslationError  # noqa: E402
-from convert.translate.program import trace  # noqa: E402
+from convert.translate.tracing import trace  # noqa: E402
 from paddle_dla.models.cards import read_card  # noqa: E402
 from paddle_dla.models.ported import open_port  # noqa: E402
 from paddle_dla.storage.errors import CheckpointError  # noqa: E402

@@ -12,7 +12,7 @@ import numpy as np  # noqa: E402
 from torch import nn  # noqa: E402
 from translating import Port, assert_close, normal  # noqa: E402
 
-from convert.translate.program import constructors_recorded  # noqa: E402
+from convert.translate.modules import constructors_recorded  # noqa: E402
 from torch_ref.model import import_timm  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]

@@ -13,7 +13,7 @@ import paddle
 import torch
 
 from convert.porting.proof import torch_arrays
-from convert.translate.program import float64_throughout
+from convert.translate.float64 import float64_throughout
 from convert.translate.translator import Translated, translate
 from convert.translate.weights import port_arrays
 

@@ -84,18 +84,9 @@ def port_model(
         check_folder(target, overwrite)
     name = name or (reference.name if reference else type(torch_module).__name__)
     with process_as_before(), settings_kept():
-        refuse_unportable(torch_module, name)
-        refuse_nested(inputs, name)
-        inputs = as_declared(torch_module.forward, inputs)
-        plain_weight_norm(torch_module)
-        refuse_uncopied(torch_module, name)
-        torch_module, inputs = in_float32(torch_module, inputs, progress)
-        inputs = two_samples(torch_module, inputs)
-        refuse_non_finite(torch_module, name)
+        torch_module, inputs = prepared(torch_module, inputs, name, progress)
         progress("tracing the module and writing its source")
-        translated = translate(
-            torch_module, inputs, header(name, torch_module), operators, layers, not eval_only
-        )  # fmt: skip
+        translated = translate(torch_module, inputs, header(name, torch_module), operators, layers, not eval_only)
         with tempfile.TemporaryDirectory() as scratch:
             source = Path(scratch) / SOURCE
             with atomic_path(source) as part:
@@ -115,6 +106,22 @@ def port_model(
     unsaved = frozenset(name for name, _ in torch_module.named_buffers()) - torch_module.state_dict().keys()
     write_folder(target, translated.source, arrays, translated.key_map, card, results, overwrite, unsaved)
     return replace(port, folder=target)
+
+
+def prepared(module: Any, inputs: Arguments, name: str, progress: Progress) -> tuple[Any, Arguments]:
+    """Return ``module`` and ``inputs`` as they are traced: in float32, by the forward's names, in a batch of two.
+
+    Raises ``CheckpointError`` for modules and inputs of which no port can be made; ``name`` is for messages.
+    """
+    refuse_unportable(module, name)
+    refuse_nested(inputs, name)
+    inputs = as_declared(module.forward, inputs)
+    plain_weight_norm(module)
+    refuse_uncopied(module, name)
+    module, inputs = in_float32(module, inputs, progress)
+    inputs = two_samples(module, inputs)
+    refuse_non_finite(module, name)
+    return module, inputs
 
 
 def in_float32(module: Any, inputs: Arguments, progress: Progress) -> tuple[Any, Arguments]:
@@ -292,7 +299,7 @@ def golden(module: Any, inputs: Arguments, seed: int = 0) -> dict[str, Any]:
     import torch
 
     from alignment.engine.records.tree import leaves
-    from convert.translate.program import float64_throughout
+    from convert.translate.float64 import float64_throughout
 
     described = {"seed": seed, "inputs": [_described(value) for value in named(inputs).values()]}
     made = iter(golden_inputs(described))

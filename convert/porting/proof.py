@@ -104,8 +104,8 @@ def paired(module: Any, inputs: Arguments, source: Path, translated: Translated)
 
     Raises ``LoadError`` if the source cannot be built.
     """
+    from convert.translate.float64 import float64_throughout
     from convert.translate.modes import qualified
-    from convert.translate.program import float64_throughout
 
     reference = float64_throughout(drawn(module, inputs))
     port = build(source, translated, torch_arrays(reference))

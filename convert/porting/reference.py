@@ -51,7 +51,7 @@ class Reference:
         """Build the module, in evaluation mode. Raises ``BuildError``."""
         import torch
 
-        from convert.translate.program import constructors_recorded
+        from convert.translate.modules import constructors_recorded
 
         function = self._timm() if self.model else self._function()
         with torch.random.fork_rng(devices=[]), constructors_recorded():

@@ -50,7 +50,7 @@ def translate(
         print(translated.source)
     """
     from convert.translate.modes import stochastic_depths
-    from convert.translate.program import trace
+    from convert.translate.tracing import trace
 
     rates = stochastic_depths(module, LAYERS.__contains__)
     copies = {kind: drop_path(rate) for kind, rate in rates.items()}

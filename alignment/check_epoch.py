@@ -43,7 +43,7 @@ from alignment.engine.result import ALIGNED
 from alignment.epoch_runs import Run, Seed, Validation, judged, refuse_meaningless, sentence, table
 from alignment.equivalence import FEWEST, Equivalence
 from paddle_dla.command_parser import CommandParser
-from paddle_dla.config import Config, read_config
+from paddle_dla.config import Config, load_config
 from paddle_dla.cpu import usable_threads
 from paddle_dla.errors import UserError, WrongValue
 from paddle_dla.models.registry import Entry, find_model
@@ -310,7 +310,7 @@ def run(options: EpochOptions, tell: Callable[[str], None] = lambda line: None) 
     threads = options.threads or max(1, usable_threads() // 2)
     overrides = [*options.override, f"train.threads={threads}", "train.device=cpu"]
     recipe = shlex.join(["--config", options.config, "-o", *overrides])
-    refuse_unknown(read_config(options.config, overrides).config)
+    refuse_unknown(load_config(options.config, overrides))
     if len(set(options.seeds)) < FEWEST:
         raise WrongValue(f"--seeds: an interval needs {FEWEST} or more")
     if not options.margin:
@@ -323,7 +323,7 @@ def run(options: EpochOptions, tell: Callable[[str], None] = lambda line: None) 
         known = read_seed(folder / "losses.json", recipe)
         if known is None:
             mine = [*overrides, f"train.seed={seed}"]
-            config = read_config(options.config, mine).config
+            config = load_config(options.config, mine)
             known = train_both(config, ["--config", options.config, "-o", *mine], folder, number == 1, say)
             write_seed(folder / "losses.json", recipe, known)
         seeds.append(known)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from paddle_dla.command_parser import CommandParser
-from paddle_dla.config import Config, read_config
+from paddle_dla.config import Config, load_config
 from paddle_dla.errors import UserError
 from paddle_dla.options import ConfigOptions, add_config, options_of
 from paddle_dla.ranks import Ranks, joined
@@ -55,20 +55,19 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def chosen_config(options: TrainOptions) -> tuple[Config, tuple[str, ...]]:
-    """Return the chosen config, and notes on older option names. Raises ``ConfigError``."""
+def chosen_config(options: TrainOptions) -> Config:
+    """Return the chosen config. Raises ``ConfigError``."""
     chosen: dict[str, object] = {}
     if options.output is not None:
         chosen["train.output"] = options.output
     if options.resume is not None:
         chosen["train.resume"] = {"auto": True, "never": False}.get(options.resume, options.resume)
-    reading = read_config(options.config, options.override, chosen)
-    return reading.config, reading.notes
+    return load_config(options.config, options.override, chosen)
 
 
 def run(options: TrainOptions, ranks: Ranks) -> int:
     """Train; the first rank prints. Raises ``UserError`` or ``Stopped``."""
-    config, notes = chosen_config(options)
+    config = chosen_config(options)
     # imports Paddle; mistakes in the config are reported before that
     from paddle_dla.training.start import train
 
@@ -76,8 +75,6 @@ def run(options: TrainOptions, ranks: Ranks) -> int:
         if ranks.first:
             print(line, flush=True)
 
-    for note in notes:
-        say(note)
     with listening() as stop:
         outcome = train(config, ranks, stop, say)
     best = "" if outcome.best is None else f"; best {config.train.eval_metric}: {abs(outcome.best.score):.5g}"

@@ -1,4 +1,4 @@
-"""Older option names: each becomes today's option or says which it is, and the page says the same."""
+"""Older option names: each is translated to today's option or says what to use, and the page says the same."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ pytest.importorskip("yaml")
 
 from config_parts import KNOWN
 
-from paddle_dla.config import Config, ConfigError, load_config, parse_config, read_config
+from paddle_dla.config import Config, ConfigError, load_config, parse_config, show, translate_config
 from paddle_dla.config.aliases import ALIASES
 from paddle_dla.config.schema import flat
 
@@ -161,20 +161,26 @@ REFUSED = [
 ]
 
 
-def overridden(options):
-    """The config of ``options``: ``KEY=VALUE`` apart by spaces."""
-    return parse_config("", overrides=[option.replace(":", ": ") for option in options.split()])
+@pytest.fixture
+def overridden(tmp_path):
+    """A function that translates ``options``: ``KEY=VALUE`` apart by spaces."""
+    (tmp_path / "empty.yaml").touch()
+
+    def config(options):
+        changes = [option.replace(":", ": ") for option in options.split()]
+        return translate_config(tmp_path / "empty.yaml", changes).config
+
+    return config
 
 
-@pytest.mark.filterwarnings("ignore:older option names")
 @pytest.mark.parametrize(("options", "expected"), ACCEPTED, ids=[options for options, _ in ACCEPTED])
-def test_an_older_option_means_todays(options, expected):
+def test_an_older_option_means_todays(overridden, options, expected):
     values = flat(overridden(options))
     assert {key: value for key, value in values.items() if value != flat(Config())[key]} == expected
 
 
 @pytest.mark.parametrize(("options", "advice"), REFUSED, ids=[options for options, _ in REFUSED])
-def test_an_older_option_without_an_equal_says_what_to_do(options, advice):
+def test_an_older_option_without_an_equal_says_what_to_do(overridden, options, advice):
     with pytest.raises(ConfigError, match=re.escape(advice)):
         overridden(options)
 
@@ -192,16 +198,16 @@ WEIRD = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:older option names")
 @pytest.mark.parametrize("old", ALIASES)
-def test_no_value_of_an_older_option_is_worse_than_a_fault(old):
+def test_no_value_of_an_older_option_is_worse_than_a_fault(old, tmp_path):
+    (tmp_path / "empty.yaml").touch()
     for value in WEIRD:
         for mixing in ("use_mix=true", "LEARNING_RATE.function=CosineWarmup"):
             with contextlib.suppress(ConfigError):
-                parse_config("", overrides=[mixing, f"{old}={value}"])
+                translate_config(tmp_path / "empty.yaml", [mixing, f"{old}={value}"])
 
 
-def test_a_fault_of_a_value_names_the_older_option_too():
+def test_a_fault_of_a_value_names_the_older_option_too(overridden):
     with pytest.raises(ConfigError, match=r"-o: model.num_classes: expected .* \(from classes_num\)"):
         overridden("classes_num=ten")
 
@@ -247,28 +253,49 @@ def test_the_page_has_a_line_for_every_older_name(old):
 def test_a_later_layer_wins_under_either_name(tmp_path):
     (tmp_path / "old.yaml").write_text("epochs: 120\nclasses_num: 5\n")
     (tmp_path / "new.yaml").write_text("base: old.yaml\ntrain: {epochs: 3}\n")
-    reading = read_config(tmp_path / "new.yaml", ["classes_num=7"])
-    assert (reading.config.train.epochs, reading.config.model.num_classes) == (3, 7)
-    assert read_config(tmp_path / "new.yaml", ["epochs=4"]).config.train.epochs == 4
+    config = translate_config(tmp_path / "new.yaml", ["classes_num=7"]).config
+    assert (config.train.epochs, config.model.num_classes) == (3, 7)
+    assert translate_config(tmp_path / "new.yaml", ["epochs=4"]).config.train.epochs == 4
 
 
-def test_both_names_in_one_file_are_a_fault():
-    with pytest.raises(ConfigError, match=r"f.yaml:1: epochs: is train.epochs today, which f.yaml:2 gives as well"):
-        parse_config("epochs: 3\ntrain: {epochs: 3}\n", "f.yaml")
+def test_both_names_in_one_file_are_a_fault(tmp_path):
+    (tmp_path / "f.yaml").write_text("epochs: 3\ntrain: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match=r"f.yaml:1: epochs: is train.epochs today, which .*f.yaml:2 gives as well"):
+        translate_config(tmp_path / "f.yaml")
 
 
-def test_a_warning_says_todays_names(tmp_path):
+def test_each_older_name_is_noted_with_todays(tmp_path):
     (tmp_path / "old.yaml").write_text("classes_num: 5\nmode: train\n")
-    with pytest.warns(
-        UserWarning, match=r"old.yaml:1: classes_num: model.num_classes\n.*old.yaml:2: mode: given by the"
-    ):
-        load_config(tmp_path / "old.yaml")
+    first, second = translate_config(tmp_path / "old.yaml").notes
+    assert first.endswith("old.yaml:1: classes_num: model.num_classes")
+    assert "old.yaml:2: mode: given by the" in second
 
 
-def test_a_file_of_todays_names_warns_of_nothing(tmp_path, recwarn):
+def test_a_file_of_todays_names_has_no_notes(tmp_path):
     (tmp_path / "new.yaml").write_text("train: {epochs: 3}\n")
-    load_config(tmp_path / "new.yaml")
-    assert not recwarn.list
+    assert translate_config(tmp_path / "new.yaml").notes == ()
+
+
+def test_other_commands_refuse_older_names_and_say_how_to_translate_them(tmp_path):
+    text = "classes_num: 5\nmode: train\ntrain: {epochs: ten}\n"
+    (tmp_path / "old.yaml").write_text(text)
+    for read in (lambda: load_config(tmp_path / "old.yaml"), lambda: parse_config(text)):
+        with pytest.raises(ConfigError) as caught:
+            read()
+        said = "\n".join(map(str, caught.value.faults))
+        assert ":1: classes_num: an older name; today model.num_classes\n" in said
+        assert ":2: mode: an older name; today given by the command" in said
+        assert "paddle-dla config --config OLD.yaml > NEW.yaml" in said
+        assert ":3: train.epochs: " in said  # all faults at once
+        assert len(caught.value.faults) == 4
+
+
+def test_what_the_command_prints_of_an_older_file_is_a_config_of_today(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text(WHOLE_FILE)
+    assert show.main(["--config", str(tmp_path / "old.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert parse_config(printed) == translate_config(tmp_path / "old.yaml").config
+    assert "# " in printed and "classes_num: model.num_classes" in printed
 
 
 WHOLE_FILE = """
@@ -318,7 +345,7 @@ def test_a_whole_older_file_is_todays_recipe(tmp_path):
     """PaddleClas's settings for the contest's training of dla60 are those of recipes/best.yaml."""
     (tmp_path / "old.yaml").write_text(WHOLE_FILE)
     ours = load_config(Path(__file__).parent.parent / "configs" / "recipes" / "best.yaml")
-    theirs = read_config(tmp_path / "old.yaml").config
+    theirs = translate_config(tmp_path / "old.yaml").config
     same = {"model.name", "train.output", "optimizer.lr", "optimizer.lr_base", "optimizer.lr_base_size"}
     same |= {"optimizer.lr_base_scale", "optimizer.momentum", "transform.mean", "transform.std"}  # said otherwise
     differ = {key for key, value in flat(ours).items() if flat(theirs)[key] != value}

@@ -96,7 +96,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_the_output_is_the_folder_of_that_name_whatever_yaml_makes_of_it(name, config):
     args = parser().parse_args(["--config", str(config), "--output", name, "--resume", f"{name}/last"])
-    chosen, _ = chosen_config(args)
+    chosen = chosen_config(args)
     assert (chosen.train.output, chosen.train.resume) == (name, f"{name}/last")
     assert output_folder(["--config", str(config), "--output", name]) == Path(name)
 
@@ -105,7 +105,7 @@ def test_a_tilde_in_the_output_is_the_users_folder(config, monkeypatch):
     """``./~`` would be the alternative, and who finds that there removes too much."""
     monkeypatch.setenv("HOME", "/home/user")
     for said in (["--output=~/run"], ["-o", "train.output=~/run"]):
-        chosen, _ = chosen_config(parser().parse_args(["--config", str(config), *said]))
+        chosen = chosen_config(parser().parse_args(["--config", str(config), *said]))
         assert chosen.train.output == "/home/user/run"
         assert output_folder(["--config", str(config), *said]) == Path("/home/user/run")
 

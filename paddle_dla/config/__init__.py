@@ -5,7 +5,7 @@ back to the same value. No framework; PyYAML comes with the extra ``train``.
 """
 
 from paddle_dla.config.errors import ConfigError, Fault
-from paddle_dla.config.reading import load_config, parse_config, read_config
+from paddle_dla.config.reading import Translated, load_config, parse_config, translate_config
 from paddle_dla.config.rules import device_faults
 from paddle_dla.config.schema import Config
 from paddle_dla.config.writing import Change, difference, to_yaml
@@ -15,10 +15,11 @@ __all__ = [
     "Config",
     "ConfigError",
     "Fault",
+    "Translated",
     "device_faults",
     "difference",
     "load_config",
     "parse_config",
-    "read_config",
     "to_yaml",
+    "translate_config",
 ]

@@ -1,4 +1,4 @@
-"""Older option names from PaddleClas 2.0's YAML files: each is translated to a current option, or refused with advice.
+"""Older option names of PaddleClas 2.0's YAML files: ``paddle-dla config`` translates them, or says what to use.
 
 Source: PaddleClas release/2.0, ``docs/zh_CN/tutorials/config.md``, ``tools/program.py`` and
 ``ppcls/optimizer/learning_rate.py``. One row per name; the table in ``docs/configs.md`` is generated from them.
@@ -30,7 +30,20 @@ class Alias:
     convert: Callable[[Any, Old], dict[str, Any]]
 
 
-def translate(given: Mapping[str, Given], known: Collection[str]) -> tuple[dict[str, Given], list[str], list[Fault]]:
+def refused(given: Mapping[str, Given]) -> tuple[dict[str, Given], list[str], list[Fault]]:
+    """Return ``given`` without older names, no notes, and a fault for each older name that says how to translate it."""
+    result = {key: item for key, item in given.items() if key not in ALIASES and not _foreign(key)}
+    faults = [_foreign_fault(given)] if any(map(_foreign, given)) else []
+    old = {key: item for key, item in given.items() if key in ALIASES}
+    for key, item in old.items():
+        alias = ALIASES[key]
+        faults.append(Fault(item.where, (key,), f"an older name; today {', '.join(alias.today) or alias.doc}"))
+    if old:
+        faults.append(Fault("", (), "paddle-dla config --config OLD.yaml > NEW.yaml translates the file"))
+    return result, [], faults
+
+
+def translate(given: Mapping[str, Given]) -> tuple[dict[str, Given], list[str], list[Fault]]:
     """Return ``given`` with current names, a note for each older name, and a fault for each that has no equivalent.
 
     An option in a later layer overrides an earlier one, under either name; both names in one layer are a fault.

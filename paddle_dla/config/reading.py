@@ -7,13 +7,12 @@ override. All are read before anything is checked.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paddle_dla.config.aliases import translate
+from paddle_dla.config.aliases import refused, translate
 from paddle_dla.config.errors import ConfigError, Fault
 from paddle_dla.config.given import OVERRIDE, Given
 from paddle_dla.config.option import Option
@@ -23,6 +22,8 @@ from paddle_dla.config.suggestion import nearest
 from paddle_dla.storage.regular import read_text
 
 BASE = "base"
+Renaming = Callable[[Mapping[str, Given]], tuple[dict[str, Given], list[str], list[Fault]]]
+"""What becomes of older names: the options under today's names, notes, and faults."""
 PATHS = ("model.pretrained", "loss.distillation.checkpoint", "train.output", "train.resume")
 """Options in which ``~/`` is expanded, as in those of ``data``: no shell expands it in a file or after a ``=``."""
 MOST_TEXT = 2**20
@@ -35,46 +36,46 @@ def in_home(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A config, and notes with the current names of its older options."""
+class Translated:
+    """A config, and a note with the current name of each of its older options."""
 
     config: Config
     notes: tuple[str, ...]
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> Config:
     """Read the config in the YAML file ``path``, changed by ``overrides`` such as ``optimizer.lr=1e-3``.
 
-    Older option names are accepted, with a warning that gives the current name. Raises ``ConfigError``, with all faults
-    at once, for an unreadable file, unknown options, wrong types or values, and options that exclude each other.
-    """
-    return _with_warning(read_config(path, overrides))
-
-
-def read_config(
-    path: str | os.PathLike[str], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None
-) -> Reading:
-    """Read a config like ``load_config``, but return the notes instead of warning.
-
     ``options`` are values from dedicated command-line options. They are not YAML: a ``#`` in them starts no comment.
+
+    Raises ``ConfigError``, with all faults at once, for an unreadable file, unknown options, older names
+    (``translate_config``), wrong types or values, and options that exclude each other.
     """
-    changes, faults = _read_overrides(overrides)
-    changes |= {key: Given(value, OVERRIDE, key) for key, value in (options or {}).items()}
-    layers, file_faults = _read_files(Path(path), changes.pop(BASE, None))
-    return _assembled([*layers, changes], [*file_faults, *faults])
+    layers, faults = _layers(path, overrides, options)
+    return _assembled(layers, faults, refused).config
+
+
+def translate_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Translated:
+    """Read a config like ``load_config``, but with PaddleClas's older names, too, and return what they are today."""
+    return _assembled(*_layers(path, overrides), translate)
 
 
 def parse_config(text: str, source: str = "config", overrides: Sequence[str] = ()) -> Config:
     """Read the config in the YAML ``text``, which may name no base; ``source`` names it in messages."""
     changes, faults = _read_overrides(overrides)
     given, text_faults = _options(text, source)
-    return _with_warning(_assembled([given, changes], [*text_faults, *faults]))
+    return _assembled([given, changes], [*text_faults, *faults], refused).config
 
 
-def _with_warning(reading: Reading) -> Config:
-    if reading.notes:
-        warnings.warn("older option names:\n  " + "\n  ".join(reading.notes), stacklevel=3)
-    return reading.config
+def _layers(
+    path: str | os.PathLike[str], overrides: Sequence[str], options: Mapping[str, Any] | None = None
+) -> tuple[list[dict[str, Given]], list[Fault]]:
+    changes, faults = _read_overrides(overrides)
+    changes |= {key: Given(value, OVERRIDE, key) for key, value in (options or {}).items()}
+    layers, file_faults = _read_files(Path(path), changes.pop(BASE, None))
+    return [*layers, changes], [*file_faults, *faults]
 
 
 def _read_overrides(overrides: Iterable[str]) -> tuple[dict[str, Given], list[Fault]]:
@@ -124,18 +125,18 @@ def _options(text: str, source: str, prefix: str = "") -> tuple[dict[str, Given]
     return read_options(text, source, prefix)
 
 
-def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault]) -> Reading:
+def _assembled(layers: Sequence[dict[str, Given]], faults: Sequence[Fault], renamed: Renaming) -> Translated:
     known = known_options()
     merged: dict[str, Given] = {}
     for number, layer in enumerate(layers):
         merged |= {key: replace(given, layer=number) for key, given in layer.items()}
-    given, notes, alias_faults = translate(merged, known)
+    given, notes, alias_faults = renamed(merged)
     config, value_faults = _checked(given, known)
     all_faults = [*faults, *alias_faults, *value_faults]
     all_faults += _combined(config, given, {key for fault in all_faults for key in fault.keys})
     if all_faults:
         raise ConfigError(all_faults)
-    return Reading(config, tuple(notes))
+    return Translated(config, tuple(notes))
 
 
 def _checked(given: dict[str, Given], known: dict[str, Option]) -> tuple[Config, list[Fault]]:

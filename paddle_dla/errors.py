@@ -12,6 +12,10 @@ class WrongValue(UserError, ValueError):
     """A given value is invalid. Also a ``ValueError``, for callers of the Python functions."""
 
 
+class Notice(UserWarning):
+    """What a user should know of a call that goes on. Commands print it in one line, without a place in the source."""
+
+
 def words_of(error: BaseException) -> str:
     """Return the message of ``error``, or an empty string if formatting it raises, as it may for a user's exception."""
     try:

@@ -14,14 +14,16 @@ from paddle_dla.metrics import Predictions, mean_loss, merge, no_predictions, pr
 from paddle_dla.progress import Progress, StepClock
 
 
-class Engine(Protocol):
-    """Callable that evaluates a batch: (B, C, H, W) float32, normalised -> (B, classes) float32 logits."""
+class RunsBatches(Protocol):
+    """All that an evaluation needs of an engine."""
 
-    def run(self, images: np.ndarray) -> np.ndarray: ...
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) float32, normalised -> (B, classes) float32 logits."""
+        ...
 
 
 def evaluate(
-    engine: Engine,
+    engine: RunsBatches,
     batches: Iterable[Batch],
     num_classes: int,
     *,

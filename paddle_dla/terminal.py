@@ -11,10 +11,13 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TextIO
 
+from paddle_dla.errors import Notice
 from paddle_dla.extras import EXTRAS, how_to_install, installed
 from paddle_dla.storage.shown import UNSHOWN, UNSHOWN_IN_LINES, escaped, shown
 
@@ -78,10 +81,18 @@ def guarded_streams(arguments: Sequence[str] = ()) -> Iterator[None]:
     before, one_line = (sys.stdout, sys.stderr), _in_one_line(arguments)
     sys.stdout = GuardedStream(_usable(before[0]), "standard output", UNSHOWN_IN_LINES, one_line)
     sys.stderr = GuardedStream(_usable(before[1]), "standard error", _UNSHOWN_BESIDE_BARS, one_line)
+    as_python_does = warnings.formatwarning
+    warnings.formatwarning = partial(_warning_line, as_python_does)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        warnings.formatwarning = as_python_does
+
+
+def _warning_line(otherwise: Callable[..., str], message: Any, category: type[Warning], *place: Any) -> str:
+    """Return the text of a warning: one line for a ``Notice``, and Python's own text for any other."""
+    return f"warning: {message}\n" if issubclass(category, Notice) else otherwise(message, category, *place)
 
 
 def _in_one_line(arguments: Sequence[str]) -> dict[str, str]:

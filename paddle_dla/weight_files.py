@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_dla.errors import WrongValue
+from paddle_dla.errors import Notice, WrongValue
 from paddle_dla.preprocessing import Preprocessing
 from paddle_dla.siblings import refuse_shadowed
 from paddle_dla.storage.errors import CheckpointError
@@ -85,7 +85,7 @@ def load_weights(source: str, model: str, place: str | None = None) -> dict[str,
         return _convert(source, place or model)
     arrays, manifest = read(source)
     if manifest is None:
-        warnings.warn(f"{manifest_path(source).name} is absent: {source} is loaded unverified", stacklevel=4)
+        warnings.warn(f"{manifest_path(source).name} is absent: {source} is loaded unverified", Notice, stacklevel=4)
     elif manifest["model"] != model:
         raise CheckpointError(f"{source} holds {manifest['model']}, not {model}")
     return arrays
@@ -172,7 +172,7 @@ def check_fit(
         raise CheckpointError(listed(f"{source} does not fit the model:", faults))
     if tiny := below_normal(arrays):
         head = f"{source} holds weights below 1.2e-38, which an engine may take for 0:"
-        warnings.warn(listed(head, tiny), stacklevel=2)
+        warnings.warn(listed(head, tiny), Notice, stacklevel=2)
 
 
 def untied(arrays: Mapping[str, np.ndarray], tied: Iterable[Sequence[str]]) -> list[str]:

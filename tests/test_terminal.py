@@ -192,6 +192,14 @@ def test_an_option_of_a_config_may_be_emptied():
     assert (done.returncode, done.stdout) == (0, b"ran\n")
 
 
+def test_a_notice_is_one_line_and_another_warning_keeps_its_place():
+    body = """import warnings; from paddle_dla.errors import Notice
+    warnings.warn("loaded unverified", Notice); warnings.warn("old", UserWarning)"""
+    first, second = run(body).stderr.decode().splitlines()[:2]
+    assert first == "warning: loaded unverified"
+    assert second.endswith("UserWarning: old") and ":" in second.partition(" ")[0]
+
+
 @pytest.mark.parametrize("command", ["info", "config --config {config}"])
 def test_the_console_script_and_the_module_are_guarded(command, full, tmp_path):
     (tmp_path / "c.yaml").write_text("model: {name: dla34}\n")

@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddle_dla.errors import Notice
 from paddle_dla.models import interface
 from paddle_dla.models.adapt_weights import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
@@ -143,7 +144,7 @@ def load_arrays(model: nn.Layer, arrays: Mapping[str, np.ndarray], source: str) 
     has, wanted = ends.classes(arrays), ends.classes(model.state_dict())
     if head and has != wanted:
         classes = f"{has} classes, the model {wanted}"
-        warnings.warn(f"{source} has {classes}: the model keeps its own, untrained head", stacklevel=3)
+        warnings.warn(f"{source} has {classes}: the model keeps its own, untrained head", Notice, stacklevel=3)
         for key in head:
             del arrays[key], expected[key]
     check_fit(arrays, expected, source, tables_of(model), tied_in(model))

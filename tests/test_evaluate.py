@@ -121,8 +121,8 @@ def classes_in(table):
     return [int(row["class1"]) for row in csv.DictReader(table.open())]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.heavy), 3])
+@pytest.mark.heavy
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_counts_each_sample_once(weights, tree, tmp_path, expected, ranks):
     """Three: the 25 samples do not divide evenly."""
     table = tmp_path / "samples.csv"

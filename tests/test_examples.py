@@ -50,7 +50,7 @@ def said(notebook):
     return "".join(shown)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", each(NOTEBOOKS, {"find_the_mistakes"}))
 def test_a_notebook_shows_what_it_promises_as_it_stands_and_when_it_runs(name, tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     kept = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)

@@ -31,7 +31,7 @@ KINDS = [
     "dla46_c",
     "dla46x_c",
     pytest.param("dla60_res2net", marks=pytest.mark.heavy),
-    pytest.param("dla60_res2next", marks=pytest.mark.slow),
+    pytest.param("dla60_res2next", marks=pytest.mark.heavy),
 ]
 WANTED = Wanted("dla46x_c", Preprocessing(SIZE), ("onnx",))
 UNLABELLED = np.full(16, -1)

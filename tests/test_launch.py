@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from each import each
 from small_runs import ROOT, children, ended, environment, wait_for
 
 from paddle_dla.launch import Job, log_folder, main, output_folder, parser
@@ -98,14 +99,9 @@ ENDS = {
 SEEN_BY_PADDLE = ("kill", "stop")
 
 
-def watched(cases, by_paddle):
-    """The cases as parameters; those that are not ``by_paddle`` are this project's own watching alone."""
-    return [pytest.param(case, marks=() if case in by_paddle else pytest.mark.any_paddle) for case in cases]
-
-
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("way", watched(ENDS, SEEN_BY_PADDLE))
+@pytest.mark.parametrize("way", each(ENDS, SEEN_BY_PADDLE))
 def test_a_rank_that_goes_wrong_ends_the_job_and_is_named(tmp_path, way):
     expected, end, last = ENDS[way]
     code, _, err = ended(launched(tmp_path, way, hang_timeout=3) if expected == 124 else launched(tmp_path, way))
@@ -127,7 +123,7 @@ def started(tmp_path, *job, **options):
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("number", watched([signal.SIGTERM, signal.SIGHUP], {signal.SIGTERM}))
+@pytest.mark.parametrize("number", each([signal.SIGTERM, signal.SIGHUP], {signal.SIGTERM}))
 def test_a_signal_to_end_lets_the_ranks_save(tmp_path, number):
     process = started(tmp_path, "slow", "600")
     began = time.monotonic()
@@ -149,7 +145,7 @@ def test_under_nohup_a_terminal_that_is_closed_ends_nothing():
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("which", watched(["ours", "Paddle's"], {"Paddle's"}))
+@pytest.mark.parametrize("which", each(["ours", "Paddle's"], {"Paddle's"}))
 def test_killing_a_launcher_leaves_nothing_running_and_no_copy_of_the_environment(tmp_path, which):
     process = started(tmp_path, "slow", "600")
     if which == "ours":
@@ -200,8 +196,7 @@ def variables(pid):
 
 
 @linux
-@pytest.mark.slow
-@pytest.mark.any_paddle
+@pytest.mark.heavy
 def test_a_launch_goes_on_without_its_logs(tmp_path):
     process = started(tmp_path, "slow", "30")
     shutil.rmtree(tmp_path / "logs")

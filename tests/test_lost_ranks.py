@@ -118,7 +118,7 @@ def test_a_rank_that_is_killed_in_evaluation_is_named(tmp_path, weights, tree, m
     check_named(job, pid, 137, "died of signal 9 (SIGKILL)")
 
 
-@pytest.mark.any_paddle
+@pytest.mark.heavy
 def test_a_rank_that_was_stopped_for_a_while_loses_nothing(tmp_path, weights, tree):
     job = evaluation(tmp_path, weights, tree, hang_timeout=20)
     pid = evaluating(tmp_path)

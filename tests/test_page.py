@@ -210,24 +210,41 @@ def by_hand():
     return result(rows, culprits=culprits, facts={"weights": "sha256" * 40})
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """``{name: file}``; with every fault of the catalogue that these tests speak of in it."""
-    folder = tmp_path_factory.mktemp("pages")
-    small, large = pair("dla46x_c"), pair("dla60")
-    aligned = compared(small, [], 64)
-    kinds = compared(small, KINDS.values(), 64)
-    state = compared(small, ["bn_biased_variance"], 64, mode="train")
-    assert aligned.passed
-    assert {culprit.kind for culprit in kinds.culprits} == set(KINDS)
-    assert [culprit.kind for culprit in state.culprits] == ["state"]
-    large.paddle_model.level4.tree1.tree2.tree1.bn2._epsilon = 1e-3
-    deep = compared(large, [], 32, backward=False)
-    assert len(deep.rows) > 250
-    results = dict(aligned=[aligned], kinds=[kinds], state=[state], deep=[deep], by_hand=[by_hand()])
-    for name, found in (results | {"several": [aligned, kinds]}).items():
-        write_html(found, folder / f"{name}.html")
-    return folder
+def aligned():
+    found = compared(pair("dla46x_c"), [], 64)
+    assert found.passed
+    return found
+
+
+def kinds():
+    """With every fault of the catalogue that these tests speak of in it."""
+    found = compared(pair("dla46x_c"), KINDS.values(), 64)
+    assert {culprit.kind for culprit in found.culprits} == set(KINDS)
+    return found
+
+
+def state():
+    found = compared(pair("dla46x_c"), ["bn_biased_variance"], 64, mode="train")
+    assert [culprit.kind for culprit in found.culprits] == ["state"]
+    return found
+
+
+def deep():
+    models = pair("dla60")
+    models.paddle_model.level4.tree1.tree2.tree1.bn2._epsilon = 1e-3
+    found = compared(models, [], 32, backward=False)
+    assert len(found.rows) > 250
+    return found
+
+
+PAGES = {
+    "aligned": (aligned,),
+    "kinds": (kinds,),
+    "state": (state,),
+    "deep": (deep,),
+    "by_hand": (by_hand,),
+    "several": (aligned, kinds),
+}
 
 
 needs_browser = pytest.mark.skipif(browser.executable() is None, reason="needs Debian's chromium")
@@ -243,8 +260,9 @@ needs_browser = pytest.mark.skipif(browser.executable() is None, reason="needs D
         *(pytest.param(it, 700, marks=pytest.mark.heavy) for it in ("aligned", "state", "deep", "by_hand", "several")),
     ],
 )
-def test_nothing_sticks_out_is_cut_off_or_overlaps(pages, name, width):
-    for measured in browser.measure(pages / f"{name}.html", width):
+def test_nothing_sticks_out_is_cut_off_or_overlaps(tmp_path, name, width):
+    write_html([made() for made in PAGES[name]], tmp_path / "page.html")
+    for measured in browser.measure(tmp_path / "page.html", width):
         assert measured["width"] == width
         assert measured["elements"] > 100
         assert measured["page"] <= width

@@ -306,7 +306,7 @@ def without_numbers(name):
     ("small", "large"),
     [
         pytest.param("resnet50", "resnet101", marks=pytest.mark.heavy),
-        ("convnext_atto", "convnext_femto"),
+        pytest.param("convnext_atto", "convnext_femto", marks=pytest.mark.heavy),
         ("vit_tiny_patch16_224", "vit_small_patch16_224"),
     ],
 )

@@ -23,14 +23,14 @@ def predicted(shared_data, test_set):
         return np.concatenate([model(paddle.to_tensor(x)).numpy().argmax(1) for x in batches(test_set[0])])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_converted_model_scores_what_the_original_scores(predicted, test_set):
     _, labels = test_set
     assert len(labels) == 10_000
     assert (predicted == labels).sum() == 8711  # 87.11 %, measured under torch
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.torch
 def test_every_prediction_is_that_of_torch(shared_data, predicted, test_set):
     """The first 2,000; of all 10,000 in the heavy tests of test_fashion_evaluation.py."""

@@ -74,7 +74,7 @@ def told(run):
     return run[0]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_nodes_train_as_one_process_on_the_whole_batch(told):
     found = re.search(r"one and two: 10 updates, losses differ by (\S+) relative", told)
     assert float(found[1]) <= TOLERANCE

@@ -73,7 +73,7 @@ def test_changed_weights_fail_the_checks_that_read_them_and_are_named(files, cap
     assert "weights fault in level4.tree1.tree1.bn2.running_var" in out
 
 
-@pytest.mark.torch
+@pytest.mark.heavy
 def test_another_initialisation_fails_its_own_check_alone(files, monkeypatch, capsys):
     from paddle_dla.models import dla
 

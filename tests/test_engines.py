@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from each import EXTREMES, each
+from each import each
 from small_models import CLASSES, SIZE, noise, small_model
 
 from paddle_dla import list_models
@@ -33,7 +33,7 @@ def opened_once(kind):
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("name", each(list_models(), EXTREMES))
+@pytest.mark.parametrize("name", each(list_models(), {"dla46x_c"}))
 def test_each_engine_agrees_with_the_network_to_rounding_in_any_batch(name, kind):
     model = small_model(name)
     agreement = check.compare(engine(kind, model), check.measure(model, noise(7)))

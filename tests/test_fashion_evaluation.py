@@ -24,8 +24,7 @@ ENGINES = ("paddle", "inference", "onnxruntime")
 SOURCES = {"folder": "val", "list": "val.txt", "shards": "shards/val"}
 COVERING = {
     ("paddle", "shards", 2),
-    ("inference", "list", 1),
-    ("onnxruntime", "folder", 1),
+    ("onnxruntime", "list", 1),
 }
 ALL = [(engine, source, ranks) for engine in ENGINES for source in SOURCES for ranks in (1, 2)]
 pytestmark = [pytest.mark.slow, pytest.mark.torch]

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 paddle = pytest.importorskip("paddle")
 pytestmark = pytest.mark.torch
 
+from each import each  # noqa: E402
 from made_ports import make_port, sealed_again  # noqa: E402
 
 from alignment import check_all, check_backward, check_forward, check_init, check_optimizer, check_weights  # noqa: E402
@@ -31,7 +32,7 @@ def test_all_checks_pass_a_correct_port(folder, tmp_path, capsys):
     assert len(lines) == len(check_all.CHECKS) - 1 and all("ALIGNED" in line for line in lines)
 
 
-@pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("model", each(("test_vit", "test_convnext", "test_efficientnet"), {"test_vit"}))
 def test_other_families_pass(model, tmp_path):
     port = make_port(model, tmp_path)
     for check, arguments in ((check_backward, SMALL), (check_optimizer, ["--steps", "2"])):

@@ -15,6 +15,7 @@ from convert import paddle2timm, timm2paddle  # noqa: E402
 from convert.matching.key_map import KeyMap, Line  # noqa: E402
 from convert.outcome import ConversionError  # noqa: E402
 from convert.port_weights import convert_for_port, key_map_of  # noqa: E402
+from convert.porting.porting import port_model  # noqa: E402
 from convert.readers import read_source, source_from_arrays  # noqa: E402
 from paddle_dla import create_model  # noqa: E402
 from paddle_dla.models.registry import find_model  # noqa: E402
@@ -142,9 +143,10 @@ def test_weights_that_do_not_account_for_the_port_stay_where_they_are(folder, fi
 
 @pytest.mark.slow
 def test_tables_of_indices_are_the_ports_own(tmp_path):
-    folder = make_port(SWIN, tmp_path, "--img-size", "56")
     torch.manual_seed(3)
-    model = import_timm().create_model(SWIN, img_size=56)
+    model = import_timm().create_model(SWIN, img_size=56, embed_dim=24, depths=(1, 1), num_heads=(1, 2))
+    folder = str(tmp_path / "port")
+    assert port_model(model, (torch.randn(2, 3, 56, 56),), folder, eval_only=True).proved
     torch.save(model.state_dict(), tmp_path / "swin.pth")
     conversion = convert_for_port(read_source(tmp_path / "swin.pth"), find_model(folder))
     assert conversion.arrays["layers.0.blocks.0.attn.relative_position_index"].dtype == np.int64

@@ -111,7 +111,11 @@ PORTS = {
     "vit": (32, ported("test_vit", 32, img_size=32, drop_path_rate=0.5, proj_drop_rate=0.1)),
     "swin": (56, ported("swin_tiny_patch4_window7_224", 56, **SWIN)),
 }
-ALL = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.torch) for name in PORTS)]
+ALL = [
+    *NETWORKS,
+    *(pytest.param(name, marks=pytest.mark.torch) for name in ("resnet", "vit")),
+    *(pytest.param(name, marks=pytest.mark.heavy) for name in ("efficientnet", "swin")),
+]
 
 
 def made(name, recompute=True, frozen=""):

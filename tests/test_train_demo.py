@@ -36,8 +36,7 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.torch
+@pytest.mark.heavy
 def test_every_step_runs_and_the_killed_training_goes_on(demo, data, tmp_path, monkeypatch, capfd):
     pytest.importorskip("paddle2onnx")
     pytest.importorskip("matplotlib")

@@ -80,19 +80,19 @@ def test_two_nodes_train_as_one_process_on_the_whole_batch(told):
     assert float(found[1]) <= TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_rank_killed_on_one_node_ends_the_job_on_both(told):
     assert "\nkilled: exit codes 1 and 137\n" in told
     assert re.search(r"^    far: error: rank 1 \(pid \d+, node \S+\) died of signal 9", told, re.MULTILINE)
     assert "    near: a rank of another node went first: its node's output says why\n" in told
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_same_command_goes_on_to_the_same_bits(told):
     assert told.endswith("two and killed: 10 updates, losses differ by 0.0e+00 relative at most\n")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_nothing_is_left_of_the_nodes(run):
     _, left = run
     assert left == []

@@ -42,7 +42,7 @@ class Reference:
     called functions of which Paddle keeps constants in float32; ``as_paddle`` tells whether the run used these
     constants. ``leaks`` is what such constants change in the gradients, also those of functions that a port may write
     instead (``functions`` lists them all). ``own`` is what float64 rounding changes in all tensors. Both are empty
-    until measured.
+    until measured. ``repeated``, once it was run again: the first layer with another result, or ``None``, in a tuple.
 
     The first ``align`` that it is given to fills it. It is valid for the same module, weights, inputs and options only.
     """
@@ -54,6 +54,7 @@ class Reference:
     as_paddle: bool = False
     leaks: Mapping[int, Noise] = field(default_factory=dict)
     own: Mapping[int, Noise] = field(default_factory=dict)
+    repeated: tuple[str | None] | None = None
 
     @property
     def tape(self) -> Tape:

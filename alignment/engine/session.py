@@ -300,8 +300,11 @@ class Session:
         return False
 
     def _torch_changes(self) -> str | None:
-        with set_as_port(self.models.reference, self.settings.wanted()):
-            return torch_changes(self.models, self.inputs, self.runs.tape, self.budget, self.runs.as_paddle)
+        if self.runs.repeated is None:
+            with set_as_port(self.models.reference, self.settings.wanted()):
+                changed = torch_changes(self.models, self.inputs, self.runs.tape, self.budget, self.runs.as_paddle)
+            self.runs.repeated = (changed,)
+        return self.runs.repeated[0]
 
     def _paddle_changes(self) -> str | None:
         return paddle_changes(self.models, self.inputs, self.port, self.budget)

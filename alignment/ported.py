@@ -19,7 +19,7 @@ from convert.porting.opening import filled, recorded_reference, torch_state
 from convert.readers import Source, source_from_arrays
 from convert.translate.float64 import float64_throughout
 from paddle_dla import create_model
-from paddle_dla.models.fitting import shapes_of, tables_of, tied_in
+from paddle_dla.models.expected_tensors import shapes_of, tables_of, tied_in
 from paddle_dla.models.registry import Entry
 from paddle_dla.weight_files import check_fit
 from torch_ref.data import eval_batch

@@ -298,7 +298,7 @@ def test_a_hypothesis_explains_what_was_done_and_nothing_else(expected, actual, 
     ],
 )
 def test_a_weight_tells_what_was_done_to_it(change, words):
-    from alignment.engine.explaining.causes import WeightIndex, weight_cause
+    from alignment.engine.explaining.explain_layer import WeightIndex, weight_cause
 
     weight, other = (array(8, 8, 3, 3, seed=s).astype(np.float32) for s in (4, 5))
     index = WeightIndex({"weight": weight, "other": other})
@@ -323,7 +323,7 @@ def test_statistics_tell_how_they_were_updated(actual, words):
 
 
 def test_an_epsilon_is_solved():
-    from alignment.engine.explaining.causes import other_epsilon
+    from alignment.engine.explaining.explain_layer import other_epsilon
     from alignment.engine.sides.settings import Settings
 
     variance, bias = np.linspace(0.5, 2, 8), np.linspace(-1, 1, 8)

@@ -10,8 +10,8 @@ from timm_files import stored, write_safetensors
 
 from paddle_dla import create_model, evaluate, predict
 from paddle_dla.models.cards import Described
+from paddle_dla.models.expected_tensors import shapes_of, tied_in
 from paddle_dla.models.factory import load_arrays
-from paddle_dla.models.fitting import shapes_of, tied_in
 from paddle_dla.models.interface import offer
 from paddle_dla.storage.pdparams import write_pdparams
 from paddle_dla.storage.tensors import write_safetensors as write_plain

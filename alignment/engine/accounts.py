@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed
-from alignment.engine.explaining.causes import WeightIndex, weight_cause
+from alignment.engine.explaining.explain_layer import WeightIndex, weight_cause
 from alignment.engine.explaining.statistics import state_cause, with_rounded_momentum
 from alignment.engine.judging.echo import in_layout
 from alignment.engine.judging.error import compare

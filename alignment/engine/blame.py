@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.engine.accounts import initial_by_layer
 from alignment.engine.borrowed import REFERENCE
-from alignment.engine.explaining.causes import Causes
+from alignment.engine.explaining.explain_layer import Causes
 from alignment.engine.judging.accepted import in_words
 from alignment.engine.judging.echo import regrouped
 from alignment.engine.judging.rows import is_decisive

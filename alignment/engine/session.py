@@ -17,7 +17,7 @@ from alignment.engine.accounts import Accounts, split
 from alignment.engine.blame import Blame
 from alignment.engine.borrowed import PORT, REFERENCE, Borrowed, PaddleLayer, TorchModule, borrow, refuse_swapped
 from alignment.engine.derived_map import derived_map
-from alignment.engine.explaining.causes import UNEXPLAINED
+from alignment.engine.explaining.explain_layer import UNEXPLAINED
 from alignment.engine.folding import Fold, fold
 from alignment.engine.judging.accepted import Split
 from alignment.engine.judging.accepted import split as split_settings

@@ -21,6 +21,7 @@ from paddle import Tensor, nn
 
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.blocks import DlaTree, conv_level
+from paddle_dla.models.classifier import uniform_as_torch
 from paddle_dla.models.grouping import STATISTICS, Matcher, layer_groups
 from paddle_dla.models.layers import BatchNorm2D, SelectAdaptivePool2D
 from paddle_dla.models.recomputation import recomputed
@@ -188,7 +189,7 @@ class DLA(DLABackbone):
         self.fc = nn.Conv2D(self.head_hidden_size, num_classes, 1) if num_classes else nn.Identity()
         self.flatten = nn.Flatten(1) if pool_type else nn.Identity()
         if isinstance(self.fc, nn.Conv2D):
-            uniform_by_fan_in(self.fc)
+            uniform_as_torch(self.fc, self.head_hidden_size)
         for layer in (self.global_pool, self.fc, self.flatten):
             layer.train() if self.training else layer.eval()
 
@@ -311,12 +312,3 @@ def init_weights(model: nn.Layer) -> None:
             out_channels, _, kh, kw = layer.weight.shape
             std = math.sqrt(2.0 / (kh * kw * out_channels))
             paddle.assign(paddle.normal(0.0, std, layer.weight.shape), layer.weight)
-
-
-@paddle.no_grad()
-def uniform_by_fan_in(conv: nn.Conv2D) -> None:
-    """Initialise weight and bias of a convolution as torch does by default: U(-1, 1) / sqrt(fan_in)."""
-    _, in_channels, kh, kw = conv.weight.shape
-    bound = 1 / math.sqrt(in_channels * kh * kw)
-    for parameter in (conv.weight, conv.bias):
-        paddle.assign(paddle.uniform(parameter.shape, min=-bound, max=bound), parameter)

@@ -15,7 +15,7 @@ from paddle_dla.errors import Notice
 from paddle_dla.models import interface
 from paddle_dla.models.adapt_weights import HEAD, STEM, Ends, adapt_stem
 from paddle_dla.models.dla import DLA, LEVELS, DLABackbone, DLAFeatures
-from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
+from paddle_dla.models.expected_tensors import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.models.ported import proved_network
 from paddle_dla.models.registry import Entry, ModelError, find_model, list_places, users_code
 from paddle_dla.models.variants import VARIANTS

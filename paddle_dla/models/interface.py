@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_dla.errors import WrongValue
 from paddle_dla.models.cards import Described
+from paddle_dla.models.classifier import new_classifier, replace_layer, uniform_as_torch
 from paddle_dla.models.recomputation import recompute_blocks
 from paddle_dla.models.registry import ModelError
-
-CLASSIFIERS = (nn.Linear, nn.Conv2D)
-
 
 if TYPE_CHECKING:
     Network = nn.Layer  # the class that both are mixed into
@@ -50,11 +47,11 @@ class Offered(Network):
         name, old = self._named("classifier"), self.get_classifier()
         if num_classes < 0:
             raise WrongValue(f"num_classes must be 0 or more, got {num_classes}")
-        new = nn.Identity() if num_classes == 0 else _like(old, num_classes, name)
+        new = nn.Identity() if num_classes == 0 else new_classifier(old, num_classes, name)
         for hook in old._forward_pre_hooks.values():
             new.register_forward_pre_hook(hook)
         new.train() if self.training else new.eval()
-        replace_sublayer(self, name, new)
+        replace_layer(self, name, new)
         self.num_classes = num_classes
 
     def get_sublayer(self, name: str) -> nn.Layer:
@@ -225,34 +222,6 @@ def refuse_pool(name: str, global_pool: str | None) -> None:
     """Raise ``ModelError`` for a pooling that cannot be set on a network with a card."""
     if global_pool not in (None, "avg"):
         raise ModelError(f"the pooling of {name} is part of its source; global_pool={global_pool!r} is DLA's alone")
-
-
-def _like(old: nn.Layer, num_classes: int, name: str) -> nn.Layer:
-    """Return a new classifier of the same kind as ``old``. An identity does not show which kind it replaced."""
-    if type(old) is nn.Linear:
-        new = nn.Linear(old.weight.shape[0], num_classes, bias_attr=None if old.bias is not None else False)
-    elif type(old) is nn.Conv2D and list(old.weight.shape[2:]) == [1, 1]:
-        new = nn.Conv2D(old.weight.shape[1], num_classes, 1, bias_attr=None if old.bias is not None else False)
-    else:
-        raise ModelError(f"the classifier {name} is a {type(old).__name__}; only Linear and Conv2D 1x1 are replaced")
-    uniform_as_torch(new, old.weight.shape[0] if type(old) is nn.Linear else old.weight.shape[1])
-    return new
-
-
-@paddle.no_grad()
-def uniform_as_torch(layer: nn.Layer, fan_in: int) -> None:
-    """Initialise weight and bias of a linear layer or a convolution as torch does: U(-1, 1) / sqrt(fan_in)."""
-    bound = 1 / math.sqrt(fan_in)
-    for parameter in (layer.weight, layer.bias):
-        if parameter is not None:
-            paddle.assign(paddle.uniform(parameter.shape, min=-bound, max=bound), parameter)
-
-
-def replace_sublayer(network: nn.Layer, name: str, new: nn.Layer) -> None:
-    """Replace the layer ``name`` (dotted) by ``new``."""
-    parent, _, key = name.rpartition(".")
-    owner = dict(network.named_sublayers(include_self=True))[parent]
-    owner.add_sublayer(key, new)
 
 
 def set_in_chans(network: nn.Layer, in_chans: int) -> None:

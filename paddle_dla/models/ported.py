@@ -15,7 +15,7 @@ from pathlib import Path
 from paddle import nn
 
 from paddle_dla.models.cards import SOURCE, WEIGHTS, read_card
-from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
+from paddle_dla.models.expected_tensors import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.storage.errors import CheckpointError
 from paddle_dla.storage.manifest import file_difference
 from paddle_dla.storage.regular import read_regular

@@ -13,7 +13,7 @@ from paddle import Tensor
 
 from paddle_dla.config import Config, to_yaml
 from paddle_dla.errors import WrongValue
-from paddle_dla.models.fitting import set_state, shapes_of, tables_of, tied_in
+from paddle_dla.models.expected_tensors import set_state, shapes_of, tables_of, tied_in
 from paddle_dla.models.registry import model_name
 from paddle_dla.ranks import Ranks, gather
 from paddle_dla.storage.manifest import FORMAT as MANIFEST_FORMAT

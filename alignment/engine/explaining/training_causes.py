@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignment.engine.explaining.causes import UNEXPLAINED
+from alignment.engine.explaining.explain_layer import UNEXPLAINED
 from alignment.engine.explaining.optimizer_rules import differences, rule_of
 from alignment.engine.explaining.schedules import rate_cause
 from alignment.engine.explaining.solving import SAME

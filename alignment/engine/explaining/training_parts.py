@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from alignment.engine.explaining.causes import UNEXPLAINED
+from alignment.engine.explaining.explain_layer import UNEXPLAINED
 from alignment.engine.explaining.solving import SAME
 from alignment.engine.judging.error import compare
 from alignment.engine.judging.limits import BITS, MARGIN

@@ -141,7 +141,10 @@ def run(options: EvaluateOptions, tell: Callable[[str], None] = lambda line: Non
         told("\n".join([*subject.heading(), *source.notes]))
         subject.expect(source.num_samples // ranks.count)
         began = time.perf_counter()
-        predictions, skipped = predict_all(options, subject, source, ranks, num_classes, subset)
+        predictions, skipped, engines = predict_all(options, subject, source, ranks, num_classes, subset)
+    if len({*engines}) > 1:
+        source.notes = (*source.notes, differing(engines))
+        told(source.notes[-1])
     real = read_real_labels(options.real_labels) if options.real_labels else None
     scores = score(predictions, source, skipped, real, time.perf_counter() - began)
     told("\n".join(lines(scores, subject, options.compare_published)))
@@ -172,8 +175,8 @@ def predict_all(
     ranks: Ranks,
     num_classes: int,
     subset: Sequence[int] | None,
-) -> tuple[Predictions, list[tuple[str, str]]]:
-    """Return the predictions of all ranks, on every rank, and the (name, reason) of each skipped sample.
+) -> tuple[Predictions, list[tuple[str, str]], list[str]]:
+    """Return the predictions of all ranks, the (name, reason) of each skipped sample, and each rank's engine.
 
     Raises ``ValueError`` if a sample was not counted exactly once, or if no sample is left.
     """
@@ -186,9 +189,14 @@ def predict_all(
         own = evaluate(subject.engine, batches, num_classes, subset=subset, flip=options.flip, progress=progress)
     finally:
         progress.close()
-    parts, skipped = zip(*gather((own, loader.skipped), ranks))
+    parts, skipped, engines = zip(*gather((own, loader.skipped, subject.engine.name), ranks))
     everything = [item for part in skipped for item in part]
-    return refuse_none(merge(parts, source.num_samples - len(everything))), everything
+    return refuse_none(merge(parts, source.num_samples - len(everything))), everything, list(engines)
+
+
+def differing(engines: Sequence[str]) -> str:
+    """Return a line on ranks that run different engines: each chooses the fastest one that agrees on its own images."""
+    return "engines: " + ", ".join(f"rank {rank} {name}" for rank, name in enumerate(engines))
 
 
 if __name__ == "__main__":

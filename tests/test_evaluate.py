@@ -121,6 +121,10 @@ def classes_in(table):
     return [int(row["class1"]) for row in csv.DictReader(table.open())]
 
 
+def test_ranks_that_choose_different_engines_are_told():
+    assert command.differing(["onnxruntime", "paddle"]) == "engines: rank 0 onnxruntime, rank 1 paddle"
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_any_number_of_ranks_counts_each_sample_once(weights, tree, tmp_path, expected, ranks):

@@ -109,11 +109,31 @@ def start_of(loss: str | tuple[Loss, Loss] | None, labels: Any, seed: int) -> St
     return Start(seed, given, losses)
 
 
+class _Allocated(ctypes.Structure):
+    """What glibc's ``mallinfo2`` (mallinfo(3), from glibc 2.33) returns; ``fordblks``: bytes that are free and kept."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+                     "keepcost")
+    )  # fmt: skip
+
+
+KEPT = 2**28
+"""Bytes of freed memory that glibc may keep: giving back less is not worth its time, a tenth of a small comparison's."""
+
+
 def give_back_memory() -> None:
-    """Return freed memory to the system: glibc keeps it otherwise, and the peaks of several runs add up."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    """Return freed memory to the system if it is much: glibc keeps it otherwise, and the peaks of several runs add up."""
+    libc = ctypes.CDLL(None)
+    trim, allocated = getattr(libc, "malloc_trim", None), getattr(libc, "mallinfo2", None)
+    if trim is None:
+        return
+    if allocated is not None:
+        allocated.restype = _Allocated
+        if allocated().fordblks < KEPT:
+            return
+    trim(0)
 
 
 def run_reference(

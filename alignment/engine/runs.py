@@ -120,11 +120,11 @@ class _Allocated(ctypes.Structure):
 
 
 KEPT = 2**28
-"""Bytes of freed memory that glibc may keep: giving back less is not worth its time, a tenth of a small comparison's."""
+"""Bytes of freed memory that glibc may keep: giving back less takes a tenth of the time of a small comparison."""
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the system if it is much: glibc keeps it otherwise, and the peaks of several runs add up."""
+    """Return much freed memory to the system: glibc keeps it otherwise, and the peaks of several runs add up."""
     libc = ctypes.CDLL(None)
     trim, allocated = getattr(libc, "malloc_trim", None), getattr(libc, "mallinfo2", None)
     if trim is None:

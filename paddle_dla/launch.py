@@ -176,6 +176,8 @@ class Job:
             time.sleep(POLL)
             self._show(read_states(self._folder))
         self._show(read_states(self._folder))
+        if self._shown is not None:
+            self._shown.close()
         code, lines = self._outcome(launcher.returncode)
         for line in lines:
             print(line, file=sys.stderr)

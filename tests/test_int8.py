@@ -243,7 +243,7 @@ def normalised(grey):
 
 
 @needs_ml_dtypes
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_trained_network_keeps_its_accuracy(shared_data, tmp_path):
     if not DATASET.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")

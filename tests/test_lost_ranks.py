@@ -130,7 +130,7 @@ def test_a_rank_that_was_stopped_for_a_while_loses_nothing(tmp_path, weights, tr
     assert f"{CLASSES * EACH} images, top-1" in out
 
 
-@pytest.mark.any_paddle
+@pytest.mark.heavy
 def test_two_evaluations_from_one_folder_print_their_own_results(tmp_path, weights, tree):
     fewer = write_tree(tmp_path / "fewer", {f"c{label:02}": 1 for label in range(CLASSES)}, picture)
     jobs = [evaluation(tmp_path, weights, data) for data in (tree, fewer)]

@@ -114,7 +114,9 @@ def test_a_long_run_of_aligned_siblings_is_one_line(tmp_path):
 
 def test_a_run_of_layers_that_were_not_compared_is_not_called_aligned(tmp_path):
     skipped = [Skipped(f"idle{number}", "Conv2d", "both", "not called in torch") for number in range(20)]
-    assert "20 not compared: idle0 to idle19" in html(tmp_path, result([row(relative=1.0)], skipped=skipped))
+    page = html(tmp_path, result([row(relative=1.0)], skipped=skipped))
+    assert "20 not compared: idle0 to idle19" in page and "20 layers were not compared" in page
+    assert "1 layer was not compared" in html(tmp_path, result([row(relative=1.0)], skipped=skipped[:1]))
 
 
 # --- the page as text -----------------------------------------------------------------------------------------------

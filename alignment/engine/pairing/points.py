@@ -50,7 +50,7 @@ def find_points(reference: Model, port: Model, tape: Tape, found: Matching) -> d
         )
         norm = _folded(record, _only_user(record, users), reference, port, twin, found)
         outputs, seeds = where or (record.output_refs(), record.seeds())
-        single = not inside[record.key] or (where is not None and twin not in port.composite)
+        single = not inside[record.key] or where is not None
         cut = single and twin not in port.composite and record.path in found.whole
         points[record.key] = Point(record, outputs, seeds, where is None, cut, norm.path if norm else "")
     return points

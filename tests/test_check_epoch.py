@@ -185,7 +185,13 @@ def test_torch_freezes_and_decays_the_rate_as_the_recipe_says():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [{"optimizer.lr": 1e-3}, {"train.seed": 8}], ids=["rate", "order"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"optimizer.lr": 1e-3}, id="rate", marks=pytest.mark.heavy),
+        pytest.param({"train.seed": 8}, id="order"),
+    ],
+)
 def test_another_recipe_on_one_side_is_seen(recipe, tmp_path, monkeypatch, fault):
     own = check_epoch.train_torch
     monkeypatch.setattr(

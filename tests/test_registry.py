@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 paddle = pytest.importorskip("paddle")
 pytestmark = pytest.mark.torch
 
+from each import each  # noqa: E402
 from made_ports import SMALL, ByHand, make_port, sealed_again  # noqa: E402
 
 from paddle_dla import create_model, list_models  # noqa: E402
@@ -128,7 +129,7 @@ def test_feature_maps_are_timms(port):
         assert np.abs(ours.numpy() - expected.numpy()).max() <= 1e-5 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("name", [*SMALL, "resnet18"])
+@pytest.mark.parametrize("name", each([*SMALL, "resnet18"], SMALL))
 def test_forward_features_is_timms(ports, name):
     folder = ports(name)
     model, theirs = create_model(folder, pretrained=True), reference(folder)[0]

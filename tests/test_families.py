@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from each import each
 from numpy_weights import images
 
 pytestmark = pytest.mark.torch
@@ -26,7 +27,7 @@ FAMILIES = {
     "vgg16_bn": ("vgg16", {"batch_norm": True}, {"pre_logits.drop": "rate 0.5", "head.drop": "rate 0.5"}, 32),
 }
 # the others are deeper; vgg16 has 138 million weights, most of them in two linear layers
-HEAVY = {"vgg16_bn", "resnet50", "resnext50_32x4d", "densenet121"}
+LIGHT = {"resnet18", "mobilenetv2_100"}
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Family:
         return [path for path, module in modules.items() if isinstance(module, kind)][-1]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.heavy] * (n in HEAVY)) for n in FAMILIES])
+@pytest.fixture(scope="module", params=each(FAMILIES, LIGHT))
 def family(request):
     import paddle.vision.models
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("yaml")
 
+from each import each
 from odd_images import drawing, encode
 from pictures import write_tree
 from small_models import CLASSES, save_small
@@ -97,8 +98,6 @@ def check_named(job, pid, code, words, timeout=240):
 
 
 MOMENTS = {"before it has joined": started, "while it evaluates": evaluating}
-# a rank has a minute to start in, whatever --hang-timeout says
-HEAVY_FIRST = [pytest.param(moment, marks=pytest.mark.heavy if moment[0] == "b" else ()) for moment in MOMENTS]
 
 
 @pytest.mark.heavy
@@ -110,7 +109,7 @@ def test_a_rank_that_is_stopped_in_evaluation_is_named(tmp_path, weights, tree, 
     check_named(job, pid, 124, "a signal has stopped it")
 
 
-@pytest.mark.parametrize("moment", HEAVY_FIRST)
+@pytest.mark.parametrize("moment", each(MOMENTS, {"while it evaluates"}))
 def test_a_rank_that_is_killed_in_evaluation_is_named(tmp_path, weights, tree, moment):
     job = evaluation(tmp_path, weights, tree)
     pid = MOMENTS[moment](tmp_path)

@@ -32,9 +32,7 @@ class Alias:
 
 def refused(given: Mapping[str, Given]) -> tuple[dict[str, Given], list[str], list[Fault]]:
     """Return ``given`` without older names, no notes, and a fault for each older name that says how to translate it."""
-    result = {key: item for key, item in given.items() if key not in ALIASES and not _foreign(key)}
-    faults = [_foreign_fault(given)] if any(map(_foreign, given)) else []
-    old = {key: item for key, item in given.items() if key in ALIASES}
+    result, old, faults = _sorted(given)
     for key, item in old.items():
         alias = ALIASES[key]
         faults.append(Fault(item.where, (key,), f"an older name; today {', '.join(alias.today) or alias.doc}"))
@@ -48,14 +46,13 @@ def translate(given: Mapping[str, Given]) -> tuple[dict[str, Given], list[str], 
 
     An option in a later layer overrides an earlier one, under either name; both names in one layer are a fault.
     """
-    result = {key: item for key, item in given.items() if key not in ALIASES and not _foreign(key)}
-    old = {key: item.value for key, item in given.items() if key in ALIASES}
+    result, old, faults = _sorted(given)
+    values = {key: item.value for key, item in old.items()}
     notes: list[str] = []
-    faults = [_foreign_fault(given)] if any(map(_foreign, given)) else []
-    for key in old:
-        alias, item = ALIASES[key], given[key]
+    for key, item in old.items():
+        alias = ALIASES[key]
         try:
-            converted = alias.convert(item.value, old)
+            converted = alias.convert(item.value, values)
         except Refused as refusal:
             faults.append(Fault(item.where, (key,), str(refusal)))
             continue
@@ -67,6 +64,13 @@ def translate(given: Mapping[str, Given]) -> tuple[dict[str, Given], list[str], 
             elif earlier is None or earlier.layer < item.layer:
                 result[name] = replace(item, value=value)
     return result, notes, faults
+
+
+def _sorted(given: Mapping[str, Given]) -> tuple[dict[str, Given], dict[str, Given], list[Fault]]:
+    """Return the options of today's names, those of older names, and a fault for the layout of PaddleClas 2.1."""
+    old = {key: item for key, item in given.items() if key in ALIASES}
+    today = {key: item for key, item in given.items() if key not in old and not _foreign(key)}
+    return today, old, [_foreign_fault(given)] if any(map(_foreign, given)) else []
 
 
 _NEWER = ("Global", "Arch", "Loss", "Optimizer", "DataLoader", "Metric", "Infer")

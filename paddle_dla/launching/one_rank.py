@@ -98,7 +98,10 @@ class Guardian:
         return self._child.returncode
 
     def ask(self) -> None:
-        """Ask the rank to end, once: the launcher needlessly repeats its signal within the second."""
+        """Ask the rank to end, once: the launcher needlessly repeats its signal within the second.
+
+        A signal's handler: it leaves the record to ``watch``, which it may have interrupted while it writes one.
+        """
         if not self._asked:
             self._asked = True
             with suppress(ProcessLookupError):
